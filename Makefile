@@ -1,0 +1,108 @@
+# The two commands that matter: `make demo` and `make test`. Each needs Python 3.10 or newer and PyPI, nothing else:
+# it makes its own virtual environment in .venv, and installs again only when pyproject.toml changes.
+#
+#   make PYTHON=/usr/local/bin/python3.12 test     another interpreter (remove .venv first)
+#   make PYTEST_ARGS="-k claims -x" test           other arguments for pytest
+#
+# Kept to what GNU make 3.81 knows: macOS ships it.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+PYTEST_ARGS ?=
+MINORS := 13 12 11 10
+
+.PHONY: help demo test check format lint types unit stress bench docs test-all clean
+
+help:
+	@echo "make demo      what it does, on the standard library's own sources; two minutes"
+	@echo "make test      lint, types and every test but stress and AWS, on one interpreter"
+	@echo "make test-all  the tests on each of Python 3.10 to 3.13 that is found"
+	@echo "make check     lint, types and unit tests: before each commit"
+	@echo "make stress    thousands of tasks while workers and clients are killed; minutes"
+	@echo "make bench     the benchmarks"
+	@echo "make docs      run every example in the documentation"
+	@echo "make format    make the code look alike"
+	@echo "make clean     remove what these made"
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/demo.py
+
+test: lint types
+	$(BIN)/python -m pytest -m "not stress and not aws" $(PYTEST_ARGS)
+
+check: lint types unit
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/unit tests/test_architecture.py $(PYTEST_ARGS)
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+stress: $(VENV)/.dev
+	$(BIN)/python -m pytest -m stress $(PYTEST_ARGS)
+
+bench: $(VENV)/.demo
+	@for file in benchmarks/[a-z]*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
+
+clean:
+	rm -rf $(VENV) .venvs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---------------------------------------------------------------------------------------- environments
+
+# A name on PATH proves nothing: version managers put shims there that only tell how to install. So each is run.
+WORKS := -c 'import sys; sys.exit(sys.version_info < (3, 10))'
+FIND_PYTHON = for name in $(PYTHON) $(if $(PYTHON),,$(MINORS:%=python3.%) python3); do \
+	if "$$name" $(WORKS) >/dev/null 2>&1; then python=$$name; break; fi; done
+
+$(BIN)/python:
+	@python=; $(FIND_PYTHON); \
+	if [ -z "$$python" ]; then \
+	    echo "no Python 3.10 or newer found: install one (https://www.python.org/downloads/), or name it:" >&2; \
+	    echo "    make PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "$$python comes without the venv module, which Debian and Ubuntu package apart; type" >&2; \
+	    echo "    sudo apt install python$$version-venv" >&2; \
+	    echo "and then the same make again" >&2; exit 1; fi; \
+	echo "making $(VENV) with $$("$$python" -V)"; \
+	"$$python" -m venv --clear $(VENV)
+
+$(VENV)/.demo: pyproject.toml $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[progress]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+# One environment per interpreter in .venvs; the newest patch of those that pyenv has, where PATH has none.
+test-all:
+	@failed=; missing=; passed=; \
+	for minor in $(MINORS); do \
+	    python=; \
+	    for name in python3.$$minor $$(ls -d "$$HOME"/.pyenv/versions/3.$$minor.*/bin/python 2>/dev/null | sort -t. -k4nr); do \
+	        if "$$name" -c "import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, $$minor))" >/dev/null 2>&1; \
+	        then python=$$name; break; fi; done; \
+	    if [ -z "$$python" ]; then missing="$$missing 3.$$minor"; continue; fi; \
+	    venv=.venvs/3.$$minor; echo "== Python 3.$$minor: $$python"; \
+	    if [ ! -e $$venv/.test ] || [ pyproject.toml -nt $$venv/.test ]; then \
+	        "$$python" -m venv --clear $$venv && $$venv/bin/python $(PIP_INSTALL) --editable '.[test]' && touch $$venv/.test \
+	            || { failed="$$failed 3.$$minor(install)"; continue; }; fi; \
+	    if $$venv/bin/python -m pytest -m "not stress and not aws" $(PYTEST_ARGS); \
+	    then passed="$$passed 3.$$minor"; else failed="$$failed 3.$$minor"; fi; done; \
+	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
+	[ -z "$$failed" ] && [ -n "$$passed" ]
