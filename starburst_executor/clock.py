@@ -1,0 +1,76 @@
+"""Time, chance and identity: the only module that uses `time`, `random` and `uuid`.
+
+Everything that waits, draws lots or makes an id takes a `Clock`, so that a test or the simulation can decide what
+happens. Durations are seconds; `now` is UTC epoch seconds and is never compared between machines.
+"""
+
+from __future__ import annotations
+
+import random
+import secrets
+import threading
+import time
+from typing import Protocol
+
+__all__ = ["Backoff", "Clock", "SystemClock"]
+
+
+class Clock(Protocol):
+    """What a component may know of time and chance. Thread-safe."""
+
+    def now(self) -> float:
+        """UTC epoch seconds, for people to read. May jump."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back. Deadlines are made of this."""
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        """Wait until `event` is set or `timeout_s` have passed; tell whether it is set."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+
+    def new_id(self, n_bytes: int = 8) -> str:
+        """`2 * n_bytes` fresh hexadecimal digits that nobody else has."""
+
+
+class SystemClock:
+    """The real clock."""
+
+    def __init__(self) -> None:
+        self._random = random.Random()  # noqa: S311 - spreads load, guards nothing
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        return event.wait(max(0.0, timeout_s))
+
+    def random(self) -> float:
+        return self._random.random()
+
+    def new_id(self, n_bytes: int = 8) -> str:
+        return secrets.token_hex(n_bytes)
+
+
+class Backoff:
+    """Pauses that double from `first_s` to `most_s`, each with jitter of half its length. Not thread-safe."""
+
+    def __init__(self, clock: Clock, first_s: float, most_s: float) -> None:
+        self._clock = clock
+        self._first_s = first_s
+        self._most_s = most_s
+        self._next_s = first_s
+
+    def next_s(self) -> float:
+        """The pause to make now; the following one is up to twice as long."""
+        pause_s = self._next_s * (0.5 + self._clock.random() / 2)
+        self._next_s = min(self._next_s * 2, self._most_s)
+        return pause_s
+
+    def reset(self) -> None:
+        """Start again from the shortest pause: something happened."""
+        self._next_s = self._first_s

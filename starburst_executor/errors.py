@@ -1,0 +1,154 @@
+"""Every exception of the library.
+
+A class exists only where a caller acts differently on it; each docstring says whether to retry, fix or give up. What
+`concurrent.futures` raises (`CancelledError`, `TimeoutError`, `BrokenExecutor`, `InvalidStateError`) is raised as such.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
+
+__all__ = [
+    "AccessDenied",
+    "BudgetExceeded",
+    "ConfigError",
+    "ExecutorBroken",
+    "KeyNotFound",
+    "LaunchError",
+    "NoCapacity",
+    "ObjectNotFound",
+    "PayloadError",
+    "PreconditionFailed",
+    "QuotaExceeded",
+    "RecordInvalid",
+    "RemoteTraceback",
+    "SessionExpired",
+    "SessionNotFound",
+    "StarburstError",
+    "StoreError",
+    "StoreUnavailable",
+    "TaskCrashed",
+    "TaskFailed",
+    "TaskTimeout",
+    "VersionMismatch",
+    "WorkerLost",
+]
+
+
+class StarburstError(Exception):
+    """Base of everything this library raises of its own. Catch it to catch them all."""
+
+
+class ConfigError(StarburstError, ValueError):
+    """A setting or an argument is out of range. Fix: the message names the value, the range and where it came from."""
+
+
+class SessionNotFound(StarburstError, LookupError):
+    """No session of that id in that store. Fix the id, or pass `store=`; a deleted session does not come back."""
+
+
+class SessionExpired(StarburstError):
+    """The session's `absolute_timeout` has passed. Its outcomes can be read; start a new session to submit more."""
+
+
+class KeyNotFound(StarburstError, LookupError):
+    """The session's key is missing or is not the right one. Fix: copy the key file, or pass `key=`."""
+
+
+class VersionMismatch(StarburstError):
+    """Python or the stored format differs from the session's. Fix: use the version that the message names."""
+
+
+class StoreError(StarburstError):
+    """The object store refused or failed. See the two subclasses for what to do."""
+
+
+class StoreUnavailable(StoreError):
+    """The store gave no clear answer in time. Retry later; nothing submitted and acknowledged is lost."""
+
+
+class AccessDenied(StoreError):
+    """The store refused the credentials, or the bucket is missing. Fix what the message names."""
+
+
+class ObjectNotFound(StoreError, LookupError):
+    """No object under that key."""
+
+
+class PreconditionFailed(StoreError):
+    """A conditional write found another state than the one it named: somebody else wrote first.
+
+    Attributes:
+        unclear: True if an earlier try of the same write got no answer and may be what was found. The caller then
+            reads the object and looks for its own mark (docs/design/0001-protocol.md, "Conditional writes").
+    """
+
+    def __init__(self, message: str, *, unclear: bool = False) -> None:
+        super().__init__(message)
+        self.unclear = unclear
+
+
+class RecordInvalid(StarburstError):
+    """A stored record is corrupt, of a newer format, or bears a wrong seal. It was not unpickled. Give it up."""
+
+
+class PayloadError(StarburstError):
+    """A call or an outcome is too large, is missing, or cannot be rebuilt here. Fix the function or its data."""
+
+
+class LaunchError(StarburstError):
+    """Workers could not be started, or died before they could work. The message has their last words."""
+
+
+class NoCapacity(LaunchError):
+    """The platform has no machines of that kind now. Retry later or ask for another kind."""
+
+
+class QuotaExceeded(LaunchError):
+    """The account may not start so many. Ask for fewer, or for a higher quota."""
+
+
+class BudgetExceeded(StarburstError):
+    """The work would cost, or has cost, more than allowed. Raise the budget or ask for less."""
+
+
+class TaskFailed(StarburstError):
+    """A task raised an exception that could not be brought back as itself; this one carries its text.
+
+    Attributes:
+        type_name: Qualified name of the original exception's class.
+    """
+
+    def __init__(self, message: str, type_name: str = "") -> None:
+        super().__init__(message, type_name)
+        self.type_name = type_name
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class TaskTimeout(StarburstError, TimeoutError):
+    """A task ran longer than `task_timeout` and was stopped. Allow more time or split the task."""
+
+
+class TaskCrashed(StarburstError):
+    """The process that ran the task died: killed, out of memory, segmentation fault, `os._exit`. Fix the function."""
+
+
+class WorkerLost(StarburstError):
+    """The task's worker was lost on each allowed try, the last time with that worker to itself. Most likely it kills it."""
+
+
+class ExecutorBroken(StarburstError, BrokenExecutor):
+    """The session cannot go on: its initializer failed, or no worker could be started. Start a new one."""
+
+
+@dataclass(eq=False)
+class RemoteTraceback(Exception):
+    """Cause of an exception that came back from a task: the traceback as text, where the task ran."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'

@@ -1,0 +1,233 @@
+"""The layering of the package, read from its sources: who may import whom, who may read clocks and the environment.
+
+    errors, clock, config, context, version ─► protocol ─► store ─► launch, aws ─► client | worker ─► testing ─► cli
+
+A module imports only from its own layer and from those on its left. `client` and `worker` never meet but in the store.
+The public front, `starburst_executor/__init__.py`, collects names and is imported by `testing` and `cli` alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = "starburst_executor"
+ROOT = Path(__file__).resolve().parent.parent / PACKAGE
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+BOTTOM = ("errors", "clock", "config", "context", "version")
+LAYERS: tuple[tuple[str, ...], ...] = (
+    BOTTOM,
+    ("protocol",),
+    ("store",),
+    ("launch", "aws"),
+    ("client", "worker"),
+    ("testing",),
+    ("cli",),
+)
+RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
+STRANGERS = {("client", "worker"), ("worker", "client")}
+
+# Who alone may import what, as prefixes of paths beneath the package.
+GUARDED: dict[str, tuple[str, ...]] = {
+    "boto3": ("store/s3", "launch/", "aws/"),
+    "botocore": ("store/s3", "launch/", "aws/"),
+    "cloudpickle": (
+        "protocol/payload.py",
+        "worker/nursery.py",  # loads it once, before it forks the children that will need it
+    ),
+    "time": ("clock.py",),
+    "uuid": ("clock.py",),
+    "random": (
+        "clock.py",
+        "worker/child.py",  # gives each forked child a seed of its own, as the user's code expects
+    ),
+}
+# `os` functions that read or change the environment; config.py is their only user.
+ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
+
+
+class Import(NamedTuple):
+    """One module that a source names in an import statement, wherever it stands, and the line."""
+
+    module: str
+    line: int
+
+
+def imports(tree: ast.AST) -> Iterator[Import]:
+    """`from a import b` counts as `a.b`: b may be a module, and a prefix of it decides anyway."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"a relative import: line={node.lineno}"
+            yield from (Import(f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def unit_of(module: str) -> str:
+    """The part of the package that an absolute module name belongs to; "" for its front."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in RANK else ""
+
+
+def unit_of_path(relative: Path) -> str:
+    return "" if relative == Path("__init__.py") else relative.parts[0].removesuffix(".py")
+
+
+def layering_faults(relative: Path, source: str) -> list[str]:
+    unit = unit_of_path(relative)
+    faults = []
+    for module, line in imports(ast.parse(source)):
+        if module.split(".")[0] != PACKAGE or not unit:
+            continue
+        other = unit_of(module)
+        if not other and RANK[unit] < RANK["testing"]:
+            faults.append(f"{relative}:{line}: {unit} imports the package's front")
+        elif other and (RANK[other] > RANK[unit] or (unit, other) in STRANGERS):
+            faults.append(f"{relative}:{line}: {unit} imports {other}")
+    return faults
+
+
+def guarded_faults(relative: Path, source: str) -> list[str]:
+    faults = []
+    for module, line in imports(ast.parse(source)):
+        allowed = GUARDED.get(module.split(".")[0])
+        if allowed is not None and not relative.as_posix().startswith(allowed):
+            faults.append(f"{relative}:{line}: imports {module.split('.')[0]}; only {', '.join(allowed)} may")
+    return faults
+
+
+def environment_faults(relative: Path, source: str) -> list[str]:
+    if relative == Path("config.py"):
+        return []
+    tree = ast.parse(source)
+    lines = [line for module, line in imports(tree) if module in {f"os.{name}" for name in ENVIRONMENT}]
+    lines += [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in ENVIRONMENT
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "os"
+    ]
+    return [f"{relative}:{line}: reads the environment; config.py does" for line in lines]
+
+
+def docstring_faults(relative: Path, source: str) -> list[str]:
+    """A module without a docstring, and public names of `__all__`, defined there, without one."""
+    tree = ast.parse(source)
+    faults = [] if ast.get_docstring(tree) else [f"{relative}: no docstring"]
+    public = public_names(tree)
+    for node in tree.body:
+        if (
+            isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            and node.name in public
+            and not ast.get_docstring(node)
+        ):
+            faults.append(f"{relative}:{node.lineno}: {node.name} is public and has no docstring")
+    return faults
+
+
+def public_names(tree: ast.Module) -> set[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and "__all__" in {getattr(target, "id", None) for target in node.targets}:
+            return set(ast.literal_eval(node.value))
+    return set()
+
+
+CHECKS = [layering_faults, guarded_faults, environment_faults, docstring_faults]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_package_has_no_faults(check):
+    faults = [fault for path in SOURCES for fault in check(path.relative_to(ROOT), path.read_text(encoding="utf-8"))]
+    assert not faults, "\n".join(faults)
+
+
+def test_every_top_level_unit_has_a_layer():
+    units = {unit_of_path(path.relative_to(ROOT)) for path in SOURCES} - {""}
+    assert units <= set(RANK), f"say in which layer these are: {units - set(RANK)}"
+
+
+@pytest.mark.parametrize(
+    ("check", "path", "source"),
+    [
+        (layering_faults, "protocol/status.py", "from starburst_executor.store import base"),
+        (layering_faults, "store/s3.py", "import starburst_executor.client.executor"),
+        (layering_faults, "client/executor.py", "def f():\n    from starburst_executor.worker.agent import Agent"),
+        (layering_faults, "worker/agent.py", "from starburst_executor import client"),
+        (layering_faults, "worker/agent.py", "from starburst_executor import StarburstExecutor"),
+        (layering_faults, "errors.py", "from starburst_executor.protocol.keys import bell"),
+        (guarded_faults, "client/executor.py", "def f():\n    import boto3"),
+        (guarded_faults, "store/base.py", "from botocore.exceptions import ClientError"),
+        (guarded_faults, "store/sqlite.py", "import cloudpickle"),
+        (guarded_faults, "worker/agent.py", "from time import sleep"),
+        (guarded_faults, "worker/agent.py", "import random"),
+        (guarded_faults, "protocol/keys.py", "import uuid"),
+        (environment_faults, "worker/agent.py", "import os\nx = os.environ['A']"),
+        (environment_faults, "worker/agent.py", "import os\nx = os.getenv('A')"),
+        (environment_faults, "worker/agent.py", "from os import environ"),
+        (docstring_faults, "worker/agent.py", "x = 1"),
+        (docstring_faults, "worker/agent.py", '"""Doc."""\n__all__ = ["f"]\ndef f(): pass'),
+    ],
+)
+def test_each_check_finds_its_fault(check, path, source):
+    assert len(check(Path(path), source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("check", "path", "source"),
+    [
+        (layering_faults, "client/executor.py", "from starburst_executor.store.base import ObjectStore"),
+        (layering_faults, "__init__.py", "from starburst_executor.client.executor import StarburstExecutor"),
+        (layering_faults, "testing/memory.py", "from starburst_executor import StarburstExecutor"),
+        (guarded_faults, "store/s3_http.py", "import boto3"),
+        (guarded_faults, "clock.py", "import time, random, uuid"),
+        (environment_faults, "config.py", "import os\nx = os.environ"),
+        (docstring_faults, "errors.py", '"""Doc."""\n__all__ = ["f"]\ndef f():\n    "Doc."\ndef g(): pass'),
+    ],
+)
+def test_no_check_finds_fault_with_what_is_right(check, path, source):
+    assert check(Path(path), source) == []
+
+
+def test_importing_the_package_is_light():
+    """By what is loaded, not by time, which would depend on the machine."""
+    program = (
+        "import sys\nbefore = set(sys.modules)\n"
+        f"import {PACKAGE}\n"
+        "from starburst_executor import *\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(done.stdout.split())
+    heavy = {"boto3", "botocore", "cloudpickle", "asyncio", "tqdm", "sqlite3", "http.client", "ssl"}
+    assert not loaded & heavy
+    # About 150 with the standard library's own; twice that would be felt at every start of a worker.
+    assert len(loaded) < 300, sorted(loaded)
+
+
+def module_names() -> list[str]:
+    paths = [path.relative_to(ROOT.parent).with_suffix("") for path in SOURCES if path.stem != "__main__"]
+    return [".".join(path.parts).removesuffix(".__init__") for path in paths]
+
+
+@pytest.mark.parametrize("name", module_names())
+def test_what_a_module_calls_public_is_there(name):
+    module = importlib.import_module(name)
+    missing = [one for one in getattr(module, "__all__", ()) if not hasattr(module, one)]
+    assert not missing
+
+
+def test_the_front_documents_every_public_name():
+    package = importlib.import_module(PACKAGE)
+    assert package.__all__, "the front names what is public"
+    undocumented = [name for name in package.__all__ if not (getattr(package, name).__doc__ or "").strip()]
+    assert not undocumented
