@@ -1,0 +1,117 @@
+"""Every object key, built and parsed here and nowhere else.
+
+    sessions/<session_id>/manifest
+                          bell
+                          functions/<digest>
+                          calls/<group_id>
+                          status/<epoch>/<group_id>-<n>
+                          outcomes/<group_id>/<claim_id>-<k>
+                          logs/<group_id>/<claim_id>-<k>
+                          workers/<worker_id>
+                          clients/<client_id>
+
+A group id is `<ordinal>.<first sequence>`, fixed-width hexadecimal, so that keys sort in submission order and the
+listing alone tells which tasks exist. What comes from a listing or a user is validated: a key that does not parse is
+ignored by listings and refused everywhere else.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from starburst_executor.errors import ConfigError
+
+__all__ = ["GroupRef", "SessionKeys", "is_session_id", "session_folder", "task_id", "worker_of"]
+
+SESSIONS = "sessions/"
+GROUPS_PER_EPOCH = 1000
+
+_SESSION_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,62}")
+_STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10})-([0-9]{1,3})")
+
+
+class GroupRef(NamedTuple):
+    """What the key of a status object says: whose tasks, which, how many, in which epoch."""
+
+    ordinal: int
+    first: int
+    n_tasks: int
+    epoch: int
+
+    @property
+    def group_id(self) -> str:
+        return f"{self.ordinal:04x}.{self.first:010x}"
+
+
+def is_session_id(text: str) -> bool:
+    """Whether `text` can be a session's id: 3 to 63 of a-z, 0-9 and "-"."""
+    return _SESSION_ID.fullmatch(text) is not None
+
+
+def session_folder(session_id: str) -> str:
+    """The prefix of everything of one session. Raises: ConfigError."""
+    if not is_session_id(session_id):
+        raise ConfigError(f"not a session id: {session_id!r}: 3 to 63 of a-z, 0-9 and '-'")
+    return f"{SESSIONS}{session_id}/"
+
+
+def task_id(ordinal: int, sequence: int) -> str:
+    """A task's id, unique in its session, as users see it: `"0-17"`."""
+    return f"{ordinal}-{sequence}"
+
+
+def worker_of(claim_id: str) -> str:
+    """The worker that made a claim: claim ids are `<worker_id>.<number>`."""
+    return claim_id.rpartition(".")[0]
+
+
+class SessionKeys:
+    """The keys of one session. Immutable."""
+
+    __slots__ = ("bell", "clients", "folder", "manifest", "session_id", "status", "workers")
+
+    def __init__(self, session_id: str) -> None:
+        self.session_id = session_id
+        self.folder = session_folder(session_id)
+        self.manifest = f"{self.folder}manifest"
+        self.bell = f"{self.folder}bell"
+        self.status = f"{self.folder}status/"
+        self.workers = f"{self.folder}workers/"
+        self.clients = f"{self.folder}clients/"
+
+    def function(self, digest: str) -> str:
+        return f"{self.folder}functions/{digest}"
+
+    def calls(self, group_id: str) -> str:
+        return f"{self.folder}calls/{group_id}"
+
+    def outcomes(self, group_id: str, part: str) -> str:
+        """`part` is `<claim_id>-<k>`: the k-th outcome object of that claim."""
+        return f"{self.folder}outcomes/{group_id}/{part}"
+
+    def logs(self, group_id: str, part: str) -> str:
+        return f"{self.folder}logs/{group_id}/{part}"
+
+    def worker(self, worker_id: str) -> str:
+        return f"{self.workers}{worker_id}"
+
+    def client(self, client_id: str) -> str:
+        return f"{self.clients}{client_id}"
+
+    def epoch(self, ordinal: int, number: int) -> str:
+        """The prefix that lists one epoch."""
+        return f"{self.status}{ordinal:04x}.{number:06x}/"
+
+    def group(self, ref: GroupRef) -> str:
+        return f"{self.epoch(ref.ordinal, ref.epoch)}{ref.group_id}-{ref.n_tasks}"
+
+    def parse_group(self, key: str) -> GroupRef | None:
+        """What a status key says; None if it is not one of ours."""
+        match = _STATUS.fullmatch(key, len(self.status)) if key.startswith(self.status) else None
+        if match is None:
+            return None
+        epoch_ordinal, epoch, ordinal, first, n_tasks = match.groups()
+        if epoch_ordinal != ordinal or not 1 <= int(n_tasks) <= 256:  # noqa: PLR2004 - see status.MAX_TASKS
+            return None
+        return GroupRef(int(ordinal, 16), int(first, 16), int(n_tasks), int(epoch, 16))

@@ -1,0 +1,381 @@
+"""Manifest, beats and bell, to and from msgpack. Reading one never runs code and raises only `RecordInvalid` or
+`VersionMismatch`, whatever the bytes.
+
+Every record carries `format`, the number of the session's format, and a fresh `nonce`, so that ETags never repeat.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import msgpack
+
+from starburst_executor.config import Timings
+from starburst_executor.errors import RecordInvalid, VersionMismatch
+
+__all__ = [
+    "ATTACHED",
+    "DETACHED",
+    "FORMAT",
+    "Bell",
+    "ClientBeat",
+    "Launch",
+    "Manifest",
+    "SessionState",
+    "Submitter",
+    "WorkerBeat",
+    "WorkerState",
+    "decode_bell",
+    "decode_beat",
+    "decode_client_beat",
+    "decode_manifest",
+    "encode",
+]
+
+FORMAT = 1
+# The two kinds of session: one that ends with its client, and one that outlives it.
+ATTACHED = "attached"
+DETACHED = "detached"
+_T = TypeVar("_T")
+
+
+class SessionState(str, enum.Enum):
+    """A session's life; it moves only forward."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    TERMINATED = "terminated"
+    EXPIRED = "expired"
+    BROKEN = "broken"
+    DELETED = "deleted"
+
+    @property
+    def is_over(self) -> bool:
+        """No task may start any more; what is left may be swapped to its end by whoever sees it."""
+        return self not in (SessionState.OPEN, SessionState.CLOSING)
+
+    def may_become(self, other: SessionState) -> bool:
+        """Whether a swap from this state to `other` is a step forward."""
+        return _AGE[other] > _AGE[self]
+
+
+_AGE = {
+    SessionState.OPEN: 0,
+    SessionState.CLOSING: 1,
+    SessionState.TERMINATED: 2,
+    SessionState.EXPIRED: 2,
+    SessionState.BROKEN: 2,
+    SessionState.DELETED: 3,
+}
+
+
+class WorkerState(str, enum.Enum):
+    """What a worker says of itself. `LEAVING` can be taken back, `LEFT` cannot."""
+
+    WORKING = "working"
+    IDLE = "idle"
+    LEAVING = "leaving"
+    LEFT = "left"
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """One submitting client. Its ordinal is its place in the manifest.
+
+    Attributes:
+        client_id: Who it is.
+        epochs: How many epochs it has opened.
+        open: Those of them that are listed still, ascending.
+        holds: Epochs that a retry keeps open, with the id of that retry.
+    """
+
+    client_id: str
+    epochs: int
+    open: tuple[int, ...]
+    holds: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """Workers asked for from a launcher: an intent, and its handle once the launcher has answered.
+
+    Attributes:
+        launch_id: Fresh for each intent.
+        launcher: The launcher's name.
+        slots: How many tasks at once these workers will run.
+        handle: What the launcher needs to find them again; empty while only intended.
+        at: When, UTC epoch seconds of the client that asked.
+    """
+
+    launch_id: str
+    launcher: str
+    slots: int
+    handle: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The configuration and the state of a session."""
+
+    session_id: str
+    kind: str
+    created_at: float
+    python: str
+    library: str
+    token: bytes
+    workers: int
+    timings: Timings
+    state: SessionState = SessionState.OPEN
+    reason: str = ""
+    retries: int = 0
+    max_losses: int = 3
+    max_result_bytes: int = 2**40
+    task_timeout: float | None = None
+    max_tasks_per_child: int | None = None
+    initializer: str | None = None
+    deadline_at: float | None = None
+    idle_exit: bool = True
+    submitters: tuple[Submitter, ...] = ()
+    launches: tuple[Launch, ...] = ()
+
+    def open_epochs(self) -> list[tuple[int, int]]:
+        """(ordinal, number) of every epoch that is listed."""
+        return [(ordinal, number) for ordinal, s in enumerate(self.submitters) for number in s.open]
+
+    def all_epochs(self) -> list[tuple[int, int]]:
+        """(ordinal, number) of every epoch there ever was."""
+        return [(ordinal, number) for ordinal, s in enumerate(self.submitters) for number in range(s.epochs)]
+
+    def with_submitter(self, ordinal: int, submitter: Submitter) -> Manifest:
+        """The manifest with that submitter changed, or added at its end."""
+        changed = list(self.submitters)
+        changed[ordinal:ordinal + 1] = [submitter]
+        return replace(self, submitters=tuple(changed))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBeat:
+    """One heartbeat of a worker.
+
+    Attributes:
+        number: Counts beats.
+        state: What it does.
+        slots: How many tasks it runs at once.
+        claims: Every claim held or being written, with the key of its status object.
+        running: Task ids that run, with the UTC epoch seconds of their start.
+        n_ended: Tasks ended so far.
+        per_s: Tasks ended per second, lately.
+        requests: Store requests so far, by kind.
+        where: Host and process, for people.
+    """
+
+    worker_id: str
+    number: int
+    state: WorkerState
+    slots: int
+    started_at: float
+    at: float
+    claims: Mapping[str, str] = field(default_factory=dict)
+    running: tuple[tuple[str, float], ...] = ()
+    n_ended: int = 0
+    per_s: float = 0.0
+    requests: Mapping[str, int] = field(default_factory=dict)
+    where: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientBeat:
+    """One heartbeat of an attached client."""
+
+    client_id: str
+    number: int
+    at: float
+    left: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bell:
+    """Wakes idle workers. Only ever a hint.
+
+    Attributes:
+        keys: The newest status objects with pending tasks, newest last.
+        n_tasks: About how many tasks became pending since the ring before.
+    """
+
+    keys: tuple[str, ...] = ()
+    n_tasks: int = 0
+
+
+def encode(record: Manifest | WorkerBeat | ClientBeat | Bell, nonce: str) -> bytes:
+    """The bytes to store. `nonce` is fresh for every write."""
+    fields = {name: _plain(getattr(record, name)) for name in record.__dataclass_fields__}
+    packed: bytes = msgpack.packb({"format": FORMAT, "nonce": nonce, **fields})
+    return packed
+
+
+def decode_manifest(body: bytes) -> Manifest:
+    """Raises: RecordInvalid, VersionMismatch."""
+    fields = _Fields(body, "manifest")
+    return Manifest(
+        session_id=fields.take("session_id", str),
+        kind=fields.take("kind", str),
+        created_at=fields.take("created_at", float),
+        python=fields.take("python", str),
+        library=fields.take("library", str),
+        token=fields.take("token", bytes),
+        workers=fields.take("workers", int),
+        timings=Timings.from_record(fields.take("timings", dict)),
+        state=fields.member("state", SessionState),
+        reason=fields.take("reason", str),
+        retries=fields.take("retries", int),
+        max_losses=fields.take("max_losses", int),
+        max_result_bytes=fields.take("max_result_bytes", int),
+        task_timeout=fields.optional("task_timeout", float),
+        max_tasks_per_child=fields.optional("max_tasks_per_child", int),
+        initializer=fields.optional("initializer", str),
+        deadline_at=fields.optional("deadline_at", float),
+        idle_exit=fields.take("idle_exit", bool),
+        submitters=tuple(_submitter(raw) for raw in fields.take("submitters", tuple)),
+        launches=tuple(_launch(raw) for raw in fields.take("launches", tuple)),
+    )
+
+
+def decode_beat(body: bytes) -> WorkerBeat:
+    """Raises: RecordInvalid, VersionMismatch."""
+    fields = _Fields(body, "worker's beat")
+    return WorkerBeat(
+        worker_id=fields.take("worker_id", str),
+        number=fields.take("number", int),
+        state=fields.member("state", WorkerState),
+        slots=fields.take("slots", int),
+        started_at=fields.take("started_at", float),
+        at=fields.take("at", float),
+        claims=fields.mapping("claims", str),
+        running=tuple(_running(raw) for raw in fields.take("running", tuple)),
+        n_ended=fields.take("n_ended", int),
+        per_s=fields.take("per_s", float),
+        requests=fields.mapping("requests", int),
+        where=fields.take("where", str),
+    )
+
+
+def decode_client_beat(body: bytes) -> ClientBeat:
+    """Raises: RecordInvalid, VersionMismatch."""
+    fields = _Fields(body, "client's beat")
+    return ClientBeat(
+        client_id=fields.take("client_id", str),
+        number=fields.take("number", int),
+        at=fields.take("at", float),
+        left=fields.take("left", bool),
+    )
+
+
+def decode_bell(body: bytes) -> Bell:
+    """Raises: RecordInvalid, VersionMismatch."""
+    fields = _Fields(body, "bell")
+    keys = tuple(_of(key, str, "bell") for key in fields.take("keys", tuple))
+    return Bell(keys, fields.take("n_tasks", int))
+
+
+class _Fields:
+    """Reads one record field by field, each with its type."""
+
+    def __init__(self, body: bytes, what: str) -> None:
+        self._what = what
+        try:
+            record = msgpack.unpackb(body, use_list=False)
+        except (ValueError, TypeError, msgpack.UnpackException) as error:
+            raise RecordInvalid(f"not a {what}: {type(error).__name__}, bytes={len(body)}") from error
+        if not isinstance(record, dict):
+            raise RecordInvalid(f"not a {what}: no fields")
+        self._record: dict[object, Any] = record
+        if (found := self.take("format", int)) != FORMAT:
+            raise VersionMismatch(
+                f"a {what} of another format than this library knows: format={found}, known={FORMAT}; "
+                "use the version of starburst_executor that wrote it, or a newer one"
+            )
+
+    def take(self, name: str, kind: type[_T]) -> _T:
+        return _of(self._record.get(name), kind, f"{self._what}, field {name}")
+
+    def optional(self, name: str, kind: type[_T]) -> _T | None:
+        return None if self._record.get(name) is None else self.take(name, kind)
+
+    def member(self, name: str, kind: type[_T]) -> _T:
+        try:
+            return kind(self.take(name, str))  # type: ignore[call-arg]  # an Enum is called with its value
+        except ValueError as error:
+            raise RecordInvalid(f"an unknown value in a {self._what}: field {name}") from error
+
+    def mapping(self, name: str, kind: type[_T]) -> dict[str, _T]:
+        where = f"{self._what}, field {name}"
+        return {_of(k, str, where): _of(v, kind, where) for k, v in self.take(name, dict).items()}
+
+
+def _of(value: object, kind: type[_T], where: str) -> _T:
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind or (kind is int and value < 0):  # type: ignore[operator]  # an int here
+        raise RecordInvalid(f"a wrong type in a {where}: expected {kind.__name__}, found {type(value).__name__}")
+    return value
+
+
+def _submitter(raw: object) -> Submitter:
+    where = "manifest, field submitters"
+    fields = _of(raw, tuple, where)
+    if len(fields) != len(Submitter.__slots__):
+        raise RecordInvalid(f"a wrong length in a {where}")
+    client_id, epochs, opened, holds = fields
+    return Submitter(
+        _of(client_id, str, where),
+        _of(epochs, int, where),
+        tuple(_of(number, int, where) for number in _of(opened, tuple, where)),
+        tuple(_hold(hold, where) for hold in _of(holds, tuple, where)),
+    )
+
+
+def _hold(raw: object, where: str) -> tuple[int, str]:
+    hold = _of(raw, tuple, where)
+    if len(hold) != 2:  # noqa: PLR2004 - epoch and id
+        raise RecordInvalid(f"a wrong length in a {where}")
+    return _of(hold[0], int, where), _of(hold[1], str, where)
+
+
+def _launch(raw: object) -> Launch:
+    where = "manifest, field launches"
+    fields = _of(raw, tuple, where)
+    if len(fields) != len(Launch.__slots__):
+        raise RecordInvalid(f"a wrong length in a {where}")
+    launch_id, launcher, slots, handle, at = fields
+    return Launch(
+        _of(launch_id, str, where),
+        _of(launcher, str, where),
+        _of(slots, int, where),
+        _of(handle, str, where),
+        _of(at, float, where),
+    )
+
+
+def _running(raw: object) -> tuple[str, float]:
+    where = "worker's beat, field running"
+    pair = _of(raw, tuple, where)
+    if len(pair) != 2:  # noqa: PLR2004 - task and time
+        raise RecordInvalid(f"a wrong length in a {where}")
+    return _of(pair[0], str, where), _of(pair[1], float, where)
+
+
+def _plain(value: object) -> object:
+    """A field as msgpack takes it; records inside records become tuples of their fields."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Timings):
+        return value.to_record()
+    if isinstance(value, Submitter | Launch):
+        return tuple(getattr(value, name) for name in value.__slots__)
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,63 @@
+"""HMAC-SHA-256 over everything that will be unpickled, checked before it is.
+
+A seal binds the bytes to their place: session, kind of payload, and a label that names object, index, attempt or claim.
+So a payload that is moved to another task, attempt or session no longer fits its seal. A sealed body is the 32 bytes of
+the seal and then the payload.
+
+Guarantee: `open_sealed` returns bytes only if they were sealed with this key for this place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+from starburst_executor.errors import RecordInvalid
+
+__all__ = ["SEAL_BYTES", "Sealer"]
+
+SEAL_BYTES = 32
+_DIGEST = "sha256"
+_SEPARATOR = b"\0"
+
+
+class Sealer:
+    """Seals and opens payloads of one session. Immutable, thread-safe; its `repr` shows no key."""
+
+    __slots__ = ("_keyed", "session_id")
+
+    def __init__(self, key: bytes, session_id: str) -> None:
+        self.session_id = session_id
+        # Keyed once, copied for each payload: the inner and outer key blocks are not hashed again.
+        self._keyed = hmac.new(key, session_id.encode() + _SEPARATOR, hashlib.sha256)
+
+    def __repr__(self) -> str:
+        return f"Sealer(session_id={self.session_id!r})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a sealer holds a key and cannot be pickled")
+
+    def seal(self, kind: str, label: str, payload: bytes | memoryview) -> bytes:
+        """The 32 bytes that bind `payload` to this session, kind and label."""
+        mac = self._keyed.copy()
+        # Kind and label hold no NUL, so no two places give the same prefix.
+        mac.update(f"{kind}\0{label}\0".encode())
+        mac.update(payload)
+        return mac.digest()
+
+    def sealed(self, kind: str, label: str, payload: bytes | memoryview) -> bytes:
+        """Seal and payload in one, for payloads small enough to be copied."""
+        return self.seal(kind, label, payload) + payload
+
+    def open_sealed(self, kind: str, label: str, body: bytes | memoryview) -> memoryview:
+        """The payload of a sealed body, checked. Raises: RecordInvalid."""
+        view = memoryview(body)
+        if len(view) < SEAL_BYTES:
+            raise RecordInvalid(f"a sealed payload is cut short: kind={kind}, place={label}, bytes={len(view)}")
+        payload = view[SEAL_BYTES:]
+        if not hmac.compare_digest(self.seal(kind, label, payload), bytes(view[:SEAL_BYTES])):
+            raise RecordInvalid(
+                f"a payload bears a wrong seal and was not unpickled: kind={kind}, place={label}; it was changed, "
+                "moved, or written with another key"
+            )
+        return payload
