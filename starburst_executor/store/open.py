@@ -1,0 +1,53 @@
+"""From a URL to its store: the only place that knows which backends there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from starburst_executor.errors import ConfigError
+from starburst_executor.store.base import ObjectStore
+
+__all__ = ["open_store", "register_scheme"]
+
+_FORMS = "sqlite:///absolute/folder or s3://bucket/prefix"
+
+
+def open_store(url: str) -> ObjectStore:
+    """Make the store that `url` names; nothing is read, written or connected to yet.
+
+    Args:
+        url: `sqlite:///absolute/folder`, or `s3://bucket/prefix`, which may go on with
+            `?endpoint_url=…&region=…&profile=…`. Credentials do not belong in it.
+    Raises:
+        ConfigError: it is no URL of a store.
+    """
+    opener = _openers.get(urlsplit(url).scheme)
+    if opener is None:
+        raise ConfigError(f"a store's URL is {_FORMS}: url={url!r}")
+    return opener(url)
+
+
+def register_scheme(scheme: str, opener: Callable[[str], ObjectStore]) -> None:
+    """Let `open_store` open URLs of one more scheme in this process; a second call replaces the first."""
+    _openers[scheme] = opener
+
+
+def _open_sqlite(url: str) -> ObjectStore:
+    from starburst_executor.store.sqlite import SqliteStore
+
+    parts = urlsplit(url)
+    folder = Path(unquote(parts.path))
+    if parts.netloc or parts.query or parts.fragment or not folder.is_absolute():
+        raise ConfigError(f"an embedded store's URL is sqlite:///absolute/folder, with three slashes: url={url!r}")
+    return SqliteStore(folder)
+
+
+def _open_s3(url: str) -> ObjectStore:
+    from starburst_executor.store.s3 import S3Store
+
+    return S3Store.from_url(url)
+
+
+_openers: dict[str, Callable[[str], ObjectStore]] = {"sqlite": _open_sqlite, "s3": _open_s3}

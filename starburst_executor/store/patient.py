@@ -1,0 +1,243 @@
+"""PatientStore: asks again until the answer is clear. The one place that decides what an unclear write has come to.
+
+An unclear try (no answer, a reset, 409, 5xx) may have written, may write yet, or may never. So:
+
+1. The same bytes are sent again under the same condition until an answer is clear. They land once at most: the first
+   to land moves the ETag on, and all others find it moved.
+2. A refusal of the first, answered try is a lost race: `PreconditionFailed(unclear=False)`.
+3. A refusal after an unclear try may be our own doing. The object is read: byte for byte ours, it landed; else
+   `PreconditionFailed(unclear=True)`, since ours may have landed and been replaced since, and the caller looks for its
+   own mark. Bodies bear a fresh nonce, so nobody else's are the same.
+4. If a second try is unclear too, the object is read before each further one. Once its ETag has moved off the expected
+   one, (3) decides. Guarantee: while it has not moved, nothing is concluded; the first try may land any moment.
+5. After `patience_s` without a clear answer: `StoreUnavailable`, and the caller knows no more than before.
+
+What is refused for good (`AccessDenied`, `ObjectNotFound`) is not asked again.
+Source: docs/design/0001-protocol.md, "Conditional writes".
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sized
+from contextlib import suppress
+from typing import Literal, TypeVar
+
+from tenacity import Retrying, retry_if_exception_type
+
+from starburst_executor.clock import Backoff, Clock
+from starburst_executor.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
+from starburst_executor.store.base import Body, Listed, ObjectStore, Stored
+from starburst_executor.store.requests import Requests
+
+__all__ = ["PatientStore"]
+
+_FIRST_PAUSE_S = 0.05
+_MOST_PAUSE_S = 5.0
+_COMPARED_AT_ONCE = 16 << 20
+_KEYS_AT_ONCE = 1_000
+
+_T = TypeVar("_T")
+_Lines = TypeVar("_Lines", bound=Sized)
+
+
+class PatientStore:
+    """An object store that waits for clear answers. Thread-safe.
+
+    Args:
+        store: Makes one try per call.
+        clock: Measures the patience and makes the pauses: 50 ms at first, up to 5 s, with jitter.
+        patience_s: How long to ask again before `StoreUnavailable`; may be `math.inf`.
+        stop: Once set, no more pauses are made: what is unclear then stays so, and is raised.
+    Attributes:
+        requests: Counts every try.
+    """
+
+    def __init__(
+        self, store: ObjectStore, clock: Clock, *, patience_s: float, stop: threading.Event | None = None
+    ) -> None:
+        self.requests = Requests()
+        self._store = store
+        self._clock = clock
+        self._patience_s = patience_s
+        self._stop = stop or threading.Event()
+
+    def __repr__(self) -> str:
+        return f"PatientStore({self._store!r})"
+
+    @property
+    def url(self) -> str:
+        return self._store.url
+
+    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
+        return self._cleared(lambda: self._get(key, unless, start, length))
+
+    def create(self, key: str, body: Body) -> str:
+        return self._written(_Write("create", key, body, None))
+
+    def swap(self, key: str, body: Body, expected: str) -> str:
+        return self._written(_Write("swap", key, body, expected))
+
+    def put(self, key: str, body: Body) -> str:
+        def put() -> str:
+            self.requests.count("put", bytes_out=len(body))
+            return self._store.put(key, body)
+
+        return self._cleared(put)
+
+    def list_folders(self, prefix: str) -> list[str]:
+        return self._cleared(lambda: self._paged(self._store.list_folders, prefix))
+
+    def list(self, prefix: str) -> list[Listed]:
+        return self._cleared(lambda: self._paged(self._store.list, prefix))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        named = [*keys]
+
+        def delete() -> None:
+            self.requests.count("delete", -(-len(named) // _KEYS_AT_ONCE))
+            self._store.delete(named)
+
+        self._cleared(delete)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def _get(self, key: str, unless: str | None, start: int = 0, length: int | None = None) -> Stored | None:
+        try:
+            stored = self._store.get(key, unless=unless, start=start, length=length)
+        except BaseException:
+            self.requests.count("get")
+            raise
+        if stored is None:
+            self.requests.count("not_modified")
+        else:
+            self.requests.count("get", bytes_in=len(stored.body))
+        return stored
+
+    def _paged(self, ask: Callable[[str], _Lines], prefix: str) -> _Lines:
+        n_pages = 1
+        try:
+            found = ask(prefix)
+            n_pages = max(1, -(-len(found) // _KEYS_AT_ONCE))
+        finally:
+            self.requests.count("list", n_pages)
+        return found
+
+    def _written(self, write: _Write) -> str:
+        return self._cleared(lambda: self._write(write))
+
+    def _write(self, write: _Write) -> str:
+        """One more try of a conditional write: its ETag once it has landed, `StoreUnavailable` while unclear."""
+        if write.n_unclear > 1:
+            with suppress(StoreUnavailable):
+                if (etag := self._found(write)) is not None:
+                    return etag
+        self.requests.count(write.kind, bytes_out=len(write.body))
+        try:
+            if write.expected is None:
+                return self._store.create(write.key, write.body)
+            return self._store.swap(write.key, write.body, write.expected)
+        except StoreUnavailable:
+            write.n_unclear += 1
+            raise
+        except PreconditionFailed as refusal:
+            if write.n_unclear == 0:
+                self.requests.count("lost_races")
+                raise
+            etag = self._found(write)
+            if etag is None:
+                raise self._moved_on(write) from refusal
+            return etag
+
+    def _found(self, write: _Write) -> str | None:
+        """The ETag under which a write is found to have landed; None if a read proves nothing.
+
+        Raises: PreconditionFailed once something else is there: what was expected will not come back.
+        """
+        try:
+            stored = self._get(write.key, write.expected, *_sample(write.body))
+            if stored is None:
+                return None
+            if self._is_same(write, stored):
+                return stored.etag
+        except ObjectNotFound:
+            if write.expected is None:
+                return None
+            raise
+        raise self._moved_on(write)
+
+    def _is_same(self, write: _Write, sample: Stored) -> bool:
+        """Whether an object is byte for byte what was to be written; of a big one `sample` is the end."""
+        size = len(write.body)
+        if size <= _COMPARED_AT_ONCE:
+            return sample.body == write.body
+        if len(sample.body) != 1:
+            return False
+        view = memoryview(write.body)
+        for start in range(0, size, _COMPARED_AT_ONCE):
+            stored = self._get(write.key, None, start, _COMPARED_AT_ONCE)
+            if stored is None or stored.etag != sample.etag or stored.body != view[start : start + _COMPARED_AT_ONCE]:
+                return False
+        return True
+
+    def _moved_on(self, write: _Write) -> PreconditionFailed:
+        self.requests.count("lost_races")
+        return PreconditionFailed(
+            f"another write was found after an unclear {write.kind}: {self.url}/{write.key}", unclear=True
+        )
+
+    def _cleared(self, ask: Callable[[], _T]) -> _T:
+        started = self._clock.monotonic()
+        try:
+            return ask()
+        except StoreUnavailable as error:
+            return self._asked_again(ask, error, started)
+
+    def _asked_again(self, ask: Callable[[], _T], first: StoreUnavailable, started: float) -> _T:
+        backoff = Backoff(self._clock, _FIRST_PAUSE_S, _MOST_PAUSE_S)
+
+        def left_s() -> float:
+            return 0.0 if self._stop.is_set() else started + self._patience_s - self._clock.monotonic()
+
+        def ask_again(errors: list[StoreUnavailable]) -> _T:
+            if errors:
+                raise errors.pop()  # the try that has been made already
+            self.requests.count("retried")
+            return ask()
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(StoreUnavailable),
+            wait=lambda _: min(backoff.next_s(), max(0.0, left_s())),
+            stop=lambda _: left_s() <= 0,
+            sleep=self._pause,
+            reraise=True,
+        )
+        try:
+            return retrying(ask_again, [first])
+        except StoreUnavailable as last:
+            waited_s = self._clock.monotonic() - started
+            raise StoreUnavailable(
+                f"no clear answer from {self.url} for {waited_s:.0f} s: last error: {last}"
+            ) from last
+
+    def _pause(self, pause_s: float) -> None:
+        self._clock.wait(self._stop, pause_s)
+
+
+class _Write:
+    """A conditional write and how many of its tries were unclear."""
+
+    __slots__ = ("body", "expected", "key", "kind", "n_unclear")
+
+    def __init__(self, kind: Literal["create", "swap"], key: str, body: Body, expected: str | None) -> None:
+        self.kind: Literal["create", "swap"] = kind
+        self.key = key
+        self.body = body
+        self.expected = expected
+        self.n_unclear = 0
+
+
+def _sample(body: Body) -> tuple[int, int | None]:
+    """What to read first of an object that may be `body`: all of it, or of a big one the end, which tells its size."""
+    return (0, None) if len(body) <= _COMPARED_AT_ONCE else (len(body) - 1, 2)

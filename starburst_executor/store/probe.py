@@ -1,0 +1,76 @@
+"""Proof that an S3-compatible server honours conditional writes, before a session relies on them.
+
+Amazon's are documented and not probed. Some other servers ignore conditions (everybody's write would win), refuse what
+is right, or want ETags without quotes. Some answer 500 to the loser of a race: that is a refusal as well, if the
+object then still is the winner's.
+"""
+
+from __future__ import annotations
+
+from starburst_executor.clock import Clock, SystemClock
+from starburst_executor.errors import ConfigError, PreconditionFailed, StoreUnavailable
+from starburst_executor.store.s3 import S3Store
+
+__all__ = ["probe_conditional_writes"]
+
+
+def probe_conditional_writes(store: S3Store, *, clock: Clock | None = None) -> None:
+    """Prove four promises of the server, and set `store.etag_quotes` to the style that it understands.
+
+    Raises:
+        ConfigError: it breaks one of them; the message says which, and where.
+        StoreUnavailable, AccessDenied: it could not be asked.
+    Store: nothing on AWS; else 8 requests, 2 more if ETags go without quotes. The probe's object is deleted.
+    """
+    if store.is_aws:
+        return
+    key = f"probes/{(clock or SystemClock()).new_id()}"
+    try:
+        _prove(store, key)
+    finally:
+        store.delete([key])
+
+
+def _prove(store: S3Store, key: str) -> None:
+    first = store.create(key, b"first")
+    if not _is_refused(store, key, b"second", first, None):
+        raise _broken(store, "creating an object that is there must be refused (If-None-Match: *)")
+    second = _swapped(store, key, first)
+    if second is None:
+        store.etag_quotes = not store.etag_quotes
+        second = _swapped(store, key, first)
+    if second is None:
+        store.etag_quotes = not store.etag_quotes
+        raise _broken(store, "replacing an object by its right ETag must be taken (If-Match)")
+    if not _is_refused(store, key, b"third", second, first):
+        raise _broken(store, "replacing an object by an old ETag must be refused (If-Match)")
+    if store.get(key, unless=second) is not None:
+        raise _broken(store, "reading an unchanged object must say so (If-None-Match)")
+
+
+def _swapped(store: S3Store, key: str, expected: str) -> str | None:
+    try:
+        return store.swap(key, b"second", expected)
+    except PreconditionFailed:
+        return None
+
+
+def _is_refused(store: S3Store, key: str, body: bytes, winner: str, expected: str | None) -> bool:
+    """Whether a write that comes too late leaves the winner's object in place."""
+    try:
+        if expected is None:
+            store.create(key, body)
+        else:
+            store.swap(key, body, expected)
+    except PreconditionFailed:
+        return True
+    except StoreUnavailable:
+        found = store.get(key)
+        return found is not None and found.etag == winner
+    return False
+
+
+def _broken(store: S3Store, promise: str) -> ConfigError:
+    return ConfigError(
+        f"this server cannot keep a session, use another: {promise}: endpoint={store.endpoint_url}, bucket={store.bucket}"
+    )

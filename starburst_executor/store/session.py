@@ -1,0 +1,310 @@
+"""The objects of one session, read and changed: what clients and workers share, since they meet only in the store.
+
+Guarantee: every change of the manifest or of a status object is a swap on the ETag that was read, and every step that
+`change` or `update` is given writes an absolute target, so that doing it twice is harmless.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from starburst_executor.clock import Clock
+from starburst_executor.errors import (
+    ObjectNotFound,
+    PayloadError,
+    PreconditionFailed,
+    RecordInvalid,
+    SessionNotFound,
+    VersionMismatch,
+)
+from starburst_executor.protocol import records, status
+from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef, SessionKeys
+from starburst_executor.protocol.records import Bell, Manifest, SessionState
+from starburst_executor.protocol.seal import Sealer
+from starburst_executor.protocol.status import Located, SizeClass, Status
+from starburst_executor.store.base import Listed, ObjectStore
+
+__all__ = ["Group", "SessionStore", "Versioned", "new_token"]
+
+# Kind and place of the seal in a manifest by which a key is recognised.
+_TOKEN = ("token", "manifest")
+
+
+def new_token(sealer: Sealer) -> bytes:
+    """What a manifest carries so that whoever comes with a wrong key is told so before anything else."""
+    return sealer.sealed(*_TOKEN, b"")
+
+
+# How many keys a ring names: enough for every status object that one flush of a burst writes.
+_KEYS_IN_BELL = 32
+
+
+class Group(NamedTuple):
+    """One line of a listing of status objects: what it tells without a read."""
+
+    key: str
+    ref: GroupRef
+    size_class: SizeClass
+    etag: str
+    modified_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Versioned:
+    """A status object and the ETag it was read under."""
+
+    status: Status
+    etag: str
+
+
+class SessionStore:
+    """Reads and swaps the objects of one session. Thread-safe; `manifest` is the newest one read or written."""
+
+    def __init__(self, store: ObjectStore, session_id: str, sealer: Sealer, clock: Clock) -> None:
+        self.store = store
+        self.keys = SessionKeys(session_id)
+        self.sealer = sealer
+        self.clock = clock
+        self._lock = threading.Lock()  # guards: _manifest, _manifest_etag, _last_ring, _unrung
+        self._manifest: Manifest | None = None
+        self._manifest_etag: str | None = None
+        self._last_ring = float("-inf")
+        self._unrung: tuple[list[str], int] = ([], 0)
+
+    @property
+    def session_id(self) -> str:
+        return self.keys.session_id
+
+    # --- the manifest -------------------------------------------------------------------------------------------------
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest as last seen, without a request."""
+        return self._manifest if self._manifest is not None else self.refresh()
+
+    def create_manifest(self, manifest: Manifest) -> None:
+        """Begin the session. Store: 1 create."""
+        etag = self.store.create(self.keys.manifest, records.encode(manifest, self.clock.new_id()))
+        self._remember(manifest, etag)
+
+    def has_right_key(self) -> bool:
+        """Whether the manifest's token was sealed with the key that we have."""
+        try:
+            self.sealer.open_sealed(*_TOKEN, self.manifest.token)
+        except RecordInvalid:
+            return False
+        return True
+
+    def refresh(self) -> Manifest:
+        """The manifest as it stands. Raises: SessionNotFound. Store: 1 GET, mostly a 304."""
+        with self._lock:
+            known, etag = self._manifest, self._manifest_etag
+        try:
+            stored = self.store.get(self.keys.manifest, unless=etag)
+        except ObjectNotFound as error:
+            raise self._not_found() from error
+        if stored is None and known is not None:
+            return known
+        assert stored is not None  # a 304 comes only for an ETag we sent  # noqa: S101
+        manifest = records.decode_manifest(stored.body)
+        self._remember(manifest, stored.etag)
+        return manifest
+
+    def change(self, step: Callable[[Manifest], Manifest | None]) -> Manifest:
+        """Swap `step(manifest)` in, from a fresh read again until it lands; nothing if `step` returns None.
+
+        Store: 1 swap; 1 GET and 1 swap more per lost race.
+        """
+        manifest = self.manifest
+        while True:
+            with self._lock:
+                manifest, etag = self._manifest or manifest, self._manifest_etag
+            changed = step(manifest)
+            if changed is None:
+                # What we remember may be old: only a fresh manifest may say that there is nothing to do.
+                fresh = self.refresh()
+                if fresh is manifest or step(fresh) is None:
+                    return fresh
+                continue
+            try:
+                new_etag = self.store.swap(
+                    self.keys.manifest, records.encode(changed, self.clock.new_id()), etag or ""
+                )
+            except PreconditionFailed:
+                self.refresh()
+                continue
+            except ObjectNotFound as error:
+                raise self._not_found() from error
+            self._remember(changed, new_etag)
+            return changed
+
+    def end(self, state: SessionState, reason: str) -> Manifest:
+        """Move the session's state forward; the manifest as it then is. Harmless if it was there already."""
+
+        def step(manifest: Manifest) -> Manifest | None:
+            return replace(manifest, state=state, reason=reason) if manifest.state.may_become(state) else None
+
+        return self.change(step)
+
+    def _remember(self, manifest: Manifest, etag: str) -> None:
+        with self._lock:
+            self._manifest, self._manifest_etag = manifest, etag
+
+    def _not_found(self) -> SessionNotFound:
+        return SessionNotFound(
+            f"no such session, or it was deleted: session={self.session_id}, store={self.store.url}; "
+            "see DetachedExecutor.list_sessions()"
+        )
+
+    # --- status objects -----------------------------------------------------------------------------------------------
+
+    def groups(self, epochs: Iterable[tuple[int, int]]) -> list[Group]:
+        """The status objects of these epochs, in submission order. Store: 1 LIST an epoch (and page)."""
+        listed = [line for ordinal, number in epochs for line in self.store.list(self.keys.epoch(ordinal, number))]
+        return sorted(filter(None, map(self._group, listed)), key=lambda group: group.ref[:2])
+
+    def all_groups(self) -> list[Group]:
+        """Every status object of the session, in submission order. Store: 1 LIST per 1,000."""
+        found = filter(None, map(self._group, self.store.list(self.keys.status)))
+        return sorted(found, key=lambda group: group.ref[:2])
+
+    def read(self, key: str, unless: str | None = None) -> Versioned | None:
+        """A status object; None if its ETag still is `unless`. Raises: ObjectNotFound, RecordInvalid. Store: 1 GET."""
+        stored = self.store.get(key, unless=unless)
+        return None if stored is None else Versioned(status.decode(stored.body), stored.etag)
+
+    def swap(self, key: str, new: Status, expected: str) -> Versioned:
+        """Swap a status object. Raises: PreconditionFailed, ObjectNotFound. Store: 1 swap."""
+        etag = self.store.swap(key, status.encode(new, self.clock.new_id()), expected)
+        return Versioned(new, etag)
+
+    def update(self, key: str, step: Callable[[Status], Status]) -> Versioned | None:
+        """Swap `step(status)` in, from a fresh read until it lands; None if the object is gone.
+
+        `step` returns its argument where there is nothing to do. Store: 1 GET, 1 swap; the same per lost race.
+        """
+        while True:
+            try:
+                found = self.read(key)
+                assert found is not None  # no ETag was sent  # noqa: S101
+                changed = step(found.status)
+                return found if changed is found.status else self.swap(key, changed, found.etag)
+            except PreconditionFailed:
+                continue
+            except ObjectNotFound:
+                return None
+
+    def close_epochs(self, groups: Sequence[Group]) -> None:
+        """Take epochs that are full and all ended out of the manifest, so that nobody lists them again.
+
+        Args:
+            groups: A listing, as a hint; an epoch that looks finished in it is listed again.
+        """
+        ended: dict[tuple[int, int], int] = {}
+        for group in groups:
+            if group.size_class.has_ended:
+                place = (group.ref.ordinal, group.ref.epoch)
+                ended[place] = ended.get(place, 0) + 1
+        for (ordinal, number), n_ended in ended.items():
+            if n_ended >= GROUPS_PER_EPOCH:
+                self._close_epoch(ordinal, number)
+
+    def _close_epoch(self, ordinal: int, number: int) -> None:
+        # GET, LIST, then swap on that GET's ETag: a retry that puts a hold in between makes the swap fail.
+        while True:
+            manifest = self.refresh()
+            with self._lock:
+                etag = self._manifest_etag or ""
+            submitter = manifest.submitters[ordinal]
+            if number not in submitter.open or any(held == number for held, _ in submitter.holds):
+                return
+            if not all(group.size_class.has_ended for group in self.groups([(ordinal, number)])):
+                return
+            closed = replace(submitter, open=tuple(n for n in submitter.open if n != number))
+            changed = manifest.with_submitter(ordinal, closed)
+            try:
+                new_etag = self.store.swap(self.keys.manifest, records.encode(changed, self.clock.new_id()), etag)
+            except PreconditionFailed:
+                continue
+            self._remember(changed, new_etag)
+            return
+
+    def _group(self, line: Listed) -> Group | None:
+        ref = self.keys.parse_group(line.key)
+        remainder = line.size % 8
+        if ref is None or remainder > SizeClass.ALL_ENDED:
+            return None
+        return Group(line.key, ref, SizeClass(remainder), line.etag, line.modified_at)
+
+    # --- payloads -----------------------------------------------------------------------------------------------------
+
+    def function(self, digest: str) -> bytes:
+        """A function's pickle, its seal checked. Raises: PayloadError, RecordInvalid. Store: 1 GET."""
+        body = self._payload(self.keys.function(digest), f"function {digest}")
+        return bytes(self.sealer.open_sealed("function", digest, body))
+
+    def call(self, group_id: str, body: bytes | Located, label: str) -> memoryview:
+        """A call's pickle, its seal checked. Store: 1 GET if it was too big to inline."""
+        if isinstance(body, Located):
+            body = self._payload(self.keys.calls(group_id), f"call {label}", body.start, body.length)
+        return self.sealer.open_sealed("call", label, body)
+
+    def outcome(self, group_id: str, body: bytes | Located, label: str) -> memoryview:
+        """An outcome, its seal checked. Store: 1 GET if it was too big to inline."""
+        if isinstance(body, Located):
+            key = self.keys.outcomes(group_id, body.part)
+            body = self._payload(key, f"outcome {label}", body.start, body.length)
+        return self.sealer.open_sealed("outcome", label, body)
+
+    def _payload(self, key: str, what: str, start: int = 0, length: int | None = None) -> bytes:
+        try:
+            stored = self.store.get(key, start=start, length=length)
+        except ObjectNotFound as error:
+            raise PayloadError(f"a stored payload is missing: {what}, key={key}; was the session cleaned up?") from error
+        assert stored is not None  # no ETag was sent  # noqa: S101
+        return stored.body
+
+    # --- the bell -----------------------------------------------------------------------------------------------------
+
+    def ring(self, keys: Sequence[str], n_tasks: int) -> None:
+        """Wake idle workers for these status objects; at most one ring each `ring_gap_s`, the rest gathers.
+
+        Call `ring_due` until it returns None to have the gathered ones rung. Store: 1 PUT or none.
+        """
+        with self._lock:
+            gathered, n_before = self._unrung
+            gathered.extend(keys)
+            self._unrung = (gathered[-_KEYS_IN_BELL:], n_before + n_tasks)
+        self.ring_due()
+
+    def ring_due(self) -> float | None:
+        """Ring for what has gathered, if it is time; otherwise in how many seconds it is; None if there is nothing."""
+        now = self.clock.monotonic()
+        with self._lock:
+            keys, n_tasks = self._unrung
+            if not keys and not n_tasks:
+                return None
+            wait_s = self._last_ring + self.manifest.timings.ring_gap_s - now if self._manifest else 0.0
+            if wait_s > 0:
+                return wait_s
+            self._unrung = ([], 0)
+            self._last_ring = now
+        self.store.put(self.keys.bell, records.encode(Bell(tuple(keys), n_tasks), self.clock.new_id()))
+        return None
+
+    def read_bell(self, unless: str | None) -> tuple[Bell, str] | None:
+        """The bell and its ETag; None if it has not been rung since. Store: 1 GET, mostly a 304."""
+        try:
+            stored = self.store.get(self.keys.bell, unless=unless)
+        except ObjectNotFound:
+            return None
+        if stored is None:
+            return None
+        try:
+            return records.decode_bell(stored.body), stored.etag
+        except (RecordInvalid, VersionMismatch):
+            # The bell is only a hint; a broken one still says "look".
+            return Bell(), stored.etag

@@ -1,0 +1,347 @@
+"""The files of the embedded store: made, opened, lent out and removed here, so that `sqlite.py` only reads and writes.
+
+A *store file* is born with its first object and dies with its last. Reading never makes one. Three hazards shape this:
+
+- *Forks.* SQLite remembers per process which files it has locked. A child that inherits this memory believes in
+  locks that it does not hold, and its acknowledged writes vanish when the parent closes the file. So no connection is
+  open while the process forks: before a fork, those lent out are waited for and all are closed.
+- *Removal.* A file is unlinked only after its tables were renamed in a committed transaction, so a process that still
+  has it open fails on its next statement ("no such table") instead of writing into a file without a name.
+- *Making and removing* happen under an advisory lock on the folder (`_lock`), which dies with its process. Hence the
+  file under a name is never replaced between looking at it and acting on it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import quote
+from weakref import WeakSet
+
+from starburst_executor.errors import AccessDenied, RecordInvalid, StarburstError, StoreUnavailable
+
+__all__ = ["Gone", "StoreFiles", "bury", "translated"]
+
+_FORMAT = 1
+_BUSY_S = 60.0
+_FORK_PATIENCE_S = 5.0
+_WAL_BYTES_KEPT = 64 << 20
+# The index alone answers a listing; bodies lie apart from it. Bodies above a chunk's size are rows of `chunks` under
+# their ETag, which no other write ever has.
+_SCHEMA = f"""
+BEGIN IMMEDIATE;
+CREATE TABLE objects (key TEXT NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL, modified_at REAL NOT NULL, body BLOB);
+CREATE INDEX listing ON objects (key, etag, size, modified_at);
+CREATE TABLE chunks (etag TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (etag, number));
+PRAGMA user_version = {_FORMAT};
+COMMIT;
+"""
+
+
+class Gone(Exception):
+    """There is no store file, or it is buried: no object is in it, and none will be."""
+
+
+class _File:
+    """What one process has open of one store file."""
+
+    __slots__ = ("identity", "idle", "writing")
+
+    def __init__(self, identity: tuple[int, int]) -> None:
+        self.identity = identity
+        self.idle: list[sqlite3.Connection] = []
+        # SQLite lets waiters sleep for milliseconds, and a swap takes microseconds: threads of one process queue here.
+        self.writing = threading.Lock()
+
+
+class StoreFiles:
+    """Connections to the files of one folder. Thread-safe; safe in a child after a fork.
+
+    Args:
+        folder: Where the files are; made with the first of them, for its owner only.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()  # guards _files, _lent and each file's idle list
+        self._all_back = threading.Condition(self._lock)
+        self._files: dict[str, _File] = {}
+        self._lent = 0
+        self._closed = False
+        self._held_for_fork = False
+        _all_files.add(self)
+
+    @contextmanager
+    def reading(self, path: str) -> Iterator[sqlite3.Connection]:
+        """Lend a connection to a file that is there. Raises: Gone."""
+        file, connection = self._borrow(path)
+        try:
+            yield connection
+        except BaseException as error:
+            self._take_back_failed(file, connection, error)
+            _raise_translated(error, path)
+            raise
+        self._take_back(file, connection)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[sqlite3.Connection]:
+        """Lend a connection that no other thread of this process writes through meanwhile. Raises: Gone."""
+        file, connection = self._borrow(path)
+        try:
+            with file.writing:
+                yield connection
+        except BaseException as error:
+            self._take_back_failed(file, connection, error)
+            _raise_translated(error, path)
+            raise
+        self._take_back(file, connection)
+
+    def make(self, path: str) -> None:
+        """Make a store file, unless there is one that lives.
+
+        # Crash here: a file without tables; it reads as Gone, and the next `make` finishes it.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._folder_lock():
+                self._make_locked(path)
+        except (OSError, sqlite3.Error) as error:
+            _raise_translated(error, path)
+            raise
+
+    def remove_buried(self, path: str) -> None:
+        """Unlink a file that was buried; nothing happens to one that lives. A second call is harmless.
+
+        # Crash here: a buried file keeps its name; it reads as Gone, and the next `make` or removal unlinks it.
+        """
+        if _identity(path) is None:
+            return
+        try:
+            with self._folder_lock(), closing(_connected(path)) as connection:
+                if _is_buried(connection):
+                    _unlink(path)
+        except Gone:
+            return
+        except (OSError, sqlite3.Error) as error:
+            _raise_translated(error, path)
+            raise
+
+    def close(self) -> None:
+        """Close every connection: now if it is idle, else when it comes back."""
+        with self._lock:
+            self._closed = True
+            self._close_idle()
+
+    def hold_for_fork(self) -> None:
+        """Let no connection be open until `resume_after_fork`; in the thread that forks."""
+        # Bounded: a signal handler that forks may interrupt the very call it would wait for.
+        self._held_for_fork = self._lock.acquire(timeout=_FORK_PATIENCE_S)
+        if self._held_for_fork:
+            self._all_back.wait_for(lambda: self._lent == 0, _FORK_PATIENCE_S)
+            self._close_idle()
+
+    def resume_after_fork(self, *, in_child: bool) -> None:
+        if in_child:
+            # The threads that used the rest do not exist here.
+            self._lock = threading.Lock()
+            self._all_back = threading.Condition(self._lock)
+            self._files = {}
+            self._lent = 0
+            self._held_for_fork = False
+        elif self._held_for_fork:
+            self._held_for_fork = False
+            self._lock.release()
+
+    def _borrow(self, path: str) -> tuple[_File, sqlite3.Connection]:
+        identity = _identity(path)
+        with self._lock:
+            file = self._files.get(path)
+            if file is None or file.identity != identity:
+                file = self._replaced(path, identity)
+            if identity is None:
+                raise Gone(path)
+            self._lent += 1
+            if file.idle:
+                return file, file.idle.pop()
+        try:
+            return file, self._opened(path, identity)
+        except BaseException as error:
+            self._count_back()
+            _raise_translated(error, path)
+            raise
+
+    def _replaced(self, path: str, identity: tuple[int, int] | None) -> _File:
+        """Forget the file that was under this name; the lock is held."""
+        old = self._files.pop(path, None)
+        for connection in old.idle if old else ():
+            connection.close()
+        file = _File(identity or (0, 0))
+        if identity is not None:
+            self._files[path] = file
+        return file
+
+    def _opened(self, path: str, identity: tuple[int, int]) -> sqlite3.Connection:
+        connection = _connected(path)
+        try:
+            if _identity(path) != identity:
+                raise Gone(path)
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version > _FORMAT:
+                raise RecordInvalid(
+                    f"a newer starburst_executor wrote this store, upgrade to read it: file={path}, format={version}"
+                )
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _take_back(self, file: _File, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            self._lent -= 1
+            if self._lent == 0:
+                self._all_back.notify_all()
+            if not self._closed:
+                file.idle.append(connection)
+                return
+        connection.close()
+
+    def _take_back_failed(self, file: _File, connection: sqlite3.Connection, error: BaseException) -> None:
+        if isinstance(error, StarburstError):  # a refusal: nothing is wrong with the connection
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self._take_back(file, connection)
+        else:
+            connection.close()  # rolls back
+            self._count_back()
+
+    def _count_back(self) -> None:
+        with self._lock:
+            self._lent -= 1
+            if self._lent == 0:
+                self._all_back.notify_all()
+
+    def _close_idle(self) -> None:
+        for file in self._files.values():
+            while file.idle:
+                file.idle.pop().close()
+
+    def _make_locked(self, path: str) -> None:
+        connection = _connected(path, mode="rwc")
+        try:
+            if _is_buried(connection):
+                _unlink(path)
+                connection.close()
+                connection = _connected(path, mode="rwc")
+            if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.executescript(_SCHEMA)
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _folder_lock(self) -> Iterator[None]:
+        with (self.folder / "_lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released by closing, and by death
+            yield
+
+
+def bury(connection: sqlite3.Connection) -> None:
+    """Within a write transaction: declare dead the file that has lost its last object."""
+    connection.execute("ALTER TABLE objects RENAME TO buried")
+
+
+def translated(error: BaseException, path: str) -> StarburstError | Gone | None:
+    """What an error of SQLite or of the file system means to callers of the store; None if it is neither."""
+    folder = Path(path).parent
+    if isinstance(error, OSError):
+        if isinstance(error, FileNotFoundError):
+            return Gone(path)
+        return AccessDenied(
+            f"cannot use the embedded store's folder, make it writable or pass store=: {folder}: {error}"
+        )
+    if not isinstance(error, sqlite3.Error):
+        return None
+    text = str(error)
+    if "no such table" in text:
+        return Gone(path)
+    if "disk is full" in text:
+        return StoreUnavailable(f"disk full, free some space: file={path}")
+    if "readonly" in text or "unable to open" in text:
+        return AccessDenied(
+            f"cannot write the embedded store, make its folder writable or pass store=: {folder}: {text}"
+        )
+    if "not a database" in text or "malformed" in text:
+        return RecordInvalid(f"not a store, or damaged: move it away: file={path}: {text}")
+    return StoreUnavailable(f"the embedded store did not answer: file={path}: {text}")
+
+
+def _raise_translated(error: BaseException, path: str) -> None:
+    meaning = translated(error, path)
+    if meaning is not None:
+        raise meaning from error
+
+
+def _connected(path: str, mode: str = "rw") -> sqlite3.Connection:
+    uri = f"file:{quote(path)}?mode={mode}"
+    try:
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    except sqlite3.OperationalError:
+        if mode == "rw" and _identity(path) is None:
+            raise Gone(path) from None
+        raise
+    try:
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116 - in every request; Path costs twice as much
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _raise_translated(error, path)
+        raise
+    return found.st_dev, found.st_ino
+
+
+def _is_buried(connection: sqlite3.Connection) -> bool:
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'buried'").fetchone()
+    return found is not None
+
+
+def _unlink(path: str) -> None:
+    # The database first: without it, a log left behind by a crash is never replayed. The other way round the burial,
+    # still in the log, would be lost and the objects would be back.
+    for name in (path, path + "-wal", path + "-shm"):
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+
+
+_all_files: WeakSet[StoreFiles] = WeakSet()
+
+
+def _before_fork() -> None:
+    for files in list(_all_files):
+        files.hold_for_fork()
+
+
+def _after_fork(*, in_child: bool) -> None:
+    for files in list(_all_files):
+        files.resume_after_fork(in_child=in_child)
+
+
+os.register_at_fork(
+    before=_before_fork,
+    after_in_parent=lambda: _after_fork(in_child=False),
+    after_in_child=lambda: _after_fork(in_child=True),
+)

@@ -1,0 +1,118 @@
+"""MemoryStore: the reference object store. Every promise of `store/base.py` in as few lines as it takes.
+
+It lives and dies with its process; `memory://name` finds the same store again anywhere in that process, once this
+module was imported.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+from starburst_executor.clock import Clock, SystemClock
+from starburst_executor.errors import ConfigError, ObjectNotFound, PreconditionFailed
+from starburst_executor.store.base import Body, Listed, Stored
+from starburst_executor.store.open import register_scheme
+
+__all__ = ["MemoryStore"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Object:
+    body: bytes
+    etag: str
+    modified_at: float
+
+
+class MemoryStore:
+    """Objects in a dictionary. Thread-safe; another process sees nothing of it.
+
+    Args:
+        name: What its URL ends in; a fresh one by default.
+        clock: Gives the time of each write and the ETags.
+    """
+
+    def __init__(self, name: str | None = None, *, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._name = name or self._clock.new_id()
+        self._lock = threading.Lock()  # guards _objects
+        self._objects: dict[str, _Object] = {}
+        _stores[self._name] = self
+
+    def __repr__(self) -> str:
+        return f"MemoryStore({self._name!r})"
+
+    @property
+    def url(self) -> str:
+        return f"memory://{self._name}"
+
+    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
+        found = self._objects.get(key)
+        if found is None:
+            raise ObjectNotFound(f"no such object: {self.url}/{key}")
+        if found.etag == unless:
+            return None
+        end = None if length is None else start + length
+        return Stored(found.body[start:end], found.etag)
+
+    def create(self, key: str, body: Body) -> str:
+        made = self._made(body)
+        with self._lock:
+            if key in self._objects:
+                raise PreconditionFailed(f"there is an object already: {self.url}/{key}")
+            self._objects[key] = made
+        return made.etag
+
+    def swap(self, key: str, body: Body, expected: str) -> str:
+        made = self._made(body)
+        with self._lock:
+            found = self._objects.get(key)
+            if found is None:
+                raise ObjectNotFound(f"no such object: {self.url}/{key}")
+            if found.etag != expected:
+                raise PreconditionFailed(f"somebody else wrote first: {self.url}/{key}")
+            self._objects[key] = made
+        return made.etag
+
+    def put(self, key: str, body: Body) -> str:
+        made = self._made(body)
+        with self._lock:
+            self._objects[key] = made
+        return made.etag
+
+    def list_folders(self, prefix: str) -> list[str]:
+        with self._lock:
+            rests = [key[len(prefix) :] for key in self._objects if key.startswith(prefix)]
+        return sorted({rest.partition("/")[0] for rest in rests if "/" in rest})
+
+    def list(self, prefix: str) -> list[Listed]:
+        with self._lock:
+            found = [(key, stored) for key, stored in self._objects.items() if key.startswith(prefix)]
+        return sorted(Listed(key, len(stored.body), stored.etag, stored.modified_at) for key, stored in found)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        with self._lock:
+            for key in keys:
+                self._objects.pop(key, None)
+
+    def close(self) -> None:
+        """Nothing to let go of: the objects stay for the next `memory://` of this name."""
+
+    def _made(self, body: Body) -> _Object:
+        return _Object(bytes(body), self._clock.new_id(), self._clock.now())
+
+
+_stores: WeakValueDictionary[str, MemoryStore] = WeakValueDictionary()
+_opened: dict[str, MemoryStore] = {}  # keeps alive what was opened by its name, as a file would
+
+
+def _open_memory(url: str) -> MemoryStore:
+    name = url.removeprefix("memory://")
+    if not name or "/" in name:
+        raise ConfigError(f"a memory store's URL is memory://<name>: url={url}")
+    return _opened.setdefault(name, _stores.get(name) or MemoryStore(name))
+
+
+register_scheme("memory", _open_memory)

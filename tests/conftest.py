@@ -1,0 +1,19 @@
+"""What every test gets: an environment of its own, so that none reads or writes the settings of whoever runs it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def starburst_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh `STARBURST_HOME`, inherited by the processes that a test starts; every other `STARBURST_*` is gone."""
+    for name in list(os.environ):
+        if name.startswith("STARBURST_"):
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("starburst_home")
+    monkeypatch.setenv("STARBURST_HOME", str(home))
+    return home

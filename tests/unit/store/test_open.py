@@ -1,0 +1,72 @@
+"""URLs and the stores they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from starburst_executor.errors import ConfigError
+from starburst_executor.store.open import open_store
+from starburst_executor.store.s3 import S3Store
+from starburst_executor.store.sqlite import SqliteStore
+from starburst_executor.testing.memory import MemoryStore
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "nonsense",
+        "/a/path",
+        "sqlite:",
+        "sqlite://relative/path",
+        "sqlite:relative",
+        "sqlite:///path?mode=ro",
+        "http://bucket/prefix",
+        "s3://",
+        "s3:///prefix",
+        "s3://key:secret@bucket/prefix",
+        "s3://bucket/prefix?aws_secret_access_key=x",
+        "s3://bucket/prefix#fragment",
+        "memory://",
+        "memory://a/b",
+    ],
+)
+def test_what_names_no_store(url: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        open_store(url)
+    assert "://" in str(refused.value) or "takes" in str(refused.value)
+    assert "secret@" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "100%", "a?b", "a#b", "ümlaut"])
+def test_any_folder_comes_back_from_its_url(tmp_path: Path, name: str) -> None:
+    store = SqliteStore(tmp_path / name)
+    store.put("sessions/s/manifest", b"x")
+    store.close()
+    other = open_store(store.url)
+    assert other.url == store.url
+    assert [line.key for line in other.list("sessions/s/")] == ["sessions/s/manifest"]
+    other.close()
+    assert (tmp_path / name / "s.db").exists()
+
+
+def test_a_memory_store_is_found_by_its_name() -> None:
+    made = MemoryStore()
+    assert open_store(made.url) is made
+    assert open_store("memory://test-open") is open_store("memory://test-open")
+
+
+def test_what_an_s3_url_says_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    for url in (
+        "s3://bucket/a/prefix?endpoint_url=http://localhost:9000&region=eu-west-1",
+        "s3://bucket?endpoint_url=http://localhost:9000&region=eu-west-1&etag_quotes=no",
+        "s3://bucket/prefix?region=eu-central-1",
+    ):
+        store = open_store(url)
+        assert isinstance(store, S3Store)
+        assert store.url == url
+        assert store.is_aws == ("endpoint_url" not in url)
+        store.close()
