@@ -1,0 +1,291 @@
+"""One worker: its threads, its life from the first beat to the last.
+
+    main thread     finds work for idle slots; leaves when idle, drains on SIGTERM, stops when the session is over
+    keeper          beats, looks, keeps the deadline                                       (`worker/keeper.py`)
+    slot-N          claims, runs, commits                                                  (`worker/slot.py`)
+    life            waits for the end of the client that started this worker, if it is bound to one
+
+The nursery that forks the runners is forked itself before any of these threads exists.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import BinaryIO
+
+from starburst_executor.clock import Clock
+from starburst_executor.errors import (
+    AccessDenied,
+    ObjectNotFound,
+    SessionNotFound,
+    StarburstError,
+    StoreUnavailable,
+    VersionMismatch,
+)
+from starburst_executor.protocol.payload import describe_outcome
+from starburst_executor.protocol.records import SessionState, WorkerState
+from starburst_executor.store.patient import PatientStore
+from starburst_executor.store.repair import end_what_is_left
+from starburst_executor.store.session import SessionStore
+from starburst_executor.worker.claims import Claims
+from starburst_executor.worker.durations import Durations
+from starburst_executor.worker.finder import Finder
+from starburst_executor.worker.keeper import Keeper
+from starburst_executor.worker.runner import Nursery
+from starburst_executor.worker.slot import Functions, Slot, Solitude
+
+__all__ = ["Agent", "LEAVE_QUIETLY", "Stop", "check_versions"]
+
+_log = logging.getLogger(__name__)
+
+# What a client that ends in good order writes before it lets go: it cleans up itself.
+LEAVE_QUIETLY = b"q"
+# How soon a signal is acted on: its handler only sets a flag, since it must not touch a lock.
+_SIGNAL_S = 0.25
+
+
+class Stop(enum.Enum):
+    """Why a worker ends."""
+
+    IDLE = "nothing to do"
+    DRAINED = "told to stop"
+    SESSION_OVER = "the session is over"
+    CLIENT_LEFT = "its client has ended"
+    CLIENT_DIED = "its client died"
+    BROKEN = "the session is broken"
+    FAILED = "it cannot go on"
+
+
+def check_versions(session: SessionStore) -> None:
+    """Raises: VersionMismatch if pickles of this session cannot be read here."""
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    needed = session.manifest.python
+    if needed != here:
+        raise VersionMismatch(
+            f"the session's functions were pickled by another Python: session={needed}, here={here}; start this with "
+            f"Python {needed}"
+        )
+
+
+class Agent:
+    """A worker process. `run` is called once, by the main thread.
+
+    Args:
+        life: Ends when the client does to which this worker is bound; None for a worker bound to none.
+    """
+
+    def __init__(
+        self,
+        session: SessionStore,
+        store: PatientStore,
+        worker_id: str,
+        nursery: Nursery,
+        clock: Clock,
+        *,
+        n_slots: int,
+        life: BinaryIO | None = None,
+    ) -> None:
+        self._session = session
+        self._clock = clock
+        self._nursery = nursery
+        self._life = life
+        self._timings = session.manifest.timings
+        self._initializer = self._load_initializer()
+        self._draining = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()  # guards: _why, _words
+        self._why: Stop | None = None
+        self.words = ""
+        self._term = False
+        self._more = threading.Condition()  # guards: _n_finds
+        self._n_finds = 0
+        claims = Claims(session, worker_id, clock)
+        self._finder = Finder(session, clock, n_slots)
+        functions, durations, solitude = Functions(session), Durations(), Solitude()
+        self._slots = [
+            Slot(
+                number,
+                session,
+                claims,
+                self._finder,
+                functions,
+                durations,
+                solitude,
+                clock,
+                spawn=partial(nursery.spawn, initializer=self._initializer),
+                draining=self._draining,
+                stopped=self._over,
+                broken=self._break_session,
+            )
+            for number in range(n_slots)
+        ]
+        self._keeper = Keeper(
+            session,
+            worker_id,
+            claims,
+            clock,
+            n_slots=n_slots,
+            bound=life is not None,
+            is_idle=self._is_idle,
+            running=lambda: [running for slot in self._slots if (running := slot.running())],
+            requests=store.requests.snapshot,
+        )
+
+    def on_sigterm(self, *_: object) -> None:
+        """Signal handler: drain. Only sets a flag."""
+        self._term = True
+
+    def run(self) -> Stop:
+        """Work until there is a reason to stop; the reason. Never raises what the session's state explains."""
+        try:
+            # A worker beats before its first claim, so that nobody ever sees a claim of a worker without a beat.
+            self._keeper.say(WorkerState.IDLE)
+        except StarburstError as error:
+            self._stop(Stop.FAILED, str(error))
+        threads = [self._thread("keeper", self._keep)]
+        threads += [self._thread(f"slot-{i}", partial(self._work, slot)) for i, slot in enumerate(self._slots)]
+        if self._life is not None:
+            threads.append(self._thread("life", self._wait_for_client))
+        for thread in threads:
+            thread.start()
+        self._guard(self._find)
+        return self._end(threads[1 : 1 + len(self._slots)])
+
+    # --- main thread --------------------------------------------------------------------------------------------------
+
+    def _find(self) -> None:
+        idle_since = self._clock.monotonic()
+        while not self._over.is_set() and not self._draining.is_set():
+            if all(not slot.is_idle for slot in self._slots):
+                pause_s = self._timings.commit_s
+            else:
+                pause_s = self._finder.step()
+                self._wake_slots()
+            if not self._is_idle():
+                idle_since = self._clock.monotonic()
+            elif self._clock.monotonic() - idle_since >= self._timings.idle_exit_s:
+                idle_since = self._clock.monotonic()
+                if self._session.manifest.idle_exit and self._keeper.may_leave(self._over):
+                    self._stop(Stop.IDLE)
+            if self._session.manifest.state.is_over:
+                self._stop(Stop.SESSION_OVER)
+            self._pause(pause_s)
+
+    def _pause(self, pause_s: float) -> None:
+        until = self._clock.monotonic() + pause_s
+        while not self._over.is_set():
+            if self._term:
+                self._stop(Stop.DRAINED)
+            left_s = until - self._clock.monotonic()
+            if left_s <= 0 or self._clock.wait(self._finder.wanted, min(left_s, _SIGNAL_S)):
+                return
+
+    def _wake_slots(self) -> None:
+        if self._finder.has_candidates():
+            with self._more:
+                self._n_finds += 1
+                self._more.notify_all()
+
+    def _is_idle(self) -> bool:
+        return all(slot.is_idle for slot in self._slots)
+
+    def _end(self, slot_threads: list[threading.Thread]) -> Stop:
+        why = self._why or Stop.FAILED
+        if why == Stop.DRAINED:
+            self._drain(slot_threads)
+        self._over.set()
+        self._nursery.close()
+        if why == Stop.CLIENT_DIED:
+            self._guard(partial(self._session.end, SessionState.TERMINATED, "its client died"))
+        if why != Stop.FAILED:
+            self._guard(self._keeper.left)
+        _log.info("worker ends: %s %s", why.value, self.words)
+        return why
+
+    def _drain(self, slot_threads: list[threading.Thread]) -> None:
+        """Let what runs end within the grace time, then release it."""
+        deadline = self._clock.monotonic() + self._timings.grace_s
+        for thread in slot_threads:
+            thread.join(max(0.0, deadline - self._clock.monotonic()))
+        for slot in self._slots:
+            slot.hurry.set()
+        for thread in slot_threads:
+            thread.join(self._timings.grace_s)
+
+    # --- the other threads --------------------------------------------------------------------------------------------
+
+    def _work(self, slot: Slot) -> None:
+        while not self._over.is_set():
+            with self._more:
+                n_finds = self._n_finds
+            if slot.step():
+                continue
+            if self._draining.is_set():
+                return
+            with self._more:
+                self._more.wait_for(
+                    lambda seen=n_finds: self._n_finds != seen or self._draining.is_set(), self._timings.beat_s
+                )
+
+    def _keep(self) -> None:
+        while not self._clock.wait(self._over, self._timings.beat_s):
+            try:
+                manifest = self._keeper.turn()
+            except StoreUnavailable as error:
+                _log.warning("the store cannot be reached; going on: %s", error)
+                continue
+            if manifest.state.is_over:
+                end_what_is_left(self._session, manifest)
+                self._stop(Stop.SESSION_OVER)
+
+    def _wait_for_client(self) -> None:
+        assert self._life is not None  # this thread is started for one  # noqa: S101
+        said = self._life.read(1)
+        self._stop(Stop.CLIENT_LEFT if said == LEAVE_QUIETLY else Stop.CLIENT_DIED)
+
+    def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
+        # Daemons: a thread that hangs in a request must not keep a worker alive that was told to go.
+        return threading.Thread(target=self._guard, args=(target,), name=name, daemon=True)
+
+    def _guard(self, target: Callable[[], object]) -> None:
+        """Run a thread's target; what ends it ends the worker, for a reason that is told."""
+        try:
+            target()
+        except (SessionNotFound, ObjectNotFound) as error:
+            self._stop(Stop.SESSION_OVER, str(error))
+        except AccessDenied as error:
+            self._stop(Stop.FAILED, str(error))
+        except StoreUnavailable as error:
+            if not self._over.is_set():
+                self._stop(Stop.FAILED, str(error))
+        except Exception as error:
+            _log.exception("a worker's thread failed")
+            self._stop(Stop.FAILED, f"{type(error).__name__}: {error}")
+
+    def _stop(self, why: Stop, words: str = "") -> None:
+        with self._lock:
+            if self._why is None:
+                self._why, self.words = why, words
+        (self._draining if why == Stop.DRAINED else self._over).set()
+        self._finder.wanted.set()
+        with self._more:
+            self._more.notify_all()
+
+    # --- initializer --------------------------------------------------------------------------------------------------
+
+    def _load_initializer(self) -> bytes | None:
+        digest = self._session.manifest.initializer
+        return None if digest is None else self._session.function(digest)
+
+    def _break_session(self, outcome: bytes) -> None:
+        """The initializer failed here: the session cannot go on anywhere."""
+        failure = describe_outcome(outcome)
+        what = f"{failure.type_name}: {failure.message}\n{failure.traceback}" if failure is not None else ""
+        manifest = self._session.end(SessionState.BROKEN, f"no task can be run: the initializer failed: {what}")
+        end_what_is_left(self._session, manifest)
+        self._stop(Stop.BROKEN, what)

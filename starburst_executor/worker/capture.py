@@ -1,0 +1,152 @@
+"""What a runner prints: its standard output and error are files that the agent reads.
+
+The runner only says, with each outcome, how long its two files are; the bytes in between belong to that task. Nobody
+truncates, so these offsets never change their meaning and both sides need no lock. What has been read is given back to
+the system as a hole in the file. A task that prints without end is held to `_LIMIT_BYTES` on the disk: its first part
+is remembered, its last part stays, the rest is dropped and counted.
+
+A crash loses nothing of this: the file outlives the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+import sys
+import tempfile
+from contextlib import suppress
+
+__all__ = ["CapturedStream"]
+
+_LIMIT_BYTES = 16 * 1024 * 1024
+_TIDY_BYTES = 1024 * 1024  # holes are made for so much at least: a system call per task would be too much
+_BLOCK_BYTES = 64 * 1024  # a multiple of every page and block size; holes begin and end at one
+_SHOW_BYTES = 1024 * 1024
+_PARTIAL_LINE_BYTES = 64 * 1024
+
+
+class CapturedStream:
+    """One output file of one runner, seen from the agent. Not thread-safe.
+
+    Attributes:
+        fd: The file, open for appending, for the runner to write to.
+    """
+
+    def __init__(self, *, keep_bytes: int, show_fd: int | None = None) -> None:
+        """
+        Args:
+            keep_bytes: The most that is kept of one task's text; more loses its middle.
+            show_fd: Where the text is also shown as it comes, for example 1.
+        """
+        self.fd = _append_only_file()
+        self._keep_bytes = keep_bytes
+        self._limit_bytes = max(_LIMIT_BYTES, 2 * keep_bytes)
+        self._show_fd = show_fd
+        self._start = 0  # where the running task's text begins
+        self._shown = 0  # up to where it has been shown
+        self._freed = 0  # up to where the file is a hole
+        self._head = b""  # the first part of the running task's text, if that is in the hole
+
+    def watch(self) -> None:
+        """Show what is new, and drop the middle of what became too long. To be called now and then."""
+        size = os.fstat(self.fd).st_size
+        self._show(size, whole_lines=True)
+        if size - self._freed > self._limit_bytes:
+            if self._freed <= self._start:
+                self._head = self._read(self._start, self._start + self._keep_bytes // 2)
+            self._free(size - self._tail_bytes)
+
+    def take(self, end: int | None = None) -> bytes:
+        """The text from the last `take` up to `end`, or up to now. At most `keep_bytes` and a line that says so."""
+        if end is None:
+            end = os.fstat(self.fd).st_size
+        if end == self._start:
+            return b""
+        self._show(end, whole_lines=False)
+        text = self._text(self._start, end)
+        if end < self._start:  # user code truncated the file, by opening /dev/stdout anew
+            self._shown, self._freed = min(self._shown, end), min(self._freed, end)
+        self._start, self._head = end, b""
+        if end - self._freed > _TIDY_BYTES:
+            self._free(end)
+        return text
+
+    def close(self) -> None:
+        """Let go of the file. A second call is harmless."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    @property
+    def _tail_bytes(self) -> int:
+        return self._keep_bytes - self._keep_bytes // 2
+
+    def _text(self, start: int, end: int) -> bytes:
+        if self._freed <= start and end - start <= self._keep_bytes:
+            return self._read(start, end)
+        head = self._head
+        if self._freed <= start:
+            head = self._read(start, start + self._keep_bytes // 2)
+        head = head[: max(0, end - start)]
+        tail_start = min(end, max(end - self._tail_bytes, self._freed, start + len(head)))
+        omitted = tail_start - start - len(head)
+        line = f"\n… {omitted:,} bytes omitted …\n".encode() if omitted > 0 else b""
+        return head + line + self._read(tail_start, end)
+
+    def _read(self, start: int, end: int) -> bytes:
+        return os.pread(self.fd, max(0, end - start), start)
+
+    def _free(self, end: int) -> None:
+        end -= end % _BLOCK_BYTES
+        if end > self._freed and _punch(self.fd, self._freed, end - self._freed):
+            self._freed = end
+
+    def _show(self, end: int, *, whole_lines: bool) -> None:
+        while self._show_fd is not None and self._shown < end:
+            text = self._read(self._shown, min(end, self._shown + _SHOW_BYTES))
+            if whole_lines:
+                text = _whole_lines(text)
+            if not text:
+                return
+            self._shown += len(text)
+            self._write(text)
+
+    def _write(self, text: bytes) -> None:
+        left = memoryview(text)
+        try:
+            while left and self._show_fd is not None:
+                left = left[os.write(self._show_fd, left) :]
+        except OSError:  # nobody reads any more; the text is captured all the same
+            self._show_fd = None
+
+
+def _whole_lines(text: bytes) -> bytes:
+    """Up to the last end of a line, so that runners do not share lines; a long line without an end as it is."""
+    end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+    return text if end == 0 and len(text) >= _PARTIAL_LINE_BYTES else text[:end]
+
+
+def _append_only_file() -> int:
+    """A nameless file: in memory where the system can, which also can make holes; else on the disk."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("runner-output")
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    return fd
+
+
+def _punch(fd: int, start: int, length: int) -> bool:
+    """Give these bytes of a file back to the system, without moving the others. False if it cannot."""
+    with suppress(OSError):
+        if sys.platform == "darwin":
+            f_punchhole = 99  # <sys/fcntl.h>; its argument is struct fpunchhole: flags, reserved, offset, length
+            fcntl.fcntl(fd, f_punchhole, struct.pack("=IIqq", 0, 0, start, length))
+            return True
+        keep_size_punch_hole = 0x01 | 0x02  # <linux/falloc.h>
+        libc = ctypes.CDLL(None)
+        return bool(libc.fallocate(fd, keep_size_punch_hole, ctypes.c_longlong(start), ctypes.c_longlong(length)) == 0)
+    return False

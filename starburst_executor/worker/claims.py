@@ -1,0 +1,325 @@
+"""Claim, claim ahead, commit, release: a worker's swaps on status objects.
+
+    key ──GET──► status ──claim──► swap ──► Claim ──► (slot runs it) ──► outcomes/ (create, if big)
+                   ▲                 │ 412: another object                     │
+                   └── 412: again ───┼──────── swap: end these tasks, claim the next slice of the same object
+                                     ▼
+                                 held: what every beat names, from before the claim is written until it is settled
+
+Guarantee: a task's outcome is committed only while its entry is under the claim that ran it, so of two workers that ran
+the same run of a task one outcome counts. An unclear answer is resolved by what the object then says of this claim.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import msgpack
+
+from starburst_executor.clock import Clock
+from starburst_executor.errors import ObjectNotFound, PreconditionFailed
+from starburst_executor.protocol import status
+from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.seal import SEAL_BYTES
+from starburst_executor.protocol.status import Ended, Entry, Located, State, Status
+from starburst_executor.store.session import SessionStore, Versioned
+
+__all__ = ["Claim", "Claims", "Finding"]
+
+# Outcomes too big to inline share objects of up to so many bytes; a bigger one has an object of its own.
+_PART_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Finding:
+    """How one task of a claim went, before it is stored.
+
+    Attributes:
+        state: `State.COMPLETED` or `State.FAILED`.
+        outcome: Unsealed.
+        output: Captured stdout and stderr.
+        seconds: How long it ran.
+        failures: Failed attempts of this run, this one included.
+    """
+
+    state: State
+    outcome: bytes | memoryview
+    output: tuple[bytes, bytes] = (b"", b"")
+    seconds: float = 0.0
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class Claim:
+    """A hold on some tasks of one status object. Owned by one slot.
+
+    Attributes:
+        claim_id: `<worker_id>.<number>`.
+        key: The status object.
+        ref: What its key says.
+        seen: The status object as this worker last wrote or read it.
+        open: Tasks claimed and not yet committed or released.
+        found: Tasks that have ended and wait for their commit.
+        n_parts: Outcome and log objects written so far.
+        has_losses: It holds a task that has lost a worker before.
+    """
+
+    claim_id: str
+    key: str
+    ref: GroupRef
+    seen: Versioned
+    open: set[int]
+    found: dict[int, Finding] = field(default_factory=dict)
+    n_parts: int = 0
+    has_losses: bool = False
+
+    def entry(self, index: int) -> Entry:
+        """The entry as claimed: its attempt, its call, its failures so far."""
+        return self.seen.status.entries[index]
+
+    @property
+    def is_run(self) -> bool:
+        """Every task of it has ended; what is left is a commit."""
+        return len(self.found) == len(self.open)
+
+
+class Claims:
+    """All claims of one worker. Thread-safe; a single claim is not."""
+
+    def __init__(self, session: SessionStore, worker_id: str, clock: Clock) -> None:
+        self._session = session
+        self._worker_id = worker_id
+        self._clock = clock
+        self._lock = threading.Lock()  # guards: _held, _n_claims, n_ended
+        self._held: dict[str, str] = {}
+        self._n_claims = 0
+        self.n_ended = 0
+
+    def held(self) -> dict[str, str]:
+        """Claim id to key of every claim held or being written, for the next beat."""
+        with self._lock:
+            return dict(self._held)
+
+    def claim(
+        self, key: str, *, size: Callable[[Status], int], alone: bool = False, ahead: bool = False
+    ) -> tuple[Claim | None, Status | None]:
+        """Claim pending tasks of one status object.
+
+        Args:
+            size: Upper bound of the slice, in tasks, told by the object; 1 while the function's duration is unknown.
+            alone: This worker has nothing else, so a task on its last try may be taken.
+            ahead: Another slice runs meanwhile, so a task that has lost a worker must not be taken.
+
+        Returns:
+            The claim, or None if the race was lost or nothing is pending; and the object as last seen, or None if it is
+            gone or was lost to another writer.
+
+        Raises:
+            StoreUnavailable: no answer while stopping; the claim may stand, and a later beat no longer names it.
+
+        Store: 1 GET, 1 swap; 1 GET more per lost answer.
+        """
+        session = self._session
+        ref = session.keys.parse_group(key)
+        try:
+            found = session.read(key) if ref is not None else None
+        except ObjectNotFound:
+            found = None
+        if found is None or ref is None:
+            return None, None
+        claim_id = self._new_claim(key)
+        changed, taken = self._take(found.status, claim_id, size(found.status), alone=alone, ahead=ahead)
+        if not taken:
+            self._forget(claim_id)
+            return None, found.status
+        try:
+            seen = session.swap(key, changed, found.etag)
+        except (PreconditionFailed, ObjectNotFound) as error:
+            landed = self._landed(key, claim_id) if getattr(error, "unclear", False) else None
+            if landed is None:
+                self._forget(claim_id)
+                return None, None
+            seen, taken = landed, landed.status.under(claim_id)
+        # Crash here: the entries are claimed by a worker that is gone; watchers take them back as lost.
+        return _claim(claim_id, key, ref, seen, taken), seen.status
+
+    def commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
+        """Store what has been found of a claim, and claim up to `then` more tasks of the same object in the same swap.
+
+        Outcomes whose entries are no longer under this claim are dropped. Harmless if there is nothing to store.
+        `ahead` as in `claim`.
+
+        Store: 1 swap, 1 create for big outcomes, 1 create for captured output; 1 GET and 1 swap more per lost race.
+        """
+        session = self._session
+        ended = self._store_parts(claim)
+        next_id = self._new_claim(claim.key) if then else ""
+        seen = claim.seen
+        while True:
+            changed, mine = status.commit(seen.status, claim.claim_id, ended, self._clock.now())
+            taken = seen.status.under(next_id) if next_id else []
+            if next_id and not taken:
+                changed, taken = self._take(changed, next_id, then, ahead=ahead)
+            if changed is seen.status:
+                break
+            try:
+                seen = session.swap(claim.key, changed, seen.etag)
+                break
+            except PreconditionFailed:
+                # Lost to another writer, or landed with its answer lost: what the object says now decides both.
+                fresh = session.read(claim.key)
+                assert fresh is not None  # no ETag was sent  # noqa: S101
+                seen = fresh
+        # Crash here: the outcomes are stored; the next slice is claimed by a worker that is gone and goes back as lost.
+        return self._settle(claim, seen, ended, next_id, taken)
+
+    def release(self, claim: Claim, indices: Collection[int], *, refused: bool = False) -> None:
+        """Make tasks of a claim pending again and ring for them. Store: 1 swap, 1 ring; 1 GET, 1 swap per lost race."""
+        session = self._session
+        wanted = set(indices) & claim.open
+        if not wanted:
+            return
+        seen = claim.seen
+        while True:
+            changed = status.release(seen.status, claim.claim_id, wanted, refused=refused)
+            if changed is seen.status:
+                break
+            try:
+                seen = session.swap(claim.key, changed, seen.etag)
+                break
+            except PreconditionFailed:
+                fresh = session.read(claim.key)
+                assert fresh is not None  # no ETag was sent  # noqa: S101
+                seen = fresh
+        claim.seen = seen
+        claim.open -= wanted
+        for index in wanted:
+            claim.found.pop(index, None)
+        self._close_if_done(claim)
+        session.ring([claim.key], len(wanted))
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _take(
+        self, current: Status, claim_id: str, at_most: int, *, alone: bool = False, ahead: bool = False
+    ) -> tuple[Status, list[int]]:
+        return status.claim(
+            current,
+            claim_id,
+            at_most=at_most,
+            now=self._clock.now(),
+            max_losses=self._session.manifest.max_losses,
+            alone=alone,
+            ahead=ahead,
+        )
+
+    def _landed(self, key: str, claim_id: str) -> Versioned | None:
+        """The object, if a claim whose answer was lost is on it."""
+        try:
+            found = self._session.read(key)
+        except ObjectNotFound:
+            return None
+        return found if found is not None and found.status.under(claim_id) else None
+
+    def _settle(
+        self, claim: Claim, seen: Versioned, ended: dict[int, Ended], next_id: str, taken: list[int]
+    ) -> Claim | None:
+        claim.seen = seen
+        claim.open -= ended.keys()
+        claim.found.clear()
+        # What was taken from this claim while it ran is somebody else's now.
+        claim.open &= set(seen.status.under(claim.claim_id))
+        with self._lock:
+            self.n_ended += len(ended)
+        self._close_if_done(claim)
+        if not taken:
+            self._forget(next_id)
+            return None
+        return _claim(next_id, claim.key, claim.ref, seen, taken)
+
+    def _close_if_done(self, claim: Claim) -> None:
+        if not claim.open:
+            self._forget(claim.claim_id)
+
+    def _new_claim(self, key: str) -> str:
+        with self._lock:
+            self._n_claims += 1
+            claim_id = f"{self._worker_id}.{self._n_claims}"
+            # Named by beats from before it is written: a watcher may see it in the object before we hear of it.
+            self._held[claim_id] = key
+            return claim_id
+
+    def _forget(self, claim_id: str) -> None:
+        with self._lock:
+            self._held.pop(claim_id, None)
+
+    def _store_parts(self, claim: Claim) -> dict[int, Ended]:
+        """Write what is too big to inline, and captured output; everything found, as the status object takes it."""
+        limit = status.inline_bytes(claim.ref.n_tasks)
+        keys, parts = self._session.keys, _Parts(claim)
+        ended = {}
+        for index, finding in sorted(claim.found.items()):
+            label = status.outcome_label(claim.seen.status, index, claim.entry(index))
+            seal = self._session.sealer.seal("outcome", label, finding.outcome)
+            outcome: bytes | Located
+            if len(finding.outcome) + SEAL_BYTES <= limit:
+                outcome = seal + finding.outcome
+            else:
+                outcome = parts.outcomes.add([seal, finding.outcome])
+            log = parts.logs.add([_packed(finding.output)]) if any(finding.output) else None
+            ended[index] = Ended(finding.state, outcome, log, finding.seconds, finding.failures)
+        for part, body in parts.outcomes.bodies():
+            self._create(keys.outcomes(claim.ref.group_id, part), body)
+        for part, body in parts.logs.bodies():
+            self._create(keys.logs(claim.ref.group_id, part), body)
+        return ended
+
+    def _create(self, key: str, body: bytes | memoryview) -> None:
+        try:
+            self._session.store.create(key, body)
+        except PreconditionFailed:
+            # Ours alone, and always the same bytes: it landed before.
+            return
+
+
+def _claim(claim_id: str, key: str, ref: GroupRef, seen: Versioned, taken: list[int]) -> Claim:
+    has_losses = any(seen.status.entries[index].losses for index in taken)
+    return Claim(claim_id, key, ref, seen, set(taken), has_losses=has_losses)
+
+
+class _Parts:
+    """The outcome and log objects of one commit."""
+
+    def __init__(self, claim: Claim) -> None:
+        self.outcomes = _Part(claim)
+        self.logs = _Part(claim)
+
+
+class _Part:
+    """Gathers byte strings into objects, and says where each will be."""
+
+    def __init__(self, claim: Claim) -> None:
+        self._claim = claim
+        self._objects: list[tuple[str, list[bytes | memoryview]]] = []
+        self._n_bytes = _PART_BYTES
+
+    def add(self, pieces: list[bytes | memoryview]) -> Located:
+        length = sum(map(len, pieces))
+        if self._n_bytes + length > _PART_BYTES:
+            self._claim.n_parts += 1
+            self._objects.append((f"{self._claim.claim_id}-{self._claim.n_parts}", []))
+            self._n_bytes = 0
+        part, gathered = self._objects[-1]
+        gathered.extend(pieces)
+        self._n_bytes += length
+        return Located(part, self._n_bytes - length, length)
+
+    def bodies(self) -> list[tuple[str, bytes | memoryview]]:
+        return [(part, b"".join(pieces)) for part, pieces in self._objects]
+
+
+def _packed(output: tuple[bytes, bytes]) -> bytes:
+    packed: bytes = msgpack.packb(output)
+    return packed

@@ -1,0 +1,188 @@
+"""Which status objects a worker should try next: the bell, the listing, and the lots that keep workers apart.
+
+    idle:  bell? ──304──► pause, doubling ──► bell? …             now and then, unasked: LIST
+             │ rung
+             ▼
+           candidates ──take: at random, one of the oldest 2W──► claim ──nothing pending──► forget it
+             ▲                                                                 │ none left
+             └──────────────────────── LIST open epochs ◄──────────────────────┘
+
+Everything here is a hint. What decides is the swap (`worker/claims.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from dataclasses import dataclass
+
+from starburst_executor.clock import Backoff, Clock
+from starburst_executor.protocol import status
+from starburst_executor.protocol.records import Bell
+from starburst_executor.protocol.status import SizeClass, State, Status
+from starburst_executor.store.session import SessionStore
+
+__all__ = ["Finder"]
+
+# A ring that names more keys than this has left some out: list instead.
+_MANY_KEYS = 32
+
+
+@dataclass(slots=True)
+class _Ring:
+    """A ring that this worker has not looked after yet, and its chance to do so at the next poll."""
+
+    bell: Bell
+    chance: float
+
+
+class Finder:
+    """Candidates for claims, shared by the slots of one worker. Thread-safe but for `step`, which one thread calls."""
+
+    def __init__(self, session: SessionStore, clock: Clock, n_slots: int) -> None:
+        self._session = session
+        self._clock = clock
+        timings = session.manifest.timings
+        self._timings = timings
+        self._n_slots = n_slots
+        self._lock = threading.Lock()  # guards: _candidates, _solo, _dry
+        # Key to about how many tasks are pending there; oldest first.
+        self._candidates: dict[str, int] = {}
+        self._solo: dict[str, float] = {}
+        self._dry = True
+        self.wanted = threading.Event()
+        self._bell_etag: str | None = None
+        self._ring: _Ring | None = None
+        self._backoff = Backoff(clock, timings.bell_min_s, timings.bell_max_s)
+        self._next_look = float("-inf")
+
+    # --- for slots ----------------------------------------------------------------------------------------------------
+
+    def take(self) -> str | None:
+        """A key to try, one of the oldest 2W at random; None if none is known (`wanted` is set then)."""
+        with self._lock:
+            if not self._candidates:
+                self.wanted.set()
+                return None
+            n_choices = min(len(self._candidates), 2 * self._n_all_slots())
+            nth = int(self._clock.random() * n_choices)
+            return next(key for i, key in enumerate(self._candidates) if i == nth)
+
+    def saw(self, key: str, seen: Status) -> None:
+        """A slot has read or written this object: what is pending there now."""
+        max_losses = self._session.manifest.max_losses
+        n_pending = sum(e.state == State.PENDING and e.losses < max_losses - 1 for e in seen.entries)
+        with self._lock:
+            was_known = key in self._candidates or key in self._solo
+            if status.awaits_solo(seen, max_losses):
+                self._solo.setdefault(key, self._clock.monotonic())
+            else:
+                self._solo.pop(key, None)
+            if n_pending:
+                if was_known:
+                    self._candidates[key] = n_pending
+            else:
+                self._candidates.pop(key, None)
+
+    def avoid(self, key: str) -> None:
+        """A race for this object was lost, or it is gone: try others first."""
+        with self._lock:
+            n_tasks = self._candidates.pop(key, None)
+            if n_tasks is not None and self._candidates:
+                self._candidates[key] = n_tasks
+            self._dry = self._dry and not self._candidates
+
+    def has_candidates(self) -> bool:
+        """Whether an idle slot should try: something is pending, or a task waits for a worker of its own."""
+        with self._lock:
+            return bool(self._candidates) or bool(self._solo)
+
+    def fair_share(self) -> int:
+        """At most so many tasks a slice, so that the others get theirs."""
+        return max(1, math.ceil(self._n_pending() / self._n_all_slots()))
+
+    def is_plenty(self) -> bool:
+        """Whether there are more pending tasks than slots, so that one claimed ahead is not missed elsewhere."""
+        return self._n_pending() > self._n_all_slots()
+
+    def solo(self) -> tuple[str, float] | None:
+        """An object with a task that waits for a worker of its own, and for how many seconds it has been seen waiting."""
+        with self._lock:
+            for key, since in self._solo.items():
+                return key, self._clock.monotonic() - since
+        return None
+
+    # --- for the agent ------------------------------------------------------------------------------------------------
+
+    def step(self) -> float:
+        """One turn of a worker with an idle slot: poll the bell, look if it is time; how long to pause then, in seconds.
+
+        Store: 1 GET, mostly a 304; sometimes 1 LIST an open epoch.
+        """
+        self.wanted.clear()
+        now = self._clock.monotonic()
+        rung = self._session.read_bell(self._bell_etag)
+        if rung is not None:
+            bell, self._bell_etag = rung
+            self._backoff.reset()
+            self._ring = _Ring(bell, self._first_chance(bell))
+        if self._ring is not None:
+            if self._clock.random() < self._ring.chance:
+                bell, self._ring = self._ring.bell, None
+                self._answer(bell)
+            else:
+                self._ring.chance *= 2
+        elif not self._dry or now >= self._next_look:
+            self.look()
+        if self._candidates:
+            self._backoff.reset()
+        return self._backoff.next_s()
+
+    def look(self) -> bool:
+        """List all open epochs for pending tasks; whether there are any. Store: 1 GET, 1 LIST an open epoch."""
+        session = self._session
+        manifest = session.refresh()
+        groups = session.groups(manifest.open_epochs())
+        with self._lock:
+            # An object on the solo list is listed with pending tasks too. It is no candidate until it is rung for or
+            # read again, or every look would lead to a claim of nothing.
+            self._candidates = {
+                g.key: g.ref.n_tasks if g.size_class == SizeClass.ALL_PENDING else max(1, g.ref.n_tasks // 2)
+                for g in groups
+                if g.size_class.has_pending and g.key not in self._solo
+            }
+            self._solo = {g.key: self._solo[g.key] for g in groups if g.key in self._solo and g.size_class.has_pending}
+            found = bool(self._candidates)
+            self._dry = not found
+        self._next_look = self._clock.monotonic() + self._rest_s()
+        session.close_epochs(groups)
+        return found
+
+    def _answer(self, bell: Bell) -> None:
+        if not bell.keys or len(bell.keys) >= _MANY_KEYS:
+            self.look()
+            return
+        refs = [(key, self._session.keys.parse_group(key)) for key in bell.keys]
+        with self._lock:
+            for key, ref in refs:
+                if ref is not None:
+                    self._candidates[key] = ref.n_tasks
+        # The bell is a hint and may have been rung twice: look for oneself soon, but not for each lone task.
+        self._next_look = min(self._next_look, self._clock.monotonic() + self._timings.bell_max_s)
+
+    def _first_chance(self, bell: Bell) -> float:
+        """About as many workers react as are needed."""
+        return 1.0 if not bell.keys else min(1.0, self._n_slots * max(1, bell.n_tasks) / self._n_all_slots())
+
+    def _n_pending(self) -> int:
+        """About how many tasks are pending, as far as this worker knows."""
+        with self._lock:
+            return sum(self._candidates.values())
+
+    def _rest_s(self) -> float:
+        """Idle workers look unasked, together about once per beat interval."""
+        n_workers = max(1, round(self._n_all_slots() / self._n_slots))
+        return self._timings.beat_s * n_workers * (0.5 + self._clock.random())
+
+    def _n_all_slots(self) -> int:
+        return max(1, self._session.manifest.workers, self._n_slots)

@@ -1,0 +1,230 @@
+"""A worker's life signs: its beat, its look at the others' beats, the session's state and deadline.
+
+Owned by one thread of the agent. Each turn: beat, then look and repair if this worker is one of the three oldest, then
+the manifest. The beat comes first, so that a look counts only when the worker itself has been heard.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from starburst_executor.clock import Clock
+from starburst_executor.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
+from starburst_executor.protocol import records
+from starburst_executor.protocol.records import DETACHED, Manifest, SessionState, WorkerBeat, WorkerState
+from starburst_executor.store.repair import Watcher, read_beats
+from starburst_executor.store.session import SessionStore
+from starburst_executor.worker.claims import Claims
+
+__all__ = ["Keeper"]
+
+_log = logging.getLogger(__name__)
+
+# Three watchers: two may be lost at once, and the cost of watching does not grow with the workers.
+_N_WATCHERS = 3
+
+
+class Keeper:
+    """Beats, watches, keeps the deadline. Its `turn` is called by one thread; `say` by any.
+
+    Args:
+        bound: This worker ends with the client that started it, by a pipe, so it need not watch that client's beats.
+        is_idle: Tells whether no slot has work.
+        running: Tells which tasks run, with the seconds they have.
+        requests: Tells the store requests made so far, by kind.
+    """
+
+    def __init__(
+        self,
+        session: SessionStore,
+        worker_id: str,
+        claims: Claims,
+        clock: Clock,
+        *,
+        n_slots: int,
+        bound: bool,
+        is_idle: Callable[[], bool],
+        running: Callable[[], list[tuple[str, float]]],
+        requests: Callable[[], Mapping[str, int]],
+    ) -> None:
+        self._session = session
+        self._worker_id = worker_id
+        self._claims = claims
+        self._clock = clock
+        self._bound = bound
+        self._is_idle = is_idle
+        self._running = running
+        self._requests = requests
+        timings = session.manifest.timings
+        self._timings = timings
+        now = clock.now()
+        where = f"{socket.gethostname()}:{os.getpid()}"
+        self._beat = WorkerBeat(worker_id, 0, WorkerState.WORKING, n_slots, now, now, where=where)
+        self._etag: str | None = None
+        self._lock = threading.Lock()  # guards: _beat, _etag, held over the swap: beats are written one by one
+        self._watcher = Watcher(session, timings.looks_until_lost)
+        self._watches = False
+        self._n_looks = 0
+        self._next_look = 0.0
+        self._next_rank = 0.0
+        self._rate_from = (clock.monotonic(), 0)
+        self._clients_seen: frozenset[str] = frozenset()
+        self._clients_moved = clock.monotonic()
+
+    # --- beats --------------------------------------------------------------------------------------------------------
+
+    def say(self, state: WorkerState | None = None) -> WorkerBeat:
+        """Beat now; the beat once it is acknowledged. Store: 1 swap."""
+        with self._lock:
+            self._beat = self._next_beat(state or self._present_state())
+            self._write()
+            return self._beat
+
+    def _present_state(self) -> WorkerState:
+        """What the next beat says unless told otherwise: a worker that is leaving goes on leaving."""
+        if self._beat.state in (WorkerState.LEAVING, WorkerState.LEFT):
+            return self._beat.state
+        return WorkerState.IDLE if self._is_idle() else WorkerState.WORKING
+
+    def _next_beat(self, state: WorkerState) -> WorkerBeat:
+        now, n_ended = self._clock.monotonic(), self._claims.n_ended
+        since, n_before = self._rate_from
+        elapsed_s = now - since
+        per_s = (n_ended - n_before) / elapsed_s if elapsed_s >= self._timings.commit_s else self._beat.per_s
+        if elapsed_s >= self._timings.commit_s:
+            self._rate_from = (now, n_ended)
+        at = self._clock.now()
+        return replace(
+            self._beat,
+            number=self._beat.number + 1,
+            state=state,
+            at=at,
+            claims=self._claims.held(),
+            running=tuple((name, at - seconds) for name, seconds in self._running()),
+            n_ended=n_ended,
+            per_s=per_s,
+            requests=dict(self._requests()),
+        )
+
+    def _write(self) -> None:
+        store, key = self._session.store, self._session.keys.worker(self._worker_id)
+        body = records.encode(self._beat, self._clock.new_id())
+        try:
+            self._etag = store.create(key, body) if self._etag is None else store.swap(key, body, self._etag)
+        except PreconditionFailed:
+            # The object is ours alone, so an earlier beat of ours landed late: read it and beat anew on top of it.
+            stored = store.get(key)
+            assert stored is not None  # no ETag was sent  # noqa: S101
+            self._etag = store.swap(key, records.encode(self._beat, self._clock.new_id()), stored.etag)
+
+    # --- the turn -----------------------------------------------------------------------------------------------------
+
+    def turn(self) -> Manifest:
+        """One beat interval's work; the session's manifest as it then is.
+
+        Raises: SessionNotFound if the session was deleted; ObjectNotFound if this worker's beat was.
+        Store: 1 swap, 1 GET (mostly a 304); a watcher: 1 LIST, and a repair each fourth look.
+        """
+        try:
+            self.say()
+        except StoreUnavailable:
+            self._watcher.watch.failed()
+            raise
+        self._learn_rank()
+        if self._watches:
+            self._look()
+            self._watch_clients()
+        return self._keep_deadline(self._session.refresh())
+
+    def _learn_rank(self) -> None:
+        now = self._clock.monotonic()
+        if now < self._next_rank:
+            return
+        self._next_rank = now + self._timings.rank_s
+        beats = [beat for beat, _ in read_beats(self._session) if beat.state != WorkerState.LEFT]
+        # Started as they say themselves: no clock is trusted here, it only has to be about the same three for all.
+        oldest = sorted(beats, key=lambda beat: (beat.started_at, beat.worker_id))[:_N_WATCHERS]
+        self._watches = any(beat.worker_id == self._worker_id for beat in oldest)
+
+    def _look(self) -> None:
+        now = self._clock.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + self._timings.look_s * 0.9
+        self._watcher.look()
+        self._n_looks += 1
+        if self._n_looks % self._timings.looks_until_lost == 0:
+            n_tasks = self._watcher.repair()
+            if n_tasks:
+                _log.warning("took back tasks of lost workers: tasks=%d", n_tasks)
+
+    def _watch_clients(self) -> None:
+        """End an attached session whose client has been silent for too long: nobody would collect, somebody pays."""
+        session = self._session
+        if self._bound or session.manifest.kind == DETACHED:
+            return
+        now = self._clock.monotonic()
+        etags = frozenset(line.etag for line in session.store.list(session.keys.clients))
+        if etags != self._clients_seen:
+            self._clients_seen, self._clients_moved = etags, now
+        elif now - self._clients_moved >= self._timings.client_gone_s:
+            session.end(SessionState.TERMINATED, "its client has not been heard of for too long")
+
+    def _keep_deadline(self, manifest: Manifest) -> Manifest:
+        deadline_at = manifest.deadline_at
+        if deadline_at is None or manifest.state.is_over or self._clock.now() < deadline_at:
+            return manifest
+
+        def expire(current: Manifest) -> Manifest | None:
+            # Extend or expire: the first to land wins, since both are swaps of the same object.
+            if current.deadline_at is None or current.deadline_at > self._clock.now() or current.state.is_over:
+                return None
+            return replace(current, state=SessionState.EXPIRED, reason="absolute_timeout passed")
+
+        return self._session.change(expire)
+
+    # --- leaving ------------------------------------------------------------------------------------------------------
+
+    def may_leave(self, give_up: threading.Event) -> bool:
+        """Whether this idle worker can go without stranding a task. Says `leaving` first, takes it back if not.
+
+        Store: 1 swap, 1 LIST an open epoch; where others hold claims, 1 LIST and 1 GET a worker twice.
+        """
+        self.say(WorkerState.LEAVING)
+        session = self._session
+        groups = session.groups(session.refresh().open_epochs())
+        if any(group.size_class.has_pending for group in groups):
+            stays = True
+        elif all(group.size_class.has_ended for group in groups):
+            stays = False
+        else:
+            # Somebody's claim stands: if its worker dies, a worker that is still there must take the tasks.
+            stays = not self._a_peer_stays(give_up)
+        if stays:
+            self.say(WorkerState.IDLE)
+        return not stays
+
+    def _a_peer_stays(self, give_up: threading.Event) -> bool:
+        """Whether another worker beats, idle and not leaving, after we said that we leave."""
+        before = {beat.worker_id: beat.number for beat, _ in read_beats(self._session)}
+        self._clock.wait(give_up, self._timings.beat_s * 1.5)
+        n_stay = sum(
+            beat.state == WorkerState.IDLE and beat.number > before.get(beat.worker_id, -1)
+            for beat, _ in read_beats(self._session)
+            if beat.worker_id != self._worker_id
+        )
+        # In a detached session nobody else would come: keep a second one in reserve.
+        return n_stay >= (2 if self._session.manifest.kind == DETACHED else 1)
+
+    def left(self) -> None:
+        """The last beat. Store: 1 swap."""
+        try:
+            self.say(WorkerState.LEFT)
+        except (ObjectNotFound, StoreUnavailable) as error:
+            _log.info("left without saying so: %s", error)
+

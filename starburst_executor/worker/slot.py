@@ -1,0 +1,573 @@
+"""One slot of a worker: claims slices, feeds its runner, watches deadlines, commits what has ended.
+
+    finder ──key──► claims ──Claim──► backlog ──jobs──► runner ──Finished | Died──► Claim.found ──► claims.commit
+                                        ▲                  │                                          │
+                                        └── retry, after a │ death: the unstarted ones                └─► next slice
+                                                           └── overrun or SIGTERM: unstarted ones are released
+
+A slot is stepped by one thread; nothing in it is shared but what it is given. A step never waits longer than until the
+next thing that is due, so a test can step it with a fake clock and a fake runner.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from starburst_executor.clock import Clock
+from starburst_executor.errors import PayloadError, RecordInvalid, StarburstError, TaskCrashed, TaskTimeout
+from starburst_executor.protocol import status
+from starburst_executor.protocol.keys import task_id
+from starburst_executor.protocol.payload import dump_reason
+from starburst_executor.protocol.status import State, Status
+from starburst_executor.store.session import SessionStore
+from starburst_executor.worker.claims import Claim, Claims, Finding
+from starburst_executor.worker.durations import Durations
+from starburst_executor.worker.finder import Finder
+from starburst_executor.worker.runner import BrokenStart, Died, Finished, Job, Runner
+
+__all__ = ["Functions", "Slot", "Solitude"]
+
+_log = logging.getLogger(__name__)
+
+# Calls handed to the runner ahead of the one that runs, at the most.
+_FEED_BYTES = 64 * 2**20
+# A task that takes longer than so many slices' worth of time is not claimed ahead: the claim would cost a few percent
+# of its time, but an idle worker would have to wait for it.
+_AHEAD_SLICES = 5
+# A runner that dies so often without having started a task will not do better the next time.
+_STARTS = 3
+
+
+class Functions:
+    """Pickles of the session's functions, read once each. Thread-safe."""
+
+    def __init__(self, session: SessionStore) -> None:
+        self._session = session
+        self._known: dict[str, bytes] = {}
+
+    def get(self, digest: str) -> bytes:
+        """Raises: PayloadError, RecordInvalid. Store: 1 GET the first time."""
+        if digest not in self._known:
+            self._known[digest] = self._session.function(digest)
+        return self._known[digest]
+
+
+class Solitude:
+    """Lets one slot have the worker to itself, for a task on its last try. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards: _busy, _wanted_by
+        self._busy: set[int] = set()
+        self._wanted_by: int | None = None
+
+    def enter(self, slot: int) -> bool:
+        """Before a claim: whether this slot may claim now. It counts as busy from then on."""
+        with self._lock:
+            if self._wanted_by not in (None, slot):
+                return False
+            self._busy.add(slot)
+            return True
+
+    def leave(self, slot: int) -> None:
+        """The slot holds nothing any more."""
+        with self._lock:
+            self._busy.discard(slot)
+
+    def have(self, slot: int, *, insist: bool) -> bool:
+        """Whether this slot is the only busy one, and stays so until `give_up`; `insist`: the others drain for it."""
+        with self._lock:
+            if self._wanted_by not in (None, slot):
+                return False
+            alone = self._busy <= {slot}
+            if alone or insist:
+                self._wanted_by = slot
+            return alone
+
+    def is_wanted(self, slot: int) -> bool:
+        """Whether the others drain for this slot."""
+        return self._wanted_by == slot
+
+    def give_up(self, slot: int) -> None:
+        """Let the others claim again."""
+        with self._lock:
+            if self._wanted_by == slot:
+                self._wanted_by = None
+
+
+class _Placed(NamedTuple):
+    """A job in the runner: whose it is."""
+
+    claim: Claim
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A failed task that keeps its claim until its next try."""
+
+    due: float
+    placed: _Placed
+
+
+class Slot:
+    """One task at a time, many in a row. Stepped by one thread.
+
+    Args:
+        number: Which slot of its worker.
+        spawn: Makes a runner.
+        draining: Set when the worker should stop: nothing is claimed, what has not started is released.
+        stopped: Set when the worker stops at once: nothing is written any more.
+        broken: Called with an outcome when the initializer raised.
+
+    Attributes:
+        hurry: Set when the grace time of draining is over: what still runs is killed and released.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        session: SessionStore,
+        claims: Claims,
+        finder: Finder,
+        functions: Functions,
+        durations: Durations,
+        solitude: Solitude,
+        clock: Clock,
+        *,
+        spawn: Callable[[], Runner],
+        draining: threading.Event,
+        stopped: threading.Event,
+        broken: Callable[[bytes], None],
+    ) -> None:
+        self._number = number
+        self._session = session
+        self._claims = claims
+        self._finder = finder
+        self._functions = functions
+        self._durations = durations
+        self._solitude = solitude
+        self._clock = clock
+        self._spawn = spawn
+        self._draining = draining
+        self._stopped = stopped
+        self.hurry = threading.Event()
+        self._broken = broken
+        self._timings = session.manifest.timings
+        self._runner: Runner | None = None
+        self._n_in_runner = 0  # tasks this runner has been given, for max_tasks_per_child
+        self._n_bad_starts = 0
+        self._next_job = 0
+        self._open: list[Claim] = []
+        self._jobs: dict[int, _Placed] = {}
+        self._backlog: deque[_Placed] = deque()
+        self._waiting: list[_Waiting] = []
+        self._failures: dict[tuple[str, int], int] = {}
+        self._started = 0.0  # when the runner's oldest job was started, as far as we know
+        self._committed = 0.0
+        self._overrun = False
+        self._timed_out = False
+        self._races = 0
+
+    @property
+    def is_idle(self) -> bool:
+        """Holds no claim."""
+        return not self._open
+
+    def running(self) -> tuple[str, float] | None:
+        """The task that runs and how many seconds it has, for the beat. May be called by another thread."""
+        for placed in list(self._jobs.values())[:1]:
+            ref = placed.claim.ref
+            return task_id(ref.ordinal, ref.first + placed.index), self._clock.monotonic() - self._started
+        return None
+
+    def step(self) -> bool:
+        """One turn: take work if there is none, wait for the runner or the next deadline, commit. False if idle."""
+        if self._stopped.is_set():
+            return False
+        if self.hurry.is_set():
+            self._abandon()
+        elif self._draining.is_set():
+            self._release_unstarted()
+        elif not self._open and not self._acquire():
+            return False
+        if not self._open:
+            return False
+        self._requeue_due()
+        self._feed()
+        self._claim_ahead()
+        self._listen()
+        self._check_deadlines()
+        self._commit_due()
+        if not self._open:
+            self._solitude.leave(self._number)
+            self._solitude.give_up(self._number)
+        return True
+
+    def _abandon(self) -> None:
+        """Kill what runs, commit what has ended, release the rest: the grace time is over. Store: 1 swap a claim."""
+        if self._runner is not None:
+            self._runner.kill()
+            self._listen_until_dead()
+        for claim in list(self._open):
+            if claim.found:
+                self._commit(claim)
+            self._claims.release(claim, set(claim.open))
+        self._open.clear()
+        self._jobs.clear()
+        self._backlog.clear()
+
+    # --- taking work --------------------------------------------------------------------------------------------------
+
+    def _acquire(self) -> bool:
+        """Claim from some candidate; whether there is something to do now."""
+        if not self._solitude.enter(self._number):
+            return False
+        if self._claim_solo() or (not self._solitude.is_wanted(self._number) and self._claim_candidate()):
+            return True
+        self._solitude.leave(self._number)
+        return False
+
+    def _claim_candidate(self) -> bool:
+        key = self._finder.take()
+        while key is not None:
+            claim, seen = self._try(key)
+            if claim is not None:
+                return True
+            if seen is None:
+                self._races += 1
+                self._finder.avoid(key)
+                # Spread those who lost the same race over about one request's time, longer if it happens again.
+                self._clock.wait(self._draining, self._timings.bell_min_s * self._races * self._clock.random())
+            if self._draining.is_set():
+                return False
+            key = self._finder.take()
+        self._races = 0
+        return False
+
+    def _claim_solo(self) -> bool:
+        """A task on its last try, if this worker has nothing else, or has seen it wait for too long."""
+        waiting = self._finder.solo()
+        if waiting is None:
+            self._solitude.give_up(self._number)
+            return False
+        key, waited_s = waiting
+        if not self._solitude.have(self._number, insist=waited_s > self._timings.beat_s):
+            return False
+        claim, _ = self._try(key, alone=True)
+        if claim is None:
+            self._solitude.give_up(self._number)
+        return claim is not None
+
+    def _try(self, key: str, *, alone: bool = False, ahead: bool = False) -> tuple[Claim | None, Status | None]:
+        try:
+            claim, seen = self._claims.claim(key, size=self._slice_size, alone=alone, ahead=ahead)
+        except RecordInvalid as error:
+            _log.warning("a status object cannot be read and is left alone: key=%s, error=%s", key, error)
+            self._finder.avoid(key)
+            return None, None
+        if seen is not None:
+            self._finder.saw(key, seen)
+        if claim is not None:
+            self._take_in(claim)
+        return claim, seen
+
+    def _take_in(self, claim: Claim) -> None:
+        self._races = 0
+        if not self._open:
+            self._committed = self._clock.monotonic()
+        self._open.append(claim)
+        self._backlog.extend(_Placed(claim, index) for index in sorted(claim.open))
+
+    def _slice_size(self, seen: Status) -> int:
+        """About `slice_s` of work, one task while its duration is unknown, never more than a fair share."""
+        estimate_s = self._durations.of_next(seen)
+        if estimate_s is None:
+            return 1
+        wanted = int(self._timings.slice_s / max(estimate_s, 1e-6))
+        return max(1, min(wanted, self._finder.fair_share(), status.MAX_TASKS))
+
+    def _claim_ahead(self) -> None:
+        """Claim the next slice while this one runs."""
+        if len(self._open) != 1 or self._backlog or self._open[0].is_run or not self._wants_after(self._open[0]):
+            return
+        claim = self._open[0]
+        if self._commit(claim, then=self._slice_size(claim.seen.status), ahead=True) is None:
+            key = self._finder.take()
+            if key is not None and key != claim.key:
+                self._try(key, ahead=True)
+        self._feed()
+
+    def _wants_after(self, claim: Claim) -> bool:
+        """Whether to claim more beside the slice that runs: tasks are short, there are plenty, and none is alone."""
+        if self._draining.is_set() or self._overrun or not self._finder.is_plenty():
+            return False
+        if any(each.has_losses for each in self._open):
+            return False
+        entry = next(iter(claim.seen.status.entries[index] for index in claim.open), None)
+        estimate_s = None if entry is None else self._durations.of(claim.seen.status.functions[entry.function])
+        return estimate_s is not None and estimate_s <= _AHEAD_SLICES * self._timings.slice_s
+
+    # --- feeding the runner -------------------------------------------------------------------------------------------
+
+    def _requeue_due(self) -> None:
+        now = self._clock.monotonic()
+        due = [waiting for waiting in self._waiting if waiting.due <= now]
+        if due:
+            self._waiting = [waiting for waiting in self._waiting if waiting.due > now]
+            self._backlog.extend(waiting.placed for waiting in due)
+
+    def _feed(self) -> None:
+        """Hand the backlog to the runner, as much as it may have."""
+        limit = self._session.manifest.max_tasks_per_child
+        if limit is not None and self._n_in_runner >= limit and not self._jobs:
+            self._retire()
+        jobs, digests, n_bytes = [], {}, 0
+        while self._backlog and n_bytes < _FEED_BYTES:
+            if limit is not None and self._n_in_runner + len(jobs) >= limit:
+                break
+            placed = self._backlog.popleft()
+            if placed.index not in placed.claim.open:
+                continue
+            try:
+                job, function = self._job(placed)
+            except (PayloadError, RecordInvalid) as error:
+                self._found(placed, Finding(State.FAILED, dump_reason(error)))
+                continue
+            jobs.append(job)
+            digests[job.digest] = function
+            n_bytes += len(job.call)
+            self._jobs[job.number] = placed
+        if jobs:
+            if len(self._jobs) == len(jobs):
+                self._started, self._overrun = self._clock.monotonic(), False
+            self._n_in_runner += len(jobs)
+            self._ready_runner().send(jobs, digests)
+
+    def _job(self, placed: _Placed) -> tuple[Job, bytes]:
+        claim, entry = placed.claim, placed.claim.entry(placed.index)
+        sequence = claim.ref.first + placed.index
+        digest = self._digest(placed)
+        function = self._functions.get(digest)
+        if entry.call is None:
+            raise PayloadError(f"a task without its call: task={task_id(claim.ref.ordinal, sequence)}")
+        label = status.call_label(claim.ref.ordinal, sequence, digest)
+        call = self._session.call(claim.ref.group_id, entry.call, label)
+        self._next_job += 1
+        name = task_id(claim.ref.ordinal, sequence)
+        return Job(self._next_job, sequence, entry.attempt, name, digest, bytes(call)), function
+
+    def _digest(self, placed: _Placed) -> str:
+        seen = placed.claim.seen.status
+        return seen.functions[seen.entries[placed.index].function]
+
+    def _ready_runner(self) -> Runner:
+        if self._runner is None:
+            self._runner = self._spawn()
+        return self._runner
+
+    def _retire(self) -> None:
+        """This runner has had its `max_tasks_per_child`."""
+        if self._runner is not None:
+            self._runner.stop()
+            self._runner.close()
+        self._runner, self._n_in_runner = None, 0
+
+    # --- listening ----------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        if self._runner is None:
+            self._clock.wait(self._draining, self._until_due())
+            return
+        for event in self._runner.poll(self._until_due()):
+            # The worker kills its runners when it stops: that is no task's fault.
+            if not self._stopped.is_set():
+                self._hear(event)
+
+    def _listen_until_dead(self) -> None:
+        while self._runner is not None:
+            for event in self._runner.poll(self._timings.commit_s):
+                if isinstance(event, Died):
+                    self._runner.close()
+                    self._runner = None
+                else:
+                    self._hear(event)
+
+    def _hear(self, event: Finished | Died | BrokenStart) -> None:
+        if isinstance(event, Finished):
+            self._n_bad_starts = 0
+            placed = self._jobs.pop(event.number, None)
+            self._started, self._overrun = self._clock.monotonic(), False
+            if placed is not None:
+                self._finished(placed, event)
+        elif isinstance(event, BrokenStart):
+            self._broken(event.outcome)
+        else:
+            self._died(event)
+
+    def _finished(self, placed: _Placed, event: Finished) -> None:
+        output = (event.stdout, event.stderr)
+        if event.ok:
+            self._durations.add(self._digest(placed), event.seconds)
+            outcome = self._checked_size(placed, event.outcome)
+            state = State.COMPLETED if outcome is event.outcome else State.FAILED
+            self._found(placed, Finding(state, outcome, output, event.seconds, self._n_failures(placed)))
+        elif not event.loaded:
+            self._refused(placed, event)
+        else:
+            self._failed(placed, event.outcome, output, event.seconds)
+
+    def _refused(self, placed: _Placed, event: Finished) -> None:
+        """The function could not be loaded: another worker may be able to, once; then it fails."""
+        if placed.claim.entry(placed.index).refusals:
+            self._found(placed, Finding(State.FAILED, event.outcome, (event.stdout, event.stderr)))
+        else:
+            self._release(placed.claim, [placed.index], refused=True)
+
+    def _failed(self, placed: _Placed, outcome: bytes | memoryview, output: tuple[bytes, bytes], seconds: float) -> None:
+        """A failed try: the next one after a pause if retries are left, else the task fails."""
+        n_failures = self._n_failures(placed) + 1
+        self._failures[placed.claim.claim_id, placed.index] = n_failures
+        if n_failures > self._session.manifest.retries:
+            self._found(placed, Finding(State.FAILED, outcome, output, seconds, n_failures))
+            return
+        pause_s = min(self._timings.retry_first_s * 2 ** (n_failures - 1), self._timings.retry_most_s)
+        due = self._clock.monotonic() + pause_s * (0.5 + self._clock.random() / 2)
+        self._waiting.append(_Waiting(due, placed))
+
+    def _died(self, event: Died) -> None:
+        runner = self._runner
+        if runner is None:
+            return
+        placed = self._jobs.pop(event.culprit, None) if event.culprit is not None else None
+        unstarted = [self._jobs.pop(number) for number in runner.retract() if number in self._jobs]
+        # What is neither started nor to be found in the queue was being handed over: it has not started either.
+        unstarted += self._jobs.values()
+        self._jobs.clear()
+        self._backlog.extendleft(reversed(unstarted))
+        runner.close()
+        self._runner, self._n_in_runner = None, 0
+        if placed is not None:
+            self._failed(placed, dump_reason(self._death(placed, event)), (event.stdout, event.stderr), self._ran_s())
+        else:
+            self._n_bad_starts += 1
+            if self._n_bad_starts >= _STARTS:
+                self._broken(dump_reason(TaskCrashed(f"the processes that should run tasks die at once: {event.reason}")))
+        self._timed_out = False
+
+    def _death(self, placed: _Placed, event: Died) -> StarburstError:
+        name = task_id(placed.claim.ref.ordinal, placed.claim.ref.first + placed.index)
+        where = f"task={name}, session={self._session.session_id}"
+        if self._timed_out:
+            limit_s = self._session.manifest.task_timeout
+            return TaskTimeout(f"the task ran longer than task_timeout={limit_s:g} s and was stopped: {where}")
+        return TaskCrashed(f"the process that ran the task died: {event.reason}: {where}")
+
+    def _checked_size(self, placed: _Placed, outcome: bytes | memoryview) -> bytes | memoryview:
+        limit = self._session.manifest.max_result_bytes
+        if len(outcome) <= limit:
+            return outcome
+        name = task_id(placed.claim.ref.ordinal, placed.claim.ref.first + placed.index)
+        return dump_reason(
+            PayloadError(
+                f"the task's result is too large to store: bytes={len(outcome)}, max_result_bytes={limit}, task={name}; "
+                "return less, write it to storage of your own, or raise max_result_bytes"
+            )
+        )
+
+    def _n_failures(self, placed: _Placed) -> int:
+        claimed = placed.claim.entry(placed.index).failures
+        return self._failures.get((placed.claim.claim_id, placed.index), claimed)
+
+    def _found(self, placed: _Placed, finding: Finding) -> None:
+        if placed.index in placed.claim.open:
+            placed.claim.found[placed.index] = finding
+
+    # --- deadlines and commits ----------------------------------------------------------------------------------------
+
+    def _until_due(self) -> float:
+        """How long the runner may be listened to before something else is due, in seconds."""
+        now = self._clock.monotonic()
+        dues = [now + self._timings.commit_s, *(waiting.due for waiting in self._waiting)]
+        if any(claim.found for claim in self._open):
+            dues.append(self._committed + self._timings.commit_s)
+        if any(claim.is_run for claim in self._open):
+            return 0.0
+        if self._jobs:
+            dues += [self._started + limit for limit in (self._session.manifest.task_timeout, self._slack_s()) if limit]
+        return max(0.0, min(dues) - now)
+
+    def _ran_s(self) -> float:
+        return self._clock.monotonic() - self._started
+
+    def _slack_s(self) -> float | None:
+        """After how many seconds the running task counts as an overrun that others should not wait behind."""
+        if self._overrun or len(self._jobs) + len(self._backlog) < 2:  # noqa: PLR2004 - one runs, one waits
+            return None
+        estimate_s = self._durations.of(self._digest(next(iter(self._jobs.values())))) or 0.0
+        return max(2 * estimate_s, estimate_s + self._timings.slice_s)
+
+    def _check_deadlines(self) -> None:
+        if not self._jobs or self._runner is None:
+            return
+        limit_s, slack_s = self._session.manifest.task_timeout, self._slack_s()
+        if limit_s is not None and self._ran_s() >= limit_s and not self._timed_out:
+            self._timed_out = True
+            self._runner.kill()
+        elif slack_s is not None and self._ran_s() >= slack_s:
+            self._overrun = True
+            self._release_unstarted()
+
+    def _release_unstarted(self) -> None:
+        """Let others have what has not started."""
+        unstarted = list(self._backlog) + [waiting.placed for waiting in self._waiting if self._draining.is_set()]
+        if self._draining.is_set():
+            self._waiting.clear()
+        self._backlog.clear()
+        if self._runner is not None and len(self._jobs) > 1:
+            for number in self._runner.retract():
+                placed = self._jobs.pop(number, None)
+                if placed is not None:
+                    unstarted.append(placed)
+        for claim in list(self._open):
+            mine = [placed.index for placed in unstarted if placed.claim is claim]
+            if mine:
+                self._release(claim, mine)
+
+    def _release(self, claim: Claim, indices: list[int], *, refused: bool = False) -> None:
+        self._claims.release(claim, indices, refused=refused)
+        self._drop_if_done(claim)
+
+    def _commit_due(self) -> None:
+        now = self._clock.monotonic()
+        is_due = now - self._committed >= self._timings.commit_s
+        for claim in list(self._open):
+            if claim.is_run:
+                self._commit_run(claim)
+            elif claim.found and is_due:
+                self._commit(claim)
+
+    def _commit_run(self, claim: Claim) -> None:
+        """End a slice, and claim the next one in the same swap."""
+        others = [other for other in self._open if other is not claim]
+        wants_next = not self._draining.is_set() if not others else len(others) == 1 and self._wants_after(claim)
+        self._commit(claim, then=self._slice_size(claim.seen.status) if wants_next else 0, ahead=bool(others))
+
+    def _commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
+        following = self._claims.commit(claim, then=then, ahead=ahead)
+        self._committed = self._clock.monotonic()
+        self._finder.saw(claim.key, claim.seen.status)
+        self._drop_if_done(claim)
+        if following is not None:
+            self._take_in(following)
+        return following
+
+    def _drop_if_done(self, claim: Claim) -> None:
+        if not claim.open and claim in self._open:
+            self._open.remove(claim)
+            for key in [key for key in self._failures if key[0] == claim.claim_id]:
+                del self._failures[key]

@@ -1,0 +1,180 @@
+"""Frames on a stream socket: how agent and runner talk.
+
+A frame is the lengths of its two parts, a head (a short msgpack list, its first item the kind) and a payload of bytes,
+up to gigabytes. Payloads are neither joined nor copied on their way once they are bigger than a buffer. The runner's
+end blocks; the agent's never does, so that neither can wait for the other to read first.
+
+    agent                                                                      runner
+    Outbox ── SETUP · FUNCTION digest · JOB number, digest, … ──────────────►  Inbox
+    Inbox  ◄── READY ends · OUTCOME number, ok, loaded, seconds, ends · BROKEN  send_frame
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import msgpack
+
+__all__ = ["BROKEN", "FUNCTION", "JOB", "OUTCOME", "READY", "SETUP", "Frame", "Inbox", "Outbox", "send_frame"]
+
+SETUP, FUNCTION, JOB = 1, 2, 3  # agent to runner
+READY, OUTCOME, BROKEN = 4, 5, 6  # runner to agent
+
+Payload: TypeAlias = bytes | bytearray | memoryview
+
+_LENGTHS = struct.Struct("<QI")  # payload, head
+_BUFFER_BYTES = 256 * 1024
+_JOIN_BYTES = 16 * 1024  # below this a copy is cheaper than one more element of sendmsg
+_SEND_PARTS = 256  # below every IOV_MAX
+_NOT_A_JOB = 0
+
+
+class Frame(NamedTuple):
+    """One frame as received. The payload is the receiver's own."""
+
+    head: list[Any]
+    payload: bytes | bytearray
+
+
+def _opening(head: Sequence[object], payload_bytes: int) -> bytes:
+    packed: bytes = msgpack.packb(head)
+    return _LENGTHS.pack(payload_bytes, len(packed)) + packed
+
+
+def send_frame(sock: socket.socket, head: Sequence[object], payload: Payload = b"") -> None:
+    """Send one frame on a blocking socket. Raises: OSError."""
+    opening = _opening(head, len(payload))
+    if len(payload) <= _JOIN_BYTES:
+        sock.sendall(opening + payload)
+    else:
+        sock.sendall(opening)
+        sock.sendall(payload)
+
+
+class Inbox:
+    """Frames as they arrive on a socket, blocking or not. Not thread-safe."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self._start = 0  # what has arrived and is not yet returned: _buffer[_start:_end]
+        self._end = 0
+        self._big: Frame | None = None  # a frame too big for the buffer; it is filled in place
+        self._missing = self._buffer[:0]  # the part of it that has not arrived
+
+    def fill(self) -> bool:
+        """Receive once, whatever is there; False at the end of the stream.
+
+        Raises: BlockingIOError if the socket does not block and nothing is there; OSError.
+        """
+        if self._big is not None:
+            received = self._sock.recv_into(self._missing)
+            self._missing = self._missing[received:]
+        else:
+            received = self._sock.recv_into(self._buffer[self._end :])
+            self._end += received
+        return received > 0
+
+    def next(self) -> Frame | None:
+        """The next frame, or None until more has been received."""
+        if self._big is not None:
+            return self._take_big()
+        arrived = self._end - self._start
+        if arrived >= _LENGTHS.size:
+            payload_bytes, head_bytes = _LENGTHS.unpack_from(self._buffer, self._start)
+            opening_bytes = _LENGTHS.size + head_bytes
+            if arrived >= opening_bytes + payload_bytes:
+                return self._take(opening_bytes, payload_bytes)
+            if arrived >= opening_bytes and opening_bytes + payload_bytes > _BUFFER_BYTES:
+                self._begin_big(opening_bytes, payload_bytes)
+                return self._take_big()
+        self._make_room()
+        return None
+
+    def _head(self, opening_bytes: int) -> list[Any]:
+        packed = self._buffer[self._start + _LENGTHS.size : self._start + opening_bytes]
+        return msgpack.unpackb(packed)  # type: ignore[no-any-return]  # msgpack has no types; every head is a list
+
+    def _take(self, opening_bytes: int, payload_bytes: int) -> Frame:
+        head = self._head(opening_bytes)
+        payload_start = self._start + opening_bytes
+        self._start = payload_start + payload_bytes
+        payload = bytes(self._buffer[payload_start : self._start])
+        if self._start == self._end:
+            self._start = self._end = 0
+        return Frame(head, payload)
+
+    def _begin_big(self, opening_bytes: int, payload_bytes: int) -> None:
+        payload = bytearray(payload_bytes)
+        early = self._buffer[self._start + opening_bytes : self._end]
+        self._missing = memoryview(payload)
+        self._missing[: len(early)] = early
+        self._missing = self._missing[len(early) :]
+        self._big = Frame(self._head(opening_bytes), payload)
+        self._start = self._end = 0
+
+    def _take_big(self) -> Frame | None:
+        if len(self._missing):
+            return None
+        frame, self._big = self._big, None
+        self._missing = self._buffer[:0]
+        return frame
+
+    def _make_room(self) -> None:
+        if self._start:
+            arrived = self._end - self._start
+            self._buffer[:arrived] = self._buffer[self._start : self._end]
+            self._start, self._end = 0, arrived
+
+
+class _Part(NamedTuple):
+    number: int  # of the job it belongs to
+    body: memoryview
+
+
+class Outbox:
+    """Frames on their way out of a socket that does not block. Not thread-safe."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._parts: deque[_Part] = deque()
+        self._begun = _NOT_A_JOB  # the job whose bytes went out last: it cannot be dropped any more
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(self, head: Sequence[object], payload: Payload, *, number: int = _NOT_A_JOB) -> None:
+        """Queue one frame; `number` is the job it can be dropped with."""
+        opening = _opening(head, len(payload))
+        if len(payload) <= _JOIN_BYTES:
+            self._parts.append(_Part(number, memoryview(opening + payload)))
+        else:
+            self._parts.append(_Part(number, memoryview(opening)))
+            self._parts.append(_Part(number, memoryview(payload)))
+
+    def flush(self) -> None:
+        """Send as much as the socket takes now. Raises: OSError if the other end is gone."""
+        while self._parts:
+            few = [self._parts[i].body for i in range(min(len(self._parts), _SEND_PARTS))]
+            try:
+                sent = self._sock.sendmsg(few)
+            except BlockingIOError:
+                return
+            self._forget(sent)
+
+    def drop(self, numbers: Container[int]) -> None:
+        """Forget the frames of these jobs, except one that is already partly sent."""
+        self._parts = deque(p for p in self._parts if p.number == self._begun or p.number not in numbers)
+
+    def _forget(self, sent: int) -> None:
+        while sent:
+            part = self._parts.popleft()
+            self._begun = part.number
+            if sent < len(part.body):
+                self._parts.appendleft(_Part(part.number, part.body[sent:]))
+                return
+            sent -= len(part.body)

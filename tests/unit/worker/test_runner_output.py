@@ -1,0 +1,223 @@
+"""What tasks print is captured, belongs to the right task, is bounded, and is shown once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from runner_rig import Rig, death, finished, value_of, wait_until
+
+from starburst_executor.worker import capture
+from starburst_executor.worker.capture import CapturedStream
+
+
+def test_output_belongs_to_the_task_that_made_it() -> None:
+    def talk(i: int) -> None:
+        if i % 2:
+            print("task", i)
+            print("error", i, file=sys.stderr, end="")
+
+    with Rig() as rig:
+        runner = rig.spawn()
+        rig.send(runner, talk, *((i,) for i in range(50)))
+        for i, event in enumerate(finished(runner, 50)):
+            expected = (f"task {i}\n".encode(), f"error {i}".encode()) if i % 2 else (b"", b"")
+            assert (event.stdout, event.stderr) == expected
+
+
+def test_output_below_python_is_captured_too() -> None:
+    def talk() -> None:
+        print("print")
+        os.write(1, b"write\n")
+        subprocess.run(["sh", "-c", "echo child; echo oops >&2"], check=True)
+
+    with Rig() as rig:
+        runner = rig.spawn()
+        rig.send(runner, talk, ())
+        (event,) = finished(runner, 1)
+        assert (event.stdout, event.stderr) == (b"print\nwrite\nchild\n", b"oops\n")
+
+
+def test_output_goes_to_a_nameless_file_where_memory_files_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    with Rig() as rig:
+        runner = rig.spawn()
+        rig.send(runner, print, ("one",), ("two",))
+        assert [event.stdout for event in finished(runner, 2)] == [b"one\n", b"two\n"]
+
+
+def test_the_initializers_output_is_not_the_first_tasks() -> None:
+    with Rig() as rig:
+        runner = rig.spawn(lambda: print("initializing"))
+        rig.send(runner, lambda: print("task"), ())
+        assert finished(runner, 1)[0].stdout == b"task\n"
+
+
+def test_a_closed_or_replaced_stdout_does_no_harm() -> None:
+    def close() -> None:
+        sys.stdout.close()
+        os.close(1)
+
+    with Rig() as rig:
+        runner = rig.spawn()
+        rig.send(runner, close, ())
+        value_of(*finished(runner, 1))
+        assert rig.run(runner, abs, -1) == 1
+
+
+def test_last_words_of_a_killed_task_are_read(tmp_path: Path) -> None:
+    def talk() -> None:
+        print("so far")
+        (tmp_path / "talked").touch()
+        threading.Event().wait()
+
+    with Rig() as rig:
+        runner = rig.spawn()
+        rig.send(runner, lambda: print("another task's"), ())
+        finished(runner, 1)
+        rig.send(runner, talk, ())
+        wait_until((tmp_path / "talked").exists)
+        runner.kill()
+        assert death(runner)[1].stdout == b"so far\n"
+
+
+def test_long_output_keeps_its_ends() -> None:
+    with Rig(capture_bytes=1000) as rig:
+        runner = rig.spawn()
+        rig.send(runner, lambda: os.write(1, b"a" * 700 + b"b" * 10_000 + b"c" * 700), ())
+        rig.send(runner, lambda: os.write(1, b"x" * 1000), ())
+        first, second = finished(runner, 2)
+        assert first.stdout == b"a" * 500 + "\n… 10,400 bytes omitted …\n".encode() + b"c" * 500
+        assert second.stdout == b"x" * 1000
+
+
+def test_endless_output_does_not_fill_the_disk() -> None:
+    total_bytes = 600_000_000
+
+    def talk() -> None:
+        os.write(1, b"first")
+        for _ in range(total_bytes // 1_000_000):
+            os.write(1, b"-" * 1_000_000)
+        os.write(1, b"last")
+
+    with Rig(capture_bytes=1000) as rig:
+        runner = rig.spawn()
+        rig.send(runner, talk, ())
+        most_bytes = 0
+        ended: list[object] = []
+        while not ended:
+            ended += runner.poll(0.01)
+            most_bytes = max(most_bytes, os.fstat(runner._streams[0].fd).st_blocks * 512)
+        rig.send(runner, lambda: print("the next"), ())
+        (following,) = finished(runner, 1)
+        (event,) = ended
+        text = event.stdout  # type: ignore[attr-defined]
+        assert text.startswith(b"first---")
+        assert text.endswith(b"---last")
+        assert f"… {total_bytes + 9 - 1000:,} bytes omitted …".encode() in text
+        assert most_bytes < total_bytes / 2
+        assert os.fstat(runner._streams[0].fd).st_blocks * 512 < 2_000_000
+        assert following.stdout == b"the next\n"
+
+
+_TEE = """
+import sys
+from starburst_executor.protocol import payload
+from starburst_executor.worker.runner import Job, Nursery
+
+def talk(i):
+    import os, sys, time
+    print("begin", i)
+    sys.stdout.write("no end")
+    sys.stdout.flush()
+    if i == 0:
+        sys.stdin_closed = os.path.exists(PATH) or None
+        while not os.path.exists(PATH):
+            time.sleep(0.002)
+    print(" end", i)
+    print("error", i, file=sys.stderr)
+
+PATH = sys.argv[1]
+nursery = Nursery.start(session_id="s", sys_path=[], tee=True)
+runner = nursery.spawn()
+runner.send([Job(i + 1, i, 1, "0-0", "f", payload.dump_call((i,), {})) for i in range(3)], {"f": payload.dump_function(talk)})
+n = 0
+while n < 3:
+    n += len(runner.poll(10))
+nursery.close()
+"""
+
+
+def test_tee_shows_lines_while_the_task_runs_and_nothing_twice(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with subprocess.Popen(
+        [sys.executable, "-c", _TEE, str(go)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as agent:
+        assert agent.stdout is not None
+        assert agent.stdout.readline() == "begin 0\n"
+        go.touch()
+        stdout, stderr = agent.communicate(timeout=30)
+    assert stdout == "no end end 0\nbegin 1\nno end end 1\nbegin 2\nno end end 2\n"
+    assert stderr == "error 0\nerror 1\nerror 2\n"
+
+
+# ------------------------------------------------------------------------------------------------ one stream by itself
+
+
+@pytest.fixture
+def stream() -> CapturedStream:
+    return CapturedStream(keep_bytes=100)
+
+
+def test_offsets_decide_what_is_whose(stream: CapturedStream) -> None:
+    os.write(stream.fd, b"onetwothree")
+    assert [stream.take(3), stream.take(3), stream.take(6), stream.take()] == [b"one", b"", b"two", b"three"]
+    stream.close()
+    stream.close()
+
+
+def test_a_boundary_inside_what_was_dropped_still_counts_right(stream: CapturedStream) -> None:
+    stream._limit_bytes = 1_000_000
+    os.write(stream.fd, b"a" * 2_000_000 + b"b" * 2_000_000)
+    stream.watch()
+    first, second = stream.take(2_000_000), stream.take(4_000_000)
+    assert first == b"a" * 50 + "\n… 1,999,950 bytes omitted …\n".encode()
+    assert second.endswith(b"b" * 50)
+    assert second.startswith("\n… 1,999,950 bytes omitted …\n".encode())
+    stream.close()
+
+
+def test_without_holes_nothing_is_lost(stream: CapturedStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "_punch", lambda *_: False)
+    os.write(stream.fd, b"a" * 20_000_000)
+    stream.watch()
+    assert len(stream.take()) < 200
+    os.write(stream.fd, b"next")
+    assert stream.take() == b"next"
+    stream.close()
+
+
+def test_a_file_that_user_code_truncated_goes_on(stream: CapturedStream) -> None:
+    os.write(stream.fd, b"long text")
+    assert stream.take(9) == b"long text"
+    os.ftruncate(stream.fd, 0)
+    os.write(stream.fd, b"new")
+    stream.take(3)
+    os.write(stream.fd, b"er")
+    assert stream.take(5) == b"er"
+    stream.close()
+
+
+def test_a_reader_that_went_away_stops_the_showing_only() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    stream = CapturedStream(keep_bytes=100, show_fd=writer)
+    os.write(stream.fd, b"text\n")
+    stream.watch()
+    assert stream.take() == b"text\n"
+    os.close(writer)
+    stream.close()
