@@ -1,0 +1,1 @@
+"""What starts workers: one file per engine, behind one small interface."""

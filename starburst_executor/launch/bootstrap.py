@@ -1,0 +1,62 @@
+"""What a launcher tells a worker at its start, through a pipe, so that it is in no process list and no environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import msgpack
+
+from starburst_executor.clock import Clock
+from starburst_executor.errors import RecordInvalid
+
+__all__ = ["Bootstrap", "new_worker_id", "read_bootstrap", "write_bootstrap"]
+
+_LENGTH_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrap:
+    """A worker's start.
+
+    Attributes:
+        key: The session's key in hexadecimal; empty to look for it as a user's program would.
+        path: `sys.path` of the client, so that modules beside its script are found.
+        worker_id: The id to work under.
+        bound: Whether the pipe stays open and its end is the end of this worker.
+        tee: Whether to show what tasks print on its own standard output too.
+        words: The file for its last words, if it ends because it cannot go on; empty for its error output.
+    """
+
+    key: str
+    path: tuple[str, ...]
+    worker_id: str
+    bound: bool = False
+    tee: bool = False
+    words: str = ""
+
+    def __repr__(self) -> str:
+        return f"Bootstrap(worker_id={self.worker_id!r}, bound={self.bound})"
+
+
+def new_worker_id(clock: Clock) -> str:
+    """A fresh worker id; ids sort by the time of their making, as told by whoever made them."""
+    return f"{int(clock.now() * 1000):011x}-{clock.new_id(4)}"
+
+
+def write_bootstrap(pipe: BinaryIO, bootstrap: Bootstrap) -> None:
+    """Write it and leave the pipe open."""
+    fields = (bootstrap.key, bootstrap.path, bootstrap.worker_id, bootstrap.bound, bootstrap.tee, bootstrap.words)
+    body: bytes = msgpack.packb(fields, unicode_errors="surrogateescape")
+    pipe.write(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
+    pipe.flush()
+
+
+def read_bootstrap(pipe: BinaryIO) -> Bootstrap:
+    """Read it, and nothing after it. Raises: RecordInvalid if the launcher died before it had written all."""
+    length = int.from_bytes(pipe.read(_LENGTH_BYTES), "big")
+    body = pipe.read(length)
+    if not length or len(body) != length:
+        raise RecordInvalid("the launcher ended before it had told this worker what to do")
+    key, path, worker_id, bound, tee, words = msgpack.unpackb(body, use_list=False, unicode_errors="surrogateescape")
+    return Bootstrap(key, path, worker_id, bound, tee, words)
