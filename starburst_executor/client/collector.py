@@ -1,0 +1,279 @@
+"""Turns stored outcomes into done futures.
+
+    watched groups ──few──► GET If-None-Match each ─┐
+          │                                         ├─► changed? ─► entries ─► outcomes/ ─► unpickle ─► future
+          └──────many─────► LIST their epochs ──────┘                (ranges, once)
+
+Owned by one thread, which calls `poll` and pauses in between as `pause_s` says: shortly after something happened,
+longer and longer while nothing does. `watch` may be called by any.
+
+Guarantee: each future is completed from one entry of its run or a later one, after the outcome's seal was checked; a
+payload is downloaded once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.clock import Backoff
+from starburst_executor.errors import (
+    ObjectNotFound,
+    PayloadError,
+    RecordInvalid,
+    SessionNotFound,
+    VersionMismatch,
+)
+from starburst_executor.protocol import status
+from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.payload import load_outcome
+from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
+from starburst_executor.store.session import Group, SessionStore, Versioned
+
+__all__ = ["Collector", "Mapper"]
+
+_log = logging.getLogger(__name__)
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+# Up to so many objects are asked for one by one: a LIST costs as much as twelve GETs (S3 prices, us-east-1).
+_FEW = 12
+
+
+class Mapper(Protocol):
+    """Calls a function for several items, several at once where that helps; results in order."""
+
+    def __call__(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]: ...
+
+
+class _Watched:
+    """One status object and the futures that wait for its tasks."""
+
+    __slots__ = ("etag", "futures", "key", "ref")
+
+    def __init__(self, key: str, ref: GroupRef, etag: str) -> None:
+        self.key = key
+        self.ref = ref
+        self.etag = etag
+        self.futures: dict[int, list[StarburstFuture[Any]]] = {}
+
+
+class Collector:
+    """Watches status objects for the outcomes of futures.
+
+    Args:
+        parallel: Makes several requests at once.
+    """
+
+    def __init__(self, session: SessionStore, parallel: Mapper) -> None:
+        self._session = session
+        self._parallel = parallel
+        self._lock = threading.Lock()  # guards: _watched, the futures in it
+        self._watched: dict[str, _Watched] = {}
+        timings = session.manifest.timings
+        self._backoff = Backoff(session.clock, timings.poll_min_s, timings.poll_max_s)
+        self.done = threading.Condition()
+        self.news = threading.Event()
+        self.n_waiting = 0
+
+    def watch(self, key: str, ref: GroupRef, etag: str, futures: Iterable[tuple[int, StarburstFuture[Any]]]) -> None:
+        """Complete these futures, given with their index in the object, when their tasks end.
+
+        Args:
+            etag: The object's ETag if its tasks are known to be pending in it; empty to have it read.
+        """
+        with self._lock:
+            watched = self._watched.get(key)
+            if watched is None:
+                watched = self._watched[key] = _Watched(key, ref, etag)
+            elif not etag:
+                watched.etag = ""
+            for index, future in futures:
+                if not future.done():
+                    watched.futures.setdefault(index, []).append(future)
+                    self.n_waiting += 1
+            if not watched.futures:
+                del self._watched[key]
+        self._backoff.reset()
+        self.news.set()
+
+    def waiting(self) -> list[StarburstFuture[Any]]:
+        """The futures that are not done yet."""
+        with self._lock:
+            return [f for watched in self._watched.values() for futures in watched.futures.values() for f in futures]
+
+    def keys_of(self, futures: Iterable[StarburstFuture[Any]]) -> dict[str, list[int]]:
+        """Which indices of which status objects these futures wait for."""
+        wanted = set(futures)
+        with self._lock:
+            found = {
+                key: [i for i, waiting in watched.futures.items() if not wanted.isdisjoint(waiting)]
+                for key, watched in self._watched.items()
+            }
+        return {key: indices for key, indices in found.items() if indices}
+
+    def pause_s(self) -> float:
+        """How long to pause before the next poll, in seconds."""
+        return self._backoff.next_s()
+
+    def poll(self) -> bool:
+        """One round: read what changed, complete futures; whether anything changed.
+
+        Raises: SessionNotFound if the objects are gone. Store: up to 12 GETs, mostly 304s, or 1 LIST an epoch; 1 GET for
+        each changed object; 1 GET for each object of big outcomes.
+        """
+        with self._lock:
+            watched = list(self._watched.values())
+        if not watched:
+            return False
+        changed = watched if len(watched) <= _FEW else self._changed(watched)
+        n_news = 0
+        for each, found in self._parallel(self._read, changed):
+            if found is not None:
+                each.etag = found.etag
+                n_news += self.take_in(each.key, found.status)
+        if n_news:
+            self._backoff.reset()
+        return bool(n_news)
+
+    def take_in(self, key: str, seen: Status) -> int:
+        """Complete and mark futures as this status object says; how many tasks were news."""
+        with self._lock:
+            watched = self._watched.get(key)
+            waiting = [] if watched is None else [(i, list(futures)) for i, futures in watched.futures.items()]
+        ended: list[tuple[int, list[StarburstFuture[Any]]]] = []
+        n_news = 0
+        for index, futures in waiting:
+            entry = seen.entries[index]
+            mine = [future for future in futures if entry.run >= future._run]
+            if entry.has_ended and mine:
+                ended.append((index, mine))
+            elif entry.state == State.CLAIMED:
+                n_news += any(not future.running() for future in mine)
+                for future in mine:
+                    future.mark_running()
+        if ended:
+            self._complete(key, seen, ended)
+            self._forget(key, ended)
+        return n_news + len(ended)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _changed(self, watched: list[_Watched]) -> list[_Watched]:
+        """Which of many objects to read: those whose ETag moved and that are not all pending."""
+        epochs = sorted({(each.ref.ordinal, each.ref.epoch) for each in watched})
+        listed: dict[str, Group] = {group.key: group for group in self._session.groups(epochs)}
+        self._session.close_epochs(list(listed.values()))
+        changed = []
+        for each in watched:
+            group = listed.get(each.key)
+            if group is None:
+                self._missing(each)
+            elif group.etag != each.etag and group.size_class != SizeClass.ALL_PENDING:
+                changed.append(each)
+        return changed
+
+    def _read(self, watched: _Watched) -> tuple[_Watched, Versioned | None]:
+        try:
+            return watched, self._session.read(watched.key, watched.etag or None)
+        except ObjectNotFound:
+            self._missing(watched)
+        except (RecordInvalid, VersionMismatch) as error:
+            self._give_up(watched, error)
+        return watched, None
+
+    def _missing(self, watched: _Watched) -> None:
+        """An object that was acknowledged is gone: the session was deleted, or something deletes in it."""
+        try:
+            manifest = self._session.refresh()
+        except SessionNotFound:
+            raise
+        if manifest.state.value == "deleted":
+            raise SessionNotFound(f"the session was deleted: session={self._session.session_id}")
+        self._give_up(watched, PayloadError(f"a stored status object is missing: key={watched.key}"))
+
+    def _give_up(self, watched: _Watched, error: Exception) -> None:
+        with self._lock:
+            futures = [future for waiting in watched.futures.values() for future in waiting]
+            indices = [(index, list(waiting)) for index, waiting in watched.futures.items()]
+        for future in futures:
+            future.complete(None, error)
+        self._forget(watched.key, indices)
+
+    def _complete(self, key: str, seen: Status, ended: list[tuple[int, list[StarburstFuture[Any]]]]) -> None:
+        ref = self._session.keys.parse_group(key)
+        assert ref is not None  # it is a key that we watch  # noqa: S101
+        bodies = _Bodies(self._session, ref, self._parallel, [seen.entries[index] for index, _ in ended])
+        for index, futures in ended:
+            entry = seen.entries[index]
+            if entry.state == State.CANCELLED:
+                for future in futures:
+                    future.mark_cancelled()
+                continue
+            value, error = self._outcome(seen, index, entry, bodies)
+            for future in futures:
+                future.complete(value, error)
+
+    def _outcome(self, seen: Status, index: int, entry: Entry, bodies: _Bodies) -> tuple[Any, BaseException | None]:
+        label = status.outcome_label(seen, index, entry)
+        try:
+            if entry.outcome is None:
+                raise PayloadError(f"a task that has ended is stored without its outcome: task={label}")
+            body = self._session.sealer.open_sealed("outcome", label, bodies.get(entry.outcome))
+            return load_outcome(body)
+        except (PayloadError, RecordInvalid) as error:
+            return None, error
+
+    def _forget(self, key: str, ended: list[tuple[int, list[StarburstFuture[Any]]]]) -> None:
+        with self._lock:
+            watched = self._watched.get(key)
+            if watched is None:
+                return
+            for index, futures in ended:
+                left = [future for future in watched.futures.get(index, ()) if future not in futures]
+                self.n_waiting -= len(watched.futures.get(index, ())) - len(left)
+                if left:
+                    watched.futures[index] = left
+                else:
+                    watched.futures.pop(index, None)
+            if not watched.futures:
+                del self._watched[key]
+        with self.done:
+            self.done.notify_all()
+
+
+class _Bodies:
+    """The sealed outcomes of one pass over one status object; each outcome object is read once, in one range."""
+
+    def __init__(self, session: SessionStore, ref: GroupRef, parallel: Mapper, entries: list[Entry]) -> None:
+        self._session = session
+        self._ref = ref
+        ranges: dict[str, tuple[int, int]] = {}
+        for entry in entries:
+            place = entry.outcome
+            if isinstance(place, Located):
+                start, end = ranges.get(place.part, (place.start, 0))
+                ranges[place.part] = (min(start, place.start), max(end, place.start + place.length))
+        self._read = dict(parallel(self._fetch, ranges.items()))
+
+    def get(self, outcome: bytes | Located) -> bytes | memoryview:
+        """Raises: PayloadError if the object is missing."""
+        if not isinstance(outcome, Located):
+            return outcome
+        start, body = self._read[outcome.part]
+        if isinstance(body, PayloadError):
+            raise body
+        return memoryview(body)[outcome.start - start : outcome.start - start + outcome.length]
+
+    def _fetch(self, item: tuple[str, tuple[int, int]]) -> tuple[str, tuple[int, bytes | PayloadError]]:
+        part, (start, end) = item
+        key = self._session.keys.outcomes(self._ref.group_id, part)
+        try:
+            stored = self._session.store.get(key, start=start, length=end - start)
+        except ObjectNotFound:
+            return part, (start, PayloadError(f"a stored outcome is missing: key={key}; was the session cleaned up?"))
+        assert stored is not None  # no ETag was sent  # noqa: S101
+        return part, (start, stored.body)

@@ -1,0 +1,384 @@
+"""`DetachedExecutor`: the same executor with another end. It outlives the process that made it.
+
+    process A   DetachedExecutor() ──submit──► store ◄── workers            leaves, or is killed
+    process B                       reattach ──► store ──► futures          tomorrow, elsewhere
+
+What A knew is in the store: whoever has the session's id (or URL) and its key gets every future.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import TimeoutError, as_completed
+from dataclasses import replace
+from types import TracebackType
+from typing import Any
+
+from starburst_executor import config
+from starburst_executor.client.engine import Engine
+from starburst_executor.client.executor import StarburstExecutor
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of, status_of
+from starburst_executor.client.session import (
+    Opened,
+    SessionSummary,
+    attach,
+    delete_session,
+    list_sessions,
+)
+from starburst_executor.clock import SystemClock
+from starburst_executor.config import SessionKey
+from starburst_executor.errors import ConfigError, SessionExpired, SessionNotFound, StarburstError
+from starburst_executor.launch.base import Launcher
+from starburst_executor.launch.local import Local
+from starburst_executor.protocol import status
+from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
+from starburst_executor.protocol.status import SizeClass, State, Status
+from starburst_executor.store.repair import Watcher, read_beats
+from starburst_executor.store.session import Group
+
+__all__ = ["DetachedExecutor"]
+
+
+class DetachedExecutor(StarburstExecutor):
+    """An executor whose session outlives it: leave it, and find it again from any process.
+
+    Arguments are those of `StarburstExecutor`, and `absolute_timeout`: seconds after which the session expires. Leaving
+    the `with` block, or `shutdown`, waits until the store has acknowledged every submit, sees to it that a worker stays,
+    and detaches; the work goes on. `cleanup` ends the session.
+
+    >>> from starburst_executor import DetachedExecutor
+    >>> with DetachedExecutor(workers=1) as executor:
+    ...     futures = [executor.submit(pow, 2, n) for n in range(3)]
+    >>> executor = DetachedExecutor.reattach(executor.id)       # tomorrow, in another process
+    >>> sorted(future.result() for future in executor.as_completed())
+    [1, 2, 4]
+    >>> executor.cleanup(force=True)
+    """
+
+    _detached = True
+
+    @classmethod
+    def reattach(
+        cls,
+        id_or_url: str,
+        *,
+        store: str | None = None,
+        key: str | bytes | SessionKey | None = None,
+        launcher: str | Launcher | None = None,
+    ) -> DetachedExecutor:
+        """Attach to a session that exists. Several clients may be attached at once.
+
+        Args:
+            id_or_url: The session's URL, or its id alone: it is then looked up on this machine, and in `store`.
+            store: Where to look for a bare id; as for the constructor if not given.
+            key: The session's key, if the key file here is not that of whoever started it.
+            launcher: What starts workers that are missing while tasks are left; `"none"` for nothing.
+
+        Raises: SessionNotFound, KeyNotFound, VersionMismatch, ConfigError, StoreUnavailable, AccessDenied. An expired
+            session can be read.
+        Store: 1 GET.
+        """
+        if launcher not in (None, "local", "none") and isinstance(launcher, str):
+            raise ConfigError(f"launcher={launcher!r} (an argument): must be 'local', 'none' or a Launcher")
+        clock = SystemClock()
+        opened = attach(id_or_url, clock, store=store, key=key)
+        starts: Launcher | None = None
+        if isinstance(launcher, str):
+            starts = Local(clock=clock) if launcher == "local" else None
+        elif launcher is not None:
+            starts = launcher
+        elif any(launch.launcher == "local" for launch in opened.session.manifest.launches):
+            starts = Local(clock=clock)
+        self = cls.__new__(cls)
+        self._attach(opened, starts)
+        return self
+
+    def _attach(self, opened: Opened, launcher: Launcher | None) -> None:
+        engine = Engine(
+            opened,
+            launcher,
+            opened.session.clock,
+            detached=True,
+            ordinal=None,
+            queue_bytes=config.resolve(detached=True, store=opened.store.url).queue_bytes,
+            reattach=self._reattach_function(),
+        )
+        self._take_over(engine, opened.session.manifest.workers)
+
+    @classmethod
+    def _reattach_function(cls) -> Callable[..., StarburstFuture[Any]]:
+        return _attached_future
+
+    @classmethod
+    def list_sessions(cls, store: str | None = None) -> list[SessionSummary]:
+        """Every session in a store, oldest first; those that cannot be read are left out.
+
+        Store: 1 LIST; 1 GET and 1 LIST a session.
+        """
+        url = config.resolve(detached=True, store=store).store
+        return list(list_sessions(url, SystemClock()))
+
+    # --- outcomes -----------------------------------------------------------------------------------------------------
+
+    @property
+    def futures(self) -> list[StarburstFuture[Any]]:
+        """One future for every task of the session, in submission order, over all submitting clients.
+
+        The same task has the same future each time, until it is retried. Store: 1 LIST per 1,000 status objects.
+        """
+        engine = self._engine
+        if engine.finished.is_set():
+            return [future for _, future in sorted(engine.known.items())]
+        for group in engine.session.all_groups():
+            self._watch(group)
+        engine.start()
+        return [future for _, future in sorted(engine.known.items())]
+
+    def _watch(self, group: Group) -> None:
+        engine, ref = self._engine, group.ref
+        known = engine.known
+        fresh = [
+            (i, known.setdefault((ref.ordinal, ref.first + i), StarburstFuture(engine, ref.ordinal, ref.first + i)))
+            for i in range(ref.n_tasks)
+            if (ref.ordinal, ref.first + i) not in known
+        ]
+        if fresh:
+            # An object with nothing but pending tasks need not be read.
+            etag = group.etag if group.size_class == SizeClass.ALL_PENDING else ""
+            engine.collector.watch(group.key, ref, etag, fresh)
+
+    def as_completed(self, timeout: float | None = None) -> Iterator[StarburstFuture[Any]]:
+        """Every future of the session as it completes, those that are done first.
+
+        Raises: TimeoutError if `timeout` seconds have passed since this call and some are left.
+        """
+        return as_completed(self.futures, timeout)
+
+    def collect(self, wait: bool = False, timeout: float | None = None) -> list[TaskOutcome]:
+        """How tasks ended, in submission order, failures beside values. Nothing is downloaded twice.
+
+        Args:
+            wait: Wait until every task has ended; otherwise those that have ended by now.
+            timeout: At most so many seconds; then those that have ended by then.
+        """
+        futures = self.futures
+        if wait:
+            try:
+                for _ in as_completed(futures, timeout):
+                    pass
+            except TimeoutError:
+                pass
+        elif not self._engine.finished.is_set():
+            self._engine.collector.poll()
+        return [outcome_of(future) for future in futures if future.done()]
+
+    def status(self) -> SessionStatus:
+        """How the session stands; prints well.
+
+        Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET a
+        worker.
+        """
+        return status_of(self._engine.session)
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def retry_failed(self) -> list[StarburstFuture[Any]]:
+        """Run the failed tasks once more; new futures for them, in submission order. Finished futures keep theirs.
+
+        A task whose call could not be pickled cannot be run and is left as it is.
+        Raises: SessionExpired, RuntimeError if the session is not open.
+        Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs.
+        """
+        engine = self._engine
+        engine.check_open()
+        session = engine.session
+        retried: list[StarburstFuture[Any]] = []
+        by_epoch: dict[tuple[int, int], list[Group]] = {}
+        for group in session.all_groups():
+            if group.size_class != SizeClass.ALL_COMPLETED and group.size_class != SizeClass.ALL_PENDING:
+                by_epoch.setdefault((group.ref.ordinal, group.ref.epoch), []).append(group)
+        for (ordinal, epoch), groups in by_epoch.items():
+            hold = session.clock.new_id()
+            session.change(lambda manifest, o=ordinal, e=epoch, h=hold: _held(manifest, o, e, h))
+            # Crash here: the epoch stays listed, which costs requests and nothing else.
+            for group in groups:
+                retried += self._retry_group(group)
+            session.change(lambda manifest, o=ordinal, h=hold: _unheld(manifest, o, h))
+        engine.start()
+        return sorted(retried, key=lambda future: (future._ordinal, future.index))
+
+    def _retry_group(self, group: Group) -> list[StarburstFuture[Any]]:
+        engine, session = self._engine, self._engine.session
+        runs: dict[int, int] = {}
+
+        def step(seen: Status) -> Status:
+            if not runs:
+                entries = enumerate(seen.entries)
+                runs.update({i: e.run for i, e in entries if e.state == State.FAILED and e.call is not None})
+            return status.retry(seen, runs)
+
+        found = session.update(group.key, step)
+        if found is None or not runs:
+            return []
+        # Those who waited for the runs that failed see their end before the new ones take their place.
+        engine.collector.take_in(group.key, found.status)
+        fresh = []
+        for index, run in runs.items():
+            future: StarburstFuture[Any] = StarburstFuture(engine, group.ref.ordinal, group.ref.first + index, run + 1)
+            engine.known[group.ref.ordinal, group.ref.first + index] = future
+            fresh.append((index, future))
+        engine.collector.watch(group.key, group.ref, found.etag, fresh)
+        session.ring([group.key], len(fresh))
+        return [future for _, future in fresh]
+
+    def cancel(self) -> int:
+        """Cancel every task of the session that no worker has claimed; how many.
+
+        Store: 1 LIST per 1,000 status objects, 1 GET, 1 swap for each with pending tasks.
+        """
+        engine = self._engine
+        n_cancelled = engine.cancel_unsent()
+        for group in engine.session.all_groups():
+            if group.size_class.has_pending:
+                n_cancelled += engine.cancel_in(group.key, range(group.ref.n_tasks))
+        return n_cancelled
+
+    def scale(self, workers: int) -> None:
+        """Change how many tasks run at once, 1..10,000. Missing workers are started while there is work; surplus ones end
+        when what they run has ended.
+
+        Store: 1 swap.
+        """
+        n_workers = config.resolve(detached=True, store=self._engine.opened.store.url, workers=workers).workers
+        self._engine.session.change(lambda manifest: _with(manifest, workers=n_workers))
+        self._max_workers = n_workers
+        self._engine.renumber()
+
+    def extend(self, seconds: float) -> None:
+        """Let the session live `seconds` longer than it would. Without an `absolute_timeout` it lives for ever anyway.
+
+        Raises: SessionExpired if its time is over already. Store: 1 swap.
+        """
+        if not seconds > 0:
+            raise ConfigError(f"seconds={seconds!r} (an argument): must be greater than 0")
+        session = self._engine.session
+        deadline_at = session.refresh().deadline_at
+        if deadline_at is None:
+            return
+        target = max(deadline_at, session.clock.now()) + seconds
+
+        def step(manifest: Manifest) -> Manifest | None:
+            # Extend or expire: the first to land wins, since both are swaps of the same object.
+            if manifest.state.is_over or (manifest.deadline_at or 0.0) >= target:
+                return None
+            return replace(manifest, deadline_at=target)
+
+        if session.change(step).state == SessionState.EXPIRED:
+            raise SessionExpired(f"the session's absolute_timeout has passed: session={self.id}")
+
+    # --- ends ---------------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = None) -> bool:
+        """Wait until the store has acknowledged every submit; False if `timeout` seconds passed first."""
+        return self._engine.flush(timeout)
+
+    def detach(self) -> None:
+        """Let go of the session, which goes on: as leaving the `with` block. A second call is harmless."""
+        self.shutdown(wait=True)
+
+    def cleanup(self, force: bool = False) -> None:
+        """End the session: stop its workers, cancel what has not ended. Its outcomes stay, unless `force`.
+
+        Args:
+            force: Delete every object of this session, and only of this one; returns when none is left.
+        """
+        engine = self._engine
+        engine.begin_end()
+        session = engine.session
+        try:
+            session.end(SessionState.DELETED if force else SessionState.TERMINATED, "cleaned up")
+            # An empty ring: idle workers look at the manifest at once.
+            session.ring((), 1)
+            engine.stop_workers(at_once=True)
+            engine.end_what_is_left()
+            if force:
+                self._wait_for_workers()
+                delete_session(session)
+        except SessionNotFound:
+            if not force:
+                raise
+            # Its manifest is gone already: see that the rest is.
+            delete_session(session)
+        engine.abandon("the session was cleaned up")
+
+    def _wait_for_workers(self) -> None:
+        """Wait until no worker can write any more: each has left, was seen dead, or is lost."""
+        engine = self._engine
+        session, timings = engine.session, engine.session.manifest.timings
+        watcher = Watcher(session, timings.looks_until_lost)
+        watcher.watch.dead |= engine.dead_workers()
+        never = threading.Event()
+        while True:
+            watcher.look()
+            beats = [beat for beat, _ in read_beats(session) if beat.state != WorkerState.LEFT]
+            if all(watcher.watch.is_lost(beat.worker_id) for beat in beats):
+                return
+            session.clock.wait(never, timings.look_s)
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        was_open = not self._engine.is_ending
+        self.shutdown(wait=True)
+        if was_open:
+            sys.stderr.write(f"session {self.id} goes on: DetachedExecutor.reattach({self.id!r}), or elsewhere by {self.url}\n")
+        return False
+
+
+def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest | None:
+    """The epoch listed, and kept so until the hold is taken off."""
+    submitter = manifest.submitters[ordinal]
+    if (epoch, hold) in submitter.holds:
+        return None
+    opened = tuple(sorted({*submitter.open, epoch}))
+    return manifest.with_submitter(
+        ordinal, replace(submitter, open=opened, holds=(*submitter.holds, (epoch, hold)))
+    )
+
+
+def _unheld(manifest: Manifest, ordinal: int, hold: str) -> Manifest | None:
+    submitter = manifest.submitters[ordinal]
+    kept = tuple(each for each in submitter.holds if each[1] != hold)
+    return None if kept == submitter.holds else manifest.with_submitter(ordinal, replace(submitter, holds=kept))
+
+
+def _with(manifest: Manifest, *, workers: int) -> Manifest | None:
+    return None if manifest.workers == workers else replace(manifest, workers=workers)
+
+
+# --- futures that come back from a pickle -----------------------------------------------------------------------------
+
+_lock = threading.Lock()  # guards: _attached
+_attached: dict[str, DetachedExecutor] = {}
+
+
+def _attached_future(url: str, ordinal: int, sequence: int) -> StarburstFuture[Any]:
+    """The future of one task, from its pickle: attached through one executor a session and process."""
+    with _lock:
+        executor = _attached.get(url)
+    if executor is None or executor._engine.finished.is_set():
+        fresh = DetachedExecutor.reattach(url)
+        with _lock:
+            executor = _attached.setdefault(url, fresh)
+            if executor._engine.finished.is_set():
+                executor = _attached[url] = fresh
+    found = executor._engine.known.get((ordinal, sequence))
+    if found is None:
+        executor.futures  # noqa: B018 - reading it looks for tasks that are new
+        found = executor._engine.known.get((ordinal, sequence))
+    if found is None:
+        raise StarburstError(f"the session has no such task: task={ordinal}-{sequence}, session={url}")
+    return found

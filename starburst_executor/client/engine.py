@@ -1,0 +1,472 @@
+"""What runs behind an executor: its threads, from the first submit to the end of the session.
+
+    send-N    take batches from the submitter, store them
+    collect   poll for outcomes, complete futures
+    keep      beat, watch, repair, start workers
+
+The engine never refers to its executor, so that an executor can be garbage-collected while its threads run; its end
+then ends them. All threads are daemons that `finish` joins; `atexit_hook` finishes every engine before the interpreter
+goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from starburst_executor.client.collector import Collector
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.keeper import ClientKeeper
+from starburst_executor.client.session import Opened, delete_session, is_embedded, open_submitter
+from starburst_executor.client.submitter import Acknowledged, Submitter
+from starburst_executor.clock import Clock
+from starburst_executor.errors import (
+    ExecutorBroken,
+    ObjectNotFound,
+    RecordInvalid,
+    SessionExpired,
+    SessionNotFound,
+    StarburstError,
+    StoreUnavailable,
+    VersionMismatch,
+)
+from starburst_executor.launch.base import Launcher, Order
+from starburst_executor.protocol import payload, status
+from starburst_executor.protocol.records import SessionState
+from starburst_executor.protocol.status import Status
+from starburst_executor.store.repair import end_what_is_left, read_beats
+
+__all__ = ["Engine"]
+
+_log = logging.getLogger(__name__)
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+# Requests in flight at once: enough that a burst of submits is limited by the store's rate, not by its latency. The
+# embedded store does one write at a time anyway.
+_REMOTE_SENDERS = 16
+_ENDED_WORDS = "cannot schedule new futures after shutdown"
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Engine:
+    """The client of one session. Thread-safe.
+
+    Args:
+        ordinal: This client's ordinal as a submitter; None to get one at the first submit.
+        keep: Keep the objects of an attached session at its end.
+        reattach: How an unpickled future finds the session again; None if its futures cannot be pickled.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        launcher: Launcher | None,
+        clock: Clock,
+        *,
+        detached: bool,
+        ordinal: int | None,
+        queue_bytes: int,
+        keep: bool = False,
+        reattach: Callable[..., StarburstFuture[Any]] | None = None,
+    ) -> None:
+        self.opened = opened
+        self.session = opened.session
+        self.launcher = launcher
+        self.detached = detached
+        self.keep = keep
+        # Every future of a detached session by ordinal and sequence: `DetachedExecutor.futures` gives the same ones.
+        self.known: dict[tuple[int, int], StarburstFuture[Any]] = {}
+        self._clock = clock
+        self._reattach = reattach
+        self._queue_bytes = queue_bytes
+        self._pid = os.getpid()
+        self._embedded = is_embedded(opened.store.url)
+        self._pool = None if self._embedded else ThreadPoolExecutor(_REMOTE_SENDERS, "starburst-fetch")
+        self._client_id = clock.new_id(4)
+        self.collector = Collector(self.session, self._map)
+        self._keeper = ClientKeeper(
+            self.session, self._client_id, launcher, order=self._order, needs_workers=self._needs_workers
+        )
+        self._lock = threading.Lock()  # guards: _submitter, _threads, _ending, _error
+        self._submitter: Submitter | None = None
+        self._ordinal = ordinal
+        self._threads: list[threading.Thread] = []
+        self._ending = False
+        self._error: BaseException | None = None
+        self._stop = threading.Event()
+        self._wake_keeper = threading.Event()
+        self._finish_lock = threading.Lock()  # held over the end, so that it is done once
+        self.finished = threading.Event()
+        self._worker_requests: dict[str, int] = {}
+        _engines.add(self)
+
+    @staticmethod
+    def all_here() -> list[Engine]:
+        """Every engine that this process has made and not ended."""
+        return [engine for engine in _engines if engine._pid == os.getpid()]
+
+    def is_of_this_process(self) -> bool:
+        """False in the child of a fork: what was made before belongs to the parent."""
+        return self._pid == os.getpid()
+
+    # --- submitting ---------------------------------------------------------------------------------------------------
+
+    def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> StarburstFuture[Any]:
+        """Pickle now, queue, return the future. What cannot be pickled fails on the future."""
+        prepared = self.prepare(function)
+        return self.submit_prepared(prepared, args, kwargs)
+
+    def prepare(self, function: Callable[..., Any]) -> tuple[str, bytes, BaseException | None]:
+        """Pickle a function once for many calls: its digest, its pickle, or what went wrong."""
+        try:
+            pickled = payload.dump_function(function)
+        except BaseException as error:  # user code runs here: __reduce__
+            return "0" * 32, b"", error
+        return payload.digest(pickled), pickled, None
+
+    def submit_prepared(
+        self, prepared: tuple[str, bytes, BaseException | None], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> StarburstFuture[Any]:
+        submitter = self._ready_submitter()
+        digest, pickled, error = prepared
+        call = b""
+        if error is None:
+            try:
+                call = payload.dump_call(args, kwargs)
+            except BaseException as raised:  # user code runs here: __reduce__
+                error = raised
+        failed = None if error is None else payload.dump_error(error)
+        future = submitter.add(self._new_future, digest, pickled, call, failed)
+        if error is not None:
+            future.mark_running()
+            future.complete(None, error)
+        return future
+
+    def _new_future(self, index: int) -> StarburstFuture[Any]:
+        future: StarburstFuture[Any] = StarburstFuture(self, self._ordinal or 0, index)
+        if self.detached:
+            self.known[future._ordinal, index] = future
+        return future
+
+    def _ready_submitter(self) -> Submitter:
+        if self._submitter is not None and not self._ending and self._error is None:
+            return self._submitter
+        self.check_open()
+        if self._ordinal is None:
+            self._ordinal = open_submitter(self.session, self._client_id)
+        with self._lock:
+            if self._submitter is None:
+                self._submitter = Submitter(
+                    self.session,
+                    ordinal=self._ordinal,
+                    n_workers=lambda: self.session.manifest.workers,
+                    queue_bytes=self._queue_bytes,
+                    acknowledged=self._on_acknowledged,
+                )
+                for i in range(1 if self._embedded else _REMOTE_SENDERS):
+                    self._start_thread(f"send-{i}", self._send)
+            self._start_threads()
+            return self._submitter
+
+    def check_open(self) -> None:
+        """Raises what keeps the session from taking more work."""
+        if os.getpid() != self._pid:
+            raise ExecutorBroken(
+                f"this executor was made in another process: made in {self._pid}, used in {os.getpid()}; make one here, or "
+                "reattach to a detached session"
+            )
+        if self._ending:
+            raise RuntimeError(_ENDED_WORDS)
+        if self._error is not None:
+            raise self._error
+        manifest = self.session.manifest
+        if manifest.state == SessionState.EXPIRED:
+            raise SessionExpired(
+                f"the session's absolute_timeout has passed: session={manifest.session_id}; its outcomes can be read, start a "
+                "new session to submit more"
+            )
+        if manifest.state == SessionState.BROKEN:
+            raise ExecutorBroken(f"{manifest.reason}: session={manifest.session_id}")
+        if manifest.state != SessionState.OPEN:
+            raise RuntimeError(f"{_ENDED_WORDS}: session={manifest.session_id}, state={manifest.state.value}")
+
+    def _on_acknowledged(self, batch: Acknowledged) -> None:
+        self.collector.watch(batch.key, batch.ref, batch.etag, enumerate(batch.futures))
+
+    # --- threads ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start collecting and keeping; a second call is harmless."""
+        with self._lock:
+            self._start_threads()
+
+    def _start_threads(self) -> None:
+        if not any(thread.name == "starburst-collect" for thread in self._threads):
+            self._start_thread("collect", self._collect)
+            self._start_thread("keep", self._keep)
+
+    def _start_thread(self, name: str, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=self._guard, args=(target,), name=f"starburst-{name}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _guard(self, target: Callable[[], None]) -> None:
+        try:
+            target()
+        except Exception as error:
+            if not self._stop.is_set():
+                self._fail(error)
+
+    def _send(self) -> None:
+        submitter = self._submitter
+        assert submitter is not None  # this thread is started for it  # noqa: S101
+        while not self._stop.is_set():
+            batch = submitter.take()
+            if batch is None:
+                return
+            try:
+                submitter.send(batch)
+            except Exception as error:
+                for one in batch.queued:
+                    one.future.complete(None, error)
+                raise
+
+    def _collect(self) -> None:
+        collector = self.collector
+        while not self._stop.is_set():
+            if not collector.n_waiting:
+                self._clock.wait(collector.news, self.session.manifest.timings.beat_s)
+            collector.news.clear()
+            try:
+                collector.poll()
+            except StoreUnavailable as error:
+                _log.warning("the store cannot be reached: %s", error)
+                raise
+            self._clock.wait(self._stop, collector.pause_s())
+
+    def _keep(self) -> None:
+        while not self._stop.is_set():
+            pause_s = self._keeper.turn()
+            self._clock.wait(self._wake_keeper, pause_s)
+            self._wake_keeper.clear()
+
+    def _fail(self, error: Exception) -> None:
+        """The client cannot go on: say why on every future that waits. The session itself may be well."""
+        if isinstance(error, (SessionNotFound, ObjectNotFound)):
+            error = SessionNotFound(f"the session was deleted while this client was attached: {self.session.session_id}")
+        elif not isinstance(error, StarburstError):
+            _log.error("a thread of the client failed", exc_info=error)
+        with self._lock:
+            self._error = self._error or error
+        unsent = self._submitter.fail(error) if self._submitter is not None else []
+        for future in [*unsent, *self.collector.waiting()]:
+            future.complete(None, error)
+        with self.collector.done:
+            self.collector.n_waiting = 0
+            self.collector.done.notify_all()
+
+    def _map(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
+        """Several requests at once where the store is far away."""
+        listed = list(items)
+        if self._pool is None or len(listed) < 2:  # noqa: PLR2004 - one is not several
+            return iter([function(item) for item in listed])
+        return self._pool.map(function, listed)
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def _needs_workers(self) -> bool:
+        submitter = self._submitter
+        return self.collector.n_waiting > 0 or (submitter is not None and not submitter.is_empty())
+
+    def _order(self, n_slots: int) -> Order:
+        return Order(self.opened.url, self.opened.key.hex(), n_slots, self.detached)
+
+    def unfinished(self) -> list[StarburstFuture[Any]]:
+        """The futures that are not done, unsent ones included."""
+        submitter = self._submitter
+        return [*self.collector.waiting(), *(submitter.unacknowledged() if submitter is not None else [])]
+
+    # --- cancelling ---------------------------------------------------------------------------------------------------
+
+    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+        """Cancel tasks that no worker has claimed; how many. Store: 1 GET, 1 swap for each status object among them."""
+        submitter, n_cancelled = self._submitter, 0
+        mine = [future for future in futures if future._ordinal == self._ordinal]
+        if submitter is not None and mine:
+            n_cancelled += len(submitter.cancel_unsent(mine))
+        for _ in range(2):
+            left = [future for future in futures if not future.done()]
+            keys = self.collector.keys_of(left)
+            n_cancelled += sum(self._map(lambda item: self.cancel_in(*item), list(keys.items())))
+            if sum(map(len, keys.values())) >= len(left) or submitter is None:
+                break
+            # Some are being sent at this moment: once acknowledged they can be cancelled where they are.
+            with contextlib.suppress(StarburstError):
+                submitter.wait_flown()
+        return n_cancelled
+
+    def cancel_unsent(self) -> int:
+        """Cancel what has not been sent; how many."""
+        submitter = self._submitter
+        return 0 if submitter is None else len(submitter.cancel_unsent(submitter.unacknowledged()))
+
+    def cancel_in(self, key: str, indices: Iterable[int]) -> int:
+        """Cancel those of these tasks of one status object that are pending; how many. Store: 1 GET, 1 swap."""
+        cancelled: list[int] = []
+
+        def step(seen: Status) -> Status:
+            changed, cancelled[:] = status.cancel(seen, indices, self._clock.now())
+            return changed
+
+        try:
+            found = self.session.update(key, step)
+        except (RecordInvalid, VersionMismatch):
+            return 0
+        if found is not None:
+            self.collector.take_in(key, found.status)
+        return len(cancelled)
+
+    def reattacher(self) -> tuple[Callable[..., StarburstFuture[Any]], tuple[Any, ...]] | None:
+        return None if self._reattach is None else (self._reattach, (self.opened.url,))
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def begin_end(self) -> None:
+        """Refuse further submits."""
+        with self._lock:
+            self._ending = True
+        if self._submitter is not None:
+            self._submitter.close()
+
+    @property
+    def is_ending(self) -> bool:
+        return self._ending
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until the store has acknowledged every submit; False if time ran out."""
+        return self._submitter is None or self._submitter.flush(timeout_s)
+
+    def wait_done(self) -> None:
+        """Wait until every future is done."""
+        submitter = self._submitter
+        if submitter is not None:
+            with contextlib.suppress(StarburstError):
+                submitter.flush()
+        collector = self.collector
+        with collector.done:
+            collector.done.wait_for(lambda: collector.n_waiting <= 0)
+
+    def end_session(self) -> None:
+        """End an attached session: its workers leave, its objects go. Called once every future is done."""
+        with self._finish_lock:
+            if self.finished.is_set():
+                return
+            try:
+                self._stop_threads()
+                self._let_go()
+                self._worker_requests = self._count_worker_requests()
+                if self.keep:
+                    self.session.end(SessionState.TERMINATED, "shut down")
+                else:
+                    delete_session(self.session)
+            except StarburstError as error:
+                _log.warning("the session could not be ended in good order: %s", error)
+            finally:
+                self._close()
+
+    def detach(self) -> None:
+        """Leave a detached session as it is. Called once everything is acknowledged."""
+        with self._finish_lock:
+            if self.finished.is_set():
+                return
+            try:
+                self._stop_threads()
+                if self._error is None and self._needs_workers():
+                    self._keeper.see_worker_stay()
+                self._keeper.leave()
+                self._let_go()
+            except SessionNotFound:
+                _log.info("left a session that was deleted: session=%s", self.session.session_id)
+            finally:
+                self._close()
+
+    def stop_workers(self, *, at_once: bool) -> None:
+        """Stop exactly this session's workers, those of other clients of this machine included."""
+        if self.launcher is not None:
+            for launch in self.session.refresh().launches:
+                if launch.handle and launch.launcher == self.launcher.name:
+                    self.launcher.stop(launch.handle, at_once=at_once)
+
+    def dead_workers(self) -> set[str]:
+        """Workers whose death the launcher has seen."""
+        if self.launcher is None:
+            return set()
+        handles = [launch.handle for launch in self.session.manifest.launches if launch.launcher == self.launcher.name]
+        return {death.worker_id for handle in handles if handle for death in self.launcher.deaths(handle)}
+
+    def renumber(self) -> None:
+        """The number of workers asked for has changed."""
+        if self.launcher is not None:
+            self._keeper.set_number(self.launcher)
+        self._wake_keeper.set()
+
+    def abandon(self, why: str) -> None:
+        """The session is over: whoever waits is told, the threads end."""
+        with self._finish_lock:
+            if self.finished.is_set():
+                return
+            self._stop_threads()
+            for future in self.unfinished():
+                future.mark_cancelled()
+            _log.info("left the session: %s", why)
+            self._close()
+
+    def end_what_is_left(self) -> None:
+        """Swap whatever has not ended in a session that is over to its end."""
+        end_what_is_left(self.session, self.session.refresh())
+
+    def requests(self) -> dict[str, int]:
+        """Store requests so far, by kind: this client's, and its workers' as of their last beats."""
+        counts = dict(self.opened.store.requests.snapshot())
+        if not self.finished.is_set():
+            self._worker_requests = self._count_worker_requests()
+        for kind, n in self._worker_requests.items():
+            counts[kind] = counts.get(kind, 0) + n
+        return counts
+
+    def _count_worker_requests(self) -> dict[str, int]:
+        total: dict[str, int] = {}
+        for beat, _ in read_beats(self.session):
+            for kind, n in beat.requests.items():
+                total[kind] = total.get(kind, 0) + n
+        return total
+
+    def _let_go(self) -> None:
+        if self.launcher is None:
+            return
+        for launch in self.session.manifest.launches:
+            if launch.handle and launch.launcher == self.launcher.name:
+                self.launcher.let_go(launch.handle)
+
+    def _stop_threads(self) -> None:
+        self._stop.set()
+        self._wake_keeper.set()
+        self.collector.news.set()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+        self.finished.set()
+        _engines.discard(self)
+        self.opened.store.close()

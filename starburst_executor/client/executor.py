@@ -1,0 +1,307 @@
+"""`StarburstExecutor`: the front of an attached session, a drop-in replacement for `ProcessPoolExecutor`.
+
+    submit, map ──► Submitter ──► store ◄── workers
+    Future      ◄── Collector ◄── store
+
+The executor itself holds no state but its engine's; what it adds is the standard library's contract: names, arguments,
+errors, and what happens at the end.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, TimeoutError
+from itertools import islice
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar
+
+from starburst_executor import config
+from starburst_executor.client.engine import Engine
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.session import is_embedded, start
+from starburst_executor.clock import Clock, SystemClock
+from starburst_executor.config import SessionKey, Settings, Timings
+from starburst_executor.errors import ConfigError
+from starburst_executor.launch.base import Launcher
+from starburst_executor.launch.local import Local
+
+__all__ = ["StarburstExecutor"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class StarburstExecutor(Executor):
+    """Runs functions on durable workers; a drop-in replacement for `concurrent.futures.ProcessPoolExecutor`.
+
+    Nothing need be installed or configured: the state is in an embedded store in the user's data folder, the workers are
+    processes of this machine. With `store="s3://bucket/prefix"` the same code keeps its state on S3, and workers may be
+    anywhere. Leaving the `with` block waits for every task, ends the session and deletes its objects.
+
+    Args:
+        max_workers: How many tasks run at once, 1..10,000; one per processor unless given.
+        mp_context: Accepted for compatibility: a multiprocessing context or None. Workers always start clean, as under
+            the `spawn` method, and no `if __name__ == "__main__"` guard is needed.
+        initializer: Called once in each worker process before its first task. If it raises, the executor is broken.
+        initargs: Its arguments.
+        max_tasks_per_child: After so many tasks a worker process is replaced by a fresh one; None for never.
+        workers: `max_workers` under the name that people expect here.
+        store: URL of the store: `sqlite:///absolute/folder` or `s3://bucket/prefix`.
+        launcher: `"local"`, `"none"` (others start workers, `python -m starburst_executor.worker <url>`), or a `Launcher`.
+        retries: How many times a task that raises is tried again, 0..100.
+        task_timeout: Seconds after which a task is stopped and fails with `TaskTimeout`; None for never.
+        max_result_bytes: A larger result fails its task with `PayloadError`.
+        keep: Keep the session's objects at the end.
+        key: The session's key, if it is not to be made from the user's key file.
+        timings: Every interval of the session; the defaults fit the store.
+
+    Raises:
+        ConfigError: a value is out of range; it is a `ValueError`. Also StoreUnavailable, AccessDenied.
+
+    Settings that are not given are looked up as `STARBURST_*` variables and in the config file. Thread-safe.
+
+    >>> from starburst_executor import StarburstExecutor
+    >>> with StarburstExecutor(workers=2) as executor:
+    ...     list(executor.map(pow, [2, 3], [5, 2]))
+    [32, 9]
+    """
+
+    _detached = False
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: object = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        workers: int | None = None,
+        store: str | None = None,
+        launcher: str | Launcher | None = None,
+        retries: int | None = None,
+        task_timeout: float | None = None,
+        absolute_timeout: float | None = None,
+        max_result_bytes: int | None = None,
+        keep: bool | None = None,
+        key: str | bytes | SessionKey | None = None,
+        timings: Timings | None = None,
+    ) -> None:
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if mp_context is not None and not hasattr(mp_context, "Process"):
+            raise TypeError("mp_context must be a multiprocessing context or None")
+        settings = config.resolve(
+            detached=self._detached,
+            max_workers=max_workers,
+            workers=workers,
+            store=store,
+            launcher=launcher if isinstance(launcher, str) else None,
+            retries=retries,
+            task_timeout=task_timeout,
+            absolute_timeout=absolute_timeout,
+            max_tasks_per_child=max_tasks_per_child,
+            max_result_bytes=max_result_bytes,
+            keep=keep,
+        )
+        clock = SystemClock()
+        engine_launcher = _launcher(launcher, settings, clock)
+        opened = start(
+            settings,
+            clock,
+            detached=self._detached,
+            key=key,
+            timings=timings,
+            launches=engine_launcher is not None,
+            initializer=None if initializer is None else functools.partial(initializer, *initargs),
+        )
+        engine = Engine(
+            opened,
+            engine_launcher,
+            clock,
+            detached=self._detached,
+            ordinal=0,
+            queue_bytes=settings.queue_bytes,
+            keep=settings.keep,
+            reattach=self._reattach_function(),
+        )
+        self._take_over(engine, settings.workers)
+
+    def _take_over(self, engine: Engine, n_workers: int) -> None:
+        self._engine = engine
+        self._max_workers = n_workers
+        # An executor that is garbage-collected ends as by shutdown(wait=False).
+        self._finalizer = weakref.finalize(self, _end_in_background, engine)
+        self._finalizer.atexit = False
+
+    @classmethod
+    def _reattach_function(cls) -> Callable[..., StarburstFuture[Any]] | None:
+        return None
+
+    # --- the standard library's methods -------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> StarburstFuture[T]:
+        """Have `fn(*args, **kwargs)` called by a worker; its future.
+
+        The call is pickled before this returns, so arguments may be changed afterwards. What cannot be pickled raises
+        from the future. Waits while more than 256 MB of calls are unsent.
+
+        Raises: RuntimeError after `shutdown`; ExecutorBroken, SessionExpired.
+        Store: nothing at once; a lone submit causes 2 requests, 10,000 together about 100.
+        """
+        return self._engine.submit(fn, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Call `fn` with the items of the iterables, in parallel; the results in order, lazily.
+
+        Args:
+            timeout: Seconds, from this call, after which waiting for a result raises `TimeoutError`.
+            chunksize: Accepted for compatibility: tasks are batched by measured duration, and every item has an error
+                of its own, whatever this is.
+            buffersize: At most so many items are taken ahead of the results that have been taken; None for all at once.
+
+        Raises: what a task raised, when its result is reached; the tasks not yet reached are then cancelled.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None:
+            if not isinstance(buffersize, int):
+                raise TypeError("buffersize must be an integer or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        engine = self._engine
+        prepared = engine.prepare(fn)
+        # zip() in order; the submits that it feeds are made now, or as far ahead as `buffersize` allows.
+        calls = zip(*iterables)  # noqa: B905 - as the standard library: the shortest decides
+        ahead = calls if buffersize is None else islice(calls, buffersize)
+        futures = deque(engine.submit_prepared(prepared, args, {}) for args in ahead)
+        more = iter(()) if buffersize is None else calls
+        return _results(weakref.ref(self), engine, prepared, futures, more, deadline, self._clock)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuse further submits; end the session when every future is done.
+
+        Args:
+            wait: Return only then. Otherwise the end happens in the background, at the latest before the interpreter ends.
+            cancel_futures: Cancel what no worker has claimed.
+
+        A second call is harmless.
+        """
+        self._engine.begin_end()
+        if cancel_futures:
+            self._engine.cancel(self._engine.unfinished())
+        if wait:
+            end(self._engine)
+        else:
+            _end_in_background(self._engine)
+
+    # --- beside it ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _clock(self) -> Clock:
+        return self._engine.session.clock
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self._engine.session.session_id
+
+    @property
+    def url(self) -> str:
+        """The session's URL: with the key, all that a worker elsewhere needs to take part."""
+        return self._engine.opened.url
+
+    def requests(self) -> dict[str, int]:
+        """Store requests of this session so far, by kind; of its workers as of their last beats.
+
+        Kinds: `get`, `not_modified`, `list`, `create`, `swap`, `put`, `delete`, and bytes in and out.
+        Store: 1 LIST, 1 GET a worker; nothing after `shutdown`.
+        """
+        return self._engine.requests()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} workers={self._max_workers}>"
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> bool | None:
+        self.shutdown(wait=True)
+        return False
+
+
+def _results(
+    executor: weakref.ref[StarburstExecutor],
+    engine: Engine,
+    prepared: tuple[str, bytes, BaseException | None],
+    futures: deque[StarburstFuture[T]],
+    more: Iterator[tuple[Any, ...]],
+    deadline: float | None,
+    clock: Clock,
+) -> Iterator[T]:
+    """Results in order. Whatever ends the iteration, what has not been reached is cancelled."""
+    try:
+        while futures:
+            if executor() is not None:
+                for args in islice(more, 1):
+                    futures.append(engine.submit_prepared(prepared, args, {}))
+            # The future leaves the queue before its result is handed out, so that the result can be freed.
+            future = futures.popleft()
+            try:
+                yield future.result(None if deadline is None else max(0.0, deadline - clock.monotonic()))
+            except TimeoutError:
+                futures.appendleft(future)
+                raise
+            finally:
+                del future
+    finally:
+        engine.cancel(list(futures))
+
+
+def end(engine: Engine) -> None:
+    """End an executor's session in its way: attached, when every future is done; detached, when all is acknowledged."""
+    engine.begin_end()
+    if engine.detached:
+        engine.flush()
+        engine.detach()
+    else:
+        engine.wait_done()
+        engine.end_session()
+
+
+def _end_in_background(engine: Engine) -> None:
+    # Also called by the garbage collector, in whatever thread and holding whatever locks: so it takes none itself.
+    if not engine.finished.is_set() and engine.is_of_this_process():
+        # A daemon: the interpreter's end waits for the engine, not for this thread.
+        threading.Thread(target=end, args=(engine,), name="starburst-end", daemon=True).start()
+
+
+def _end_all() -> None:
+    """Before the interpreter goes: end every session that is still open, as `ProcessPoolExecutor` does."""
+    for engine in Engine.all_here():
+        end(engine)
+
+
+# Runs before the threads are joined that user code has left; `atexit` would be too late for them, and for starting any.
+threading._register_atexit(_end_all)  # type: ignore[attr-defined]  # as concurrent.futures does; since Python 3.9
+
+
+def _launcher(given: str | Launcher | None, settings: Settings, clock: Clock) -> Launcher | None:
+    if given is not None and not isinstance(given, str):
+        return given
+    if settings.launcher == "none":
+        return None
+    if settings.launcher != "local":
+        raise ConfigError(f"launcher={settings.launcher!r}: must be 'local', 'none' or a Launcher")
+    return Local(clock=clock)

@@ -1,0 +1,271 @@
+"""The client's side of a session: how it starts, is found again, is counted, and is deleted."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from urllib.parse import urlsplit
+
+from starburst_executor import config
+from starburst_executor.client import registry
+from starburst_executor.client.submitter import submitter_record
+from starburst_executor.clock import Clock
+from starburst_executor.config import SessionKey, Settings, Timings
+from starburst_executor.errors import KeyNotFound, RecordInvalid, SessionNotFound, StoreError, VersionMismatch
+from starburst_executor.protocol import payload
+from starburst_executor.protocol.keys import SESSIONS, is_session_id
+from starburst_executor.protocol.records import ATTACHED, DETACHED, Manifest, SessionState
+from starburst_executor.protocol.seal import Sealer
+from starburst_executor.protocol.status import State
+from starburst_executor.store.open import open_store
+from starburst_executor.store.patient import PatientStore
+from starburst_executor.store.probe import probe_conditional_writes
+from starburst_executor.store.session import SessionStore, new_token
+from starburst_executor.store.url import join_url, split_url
+from starburst_executor.version import __version__
+
+__all__ = ["Opened", "SessionSummary", "attach", "census", "delete_session", "is_embedded", "list_sessions", "start"]
+
+# A dead client's attached session is of no use to anybody: nobody can attach to it again.
+SWEEP_AFTER_S = 7 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session and what was needed to open it."""
+
+    session: SessionStore
+    store: PatientStore
+    key: SessionKey
+
+    @property
+    def url(self) -> str:
+        return join_url(self.store.url, self.session.session_id)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSummary:
+    """One line of `DetachedExecutor.list_sessions()`.
+
+    Attributes:
+        id: The session's id.
+        url: What reattaches from any machine, with the key.
+        created_at: UTC epoch seconds.
+        last_activity_at: When a task last changed, UTC epoch seconds, by the store's clock.
+        state: `open`, `terminated`, `expired`, `broken` or `deleted`.
+        n_tasks: Submitted.
+        n_ended: Completed, failed or cancelled, as far as the listing alone tells.
+    """
+
+    id: str
+    url: str
+    created_at: float
+    last_activity_at: float
+    state: str
+    n_tasks: int
+    n_ended: int
+
+    def __str__(self) -> str:
+        created = _utc(self.created_at).strftime("%Y-%m-%d %H:%M")
+        return f"{self.id}  {created} UTC  {self.state:<10}  {self.n_ended:>7,} of {self.n_tasks:,} tasks ended"
+
+
+def is_embedded(store_url: str) -> bool:
+    """Whether the store is on this machine, where a request costs a tenth of a millisecond and no money."""
+    return urlsplit(store_url).scheme in ("sqlite", "memory")
+
+
+def start(
+    settings: Settings,
+    clock: Clock,
+    *,
+    detached: bool,
+    key: str | bytes | SessionKey | None = None,
+    timings: Timings | None = None,
+    launches: bool = True,
+    initializer: Callable[[], object] | None = None,
+) -> Opened:
+    """Begin a session. Store: 1 create; 1 for an initializer; on an endpoint that is not AWS, 8 for the probe.
+
+    Args:
+        launches: Whether this client starts workers.
+        initializer: What each worker process calls first.
+
+    Raises: ConfigError, AccessDenied, StoreUnavailable; what pickling the initializer raises.
+    """
+    embedded = is_embedded(settings.store)
+    timings = timings or (Timings.embedded() if embedded else Timings.remote())
+    raw = open_store(settings.store)
+    if not embedded:
+        probe_conditional_writes(raw)
+    store = PatientStore(raw, clock, patience_s=timings.patience_s)
+    session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
+    session_key = config.new_session_key(session_id, detached=detached, given=key)
+    sealer = Sealer(bytes(session_key), session_id)
+    session = SessionStore(store, session_id, sealer, clock)
+    digest = None if initializer is None else _store_initializer(session, initializer)
+    now = clock.now()
+    deadline_s = settings.absolute_timeout
+    session.create_manifest(
+        Manifest(
+            session_id=session_id,
+            kind=DETACHED if detached else ATTACHED,
+            created_at=now,
+            python=f"{sys.version_info.major}.{sys.version_info.minor}",
+            library=__version__,
+            token=new_token(sealer),
+            workers=settings.workers,
+            timings=timings,
+            retries=settings.retries,
+            max_result_bytes=settings.max_result_bytes,
+            task_timeout=settings.task_timeout,
+            max_tasks_per_child=settings.max_tasks_per_child,
+            initializer=digest,
+            deadline_at=None if deadline_s is None else now + deadline_s,
+            # An attached local worker costs nothing while it is idle and ends with its client.
+            idle_exit=detached or not launches,
+            submitters=(submitter_record(clock.new_id(4)),),
+        )
+    )
+    if detached:
+        registry.remember(session_id, join_url(store.url, session_id))
+    return Opened(session, store, session_key)
+
+
+def _store_initializer(session: SessionStore, initializer: Callable[[], object]) -> str:
+    pickled = payload.dump_function(initializer)
+    digest = payload.digest(pickled)
+    session.store.create(session.keys.function(digest), session.sealer.sealed("function", digest, pickled))
+    return digest
+
+
+def attach(
+    id_or_url: str, clock: Clock, *, store: str | None = None, key: str | bytes | SessionKey | None = None
+) -> Opened:
+    """Open a session that exists. Store: 1 GET.
+
+    Raises: SessionNotFound, KeyNotFound, VersionMismatch, ConfigError, AccessDenied, StoreUnavailable.
+    """
+    store_url, session_id = _locate(id_or_url, store)
+    session_key = config.find_session_key(session_id, key)
+    patient = PatientStore(open_store(store_url), clock, patience_s=Timings().patience_s)
+    session = SessionStore(patient, session_id, Sealer(bytes(session_key), session_id), clock)
+    manifest = session.refresh()
+    if manifest.state == SessionState.DELETED:
+        raise SessionNotFound(f"the session was deleted: session={session_id}, store={store_url}")
+    if not session.has_right_key():
+        raise KeyNotFound(
+            f"the key is not the one of this session: session={session_id}; copy the key file of whoever started it, or "
+            "pass the session's own key as key= or in STARBURST_KEY"
+        )
+    return Opened(session, patient, session_key)
+
+
+def _locate(id_or_url: str, store: str | None) -> tuple[str, str]:
+    if "://" in id_or_url:
+        return split_url(id_or_url)
+    if not is_session_id(id_or_url):
+        raise SessionNotFound(f"not a session's id: {id_or_url!r}; see DetachedExecutor.list_sessions()")
+    if store is None and (known := registry.known_url(id_or_url)) is not None:
+        return split_url(known)
+    return (store or config.resolve(detached=True).store), id_or_url
+
+
+def census(session: SessionStore) -> Counter[State]:
+    """How many tasks are in which state.
+
+    Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly pending, partly claimed or did not end well.
+    """
+    counts: Counter[State] = Counter()
+    for group in session.all_groups():
+        known = group.size_class.all_in
+        if known is not None:
+            counts[known] += group.ref.n_tasks
+            continue
+        found = session.read(group.key)
+        assert found is not None  # no ETag was sent  # noqa: S101
+        counts.update(State(entry.state) for entry in found.status.entries)
+    return counts
+
+
+def delete_session(session: SessionStore) -> None:
+    """Delete exactly this session's objects, all of them, the manifest last. Harmless if they are gone.
+
+    Store: 1 GET, 1 swap, 1 LIST per 1,000 objects until one is empty, 1 delete per 1,000.
+    """
+    store, keys = session.store, session.keys
+    try:
+        session.end(SessionState.DELETED, "deleted")
+    except SessionNotFound:
+        # Its manifest is gone: somebody is deleting it, or did not finish.
+        pass
+    while left := [line.key for line in store.list(keys.folder) if line.key != keys.manifest]:
+        store.delete(left)
+    store.delete([keys.manifest])
+    registry.forget(session.session_id)
+
+
+def list_sessions(store_url: str, clock: Clock) -> Iterator[SessionSummary]:
+    """Every session in a store that can be read, oldest first. Store: 1 LIST; 1 GET and 1 LIST a session."""
+    store = PatientStore(open_store(store_url), clock, patience_s=Timings().patience_s)
+    for name in store.list_folders(SESSIONS):
+        if not is_session_id(name):
+            continue
+        # No key is needed to count: metadata is not sealed.
+        session = SessionStore(store, name, Sealer(b"", name), clock)
+        try:
+            manifest = session.refresh()
+            groups = session.all_groups()
+        except (RecordInvalid, VersionMismatch, SessionNotFound):
+            continue
+        yield SessionSummary(
+            id=name,
+            url=join_url(store.url, name),
+            created_at=manifest.created_at,
+            last_activity_at=max((group.modified_at for group in groups), default=manifest.created_at),
+            state=manifest.state.value,
+            n_tasks=sum(group.ref.n_tasks for group in groups),
+            n_ended=sum(group.ref.n_tasks for group in groups if group.size_class.has_ended),
+        )
+
+
+def sweep(store_url: str, clock: Clock) -> None:
+    """Delete attached sessions that their client left behind when it died, a week ago or longer."""
+    store = PatientStore(open_store(store_url), clock, patience_s=1.0)
+    try:
+        for name in store.list_folders(SESSIONS):
+            if is_session_id(name):
+                _sweep_one(SessionStore(store, name, Sealer(b"", name), clock))
+    except StoreError:
+        # Tidying up is nobody's wish of this moment: the next session tries again.
+        return
+
+
+def _sweep_one(session: SessionStore) -> None:
+    try:
+        manifest = session.refresh()
+    except (RecordInvalid, VersionMismatch, SessionNotFound):
+        return
+    age_s = session.clock.now() - manifest.created_at
+    if manifest.kind == ATTACHED and manifest.state.is_over and age_s > SWEEP_AFTER_S:
+        delete_session(session)
+
+
+def open_submitter(session: SessionStore, client_id: str) -> int:
+    """Become a submitting client of a session that exists; the ordinal. Store: 1 swap."""
+
+    def step(manifest: Manifest) -> Manifest | None:
+        if any(submitter.client_id == client_id for submitter in manifest.submitters):
+            return None
+        return replace(manifest, submitters=(*manifest.submitters, submitter_record(client_id)))
+
+    manifest = session.change(step)
+    return [submitter.client_id for submitter in manifest.submitters].index(client_id)
+
+
+def _utc(at: float) -> datetime:
+    return datetime.fromtimestamp(at if math.isfinite(at) else 0.0, timezone.utc)

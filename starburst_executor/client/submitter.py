@@ -1,0 +1,340 @@
+"""Gathers submits into status objects: group commit, with a bound on what waits.
+
+    submit ──add──► queue ──take──► batch ──send──► functions/ ─► calls/ ─► status/ ─► bell
+                      ▲               │
+                      └── while they fly, further submits gather
+
+A lone submit leaves at once; a burst becomes few objects, about two per worker. Whoever drives it calls `take` and
+`send` in turn: the engine's sender threads, or a test.
+
+Guarantee: a function and big calls are acknowledged before the status object that names them is written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.errors import PreconditionFailed
+from starburst_executor.protocol import status
+from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
+from starburst_executor.protocol.records import Manifest, Submitter as SubmitterRecord
+from starburst_executor.protocol.status import Entry, Located, State, Status
+from starburst_executor.store.session import SessionStore
+
+__all__ = ["Acknowledged", "Batch", "Submitter"]
+
+# Beyond this a call is stored apart, so that one big argument does not make a status object slow for its neighbours.
+_INLINE_CALL_BYTES = 32 * 1024
+_MAX_CALLS_BYTES = 64 * 2**20
+# A burst's first objects: fewer tasks would cost more requests, more would leave workers without work.
+_LEAST_GROUP = 16
+# A request that has no answer by then is being tried again, and may be for minutes.
+_FLIGHT_S = 10.0
+
+
+class _Queued(NamedTuple):
+    """One submit: a pickled call, or the outcome of a call that could not be pickled."""
+
+    future: StarburstFuture[Any]
+    digest: str
+    call: bytes
+    failed: bytes | None
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Submits that become one status object."""
+
+    ordinal: int
+    group: int
+    queued: list[_Queued]
+    n_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A status object that the store has acknowledged, and the futures of its tasks, in order."""
+
+    key: str
+    ref: GroupRef
+    etag: str
+    futures: list[StarburstFuture[Any]] = field(repr=False)
+
+
+class Submitter:
+    """One submitting client's queue. Thread-safe.
+
+    Args:
+        ordinal: This submitter's ordinal, asked for when the first batch is cut: only submitting clients have one.
+        n_workers: How many tasks run at once.
+        queue_bytes: `add` waits while more than this is unsent.
+        acknowledged: Called with each batch that is stored.
+    """
+
+    def __init__(
+        self,
+        session: SessionStore,
+        *,
+        ordinal: int,
+        n_workers: Callable[[], int],
+        queue_bytes: int,
+        acknowledged: Callable[[Acknowledged], None],
+    ) -> None:
+        self._session = session
+        self._ordinal = ordinal
+        self._n_workers = n_workers
+        self._queue_bytes = queue_bytes
+        self._acknowledged = acknowledged
+        # Guards everything below; waited on for "something to take", "room" and "nothing left".
+        self._changed = threading.Condition()
+        self._queue: deque[_Queued] = deque()
+        self._n_bytes = 0
+        self._flying: list[Batch] = []
+        self._burst = 0
+        self._n_groups = 0
+        self._n_added = 0
+        self._cancelled: set[int] = set()
+        self._closed = False
+        self._error: BaseException | None = None
+        self._functions: dict[str, bytes] = {}
+        self._stored: dict[str, threading.Event] = {}
+        self._n_epochs = 1
+
+    # --- for submit ---------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        make: Callable[[int], StarburstFuture[Any]],
+        digest: str,
+        function: bytes,
+        call: bytes,
+        failed: bytes | None = None,
+    ) -> StarburstFuture[Any]:
+        """Queue one call; waits while the queue holds more bytes than it may.
+
+        Args:
+            make: Makes the future, told its index.
+            failed: The outcome, if the call could not be pickled: it is recorded, never run.
+
+        Raises: what made sending impossible.
+        """
+        with self._changed:
+            while self._n_bytes > self._queue_bytes and self._error is None:
+                self._changed.wait()
+            if self._error is not None:
+                raise self._error
+            future = make(self._n_added)
+            self._n_added += 1
+            if digest not in self._functions:
+                self._functions[digest] = function
+            self._queue.append(_Queued(future, digest, call, failed))
+            self._n_bytes += len(call)
+            self._burst += 1
+            if self._is_ready():
+                self._changed.notify()
+            return future
+
+    def cancel_unsent(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
+        """Cancel those of these that are still queued; which. They keep their place, as cancelled tasks."""
+        with self._changed:
+            # The queue holds consecutive indices.
+            first = self._queue[0].future.index if self._queue else self._n_added
+            unsent = [future for future in futures if future.index >= first and not future.done()] if self._queue else []
+            self._cancelled.update(future.index for future in unsent)
+        # Callbacks run here, so not under the lock.
+        for future in unsent:
+            future.mark_cancelled()
+        return unsent
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until everything added is acknowledged; False if time ran out. Raises what made sending impossible."""
+        with self._changed:
+            done = self._changed.wait_for(lambda: self._error is not None or self._is_empty(), timeout_s)
+            if self._error is not None:
+                raise self._error
+            return done
+
+    def is_empty(self) -> bool:
+        """Whether everything added is acknowledged."""
+        with self._changed:
+            return self._is_empty()
+
+    def unacknowledged(self) -> list[StarburstFuture[Any]]:
+        """The futures of what is queued or being sent."""
+        with self._changed:
+            flying = [one.future for batch in self._flying for one in batch.queued]
+            return [*flying, *(one.future for one in self._queue)]
+
+    def wait_flown(self) -> None:
+        """Wait until what is being sent at this moment is acknowledged, if it does not take for ever."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._flying or self._error is not None, _FLIGHT_S)
+
+    def close(self) -> None:
+        """Let `take` end once the queue is empty."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def fail(self, error: BaseException) -> list[StarburstFuture[Any]]:
+        """Give up: the futures of everything unsent."""
+        with self._changed:
+            self._error = self._error or error
+            unsent = [one.future for one in self._queue]
+            self._queue.clear()
+            self._n_bytes = 0
+            self._changed.notify_all()
+        return unsent
+
+    # --- for senders --------------------------------------------------------------------------------------------------
+
+    def take(self, timeout_s: float | None = None) -> Batch | None:
+        """The next batch, when it should leave; None if there is none within `timeout_s`, or after `close`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_ready() or (self._closed and not self._queue), timeout_s)
+            if not self._is_ready():
+                return None
+            batch = self._cut()
+            self._flying.append(batch)
+            if self._is_ready():
+                self._changed.notify()
+            return batch
+
+    def send(self, batch: Batch) -> None:
+        """Store one batch: functions and big calls first, then the status object, then ring.
+
+        Store: 1 create for the status object; 1 for each new function; 1 if there are big calls; a ring now and then.
+        """
+        try:
+            self._send(batch)
+        finally:
+            with self._changed:
+                self._flying.remove(batch)
+                self._n_bytes -= batch.n_bytes
+                if self._is_empty():
+                    self._burst = 0
+                self._changed.notify_all()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _is_empty(self) -> bool:
+        return not self._queue and not self._flying
+
+    def _is_ready(self) -> bool:
+        """Nothing flies, or enough has gathered for an object of its own."""
+        if not self._queue:
+            return False
+        return not self._flying or self._closed or len(self._queue) >= self._group_size()
+
+    def _group_size(self) -> int:
+        """About two objects per worker over the burst so far."""
+        return min(status.MAX_TASKS, max(_LEAST_GROUP, self._burst // (2 * max(1, self._n_workers()))))
+
+    def _cut(self) -> Batch:
+        queued: list[_Queued] = []
+        n_bytes = n_inline = 0
+        limit = self._group_size()
+        while self._queue and len(queued) < limit:
+            size = len(self._queue[0].call)
+            n_inline += size if size <= _INLINE_CALL_BYTES else 0
+            if queued and (n_inline > status.MAX_BYTES or n_bytes + size > _MAX_CALLS_BYTES):
+                break
+            queued.append(self._queue.popleft())
+            n_bytes += size
+        self._n_groups += 1
+        return Batch(self._ordinal, self._n_groups - 1, queued, n_bytes)
+
+    def _send(self, batch: Batch) -> None:
+        if all(one.future.index in self._cancelled for one in batch.queued):
+            return
+        digests = list(dict.fromkeys(one.digest for one in batch.queued))
+        for digest in digests:
+            self._store_function(digest)
+        first = batch.queued[0].future.index
+        ref = GroupRef(batch.ordinal, first, len(batch.queued), batch.group // GROUPS_PER_EPOCH)
+        self._open_epoch(ref.epoch)
+        entries = self._entries(ref, batch, digests)
+        record = Status(ref.ordinal, first, tuple(digests), tuple(entries))
+        key = self._session.keys.group(ref)
+        body = status.encode(record, self._session.clock.new_id())
+        # Crash here: function and calls are stored and nothing names them; the session's cleanup removes them.
+        etag = self._create(key, body)
+        # Crash here: the tasks are stored and no bell was rung; idle workers look unasked.
+        self._acknowledged(Acknowledged(key, ref, etag, [one.future for one in batch.queued]))
+        n_pending = sum(entry.state == State.PENDING for entry in entries)
+        if n_pending:
+            self._session.ring([key], n_pending)
+
+    def _entries(self, ref: GroupRef, batch: Batch, digests: list[str]) -> list[Entry]:
+        sealer, apart, entries = self._session.sealer, bytearray(), []
+        now = self._session.clock.now()
+        for one in batch.queued:
+            function = digests.index(one.digest) if len(digests) > 1 else 0
+            if one.future.index in self._cancelled:
+                entry = Entry.pending(function, b"")._replace(state=State.CANCELLED, call=None, at=now)
+            elif one.failed is not None:
+                entry = Entry.pending(function, b"")._replace(state=State.FAILED, call=None, at=now)
+                label = status.outcome_label(Status(ref.ordinal, one.future.index, (), ()), 0, entry)
+                entry = entry._replace(outcome=sealer.sealed("outcome", label, one.failed))
+            else:
+                label = status.call_label(ref.ordinal, one.future.index, one.digest)
+                sealed = sealer.sealed("call", label, one.call)
+                if len(sealed) > _INLINE_CALL_BYTES:
+                    entry = Entry.pending(function, Located("", len(apart), len(sealed)))
+                    apart += sealed
+                else:
+                    entry = Entry.pending(function, sealed)
+            entries.append(entry)
+        if apart:
+            self._create(self._session.keys.calls(ref.group_id), apart)
+        return entries
+
+    def _store_function(self, digest: str) -> None:
+        with self._changed:
+            stored = self._stored.get(digest)
+            is_mine = stored is None
+            if stored is None:
+                stored = self._stored[digest] = threading.Event()
+        if not is_mine:
+            while not stored.wait(1.0):
+                if self._error is not None:
+                    raise self._error
+            return
+        body = self._session.sealer.sealed("function", digest, self._functions[digest])
+        self._create(self._session.keys.function(digest), body)
+        stored.set()
+        self._functions[digest] = b""
+
+    def _open_epoch(self, epoch: int) -> None:
+        """See to it that the manifest lists this epoch before there is an object in it."""
+        if epoch < self._n_epochs:
+            return
+
+        def step(manifest: Manifest) -> Manifest | None:
+            record = manifest.submitters[self._ordinal]
+            if record.epochs > epoch:
+                return None
+            opened = tuple(range(record.epochs, epoch + 1))
+            return manifest.with_submitter(
+                self._ordinal, replace(record, epochs=epoch + 1, open=record.open + opened)
+            )
+
+        self._session.change(step)
+        self._n_epochs = max(self._n_epochs, epoch + 1)
+
+    def _create(self, key: str, body: bytes | bytearray) -> str:
+        try:
+            return self._session.store.create(key, body)
+        except PreconditionFailed:
+            # Ours alone, and always the same bytes under this key: it landed before.
+            return ""
+
+
+def submitter_record(client_id: str) -> SubmitterRecord:
+    """A new submitter as the manifest knows it: with its first epoch open."""
+    return SubmitterRecord(client_id, 1, (0,))
