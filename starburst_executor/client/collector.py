@@ -30,6 +30,7 @@ from starburst_executor.errors import (
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.payload import load_outcome
+from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
 from starburst_executor.store.session import Group, SessionStore, Versioned
 
@@ -148,7 +149,7 @@ class Collector:
         n_news = 0
         for index, futures in waiting:
             entry = seen.entries[index]
-            mine = [future for future in futures if entry.run >= future._run]
+            mine = [future for future in futures if entry.run >= future.run]
             if entry.has_ended and mine:
                 ended.append((index, mine))
             elif entry.state == State.CLAIMED:
@@ -187,11 +188,7 @@ class Collector:
 
     def _missing(self, watched: _Watched) -> None:
         """An object that was acknowledged is gone: the session was deleted, or something deletes in it."""
-        try:
-            manifest = self._session.refresh()
-        except SessionNotFound:
-            raise
-        if manifest.state.value == "deleted":
+        if self._session.refresh().state == SessionState.DELETED:
             raise SessionNotFound(f"the session was deleted: session={self._session.session_id}")
         self._give_up(watched, PayloadError(f"a stored status object is missing: key={watched.key}"))
 

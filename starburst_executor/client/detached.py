@@ -11,10 +11,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import TimeoutError, as_completed
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import as_completed
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from starburst_executor import config
 from starburst_executor.client.engine import Engine
@@ -30,7 +32,7 @@ from starburst_executor.client.session import (
 )
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey
-from starburst_executor.errors import ConfigError, SessionExpired, SessionNotFound, StarburstError
+from starburst_executor.errors import ConfigError, SessionExpired, SessionNotFound
 from starburst_executor.launch.base import Launcher
 from starburst_executor.launch.local import Local
 from starburst_executor.protocol import status
@@ -129,13 +131,19 @@ class DetachedExecutor(StarburstExecutor):
 
         The same task has the same future each time, until it is retried. Store: 1 LIST per 1,000 status objects.
         """
-        engine = self._engine
-        if engine.finished.is_set():
-            return [future for _, future in sorted(engine.known.items())]
-        for group in engine.session.all_groups():
-            self._watch(group)
-        engine.start()
-        return [future for _, future in sorted(engine.known.items())]
+        self._look_for_tasks()
+        return [future for _, future in sorted(self._engine.known.items())]
+
+    @property
+    def is_attached(self) -> bool:
+        """False after `detach`, `shutdown` or `cleanup`."""
+        return not self._engine.finished.is_set()
+
+    def _look_for_tasks(self) -> None:
+        if self.is_attached:
+            for group in self._engine.session.all_groups():
+                self._watch(group)
+            self._engine.start()
 
     def _watch(self, group: Group) -> None:
         engine, ref = self._engine, group.ref
@@ -150,12 +158,24 @@ class DetachedExecutor(StarburstExecutor):
             etag = group.etag if group.size_class == SizeClass.ALL_PENDING else ""
             engine.collector.watch(group.key, ref, etag, fresh)
 
+    def future_of(self, ordinal: int, index: int) -> StarburstFuture[Any]:
+        """The future of one task, by its submitter's ordinal and its index.
+
+        Raises: LookupError if there is no such task. Store: 1 LIST per 1,000 status objects, if it is not known yet.
+        """
+        known = self._engine.known
+        if (ordinal, index) not in known:
+            self._look_for_tasks()
+        if (ordinal, index) not in known:
+            raise LookupError(f"the session has no such task: task={ordinal}-{index}, session={self.id}")
+        return known[ordinal, index]
+
     def as_completed(self, timeout: float | None = None) -> Iterator[StarburstFuture[Any]]:
         """Every future of the session as it completes, those that are done first.
 
         Raises: TimeoutError if `timeout` seconds have passed since this call and some are left.
         """
-        return as_completed(self.futures, timeout)
+        return cast("Iterator[StarburstFuture[Any]]", as_completed(self.futures, timeout))
 
     def collect(self, wait: bool = False, timeout: float | None = None) -> list[TaskOutcome]:
         """How tasks ended, in submission order, failures beside values. Nothing is downloaded twice.
@@ -169,9 +189,9 @@ class DetachedExecutor(StarburstExecutor):
             try:
                 for _ in as_completed(futures, timeout):
                     pass
-            except TimeoutError:
+            except FutureTimeoutError:
                 pass
-        elif not self._engine.finished.is_set():
+        elif self.is_attached:
             self._engine.collector.poll()
         return [outcome_of(future) for future in futures if future.done()]
 
@@ -198,17 +218,17 @@ class DetachedExecutor(StarburstExecutor):
         retried: list[StarburstFuture[Any]] = []
         by_epoch: dict[tuple[int, int], list[Group]] = {}
         for group in session.all_groups():
-            if group.size_class != SizeClass.ALL_COMPLETED and group.size_class != SizeClass.ALL_PENDING:
+            if group.size_class not in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING):
                 by_epoch.setdefault((group.ref.ordinal, group.ref.epoch), []).append(group)
         for (ordinal, epoch), groups in by_epoch.items():
             hold = session.clock.new_id()
-            session.change(lambda manifest, o=ordinal, e=epoch, h=hold: _held(manifest, o, e, h))
+            session.change(partial(_held, ordinal=ordinal, epoch=epoch, hold=hold))
             # Crash here: the epoch stays listed, which costs requests and nothing else.
             for group in groups:
                 retried += self._retry_group(group)
-            session.change(lambda manifest, o=ordinal, h=hold: _unheld(manifest, o, h))
+            session.change(partial(_unheld, ordinal=ordinal, hold=hold))
         engine.start()
-        return sorted(retried, key=lambda future: (future._ordinal, future.index))
+        return sorted(retried, key=lambda future: (future.ordinal, future.index))
 
     def _retry_group(self, group: Group) -> list[StarburstFuture[Any]]:
         engine, session = self._engine, self._engine.session
@@ -330,12 +350,13 @@ class DetachedExecutor(StarburstExecutor):
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         was_open = not self._engine.is_ending
         self.shutdown(wait=True)
         if was_open:
-            sys.stderr.write(f"session {self.id} goes on: DetachedExecutor.reattach({self.id!r}), or elsewhere by {self.url}\n")
-        return False
+            sys.stderr.write(
+                f"session {self.id} goes on: DetachedExecutor.reattach({self.id!r}); elsewhere: reattach({self.url!r}, key=...)\n"
+            )
 
 
 def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest | None:
@@ -344,9 +365,7 @@ def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest |
     if (epoch, hold) in submitter.holds:
         return None
     opened = tuple(sorted({*submitter.open, epoch}))
-    return manifest.with_submitter(
-        ordinal, replace(submitter, open=opened, holds=(*submitter.holds, (epoch, hold)))
-    )
+    return manifest.with_submitter(ordinal, replace(submitter, open=opened, holds=(*submitter.holds, (epoch, hold))))
 
 
 def _unheld(manifest: Manifest, ordinal: int, hold: str) -> Manifest | None:
@@ -369,16 +388,9 @@ def _attached_future(url: str, ordinal: int, sequence: int) -> StarburstFuture[A
     """The future of one task, from its pickle: attached through one executor a session and process."""
     with _lock:
         executor = _attached.get(url)
-    if executor is None or executor._engine.finished.is_set():
+    if executor is None or not executor.is_attached:
         fresh = DetachedExecutor.reattach(url)
         with _lock:
-            executor = _attached.setdefault(url, fresh)
-            if executor._engine.finished.is_set():
-                executor = _attached[url] = fresh
-    found = executor._engine.known.get((ordinal, sequence))
-    if found is None:
-        executor.futures  # noqa: B018 - reading it looks for tasks that are new
-        found = executor._engine.known.get((ordinal, sequence))
-    if found is None:
-        raise StarburstError(f"the session has no such task: task={ordinal}-{sequence}, session={url}")
-    return found
+            # Another thread may have been first; the one that is not taken ends by itself.
+            executor = _attached[url] = fresh
+    return executor.future_of(ordinal, sequence)

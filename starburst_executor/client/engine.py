@@ -111,7 +111,7 @@ class Engine:
     @staticmethod
     def all_here() -> list[Engine]:
         """Every engine that this process has made and not ended."""
-        return [engine for engine in _engines if engine._pid == os.getpid()]
+        return [engine for engine in _engines if engine.is_of_this_process()]
 
     def is_of_this_process(self) -> bool:
         """False in the child of a fork: what was made before belongs to the parent."""
@@ -119,7 +119,9 @@ class Engine:
 
     # --- submitting ---------------------------------------------------------------------------------------------------
 
-    def submit(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> StarburstFuture[Any]:
+    def submit(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> StarburstFuture[Any]:
         """Pickle now, queue, return the future. What cannot be pickled fails on the future."""
         prepared = self.prepare(function)
         return self.submit_prepared(prepared, args, kwargs)
@@ -153,7 +155,7 @@ class Engine:
     def _new_future(self, index: int) -> StarburstFuture[Any]:
         future: StarburstFuture[Any] = StarburstFuture(self, self._ordinal or 0, index)
         if self.detached:
-            self.known[future._ordinal, index] = future
+            self.known[future.ordinal, index] = future
         return future
 
     def _ready_submitter(self) -> Submitter:
@@ -261,7 +263,9 @@ class Engine:
     def _fail(self, error: Exception) -> None:
         """The client cannot go on: say why on every future that waits. The session itself may be well."""
         if isinstance(error, (SessionNotFound, ObjectNotFound)):
-            error = SessionNotFound(f"the session was deleted while this client was attached: {self.session.session_id}")
+            error = SessionNotFound(
+                f"the session was deleted while this client was attached: {self.session.session_id}"
+            )
         elif not isinstance(error, StarburstError):
             _log.error("a thread of the client failed", exc_info=error)
         with self._lock:
@@ -299,7 +303,7 @@ class Engine:
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
         """Cancel tasks that no worker has claimed; how many. Store: 1 GET, 1 swap for each status object among them."""
         submitter, n_cancelled = self._submitter, 0
-        mine = [future for future in futures if future._ordinal == self._ordinal]
+        mine = [future for future in futures if future.ordinal == self._ordinal]
         if submitter is not None and mine:
             n_cancelled += len(submitter.cancel_unsent(mine))
         for _ in range(2):

@@ -10,11 +10,13 @@ errors, and what happens at the end.
 from __future__ import annotations
 
 import functools
+import logging
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, TimeoutError
+from concurrent.futures import Executor
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from itertools import islice
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -22,14 +24,16 @@ from typing import Any, ParamSpec, TypeVar
 from starburst_executor import config
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.session import is_embedded, start
+from starburst_executor.client.session import start
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.config import SessionKey, Settings, Timings
-from starburst_executor.errors import ConfigError
+from starburst_executor.errors import ConfigError, StarburstError
 from starburst_executor.launch.base import Launcher
 from starburst_executor.launch.local import Local
 
 __all__ = ["StarburstExecutor"]
+
+_log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -236,9 +240,8 @@ class StarburstExecutor(Executor):
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> bool | None:
+    ) -> None:
         self.shutdown(wait=True)
-        return False
 
 
 def _results(
@@ -260,7 +263,7 @@ def _results(
             future = futures.popleft()
             try:
                 yield future.result(None if deadline is None else max(0.0, deadline - clock.monotonic()))
-            except TimeoutError:
+            except FutureTimeoutError:
                 futures.appendleft(future)
                 raise
             finally:
@@ -290,11 +293,14 @@ def _end_in_background(engine: Engine) -> None:
 def _end_all() -> None:
     """Before the interpreter goes: end every session that is still open, as `ProcessPoolExecutor` does."""
     for engine in Engine.all_here():
-        end(engine)
+        try:
+            end(engine)
+        except StarburstError as error:
+            _log.warning("a session was not ended in good order: %s", error)
 
 
 # Runs before the threads are joined that user code has left; `atexit` would be too late for them, and for starting any.
-threading._register_atexit(_end_all)  # type: ignore[attr-defined]  # as concurrent.futures does; since Python 3.9
+threading._register_atexit(_end_all)  # type: ignore[attr-defined]  # noqa: SLF001 - as concurrent.futures does, since Python 3.9
 
 
 def _launcher(given: str | Launcher | None, settings: Settings, clock: Clock) -> Launcher | None:

@@ -35,7 +35,9 @@ class StarburstFuture(Future[T]):
 
     Attributes:
         index: The task's place among the calls of the client that submitted it, from 0.
-        task_id: The task's id, unique in its session, such as `"0-17"`.
+        ordinal: Which of the session's submitting clients that was, from 0.
+        task_id: The task's id, unique in its session: ordinal and index, such as `"0-17"`.
+        run: 1, and one more for each explicit retry.
 
     `cancel()` asks the store, in one swap: it cancels a task that no worker has claimed and refuses one that a worker
     has. `running()` turns true when a worker has claimed the task. A future of a detached session can be pickled; the
@@ -51,13 +53,13 @@ class StarburstFuture(Future[T]):
     def __init__(self, canceller: Canceller, ordinal: int, sequence: int, run: int = 1) -> None:
         super().__init__()
         self._canceller = canceller
-        self._ordinal = ordinal
+        self.ordinal = ordinal
         self.index = sequence
-        self._run = run
+        self.run = run
 
     @property
     def task_id(self) -> str:
-        return task_id(self._ordinal, self.index)
+        return task_id(self.ordinal, self.index)
 
     def cancel(self) -> bool:
         """Cancel the task if no worker has claimed it. Store: 1 GET, 1 swap, or none if it was not sent yet."""
@@ -70,7 +72,7 @@ class StarburstFuture(Future[T]):
         if how is None:
             raise TypeError("only futures of a DetachedExecutor can be pickled: this session ends with its executor")
         function, arguments = how
-        return function, (*arguments, self._ordinal, self.index)
+        return function, (*arguments, self.ordinal, self.index)
 
     # --- for those who complete it ------------------------------------------------------------------------------------
 

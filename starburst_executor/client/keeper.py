@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from starburst_executor.errors import (
     ConfigError,
     LaunchError,
+    ObjectNotFound,
     PreconditionFailed,
     StoreUnavailable,
 )
@@ -116,7 +118,10 @@ class ClientKeeper:
 
     def leave(self) -> None:
         """The last beat. Store: 1 swap, if there was a beat."""
-        if self._etag is not None:
+        if self._etag is None:
+            return
+        with suppress(ObjectNotFound):
+            # The session may have been deleted by another client: there is nothing left to leave.
             self._write(left=True)
 
     def beat(self) -> None:
@@ -181,7 +186,8 @@ class ClientKeeper:
     def _count_futile(self, death: Death) -> None:
         heard = read_beat(self._session, self._session.keys.worker(death.worker_id)) is not None
         self._n_futile = 0 if heard else self._n_futile + 1
-        _log.warning("a worker has ended: worker=%s, %s", death.worker_id, death.words)
+        level = logging.INFO if heard else logging.WARNING
+        _log.log(level, "a worker has ended: worker=%s, %s", death.worker_id, death.words)
         if self._n_futile >= _FUTILE_STARTS:
             self._break(f"no worker could be started: {death.words}")
 
@@ -248,4 +254,3 @@ class ClientKeeper:
     def _break(self, reason: str) -> None:
         manifest = self._session.end(SessionState.BROKEN, reason)
         end_what_is_left(self._session, manifest)
-

@@ -57,8 +57,8 @@ class SessionStatus:
         return "\n".join(
             [
                 f"session {self.id}: {self.state}",
-                f"  tasks    {ended:,} of {self.total:,} ended{share}: {self.completed:,} completed, {self.failed:,} failed, "
-                f"{self.cancelled:,} cancelled",
+                f"  tasks    {ended:,} of {self.total:,} ended{share}",
+                f"           {self.completed:,} completed, {self.failed:,} failed, {self.cancelled:,} cancelled",
                 f"           {self.pending:,} pending, {self.claimed:,} claimed, {self.running:,} running",
                 f"  workers  {self.workers:,} alive with {self.slots:,} slots; {self.per_s:,.1f} tasks/s{left}",
             ]

@@ -6,6 +6,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from urllib.parse import urlsplit
@@ -21,9 +22,9 @@ from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.records import ATTACHED, DETACHED, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import State
+from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
-from starburst_executor.store.probe import probe_conditional_writes
 from starburst_executor.store.session import SessionStore, new_token
 from starburst_executor.store.url import join_url, split_url
 from starburst_executor.version import __version__
@@ -101,7 +102,7 @@ def start(
     timings = timings or (Timings.embedded() if embedded else Timings.remote())
     raw = open_store(settings.store)
     if not embedded:
-        probe_conditional_writes(raw)
+        _probe(raw)
     store = PatientStore(raw, clock, patience_s=timings.patience_s)
     session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
     session_key = config.new_session_key(session_id, detached=detached, given=key)
@@ -134,6 +135,15 @@ def start(
     if detached:
         registry.remember(session_id, join_url(store.url, session_id))
     return Opened(session, store, session_key)
+
+
+def _probe(store: ObjectStore) -> None:
+    # Loaded only for S3: boto3 takes longer to import than everything else together.
+    from starburst_executor.store.probe import probe_conditional_writes
+    from starburst_executor.store.s3 import S3Store
+
+    if isinstance(store, S3Store):
+        probe_conditional_writes(store)
 
 
 def _store_initializer(session: SessionStore, initializer: Callable[[], object]) -> str:
@@ -198,11 +208,9 @@ def delete_session(session: SessionStore) -> None:
     Store: 1 GET, 1 swap, 1 LIST per 1,000 objects until one is empty, 1 delete per 1,000.
     """
     store, keys = session.store, session.keys
-    try:
+    # A manifest that is gone: somebody is deleting the session, or did not finish.
+    with suppress(SessionNotFound):
         session.end(SessionState.DELETED, "deleted")
-    except SessionNotFound:
-        # Its manifest is gone: somebody is deleting it, or did not finish.
-        pass
     while left := [line.key for line in store.list(keys.folder) if line.key != keys.manifest]:
         store.delete(left)
     store.delete([keys.manifest])

@@ -22,7 +22,8 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.errors import PreconditionFailed
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
-from starburst_executor.protocol.records import Manifest, Submitter as SubmitterRecord
+from starburst_executor.protocol.records import Manifest
+from starburst_executor.protocol.records import Submitter as SubmitterRecord
 from starburst_executor.protocol.status import Entry, Located, State, Status
 from starburst_executor.store.session import SessionStore
 
@@ -144,7 +145,9 @@ class Submitter:
         with self._changed:
             # The queue holds consecutive indices.
             first = self._queue[0].future.index if self._queue else self._n_added
-            unsent = [future for future in futures if future.index >= first and not future.done()] if self._queue else []
+            unsent = (
+                [future for future in futures if future.index >= first and not future.done()] if self._queue else []
+            )
             self._cancelled.update(future.index for future in unsent)
         # Callbacks run here, so not under the lock.
         for future in unsent:
@@ -320,9 +323,7 @@ class Submitter:
             if record.epochs > epoch:
                 return None
             opened = tuple(range(record.epochs, epoch + 1))
-            return manifest.with_submitter(
-                self._ordinal, replace(record, epochs=epoch + 1, open=record.open + opened)
-            )
+            return manifest.with_submitter(self._ordinal, replace(record, epochs=epoch + 1, open=record.open + opened))
 
         self._session.change(step)
         self._n_epochs = max(self._n_epochs, epoch + 1)

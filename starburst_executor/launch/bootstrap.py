@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import IO
 
 import msgpack
 
@@ -44,7 +44,7 @@ def new_worker_id(clock: Clock) -> str:
     return f"{int(clock.now() * 1000):011x}-{clock.new_id(4)}"
 
 
-def write_bootstrap(pipe: BinaryIO, bootstrap: Bootstrap) -> None:
+def write_bootstrap(pipe: IO[bytes], bootstrap: Bootstrap) -> None:
     """Write it and leave the pipe open."""
     fields = (bootstrap.key, bootstrap.path, bootstrap.worker_id, bootstrap.bound, bootstrap.tee, bootstrap.words)
     body: bytes = msgpack.packb(fields, unicode_errors="surrogateescape")
@@ -52,7 +52,7 @@ def write_bootstrap(pipe: BinaryIO, bootstrap: Bootstrap) -> None:
     pipe.flush()
 
 
-def read_bootstrap(pipe: BinaryIO) -> Bootstrap:
+def read_bootstrap(pipe: IO[bytes]) -> Bootstrap:
     """Read it, and nothing after it. Raises: RecordInvalid if the launcher died before it had written all."""
     length = int.from_bytes(pipe.read(_LENGTH_BYTES), "big")
     body = pipe.read(length)

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -62,12 +61,13 @@ class Local:
     name = "local"
 
     def __init__(self, agents: int = 1, *, clock: Clock | None = None) -> None:
-        if isinstance(agents, bool) or not isinstance(agents, int) or not 1 <= agents <= 256:  # noqa: PLR2004
+        if type(agents) is not int or not 1 <= agents <= 256:  # noqa: PLR2004
             raise ConfigError(f"agents={agents!r} (an argument of Local): must be 1..256")
         self._agents = agents
         self._clock = clock or SystemClock()
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        os.register_at_fork(after_in_child=_closer(weakref.ref(self)))
+        here = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _after_fork(here()))
 
     def __repr__(self) -> str:
         return f"Local(agents={self._agents})"
@@ -105,6 +105,15 @@ class Local:
         self._wait(bound)
         for one in mine:
             self._forget(one)
+
+    def drop_pipes(self) -> None:
+        """For the child of a fork of the user's: the end of these pipes must mean that *this* process ended."""
+        for child in self._children.values():
+            if child.stdin is not None:
+                child.stdin.close()
+            # It is no child of this process: nothing here is to wait for it.
+            child.returncode = 0
+        self._children.clear()
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -178,19 +187,9 @@ class Local:
         return "; ".join(filter(None, [status, text]))
 
 
-def _closer(launcher: weakref.ref[Local]) -> Callable[[], None]:
-    """For the child of a fork of the user's: let go of the pipes, whose end must mean that *this* process ended."""
-
-    def close() -> None:
-        here = launcher()
-        for child in list(here._children.values()) if here is not None else []:
-            if child.stdin is not None:
-                with suppress(OSError):
-                    os.close(child.stdin.fileno())
-        if here is not None:
-            here._children.clear()
-
-    return close
+def _after_fork(launcher: Local | None) -> None:
+    if launcher is not None:
+        launcher.drop_pipes()
 
 
 def _module_path() -> tuple[str, ...]:

@@ -28,8 +28,8 @@ __all__ = [
     "Submitter",
     "WorkerBeat",
     "WorkerState",
-    "decode_bell",
     "decode_beat",
+    "decode_bell",
     "decode_client_beat",
     "decode_manifest",
     "encode",
@@ -153,7 +153,7 @@ class Manifest:
     def with_submitter(self, ordinal: int, submitter: Submitter) -> Manifest:
         """The manifest with that submitter changed, or added at its end."""
         changed = list(self.submitters)
-        changed[ordinal:ordinal + 1] = [submitter]
+        changed[ordinal : ordinal + 1] = [submitter]
         return replace(self, submitters=tuple(changed))
 
 

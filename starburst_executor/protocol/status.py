@@ -33,8 +33,8 @@ __all__ = [
     "SizeClass",
     "State",
     "Status",
-    "call_label",
     "awaits_solo",
+    "call_label",
     "cancel",
     "claim",
     "commit",
@@ -84,7 +84,6 @@ class SizeClass(enum.IntEnum):
     def has_ended(self) -> bool:
         """All its tasks have ended."""
         return self >= SizeClass.ALL_COMPLETED
-
 
     @property
     def all_in(self) -> State | None:
@@ -394,6 +393,6 @@ def _located(raw: object) -> Located:
 
 
 def _checked(value: Any, kind: type) -> Any:
-    if type(value) is not kind or (kind is int and value < 0):
+    if type(value) is not kind or (type(value) is int and value < 0):
         raise ValueError(value)
     return value

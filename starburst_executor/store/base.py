@@ -63,11 +63,11 @@ class ObjectStore(Protocol):
     def put(self, key: str, body: Body) -> str:
         """Write an object whatever is there; return its ETag."""
 
-    def list(self, prefix: str) -> list[Listed]:
-        """Every object whose key starts with `prefix`, all pages, sorted by key. `prefix` ends in "/"."""
-
     def list_folders(self, prefix: str) -> list[str]:
         """The names between `prefix` and the next "/", each once, sorted. `prefix` ends in "/"."""
+
+    def list(self, prefix: str) -> list[Listed]:
+        """Every object whose key starts with `prefix`, all pages, sorted by key. `prefix` ends in "/"."""
 
     def delete(self, keys: Iterable[str]) -> None:
         """Delete these objects; those that are not there are passed over."""

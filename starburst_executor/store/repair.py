@@ -53,7 +53,7 @@ class Watcher:
         """One look at all beats. Call it after the own beat was acknowledged, else `watch.failed()`. Store: 1 LIST."""
         session = self._session
         lines = session.store.list(session.keys.workers)
-        self.watch.look({line.key[len(session.keys.workers):]: line.etag for line in lines})
+        self.watch.look({line.key[len(session.keys.workers) :]: line.etag for line in lines})
 
     def repair(self) -> int:
         """Take back the claims of workers that are lost and claims that their worker forgot; how many tasks.
@@ -132,9 +132,7 @@ class Watcher:
         self.watch.settled(claim_id)
         return n_tasks
 
-    def _still_stands(
-        self, worker_id: str, claim_id: str, beat: tuple[WorkerBeat, str] | None, *, lost: bool
-    ) -> bool:
+    def _still_stands(self, worker_id: str, claim_id: str, beat: tuple[WorkerBeat, str] | None, *, lost: bool) -> bool:
         """Whether the verdict rests on the newest beat still."""
         if beat is None:
             return lost
@@ -162,9 +160,7 @@ def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
         if error is None:
             return status.end_rest(current, session.clock.now(), None)
         reason = error
-        return status.end_rest(
-            current, session.clock.now(), lambda s, i, e: _sealed_reason(session, s, i, e, reason)
-        )
+        return status.end_rest(current, session.clock.now(), lambda s, i, e: _sealed_reason(session, s, i, e, reason))
 
     n_changed = 0
     for group in session.groups(manifest.open_epochs()):

@@ -130,9 +130,7 @@ class SessionStore:
                     return fresh
                 continue
             try:
-                new_etag = self.store.swap(
-                    self.keys.manifest, records.encode(changed, self.clock.new_id()), etag or ""
-                )
+                new_etag = self.store.swap(self.keys.manifest, records.encode(changed, self.clock.new_id()), etag or "")
             except PreconditionFailed:
                 self.refresh()
                 continue
@@ -263,7 +261,9 @@ class SessionStore:
         try:
             stored = self.store.get(key, start=start, length=length)
         except ObjectNotFound as error:
-            raise PayloadError(f"a stored payload is missing: {what}, key={key}; was the session cleaned up?") from error
+            raise PayloadError(
+                f"a stored payload is missing: {what}, key={key}; was the session cleaned up?"
+            ) from error
         assert stored is not None  # no ETag was sent  # noqa: S101
         return stored.body
 

@@ -68,12 +68,12 @@ class StoreFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = threading.Lock()  # guards _files, _lent and each file's idle list
-        self._all_back = threading.Condition(self._lock)
+        # Guards _files, each file's idle list, _n_lent, _n_forking; notified when nothing is lent or no fork is due.
+        self._changed = threading.Condition(threading.Lock())
         self._files: dict[str, _File] = {}
-        self._lent = 0
+        self._n_lent = 0
+        self._n_forking = 0
         self._closed = False
-        self._held_for_fork = False
         _all_files.add(self)
 
     @contextmanager
@@ -108,7 +108,7 @@ class StoreFiles:
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with self._folder_lock():
+            with self._connected_alone(), self._folder_lock():
                 self._make_locked(path)
         except (OSError, sqlite3.Error) as error:
             _raise_translated(error, path)
@@ -122,7 +122,7 @@ class StoreFiles:
         if _identity(path) is None:
             return
         try:
-            with self._folder_lock(), closing(_connected(path)) as connection:
+            with self._connected_alone(), self._folder_lock(), closing(_connected(path)) as connection:
                 if _is_buried(connection):
                     _unlink(path)
         except Gone:
@@ -133,39 +133,41 @@ class StoreFiles:
 
     def close(self) -> None:
         """Close every connection: now if it is idle, else when it comes back."""
-        with self._lock:
+        with self._changed:
             self._closed = True
             self._close_idle()
 
     def hold_for_fork(self) -> None:
-        """Let no connection be open until `resume_after_fork`; in the thread that forks."""
-        # Bounded: a signal handler that forks may interrupt the very call it would wait for.
-        self._held_for_fork = self._lock.acquire(timeout=_FORK_PATIENCE_S)
-        if self._held_for_fork:
-            self._all_back.wait_for(lambda: self._lent == 0, _FORK_PATIENCE_S)
-            self._close_idle()
+        """Let no connection be open, and no thread be inside of SQLite, until `resume_after_fork`."""
+        # Bounded: a signal handler that forks may have interrupted the very call it would wait for.
+        if not self._changed.acquire(timeout=_FORK_PATIENCE_S):
+            return
+        self._n_forking += 1
+        self._changed.wait_for(lambda: self._n_lent == 0, _FORK_PATIENCE_S)
+        self._close_idle()
+        self._changed.release()
 
     def resume_after_fork(self, *, in_child: bool) -> None:
+        """Go on as before; in a child, without what belonged to threads that do not exist there."""
         if in_child:
-            # The threads that used the rest do not exist here.
-            self._lock = threading.Lock()
-            self._all_back = threading.Condition(self._lock)
+            self._changed = threading.Condition(threading.Lock())
             self._files = {}
-            self._lent = 0
-            self._held_for_fork = False
-        elif self._held_for_fork:
-            self._held_for_fork = False
-            self._lock.release()
+            self._n_lent = self._n_forking = 0
+            return
+        with self._changed:
+            self._n_forking = max(0, self._n_forking - 1)
+            self._changed.notify_all()
 
     def _borrow(self, path: str) -> tuple[_File, sqlite3.Connection]:
         identity = _identity(path)
-        with self._lock:
+        with self._changed:
+            self._wait_for_forks()
             file = self._files.get(path)
             if file is None or file.identity != identity:
                 file = self._replaced(path, identity)
             if identity is None:
                 raise Gone(path)
-            self._lent += 1
+            self._n_lent += 1
             if file.idle:
                 return file, file.idle.pop()
         try:
@@ -174,6 +176,21 @@ class StoreFiles:
             self._count_back()
             _raise_translated(error, path)
             raise
+
+    @contextmanager
+    def _connected_alone(self) -> Iterator[None]:
+        """For a connection that is not lent but made and closed within the block."""
+        with self._changed:
+            self._wait_for_forks()
+            self._n_lent += 1
+        try:
+            yield
+        finally:
+            self._count_back()
+
+    def _wait_for_forks(self) -> None:
+        while self._n_forking:
+            self._changed.wait()
 
     def _replaced(self, path: str, identity: tuple[int, int] | None) -> _File:
         """Forget the file that was under this name; the lock is held."""
@@ -201,14 +218,13 @@ class StoreFiles:
         return connection
 
     def _take_back(self, file: _File, connection: sqlite3.Connection) -> None:
-        with self._lock:
-            self._lent -= 1
-            if self._lent == 0:
-                self._all_back.notify_all()
+        with self._changed:
             if not self._closed:
                 file.idle.append(connection)
+                self._count_back_locked()
                 return
         connection.close()
+        self._count_back()
 
     def _take_back_failed(self, file: _File, connection: sqlite3.Connection, error: BaseException) -> None:
         if isinstance(error, StarburstError):  # a refusal: nothing is wrong with the connection
@@ -220,10 +236,13 @@ class StoreFiles:
             self._count_back()
 
     def _count_back(self) -> None:
-        with self._lock:
-            self._lent -= 1
-            if self._lent == 0:
-                self._all_back.notify_all()
+        with self._changed:
+            self._count_back_locked()
+
+    def _count_back_locked(self) -> None:
+        self._n_lent -= 1
+        if self._n_lent == 0:
+            self._changed.notify_all()
 
     def _close_idle(self) -> None:
         for file in self._files.values():

@@ -39,7 +39,7 @@ from starburst_executor.worker.keeper import Keeper
 from starburst_executor.worker.runner import Nursery
 from starburst_executor.worker.slot import Functions, Slot, Solitude
 
-__all__ = ["Agent", "LEAVE_QUIETLY", "Stop", "check_versions"]
+__all__ = ["LEAVE_QUIETLY", "Agent", "Stop", "check_versions"]
 
 _log = logging.getLogger(__name__)
 
@@ -228,9 +228,8 @@ class Agent:
             if self._draining.is_set():
                 return
             with self._more:
-                self._more.wait_for(
-                    lambda seen=n_finds: self._n_finds != seen or self._draining.is_set(), self._timings.beat_s
-                )
+                if self._n_finds == n_finds and not self._draining.is_set() and not self._over.is_set():
+                    self._more.wait(self._timings.beat_s)
 
     def _keep(self) -> None:
         while not self._clock.wait(self._over, self._timings.beat_s):

@@ -158,7 +158,7 @@ class Claims:
         next_id = self._new_claim(claim.key) if then else ""
         seen = claim.seen
         while True:
-            changed, mine = status.commit(seen.status, claim.claim_id, ended, self._clock.now())
+            changed, _ = status.commit(seen.status, claim.claim_id, ended, self._clock.now())
             taken = seen.status.under(next_id) if next_id else []
             if next_id and not taken:
                 changed, taken = self._take(changed, next_id, then, ahead=ahead)

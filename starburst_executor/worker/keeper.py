@@ -227,4 +227,3 @@ class Keeper:
             self.say(WorkerState.LEFT)
         except (ObjectNotFound, StoreUnavailable) as error:
             _log.info("left without saying so: %s", error)
-

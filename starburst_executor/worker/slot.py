@@ -16,7 +16,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from starburst_executor.clock import Clock
 from starburst_executor.errors import PayloadError, RecordInvalid, StarburstError, TaskCrashed, TaskTimeout
@@ -99,8 +98,9 @@ class Solitude:
                 self._wanted_by = None
 
 
-class _Placed(NamedTuple):
-    """A job in the runner: whose it is."""
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A task in a claim: what a job stands for."""
 
     claim: Claim
     index: int
@@ -326,7 +326,9 @@ class Slot:
         limit = self._session.manifest.max_tasks_per_child
         if limit is not None and self._n_in_runner >= limit and not self._jobs:
             self._retire()
-        jobs, digests, n_bytes = [], {}, 0
+        jobs: list[Job] = []
+        digests: dict[str, bytes] = {}
+        n_bytes = 0
         while self._backlog and n_bytes < _FEED_BYTES:
             if limit is not None and self._n_in_runner + len(jobs) >= limit:
                 break
@@ -392,7 +394,6 @@ class Slot:
         while self._runner is not None:
             for event in self._runner.poll(self._timings.commit_s):
                 if isinstance(event, Died):
-                    self._runner.close()
                     self._runner = None
                 else:
                     self._hear(event)
@@ -428,7 +429,9 @@ class Slot:
         else:
             self._release(placed.claim, [placed.index], refused=True)
 
-    def _failed(self, placed: _Placed, outcome: bytes | memoryview, output: tuple[bytes, bytes], seconds: float) -> None:
+    def _failed(
+        self, placed: _Placed, outcome: bytes | memoryview, output: tuple[bytes, bytes], seconds: float
+    ) -> None:
         """A failed try: the next one after a pause if retries are left, else the task fails."""
         n_failures = self._n_failures(placed) + 1
         self._failures[placed.claim.claim_id, placed.index] = n_failures
@@ -456,7 +459,9 @@ class Slot:
         else:
             self._n_bad_starts += 1
             if self._n_bad_starts >= _STARTS:
-                self._broken(dump_reason(TaskCrashed(f"the processes that should run tasks die at once: {event.reason}")))
+                self._broken(
+                    dump_reason(TaskCrashed(f"the processes that should run tasks die at once: {event.reason}"))
+                )
         self._timed_out = False
 
     def _death(self, placed: _Placed, event: Died) -> StarburstError:
