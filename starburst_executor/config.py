@@ -421,7 +421,9 @@ def _private(folder: Path) -> str | None:
     if not folder.is_absolute():
         return f"there is no home directory: folder={folder}"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # `parents=True` gives the folders above the usual mode; the one that is this library's must not have it.
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         return f"the data folder cannot be made: {error.strerror}: folder={folder}"
     return None if os.access(folder, os.W_OK | os.X_OK) else f"the data folder is read-only: folder={folder}"

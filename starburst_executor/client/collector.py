@@ -34,14 +34,17 @@ from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
 from starburst_executor.store.session import Group, SessionStore, Versioned
 
-__all__ = ["Collector", "Mapper"]
+__all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Mapper"]
 
 _log = logging.getLogger(__name__)
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
 # Up to so many objects are asked for one by one: a LIST costs as much as twelve GETs (S3 prices, us-east-1).
-_FEW = 12
+FEW_REMOTE = 12
+# In the embedded store one query lists them all, which is less work than two questions.
+FEW_EMBEDDED = 1
+_WARN_BYTES = 256 * 2**20
 
 
 class Mapper(Protocol):
@@ -67,11 +70,17 @@ class Collector:
 
     Args:
         parallel: Makes several requests at once.
+        few: Up to so many objects are asked for one by one instead of being listed.
+        warn_bytes: A larger outcome is worth a warning.
     """
 
-    def __init__(self, session: SessionStore, parallel: Mapper) -> None:
+    def __init__(
+        self, session: SessionStore, parallel: Mapper, *, few: int = FEW_REMOTE, warn_bytes: int = _WARN_BYTES
+    ) -> None:
         self._session = session
         self._parallel = parallel
+        self._few = few
+        self._warn_bytes = warn_bytes
         self._lock = threading.Lock()  # guards: _watched, the futures in it
         self._watched: dict[str, _Watched] = {}
         timings = session.manifest.timings
@@ -130,7 +139,7 @@ class Collector:
             watched = list(self._watched.values())
         if not watched:
             return False
-        changed = watched if len(watched) <= _FEW else self._changed(watched)
+        changed = watched if len(watched) <= self._few else self._changed(watched)
         n_news = 0
         for each, found in self._parallel(self._read, changed):
             if found is not None:
@@ -220,6 +229,8 @@ class Collector:
             if entry.outcome is None:
                 raise PayloadError(f"a task that has ended is stored without its outcome: task={label}")
             body = self._session.sealer.open_sealed("outcome", label, bodies.get(entry.outcome))
+            if len(body) > self._warn_bytes:
+                _log.warning("a large result: bytes=%d, task=%s; is all of it needed here?", len(body), label)
             return load_outcome(body)
         except (PayloadError, RecordInvalid) as error:
             return None, error

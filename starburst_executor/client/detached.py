@@ -105,7 +105,7 @@ class DetachedExecutor(StarburstExecutor):
             opened.session.clock,
             detached=True,
             ordinal=None,
-            queue_bytes=config.resolve(detached=True, store=opened.store.url).queue_bytes,
+            settings=config.resolve(detached=True, store=opened.store.url),
             reattach=self._reattach_function(),
         )
         self._take_over(engine, opened.session.manifest.workers)
@@ -201,7 +201,7 @@ class DetachedExecutor(StarburstExecutor):
         Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET a
         worker.
         """
-        return status_of(self._engine.session)
+        return status_of(self._engine.session, self._engine.dead_workers())
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
@@ -327,6 +327,7 @@ class DetachedExecutor(StarburstExecutor):
             if force:
                 self._wait_for_workers()
                 delete_session(session)
+                engine.forget_workers()
         except SessionNotFound:
             if not force:
                 raise

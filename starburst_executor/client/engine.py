@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from starburst_executor.client.collector import Collector
+from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.keeper import ClientKeeper
-from starburst_executor.client.session import Opened, delete_session, is_embedded, open_submitter
+from starburst_executor.client.session import Opened, delete_session, is_embedded, open_submitter, sweep
 from starburst_executor.client.submitter import Acknowledged, Submitter
 from starburst_executor.clock import Clock
+from starburst_executor.config import Settings
 from starburst_executor.errors import (
     ExecutorBroken,
     ObjectNotFound,
@@ -61,7 +62,7 @@ class Engine:
 
     Args:
         ordinal: This client's ordinal as a submitter; None to get one at the first submit.
-        keep: Keep the objects of an attached session at its end.
+        settings: How much may wait to be sent, what is kept, what is worth a warning.
         reattach: How an unpickled future finds the session again; None if its futures cannot be pickled.
     """
 
@@ -73,25 +74,29 @@ class Engine:
         *,
         detached: bool,
         ordinal: int | None,
-        queue_bytes: int,
-        keep: bool = False,
+        settings: Settings,
         reattach: Callable[..., StarburstFuture[Any]] | None = None,
     ) -> None:
         self.opened = opened
         self.session = opened.session
         self.launcher = launcher
         self.detached = detached
-        self.keep = keep
+        self.keep = settings.keep
         # Every future of a detached session by ordinal and sequence: `DetachedExecutor.futures` gives the same ones.
         self.known: dict[tuple[int, int], StarburstFuture[Any]] = {}
         self._clock = clock
         self._reattach = reattach
-        self._queue_bytes = queue_bytes
+        self._queue_bytes = settings.queue_bytes
         self._pid = os.getpid()
         self._embedded = is_embedded(opened.store.url)
         self._pool = None if self._embedded else ThreadPoolExecutor(_REMOTE_SENDERS, "starburst-fetch")
         self._client_id = clock.new_id(4)
-        self.collector = Collector(self.session, self._map)
+        self.collector = Collector(
+            self.session,
+            self._map,
+            few=FEW_EMBEDDED if self._embedded else FEW_REMOTE,
+            warn_bytes=settings.warn_result_bytes,
+        )
         self._keeper = ClientKeeper(
             self.session, self._client_id, launcher, order=self._order, needs_workers=self._needs_workers
         )
@@ -107,6 +112,13 @@ class Engine:
         self.finished = threading.Event()
         self._worker_requests: dict[str, int] = {}
         _engines.add(self)
+
+    def lost_in_fork(self) -> None:
+        """For the child of a fork of the user's: this engine's threads and locks stayed with the parent."""
+        self._error = ExecutorBroken(
+            f"this executor was made in another process: made in {self._pid}, used in {os.getpid()}; make one here, or "
+            "reattach to a detached session"
+        )
 
     @staticmethod
     def all_here() -> list[Engine]:
@@ -159,7 +171,8 @@ class Engine:
         return future
 
     def _ready_submitter(self) -> Submitter:
-        if self._submitter is not None and not self._ending and self._error is None:
+        is_open = self.session.manifest.state == SessionState.OPEN
+        if self._submitter is not None and is_open and not self._ending and self._error is None:
             return self._submitter
         self.check_open()
         if self._ordinal is None:
@@ -180,11 +193,6 @@ class Engine:
 
     def check_open(self) -> None:
         """Raises what keeps the session from taking more work."""
-        if os.getpid() != self._pid:
-            raise ExecutorBroken(
-                f"this executor was made in another process: made in {self._pid}, used in {os.getpid()}; make one here, or "
-                "reattach to a detached session"
-            )
         if self._ending:
             raise RuntimeError(_ENDED_WORDS)
         if self._error is not None:
@@ -240,6 +248,8 @@ class Engine:
                 for one in batch.queued:
                     one.future.complete(None, error)
                 raise
+            # While this thread waits for the next batch, nobody but their callers keeps these futures.
+            del batch
 
     def _collect(self) -> None:
         collector = self.collector
@@ -255,6 +265,9 @@ class Engine:
             self._clock.wait(self._stop, collector.pause_s())
 
     def _keep(self) -> None:
+        if self._embedded:
+            # On S3 a lifecycle rule of the bucket does this.
+            sweep(self.opened.store, self._clock)
         while not self._stop.is_set():
             pause_s = self._keeper.turn()
             self._clock.wait(self._wake_keeper, pause_s)
@@ -297,6 +310,21 @@ class Engine:
         """The futures that are not done, unsent ones included."""
         submitter = self._submitter
         return [*self.collector.waiting(), *(submitter.unacknowledged() if submitter is not None else [])]
+
+    # --- captured output ----------------------------------------------------------------------------------------------
+
+    def output(self, ordinal: int, index: int) -> tuple[str, str]:
+        """What a task that has ended wrote to its standard output and error.
+
+        Store: 1 LIST per 1,000 status objects, 1 GET; 1 GET if it wrote anything.
+        """
+        for group in self.session.all_groups():
+            ref = group.ref
+            if ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks:
+                found = self.session.read(group.key)
+                assert found is not None  # no ETag was sent  # noqa: S101
+                return self.session.output(ref.group_id, found.status.entries[index - ref.first])
+        return "", ""
 
     # --- cancelling ---------------------------------------------------------------------------------------------------
 
@@ -416,6 +444,13 @@ class Engine:
         handles = [launch.handle for launch in self.session.manifest.launches if launch.launcher == self.launcher.name]
         return {death.worker_id for handle in handles if handle for death in self.launcher.deaths(handle)}
 
+    def forget_workers(self) -> None:
+        """Remove what the launcher keeps of this session's workers."""
+        if self.launcher is not None:
+            for launch in self.session.manifest.launches:
+                if launch.handle and launch.launcher == self.launcher.name:
+                    self.launcher.forget(launch.handle)
+
     def renumber(self) -> None:
         """The number of workers asked for has changed."""
         if self.launcher is not None:
@@ -474,3 +509,11 @@ class Engine:
         self.finished.set()
         _engines.discard(self)
         self.opened.store.close()
+
+
+def _after_fork() -> None:
+    for engine in list(_engines):
+        engine.lost_in_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -129,8 +129,7 @@ class StarburstExecutor(Executor):
             clock,
             detached=self._detached,
             ordinal=0,
-            queue_bytes=settings.queue_bytes,
-            keep=settings.keep,
+            settings=settings,
             reattach=self._reattach_function(),
         )
         self._take_over(engine, settings.workers)
@@ -203,6 +202,9 @@ class StarburstExecutor(Executor):
 
         A second call is harmless.
         """
+        if not self._engine.is_of_this_process():
+            # The child of a fork leaves a block that its parent has entered: the session is the parent's.
+            return
         self._engine.begin_end()
         if cancel_futures:
             self._engine.cancel(self._engine.unfinished())
@@ -235,6 +237,13 @@ class StarburstExecutor(Executor):
         """
         return self._engine.requests()
 
+    def output(self, future: StarburstFuture[Any]) -> tuple[str, str]:
+        """What a task of this session wrote to its standard output and error, once it has ended; of each up to 1 MB.
+
+        Store: 1 LIST per 1,000 status objects, 1 GET; 1 GET if it wrote anything.
+        """
+        return self._engine.output(future.ordinal, future.index)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} workers={self._max_workers}>"
 
@@ -259,17 +268,21 @@ def _results(
             if executor() is not None:
                 for args in islice(more, 1):
                     futures.append(engine.submit_prepared(prepared, args, {}))
-            # The future leaves the queue before its result is handed out, so that the result can be freed.
-            future = futures.popleft()
-            try:
-                yield future.result(None if deadline is None else max(0.0, deadline - clock.monotonic()))
-            except FutureTimeoutError:
-                futures.appendleft(future)
-                raise
-            finally:
-                del future
+            yield _first_result(futures, None if deadline is None else max(0.0, deadline - clock.monotonic()))
     finally:
         engine.cancel(list(futures))
+
+
+def _first_result(futures: deque[StarburstFuture[T]], timeout: float | None) -> T:
+    """The first future's result; no reference to either is left behind, so that the caller alone keeps the result."""
+    future = futures.popleft()
+    try:
+        return future.result(timeout)
+    except FutureTimeoutError:
+        futures.appendleft(future)
+        raise
+    finally:
+        del future
 
 
 def end(engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
@@ -102,15 +103,18 @@ def outcome_of(future: StarburstFuture[Any]) -> TaskOutcome:
     return TaskOutcome(future.task_id, future.index, "completed", future.result(), None)
 
 
-def status_of(session: SessionStore) -> SessionStatus:
+def status_of(session: SessionStore, dead: Collection[str] = ()) -> SessionStatus:
     """Count tasks and workers.
+
+    Args:
+        dead: Workers whose death is known, whatever their last beat says.
 
     Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET a
     worker; 1 GET.
     """
     manifest = session.refresh()
     counts = census(session)
-    alive = [beat for beat, _ in read_beats(session) if _is_alive(beat, session)]
+    alive = [beat for beat, _ in read_beats(session) if _is_alive(beat, session) and beat.worker_id not in dead]
     per_s = sum(beat.per_s for beat in alive)
     n_left = counts[State.PENDING] + counts[State.CLAIMED]
     return SessionStatus(

@@ -60,5 +60,8 @@ class Launcher(Protocol):
     def stop(self, handle: str, *, at_once: bool) -> None:
         """Stop exactly these workers: by SIGTERM, or at once. Returns when they are gone or certainly will be."""
 
+    def forget(self, handle: str) -> None:
+        """The session was deleted: remove what is kept of its workers, such as log files."""
+
     def let_go(self, handle: str) -> None:
         """The client ends: workers bound to it end too, detached ones go on."""

@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import msgpack
 
-import starburst_executor
 from starburst_executor import config
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError
@@ -36,7 +35,7 @@ _STOP_S = 10.0
 _LEAVE_QUIETLY = b"q"
 # Not "-m": that would put the working directory first on the path, and with it whatever modules lie there.
 _START = (
-    f"import sys; sys.path[0] = {str(Path(starburst_executor.__file__).parents[1])!r}; "
+    f"import sys; sys.path[0] = {str(Path(__file__).parents[2])!r}; "
     "from starburst_executor.worker.__main__ import main; sys.exit(main())"
 )
 
@@ -104,7 +103,12 @@ class Local:
                 bound.append(one)
         self._wait(bound)
         for one in mine:
-            self._forget(one)
+            self._leave(one)
+
+    def forget(self, handle: str) -> None:
+        for one in _load(handle):
+            with suppress(OSError):
+                Path(one.log).unlink()
 
     def drop_pipes(self) -> None:
         """For the child of a fork of the user's: the end of these pipes must mean that *this* process ended."""
@@ -143,7 +147,7 @@ class Local:
         self._children[worker_id] = process
         return _Process(worker_id, config.machine_boot(), process.pid, _started(process.pid), str(log))
 
-    def _forget(self, one: _Process) -> None:
+    def _leave(self, one: _Process) -> None:
         child = self._children.pop(one.worker_id)
         # A detached worker goes on without us; its process object must not complain that nobody waits for it.
         if child.poll() is None:

@@ -28,7 +28,7 @@ SESSIONS = "sessions/"
 GROUPS_PER_EPOCH = 1000
 
 _SESSION_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,62}")
-_STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10})-([0-9]{1,3})")
+_STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10})-([1-9][0-9]{0,2})")
 
 
 class GroupRef(NamedTuple):
@@ -112,6 +112,6 @@ class SessionKeys:
         if match is None:
             return None
         epoch_ordinal, epoch, ordinal, first, n_tasks = match.groups()
-        if epoch_ordinal != ordinal or not 1 <= int(n_tasks) <= 256:  # noqa: PLR2004 - see status.MAX_TASKS
+        if epoch_ordinal != ordinal or int(n_tasks) > 256:  # noqa: PLR2004 - see status.MAX_TASKS
             return None
         return GroupRef(int(ordinal, 16), int(first, 16), int(n_tasks), int(epoch, 16))

@@ -151,8 +151,9 @@ def load_outcome(body: bytes | memoryview) -> tuple[Any, BaseException | None]:
         try:
             return pickle.loads(view[1:]), None  # noqa: S301 - sealed, checked by the caller
         except BaseException as error:
+            words = _safe_text(lambda why=error: str(why))  # type: ignore[misc]  # a lambda's default has no type
             raise errors.PayloadError(
-                f"the task returned a value that cannot be rebuilt here: {type(error).__name__}: {error}"
+                f"the task returned a value that cannot be rebuilt here: {type(error).__name__}: {words}"
             ) from error
     if kind not in (b"E", b"R"):
         raise errors.RecordInvalid(f"an outcome of an unknown kind: kind={kind!r}")
@@ -181,7 +182,8 @@ def _rebuilt_error(failure: Failure, pickled: bytes) -> BaseException:
     if error is None:
         error = errors.TaskFailed(f"{failure.type_name}: {failure.message}", failure.type_name)
     if failure.traceback:
-        error.__cause__ = errors.RemoteTraceback(failure.traceback)
+        # Not by plain assignment: the class may refuse that, a frozen dataclass for one.
+        BaseException.__setattr__(error, "__cause__", errors.RemoteTraceback(failure.traceback))
     return error
 
 

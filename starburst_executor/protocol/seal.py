@@ -38,9 +38,11 @@ class Sealer:
         raise TypeError("a sealer holds a key and cannot be pickled")
 
     def seal(self, kind: str, label: str, payload: bytes | memoryview) -> bytes:
-        """The 32 bytes that bind `payload` to this session, kind and label."""
+        """The 32 bytes that bind `payload` to this session, kind and label. Raises: RecordInvalid."""
+        if "\0" in label:
+            # Labels hold texts read from the store: with a NUL in one, two places could give the same prefix.
+            raise RecordInvalid(f"a payload's place holds a NUL: kind={kind}, place={label!r}")
         mac = self._keyed.copy()
-        # Kind and label hold no NUL, so no two places give the same prefix.
         mac.update(f"{kind}\0{label}\0".encode())
         mac.update(payload)
         return mac.digest()

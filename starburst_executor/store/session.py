@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import msgpack
+
 from starburst_executor.clock import Clock
 from starburst_executor.errors import (
     ObjectNotFound,
@@ -24,7 +26,7 @@ from starburst_executor.protocol import records, status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef, SessionKeys
 from starburst_executor.protocol.records import Bell, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import Located, SizeClass, Status
+from starburst_executor.protocol.status import Entry, Located, SizeClass, Status
 from starburst_executor.store.base import Listed, ObjectStore
 
 __all__ = ["Group", "SessionStore", "Versioned", "new_token"]
@@ -256,6 +258,18 @@ class SessionStore:
             key = self.keys.outcomes(group_id, body.part)
             body = self._payload(key, f"outcome {label}", body.start, body.length)
         return self.sealer.open_sealed("outcome", label, body)
+
+    def output(self, group_id: str, entry: Entry) -> tuple[str, str]:
+        """Captured stdout and stderr of a task that has ended. Store: 1 GET, or none if it printed nothing."""
+        if entry.log is None:
+            return "", ""
+        key = self.keys.logs(group_id, entry.log.part)
+        body = self._payload(key, "captured output", entry.log.start, entry.log.length)
+        try:
+            stdout, stderr = msgpack.unpackb(body)
+            return stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+        except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+            raise RecordInvalid(f"captured output that cannot be read: key={key}") from error
 
     def _payload(self, key: str, what: str, start: int = 0, length: int | None = None) -> bytes:
         try:

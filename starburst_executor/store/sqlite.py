@@ -32,7 +32,7 @@ __all__ = ["SqliteStore"]
 # Above this a body becomes rows of this size: a range reads only its chunks, and SQLite's limit of 1 GB is no limit.
 _CHUNK_BYTES = 1 << 20
 _DELETED_AT_ONCE = 1_000
-_TRIES_TO_MAKE = 10
+_TRIES_TO_MAKE = 100
 _SESSION_ID = re.compile(r"[a-z0-9-]{1,64}")
 _SESSIONS = "sessions/"
 
@@ -150,7 +150,8 @@ class SqliteStore:
         for _ in range(_TRIES_TO_MAKE):
             with suppress(Gone), self._files.writing(path) as connection:
                 return write(connection)
-            self._files.make(path)
+            with suppress(Gone):  # the folder went as well
+                self._files.make(path)
         raise StoreUnavailable(f"the embedded store's file was removed each time it was made: file={path}")
 
     def _created(self, connection: sqlite3.Connection, key: str, body: Body) -> str:

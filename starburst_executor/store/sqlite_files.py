@@ -7,12 +7,14 @@ A *store file* is born with its first object and dies with its last. Reading nev
   open while the process forks: before a fork, those lent out are waited for and all are closed.
 - *Removal.* A file is unlinked only after its tables were renamed in a committed transaction, so a process that still
   has it open fails on its next statement ("no such table") instead of writing into a file without a name.
-- *Making and removing* happen under an advisory lock on the folder (`_lock`), which dies with its process. Hence the
-  file under a name is never replaced between looking at it and acting on it.
+- *Names.* A file and its log are opened, and the log removed, by name. Making and removing a file exclude each other,
+  and opening and closing one, by an advisory lock on the folder (`_lock`), which dies with its process. Hence what is
+  under a name is never replaced between looking at it and acting on it.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -30,6 +32,7 @@ __all__ = ["Gone", "StoreFiles", "bury", "translated"]
 _FORMAT = 1
 _BUSY_S = 60.0
 _FORK_PATIENCE_S = 5.0
+_FILES_OPEN = 16  # of as many sessions; three descriptors per file and thread
 _WAL_BYTES_KEPT = 64 << 20
 # The index alone answers a listing; bodies lie apart from it. Bodies above a chunk's size are rows of `chunks` under
 # their ETag, which no other write ever has.
@@ -50,9 +53,10 @@ class Gone(Exception):
 class _File:
     """What one process has open of one store file."""
 
-    __slots__ = ("identity", "idle", "writing")
+    __slots__ = ("identity", "idle", "path", "writing")
 
-    def __init__(self, identity: tuple[int, int]) -> None:
+    def __init__(self, path: str, identity: tuple[int, int]) -> None:
+        self.path = path
         self.identity = identity
         self.idle: list[sqlite3.Connection] = []
         # SQLite lets waiters sleep for milliseconds, and a swap takes microseconds: threads of one process queue here.
@@ -163,10 +167,13 @@ class StoreFiles:
         with self._changed:
             self._wait_for_forks()
             file = self._files.get(path)
-            if file is None or file.identity != identity:
-                file = self._replaced(path, identity)
+            if file is not None and file.identity != identity:
+                self._forget(path)
+                file = None
             if identity is None:
                 raise Gone(path)
+            if file is None:
+                file = self._remembered(path, identity)
             self._n_lent += 1
             if file.idle:
                 return file, file.idle.pop()
@@ -192,38 +199,41 @@ class StoreFiles:
         while self._n_forking:
             self._changed.wait()
 
-    def _replaced(self, path: str, identity: tuple[int, int] | None) -> _File:
-        """Forget the file that was under this name; the lock is held."""
-        old = self._files.pop(path, None)
-        for connection in old.idle if old else ():
-            connection.close()
-        file = _File(identity or (0, 0))
-        if identity is not None:
-            self._files[path] = file
+    def _remembered(self, path: str, identity: tuple[int, int]) -> _File:
+        if len(self._files) >= _FILES_OPEN:
+            self._forget(next(iter(self._files)))
+        file = self._files[path] = _File(path, identity)
         return file
 
+    def _forget(self, path: str) -> None:
+        """Close what is open of a file; what is lent is closed as it comes back."""
+        for connection in self._files.pop(path).idle:
+            self._close(connection)
+
     def _opened(self, path: str, identity: tuple[int, int]) -> sqlite3.Connection:
-        connection = _connected(path)
-        try:
-            if _identity(path) != identity:
-                raise Gone(path)
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > _FORMAT:
-                raise RecordInvalid(
-                    f"a newer starburst_executor wrote this store, upgrade to read it: file={path}, format={version}"
-                )
-        except BaseException:
-            connection.close()
-            raise
+        with self._folder_lock(shared=True):
+            connection = _connected(path)
+            try:
+                if _identity(path) != identity:
+                    raise Gone(path)
+                # This read opens the log as well: from now on the connection has nothing more to find by name.
+                version = connection.execute("PRAGMA user_version").fetchone()[0]
+                if version > _FORMAT:
+                    raise RecordInvalid(
+                        f"a newer starburst_executor wrote this store, upgrade to read it: file={path}, format={version}"
+                    )
+            except BaseException:
+                connection.close()
+                raise
         return connection
 
     def _take_back(self, file: _File, connection: sqlite3.Connection) -> None:
         with self._changed:
-            if not self._closed:
+            if not self._closed and self._files.get(file.path) is file:
                 file.idle.append(connection)
                 self._count_back_locked()
                 return
-        connection.close()
+        self._close(connection)
         self._count_back()
 
     def _take_back_failed(self, file: _File, connection: sqlite3.Connection, error: BaseException) -> None:
@@ -232,7 +242,7 @@ class StoreFiles:
                 connection.execute("ROLLBACK")
             self._take_back(file, connection)
         else:
-            connection.close()  # rolls back
+            self._close(connection)  # rolls back
             self._count_back()
 
     def _count_back(self) -> None:
@@ -247,7 +257,7 @@ class StoreFiles:
     def _close_idle(self) -> None:
         for file in self._files.values():
             while file.idle:
-                file.idle.pop().close()
+                self._close(file.idle.pop())
 
     def _make_locked(self, path: str) -> None:
         connection = _connected(path, mode="rwc")
@@ -262,10 +272,18 @@ class StoreFiles:
         finally:
             connection.close()
 
+    def _close(self, connection: sqlite3.Connection) -> None:
+        # The last to close a file removes its log by name, after a look whether the name still is this file's.
+        try:
+            with self._folder_lock(shared=True):
+                connection.close()
+        except OSError:  # the folder is gone, or closed to us
+            connection.close()
+
     @contextmanager
-    def _folder_lock(self) -> Iterator[None]:
+    def _folder_lock(self, *, shared: bool = False) -> Iterator[None]:
         with (self.folder / "_lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # released by closing, and by death
+            fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)  # released by closing, and by death
             yield
 
 
@@ -276,13 +294,8 @@ def bury(connection: sqlite3.Connection) -> None:
 
 def translated(error: BaseException, path: str) -> StarburstError | Gone | None:
     """What an error of SQLite or of the file system means to callers of the store; None if it is neither."""
-    folder = Path(path).parent
     if isinstance(error, OSError):
-        if isinstance(error, FileNotFoundError):
-            return Gone(path)
-        return AccessDenied(
-            f"cannot use the embedded store's folder, make it writable or pass store=: {folder}: {error}"
-        )
+        return _translated_os(error, path)
     if not isinstance(error, sqlite3.Error):
         return None
     text = str(error)
@@ -291,12 +304,24 @@ def translated(error: BaseException, path: str) -> StarburstError | Gone | None:
     if "disk is full" in text:
         return StoreUnavailable(f"disk full, free some space: file={path}")
     if "readonly" in text or "unable to open" in text:
-        return AccessDenied(
-            f"cannot write the embedded store, make its folder writable or pass store=: {folder}: {text}"
-        )
+        folder = Path(path).parent
+        return AccessDenied(f"cannot use the embedded store, make its folder writable or pass store=: {folder}: {text}")
     if "not a database" in text or "malformed" in text:
         return RecordInvalid(f"not a store, or damaged: move it away: file={path}: {text}")
     return StoreUnavailable(f"the embedded store did not answer: file={path}: {text}")
+
+
+def _translated_os(error: OSError, path: str) -> StarburstError | Gone:
+    folder = Path(path).parent
+    if isinstance(error, FileNotFoundError):
+        return Gone(path)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StoreUnavailable(f"disk full, free some space: file={path}")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return AccessDenied(
+            f"cannot use the embedded store, make its folder writable or pass store=: {folder}: {error}"
+        )
+    return StoreUnavailable(f"the embedded store did not answer: file={path}: {error}")
 
 
 def _raise_translated(error: BaseException, path: str) -> None:

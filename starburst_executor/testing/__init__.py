@@ -1,0 +1,26 @@
+"""What this library is tested with, for users' tests too: stores without a network, stores that misbehave, a clock.
+
+    store = MemoryStore()                                   the reference store
+    store = FaultyStore(store, in_turn([Fault.ANSWER_LOST]))    the same behind a bad line
+    store = SlowStore(store, SystemClock())                 the same with the latency of S3
+    clock = FakeClock()                                     an hour in a millisecond
+
+Importing this package also makes `store="memory://name"` work within one process.
+"""
+
+from starburst_executor.testing.clock import FakeClock
+from starburst_executor.testing.faulty import Asked, Fault, FaultyStore, Plan, by_chance, in_turn
+from starburst_executor.testing.memory import MemoryStore
+from starburst_executor.testing.slow import SlowStore
+
+__all__ = [
+    "Asked",
+    "FakeClock",
+    "Fault",
+    "FaultyStore",
+    "MemoryStore",
+    "Plan",
+    "SlowStore",
+    "by_chance",
+    "in_turn",
+]
