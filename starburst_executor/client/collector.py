@@ -144,7 +144,12 @@ class Collector:
         for each, found in self._parallel(self._read, changed):
             if found is not None:
                 each.etag = found.etag
-                n_news += self.take_in(each.key, found.status)
+                try:
+                    n_news += self.take_in(each.key, found.status)
+                except BaseException:
+                    # Not all was taken in: to be read again, whatever its ETag.
+                    each.etag = ""
+                    raise
         if n_news:
             self._backoff.reset()
         return bool(n_news)

@@ -92,7 +92,7 @@ class DetachedExecutor(StarburstExecutor):
             starts = Local(clock=clock) if launcher == "local" else None
         elif launcher is not None:
             starts = launcher
-        elif any(launch.launcher == "local" for launch in opened.session.manifest.launches):
+        elif opened.session.manifest.launcher == Local.name:
             starts = Local(clock=clock)
         self = cls.__new__(cls)
         self._attach(opened, starts)
@@ -233,18 +233,20 @@ class DetachedExecutor(StarburstExecutor):
     def _retry_group(self, group: Group) -> list[StarburstFuture[Any]]:
         engine, session = self._engine, self._engine.session
         runs: dict[int, int] = {}
+        before: list[Status] = []
 
         def step(seen: Status) -> Status:
             if not runs:
                 entries = enumerate(seen.entries)
                 runs.update({i: e.run for i, e in entries if e.state == State.FAILED and e.call is not None})
+                before[:] = [seen]
             return status.retry(seen, runs)
 
         found = session.update(group.key, step)
         if found is None or not runs:
             return []
         # Those who waited for the runs that failed see their end before the new ones take their place.
-        engine.collector.take_in(group.key, found.status)
+        engine.collector.take_in(group.key, before[0])
         fresh = []
         for index, run in runs.items():
             future: StarburstFuture[Any] = StarburstFuture(engine, group.ref.ordinal, group.ref.first + index, run + 1)

@@ -210,6 +210,9 @@ class Engine:
 
     def _on_acknowledged(self, batch: Acknowledged) -> None:
         self.collector.watch(batch.key, batch.ref, batch.etag, enumerate(batch.futures))
+        if self._error is not None:
+            # Acknowledged after `_fail` had told everybody: nobody polls any more.
+            self._tell(self._error)
 
     # --- threads ------------------------------------------------------------------------------------------------------
 
@@ -284,7 +287,13 @@ class Engine:
         with self._lock:
             self._error = self._error or error
         unsent = self._submitter.fail(error) if self._submitter is not None else []
-        for future in [*unsent, *self.collector.waiting()]:
+        for future in unsent:
+            future.complete(None, error)
+        self._tell(error)
+
+    def _tell(self, error: BaseException) -> None:
+        """Fail whatever waits for an outcome."""
+        for future in self.collector.waiting():
             future.complete(None, error)
         with self.collector.done:
             self.collector.n_waiting = 0
@@ -344,6 +353,14 @@ class Engine:
             with contextlib.suppress(StarburstError):
                 submitter.wait_flown()
         return n_cancelled
+
+    def cancel_soon(self, futures: list[StarburstFuture[Any]]) -> None:
+        """As `cancel`, in a thread of its own: takes no lock, so that the garbage collector may call it anywhere."""
+        if futures and not self._stop.is_set() and self.is_of_this_process():
+            # Not joined: what it finds when the session has ended meanwhile is of no interest.
+            threading.Thread(
+                target=self._guard, args=(lambda: self.cancel(futures),), name="starburst-cancel", daemon=True
+            ).start()
 
     def cancel_unsent(self) -> int:
         """Cancel what has not been sent; how many."""
@@ -423,10 +440,12 @@ class Engine:
                 self._stop_threads()
                 if self._error is None and self._needs_workers():
                     self._keeper.see_worker_stay()
-                self._keeper.leave()
                 self._let_go()
-            except SessionNotFound:
-                _log.info("left a session that was deleted: session=%s", self.session.session_id)
+                # Nobody need know at once that this client has left.
+                self.opened.hurry.set()
+                self._keeper.leave()
+            except (SessionNotFound, StoreUnavailable) as error:
+                _log.info("left without saying so: %s", error)
             finally:
                 self._close()
 
@@ -502,6 +521,8 @@ class Engine:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+        # An executor that has ended may be kept for long, for its futures' sake: nothing of its threads is.
+        self._threads.clear()
 
     def _close(self) -> None:
         if self._pool is not None:

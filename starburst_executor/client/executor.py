@@ -120,7 +120,7 @@ class StarburstExecutor(Executor):
             detached=self._detached,
             key=key,
             timings=timings,
-            launches=engine_launcher is not None,
+            launcher="none" if engine_launcher is None else engine_launcher.name,
             initializer=None if initializer is None else functools.partial(initializer, *initargs),
         )
         engine = Engine(
@@ -269,8 +269,13 @@ def _results(
                 for args in islice(more, 1):
                     futures.append(engine.submit_prepared(prepared, args, {}))
             yield _first_result(futures, None if deadline is None else max(0.0, deadline - clock.monotonic()))
-    finally:
+    except GeneratorExit:
+        # Given up, perhaps by the garbage collector: in whatever thread, holding whatever locks.
+        engine.cancel_soon(list(futures))
+        raise
+    except BaseException:
         engine.cancel(list(futures))
+        raise
 
 
 def _first_result(futures: deque[StarburstFuture[T]], timeout: float | None) -> T:

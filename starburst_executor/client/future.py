@@ -7,7 +7,8 @@ was first: a future is completed once, whoever does it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from starburst_executor.protocol.keys import task_id
@@ -15,7 +16,7 @@ from starburst_executor.protocol.keys import task_id
 __all__ = ["Canceller", "StarburstFuture"]
 
 T = TypeVar("T")
-_PENDING = "PENDING"
+_PENDING, _RUNNING, _CANCELLED = "PENDING", "RUNNING", "CANCELLED"
 
 
 class Canceller(Protocol):
@@ -81,24 +82,23 @@ class StarburstFuture(Future[T]):
         if self._state == _PENDING:
             with self._condition:
                 if self._state == _PENDING:
-                    self._state = "RUNNING"
+                    self._state = _RUNNING
 
     def mark_cancelled(self) -> None:
         """The task was cancelled in the store, or was never sent."""
-        if super().cancel():
-            with self._condition:
-                is_news = self._state == "CANCELLED"
-            if is_news:
-                self.set_running_or_notify_cancel()
-        elif not self.done():
-            # It had been seen running: the standard library's future cannot be cancelled any more.
-            self.complete(None, CancelledError("the task's session was ended"))
+        with self._condition:
+            if self._state not in (_PENDING, _RUNNING):
+                return
+            # Also from RUNNING, which `Future.cancel` refuses: a session that is ended cancels what its workers held.
+            self._state = _CANCELLED
+            self._condition.notify_all()
+        self.set_running_or_notify_cancel()
+        self._invoke_callbacks()  # type: ignore[attr-defined]  # the standard library's own, typed nowhere
 
     def complete(self, value: Any, error: BaseException | None) -> None:
         """The task has ended."""
-        if self.done():
-            return
-        if error is None:
-            self.set_result(value)
-        else:
-            self.set_exception(error)
+        with suppress(InvalidStateError):  # somebody was first
+            if error is None:
+                self.set_result(value)
+            else:
+                self.set_exception(error)

@@ -34,7 +34,7 @@ _FUTILE_STARTS = 3
 # How often the launcher is asked who died; for local workers that is one `waitpid` each.
 _DEATHS_S = 0.1
 # An intent without a handle that old was left by a client that died in between.
-_INTENT_S = 60.0
+_INTENT_S = 20.0
 
 
 class ClientKeeper:
@@ -71,6 +71,7 @@ class ClientKeeper:
         self._buried: set[str] = set()
         self._launched_at: float | None = None
         self._heard = False
+        self._before: frozenset[str] = frozenset()
         self._never = threading.Event()
 
     def turn(self) -> float:
@@ -204,14 +205,16 @@ class ClientKeeper:
 
         def intend(current: Manifest) -> Manifest | None:
             # Whoever lands first starts; the other sees it here.
-            if current.workers - self._n_slots_alive(launcher, current) < missing:
+            if current.state != SessionState.OPEN or current.workers - self._n_slots_alive(launcher, current) < missing:
                 return None
             kept = tuple(one for one in current.launches if self._is_of_use(launcher, one))
             return replace(current, launches=(*kept, launch))
 
-        # Crash here: an intent without a handle; after a minute it counts no more and the next client starts anew.
+        # Crash here: an intent without a handle; after twenty seconds it counts no more and the next client starts anew.
         if launch not in self._session.change(intend).launches:
             return
+        # Beats of workers that were there before say nothing of those that are started now.
+        self._before = self._worker_keys()
         try:
             handle = launcher.start(self._order(missing))
         except (LaunchError, ConfigError, OSError) as error:
@@ -235,10 +238,13 @@ class ClientKeeper:
         if self._launched_at is None:
             # Another client started them.
             self._launched_at = self._clock.monotonic()
-        if self._session.store.list(self._session.keys.workers):
+        if self._worker_keys() - self._before:
             self._heard = True
         elif self._clock.monotonic() - self._launched_at > self._timings.launch_s:
             self._break(f"no worker of launcher {launcher.name!r} was heard of within {self._timings.launch_s:g} s")
+
+    def _worker_keys(self) -> frozenset[str]:
+        return frozenset(line.key for line in self._session.store.list(self._session.keys.workers))
 
     def _n_slots_alive(self, launcher: Launcher, manifest: Manifest) -> int:
         return sum(launch.slots for launch in manifest.launches if self._is_of_use(launcher, launch))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from urllib.parse import urlsplit
 
@@ -37,11 +38,16 @@ SWEEP_AFTER_S = 7 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session and what was needed to open it."""
+    """A session and what was needed to open it.
+
+    Attributes:
+        hurry: Once set, the store is asked once and no more: for last words that may as well be lost.
+    """
 
     session: SessionStore
     store: PatientStore
     key: SessionKey
+    hurry: threading.Event = field(default_factory=threading.Event)
 
     @property
     def url(self) -> str:
@@ -87,13 +93,13 @@ def start(
     detached: bool,
     key: str | bytes | SessionKey | None = None,
     timings: Timings | None = None,
-    launches: bool = True,
+    launcher: str = "none",
     initializer: Callable[[], object] | None = None,
 ) -> Opened:
     """Begin a session. Store: 1 create; 1 for an initializer; on an endpoint that is not AWS, 8 for the probe.
 
     Args:
-        launches: Whether this client starts workers.
+        launcher: The name of what starts workers, for clients that attach later.
         initializer: What each worker process calls first.
 
     Raises: ConfigError, AccessDenied, StoreUnavailable; what pickling the initializer raises.
@@ -103,7 +109,8 @@ def start(
     raw = open_store(settings.store)
     if not embedded:
         _probe(raw)
-    store = PatientStore(raw, clock, patience_s=timings.patience_s)
+    hurry = threading.Event()
+    store = PatientStore(raw, clock, patience_s=timings.patience_s, stop=hurry)
     session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
     session_key = config.new_session_key(session_id, detached=detached, given=key)
     sealer = Sealer(bytes(session_key), session_id)
@@ -121,6 +128,7 @@ def start(
             token=new_token(sealer),
             workers=settings.workers,
             timings=timings,
+            launcher=launcher,
             retries=settings.retries,
             max_result_bytes=settings.max_result_bytes,
             task_timeout=settings.task_timeout,
@@ -128,13 +136,13 @@ def start(
             initializer=digest,
             deadline_at=None if deadline_s is None else now + deadline_s,
             # An attached local worker costs nothing while it is idle and ends with its client.
-            idle_exit=detached or not launches,
+            idle_exit=detached or launcher == "none",
             submitters=(submitter_record(clock.new_id(4)),),
         )
     )
     if detached:
         registry.remember(session_id, join_url(store.url, session_id))
-    return Opened(session, store, session_key)
+    return Opened(session, store, session_key, hurry)
 
 
 def _probe(store: ObjectStore) -> None:
@@ -162,7 +170,8 @@ def attach(
     """
     store_url, session_id = _locate(id_or_url, store)
     session_key = config.find_session_key(session_id, key)
-    patient = PatientStore(open_store(store_url), clock, patience_s=Timings().patience_s)
+    hurry = threading.Event()
+    patient = PatientStore(open_store(store_url), clock, patience_s=Timings().patience_s, stop=hurry)
     session = SessionStore(patient, session_id, Sealer(bytes(session_key), session_id), clock)
     manifest = session.refresh()
     if manifest.state == SessionState.DELETED:
@@ -172,7 +181,7 @@ def attach(
             f"the key is not the one of this session: session={session_id}; copy the key file of whoever started it, or "
             "pass the session's own key as key= or in STARBURST_KEY"
         )
-    return Opened(session, patient, session_key)
+    return Opened(session, patient, session_key, hurry)
 
 
 def _locate(id_or_url: str, store: str | None) -> tuple[str, str]:

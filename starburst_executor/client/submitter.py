@@ -102,6 +102,7 @@ class Submitter:
         self._cancelled: set[int] = set()
         self._closed = False
         self._error: BaseException | None = None
+        self._is_lost = False  # the error kept something from being acknowledged
         self._functions: dict[str, bytes] = {}
         self._stored: dict[str, threading.Event] = {}
         self._n_epochs = 1
@@ -129,6 +130,9 @@ class Submitter:
                 self._changed.wait()
             if self._error is not None:
                 raise self._error
+            if self._closed:
+                # The senders end once the queue is empty: what came later would never leave.
+                raise RuntimeError("cannot schedule new futures after shutdown")
             future = make(self._n_added)
             self._n_added += 1
             if digest not in self._functions:
@@ -158,7 +162,7 @@ class Submitter:
         """Wait until everything added is acknowledged; False if time ran out. Raises what made sending impossible."""
         with self._changed:
             done = self._changed.wait_for(lambda: self._error is not None or self._is_empty(), timeout_s)
-            if self._error is not None:
+            if self._error is not None and self._is_lost:
                 raise self._error
             return done
 
@@ -189,6 +193,7 @@ class Submitter:
         with self._changed:
             self._error = self._error or error
             unsent = [one.future for one in self._queue]
+            self._is_lost = self._is_lost or bool(unsent or self._flying)
             self._queue.clear()
             self._n_bytes = 0
             self._changed.notify_all()
@@ -249,8 +254,10 @@ class Submitter:
                 break
             queued.append(self._queue.popleft())
             n_bytes += size
-        self._n_groups += 1
-        return Batch(self._ordinal, self._n_groups - 1, queued, n_bytes)
+        group = self._n_groups
+        # A batch that is cancelled as a whole is never written: it must not leave a gap, or its epoch never gets full.
+        self._n_groups += any(one.future.index not in self._cancelled for one in queued)
+        return Batch(self._ordinal, group, queued, n_bytes)
 
     def _send(self, batch: Batch) -> None:
         if all(one.future.index in self._cancelled for one in batch.queued):
@@ -268,8 +275,11 @@ class Submitter:
         # Crash here: function and calls are stored and nothing names them; the session's cleanup removes them.
         etag = self._create(key, body)
         # Crash here: the tasks are stored and no bell was rung; idle workers look unasked.
-        self._acknowledged(Acknowledged(key, ref, etag, [one.future for one in batch.queued]))
         n_pending = sum(entry.state == State.PENDING for entry in entries)
+        if n_pending < len(entries):
+            # Some have ended already, and who else would complete their futures may not have done so yet: have it read.
+            etag = ""
+        self._acknowledged(Acknowledged(key, ref, etag, [one.future for one in batch.queued]))
         if n_pending:
             self._session.ring([key], n_pending)
 

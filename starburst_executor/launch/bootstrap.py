@@ -53,10 +53,17 @@ def write_bootstrap(pipe: IO[bytes], bootstrap: Bootstrap) -> None:
 
 
 def read_bootstrap(pipe: IO[bytes]) -> Bootstrap:
-    """Read it, and nothing after it. Raises: RecordInvalid if the launcher died before it had written all."""
+    """Read it, and nothing after it. Raises: RecordInvalid: it is something else, or the launcher died meanwhile."""
     length = int.from_bytes(pipe.read(_LENGTH_BYTES), "big")
     body = pipe.read(length)
     if not length or len(body) != length:
         raise RecordInvalid("the launcher ended before it had told this worker what to do")
-    key, path, worker_id, bound, tee, words = msgpack.unpackb(body, use_list=False, unicode_errors="surrogateescape")
+    try:
+        fields = msgpack.unpackb(body, use_list=False, unicode_errors="surrogateescape")
+        key, path, worker_id, bound, tee, words = fields
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise RecordInvalid(f"not a worker's start: {type(error).__name__}, bytes={length}") from error
+    kinds = tuple(type(field) for field in fields)
+    if kinds != (str, tuple, str, bool, bool, str) or not all(type(entry) is str for entry in path):
+        raise RecordInvalid(f"a worker's start with a field of a wrong type: bytes={length}")
     return Bootstrap(key, path, worker_id, bound, tee, words)

@@ -126,7 +126,7 @@ def dump_error(error: BaseException, *, hide_frames: int = 0) -> bytes:
     for _ in range(hide_frames):
         tb = tb.tb_next if tb is not None else None
     text = _safe_text(lambda: "".join(traceback.format_exception(type(error), error, tb)))
-    message = _safe_text(lambda: str(error))
+    message = _text_of(error)
     kind = type(error)
     type_name = f"{kind.__module__}.{kind.__qualname__}"
     return b"E" + _pack([type_name, message, text, _survivor(error)])
@@ -151,10 +151,8 @@ def load_outcome(body: bytes | memoryview) -> tuple[Any, BaseException | None]:
         try:
             return pickle.loads(view[1:]), None  # noqa: S301 - sealed, checked by the caller
         except BaseException as error:
-            words = _safe_text(lambda why=error: str(why))  # type: ignore[misc]  # a lambda's default has no type
-            raise errors.PayloadError(
-                f"the task returned a value that cannot be rebuilt here: {type(error).__name__}: {words}"
-            ) from error
+            words = f"{type(error).__name__}: {_text_of(error)}"
+            raise errors.PayloadError(f"the task returned a value that cannot be rebuilt here: {words}") from error
     if kind not in (b"E", b"R"):
         raise errors.RecordInvalid(f"an outcome of an unknown kind: kind={kind!r}")
     failure, pickled = _unpack_failure(view[1:])
@@ -217,6 +215,10 @@ def _survivor(error: BaseException) -> bytes:
     except BaseException:  # user code runs here: __reduce__, __init__
         return b""
     return pickled if same else b""
+
+
+def _text_of(error: BaseException) -> str:
+    return _safe_text(lambda: str(error))
 
 
 def _safe_text(make: Callable[[], str]) -> str:

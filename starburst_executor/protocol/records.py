@@ -131,6 +131,7 @@ class Manifest:
     timings: Timings
     state: SessionState = SessionState.OPEN
     reason: str = ""
+    launcher: str = "none"
     retries: int = 0
     max_losses: int = 3
     max_result_bytes: int = 2**40
@@ -231,6 +232,7 @@ def decode_manifest(body: bytes) -> Manifest:
         timings=Timings.from_record(fields.take("timings", dict)),
         state=fields.member("state", SessionState),
         reason=fields.take("reason", str),
+        launcher=fields.take("launcher", str),
         retries=fields.take("retries", int),
         max_losses=fields.take("max_losses", int),
         max_result_bytes=fields.take("max_result_bytes", int),

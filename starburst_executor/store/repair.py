@@ -6,6 +6,8 @@ on an object that was read after the worker had been judged, and only if the bea
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from starburst_executor.errors import (
     ExecutorBroken,
     ObjectNotFound,
@@ -77,7 +79,7 @@ class Watcher:
         session = self._session
         try:
             found = session.read(group.key)
-        except (ObjectNotFound, RecordInvalid):
+        except (ObjectNotFound, RecordInvalid, VersionMismatch):
             return 0
         assert found is not None  # no ETag was sent  # noqa: S101
         suspected = suspects(found.status, self.watch)
@@ -113,6 +115,9 @@ class Watcher:
         beat = read_beat(session, session.keys.worker(worker_id))
         if not n_tasks or not self._still_stands(worker_id, claim_id, beat, lost=lost):
             return 0
+        if beat is not None and beat[0].state == WorkerState.LEFT:
+            # It ended in good order, whatever claim of its landed late: no task has cost it its life.
+            lost = False
         manifest = session.manifest
         changed = status.take_back(
             found.status,
@@ -165,7 +170,9 @@ def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
     n_changed = 0
     for group in session.groups(manifest.open_epochs()):
         if not group.size_class.has_ended:
-            n_changed += session.update(group.key, step) is not None
+            # One that cannot be read must not keep the others from their end; its clients fail its futures.
+            with suppress(RecordInvalid, VersionMismatch):
+                n_changed += session.update(group.key, step) is not None
     return n_changed
 
 

@@ -174,7 +174,14 @@ class SessionStore:
     def read(self, key: str, unless: str | None = None) -> Versioned | None:
         """A status object; None if its ETag still is `unless`. Raises: ObjectNotFound, RecordInvalid. Store: 1 GET."""
         stored = self.store.get(key, unless=unless)
-        return None if stored is None else Versioned(status.decode(stored.body), stored.etag)
+        if stored is None:
+            return None
+        found = status.decode(stored.body)
+        ref = self.keys.parse_group(key)
+        # Seals bind outcomes to the tasks that the body names: a body under another's key must not speak for those.
+        if ref is None or (found.ordinal, found.first, len(found.entries)) != (ref.ordinal, ref.first, ref.n_tasks):
+            raise RecordInvalid(f"a status object that is not what its key says: key={key}")
+        return Versioned(found, stored.etag)
 
     def swap(self, key: str, new: Status, expected: str) -> Versioned:
         """Swap a status object. Raises: PreconditionFailed, ObjectNotFound. Store: 1 swap."""

@@ -174,7 +174,9 @@ class Agent:
                     self._stop(Stop.IDLE)
             if self._session.manifest.state.is_over:
                 self._stop(Stop.SESSION_OVER)
-            self._pause(pause_s)
+            # What slots and keeper released since the last ring, which may come only so often.
+            ring_s = self._session.ring_due()
+            self._pause(pause_s if ring_s is None else min(pause_s, ring_s))
 
     def _pause(self, pause_s: float) -> None:
         until = self._clock.monotonic() + pause_s
@@ -216,6 +218,9 @@ class Agent:
             slot.hurry.set()
         for thread in slot_threads:
             thread.join(self._timings.grace_s)
+        if (ring_s := self._session.ring_due()) is not None:
+            self._clock.wait(self._over, ring_s)
+            self._session.ring_due()
 
     # --- the other threads --------------------------------------------------------------------------------------------
 

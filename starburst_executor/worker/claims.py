@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import msgpack
 
 from starburst_executor.clock import Clock
-from starburst_executor.errors import ObjectNotFound, PreconditionFailed
+from starburst_executor.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.seal import SEAL_BYTES
@@ -142,6 +142,9 @@ class Claims:
                 self._forget(claim_id)
                 return None, None
             seen, taken = landed, landed.status.under(claim_id)
+        except StoreUnavailable:
+            self._forget(claim_id)
+            raise
         # Crash here: the entries are claimed by a worker that is gone; watchers take them back as lost.
         return _claim(claim_id, key, ref, seen, taken), seen.status
 
@@ -231,8 +234,11 @@ class Claims:
         claim.found.clear()
         # What was taken from this claim while it ran is somebody else's now.
         claim.open &= set(seen.status.under(claim.claim_id))
+        # A dropped outcome does not count: its task is somebody else's.
+        mine = [seen.status.entries[index] for index in ended]
+        n_mine = sum(entry.has_ended and entry.claim == claim.claim_id for entry in mine)
         with self._lock:
-            self.n_ended += len(ended)
+            self.n_ended += n_mine
         self._close_if_done(claim)
         if not taken:
             self._forget(next_id)

@@ -90,7 +90,8 @@ class Finder:
             n_tasks = self._candidates.pop(key, None)
             if n_tasks is not None and self._candidates:
                 self._candidates[key] = n_tasks
-            self._dry = self._dry and not self._candidates
+            # Whoever won may have left some of it: look again once all else has been tried. A lone task is gone.
+            self._dry = self._dry and not self._candidates and (n_tasks or 0) <= 1
 
     def has_candidates(self) -> bool:
         """Whether an idle slot should try: something is pending, or a task waits for a worker of its own."""
@@ -132,7 +133,7 @@ class Finder:
                 self._answer(bell)
             else:
                 self._ring.chance *= 2
-        elif not self._dry or now >= self._next_look:
+        elif now >= self._next_look or self._has_run_dry():
             self.look()
         if self._candidates:
             self._backoff.reset()
@@ -169,6 +170,11 @@ class Finder:
                     self._candidates[key] = ref.n_tasks
         # The bell is a hint and may have been rung twice: look for oneself soon, but not for each lone task.
         self._next_look = min(self._next_look, self._clock.monotonic() + self._timings.bell_max_s)
+
+    def _has_run_dry(self) -> bool:
+        """Whether everything that the last look found has been taken, so that another may find more."""
+        with self._lock:
+            return not self._dry and not self._candidates
 
     def _first_chance(self, bell: Bell) -> float:
         """About as many workers react as are needed."""

@@ -17,7 +17,7 @@ from starburst_executor.clock import Clock
 from starburst_executor.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
 from starburst_executor.protocol import records
 from starburst_executor.protocol.records import DETACHED, Manifest, SessionState, WorkerBeat, WorkerState
-from starburst_executor.store.repair import Watcher, read_beats
+from starburst_executor.store.repair import Watcher, read_beat, read_beats
 from starburst_executor.store.session import SessionStore
 from starburst_executor.worker.claims import Claims
 
@@ -72,6 +72,7 @@ class Keeper:
         self._n_looks = 0
         self._next_look = 0.0
         self._next_rank = 0.0
+        self._ranked: dict[str, str] = {}  # the older workers' beats at the last ranking
         self._rate_from = (clock.monotonic(), 0)
         self._clients_seen: frozenset[str] = frozenset()
         self._clients_moved = clock.monotonic()
@@ -142,14 +143,22 @@ class Keeper:
         return self._keep_deadline(self._session.refresh())
 
     def _learn_rank(self) -> None:
+        """Whether this is one of the three oldest workers that live. Store: 1 LIST, 3 GETs, 1 more for each that left."""
         now = self._clock.monotonic()
         if now < self._next_rank:
             return
         self._next_rank = now + self._timings.rank_s
-        beats = [beat for beat, _ in read_beats(self._session) if beat.state != WorkerState.LEFT]
-        # Started as they say themselves: no clock is trusted here, it only has to be about the same three for all.
-        oldest = sorted(beats, key=lambda beat: (beat.started_at, beat.worker_id))[:_N_WATCHERS]
-        self._watches = any(beat.worker_id == self._worker_id for beat in oldest)
+        lines = self._session.store.list(self._session.keys.workers)
+        # Ids sort by the time of their making. No clock is trusted here: it only has to be about the same three for all.
+        older = [line for line in lines if line.key < self._session.keys.worker(self._worker_id)]
+        n_older = 0
+        for line in older:
+            # One that has not beaten since the last ranking watches nothing, whatever became of it.
+            if self._ranked.get(line.key) != line.etag and n_older < _N_WATCHERS:
+                found = read_beat(self._session, line.key)
+                n_older += found is not None and found[0].state != WorkerState.LEFT
+        self._ranked = {line.key: line.etag for line in older}
+        self._watches = n_older < _N_WATCHERS
 
     def _look(self) -> None:
         now = self._clock.monotonic()
@@ -205,9 +214,11 @@ class Keeper:
         else:
             # Somebody's claim stands: if its worker dies, a worker that is still there must take the tasks.
             stays = not self._a_peer_stays(give_up)
-        if stays:
+        # A slot may have been claiming while this worker looked idle.
+        if stays or self._claims.held():
             self.say(WorkerState.IDLE)
-        return not stays
+            return False
+        return True
 
     def _a_peer_stays(self, give_up: threading.Event) -> bool:
         """Whether another worker beats, idle and not leaving, after we said that we leave."""

@@ -91,6 +91,11 @@ class Solitude:
         """Whether the others drain for this slot."""
         return self._wanted_by == slot
 
+    @property
+    def is_reserved(self) -> bool:
+        """Whether some slot wants or has the worker to itself: none claims on from what it runs, that one neither."""
+        return self._wanted_by is not None
+
     def give_up(self, slot: int) -> None:
         """Let the others claim again."""
         with self._lock:
@@ -170,7 +175,7 @@ class Slot:
         self._started = 0.0  # when the runner's oldest job was started, as far as we know
         self._committed = 0.0
         self._overrun = False
-        self._timed_out = False
+        self._timed_out: int | None = None  # the job that the runner was killed for
         self._races = 0
 
     @property
@@ -302,9 +307,12 @@ class Slot:
                 self._try(key, ahead=True)
         self._feed()
 
+    def _may_not_go_on(self) -> bool:
+        return self._draining.is_set() or self._solitude.is_reserved
+
     def _wants_after(self, claim: Claim) -> bool:
         """Whether to claim more beside the slice that runs: tasks are short, there are plenty, and none is alone."""
-        if self._draining.is_set() or self._overrun or not self._finder.is_plenty():
+        if self._may_not_go_on() or self._overrun or not self._finder.is_plenty():
             return False
         if any(each.has_losses for each in self._open):
             return False
@@ -385,7 +393,12 @@ class Slot:
         if self._runner is None:
             self._clock.wait(self._draining, self._until_due())
             return
-        for event in self._runner.poll(self._until_due()):
+        was_ready = self._runner.is_ready
+        events = self._runner.poll(self._until_due())
+        if not was_ready:
+            # The initializer's time is not the first task's.
+            self._started = self._clock.monotonic()
+        for event in events:
             # The worker kills its runners when it stops: that is no task's fault.
             if not self._stopped.is_set():
                 self._hear(event)
@@ -446,7 +459,10 @@ class Slot:
         runner = self._runner
         if runner is None:
             return
-        placed = self._jobs.pop(event.culprit, None) if event.culprit is not None else None
+        timed_out, self._timed_out = self._timed_out, None
+        # A job that ended just before it was killed leaves the one after it to be hit, which is not to blame.
+        is_bystander = timed_out is not None and event.culprit != timed_out
+        placed = self._jobs.pop(event.culprit, None) if event.culprit is not None and not is_bystander else None
         unstarted = [self._jobs.pop(number) for number in runner.retract() if number in self._jobs]
         # What is neither started nor to be found in the queue was being handed over: it has not started either.
         unstarted += self._jobs.values()
@@ -455,19 +471,19 @@ class Slot:
         runner.close()
         self._runner, self._n_in_runner = None, 0
         if placed is not None:
-            self._failed(placed, dump_reason(self._death(placed, event)), (event.stdout, event.stderr), self._ran_s())
-        else:
+            reason = dump_reason(self._death(placed, event, is_late=timed_out is not None))
+            self._failed(placed, reason, (event.stdout, event.stderr), self._ran_s())
+        elif not is_bystander:
             self._n_bad_starts += 1
             if self._n_bad_starts >= _STARTS:
                 self._broken(
                     dump_reason(TaskCrashed(f"the processes that should run tasks die at once: {event.reason}"))
                 )
-        self._timed_out = False
 
-    def _death(self, placed: _Placed, event: Died) -> StarburstError:
+    def _death(self, placed: _Placed, event: Died, *, is_late: bool) -> StarburstError:
         name = task_id(placed.claim.ref.ordinal, placed.claim.ref.first + placed.index)
         where = f"task={name}, session={self._session.session_id}"
-        if self._timed_out:
+        if is_late:
             limit_s = self._session.manifest.task_timeout
             return TaskTimeout(f"the task ran longer than task_timeout={limit_s:g} s and was stopped: {where}")
         return TaskCrashed(f"the process that ran the task died: {event.reason}: {where}")
@@ -520,8 +536,8 @@ class Slot:
         if not self._jobs or self._runner is None:
             return
         limit_s, slack_s = self._session.manifest.task_timeout, self._slack_s()
-        if limit_s is not None and self._ran_s() >= limit_s and not self._timed_out:
-            self._timed_out = True
+        if limit_s is not None and self._ran_s() >= limit_s and self._timed_out is None:
+            self._timed_out = next(iter(self._jobs))
             self._runner.kill()
         elif slack_s is not None and self._ran_s() >= slack_s:
             self._overrun = True
@@ -559,7 +575,7 @@ class Slot:
     def _commit_run(self, claim: Claim) -> None:
         """End a slice, and claim the next one in the same swap."""
         others = [other for other in self._open if other is not claim]
-        wants_next = not self._draining.is_set() if not others else len(others) == 1 and self._wants_after(claim)
+        wants_next = not self._may_not_go_on() if not others else len(others) == 1 and self._wants_after(claim)
         self._commit(claim, then=self._slice_size(claim.seen.status) if wants_next else 0, ahead=bool(others))
 
     def _commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:

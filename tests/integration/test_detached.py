@@ -1,0 +1,403 @@
+"""`DetachedExecutor` end to end on both stores: left, found again, counted, changed, ended."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import textwrap
+import threading
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
+from pathlib import Path
+
+import msgpack
+import pytest
+
+from starburst_executor import (
+    ConfigError,
+    DetachedExecutor,
+    KeyNotFound,
+    LaunchError,
+    SessionExpired,
+    SessionNotFound,
+    VersionMismatch,
+)
+from starburst_executor.protocol.records import SessionState
+from tests.sessions import detached, is_alive, kill, run_python, timings_for, wait_until, worker_pids
+
+
+def square(x: int) -> int:
+    return x * x
+
+
+def fail_on_odd(x: int) -> int:
+    if x % 2:
+        raise ValueError(f"{x} is odd")
+    return x
+
+
+def wait_for_file(path: str, value: int) -> int:
+    import time
+
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return value
+
+
+def test_leave_and_come_back(store_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with detached(store_url, workers=2) as executor:
+        futures = [executor.submit(square, i) for i in range(30)]
+        assert futures[3].result() == 9
+    assert f"DetachedExecutor.reattach({executor.id!r})" in capsys.readouterr().err
+    again = DetachedExecutor.reattach(executor.id)
+    assert [future.index for future in again.futures] == list(range(30))
+    assert sorted(future.result() for future in again.as_completed(timeout=60)) == [i * i for i in range(30)]
+    assert again.futures[7] is again.futures[7]
+    again.cleanup(force=True)
+
+
+def test_leaving_by_an_exception_detaches_too(store_url: str) -> None:
+    with pytest.raises(RuntimeError, match="oops"), detached(store_url, workers=1) as executor:  # noqa: PT012
+        executor.submit(square, 5)
+        raise RuntimeError("oops")
+    again = DetachedExecutor.reattach(executor.url)
+    assert again.futures[0].result(60) == 25
+    again.cleanup(force=True)
+
+
+def test_the_process_that_submitted_is_killed_and_another_gets_everything(store_url: str) -> None:
+    code = textwrap.dedent(
+        """
+        import os, signal, sys, time
+        from tests.sessions import detached
+        def slow(i):
+            time.sleep(0.02)
+            return i * i
+        executor = detached(sys.argv[1], workers=2)
+        futures = [executor.submit(slow, i) for i in range(100)]
+        executor.flush()
+        print(executor.id, flush=True)
+        futures[30].result()
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    client = run_python(code, store_url)
+    assert client.stdout is not None
+    session_id = client.stdout.readline().strip()
+    assert client.wait(60) == -signal.SIGKILL
+    client.stdout.close()
+    executor = DetachedExecutor.reattach(session_id, store=store_url)
+    assert {future.index: future.result() for future in executor.as_completed(60)} == {i: i * i for i in range(100)}
+    executor.cleanup(force=True)
+
+
+def test_two_clients_submit_to_one_session_and_both_see_all(store_url: str) -> None:
+    first = detached(store_url, workers=2)
+    first.map(square, range(5))
+    second = DetachedExecutor.reattach(first.url)
+    mine = second.submit(square, 100)
+    assert mine.task_id == "1-0"
+    assert mine.result(60) == 10_000
+    assert [future.task_id for future in first.futures] == ["0-0", "0-1", "0-2", "0-3", "0-4", "1-0"]
+    outcomes = first.collect(wait=True, timeout=60)
+    assert [outcome.value for outcome in outcomes] == [0, 1, 4, 9, 16, 10_000]
+    assert first.status().completed == 6
+    second.detach()
+    first.cleanup(force=True)
+
+
+def test_collect_gives_failures_beside_values_and_downloads_nothing_twice(store_url: str) -> None:
+    executor = detached(store_url, workers=2)
+    futures = [executor.submit(fail_on_odd, i) for i in range(6)]
+    outcomes = executor.collect(wait=True, timeout=60)
+    assert [(outcome.index, outcome.state, outcome.value) for outcome in outcomes] == [
+        (i, "failed" if i % 2 else "completed", None if i % 2 else i) for i in range(6)
+    ]
+    assert isinstance(outcomes[1].error, ValueError)
+    assert [future.done() for future in futures] == [True] * 6
+    executor.detach()
+    other = DetachedExecutor.reattach(executor.id)
+    assert len(other.collect(wait=True, timeout=60)) == 6
+    read = other._engine.opened.store.requests.snapshot()["get"]
+    assert len(other.collect()) == 6
+    assert len(other.collect(wait=True)) == 6
+    assert other._engine.opened.store.requests.snapshot()["get"] == read
+    other.cleanup(force=True)
+
+
+def test_collect_without_waiting_gives_what_has_ended(store_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    executor = detached(store_url, workers=1)
+    first = executor.submit(square, 3)
+    executor.submit(wait_for_file, str(go), 7)
+    assert first.result(60) == 9
+    assert [outcome.value for outcome in executor.collect()] == [9]
+    assert [outcome.value for outcome in executor.collect(wait=True, timeout=0.2)] == [9]
+    with pytest.raises(FutureTimeoutError):
+        list(executor.as_completed(timeout=0.1))
+    go.touch()
+    assert [outcome.value for outcome in executor.collect(wait=True, timeout=60)] == [9, 7]
+    executor.cleanup(force=True)
+
+
+def test_retry_failed_opens_a_new_run(store_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def need(i: int) -> int:
+        if i % 2 and not go.exists():
+            raise FileNotFoundError(i)
+        return i
+
+    executor = detached(store_url, workers=2)
+    old = [executor.submit(need, i) for i in range(6)]
+    executor.collect(wait=True, timeout=60)
+    go.touch()
+    new = executor.retry_failed()
+    assert [future.index for future in new] == [1, 3, 5]
+    assert [future.run for future in new] == [2, 2, 2]
+    assert [future.result(60) for future in new] == [1, 3, 5]
+    assert isinstance(old[1].exception(), FileNotFoundError)
+    assert [outcome.value for outcome in executor.collect()] == list(range(6))
+    assert executor.status().failed == 0
+    assert executor.retry_failed() == []
+    executor.cleanup(force=True)
+
+
+def test_status_counts_and_prints(store_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    executor = detached(store_url, workers=2)
+    done = [executor.submit(fail_on_odd, i) for i in range(4)]
+    for future in done:
+        future.exception(60)
+    blocked = [executor.submit(wait_for_file, str(go), i) for i in range(2)]
+    wait_until(lambda: all(future.running() for future in blocked))
+    waiting = [executor.submit(square, i) for i in range(3)]
+    assert waiting[2].cancel()
+    wait_until(lambda: executor.status().running == 2)
+    status = executor.status()
+    assert (status.total, status.completed, status.failed, status.cancelled) == (9, 2, 2, 1)
+    assert (status.pending, status.claimed, status.workers, status.slots) == (2, 2, 1, 2)
+    assert "5 of 9 ended" in str(status)
+    go.touch()
+    executor.collect(wait=True, timeout=60)
+    executor.cleanup(force=True)
+
+
+def test_cancel_scale_and_cleanup(store_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    executor = detached(store_url, workers=1)
+    blocker = executor.submit(wait_for_file, str(go), 1)
+    wait_until(blocker.running)
+    futures = [executor.submit(square, i) for i in range(10)]
+    assert executor.cancel() == 10
+    assert all(future.cancelled() for future in futures)
+    more = [executor.submit(square, i) for i in range(10)]
+    executor.scale(3)
+    assert [future.result(60) for future in more] == [i * i for i in range(10)]
+    wait_until(lambda: executor.status().slots == 3)
+    pids = worker_pids(executor)
+    executor.cleanup()
+    wait_until(lambda: not any(map(is_alive, pids)))
+    assert blocker.cancelled()
+    again = DetachedExecutor.reattach(executor.id)
+    assert again.status().state == "terminated"
+    assert again.status().completed == 10
+    with pytest.raises(RuntimeError, match="terminated"):
+        again.submit(square, 1)
+    store, folder = again._engine.opened.store, again._engine.session.keys.folder
+    again.cleanup(force=True)
+    assert again._engine.finished.is_set()
+    assert DetachedExecutor.list_sessions(store_url) == []
+    assert store.url
+    assert folder
+
+
+def test_force_deletes_this_session_and_no_other(store_url: str) -> None:
+    one, two = detached(store_url, workers=1), detached(store_url, workers=1)
+    assert one.submit(square, 3).result(60) == 9
+    assert two.submit(square, 4).result(60) == 16
+    assert [summary.id for summary in DetachedExecutor.list_sessions(store_url)] == sorted([one.id, two.id])
+    one.cleanup(force=True)
+    [left] = DetachedExecutor.list_sessions(store_url)
+    assert (left.id, left.state, left.n_tasks, left.n_ended) == (two.id, "open", 1, 1)
+    assert left.created_at <= left.last_activity_at
+    assert two.id in str(left)
+    with pytest.raises(SessionNotFound, match=one.id):
+        DetachedExecutor.reattach(one.id, store=store_url)
+    assert two.submit(square, 5).result(60) == 25
+    two.cleanup(force=True)
+
+
+def test_a_client_that_is_attached_learns_that_the_session_was_deleted(store_url: str, tmp_path: Path) -> None:
+    one = detached(store_url, workers=1)
+    future = one.submit(wait_for_file, str(tmp_path / "never"), 1)
+    wait_until(future.running)
+    two = DetachedExecutor.reattach(one.url)
+    two.cleanup(force=True)
+    wait_until(future.done)
+    assert future.cancelled() or isinstance(future.exception(), SessionNotFound)
+    with pytest.raises((SessionNotFound, RuntimeError)):
+        one.submit(square, 1).result(60)
+    one.detach()
+
+
+def test_an_expired_session_can_be_read_and_takes_no_more(store_url: str, tmp_path: Path) -> None:
+    executor = detached(store_url, workers=1, absolute_timeout=3.0)
+    assert executor.submit(square, 3).result(60) == 9
+    stuck = executor.submit(wait_for_file, str(tmp_path / "never"), 1)
+    assert isinstance(stuck.exception(60), SessionExpired)
+    wait_until(lambda: executor.status().state == "expired")
+    executor.detach()
+    again = DetachedExecutor.reattach(executor.url)
+    assert again.futures[0].result(60) == 9
+    with pytest.raises(SessionExpired):
+        again.submit(square, 1)
+    with pytest.raises(SessionExpired):
+        again.extend(60)
+    again.cleanup(force=True)
+
+
+def test_extend_adds_to_the_time_that_is_left(store_url: str) -> None:
+    executor = detached(store_url, workers=1, absolute_timeout=1000.0)
+    before = executor._engine.session.refresh().deadline_at
+    executor.extend(500)
+    after = executor._engine.session.refresh().deadline_at
+    assert before is not None
+    assert after == before + 500
+    with pytest.raises(ConfigError, match="seconds=-1"):
+        executor.extend(-1)
+    executor.cleanup(force=True)
+
+
+def test_futures_can_be_pickled_and_come_back_attached(store_url: str) -> None:
+    executor = detached(store_url, workers=1)
+    future = executor.submit(square, 6)
+    executor.flush()
+    copy = pickle.loads(pickle.dumps(future))
+    assert copy.result(60) == 36
+    assert (copy.index, copy.task_id) == (future.index, future.task_id)
+    code = "import pickle, sys; print(pickle.loads(bytes.fromhex(sys.argv[1])).result(60))"
+    other = run_python(code, pickle.dumps(future).hex())
+    assert other.communicate(timeout=60)[0] == "36\n"
+    executor.cleanup(force=True)
+
+
+def test_keys_missing_wrong_and_handed_over(store_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    executor = detached(store_url, workers=1)
+    assert executor.submit(square, 3).result(60) == 9
+    url, key = executor.url, executor._engine.opened.key.hex()
+    executor.detach()
+    monkeypatch.setenv("STARBURST_HOME", str(tmp_path / "elsewhere"))
+    with pytest.raises(KeyNotFound, match="key file"):
+        DetachedExecutor.reattach(url)
+    with pytest.raises(KeyNotFound, match="not the one of this session") as caught:
+        DetachedExecutor.reattach(url, key="ab" * 32)
+    assert "ab" * 32 not in str(caught.value)
+    with pytest.raises(SessionNotFound):
+        DetachedExecutor.reattach(url.replace(executor.id, "20200101-000000-aaaaaaaa"), key=key)
+    again = DetachedExecutor.reattach(url, key=key)
+    assert again.futures[0].result(60) == 9
+    again.cleanup(force=True)
+
+
+def test_a_session_of_a_newer_format_is_refused(store_url: str) -> None:
+    executor = detached(store_url, workers=1)
+    session = executor._engine.session
+    stored = session.store.get(session.keys.manifest)
+    assert stored is not None
+    record = msgpack.unpackb(stored.body)
+    session.store.put(session.keys.manifest, msgpack.packb({**record, "format": 2}))
+    with pytest.raises(VersionMismatch, match="format=2"):
+        DetachedExecutor.reattach(executor.url)
+    session.store.put(session.keys.manifest, stored.body)
+    session.refresh()
+    executor.cleanup(force=True)
+
+
+def test_a_worker_started_by_hand_takes_part(store_url: str) -> None:
+    executor = detached(store_url, workers=1, launcher="none")
+    futures = [executor.submit(pow, i, 2) for i in range(10)]
+    executor.flush()
+    worker = run_python(
+        "import sys; from starburst_executor.worker.__main__ import main; sys.exit(main(sys.argv[1:]))",
+        executor.url, "--slots", "2",
+    )  # fmt: skip
+    assert [future.result(60) for future in futures] == [i * i for i in range(10)]
+    worker.terminate()
+    assert worker.wait(60) == 0
+    assert worker.stdout is not None
+    worker.stdout.close()
+    executor.cleanup(force=True)
+
+
+def test_sigterm_drains_a_worker_and_its_tasks_go_on_elsewhere(store_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    executor = detached(store_url, workers=2)
+    futures = [executor.submit(wait_for_file, str(go), i) for i in range(4)]
+    wait_until(lambda: executor.status().running == 2)
+    [pid] = worker_pids(executor)
+    kill(pid, signal.SIGTERM)
+    wait_until(lambda: not is_alive(pid))
+    go.touch()
+    assert [future.result(60) for future in futures] == [0, 1, 2, 3]
+    losses = [
+        entry.losses
+        for group in executor._engine.session.all_groups()
+        for entry in executor._engine.session.read(group.key).status.entries  # type: ignore[union-attr]
+    ]
+    assert losses == [0, 0, 0, 0]
+    executor.cleanup(force=True)
+
+
+def test_idle_workers_leave_and_come_back_when_there_is_work(store_url: str) -> None:
+    timings = replace(timings_for(store_url), idle_exit_s=0.5)
+    executor = DetachedExecutor(workers=1, store=store_url, timings=timings)
+    assert executor.submit(square, 3).result(60) == 9
+    [pid] = worker_pids(executor)
+    wait_until(lambda: not is_alive(pid))
+    assert executor.submit(square, 4).result(60) == 16
+    executor.cleanup(force=True)
+
+
+def test_workers_that_cannot_start_become_an_error(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("starburst_executor.launch.local._START", "raise SystemExit('no such luck')")
+    executor = detached(store_url, workers=1)
+    future = executor.submit(square, 3)
+    error = future.exception(60)
+    assert "no such luck" in str(error)
+    with pytest.raises((LaunchError, Exception), match="no worker could be started"):
+        executor.submit(square, 4).result(60)
+    wait_until(lambda: executor._engine.session.refresh().state == SessionState.BROKEN)
+    executor.cleanup(force=True)
+
+
+def test_several_processes_reattach_at_once(store_url: str) -> None:
+    executor = detached(store_url, workers=2)
+    executor.map(square, range(50))
+    executor.flush()
+    code = (
+        "import sys; from starburst_executor import DetachedExecutor\n"
+        "executor = DetachedExecutor.reattach(sys.argv[1])\n"
+        "print(sum(future.result() for future in executor.as_completed(60)))"
+    )
+    others = [run_python(code, executor.url) for _ in range(3)]
+    results: list[str] = []
+    threads = [
+        threading.Thread(target=lambda o=other: results.append(o.communicate(timeout=100)[0])) for other in others
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [f"{sum(i * i for i in range(50))}\n"] * 3
+    executor.cleanup(force=True)
+
+
+def test_a_detached_worker_outlives_its_terminal(store_url: str) -> None:
+    executor = detached(store_url, workers=1)
+    assert executor.submit(square, 3).result(60) == 9
+    [pid] = worker_pids(executor)
+    assert os.getsid(pid) == pid != os.getsid(0)
+    executor.cleanup(force=True)
+    wait_until(lambda: not is_alive(pid))

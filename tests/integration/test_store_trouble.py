@@ -1,0 +1,139 @@
+"""A store that is wrong from the start, or goes away: an error that names it, within seconds, and work that goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from starburst_executor import (
+    AccessDenied,
+    ConfigError,
+    DetachedExecutor,
+    SessionNotFound,
+    StarburstExecutor,
+    StoreError,
+    StoreUnavailable,
+)
+from tests.moto_server import ROOT, MotoServer
+from tests.sessions import REMOTE, detached, kill, wait_until, worker_pids
+
+
+@pytest.fixture
+def s3(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> MotoServer:
+    for name, value in moto_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return moto_server
+
+
+@pytest.fixture
+def own_server() -> Iterator[subprocess.Popen[str]]:
+    """A server that the test may stop; its first line of output names its endpoints."""
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.moto_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    yield server
+    server.kill()
+    server.communicate()
+
+
+def test_a_missing_bucket_is_named_at_once(s3: MotoServer) -> None:
+    with pytest.raises(AccessDenied, match="no-such-bucket"):
+        StarburstExecutor(store="s3://no-such-bucket/x")
+
+
+def test_an_endpoint_where_nobody_answers_is_named(s3: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StoreUnavailable, match="127.0.0.1:9"):
+        StarburstExecutor(store="s3://bucket/x", timings=replace(REMOTE, patience_s=1.0))
+
+
+def test_missing_credentials_are_named(s3: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(AccessDenied, match="credentials"):
+        StarburstExecutor(store=f"s3://{s3.bucket}/x")
+
+
+def test_a_server_that_ignores_conditions_is_refused(s3: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoints["lawless"])
+    with pytest.raises(ConfigError, match="conditional|must be refused"):
+        StarburstExecutor(store=f"s3://{s3.bucket}/x")
+
+
+@pytest.mark.parametrize("dialect", ["odd", "rude"])
+def test_servers_with_ways_of_their_own_do(s3: MotoServer, monkeypatch: pytest.MonkeyPatch, dialect: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoints[dialect])
+    with StarburstExecutor(workers=4, store=f"s3://{s3.bucket}/{dialect}", timings=REMOTE) as executor:
+        assert list(executor.map(pow, range(300), [2] * 300)) == [i**2 for i in range(300)]
+
+
+def test_a_store_that_is_away_for_a_while_costs_time_and_nothing_else(
+    own_server: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert own_server.stdout is not None
+    server = MotoServer(json.loads(own_server.stdout.readline()))
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    executor = detached(f"s3://{server.bucket}/away", workers=2)
+    futures = [executor.submit(time.sleep, 0.05) for _ in range(240)]
+    futures[10].result(60)
+    kill(own_server.pid, signal.SIGSTOP)
+    with pytest.raises(TimeoutError):
+        futures[239].result(3)
+    kill(own_server.pid, signal.SIGCONT)
+    assert [future.result(90) for future in futures] == [None] * 240
+    executor.cleanup(force=True)
+
+
+def test_a_store_that_is_gone_ends_in_an_error_on_the_futures(
+    own_server: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert own_server.stdout is not None
+    server = MotoServer(json.loads(own_server.stdout.readline()))
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    executor = DetachedExecutor(
+        workers=1, store=f"s3://{server.bucket}/gone", timings=replace(REMOTE, patience_s=2.0)
+    )
+    future = executor.submit(time.sleep, 600)
+    wait_until(future.running)
+    pids = worker_pids(executor)
+    own_server.kill()
+    error = future.exception(60)
+    assert isinstance(error, StoreUnavailable)
+    assert "s3://starburst/gone" in str(error)
+    with pytest.raises(StoreUnavailable):
+        executor.submit(time.sleep, 0)
+    for pid in pids:
+        kill(pid)
+    executor.detach()
+
+
+def test_an_embedded_file_that_is_removed_in_mid_run(tmp_path: Path) -> None:
+    executor = detached(f"sqlite://{tmp_path}/sessions", workers=1)
+    future = executor.submit(time.sleep, 600)
+    wait_until(future.running)
+    for path in (tmp_path / "sessions").glob(f"*{executor.id}*"):
+        path.unlink()
+    assert isinstance(future.exception(60), (SessionNotFound, StoreError))
+    executor.detach()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "readonly"
+    folder.mkdir()
+    folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    if os.access(folder, os.W_OK):
+        pytest.skip("whoever runs this may write everywhere")
+    with pytest.raises(AccessDenied, match="readonly"):
+        StarburstExecutor(store=f"sqlite://{folder}/sessions")
