@@ -16,6 +16,7 @@ import msgpack
 import pytest
 
 from starburst_executor import DetachedExecutor, StarburstExecutor, Timings
+from starburst_executor.store.session import SessionStore
 from tests.moto_server import ROOT, MotoServer
 
 # A worker is lost after a second and a half instead of a minute. Everything else about the protocol is as in use.
@@ -49,9 +50,14 @@ def timings_for(store_url: str) -> Timings:
 
 
 def worker_pids(executor: StarburstExecutor) -> list[int]:
-    """Process ids of the session's local workers that live, from the handles in its manifest."""
+    """Process ids of an executor's local workers that live."""
+    return local_pids(executor._engine.session)
+
+
+def local_pids(session: SessionStore) -> list[int]:
+    """Process ids of a session's local workers that live, from the handles in its manifest."""
     pids = []
-    for launch in executor._engine.session.refresh().launches:
+    for launch in session.refresh().launches:
         if launch.handle:
             for _, _, pid, started, _ in msgpack.unpackb(bytes.fromhex(launch.handle)):
                 if _start_time(pid) == started:

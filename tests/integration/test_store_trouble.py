@@ -53,7 +53,7 @@ def test_a_missing_bucket_is_named_at_once(s3: MotoServer) -> None:
 
 def test_an_endpoint_where_nobody_answers_is_named(s3: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StoreUnavailable, match="127.0.0.1:9"):
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:9"):
         StarburstExecutor(store="s3://bucket/x", timings=replace(REMOTE, patience_s=1.0))
 
 
@@ -66,7 +66,7 @@ def test_missing_credentials_are_named(s3: MotoServer, monkeypatch: pytest.Monke
 
 def test_a_server_that_ignores_conditions_is_refused(s3: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.endpoints["lawless"])
-    with pytest.raises(ConfigError, match="conditional|must be refused"):
+    with pytest.raises(ConfigError, match="must be refused"):
         StarburstExecutor(store=f"s3://{s3.bucket}/x")
 
 
