@@ -17,7 +17,8 @@ with StarburstExecutor(workers=2, task_timeout=2) as ex:
     # A user's exception comes back as itself; the traceback of where it ran is its cause.
     error = ex.submit(parse, "seven").exception()
     print(f"exception: {type(error).__name__}: {error}")
-    print("           raised at", str(error.__cause__).strip().splitlines()[-3].strip())
+    where = [line for line in str(error.__cause__).splitlines() if line.startswith("  File")][-1]
+    print(f"           raised at {where.strip()}")
 
     # A task that takes its process down costs itself alone; ProcessPoolExecutor would be broken now.
     crash = ex.submit(os._exit, 1)

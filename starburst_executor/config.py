@@ -96,7 +96,7 @@ class Timings:
     idle_exit_s: float = 300.0  # an idle worker costs money; starting one takes a minute or two
     client_gone_s: float = 300.0  # a laptop that changes its network is back by then
     grace_s: float = 30.0  # what Amazon ECS gives between SIGTERM and SIGKILL unless told otherwise
-    patience_s: float = 30.0  # how long a client waits for a clear answer of the store before it says so
+    patience_s: float = 300.0  # a client whose store goes away in mid-run: longer than a network change or a failover
     launch_s: float = 60.0  # first beat expected; without it the launch has failed
     retry_first_s: float = 0.5  # pause before a task's first retry; doubles
     retry_most_s: float = 30.0
@@ -186,7 +186,7 @@ class _Rule:
         elif self.kind is str:
             words = " or ".join(repr(choice) for choice in self.choices) or "a text"
         elif self.highest == math.inf:
-            words = f"at least {self.lowest:g}"
+            words = f"at least {self.lowest:.15g}"
         else:
             words = f"{self.lowest:.15g}..{self.highest:.15g}"
         return f"{words}, or none" if self.optional else words

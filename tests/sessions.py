@@ -59,7 +59,7 @@ def local_pids(session: SessionStore) -> list[int]:
     pids = []
     for launch in session.refresh().launches:
         if launch.handle:
-            for _, _, pid, started, _ in msgpack.unpackb(bytes.fromhex(launch.handle)):
+            for _, _, pid, started, *_ in msgpack.unpackb(bytes.fromhex(launch.handle)):
                 if _start_time(pid) == started:
                     pids.append(pid)
     return pids

@@ -27,18 +27,16 @@ from starburst_executor.client.session import (
     Opened,
     SessionSummary,
     attach,
-    delete_session,
     list_sessions,
 )
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey
-from starburst_executor.errors import ConfigError, SessionExpired, SessionNotFound
+from starburst_executor.errors import ConfigError, SessionExpired
 from starburst_executor.launch.base import Launcher
 from starburst_executor.launch.local import Local
 from starburst_executor.protocol import status
-from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
+from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.protocol.status import SizeClass, State, Status
-from starburst_executor.store.repair import Watcher, read_beats
 from starburst_executor.store.session import Group
 
 __all__ = ["DetachedExecutor"]
@@ -317,39 +315,7 @@ class DetachedExecutor(StarburstExecutor):
         Args:
             force: Delete every object of this session, and only of this one; returns when none is left.
         """
-        engine = self._engine
-        engine.begin_end()
-        session = engine.session
-        try:
-            session.end(SessionState.DELETED if force else SessionState.TERMINATED, "cleaned up")
-            # An empty ring: idle workers look at the manifest at once.
-            session.ring((), 1)
-            engine.stop_workers(at_once=True)
-            engine.end_what_is_left()
-            if force:
-                self._wait_for_workers()
-                delete_session(session)
-                engine.forget_workers()
-        except SessionNotFound:
-            if not force:
-                raise
-            # Its manifest is gone already: see that the rest is.
-            delete_session(session)
-        engine.abandon("the session was cleaned up")
-
-    def _wait_for_workers(self) -> None:
-        """Wait until no worker can write any more: each has left, was seen dead, or is lost."""
-        engine = self._engine
-        session, timings = engine.session, engine.session.manifest.timings
-        watcher = Watcher(session, timings.looks_until_lost)
-        watcher.watch.dead |= engine.dead_workers()
-        never = threading.Event()
-        while True:
-            watcher.look()
-            beats = [beat for beat, _ in read_beats(session) if beat.state != WorkerState.LEFT]
-            if all(watcher.watch.is_lost(beat.worker_id) for beat in beats):
-                return
-            session.clock.wait(never, timings.look_s)
+        self._engine.cleanup(delete=force)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None

@@ -39,9 +39,9 @@ from starburst_executor.errors import (
 )
 from starburst_executor.launch.base import Launcher, Order
 from starburst_executor.protocol import payload, status
-from starburst_executor.protocol.records import SessionState
+from starburst_executor.protocol.records import SessionState, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import Status
-from starburst_executor.store.repair import end_what_is_left, read_beats
+from starburst_executor.store.repair import Watcher, end_what_is_left, read_beats
 
 __all__ = ["Engine"]
 
@@ -124,6 +124,10 @@ class Engine:
     def all_here() -> list[Engine]:
         """Every engine that this process has made and not ended."""
         return [engine for engine in _engines if engine.is_of_this_process()]
+
+    def is_own_thread(self) -> bool:
+        """Whether the caller is one of this engine's threads, as a future's callback is."""
+        return threading.current_thread() in self._threads
 
     def is_of_this_process(self) -> bool:
         """False in the child of a fork: what was made before belongs to the parent."""
@@ -420,11 +424,10 @@ class Engine:
                 return
             try:
                 self._stop_threads()
+                self.session.end(SessionState.TERMINATED, "shut down")
                 self._let_go()
-                self._worker_requests = self._count_worker_requests()
-                if self.keep:
-                    self.session.end(SessionState.TERMINATED, "shut down")
-                else:
+                self._wait_for_workers()
+                if not self.keep:
                     delete_session(self.session)
             except StarburstError as error:
                 _log.warning("the session could not be ended in good order: %s", error)
@@ -449,12 +452,54 @@ class Engine:
             finally:
                 self._close()
 
-    def stop_workers(self, *, at_once: bool) -> None:
+    def cleanup(self, *, delete: bool) -> None:
+        """End a detached session here and now: stop its workers, cancel what is left, delete its objects if asked to.
+
+        Raises: SessionNotFound if it was deleted already and is not to be.
+        """
+        self.begin_end()
+        with self._finish_lock:
+            if not self.finished.is_set():
+                self._stop_threads()
+            try:
+                manifest = self.session.end(SessionState.DELETED if delete else SessionState.TERMINATED, "cleaned up")
+                self._stop_workers()
+                end_what_is_left(self.session, manifest)
+                self.collector.poll()
+                self._wait_for_workers()
+            except SessionNotFound:
+                if not delete:
+                    raise
+            finally:
+                for future in self.unfinished():
+                    future.mark_cancelled()
+            if delete:
+                delete_session(self.session)
+                self._forget_workers()
+            self._close()
+
+    def _stop_workers(self) -> None:
         """Stop exactly this session's workers, those of other clients of this machine included."""
+        # An empty ring: idle workers elsewhere look at the manifest at once.
+        self.session.ring((), 1)
         if self.launcher is not None:
-            for launch in self.session.refresh().launches:
+            for launch in self.session.manifest.launches:
                 if launch.handle and launch.launcher == self.launcher.name:
-                    self.launcher.stop(launch.handle, at_once=at_once)
+                    self.launcher.stop(launch.handle, at_once=True)
+
+    def _wait_for_workers(self) -> None:
+        """Wait until no worker can write any more: each has left, was seen dead, or is lost."""
+        timings = self.session.manifest.timings
+        watcher = Watcher(self.session, timings.looks_until_lost)
+        watcher.watch.dead |= self.dead_workers()
+        never = threading.Event()
+        while True:
+            watcher.look()
+            beats = [beat for beat, _ in read_beats(self.session)]
+            self._worker_requests = _sum_requests(beats)
+            if all(beat.state == WorkerState.LEFT or watcher.watch.is_lost(beat.worker_id) for beat in beats):
+                return
+            self._clock.wait(never, timings.look_s)
 
     def dead_workers(self) -> set[str]:
         """Workers whose death the launcher has seen."""
@@ -463,7 +508,7 @@ class Engine:
         handles = [launch.handle for launch in self.session.manifest.launches if launch.launcher == self.launcher.name]
         return {death.worker_id for handle in handles if handle for death in self.launcher.deaths(handle)}
 
-    def forget_workers(self) -> None:
+    def _forget_workers(self) -> None:
         """Remove what the launcher keeps of this session's workers."""
         if self.launcher is not None:
             for launch in self.session.manifest.launches:
@@ -472,40 +517,17 @@ class Engine:
 
     def renumber(self) -> None:
         """The number of workers asked for has changed."""
-        if self.launcher is not None:
-            self._keeper.set_number(self.launcher)
+        self._keeper.renumber()
         self._wake_keeper.set()
-
-    def abandon(self, why: str) -> None:
-        """The session is over: whoever waits is told, the threads end."""
-        with self._finish_lock:
-            if self.finished.is_set():
-                return
-            self._stop_threads()
-            for future in self.unfinished():
-                future.mark_cancelled()
-            _log.info("left the session: %s", why)
-            self._close()
-
-    def end_what_is_left(self) -> None:
-        """Swap whatever has not ended in a session that is over to its end."""
-        end_what_is_left(self.session, self.session.refresh())
 
     def requests(self) -> dict[str, int]:
         """Store requests so far, by kind: this client's, and its workers' as of their last beats."""
         counts = dict(self.opened.store.requests.snapshot())
         if not self.finished.is_set():
-            self._worker_requests = self._count_worker_requests()
+            self._worker_requests = _sum_requests(beat for beat, _ in read_beats(self.session))
         for kind, n in self._worker_requests.items():
             counts[kind] = counts.get(kind, 0) + n
         return counts
-
-    def _count_worker_requests(self) -> dict[str, int]:
-        total: dict[str, int] = {}
-        for beat, _ in read_beats(self.session):
-            for kind, n in beat.requests.items():
-                total[kind] = total.get(kind, 0) + n
-        return total
 
     def _let_go(self) -> None:
         if self.launcher is None:
@@ -530,6 +552,14 @@ class Engine:
         self.finished.set()
         _engines.discard(self)
         self.opened.store.close()
+
+
+def _sum_requests(beats: Iterable[WorkerBeat]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for beat in beats:
+        for kind, n in beat.requests.items():
+            total[kind] = total.get(kind, 0) + n
+    return total
 
 
 def _after_fork() -> None:

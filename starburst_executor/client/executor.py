@@ -208,7 +208,7 @@ class StarburstExecutor(Executor):
         self._engine.begin_end()
         if cancel_futures:
             self._engine.cancel(self._engine.unfinished())
-        if wait:
+        if wait and not self._engine.is_own_thread():
             end(self._engine)
         else:
             _end_in_background(self._engine)

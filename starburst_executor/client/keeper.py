@@ -72,6 +72,7 @@ class ClientKeeper:
         self._launched_at: float | None = None
         self._heard = False
         self._before: frozenset[str] = frozenset()
+        self._is_renumbered = False
         self._never = threading.Event()
 
     def turn(self) -> float:
@@ -87,6 +88,9 @@ class ClientKeeper:
         if self._launcher is not None and now >= self._next_deaths:
             self._next_deaths = now + _DEATHS_S
             self._bury(self._launcher)
+            if self._is_renumbered:
+                self._is_renumbered = False
+                self._drain_surplus(self._launcher)
             self._keep_number(self._launcher)
         ring_s = self._session.ring_due()
         waits = [self._next_beat - now, _DEATHS_S if self._launcher is not None else self._timings.beat_s]
@@ -108,14 +112,18 @@ class ClientKeeper:
         if self._session.manifest.state == SessionState.BROKEN:
             raise LaunchError(self._session.manifest.reason)
 
-    def set_number(self, launcher: Launcher) -> None:
-        """After a change of the number of workers: drain those that are too many."""
+    def renumber(self) -> None:
+        """The number of workers has been changed: drain those that are too many, at the next turn. Thread-safe."""
+        self._is_renumbered = True
+
+    def _drain_surplus(self, launcher: Launcher) -> None:
         manifest = self._session.manifest
         surplus = self._n_slots_alive(launcher, manifest) - manifest.workers
         for launch in reversed(manifest.launches):
-            if surplus > 0 and launch.handle and self._is_of_use(launcher, launch):
+            n_slots = self._slots_of(launcher, launch)
+            if surplus > 0 and launch.handle and launch.launcher == launcher.name and n_slots:
                 launcher.stop(launch.handle, at_once=False)
-                surplus -= launch.slots
+                surplus -= n_slots
 
     def leave(self) -> None:
         """The last beat. Store: 1 swap, if there was a beat."""
@@ -207,7 +215,7 @@ class ClientKeeper:
             # Whoever lands first starts; the other sees it here.
             if current.state != SessionState.OPEN or current.workers - self._n_slots_alive(launcher, current) < missing:
                 return None
-            kept = tuple(one for one in current.launches if self._is_of_use(launcher, one))
+            kept = tuple(one for one in current.launches if self._slots_of(launcher, one))
             return replace(current, launches=(*kept, launch))
 
         # Crash here: an intent without a handle; after twenty seconds it counts no more and the next client starts anew.
@@ -247,15 +255,15 @@ class ClientKeeper:
         return frozenset(line.key for line in self._session.store.list(self._session.keys.workers))
 
     def _n_slots_alive(self, launcher: Launcher, manifest: Manifest) -> int:
-        return sum(launch.slots for launch in manifest.launches if self._is_of_use(launcher, launch))
+        return sum(self._slots_of(launcher, launch) for launch in manifest.launches)
 
-    def _is_of_use(self, launcher: Launcher, launch: Launch) -> bool:
-        """Whether these workers are there, or on their way."""
+    def _slots_of(self, launcher: Launcher, launch: Launch) -> int:
+        """How many slots of these workers are there, or on their way."""
         if launch.launcher != launcher.name:
-            return True
+            return launch.slots
         if not launch.handle:
-            return self._clock.now() - launch.at < _INTENT_S
-        return launcher.n_alive(launch.handle) > 0
+            return launch.slots if self._clock.now() - launch.at < _INTENT_S else 0
+        return launcher.slots_alive(launch.handle)
 
     def _break(self, reason: str) -> None:
         manifest = self._session.end(SessionState.BROKEN, reason)

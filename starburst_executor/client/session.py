@@ -32,6 +32,8 @@ from starburst_executor.version import __version__
 
 __all__ = ["Opened", "SessionSummary", "attach", "census", "delete_session", "is_embedded", "list_sessions", "start"]
 
+# A store that does not answer the first request is more likely misspelt than away.
+_FIRST_PATIENCE_S = 10.0
 # A dead client's attached session is of no use to anybody: nobody can attach to it again.
 SWEEP_AFTER_S = 7 * 24 * 3600.0
 
@@ -110,7 +112,7 @@ def start(
     if not embedded:
         _probe(raw)
     hurry = threading.Event()
-    store = PatientStore(raw, clock, patience_s=timings.patience_s, stop=hurry)
+    store = PatientStore(raw, clock, patience_s=min(_FIRST_PATIENCE_S, timings.patience_s), stop=hurry)
     session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
     session_key = config.new_session_key(session_id, detached=detached, given=key)
     sealer = Sealer(bytes(session_key), session_id)
@@ -140,6 +142,7 @@ def start(
             submitters=(submitter_record(clock.new_id(4)),),
         )
     )
+    store.patience_s = timings.patience_s
     if detached:
         registry.remember(session_id, join_url(store.url, session_id))
     return Opened(session, store, session_key, hurry)
@@ -171,7 +174,7 @@ def attach(
     store_url, session_id = _locate(id_or_url, store)
     session_key = config.find_session_key(session_id, key)
     hurry = threading.Event()
-    patient = PatientStore(open_store(store_url), clock, patience_s=Timings().patience_s, stop=hurry)
+    patient = PatientStore(open_store(store_url), clock, patience_s=_FIRST_PATIENCE_S, stop=hurry)
     session = SessionStore(patient, session_id, Sealer(bytes(session_key), session_id), clock)
     manifest = session.refresh()
     if manifest.state == SessionState.DELETED:
@@ -181,6 +184,7 @@ def attach(
             f"the key is not the one of this session: session={session_id}; copy the key file of whoever started it, or "
             "pass the session's own key as key= or in STARBURST_KEY"
         )
+    patient.patience_s = manifest.timings.patience_s
     return Opened(session, patient, session_key, hurry)
 
 
@@ -228,7 +232,7 @@ def delete_session(session: SessionStore) -> None:
 
 def list_sessions(store_url: str, clock: Clock) -> Iterator[SessionSummary]:
     """Every session in a store that can be read, oldest first. Store: 1 LIST; 1 GET and 1 LIST a session."""
-    store = PatientStore(open_store(store_url), clock, patience_s=Timings().patience_s)
+    store = PatientStore(open_store(store_url), clock, patience_s=_FIRST_PATIENCE_S)
     for name in store.list_folders(SESSIONS):
         if not is_session_id(name):
             continue

@@ -15,11 +15,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.errors import PreconditionFailed
+from starburst_executor.errors import PreconditionFailed, StoreUnavailable
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
 from starburst_executor.protocol.records import Manifest
@@ -281,7 +282,9 @@ class Submitter:
             etag = ""
         self._acknowledged(Acknowledged(key, ref, etag, [one.future for one in batch.queued]))
         if n_pending:
-            self._session.ring([key], n_pending)
+            # Only a hint: the tasks are stored, and a store that is gone will be noticed by those who need an answer.
+            with suppress(StoreUnavailable):
+                self._session.ring([key], n_pending)
 
     def _entries(self, ref: GroupRef, batch: Batch, digests: list[str]) -> list[Entry]:
         sealer, apart, entries = self._session.sealer, bytearray(), []

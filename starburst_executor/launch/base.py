@@ -54,8 +54,8 @@ class Launcher(Protocol):
     def deaths(self, handle: str) -> list[Death]:
         """Those of its workers that are certainly dead, each time all of them. An engine that cannot tell says none."""
 
-    def n_alive(self, handle: str) -> int:
-        """How many of its workers may be alive."""
+    def slots_alive(self, handle: str) -> int:
+        """How many tasks at once those of its workers run that may be alive."""
 
     def stop(self, handle: str, *, at_once: bool) -> None:
         """Stop exactly these workers: by SIGTERM, or at once. Returns when they are gone or certainly will be."""

@@ -48,6 +48,7 @@ class _Process(NamedTuple):
     pid: int
     started: str
     log: str
+    n_slots: int
 
 
 class Local:
@@ -79,8 +80,8 @@ class Local:
     def deaths(self, handle: str) -> list[Death]:
         return [Death(one.worker_id, self._last_words(one)) for one in _load(handle) if self._is_dead(one)]
 
-    def n_alive(self, handle: str) -> int:
-        return sum(not self._is_dead(one) for one in _load(handle))
+    def slots_alive(self, handle: str) -> int:
+        return sum(one.n_slots for one in _load(handle) if not self._is_dead(one))
 
     def stop(self, handle: str, *, at_once: bool) -> None:
         alive = [one for one in _load(handle) if one.machine == config.machine_boot() and not self._is_dead(one)]
@@ -145,7 +146,7 @@ class Local:
         except OSError as error:
             raise LaunchError(f"a worker process could not be started: {error}: session={session_id}") from error
         self._children[worker_id] = process
-        return _Process(worker_id, config.machine_boot(), process.pid, _started(process.pid), str(log))
+        return _Process(worker_id, config.machine_boot(), process.pid, _started(process.pid), str(log), n_slots)
 
     def _leave(self, one: _Process) -> None:
         child = self._children.pop(one.worker_id)

@@ -51,6 +51,7 @@ class PatientStore:
         stop: Once set, no more pauses are made: what is unclear then stays so, and is raised.
     Attributes:
         requests: Counts every try.
+        patience_s: As given; may be changed, for requests that begin afterwards.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class PatientStore:
         self.requests = Requests()
         self._store = store
         self._clock = clock
-        self._patience_s = patience_s
+        self.patience_s = patience_s
         self._stop = stop or threading.Event()
 
     def __repr__(self) -> str:
@@ -198,7 +199,7 @@ class PatientStore:
         backoff = Backoff(self._clock, _FIRST_PAUSE_S, _MOST_PAUSE_S)
 
         def left_s() -> float:
-            return 0.0 if self._stop.is_set() else started + self._patience_s - self._clock.monotonic()
+            return 0.0 if self._stop.is_set() else started + self.patience_s - self._clock.monotonic()
 
         def ask_again(errors: list[StoreUnavailable]) -> _T:
             if errors:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import threading
 
 __all__ = ["FakeClock"]
@@ -73,7 +74,9 @@ class FakeClock:
         if not seconds >= 0:
             raise ValueError(f"time does not go back: seconds={seconds!r}")
         with self._changed:
-            self._elapsed_s += seconds
+            # However short: a loop that waits for a moment must not come to stand right before it.
+            least_s = math.nextafter(self._elapsed_s, math.inf) if seconds else 0.0
+            self._elapsed_s = max(self._elapsed_s + seconds, least_s)
             self._changed.notify_all()
 
     def wait_waiting(self, n_threads: int = 1, timeout_s: float = 10.0) -> None:

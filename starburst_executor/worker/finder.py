@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.protocol import status
@@ -45,10 +47,11 @@ class Finder:
         timings = session.manifest.timings
         self._timings = timings
         self._n_slots = n_slots
-        self._lock = threading.Lock()  # guards: _candidates, _solo, _dry
+        self._lock = threading.Lock()  # guards: _candidates, _solo, _worked, _dry
         # Key to about how many tasks are pending there; oldest first.
         self._candidates: dict[str, int] = {}
         self._solo: dict[str, float] = {}
+        self._worked: Counter[str] = Counter()
         self._dry = True
         self.wanted = threading.Event()
         self._bell_etag: str | None = None
@@ -59,14 +62,29 @@ class Finder:
     # --- for slots ----------------------------------------------------------------------------------------------------
 
     def take(self) -> str | None:
-        """A key to try, one of the oldest 2W at random; None if none is known (`wanted` is set then)."""
+        """A key to try, one of the oldest 2W at random; None if none is known (`wanted` is set then).
+
+        Objects that another slot of this worker works on come last: the two would only get in each other's way.
+        """
         with self._lock:
             if not self._candidates:
                 self.wanted.set()
                 return None
-            n_choices = min(len(self._candidates), 2 * self._n_all_slots())
-            nth = int(self._clock.random() * n_choices)
-            return next(key for i, key in enumerate(self._candidates) if i == nth)
+            oldest = list(islice(self._candidates, 2 * self._n_all_slots()))
+            choices = [key for key in oldest if key not in self._worked] or oldest
+            return choices[int(self._clock.random() * len(choices))]
+
+    def begins(self, key: str) -> None:
+        """A slot of this worker has a claim on this object."""
+        with self._lock:
+            self._worked[key] += 1
+
+    def ends(self, key: str) -> None:
+        """That claim is settled."""
+        with self._lock:
+            self._worked[key] -= 1
+            if not self._worked[key]:
+                del self._worked[key]
 
     def saw(self, key: str, seen: Status) -> None:
         """A slot has read or written this object: what is pending there now."""

@@ -286,6 +286,7 @@ class Slot:
         if not self._open:
             self._committed = self._clock.monotonic()
         self._open.append(claim)
+        self._finder.begins(claim.key)
         self._backlog.extend(_Placed(claim, index) for index in sorted(claim.open))
 
     def _slice_size(self, seen: Status) -> int:
@@ -536,10 +537,11 @@ class Slot:
         if not self._jobs or self._runner is None:
             return
         limit_s, slack_s = self._session.manifest.task_timeout, self._slack_s()
-        if limit_s is not None and self._ran_s() >= limit_s and self._timed_out is None:
+        now = self._clock.monotonic()
+        if limit_s is not None and now >= self._started + limit_s and self._timed_out is None:
             self._timed_out = next(iter(self._jobs))
             self._runner.kill()
-        elif slack_s is not None and self._ran_s() >= slack_s:
+        elif slack_s is not None and now >= self._started + slack_s:
             self._overrun = True
             self._release_unstarted()
 
@@ -561,11 +563,17 @@ class Slot:
 
     def _release(self, claim: Claim, indices: list[int], *, refused: bool = False) -> None:
         self._claims.release(claim, indices, refused=refused)
+        self._share(claim)
         self._drop_if_done(claim)
 
+    def _share(self, claim: Claim) -> None:
+        """Another slice of the same object has seen what this one wrote: its next swap need not fail first."""
+        for other in self._open:
+            if other.key == claim.key:
+                other.seen = claim.seen
+
     def _commit_due(self) -> None:
-        now = self._clock.monotonic()
-        is_due = now - self._committed >= self._timings.commit_s
+        is_due = self._clock.monotonic() >= self._committed + self._timings.commit_s
         for claim in list(self._open):
             if claim.is_run:
                 self._commit_run(claim)
@@ -582,6 +590,7 @@ class Slot:
         following = self._claims.commit(claim, then=then, ahead=ahead)
         self._committed = self._clock.monotonic()
         self._finder.saw(claim.key, claim.seen.status)
+        self._share(claim)
         self._drop_if_done(claim)
         if following is not None:
             self._take_in(following)
@@ -590,5 +599,6 @@ class Slot:
     def _drop_if_done(self, claim: Claim) -> None:
         if not claim.open and claim in self._open:
             self._open.remove(claim)
+            self._finder.ends(claim.key)
             for key in [key for key in self._failures if key[0] == claim.claim_id]:
                 del self._failures[key]

@@ -26,9 +26,7 @@ FAULTY = {
 
 
 @pytest.fixture(params=[*PLAIN, *FAULTY])
-def store(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[ObjectStore]:
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     """Each implementation in turn, empty."""
     kind: str = request.param
     made: ObjectStore

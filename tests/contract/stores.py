@@ -51,9 +51,7 @@ class SmallPagesS3Store(S3Store):
     def on(cls, server: MotoServer, dialect: str, *, prefix: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
         monkeypatch.setattr(s3, "_WHOLE_BYTES", 6 << 20)
         monkeypatch.setattr(s3, "_PART_BYTES", 5 << 20)  # the least that S3 takes
-        made = cls(
-            server.bucket, prefix, endpoint_url=server.endpoints[dialect], etag_quotes=dialect != "odd"
-        )
+        made = cls(server.bucket, prefix, endpoint_url=server.endpoints[dialect], etag_quotes=dialect != "odd")
         # A server that answers 500 to the loser can only be used with patience.
         return PatientStore(made, HurriedClock(), patience_s=60) if dialect == "rude" else made
 

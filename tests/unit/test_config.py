@@ -218,6 +218,17 @@ def test_the_default_store_is_private_and_in_the_users_data(starburst_home):
     assert stat.S_IMODE((starburst_home / "sessions").stat().st_mode) == 0o700
 
 
+def test_every_folder_that_is_made_is_private(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    monkeypatch.setenv("STARBURST_HOME", str(home))
+    config.default_store(detached=True)
+    config.registry_folder()
+    config.log_folder()
+    config.user_key(create=True)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (home, *home.iterdir()) if path.is_dir()}
+    assert modes == dict.fromkeys(("home", "sessions", "registry", "logs"), 0o700)
+
+
 def test_odd_characters_of_a_folder_are_quoted_in_its_url(tmp_path, monkeypatch):
     monkeypatch.setenv("STARBURST_HOME", str(tmp_path / "50% of #1? ü"))
     assert config.default_store(detached=True) == f"sqlite://{tmp_path}/50%25%20of%20%231%3F%20%C3%BC/sessions"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -141,7 +143,9 @@ def test_nobody_there(store: S3Store, server: ScriptedServer) -> None:
         store.put("key", b"x")
 
 
-def test_a_key_that_could_not_be_deleted(store: S3Store, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_could_not_be_deleted(
+    store: S3Store, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         store._client(), "delete_objects", lambda **_: {"Errors": [{"Key": "prefix/b", "Code": "AccessDenied"}]}
     )
@@ -174,6 +178,42 @@ def test_no_such_bucket(moto_server: MotoServer) -> None:
 def test_an_endpoint_that_is_no_url(moto_server: MotoServer) -> None:
     with pytest.raises(ConfigError):
         S3Store("bucket", endpoint_url="nonsense").get("key")
+
+
+def test_a_big_object_that_changes_while_it_is_read(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "_WHOLE_BYTES", 100)
+    store = S3Store(moto_server.bucket, "changing")
+    store._write_parts("key", memoryview(b"a" * 250), {})
+    monkeypatch.setattr(s3, "_PART_BYTES", 100)
+    pour = s3._pour
+
+    def pour_and_replace(stream: Any, into: memoryview) -> None:
+        monkeypatch.setattr(s3, "_pour", pour)
+        pour(stream, into)
+        store._client().put_object(Bucket=moto_server.bucket, Key="changing/key", Body=b"b" * 250)
+
+    monkeypatch.setattr(s3, "_pour", pour_and_replace)
+    with pytest.raises(StoreUnavailable, match="changed while it was read"):
+        store.get("key")
+    stored = store.get("key")
+    assert stored is not None
+    assert stored.body == b"b" * 250
+    store.close()
+
+
+def test_a_child_makes_connections_of_its_own(moto_server: MotoServer) -> None:
+    store = S3Store(moto_server.bucket, "forked")
+    store.put("key", b"parent")
+    parents = store._client()
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if store._client() is store._client() is not parents else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    assert store._client() is parents
+    store.close()
 
 
 def test_a_refused_upload_leaves_no_parts(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
@@ -143,7 +144,7 @@ def test_nothing_acknowledged_goes_down_with_a_removed_file(folder: Path) -> Non
         thread = threading.Thread(target=come_and_go)
         thread.start()
         try:
-            for number in range(150):
+            for number in range(60):
                 key = f"sessions/s-1/x/{number}"
                 etag = other.create(key, b"1")
                 other.swap(key, b"2", etag)
@@ -173,6 +174,7 @@ def test_bodies_around_the_size_of_chunks(store: SqliteStore, size: int) -> None
 def test_replaced_chunks_are_removed(store: SqliteStore, folder: Path) -> None:
     etag = store.create(KEY, b"x" * 3 * CHUNK)
     etag = store.swap(KEY, b"y" * 2 * CHUNK, etag)
+    etag = store.swap(KEY, b"small", etag)
     store.put(KEY, b"z" * 4 * CHUNK)
     store.put(KEY + "2", b"z" * 4 * CHUNK)
     store.delete([KEY + "2"])
@@ -288,10 +290,10 @@ def test_an_acknowledged_write_survives_sigkill(folder: Path, store: SqliteStore
         [sys.executable, "-c", _WRITER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as writer:
         assert writer.stdout
-        for _ in range(500):
-            writer.stdout.readline()
+        lines = [writer.stdout.readline() for _ in range(500)]
         writer.kill()
-        acknowledged = [int(line) for line in writer.stdout.read().split()]
+        lines += writer.stdout.readlines()
+    acknowledged = [int(line) for line in lines if line.endswith("\n")]
     assert int(body_of(store, "sessions/s-1/count")) - acknowledged[-1] in (0, 1)
 
 
@@ -302,6 +304,25 @@ def test_no_connection_is_left_behind_by_threads(store: SqliteStore) -> None:
         thread.start()
         thread.join()
     assert sum(len(file.idle) for file in store._files._files.values()) == 1
+
+
+def test_many_sessions_do_not_use_up_descriptors(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_files, "_FILES_OPEN", 3)
+    for number in range(10):
+        store.put(f"sessions/s-{number}/manifest", b"x")
+    assert len(store.list_folders("sessions/")) == 10
+    assert len(store.list("sessions/")) == 10
+    assert len(store._files._files) == 3
+
+
+def test_what_was_lent_of_a_replaced_file_is_closed(store: SqliteStore, folder: Path) -> None:
+    store.put(KEY, b"x")
+    path = str(folder / "s-1.db")
+    with store._files.reading(path) as lent:
+        store.delete([KEY])
+        store.put(KEY, b"anew")
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        lent.execute("SELECT 1")
 
 
 # ---------------------------------------------------------------------------------------------------------- errors
@@ -341,9 +362,7 @@ def test_a_folder_that_is_read_only(store: SqliteStore, folder: Path) -> None:
         store.put(KEY, b"x")
 
 
-def test_a_file_that_others_keep_locked(
-    store: SqliteStore, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_others_keep_locked(store: SqliteStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put(KEY, b"x")
     store.close()
     monkeypatch.setattr(sqlite_files, "_BUSY_S", 0.01)
@@ -365,6 +384,8 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
     meaning = sqlite_files.translated(full.value, "/data/s-1.db")
     assert isinstance(meaning, StoreUnavailable)
     assert str(meaning) == "disk full, free some space: file=/data/s-1.db"
+    by_quota = sqlite_files.translated(OSError(errno.EDQUOT, "Disk quota exceeded"), "/data/s-1.db")
+    assert str(by_quota) == str(meaning)
 
 
 def test_an_error_leaves_the_store_usable(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
