@@ -100,8 +100,9 @@ class Engine:
         self._keeper = ClientKeeper(
             self.session, self._client_id, launcher, order=self._order, needs_workers=self._needs_workers
         )
-        self._lock = threading.Lock()  # guards: _submitter, _threads, _ending, _error
+        self._lock = threading.Lock()  # guards: _submitter, _sends, _threads, _ending, _error
         self._submitter: Submitter | None = None
+        self._sends = False  # all threads were started that a submit needs
         self._ordinal = ordinal
         self._threads: list[threading.Thread] = []
         self._ending = False
@@ -176,12 +177,14 @@ class Engine:
 
     def _ready_submitter(self) -> Submitter:
         is_open = self.session.manifest.state == SessionState.OPEN
-        if self._submitter is not None and is_open and not self._ending and self._error is None:
+        if self._submitter is not None and self._sends and is_open and not self._ending and self._error is None:
             return self._submitter
         self.check_open()
         if self._ordinal is None:
             self._ordinal = open_submitter(self.session, self._client_id)
         with self._lock:
+            if self._ending:
+                raise RuntimeError(_ENDED_WORDS)
             if self._submitter is None:
                 self._submitter = Submitter(
                     self.session,
@@ -190,9 +193,10 @@ class Engine:
                     queue_bytes=self._queue_bytes,
                     acknowledged=self._on_acknowledged,
                 )
-                for i in range(1 if self._embedded else _REMOTE_SENDERS):
-                    self._start_thread(f"send-{i}", self._send)
+            for i in range(1 if self._embedded else _REMOTE_SENDERS):
+                self._start_thread(f"send-{i}", self._send)
             self._start_threads()
+            self._sends = True
             return self._submitter
 
     def check_open(self) -> None:
@@ -226,14 +230,20 @@ class Engine:
             self._start_threads()
 
     def _start_threads(self) -> None:
-        if not any(thread.name == "starburst-collect" for thread in self._threads):
-            self._start_thread("collect", self._collect)
-            self._start_thread("keep", self._keep)
+        self._start_thread("collect", self._collect)
+        self._start_thread("keep", self._keep)
 
     def _start_thread(self, name: str, target: Callable[[], None]) -> None:
+        """Start one of the threads, once. Raises: RuntimeError where there can be no more; the next submit tries again."""
+        if any(thread.name == f"starburst-{name}" for thread in self._threads):
+            return
         thread = threading.Thread(target=self._guard, args=(target,), name=f"starburst-{name}", daemon=True)
         self._threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            self._threads.remove(thread)
+            raise
 
     def _guard(self, target: Callable[[], None]) -> None:
         try:
@@ -540,9 +550,12 @@ class Engine:
         self._stop.set()
         self._wake_keeper.set()
         self.collector.news.set()
+        # A thread that asks a store which does not answer would go on asking for minutes.
+        self.opened.hurry.set()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
+        self.opened.hurry.clear()
         # An executor that has ended may be kept for long, for its futures' sake: nothing of its threads is.
         self._threads.clear()
 

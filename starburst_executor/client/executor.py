@@ -250,7 +250,8 @@ class StarburstExecutor(Executor):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        self.shutdown(wait=True)
+        # ^C means "stop": what no worker has begun is not begun any more.
+        self.shutdown(wait=True, cancel_futures=exc_type is KeyboardInterrupt)
 
 
 def _results(
@@ -294,8 +295,10 @@ def end(engine: Engine) -> None:
     """End an executor's session in its way: attached, when every future is done; detached, when all is acknowledged."""
     engine.begin_end()
     if engine.detached:
-        engine.flush()
-        engine.detach()
+        try:
+            engine.flush()
+        finally:
+            engine.detach()
     else:
         engine.wait_done()
         engine.end_session()

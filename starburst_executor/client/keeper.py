@@ -231,10 +231,11 @@ class ClientKeeper:
         self._launched_at, self._heard = self._clock.monotonic(), False
 
         def settle(current: Manifest) -> Manifest | None:
-            if launch not in current.launches:
-                return None
             started = replace(launch, handle=handle)
-            return replace(current, launches=tuple(started if one == launch else one for one in current.launches))
+            if started in current.launches:
+                return None
+            # Also if the intent grew too old meanwhile and was dropped: these workers run, so they are to be found.
+            return replace(current, launches=(*(one for one in current.launches if one != launch), started))
 
         # Crash here: workers run that no handle names; they are found by their beats and leave when idle.
         self._session.change(settle)
@@ -246,10 +247,14 @@ class ClientKeeper:
         if self._launched_at is None:
             # Another client started them.
             self._launched_at = self._clock.monotonic()
-        if self._worker_keys() - self._before:
+        keys = self._worker_keys()
+        if keys - self._before:
             self._heard = True
-        elif self._clock.monotonic() - self._launched_at > self._timings.launch_s:
+        elif self._clock.monotonic() - self._launched_at > self._timings.launch_s and not any(map(self._is_alive, keys)):
             self._break(f"no worker of launcher {launcher.name!r} was heard of within {self._timings.launch_s:g} s")
+
+    def _is_alive(self, worker_key: str) -> bool:
+        return not self._watcher.watch.is_lost(worker_key.rpartition("/")[2])
 
     def _worker_keys(self) -> frozenset[str]:
         return frozenset(line.key for line in self._session.store.list(self._session.keys.workers))

@@ -249,8 +249,9 @@ class Submitter:
         n_bytes = n_inline = 0
         limit = self._group_size()
         while self._queue and len(queued) < limit:
-            size = len(self._queue[0].call)
-            n_inline += size if size <= _INLINE_CALL_BYTES else 0
+            call, failed = self._queue[0].call, self._queue[0].failed
+            size = len(call)
+            n_inline += len(failed) if failed is not None else size if size <= _INLINE_CALL_BYTES else 0
             if queued and (n_inline > status.MAX_BYTES or n_bytes + size > _MAX_CALLS_BYTES):
                 break
             queued.append(self._queue.popleft())

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,20 +79,28 @@ def test_servers_with_ways_of_their_own_do(s3: MotoServer, monkeypatch: pytest.M
 
 
 def test_a_store_that_is_away_for_a_while_costs_time_and_nothing_else(
-    own_server: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+    own_server: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert own_server.stdout is not None
     server = MotoServer(json.loads(own_server.stdout.readline()))
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
+    go = tmp_path / "go"
+
+    def wait_for_word(i: int) -> int:
+        while not go.exists():
+            time.sleep(0.01)
+        return i
+
     executor = detached(f"s3://{server.bucket}/away", workers=2)
-    futures = [executor.submit(time.sleep, 0.05) for _ in range(240)]
-    futures[10].result(60)
+    futures = [executor.submit(wait_for_word, i) for i in range(6)]
+    wait_until(lambda: futures[0].running() and futures[1].running())
     kill(own_server.pid, signal.SIGSTOP)
-    with pytest.raises(TimeoutError):
-        futures[239].result(3)
+    go.touch()
+    with pytest.raises(FutureTimeoutError):
+        futures[0].result(3)
     kill(own_server.pid, signal.SIGCONT)
-    assert [future.result(90) for future in futures] == [None] * 240
+    assert [future.result(90) for future in futures] == [0, 1, 2, 3, 4, 5]
     executor.cleanup(force=True)
 
 
