@@ -38,11 +38,21 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     """Each store in turn, for this process and those that it starts."""
     if request.param == "sqlite":
         yield f"sqlite://{tmp_path}/sessions"
-        return
-    server: MotoServer = request.getfixturevalue("moto_server")
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    yield f"s3://{server.bucket}/{tmp_path.name}"
+    else:
+        server: MotoServer = request.getfixturevalue("moto_server")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield f"s3://{server.bucket}/{tmp_path.name}"
+    kill_workers(f"/{tmp_path.name}/")
+
+
+def kill_workers(marker: str) -> None:
+    """Kill the workers whose session's URL holds `marker`: those of a test that failed before it had cleaned up."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines():
+        pid, _, arguments = line.strip().partition(" ")
+        if "starburst_executor.worker" in arguments and marker in arguments:
+            kill(int(pid))
 
 
 def timings_for(store_url: str) -> Timings:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import signal
 import sys
 import threading
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
     from starburst_executor.worker.agent import Stop
 
 _EXIT_FAILED = 3
+# While the store cannot be reached a worker goes on, and commits when it is back. The longest outage of S3 in its history
+# took about four hours; a worker that is cut off for longer would cost money for ever.
+_AWAY_S = 6 * 3600.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,8 +96,7 @@ def _work(
     from starburst_executor.worker.agent import Agent, check_versions
 
     stop = threading.Event()
-    # While the store cannot be reached a worker goes on and commits when it is back, however long that takes.
-    store = PatientStore(open_store(store_url), clock, patience_s=math.inf, stop=stop)
+    store = PatientStore(open_store(store_url), clock, patience_s=_AWAY_S, stop=stop)
     session = SessionStore(store, sealer.session_id, sealer, clock)
     session.refresh()
     if not session.has_right_key():

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,7 @@ from starburst_executor import (
     StoreUnavailable,
 )
 from tests.moto_server import ROOT, MotoServer
-from tests.sessions import REMOTE, detached, kill, wait_until, worker_pids
+from tests.sessions import REMOTE, detached, kill, kill_workers, wait_until
 
 
 @pytest.fixture
@@ -36,15 +36,27 @@ def s3(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> MotoServer:
     return moto_server
 
 
+@dataclass
+class OwnStore:
+    """A server that the test may stop, and a store on it."""
+
+    process: subprocess.Popen[str]
+    url: str
+
+
 @pytest.fixture
-def own_server() -> Iterator[subprocess.Popen[str]]:
-    """A server that the test may stop; its first line of output names its endpoints."""
-    server = subprocess.Popen(
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnStore]:
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.moto_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
-    yield server
-    server.kill()
-    server.communicate()
+    assert process.stdout is not None
+    server = MotoServer(json.loads(process.stdout.readline()))
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield OwnStore(process, f"s3://{server.bucket}/{tmp_path.name}")
+    process.kill()
+    process.communicate()
+    kill_workers(f"/{tmp_path.name}/")
 
 
 def test_a_missing_bucket_is_named_at_once(s3: MotoServer) -> None:
@@ -78,13 +90,7 @@ def test_servers_with_ways_of_their_own_do(s3: MotoServer, monkeypatch: pytest.M
         assert list(executor.map(pow, range(300), [2] * 300)) == [i**2 for i in range(300)]
 
 
-def test_a_store_that_is_away_for_a_while_costs_time_and_nothing_else(
-    own_server: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    assert own_server.stdout is not None
-    server = MotoServer(json.loads(own_server.stdout.readline()))
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
+def test_a_store_that_is_away_for_a_while_costs_time_and_nothing_else(own: OwnStore, tmp_path: Path) -> None:
     go = tmp_path / "go"
 
     def wait_for_word(i: int) -> int:
@@ -92,39 +98,30 @@ def test_a_store_that_is_away_for_a_while_costs_time_and_nothing_else(
             time.sleep(0.01)
         return i
 
-    executor = detached(f"s3://{server.bucket}/away", workers=2)
+    executor = detached(own.url, workers=2)
     futures = [executor.submit(wait_for_word, i) for i in range(6)]
     wait_until(lambda: futures[0].running() and futures[1].running())
-    kill(own_server.pid, signal.SIGSTOP)
+    kill(own.process.pid, signal.SIGSTOP)
     go.touch()
     with pytest.raises(FutureTimeoutError):
         futures[0].result(3)
-    kill(own_server.pid, signal.SIGCONT)
+    kill(own.process.pid, signal.SIGCONT)
     assert [future.result(90) for future in futures] == [0, 1, 2, 3, 4, 5]
     executor.cleanup(force=True)
 
 
 def test_a_store_that_is_gone_ends_in_an_error_on_the_futures(
-    own_server: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+    own: OwnStore,
 ) -> None:
-    assert own_server.stdout is not None
-    server = MotoServer(json.loads(own_server.stdout.readline()))
-    for name, value in server.environment.items():
-        monkeypatch.setenv(name, value)
-    executor = DetachedExecutor(
-        workers=1, store=f"s3://{server.bucket}/gone", timings=replace(REMOTE, patience_s=2.0)
-    )
+    executor = DetachedExecutor(workers=1, store=own.url, timings=replace(REMOTE, patience_s=2.0))
     future = executor.submit(time.sleep, 600)
     wait_until(future.running)
-    pids = worker_pids(executor)
-    own_server.kill()
+    own.process.kill()
     error = future.exception(60)
     assert isinstance(error, StoreUnavailable)
-    assert "s3://starburst/gone" in str(error)
+    assert own.url in str(error)
     with pytest.raises(StoreUnavailable):
         executor.submit(time.sleep, 0)
-    for pid in pids:
-        kill(pid)
     executor.detach()
 
 
