@@ -35,9 +35,11 @@ from starburst_executor.store.session import SessionStore
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
+from starburst_executor.worker.functions import Functions
 from starburst_executor.worker.keeper import Keeper
 from starburst_executor.worker.runner import Nursery
-from starburst_executor.worker.slot import Functions, Slot, Solitude
+from starburst_executor.worker.slot import Slot
+from starburst_executor.worker.solitude import Solitude
 
 __all__ = ["LEAVE_QUIETLY", "Agent", "Stop", "check_versions"]
 

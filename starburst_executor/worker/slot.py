@@ -27,9 +27,11 @@ from starburst_executor.store.session import SessionStore
 from starburst_executor.worker.claims import Claim, Claims, Finding
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
+from starburst_executor.worker.functions import Functions
 from starburst_executor.worker.runner import BrokenStart, Died, Finished, Job, Runner
+from starburst_executor.worker.solitude import Solitude
 
-__all__ = ["Functions", "Slot", "Solitude"]
+__all__ = ["Slot"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,67 +42,6 @@ _FEED_BYTES = 64 * 2**20
 _AHEAD_SLICES = 5
 # A runner that dies so often without having started a task will not do better the next time.
 _STARTS = 3
-
-
-class Functions:
-    """Pickles of the session's functions, read once each. Thread-safe."""
-
-    def __init__(self, session: SessionStore) -> None:
-        self._session = session
-        self._known: dict[str, bytes] = {}
-
-    def get(self, digest: str) -> bytes:
-        """Raises: PayloadError, RecordInvalid. Store: 1 GET the first time."""
-        if digest not in self._known:
-            self._known[digest] = self._session.function(digest)
-        return self._known[digest]
-
-
-class Solitude:
-    """Lets one slot have the worker to itself, for a task on its last try. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards: _busy, _wanted_by
-        self._busy: set[int] = set()
-        self._wanted_by: int | None = None
-
-    def enter(self, slot: int) -> bool:
-        """Before a claim: whether this slot may claim now. It counts as busy from then on."""
-        with self._lock:
-            if self._wanted_by not in (None, slot):
-                return False
-            self._busy.add(slot)
-            return True
-
-    def leave(self, slot: int) -> None:
-        """The slot holds nothing any more."""
-        with self._lock:
-            self._busy.discard(slot)
-
-    def have(self, slot: int, *, insist: bool) -> bool:
-        """Whether this slot is the only busy one, and stays so until `give_up`; `insist`: the others drain for it."""
-        with self._lock:
-            if self._wanted_by not in (None, slot):
-                return False
-            alone = self._busy <= {slot}
-            if alone or insist:
-                self._wanted_by = slot
-            return alone
-
-    def is_wanted(self, slot: int) -> bool:
-        """Whether the others drain for this slot."""
-        return self._wanted_by == slot
-
-    @property
-    def is_reserved(self) -> bool:
-        """Whether some slot wants or has the worker to itself: none claims on from what it runs, that one neither."""
-        return self._wanted_by is not None
-
-    def give_up(self, slot: int) -> None:
-        """Let the others claim again."""
-        with self._lock:
-            if self._wanted_by == slot:
-                self._wanted_by = None
 
 
 @dataclass(frozen=True, slots=True)
