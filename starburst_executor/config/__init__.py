@@ -1,0 +1,45 @@
+"""Settings as frozen values, the folders of this machine, and the keys: the only reader of `os.environ`.
+
+    timings.py      every interval of a session, as one value
+    settings.py     argument > `STARBURST_*` variable > config file > default
+    folders.py      where this machine keeps config, data and logs; the default store
+    user_keys.py    the user's key file and the keys of sessions made from it
+
+Nothing here talks to a store, and nothing is read before somebody asks: importing this package touches neither the
+disk nor the environment. Import its names from here; which module they live in is a detail.
+"""
+
+from starburst_executor.config.folders import default_store, log_folder, machine_boot, registry_folder
+from starburst_executor.config.settings import LAUNCHERS, Settings, resolve
+from starburst_executor.config.timings import Timings
+from starburst_executor.config.user_keys import (
+    SessionKey,
+    UserKey,
+    ephemeral_session_key,
+    find_session_key,
+    new_session_key,
+    session_key,
+    take_secret_environment,
+    user_key,
+    worker_environment,
+)
+
+__all__ = [
+    "LAUNCHERS",
+    "SessionKey",
+    "Settings",
+    "Timings",
+    "UserKey",
+    "default_store",
+    "ephemeral_session_key",
+    "find_session_key",
+    "log_folder",
+    "machine_boot",
+    "new_session_key",
+    "registry_folder",
+    "resolve",
+    "session_key",
+    "take_secret_environment",
+    "user_key",
+    "worker_environment",
+]

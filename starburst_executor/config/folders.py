@@ -1,0 +1,163 @@
+"""Where this machine keeps what belongs to the user: config, data, logs, registry, and the default store.
+
+    config folder   config.toml, key                   STARBURST_HOME replaces both folders
+    data folder     sessions/, registry/, logs/
+
+Guarantees that every folder it makes can be entered by this user alone, and that no store is put by default where
+SQLite's locks do not hold. A folder is made when it is asked for. What is written into it is left to others.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from starburst_executor.errors import ConfigError
+
+__all__ = ["config_folder", "default_store", "log_folder", "machine_boot", "make_private", "registry_folder"]
+
+_APP = "starburst_executor"
+
+
+def config_folder() -> Path:
+    """Where `config.toml` and the key file belong; it need not exist."""
+    import platformdirs  # here, as elsewhere in this module, because importing the package does not need it
+
+    return _home() or Path(platformdirs.user_config_dir(_APP, appauthor=False))
+
+
+def default_store(*, detached: bool) -> str:
+    """URL of the embedded store in the user's data folder, which is made if need be.
+
+    Where that folder cannot be written, or lies on a network file system whose locks SQLite cannot trust, an attached
+    session gets a temporary folder of this user's.
+
+    Raises:
+        ConfigError: the session is detached, and a temporary folder would not keep it.
+    """
+    folder = _data_folder() / "sessions"
+    problem = make_private(folder) or _network_problem(folder)
+    if problem is None:
+        return _embedded_url(folder)
+    if detached:
+        raise ConfigError(
+            f"a detached session needs a store that lasts: {problem}; pass store= or set STARBURST_STORE to "
+            "sqlite:///a/local/folder or s3://bucket/prefix, or set STARBURST_HOME to a local folder"
+        )
+    return _embedded_url(_temporary_folder("sessions"))
+
+
+def _embedded_url(folder: Path) -> str:
+    return f"sqlite://{quote(str(folder))}"
+
+
+def registry_folder() -> Path | None:
+    """Where this machine notes which session lies in which store; None where nothing can be kept."""
+    folder = _data_folder() / "registry"
+    return folder if make_private(folder) is None else None
+
+
+def log_folder() -> Path:
+    """Where the logs of local workers go; temporary where the data folder cannot be written."""
+    folder = _data_folder() / "logs"
+    return folder if make_private(folder) is None else _temporary_folder("logs")
+
+
+def make_private(folder: Path) -> str | None:
+    """Make a folder that only this user can enter; what stands against it, or None."""
+    # platformdirs leaves "~" where there is neither HOME nor an entry in the user database.
+    if not folder.is_absolute():
+        return f"there is no home directory: folder={folder}"
+    try:
+        # `parents=True` gives the folders above the usual mode; the one that is this library's must not have it.
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        return f"the data folder cannot be made: {error.strerror}: folder={folder}"
+    return None if os.access(folder, os.W_OK | os.X_OK) else f"the data folder is read-only: folder={folder}"
+
+
+def machine_boot() -> str:
+    """This machine since it was started: process ids mean something only together with it.
+
+    The host's name is part of it because containers of one machine share its boot id but not their process ids.
+    """
+    boot_id = ""
+    with suppress(OSError):
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{os.uname().nodename}/{boot_id}"
+
+
+def _data_folder() -> Path:
+    import platformdirs
+
+    return _home() or Path(platformdirs.user_data_dir(_APP, appauthor=False))
+
+
+def _home() -> Path | None:
+    named = os.environ.get("STARBURST_HOME")
+    return Path(named).expanduser().absolute() if named else None
+
+
+def _temporary_folder(name: str) -> Path:
+    """A folder of this user's beneath the temporary one, whoever else may write there."""
+    import tempfile
+
+    base = Path(tempfile.gettempdir()).resolve() / f"{_APP}-{os.getuid()}"
+    with suppress(FileExistsError):
+        base.mkdir(mode=0o700)
+    found = base.lstat()
+    # Guarantee: nobody else's folder is used, nor one that others can enter, although anybody may make this name.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise ConfigError(f"the temporary folder is not yours alone: remove it or set STARBURST_HOME: folder={base}")
+    folder = base / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+# SQLite's locks and shared memory do not hold between machines: https://www.sqlite.org/useovernet.html
+_NETWORK_FILESYSTEMS = (
+    r"nfs\d*|cifs|smb.*|afpfs|webdav|lustre|gpfs|beegfs(_nodev)?|ceph|glusterfs|pvfs2|orangefs|panfs|afs|ncpfs|9p"
+    r"|fuse\.(sshfs|s3fs|glusterfs.*|ceph.*|mount-s3|gcsfuse|goofys|rclone|cvmfs2|juicefs|lizardfs|moosefs)"
+)
+
+
+def _network_problem(folder: Path) -> str | None:
+    kind = _filesystem_of(folder.resolve(), _mounts())
+    if re.fullmatch(_NETWORK_FILESYSTEMS, kind):
+        return f"the data folder is on a network file system: folder={folder}, file system={kind}"
+    return None
+
+
+def _mounts() -> dict[str, str]:
+    """Mount points and the kinds of their file systems; empty where the system does not tell."""
+    with suppress(OSError, subprocess.SubprocessError):
+        if sys.platform == "darwin":
+            done = subprocess.run(["/sbin/mount"], capture_output=True, text=True, timeout=10, check=True)
+            return _parse_mac_mounts(done.stdout)
+        return _parse_linux_mounts(Path("/proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape"))
+    return {}
+
+
+def _parse_linux_mounts(text: str) -> dict[str, str]:
+    """Lines of `device point kind options`; blanks in names are written as octal escapes. Later mounts lie on top."""
+    rows = re.findall(r"^\S+ (\S+) (\S+)", text, re.MULTILINE)
+    return {re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point): kind for point, kind in rows}
+
+
+def _parse_mac_mounts(text: str) -> dict[str, str]:
+    """Lines of `device on point (kind, options)`."""
+    found = (re.fullmatch(r".*? on (.*) \(([^,)]+).*\)", line) for line in text.splitlines())
+    return {match[1]: match[2] for match in found if match}
+
+
+def _filesystem_of(path: Path, mounts: Mapping[str, str]) -> str:
+    """The kind of file system that the longest mount point above `path` has; empty if none is known."""
+    return next((mounts[str(above)] for above in (path, *path.parents) if str(above) in mounts), "")

@@ -1,0 +1,217 @@
+"""What a session is told at its start, each setting resolved as argument > `STARBURST_*` variable > config file > default.
+
+Guarantees that every setting is checked wherever it came from, and that an error names the value, what is allowed and
+its source. `STARBURST_CONFIG` replaces the path of the config file, which is else `config.toml` in the config folder.
+Which stores and launchers there are is not known here: a URL is checked for its form only.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import re
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from starburst_executor.config.folders import config_folder, default_store
+from starburst_executor.errors import ConfigError
+
+__all__ = ["LAUNCHERS", "Settings", "resolve"]
+
+_MIB = 2**20
+LAUNCHERS = ("local", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What a setting may be: its type and, for numbers, its range; `optional` ones may be None, spelled "none"."""
+
+    kind: type
+    lowest: float = 0
+    highest: float = math.inf
+    optional: bool = False
+    choices: tuple[str, ...] = ()
+
+    def allowed(self) -> str:
+        if self.kind is bool:
+            words = "true or false"
+        elif self.kind is str:
+            words = " or ".join(repr(choice) for choice in self.choices) or "a text"
+        elif self.highest == math.inf:
+            words = f"at least {self.lowest:.15g}"
+        else:
+            words = f"{self.lowest:.15g}..{self.highest:.15g}"
+        return f"{words}, or none" if self.optional else words
+
+
+def _setting(rule: _Rule, **default: Any) -> Any:
+    return field(metadata={"rule": rule}, **default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a session is told at its start; made by `resolve`, which checks it.
+
+    Attributes:
+        workers: How many tasks run at once, over all agents.
+        store: URL of the object store, without credentials.
+        launcher: Who starts workers; "none": somebody else does.
+        retries: How often a task that raises is tried again.
+        task_timeout: Seconds that one try may take, or None.
+        max_tasks_per_child: A runner child is replaced after so many tasks, or never.
+        absolute_timeout: Seconds after which the session expires, or None.
+        max_result_bytes: A larger result fails its task.
+        warn_result_bytes: A larger result is worth a warning.
+        queue_bytes: Calls that wait to be written; `submit` blocks beyond.
+        keep: Whether the end of an attached session leaves its objects in the store.
+    """
+
+    workers: int = _setting(_Rule(int, 1, 10_000))
+    store: str = _setting(_Rule(str))
+    launcher: str = _setting(_Rule(str, choices=LAUNCHERS), default="local")
+    retries: int = _setting(_Rule(int, 0, 100), default=0)
+    task_timeout: float | None = _setting(_Rule(float, 0.001, 31_622_400, optional=True), default=None)
+    max_tasks_per_child: int | None = _setting(_Rule(int, 1, optional=True), default=None)
+    absolute_timeout: float | None = _setting(_Rule(float, 1, 31_622_400, optional=True), default=None)
+    max_result_bytes: int = _setting(_Rule(int, 1), default=4096 * _MIB)
+    warn_result_bytes: int = _setting(_Rule(int, 1), default=256 * _MIB)
+    queue_bytes: int = _setting(_Rule(int, _MIB), default=256 * _MIB)
+    keep: bool = _setting(_Rule(bool), default=False)
+
+
+def resolve(detached: bool, **arguments: object) -> Settings:
+    """Settle every setting: argument > variable > config file > default.
+
+    Args:
+        detached: Whether the session is to outlive this process; its default store must then be a lasting one.
+        arguments: The fields of `Settings`, and `max_workers` for `workers`. None means not given.
+    Raises:
+        ConfigError: a value is out of range, or `workers` and `max_workers` differ.
+        TypeError: an argument is of a wrong type, or of no known name.
+    """
+    given = _one_workers({name: value for name, value in arguments.items() if value is not None})
+    file_path, from_file = _read_config_file()
+    settled: dict[str, Any] = {}
+    for one in fields(Settings):
+        rule: _Rule = one.metadata["rule"]
+        variable = f"STARBURST_{one.name.upper()}"
+        if one.name in given:
+            settled[one.name] = _checked(one.name, given.pop(one.name), rule, None)
+        elif text := os.environ.get(variable):
+            settled[one.name] = _checked(one.name, _from_text(text, rule), rule, variable)
+        elif one.name in from_file:
+            value = from_file[one.name]
+            settled[one.name] = _checked(one.name, None if value == "none" else value, rule, str(file_path))
+    if given:
+        raise TypeError(f"unknown setting: {next(iter(given))!r}")
+    settled.setdefault("workers", _cpu_count())
+    if "store" not in settled:
+        settled["store"] = default_store(detached=detached)
+    return Settings(**settled)
+
+
+def _one_workers(arguments: dict[str, object]) -> dict[str, object]:
+    """`max_workers` and `workers` are one setting; what the standard library says of a bad one is kept."""
+    if "max_workers" not in arguments:
+        return arguments
+    max_workers = arguments.pop("max_workers")
+    if "workers" in arguments and arguments["workers"] != max_workers:
+        raise ConfigError(
+            f"workers={arguments['workers']!r} and max_workers={max_workers!r}: are one setting, give one"
+        )
+    if isinstance(max_workers, (int, float)) and not isinstance(max_workers, bool) and max_workers <= 0:
+        raise ConfigError(f"max_workers={max_workers!r} (an argument): max_workers must be greater than 0")
+    return {**arguments, "workers": max_workers}
+
+
+def _from_text(text: str, rule: _Rule) -> object:
+    """A variable's text as the value it spells; the text itself where it spells none, for the error to show."""
+    text = text.strip()
+    if rule.optional and text.lower() == "none":
+        return None
+    if rule.kind is bool:
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}.get(text.lower(), text)
+    if rule.kind is not str:
+        with suppress(ValueError):
+            return rule.kind(text)
+    return text
+
+
+def _checked(name: str, value: Any, rule: _Rule, source: str | None) -> object:
+    """The value, in the setting's own type. `source` None means an argument: a wrong type is then a `TypeError`."""
+
+    def refuse() -> NoReturn:
+        origin = "an argument" if source is None else f"from {source}"
+        raise ConfigError(f"{name}={value!r} ({origin}): must be {rule.allowed()}")
+
+    if value is None:
+        return None if rule.optional else refuse()
+    try:
+        settled = _in_type(value, rule.kind)
+    except TypeError:
+        if source is not None:
+            refuse()
+        noun = {int: "an integer", float: "a number of seconds", str: "a string", bool: "a bool"}[rule.kind]
+        raise TypeError(f"{name} must be {noun}, not {type(value).__name__}") from None
+    if rule.choices and settled not in rule.choices:
+        refuse()
+    if rule.kind in (int, float) and not rule.lowest <= settled <= rule.highest:
+        refuse()
+    if name == "store" and not re.match(r"[a-z][a-z0-9+.-]*:.", settled):
+        origin = "an argument" if source is None else f"from {source}"
+        raise ConfigError(f"store={value!r} ({origin}): must be a URL such as sqlite:///folder or s3://bucket/prefix")
+    return settled
+
+
+def _in_type(value: Any, kind: type) -> Any:
+    if isinstance(value, bool) is not (kind is bool):
+        raise TypeError
+    if kind is int:
+        return operator.index(value)
+    if kind is float and not isinstance(value, str):
+        return float(value)
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def _read_config_file() -> tuple[Path | None, dict[str, object]]:
+    named = os.environ.get("STARBURST_CONFIG")
+    path = Path(named).expanduser() if named else config_folder() / "config.toml"
+    try:
+        record = _parsed(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if not named:
+            return None, {}
+        raise ConfigError(
+            f"the config file cannot be read: {error.strerror} (from STARBURST_CONFIG={named})"
+        ) from error
+    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise ConfigError(f"the config file cannot be read: {error} (from {path})") from error
+    known = [one.name for one in fields(Settings)]
+    for name in record:
+        if name not in known:
+            raise ConfigError(f"unknown setting: {name!r} (from {path}); known are {', '.join(known)}")
+    return path, record
+
+
+def _parsed(text: str) -> dict[str, object]:
+    # Most users have no config file, so the parser is not loaded before there is something to parse.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    record: dict[str, object] = tomllib.loads(text)
+    return record
+
+
+def _cpu_count() -> int:
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

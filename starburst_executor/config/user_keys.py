@@ -1,0 +1,221 @@
+"""One user key per person and machine, and the session keys made from it, so that reattaching needs no list of keys.
+
+One session's key can be handed to a colleague without the others'. Guarantees that no key is ever shown by `repr`,
+stored but in the user's own key file, logged or pickled; `hex()` is the one way out. `STARBURST_KEY` is a session's
+key in the environment: taken out of it in workers, and not passed on to them. What is sealed is left to
+`protocol/seal.py`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hmac
+import os
+import re
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+from starburst_executor.config.folders import config_folder, make_private
+from starburst_executor.errors import ConfigError, KeyNotFound
+
+__all__ = [
+    "SessionKey",
+    "UserKey",
+    "ephemeral_session_key",
+    "find_session_key",
+    "new_session_key",
+    "session_key",
+    "take_secret_environment",
+    "user_key",
+    "worker_environment",
+]
+
+_KEY_BYTES = 32
+
+
+class _Secret:
+    """32 bytes that nothing shows by accident. `bytes(key)` for computing with them, `hex()` to hand them over."""
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != _KEY_BYTES:
+            raise ConfigError(f"a key has {_KEY_BYTES} bytes: length={len(raw)}")
+        self._raw = bytes(raw)
+
+    def __bytes__(self) -> bytes:
+        return self._raw
+
+    def hex(self) -> str:
+        """The key as 64 hexadecimal digits. Whoever has them can read and write what the key guards."""
+        return self._raw.hex()
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and hmac.compare_digest(self._raw, bytes(other))
+
+    def __hash__(self) -> int:
+        return hash(self._raw)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} is not pickled: pass hex() where it has to go")
+
+
+class UserKey(_Secret):
+    """The key of one person; every session key of theirs is made from it."""
+
+    __slots__ = ()
+
+
+class SessionKey(_Secret):
+    """The key of one session: seals and opens all that will be unpickled."""
+
+    __slots__ = ()
+
+
+def user_key(*, create: bool) -> UserKey | None:
+    """The user's key from the key file, or None if there is no such file.
+
+    Args:
+        create: Make the file if there is none. Several processes may do so at once: all get the same key.
+    Raises:
+        ConfigError: the file is readable by others, is no key, or cannot be made.
+    """
+    path = _key_path()
+    found = _read_key(path)
+    if found is not None or not create:
+        return found
+    problem = make_private(path.parent)
+    if problem is not None:
+        raise ConfigError(f"no key file can be kept: {problem}; set STARBURST_HOME to a folder that you can write")
+    try:
+        _write_key(path)
+    except OSError as error:
+        raise ConfigError(f"the key file cannot be made: {error.strerror}: file={path}; set STARBURST_HOME") from error
+    return _read_key(path)
+
+
+def session_key(user: UserKey, session_id: str) -> SessionKey:
+    """The key of one of the user's sessions: HMAC-SHA-256 of its id under the user's key."""
+    return SessionKey(hmac.digest(bytes(user), b"starburst session " + session_id.encode(), "sha256"))
+
+
+def ephemeral_session_key() -> SessionKey:
+    """A key that lives as long as this process, for an attached session where no file can be kept."""
+    return SessionKey(secrets.token_bytes(_KEY_BYTES))
+
+
+def new_session_key(session_id: str, *, detached: bool, given: str | bytes | SessionKey | None = None) -> SessionKey:
+    """The key for a session that starts: what `find_session_key` will find, and an ephemeral one where nothing can be.
+
+    Raises:
+        ConfigError: the session is detached and no key can be kept, or a key is malformed or readable by others.
+    """
+    explicit = _explicit_key(given)
+    if explicit is not None:
+        return explicit
+    if not detached and _read_key(_key_path()) is None and make_private(_key_path().parent) is not None:
+        return ephemeral_session_key()
+    user = user_key(create=True)
+    if user is None:  # removed by somebody since it was made
+        return ephemeral_session_key() if not detached else _key_missing(session_id)
+    return session_key(user, session_id)
+
+
+def find_session_key(session_id: str, given: str | bytes | SessionKey | None = None) -> SessionKey:
+    """The key of a session that exists: the one given, else `STARBURST_KEY`, else made from the user's key.
+
+    Args:
+        given: The session's key, as 64 hexadecimal digits or 32 bytes.
+    Raises:
+        KeyNotFound: there is none of the three.
+        ConfigError: a key is malformed, or the key file is readable by others.
+    """
+    explicit = _explicit_key(given)
+    if explicit is not None:
+        return explicit
+    user = user_key(create=False)
+    return session_key(user, session_id) if user is not None else _key_missing(session_id)
+
+
+def take_secret_environment() -> str | None:
+    """`STARBURST_KEY`, taken out of this process's environment, so that user code and its children never see it.
+
+    Call it before there are threads.
+    """
+    if "STARBURST_KEY" not in os.environ:
+        return None
+    # The system shows the environment that a process began with (/proc/self/environ, `ps e`), whatever was unset since.
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_void_p
+    if (address := getenv(b"STARBURST_KEY")) is not None:
+        ctypes.memset(address, 0, len(ctypes.string_at(address)))
+    return os.environ.pop("STARBURST_KEY")
+
+
+def worker_environment() -> dict[str, str]:
+    """This process's environment for a local worker, without the key, which goes through a pipe."""
+    return {name: value for name, value in os.environ.items() if name != "STARBURST_KEY"}
+
+
+def _key_missing(session_id: str) -> NoReturn:
+    raise KeyNotFound(
+        f"no key for this session: copy the key file of whoever started it to {_key_path()} (mode 600), or pass the "
+        f"session's own key as key= or in STARBURST_KEY: session={session_id}"
+    )
+
+
+def _explicit_key(given: str | bytes | SessionKey | None) -> SessionKey | None:
+    if isinstance(given, SessionKey):
+        return given
+    if isinstance(given, bytes):
+        return SessionKey(given)
+    if given is not None:
+        return SessionKey(_from_hex(given, "the argument key"))
+    from_environment = os.environ.get("STARBURST_KEY")
+    return SessionKey(_from_hex(from_environment, "STARBURST_KEY")) if from_environment else None
+
+
+def _from_hex(text: str, source: str) -> bytes:
+    # The text itself stays out of the message: it may be most of a key.
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text.strip()):
+        raise ConfigError(f"not a key (from {source}): must be 64 hexadecimal digits, length={len(text.strip())}")
+    return bytes.fromhex(text.strip())
+
+
+def _key_path() -> Path:
+    return config_folder() / "key"
+
+
+def _read_key(path: Path) -> UserKey | None:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            text = file.read(1024)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ConfigError(f"the key file cannot be read: {error.strerror}: file={path}") from error
+    if mode & 0o077:
+        raise ConfigError(f"the key file is open to other users: type `chmod 600 '{path}'`: mode={mode & 0o777:o}")
+    return UserKey(_from_hex(text, str(path)))
+
+
+def _write_key(path: Path) -> None:
+    """Make the key file whole or not at all; if another process made it meanwhile, that one stands."""
+    draft = path.with_name(f".key-{secrets.token_hex(8)}")
+    handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, unlike a rename, does not replace what is there.
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
