@@ -19,7 +19,7 @@ class TaskContext:
         session_id: The session it belongs to.
         task_id: Its id, unique in the session: submitter's ordinal and sequence, as in `"0-17"`.
         index: Its place among the calls of the client that submitted it, from 0.
-        attempt: How many times it has been claimed, this time included; 1 at first.
+        attempt: Which try this is, from 1: retries and tries that lost their worker are counted.
     """
 
     session_id: str

@@ -199,7 +199,7 @@ class DetachedExecutor(StarburstExecutor):
         Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET a
         worker.
         """
-        return status_of(self._engine.session, self._engine.dead_workers())
+        return status_of(self._engine.session, self._engine.workforce.dead())
 
     # --- changes ------------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.client.session import Opened, delete_session, is_embedded, open_submitter, sweep
 from starburst_executor.client.submitter import Acknowledged, Submitter
+from starburst_executor.client.workforce import Workforce
 from starburst_executor.clock import Clock
 from starburst_executor.config import Settings
 from starburst_executor.errors import (
@@ -34,14 +35,15 @@ from starburst_executor.errors import (
     SessionExpired,
     SessionNotFound,
     StarburstError,
+    StoreError,
     StoreUnavailable,
     VersionMismatch,
 )
 from starburst_executor.launch.base import Launcher, Order
 from starburst_executor.protocol import payload, status
-from starburst_executor.protocol.records import SessionState, WorkerBeat, WorkerState
+from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Status
-from starburst_executor.store.repair import Watcher, end_what_is_left, read_beats
+from starburst_executor.store.repair import end_what_is_left
 
 __all__ = ["Engine"]
 
@@ -79,7 +81,7 @@ class Engine:
     ) -> None:
         self.opened = opened
         self.session = opened.session
-        self.launcher = launcher
+        self.workforce = Workforce(opened.session, launcher)
         self.detached = detached
         self.keep = settings.keep
         # Every future of a detached session by ordinal and sequence: `DetachedExecutor.futures` gives the same ones.
@@ -111,7 +113,6 @@ class Engine:
         self._wake_keeper = threading.Event()
         self._finish_lock = threading.Lock()  # held over the end, so that it is done once
         self.finished = threading.Event()
-        self._worker_requests: dict[str, int] = {}
         _engines.add(self)
 
     def lost_in_fork(self) -> None:
@@ -435,8 +436,8 @@ class Engine:
             try:
                 self._stop_threads()
                 self.session.end(SessionState.TERMINATED, "shut down")
-                self._let_go()
-                self._wait_for_workers()
+                self.workforce.let_go()
+                self.workforce.wait_until_gone()
                 if not self.keep:
                     delete_session(self.session)
             except StarburstError as error:
@@ -453,7 +454,7 @@ class Engine:
                 self._stop_threads()
                 if self._error is None and self._needs_workers():
                     self._keeper.see_worker_stay()
-                self._let_go()
+                self.workforce.let_go()
                 # Nobody need know at once that this client has left.
                 self.opened.hurry.set()
                 self._keeper.leave()
@@ -473,10 +474,10 @@ class Engine:
                 self._stop_threads()
             try:
                 manifest = self.session.end(SessionState.DELETED if delete else SessionState.TERMINATED, "cleaned up")
-                self._stop_workers()
+                self.workforce.stop()
                 end_what_is_left(self.session, manifest)
                 self.collector.poll()
-                self._wait_for_workers()
+                self.workforce.wait_until_gone()
             except SessionNotFound:
                 if not delete:
                     raise
@@ -485,45 +486,8 @@ class Engine:
                     future.mark_cancelled()
             if delete:
                 delete_session(self.session)
-                self._forget_workers()
+                self.workforce.forget()
             self._close()
-
-    def _stop_workers(self) -> None:
-        """Stop exactly this session's workers, those of other clients of this machine included."""
-        # An empty ring: idle workers elsewhere look at the manifest at once.
-        self.session.ring((), 1)
-        if self.launcher is not None:
-            for launch in self.session.manifest.launches:
-                if launch.handle and launch.launcher == self.launcher.name:
-                    self.launcher.stop(launch.handle, at_once=True)
-
-    def _wait_for_workers(self) -> None:
-        """Wait until no worker can write any more: each has left, was seen dead, or is lost."""
-        timings = self.session.manifest.timings
-        watcher = Watcher(self.session, timings.looks_until_lost)
-        watcher.watch.dead |= self.dead_workers()
-        never = threading.Event()
-        while True:
-            watcher.look()
-            beats = [beat for beat, _ in read_beats(self.session)]
-            self._worker_requests = _sum_requests(beats)
-            if all(beat.state == WorkerState.LEFT or watcher.watch.is_lost(beat.worker_id) for beat in beats):
-                return
-            self._clock.wait(never, timings.look_s)
-
-    def dead_workers(self) -> set[str]:
-        """Workers whose death the launcher has seen."""
-        if self.launcher is None:
-            return set()
-        handles = [launch.handle for launch in self.session.manifest.launches if launch.launcher == self.launcher.name]
-        return {death.worker_id for handle in handles if handle for death in self.launcher.deaths(handle)}
-
-    def _forget_workers(self) -> None:
-        """Remove what the launcher keeps of this session's workers."""
-        if self.launcher is not None:
-            for launch in self.session.manifest.launches:
-                if launch.handle and launch.launcher == self.launcher.name:
-                    self.launcher.forget(launch.handle)
 
     def renumber(self) -> None:
         """The number of workers asked for has changed."""
@@ -533,18 +497,9 @@ class Engine:
     def requests(self) -> dict[str, int]:
         """Store requests so far, by kind: this client's, and its workers' as of their last beats."""
         counts = dict(self.opened.store.requests.snapshot())
-        if not self.finished.is_set():
-            self._worker_requests = _sum_requests(beat for beat, _ in read_beats(self.session))
-        for kind, n in self._worker_requests.items():
+        for kind, n in self.workforce.requests(fresh=not self.finished.is_set()).items():
             counts[kind] = counts.get(kind, 0) + n
         return counts
-
-    def _let_go(self) -> None:
-        if self.launcher is None:
-            return
-        for launch in self.session.manifest.launches:
-            if launch.handle and launch.launcher == self.launcher.name:
-                self.launcher.let_go(launch.handle)
 
     def _stop_threads(self) -> None:
         self._stop.set()
@@ -555,7 +510,8 @@ class Engine:
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
-        self.opened.hurry.clear()
+        if not isinstance(self._error, StoreError):
+            self.opened.hurry.clear()
         # An executor that has ended may be kept for long, for its futures' sake: nothing of its threads is.
         self._threads.clear()
 
@@ -565,14 +521,6 @@ class Engine:
         self.finished.set()
         _engines.discard(self)
         self.opened.store.close()
-
-
-def _sum_requests(beats: Iterable[WorkerBeat]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for beat in beats:
-        for kind, n in beat.requests.items():
-            total[kind] = total.get(kind, 0) + n
-    return total
 
 
 def _after_fork() -> None:

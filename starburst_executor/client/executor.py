@@ -229,6 +229,14 @@ class StarburstExecutor(Executor):
         """The session's URL: with the key, all that a worker elsewhere needs to take part."""
         return self._engine.opened.url
 
+    @property
+    def key(self) -> SessionKey:
+        """The session's key: `executor.key.hex()` is what whoever is to take part elsewhere needs beside the URL.
+
+        Whoever has it can read and forge what the session stores. It is shown by nothing but its `hex()`.
+        """
+        return self._engine.opened.key
+
     def requests(self) -> dict[str, int]:
         """Store requests of this session so far, by kind; of its workers as of their last beats.
 

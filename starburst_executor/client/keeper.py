@@ -149,7 +149,8 @@ class ClientKeeper:
         self._n_looks += 1
         if self._n_looks % self._timings.looks_until_lost == 0:
             self._repair()
-        manifest = self._session.refresh()
+        self._session.refresh()
+        manifest = self._session.expire_if_due()
         if manifest.state.is_over:
             end_what_is_left(self._session, manifest)
 
@@ -196,7 +197,7 @@ class ClientKeeper:
         heard = read_beat(self._session, self._session.keys.worker(death.worker_id)) is not None
         self._n_futile = 0 if heard else self._n_futile + 1
         level = logging.INFO if heard else logging.WARNING
-        _log.log(level, "a worker has ended: worker=%s, %s", death.worker_id, death.words)
+        _log.log(level, "a worker has ended: worker=%s, %s", death.worker_id, death.words or "no last words")
         if self._n_futile >= _FUTILE_STARTS:
             self._break(f"no worker could be started: {death.words}")
 
@@ -250,7 +251,12 @@ class ClientKeeper:
         keys = self._worker_keys()
         if keys - self._before:
             self._heard = True
-        elif self._clock.monotonic() - self._launched_at > self._timings.launch_s and not any(map(self._is_alive, keys)):
+        elif self._clock.monotonic() - self._launched_at <= self._timings.launch_s:
+            return
+        elif any(map(self._is_alive, keys)):
+            # The others do the work.
+            self._heard = True
+        else:
             self._break(f"no worker of launcher {launcher.name!r} was heard of within {self._timings.launch_s:g} s")
 
     def _is_alive(self, worker_key: str) -> bool:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from urllib.parse import urlsplit
@@ -108,44 +108,52 @@ def start(
     """
     embedded = is_embedded(settings.store)
     timings = timings or (Timings.embedded() if embedded else Timings.remote())
-    raw = open_store(settings.store)
-    if not embedded:
-        _probe(raw)
     hurry = threading.Event()
-    store = PatientStore(raw, clock, patience_s=min(_FIRST_PATIENCE_S, timings.patience_s), stop=hurry)
-    session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
-    session_key = config.new_session_key(session_id, detached=detached, given=key)
-    sealer = Sealer(bytes(session_key), session_id)
-    session = SessionStore(store, session_id, sealer, clock)
-    digest = None if initializer is None else _store_initializer(session, initializer)
-    now = clock.now()
-    deadline_s = settings.absolute_timeout
-    session.create_manifest(
-        Manifest(
-            session_id=session_id,
-            kind=DETACHED if detached else ATTACHED,
-            created_at=now,
-            python=f"{sys.version_info.major}.{sys.version_info.minor}",
-            library=__version__,
-            token=new_token(sealer),
-            workers=settings.workers,
-            timings=timings,
-            launcher=launcher,
-            retries=settings.retries,
-            max_result_bytes=settings.max_result_bytes,
-            task_timeout=settings.task_timeout,
-            max_tasks_per_child=settings.max_tasks_per_child,
-            initializer=digest,
-            deadline_at=None if deadline_s is None else now + deadline_s,
-            # An attached local worker costs nothing while it is idle and ends with its client.
-            idle_exit=detached or launcher == "none",
-            submitters=(submitter_record(clock.new_id(4)),),
-        )
-    )
+    first_s = min(_FIRST_PATIENCE_S, timings.patience_s)
+    store = PatientStore(open_store(settings.store), clock, patience_s=first_s, stop=hurry)
+    try:
+        if not embedded:
+            _probe(store.inner)
+        session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
+        session_key = config.new_session_key(session_id, detached=detached, given=key)
+        session = SessionStore(store, session_id, Sealer(bytes(session_key), session_id), clock)
+        digest = None if initializer is None else _store_initializer(session, initializer)
+        manifest = _first_manifest(session, settings, timings, detached=detached, launcher=launcher)
+        session.create_manifest(replace(manifest, initializer=digest))
+    except BaseException:
+        store.close()
+        raise
     store.patience_s = timings.patience_s
     if detached:
         registry.remember(session_id, join_url(store.url, session_id))
     return Opened(session, store, session_key, hurry)
+
+
+def _first_manifest(
+    session: SessionStore, settings: Settings, timings: Timings, *, detached: bool, launcher: str
+) -> Manifest:
+    clock = session.clock
+    now = clock.now()
+    deadline_s = settings.absolute_timeout
+    return Manifest(
+        session_id=session.session_id,
+        kind=DETACHED if detached else ATTACHED,
+        created_at=now,
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        library=__version__,
+        token=new_token(session.sealer),
+        workers=settings.workers,
+        timings=timings,
+        launcher=launcher,
+        retries=settings.retries,
+        max_result_bytes=settings.max_result_bytes,
+        task_timeout=settings.task_timeout,
+        max_tasks_per_child=settings.max_tasks_per_child,
+        deadline_at=None if deadline_s is None else now + deadline_s,
+        # An attached local worker costs nothing while it is idle and ends with its client.
+        idle_exit=detached or launcher == "none",
+        submitters=(submitter_record(clock.new_id(4)),),
+    )
 
 
 def _probe(store: ObjectStore) -> None:
@@ -176,16 +184,27 @@ def attach(
     hurry = threading.Event()
     patient = PatientStore(open_store(store_url), clock, patience_s=_FIRST_PATIENCE_S, stop=hurry)
     session = SessionStore(patient, session_id, Sealer(bytes(session_key), session_id), clock)
-    manifest = session.refresh()
-    if manifest.state == SessionState.DELETED:
-        raise SessionNotFound(f"the session was deleted: session={session_id}, store={store_url}")
+    try:
+        _check(session)
+    except BaseException:
+        patient.close()
+        raise
+    patient.patience_s = session.manifest.timings.patience_s
+    return Opened(session, patient, session_key, hurry)
+
+
+def _check(session: SessionStore) -> None:
+    """Whether this session can be attached to from here, with this key."""
+    session_id = session.session_id
+    if session.refresh().state == SessionState.DELETED:
+        raise SessionNotFound(f"the session was deleted: session={session_id}, store={session.store.url}")
     if not session.has_right_key():
         raise KeyNotFound(
             f"the key is not the one of this session: session={session_id}; copy the key file of whoever started it, or "
             "pass the session's own key as key= or in STARBURST_KEY"
         )
-    patient.patience_s = manifest.timings.patience_s
-    return Opened(session, patient, session_key, hurry)
+    session.check_python()
+    session.expire_if_due()
 
 
 def _locate(id_or_url: str, store: str | None) -> tuple[str, str]:
@@ -233,25 +252,30 @@ def delete_session(session: SessionStore) -> None:
 def list_sessions(store_url: str, clock: Clock) -> Iterator[SessionSummary]:
     """Every session in a store that can be read, oldest first. Store: 1 LIST; 1 GET and 1 LIST a session."""
     store = PatientStore(open_store(store_url), clock, patience_s=_FIRST_PATIENCE_S)
-    for name in store.list_folders(SESSIONS):
-        if not is_session_id(name):
-            continue
-        # No key is needed to count: metadata is not sealed.
-        session = SessionStore(store, name, Sealer(b"", name), clock)
-        try:
-            manifest = session.refresh()
-            groups = session.all_groups()
-        except (RecordInvalid, VersionMismatch, SessionNotFound):
-            continue
-        yield SessionSummary(
-            id=name,
-            url=join_url(store.url, name),
-            created_at=manifest.created_at,
-            last_activity_at=max((group.modified_at for group in groups), default=manifest.created_at),
-            state=manifest.state.value,
-            n_tasks=sum(group.ref.n_tasks for group in groups),
-            n_ended=sum(group.ref.n_tasks for group in groups if group.size_class.has_ended),
-        )
+    with closing(store):
+        for name in store.list_folders(SESSIONS):
+            summary = _summary(store, name, clock) if is_session_id(name) else None
+            if summary is not None:
+                yield summary
+
+
+def _summary(store: ObjectStore, session_id: str, clock: Clock) -> SessionSummary | None:
+    # No key is needed to count: metadata is not sealed.
+    session = SessionStore(store, session_id, Sealer(b"", session_id), clock)
+    try:
+        manifest = session.refresh()
+        groups = session.all_groups()
+    except (RecordInvalid, VersionMismatch, SessionNotFound):
+        return None
+    return SessionSummary(
+        id=session_id,
+        url=join_url(store.url, session_id),
+        created_at=manifest.created_at,
+        last_activity_at=max((group.modified_at for group in groups), default=manifest.created_at),
+        state=manifest.state.value,
+        n_tasks=sum(group.ref.n_tasks for group in groups),
+        n_ended=sum(group.ref.n_tasks for group in groups if group.size_class.has_ended),
+    )
 
 
 def sweep(store: ObjectStore, clock: Clock) -> None:

@@ -54,8 +54,8 @@ def write_bootstrap(pipe: IO[bytes], bootstrap: Bootstrap) -> None:
 
 def read_bootstrap(pipe: IO[bytes]) -> Bootstrap:
     """Read it, and nothing after it. Raises: RecordInvalid: it is something else, or the launcher died meanwhile."""
-    length = int.from_bytes(pipe.read(_LENGTH_BYTES), "big")
-    body = pipe.read(length)
+    length = int.from_bytes(_read(pipe, _LENGTH_BYTES), "big")
+    body = _read(pipe, length)
     if not length or len(body) != length:
         raise RecordInvalid("the launcher ended before it had told this worker what to do")
     try:
@@ -67,3 +67,11 @@ def read_bootstrap(pipe: IO[bytes]) -> Bootstrap:
     if kinds != (str, tuple, str, bool, bool, str) or not all(type(entry) is str for entry in path):
         raise RecordInvalid(f"a worker's start with a field of a wrong type: bytes={length}")
     return Bootstrap(key, path, worker_id, bound, tee, words)
+
+
+def _read(pipe: IO[bytes], n_bytes: int) -> bytes:
+    """So many bytes, or fewer where the pipe ends; a pipe without a buffer gives them as they come."""
+    body = b""
+    while len(body) < n_bytes and (more := pipe.read(n_bytes - len(body))):
+        body += more
+    return body

@@ -109,7 +109,7 @@ class Local:
     def forget(self, handle: str) -> None:
         for one in _load(handle):
             with suppress(OSError):
-                Path(one.log).unlink()
+                _log_of(one).unlink()
 
     def drop_pipes(self) -> None:
         """For the child of a fork of the user's: the end of these pipes must mean that *this* process ended."""
@@ -164,8 +164,9 @@ class Local:
 
     def _signal(self, one: _Process, number: signal.Signals) -> None:
         # The process may have ended between the check and the signal; its number is not reused within that time.
-        with suppress(ProcessLookupError):
-            os.kill(one.pid, number)
+        if _is_worker(one.pid):
+            with suppress(ProcessLookupError):
+                os.kill(one.pid, number)
 
     def _wait(self, ending: list[_Process]) -> None:
         deadline = self._clock.monotonic() + _STOP_S
@@ -186,7 +187,7 @@ class Local:
         child = self._children.get(one.worker_id)
         status = "" if child is None else f"exit status {child.poll()}"
         try:
-            text = Path(one.log).read_bytes()[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").strip()
+            text = _log_of(one).read_bytes()[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").strip()
         except OSError:
             text = ""
         return "; ".join(filter(None, [status, text]))
@@ -215,10 +216,32 @@ def _started(pid: int) -> str:
     return found.stdout.strip()
 
 
+def _is_worker(pid: int) -> bool:
+    """Whether this process is a worker: a handle must not make us kill any other."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        if Path("/proc/self/cmdline").exists():
+            return False
+        command = subprocess.run(["/bin/ps", "-o", "args=", "-p", str(pid)], capture_output=True, check=False).stdout
+    return b"starburst_executor.worker" in command
+
+
 def _dump(processes: list[_Process]) -> str:
     packed: bytes = msgpack.packb([tuple(one) for one in processes])
     return packed.hex()
 
 
 def _load(handle: str) -> list[_Process]:
-    return [_Process(*fields) for fields in msgpack.unpackb(bytes.fromhex(handle), use_list=False)]
+    """The processes of a handle; none if it is no handle of ours: whoever can write the store can write one."""
+    try:
+        found = [_Process(*fields) for fields in msgpack.unpackb(bytes.fromhex(handle), use_list=False)]
+    except (ValueError, TypeError, msgpack.UnpackException):
+        return []
+    kinds = (str, str, int, str, str, int)
+    return [one for one in found if tuple(map(type, one)) == kinds and one.pid > 1]
+
+
+def _log_of(one: _Process) -> Path:
+    """Its log. Of what the handle says only the name counts: it must not make us show, or remove, any other file."""
+    return config.log_folder() / (Path(one.log).name or "-")

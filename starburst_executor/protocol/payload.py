@@ -19,7 +19,7 @@ import pickle
 import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from starburst_executor import errors
 
 __all__ = [
     "Failure",
+    "FunctionLoader",
     "describe_outcome",
     "digest",
     "dump_call",
@@ -96,6 +97,66 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     if not kwargs and all(type(arg) in _PLAIN for arg in args):
         return pickle.dumps((args, kwargs), _PROTOCOL)
     return _dumps((args, kwargs))
+
+
+class FunctionLoader:
+    """Rebuilds the functions of one process, and hands on what its initializer left in `__main__`.
+
+    A function of the client's `__main__` travels by value, with a copy of the globals that it uses. So an initializer
+    and the tasks have copies of their own, while in a process pool they share one module. What the initializer has set
+    or filled there is therefore put into the globals of each function of `__main__` that is loaded after it.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[str, Any] = {}
+
+    def initialize(self, body: bytes) -> None:
+        """Rebuild and call an initializer. Raises: whatever it raises."""
+        unpickler = _MainUnpickler(body)
+        initializer = unpickler.load()
+        before = [dict(found) for found in unpickler.mains]
+        initializer()
+        for main, was in zip(unpickler.mains, before, strict=True):
+            for name, value in main.items():
+                # A function or class that was only referred to is left to each pickle: it may have been redefined.
+                is_set = name not in was or was[name] is not value or not callable(value)
+                if is_set and not name.startswith("__"):
+                    self._left[name] = value
+
+    def load(self, body: bytes) -> Callable[..., Any]:
+        """As `load_function`."""
+        return self._load(body)  # type: ignore[no-any-return]  # whatever was pickled
+
+    def load_call(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """As the function `load_call`."""
+        return self._load(body) if self._left else load_call(body)
+
+    def _load(self, body: bytes) -> Any:
+        if not self._left:
+            return load_function(body)
+        unpickler = _MainUnpickler(body)
+        loaded = unpickler.load()
+        for main in unpickler.mains:
+            main.update(self._left)
+        return loaded
+
+
+class _MainUnpickler(pickle.Unpickler):
+    """Notes the globals of the functions of `__main__` that it rebuilds."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(io.BytesIO(body))
+        self.mains: list[dict[str, Any]] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = super().find_class(module, name)
+        # How cloudpickle rebuilds a function that travels by value.
+        return partial(self._make, found) if name == "_make_function" and module.startswith("cloudpickle") else found
+
+    def _make(self, make: Callable[..., Any], code: object, namespace: dict[str, Any], *rest: object) -> Any:
+        if namespace.get("__name__") == "__main__" and not any(main is namespace for main in self.mains):
+            self.mains.append(namespace)
+        return make(code, namespace, *rest)
 
 
 def load_call(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -70,6 +70,11 @@ class PatientStore:
     def url(self) -> str:
         return self._store.url
 
+    @property
+    def inner(self) -> ObjectStore:
+        """The store that makes one try per call."""
+        return self._store
+
     def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
         return self._cleared(lambda: self._get(key, unless, start, length))
 

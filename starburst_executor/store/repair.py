@@ -108,7 +108,7 @@ class Watcher:
         worker_id = worker_of(claim_id)
         try:
             found = session.read(key)
-        except ObjectNotFound:
+        except (ObjectNotFound, RecordInvalid, VersionMismatch):
             return 0
         assert found is not None  # no ETag was sent  # noqa: S101
         n_tasks = len(found.status.under(claim_id))

@@ -6,6 +6,7 @@ Guarantee: every change of the manifest or of a status object is a swap on the E
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -100,6 +101,29 @@ class SessionStore:
             return False
         return True
 
+    def check_python(self) -> None:
+        """Raises: VersionMismatch if pickles of this session cannot be read here."""
+        here = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if self.manifest.python != here:
+            raise VersionMismatch(
+                f"the session's functions were pickled by another Python: session={self.manifest.python}, here={here}; "
+                f"use Python {self.manifest.python} for this"
+            )
+
+    def expire_if_due(self) -> Manifest:
+        """End the session if its `absolute_timeout` has passed; the manifest as it then is. Store: 1 swap if it is due."""
+        deadline_at = self.manifest.deadline_at
+        if deadline_at is None or self.manifest.state.is_over or self.clock.now() < deadline_at:
+            return self.manifest
+
+        def step(manifest: Manifest) -> Manifest | None:
+            # Extend or expire: the first to land wins, since both are swaps of the same object.
+            if manifest.deadline_at is None or manifest.deadline_at > self.clock.now() or manifest.state.is_over:
+                return None
+            return replace(manifest, state=SessionState.EXPIRED, reason="absolute_timeout passed")
+
+        return self.change(step)
+
     def refresh(self) -> Manifest:
         """The manifest as it stands. Raises: SessionNotFound. Store: 1 GET, mostly a 304."""
         with self._lock:
@@ -111,7 +135,10 @@ class SessionStore:
         if stored is None and known is not None:
             return known
         assert stored is not None  # a 304 comes only for an ETag we sent  # noqa: S101
-        manifest = records.decode_manifest(stored.body)
+        try:
+            manifest = records.decode_manifest(stored.body)
+        except (RecordInvalid, VersionMismatch) as error:
+            raise type(error)(f"{error}: session={self.session_id}") from error
         self._remember(manifest, stored.etag)
         return manifest
 
@@ -172,11 +199,17 @@ class SessionStore:
         return sorted(found, key=lambda group: group.ref[:2])
 
     def read(self, key: str, unless: str | None = None) -> Versioned | None:
-        """A status object; None if its ETag still is `unless`. Raises: ObjectNotFound, RecordInvalid. Store: 1 GET."""
+        """A status object; None if its ETag still is `unless`.
+
+        Raises: ObjectNotFound, RecordInvalid, VersionMismatch. Store: 1 GET.
+        """
         stored = self.store.get(key, unless=unless)
         if stored is None:
             return None
-        found = status.decode(stored.body)
+        try:
+            found = status.decode(stored.body)
+        except (RecordInvalid, VersionMismatch) as error:
+            raise type(error)(f"{error}: key={key}") from error
         ref = self.keys.parse_group(key)
         # Seals bind outcomes to the tasks that the body names: a body under another's key must not speak for those.
         if ref is None or (found.ordinal, found.first, len(found.entries)) != (ref.ordinal, ref.first, ref.n_tasks):

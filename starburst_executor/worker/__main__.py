@@ -13,7 +13,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from starburst_executor import config
 from starburst_executor.clock import SystemClock
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         nursery = Nursery.start(session_id=session_id)
         try:
             if options.bootstrap:
-                bootstrap = read_bootstrap(sys.stdin.buffer)
+                bootstrap = read_bootstrap(_stdin())
             else:
                 bootstrap = Bootstrap(key=secret or "", path=tuple(sys.path), worker_id=new_worker_id(clock))
             nursery.configure(sys_path=bootstrap.path, tee=bootstrap.tee)
@@ -93,7 +93,7 @@ def _work(
     from starburst_executor.store.open import open_store
     from starburst_executor.store.patient import PatientStore
     from starburst_executor.store.session import SessionStore
-    from starburst_executor.worker.agent import Agent, check_versions
+    from starburst_executor.worker.agent import Agent
 
     stop = threading.Event()
     store = PatientStore(open_store(store_url), clock, patience_s=_AWAY_S, stop=stop)
@@ -104,9 +104,9 @@ def _work(
             f"the key is not the one of this session: session={sealer.session_id}; pass the session's own key in "
             "STARBURST_KEY, or copy the key file of whoever started it"
         )
-    check_versions(session)
+    session.check_python()
     n_slots = options.slots or config.resolve(detached=False, store=store_url).workers
-    life = sys.stdin.buffer if bootstrap.bound else None
+    life = _stdin() if bootstrap.bound else None
     agent = Agent(session, store, bootstrap.worker_id, nursery, clock, n_slots=n_slots, life=life)
     signal.signal(signal.SIGTERM, agent.on_sigterm)
     # ^C reaches the whole terminal: a worker bound to a client ends with it, others are told by hand.
@@ -114,6 +114,12 @@ def _work(
     why = agent.run()
     stop.set()
     return why, agent.words
+
+
+def _stdin() -> IO[bytes]:
+    # Without a buffer: one would be locked by the thread that waits for the client's end when the interpreter goes, and
+    # might hold that end already.
+    return open(0, "rb", buffering=0, closefd=False)
 
 
 def _say(words: str, bootstrap: Bootstrap | None) -> None:

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import enum
 import logging
-import sys
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import BinaryIO
+from typing import IO
 
 from starburst_executor.clock import Clock
 from starburst_executor.errors import (
@@ -25,7 +24,6 @@ from starburst_executor.errors import (
     SessionNotFound,
     StarburstError,
     StoreUnavailable,
-    VersionMismatch,
 )
 from starburst_executor.protocol.payload import describe_outcome
 from starburst_executor.protocol.records import SessionState, WorkerState
@@ -41,7 +39,7 @@ from starburst_executor.worker.runner import Nursery
 from starburst_executor.worker.slot import Slot
 from starburst_executor.worker.solitude import Solitude
 
-__all__ = ["LEAVE_QUIETLY", "Agent", "Stop", "check_versions"]
+__all__ = ["LEAVE_QUIETLY", "Agent", "Stop"]
 
 _log = logging.getLogger(__name__)
 
@@ -63,17 +61,6 @@ class Stop(enum.Enum):
     FAILED = "it cannot go on"
 
 
-def check_versions(session: SessionStore) -> None:
-    """Raises: VersionMismatch if pickles of this session cannot be read here."""
-    here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    needed = session.manifest.python
-    if needed != here:
-        raise VersionMismatch(
-            f"the session's functions were pickled by another Python: session={needed}, here={here}; start this with "
-            f"Python {needed}"
-        )
-
-
 class Agent:
     """A worker process. `run` is called once, by the main thread.
 
@@ -90,7 +77,7 @@ class Agent:
         clock: Clock,
         *,
         n_slots: int,
-        life: BinaryIO | None = None,
+        life: IO[bytes] | None = None,
     ) -> None:
         self._session = session
         self._clock = clock

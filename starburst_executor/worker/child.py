@@ -105,6 +105,7 @@ class _Runner:
         self._inbox = wire.Inbox(self._data)
         self._clock = SystemClock()
         self._pid = os.getpid()
+        self._loader = payload.FunctionLoader()
         self._functions: dict[str, Callable[..., Any]] = {}
         self._bodies: dict[str, bytes] = {}  # of functions not yet loaded
         self._in_user_code = False
@@ -155,7 +156,7 @@ class _Runner:
     def _initialize(self, body: bytes) -> None:
         try:
             self._in_user_code = True
-            payload.load_function(body)()
+            self._loader.initialize(body)
             self._in_user_code = False
         except BaseException as error:  # user code
             self._in_user_code = False
@@ -195,7 +196,7 @@ class _Runner:
         try:
             self._in_user_code = True  # loading runs user code as well: imports, __setstate__
             function = self._function(digest)
-            args, kwargs = payload.load_call(call)
+            args, kwargs = self._loader.load_call(call)
             loaded = True
             outcome = payload.dump_value(function(*args, **kwargs))
             self._in_user_code = False
@@ -210,7 +211,7 @@ class _Runner:
         function = self._functions.get(digest)
         if function is None:
             # The body is kept until it could be loaded: what is missing now may be there for a later task.
-            function = self._functions[digest] = payload.load_function(self._bodies[digest])
+            function = self._functions[digest] = self._loader.load(self._bodies[digest])
             del self._bodies[digest]
         return function
 

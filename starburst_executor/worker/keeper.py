@@ -140,7 +140,8 @@ class Keeper:
         if self._watches:
             self._look()
             self._watch_clients()
-        return self._keep_deadline(self._session.refresh())
+        self._session.refresh()
+        return self._session.expire_if_due()
 
     def _learn_rank(self) -> None:
         """Whether this is one of the three oldest workers that live. Store: 1 LIST, 3 GETs, 1 more for each that left."""
@@ -183,19 +184,6 @@ class Keeper:
             self._clients_seen, self._clients_moved = etags, now
         elif now - self._clients_moved >= self._timings.client_gone_s:
             session.end(SessionState.TERMINATED, "its client has not been heard of for too long")
-
-    def _keep_deadline(self, manifest: Manifest) -> Manifest:
-        deadline_at = manifest.deadline_at
-        if deadline_at is None or manifest.state.is_over or self._clock.now() < deadline_at:
-            return manifest
-
-        def expire(current: Manifest) -> Manifest | None:
-            # Extend or expire: the first to land wins, since both are swaps of the same object.
-            if current.deadline_at is None or current.deadline_at > self._clock.now() or current.state.is_over:
-                return None
-            return replace(current, state=SessionState.EXPIRED, reason="absolute_timeout passed")
-
-        return self._session.change(expire)
 
     # --- leaving ------------------------------------------------------------------------------------------------------
 

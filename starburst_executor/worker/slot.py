@@ -18,7 +18,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from starburst_executor.clock import Clock
-from starburst_executor.errors import PayloadError, RecordInvalid, StarburstError, TaskCrashed, TaskTimeout
+from starburst_executor.errors import (
+    PayloadError,
+    RecordInvalid,
+    StarburstError,
+    TaskCrashed,
+    TaskTimeout,
+    VersionMismatch,
+)
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import task_id
 from starburst_executor.protocol.payload import dump_reason
@@ -212,9 +219,9 @@ class Slot:
     def _try(self, key: str, *, alone: bool = False, ahead: bool = False) -> tuple[Claim | None, Status | None]:
         try:
             claim, seen = self._claims.claim(key, size=self._slice_size, alone=alone, ahead=ahead)
-        except RecordInvalid as error:
-            _log.warning("a status object cannot be read and is left alone: key=%s, error=%s", key, error)
-            self._finder.avoid(key)
+        except (RecordInvalid, VersionMismatch) as error:
+            _log.warning("a status object cannot be read and is left alone: error=%s", error)
+            self._finder.ignore(key)
             return None, None
         if seen is not None:
             self._finder.saw(key, seen)
@@ -311,7 +318,9 @@ class Slot:
         call = self._session.call(claim.ref.group_id, entry.call, label)
         self._next_job += 1
         name = task_id(claim.ref.ordinal, sequence)
-        return Job(self._next_job, sequence, entry.attempt, name, digest, bytes(call)), function
+        # A task that is tried again under the same claim is on a further attempt for whoever asks `current_task()`.
+        attempt = entry.attempt + self._n_failures(placed) - entry.failures
+        return Job(self._next_job, sequence, attempt, name, digest, bytes(call)), function
 
     def _digest(self, placed: _Placed) -> str:
         seen = placed.claim.seen.status

@@ -1,0 +1,89 @@
+"""A session's workers as its client sees them at the end: let go, stopped, waited for, counted, forgotten."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+
+from starburst_executor.launch.base import Launcher
+from starburst_executor.protocol.records import WorkerBeat, WorkerState
+from starburst_executor.store.repair import Watcher, read_beats
+from starburst_executor.store.session import SessionStore
+
+__all__ = ["Workforce"]
+
+
+class Workforce:
+    """The workers of one session. Called by one thread at a time, and by no other while the keeper's runs.
+
+    Args:
+        launcher: What has started them; None if others did.
+    """
+
+    def __init__(self, session: SessionStore, launcher: Launcher | None) -> None:
+        self._session = session
+        self._launcher = launcher
+        self._requests: dict[str, int] = {}
+
+    def dead(self) -> set[str]:
+        """Workers whose death the launcher has seen."""
+        return {death.worker_id for launcher, handle in self._handles() for death in launcher.deaths(handle)}
+
+    def let_go(self) -> None:
+        """The client ends: workers bound to it end too, detached ones go on."""
+        for launcher, handle in self._handles():
+            launcher.let_go(handle)
+
+    def stop(self) -> None:
+        """Stop exactly this session's workers, at once, those that other clients of this machine started included."""
+        # An empty ring: idle workers elsewhere look at the manifest at once.
+        self._session.ring((), 1)
+        for launcher, handle in self._handles():
+            launcher.stop(handle, at_once=True)
+
+    def forget(self) -> None:
+        """Remove what the launcher keeps of them, such as log files."""
+        for launcher, handle in self._handles():
+            launcher.forget(handle)
+
+    def wait_until_gone(self) -> None:
+        """Wait until no worker can write any more: each has left, was seen dead, or is lost.
+
+        Store: 1 LIST twice and 1 GET a worker, again each `look_s` until they are gone.
+        """
+        session = self._session
+        timings = session.manifest.timings
+        watcher = Watcher(session, timings.looks_until_lost)
+        watcher.watch.dead |= self.dead()
+        never = threading.Event()
+        while True:
+            watcher.look()
+            beats = self._read()
+            if all(beat.state == WorkerState.LEFT or watcher.watch.is_lost(beat.worker_id) for beat in beats):
+                return
+            session.clock.wait(never, timings.look_s)
+
+    def requests(self, *, fresh: bool) -> dict[str, int]:
+        """Store requests of all of them as of their last beats; `fresh`: read these anew. Store: 1 LIST, 1 GET each."""
+        if fresh:
+            self._read()
+        return self._requests
+
+    def _read(self) -> list[WorkerBeat]:
+        beats = [beat for beat, _ in read_beats(self._session)]
+        self._requests = _sum_requests(beats)
+        return beats
+
+    def _handles(self) -> Iterator[tuple[Launcher, str]]:
+        if self._launcher is not None:
+            for launch in self._session.manifest.launches:
+                if launch.handle and launch.launcher == self._launcher.name:
+                    yield self._launcher, launch.handle
+
+
+def _sum_requests(beats: Iterable[WorkerBeat]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for beat in beats:
+        for kind, n in beat.requests.items():
+            total[kind] = total.get(kind, 0) + n
+    return total
