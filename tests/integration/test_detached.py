@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import textwrap
 import threading
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -25,6 +27,7 @@ from starburst_executor import (
     VersionMismatch,
 )
 from starburst_executor.protocol.records import SessionState
+from tests.moto_server import ROOT
 from tests.sessions import detached, is_alive, kill, run_python, timings_for, wait_until, worker_pids
 
 
@@ -71,7 +74,8 @@ def test_the_process_that_submitted_is_killed_and_another_gets_everything(store_
     code = textwrap.dedent(
         """
         import os, signal, sys, time
-        from tests.sessions import detached
+        from tests.moto_server import ROOT
+from tests.sessions import detached
         def slow(i):
             time.sleep(0.02)
             return i * i
@@ -315,6 +319,30 @@ def test_a_session_of_a_newer_format_is_refused(store_url: str) -> None:
         DetachedExecutor.reattach(executor.url)
     session.store.put(session.keys.manifest, stored.body)
     session.refresh()
+    executor.cleanup(force=True)
+
+
+def test_another_python_is_refused_before_anything_is_unpickled(store_url: str) -> None:
+    executor = detached(store_url, workers=1, launcher="none")
+    executor.submit(square, 3)
+    executor.flush()
+    session = executor._engine.session
+    session.change(lambda manifest: replace(manifest, python="2.7") if manifest.python != "2.7" else None)
+    with pytest.raises(VersionMismatch, match=r"session=2\.7"):
+        DetachedExecutor.reattach(executor.url)
+    worker = subprocess.run(
+        [sys.executable, "-m", "starburst_executor.worker", executor.url, "--slots", "1"],
+        capture_output=True, text=True, cwd=ROOT, timeout=100, check=False,
+    )  # fmt: skip
+    assert worker.returncode == 3
+    assert "VersionMismatch" in worker.stderr
+    executor.cleanup(force=True)
+
+
+def test_an_expired_session_without_workers_is_ended_by_its_clients(store_url: str) -> None:
+    executor = detached(store_url, workers=1, launcher="none", absolute_timeout=1.0)
+    future = executor.submit(square, 3)
+    assert isinstance(future.exception(60), SessionExpired)
     executor.cleanup(force=True)
 
 

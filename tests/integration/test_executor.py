@@ -203,6 +203,43 @@ def test_an_initializer_runs_once_in_each_process(executor: StarburstExecutor, s
         executor.submit(prepared).result()
 
 
+def test_what_an_initializer_leaves_in_main_is_seen_by_the_tasks(store_url: str) -> None:
+    code = textwrap.dedent(
+        f"""
+            from starburst_executor import StarburstExecutor
+            model, cache, threshold = None, {{}}, 1
+            def prepare(value):
+                global model
+                model = value
+                cache["key"] = 2 * value
+            def use(): return model, cache
+            def limit(): return threshold
+            with StarburstExecutor(1, initializer=prepare, initargs=(7,), store={store_url!r}) as executor:
+                print(executor.submit(use).result(), *executor.map(lambda function: function(), [use]))
+                print(executor.submit(limit).result())
+                threshold = 2
+                print(executor.submit(limit).result())
+        """
+    )
+    assert run_python(code).communicate(timeout=100)[0].splitlines() == [
+        "(7, {'key': 14}) (7, {'key': 14})",
+        "1",
+        "2",
+    ]
+
+
+def test_attempts_are_counted_for_the_task(store_url: str) -> None:
+    def attempts() -> int:
+        task = current_task()
+        assert task is not None
+        if task.attempt < 3:
+            raise OSError(task.attempt)
+        return task.attempt
+
+    with StarburstExecutor(workers=1, store=store_url, timings=timings_for(store_url), retries=5) as executor:
+        assert executor.submit(attempts).result() == 3
+
+
 def test_cancel_takes_what_no_worker_has(executor: StarburstExecutor, tmp_path: Path) -> None:
     go = tmp_path / "go"
     blockers = [executor.submit(_wait_for_file, str(go)) for _ in range(2)]
