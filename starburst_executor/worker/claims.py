@@ -12,6 +12,7 @@ the same run of a task one outcome counts. An unclear answer is resolved by what
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -19,7 +20,13 @@ from dataclasses import dataclass, field
 import msgpack
 
 from starburst_executor.clock import Clock
-from starburst_executor.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
+from starburst_executor.errors import (
+    ObjectNotFound,
+    PreconditionFailed,
+    RecordInvalid,
+    StoreUnavailable,
+    VersionMismatch,
+)
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.seal import SEAL_BYTES
@@ -27,6 +34,8 @@ from starburst_executor.protocol.status import Ended, Entry, Located, State, Sta
 from starburst_executor.store.session import SessionStore, Versioned
 
 __all__ = ["Claim", "Claims", "Finding"]
+
+_log = logging.getLogger(__name__)
 
 # Outcomes too big to inline share objects of up to so many bytes; a bigger one has an object of its own.
 _PART_BYTES = 8 * 1024 * 1024
@@ -172,8 +181,10 @@ class Claims:
                 break
             except PreconditionFailed:
                 # Lost to another writer, or landed with its answer lost: what the object says now decides both.
-                fresh = session.read(claim.key)
-                assert fresh is not None  # no ETag was sent  # noqa: S101
+                fresh = self._read_again(claim)
+                if fresh is None:
+                    self._forget(next_id)
+                    return None
                 seen = fresh
         # Crash here: the outcomes are stored; the next slice is claimed by a worker that is gone and goes back as lost.
         return self._settle(claim, seen, ended, next_id, taken)
@@ -193,8 +204,9 @@ class Claims:
                 seen = session.swap(claim.key, changed, seen.etag)
                 break
             except PreconditionFailed:
-                fresh = session.read(claim.key)
-                assert fresh is not None  # no ETag was sent  # noqa: S101
+                fresh = self._read_again(claim)
+                if fresh is None:
+                    return
                 seen = fresh
         claim.seen = seen
         claim.open -= wanted
@@ -225,6 +237,19 @@ class Claims:
         except ObjectNotFound:
             return None
         return found if found is not None and found.status.under(claim_id) else None
+
+    def _read_again(self, claim: Claim) -> Versioned | None:
+        """The object after somebody else has written it; None if that was not a status object: the claim is given up."""
+        try:
+            fresh = self._session.read(claim.key)
+        except (RecordInvalid, VersionMismatch) as error:
+            _log.warning("a status object was spoilt under a claim, which is given up: error=%s", error)
+            claim.open.clear()
+            claim.found.clear()
+            self._forget(claim.claim_id)
+            return None
+        assert fresh is not None  # no ETag was sent  # noqa: S101
+        return fresh
 
     def _settle(
         self, claim: Claim, seen: Versioned, ended: dict[int, Ended], next_id: str, taken: list[int]

@@ -47,11 +47,12 @@ class Finder:
         timings = session.manifest.timings
         self._timings = timings
         self._n_slots = n_slots
-        self._lock = threading.Lock()  # guards: _candidates, _solo, _worked, _dry
+        self._lock = threading.Lock()  # guards: _candidates, _solo, _worked, _ignored, _dry
         # Key to about how many tasks are pending there; oldest first.
         self._candidates: dict[str, int] = {}
         self._solo: dict[str, float] = {}
         self._worked: Counter[str] = Counter()
+        self._ignored: set[str] = set()
         self._dry = True
         self.wanted = threading.Event()
         self._bell_etag: str | None = None
@@ -111,6 +112,13 @@ class Finder:
             # Whoever won may have left some of it: look again once all else has been tried. A lone task is gone.
             self._dry = self._dry and not self._candidates and (n_tasks or 0) <= 1
 
+    def ignore(self, key: str) -> None:
+        """This object cannot be read: no candidate any more, or every look would lead to it again."""
+        with self._lock:
+            self._ignored.add(key)
+            self._candidates.pop(key, None)
+            self._solo.pop(key, None)
+
     def has_candidates(self) -> bool:
         """Whether an idle slot should try: something is pending, or a task waits for a worker of its own."""
         with self._lock:
@@ -168,7 +176,7 @@ class Finder:
             self._candidates = {
                 g.key: g.ref.n_tasks if g.size_class == SizeClass.ALL_PENDING else max(1, g.ref.n_tasks // 2)
                 for g in groups
-                if g.size_class.has_pending and g.key not in self._solo
+                if g.size_class.has_pending and g.key not in self._solo and g.key not in self._ignored
             }
             self._solo = {g.key: self._solo[g.key] for g in groups if g.key in self._solo and g.size_class.has_pending}
             found = bool(self._candidates)
@@ -184,7 +192,7 @@ class Finder:
         refs = [(key, self._session.keys.parse_group(key)) for key in bell.keys]
         with self._lock:
             for key, ref in refs:
-                if ref is not None:
+                if ref is not None and key not in self._ignored:
                     self._candidates[key] = ref.n_tasks
         # The bell is a hint and may have been rung twice: look for oneself soon, but not for each lone task.
         self._next_look = min(self._next_look, self._clock.monotonic() + self._timings.bell_max_s)

@@ -220,10 +220,12 @@ def test_a_worker_that_commits_meanwhile_keeps_its_outcome() -> None:
     rig = Rig()
     key = rig.submit(2)
     rig.claim(key, "w.1", 1)
+
     def done() -> None:
         return rig.write(
             key, lambda seen: replace(seen, entries=(seen.entries[0]._replace(state=State.COMPLETED), seen.entries[1]))
         )
+
     rig.before("swap", key, done)
     end_what_is_left(rig.session, rig.session.end(SessionState.TERMINATED, ""))
     assert rig.states(key) == [State.COMPLETED, State.CANCELLED]

@@ -1,0 +1,332 @@
+"""The oracle: sees every write and every start of a task, and says at once which promise one of them breaks.
+
+It knows what no process knows: which workers live, what each of them still works on, what every object was before.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+from starburst_executor.errors import RecordInvalid
+from starburst_executor.protocol import payload, records, status
+from starburst_executor.protocol.keys import SessionKeys, worker_of
+from starburst_executor.protocol.records import Manifest
+from starburst_executor.protocol.seal import Sealer
+from starburst_executor.protocol.status import Entry, Located, State, Status
+from starburst_executor.testing.simulation.scheduler import Process
+from starburst_executor.testing.simulation.store import Kept
+from starburst_executor.testing.simulation.tasks import value_name
+from starburst_executor.worker.jobs import Job
+
+__all__ = ["Execution", "Oracle", "Task", "Violation", "WorkerProcess"]
+
+_NAMES = {state.value: state.name for state in State}
+
+
+class Violation(AssertionError):
+    """A promise is broken."""
+
+
+class Task(NamedTuple):
+    """What was submitted under a task id: the number and behaviour of its call."""
+
+    number: int
+    behaviour: str
+
+
+class Execution(NamedTuple):
+    """One start of a task."""
+
+    task_id: str
+    attempt: int
+    process: Process
+
+
+class WorkerProcess(Process):
+    """A process that runs an agent.
+
+    Attributes:
+        held: The claims that its agent holds or writes, with their keys.
+        is_idle: Whether it could take work.
+        poisoned_by: The task that killed it.
+    """
+
+    worker_id: str = ""
+    n_slots: int = 1
+    poisoned_by: str | None = None
+    held: Callable[[], dict[str, str]] = staticmethod(dict)
+    is_idle: Callable[[], bool] = staticmethod(lambda: False)
+    sigterm: Callable[[], None] = staticmethod(lambda: None)
+
+
+class Oracle:
+    """Checks one session's store.
+
+    Args:
+        fail: Called with each violation.
+        quiet_s: For how long nothing has gone wrong.
+    """
+
+    def __init__(
+        self,
+        keys: SessionKeys,
+        sealer: Sealer,
+        objects: dict[str, Kept],
+        *,
+        fail: Callable[[str], None],
+        quiet_s: Callable[[], float],
+        lease_s: float,
+    ) -> None:
+        self.keys = keys
+        self._sealer = sealer
+        self._objects = objects
+        self._fail = fail
+        self._quiet_s = quiet_s
+        self._lease_s = lease_s
+        self.manifest: Manifest | None = None
+        self.statuses: dict[str, Status] = {}
+        self.tasks: dict[str, Task] = {}
+        self.numbers: dict[int, str] = {}
+        self.ended: dict[tuple[str, int], Entry] = {}
+        self.executions: dict[str, Execution] = {}
+        self.workers: dict[str, WorkerProcess] = {}
+        self.counts: Counter[str] = Counter()
+        self._given_up: set[tuple[str, int]] = set()  # task and attempt that their own worker released or committed
+        self._unended: Counter[tuple[int, int]] = Counter()
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    def started(self, process: Process, job: Job, number: int) -> str:
+        """A runner starts a task; the execution's name."""
+        name = f"{number}/{len(self.executions)}"
+        self.executions[name] = Execution(job.task_id, job.attempt, process)
+        self.counts["executions"] += 1
+        task = self.tasks.get(job.task_id)
+        if task is None or task.number != number:
+            self._fail(f"another task's call was run: task={job.task_id}, call={number}, known={task}")
+        if (job.task_id, job.attempt) in self._given_up:
+            self._fail(f"a task was started that its worker had given up: task={job.task_id}, attempt={job.attempt}")
+        return name
+
+    # --- writes -------------------------------------------------------------------------------------------------------
+
+    def wrote(self, key: str, before: Kept | None, after: Kept | None, process: Process) -> None:
+        """One object has changed."""
+        if key.startswith(self.keys.status):
+            self._wrote_status(key, after, process)
+        elif key == self.keys.manifest:
+            self._wrote_manifest(before, after)
+        elif before is not None and after is not None and key != self.keys.bell:
+            self._wrote_other(key, before, after, process)
+
+    def _wrote_other(self, key: str, before: Kept, after: Kept, process: Process) -> None:
+        if key.startswith(self.keys.workers):
+            old, new = records.decode_beat(before.body), records.decode_beat(after.body)
+            # A late beat can land only where its condition holds; then it is the one that comes next.
+            if new.number <= old.number:
+                self._fail(f"a beat went back: worker={new.worker_id}, {old.number} -> {new.number}")
+        elif not key.startswith(self.keys.clients) and before.body != after.body:
+            self._fail(f"an object that is written once was changed: {key}, by {process}")
+
+    def _wrote_manifest(self, before: Kept | None, after: Kept | None) -> None:
+        if after is None:
+            self.counts["deleted"] += 1
+            return
+        old, new = self.manifest, records.decode_manifest(after.body)
+        self.manifest = new
+        if before is None or old is None:
+            return
+        if old.state != new.state and not old.state.may_become(new.state):
+            self._fail(f"the session's state went back: {old.state.value} -> {new.state.value}")
+        if [s.client_id for s in new.submitters[: len(old.submitters)]] != [s.client_id for s in old.submitters]:
+            self._fail("a submitter's ordinal was lost")
+        if any(b.epochs < a.epochs for a, b in zip(old.submitters, new.submitters)):  # noqa: B905 - it may only grow
+            self._fail("an epoch was forgotten")
+        self._check_listed()
+
+    def _wrote_status(self, key: str, after: Kept | None, process: Process) -> None:
+        old = self.statuses.get(key)
+        ref = self.keys.parse_group(key)
+        if ref is None:
+            self._fail(f"a status object under an odd key: {key}")
+            return
+        place = (ref.ordinal, ref.epoch)
+        self._unended[place] -= old is not None and not _has_ended(old)
+        if after is None:
+            self.statuses.pop(key, None)
+            return
+        new = status.decode(after.body)
+        self.statuses[key] = new
+        if len(after.body) % 8 != status.size_class(new.entries):
+            self._fail(f"the size tells another class than the entries: {key}")
+        self._unended[place] += not _has_ended(new)
+        if old is None:
+            self._born(key, new)
+        else:
+            if (old.functions, len(old.entries), old.first) != (new.functions, len(new.entries), new.first):
+                self._fail(f"a status object has become another: {key}")
+            for index, (a, b) in enumerate(zip(old.entries, new.entries)):  # noqa: B905 - checked above
+                if a != b:
+                    words = self._judged(old, new, index, process)
+                    if words:
+                        name = f"{new.ordinal}-{new.first + index}"
+                        self._fail(f"{words}: task={name}, by {process}, {_shown(a)} -> {_shown(b)}")
+        self._check_listed()
+
+    def _born(self, key: str, new: Status) -> None:
+        for digest in new.functions:
+            if self.keys.function(digest) not in self._objects and any(e.call is not None for e in new.entries):
+                self._fail(f"a task was stored before its function: {key}")
+        ref = self.keys.parse_group(key)
+        for index, entry in enumerate(new.entries):
+            self.counts["tasks"] += 1
+            if entry.call is None:
+                continue
+            call = entry.call
+            if isinstance(call, Located):
+                kept = self._objects.get(self.keys.calls(ref.group_id if ref is not None else ""))
+                if kept is None:
+                    self._fail(f"a task was stored before its call: {key}")
+                    continue
+                call = kept.body[call.start : call.start + call.length]
+            (number, behaviour, *_), _ = payload.load_call(call[32:])
+            task_id = f"{new.ordinal}-{new.first + index}"
+            self.tasks[task_id] = Task(number, behaviour)
+            if self.numbers.setdefault(number, task_id) != task_id:
+                self._fail(f"one submit became two tasks: {task_id} and {self.numbers[number]}")
+
+    def _check_listed(self) -> None:
+        """No task that has not ended is out of every list."""
+        if self.manifest is None:
+            return
+        for (ordinal, epoch), n in self._unended.items():
+            if n and (
+                ordinal >= len(self.manifest.submitters) or epoch not in self.manifest.submitters[ordinal].open
+            ):
+                self._fail(f"tasks are out of every list: submitter={ordinal}, epoch={epoch}")
+
+    # --- transitions --------------------------------------------------------------------------------------------------
+
+    def _judged(self, old: Status, new: Status, index: int, process: Process) -> str:
+        """What is wrong with how one entry has changed; nothing if it may."""
+        a, b = old.entries[index], new.entries[index]
+        task_id = f"{new.ordinal}-{new.first + index}"
+        is_over = self.manifest is None or self.manifest.state.is_over
+        if b.run != a.run:
+            if b.run == a.run + 1 and a.state == State.FAILED and b.state == State.PENDING and b.attempt == a.attempt:
+                self.counts["retries"] += 1
+                return ""
+            return "a run was opened that may not be"
+        if a.has_ended:
+            return "an outcome has changed within a run"
+        if b.attempt != a.attempt + (a.state == State.PENDING and b.state == State.CLAIMED):
+            return "the attempt has changed other than by a claim"
+        if b.has_ended:
+            self.counts[_NAMES[b.state].lower()] += 1
+            self.ended[task_id, b.run] = b
+        if a.state == State.PENDING:
+            return self._judged_pending(new, a, b, process, is_over=is_over)
+        return self._judged_claimed(task_id, new, index, a, b, process, is_over=is_over)
+
+    def _judged_pending(self, new: Status, a: Entry, b: Entry, process: Process, *, is_over: bool) -> str:
+        if b.state == State.CLAIMED:
+            self.counts["claims"] += 1
+            if not isinstance(process, WorkerProcess) or worker_of(b.claim) != process.worker_id:
+                return "somebody claimed for somebody else"
+            if a.losses:
+                return self._judged_lonely(new, b, process)
+            return ""
+        if b.state == State.CANCELLED:
+            return ""
+        return "" if b.state == State.FAILED and is_over else "a pending task cannot do that"
+
+    def _judged_lonely(self, new: Status, b: Entry, process: WorkerProcess) -> str:
+        """A task with a loss is claimed by itself; on its last try its worker has nothing else."""
+        if sum(e.state == State.CLAIMED and e.claim == b.claim for e in new.entries) > 1:
+            return "a task with a loss was claimed along with others"
+        max_losses = 3 if self.manifest is None else self.manifest.max_losses
+        if b.losses < max_losses - 1 or not process.is_alive:
+            return ""
+        held = process.held()
+        others = [
+            e.claim
+            for key in {*held.values()}
+            for e in (self.statuses[key].entries if key in self.statuses else ())
+            if e.state == State.CLAIMED and e.claim != b.claim and e.claim in held
+        ]
+        return f"a task on its last try was claimed beside others: {others}" if others else ""
+
+    def _judged_claimed(
+        self, task_id: str, new: Status, index: int, a: Entry, b: Entry, process: Process, *, is_over: bool
+    ) -> str:
+        owner = self.workers.get(worker_of(a.claim))
+        is_own = owner is process
+        if b.state == State.CLAIMED:
+            return "a claim was replaced by another"
+        if b.has_ended and b.losses == a.losses and not is_over:
+            if b.state == State.CANCELLED:
+                return "a claimed task was cancelled"
+            if not is_own:
+                return "somebody committed for another worker"
+        if b.has_ended and b.claim == a.claim and b.losses == a.losses and is_own and b.outcome is not None:
+            self._given_up.add((task_id, a.attempt))
+            return self._judged_outcome(task_id, new, index, b, process)
+        if b.has_ended and is_over:
+            return ""
+        if is_own:
+            self._given_up.add((task_id, a.attempt))
+            return "" if b.losses == a.losses else "a worker counted a loss of its own"
+        return self._judged_taken_back(task_id, a, b, owner)
+
+    def _judged_taken_back(self, task_id: str, a: Entry, b: Entry, owner: WorkerProcess | None) -> str:
+        self.counts["taken back"] += 1
+        is_there = owner is not None and owner.is_alive and not owner.is_stopped
+        if b.losses == a.losses:
+            if is_there and owner is not None and a.claim in owner.held():
+                return "a claim was called forgotten that its worker still holds"
+            return ""
+        now_s = 0.0 if owner is None else owner.scheduler.now
+        if is_there and owner is not None and min(self._quiet_s(), now_s - owner.was_disturbed_at) > 2 * self._lease_s:
+            return "a worker that lives was taken for lost"
+        if b.has_ended:
+            max_losses = 3 if self.manifest is None else self.manifest.max_losses
+            if b.losses < max_losses:
+                return "a task failed of too few losses"
+            killer = None if owner is None else owner.poisoned_by
+            if killer is not None and killer != task_id:
+                return f"an innocent task was lost to a poisonous one ({killer})"
+        return ""
+
+    def _judged_outcome(self, task_id: str, new: Status, index: int, b: Entry, process: Process) -> str:
+        """The outcome that is committed was made by this worker under this attempt, and is stored."""
+        body = b.outcome
+        if isinstance(body, Located):
+            ref = next((self.keys.parse_group(k) for k, s in self.statuses.items() if s is new), None)
+            kept = self._objects.get(self.keys.outcomes(ref.group_id, body.part)) if ref is not None else None
+            if kept is None:
+                return "an outcome was committed before it was stored"
+            body = kept.body[body.start : body.start + body.length]
+        try:
+            opened = self._sealer.open_sealed("outcome", status.outcome_label(new, index, b), body or b"")
+        except RecordInvalid:
+            return "an outcome was committed under a wrong seal"
+        if b.state != State.COMPLETED:
+            return ""
+        value, _ = payload.load_outcome(opened)
+        execution = self.executions.get(value_name(value))
+        if execution is None or execution.task_id != task_id:
+            return f"another task's outcome was committed ({value_name(value)})"
+        if execution.process is not process or execution.attempt != b.attempt:
+            return f"an outcome was committed that another attempt made ({execution})"
+        return ""
+
+
+def _has_ended(seen: Status) -> bool:
+    return all(entry.has_ended for entry in seen.entries)
+
+
+def _shown(entry: Entry) -> str:
+    claim = f" {entry.claim}" if entry.claim else ""
+    return f"{_NAMES[entry.state]} run {entry.run} attempt {entry.attempt} losses {entry.losses}{claim}"

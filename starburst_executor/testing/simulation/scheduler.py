@@ -1,0 +1,194 @@
+"""Virtual time, processes and their strands: one thread in which everything happens in an order that a seed decides.
+
+    heap of (time, number, do) ──► hub ──switch──► strand: runs until it waits or asks the store ──switch──► hub
+
+A strand is a greenlet and stands for a thread. A process is a set of strands that is killed, stopped and woken as one.
+What a strand waits for comes back through `resume`, which knows whether its process is dead (dropped) or stopped (kept).
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from greenlet import getcurrent, greenlet
+
+from starburst_executor.testing.simulation.lots import Lots
+
+__all__ = ["Killed", "Process", "Scheduler", "Strand", "current_process", "current_strand"]
+
+
+class Killed(BaseException):
+    """The process of this strand is dead: nothing it does any more has an effect."""
+
+
+class Scheduler:
+    """Virtual time. Everything in it runs in the thread that calls `run`."""
+
+    def __init__(self, lots: Lots) -> None:
+        self.lots = lots
+        self.now = 0.0
+        self.n_steps = 0
+        self.hub: greenlet = getcurrent()
+        self.preempt_rate = 0.0
+        self.errors: list[tuple[str, BaseException]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
+        self._n_events = 0
+
+    def at(self, delay_s: float, do: Callable[[], object]) -> None:
+        """Have something done by the hub, so many seconds from now."""
+        self._n_events += 1
+        heapq.heappush(self._events, (self.now + delay_s, self._n_events, do))
+
+    def run(self, until: Callable[[], bool], at_most_s: float) -> bool:
+        """Let time pass until a condition holds; False if it does not within so many seconds."""
+        end = self.now + at_most_s
+        while not until():
+            if not self._events or self._events[0][0] > end:
+                self.now = max(self.now, end)
+                return until()
+            self.now, _, do = heapq.heappop(self._events)
+            self.n_steps += 1
+            do()
+        return True
+
+
+class Process:
+    """One simulated process.
+
+    Args:
+        rate: How fast its clock runs.
+        ahead_s: By how much its wall clock is off.
+    """
+
+    def __init__(self, scheduler: Scheduler, name: str, *, rate: float = 1.0, ahead_s: float = 0.0) -> None:
+        self.scheduler = scheduler
+        self.name = name
+        self.rate = rate
+        self.ahead_s = ahead_s
+        self.is_alive = True
+        self.is_stopped = False
+        self.was_disturbed_at = float("-inf")  # when it was last kept from running or from reaching the store
+        self.cut_off_until = float("-inf")
+        self.started_at = scheduler.now
+        self.ended_at: float | None = None
+        self.why = ""
+        self.n_requests = 0
+        self.on_end: list[Callable[[], object]] = []
+        self._strands: dict[Strand, None] = {}
+        self._kept: list[Callable[[], object]] = []
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def spawn(self, name: str, target: Callable[[], object]) -> Strand:
+        """Start a strand; it runs as soon as the hub gets to it."""
+        strand = Strand(self, name, target)
+        self._strands[strand] = None
+        self.scheduler.at(0.0, partial(strand.resume, strand.arm(), None))
+        return strand
+
+    def kill(self, why: str) -> None:
+        """End the process; nothing that its strands were about to do is done. Harmless if it has ended."""
+        if not self.is_alive:
+            return
+        self.is_alive = False
+        self.why = why
+        self.ended_at = self.scheduler.now
+        for do in self.on_end:
+            do()
+        self.scheduler.at(0.0, self._reap)
+
+    def stop(self) -> None:
+        """SIGSTOP."""
+        self.is_stopped = True
+
+    def wake(self) -> None:
+        """SIGCONT."""
+        self.was_disturbed_at = self.scheduler.now
+        self.is_stopped = False
+        kept, self._kept = self._kept, []
+        for do in kept:
+            self.scheduler.at(0.0, do)
+
+    def keep(self, do: Callable[[], object]) -> None:
+        self._kept.append(do)
+
+    def ended(self, strand: Strand) -> None:
+        self._strands.pop(strand, None)
+
+    def _reap(self) -> None:
+        for strand in list(self._strands):
+            strand.throw(Killed)
+        self._strands.clear()
+
+
+class Strand(greenlet):
+    """One thread of a process."""
+
+    def __init__(self, process: Process, name: str, target: Callable[[], object]) -> None:
+        super().__init__(parent=process.scheduler.hub)
+        self.process = process
+        self.name = name
+        self.thread: Any = None
+        self._target = target
+        self._token = 0
+        self._waits = False
+
+    def run(self, *_: object) -> None:
+        try:
+            if self.process.is_alive:
+                self._target()
+        except Killed:
+            pass
+        except BaseException as error:  # whatever escapes a thread is for the report
+            self.process.scheduler.errors.append((f"{self.process.name}/{self.name}", error))
+        finally:
+            self.process.ended(self)
+
+    def arm(self) -> int:
+        """Begin to wait: the token that `resume` must come with."""
+        self._token += 1
+        self._waits = True
+        return self._token
+
+    def resume(self, token: int, value: object) -> None:
+        """Go on with a value, if it still waits for this. Called by the hub."""
+        if not self._waits or self._token != token or not self.process.is_alive:
+            return
+        if self.process.is_stopped:
+            self.process.keep(partial(self.resume, token, value))
+            return
+        self._waits = False
+        self.switch(value)
+
+    def suspend(self) -> Any:
+        """Wait for `resume`. Called by the strand itself, after `arm`."""
+        if not self.process.is_alive:
+            raise Killed
+        value = self.process.scheduler.hub.switch()
+        if not self.process.is_alive:
+            raise Killed
+        return value
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        if not self.process.is_alive:
+            raise Killed
+        self.process.scheduler.at(seconds, partial(self.resume, self.arm(), None))
+        self.suspend()
+
+
+def current_strand() -> Strand:
+    """The strand that runs. Raises: RuntimeError outside of any."""
+    strand = getcurrent()
+    if not isinstance(strand, Strand):
+        raise RuntimeError("only a strand of a simulated process can wait or ask the store")  # noqa: TRY004
+    return strand
+
+
+def current_process() -> Process:
+    """The process of the strand that runs."""
+    return current_strand().process

@@ -1,0 +1,282 @@
+"""The simulated store: objects in a dictionary behind lines on which everything goes wrong that can.
+
+    strand ──request──► (latency) ──► effect, by the hub ──► (latency) ──► answer
+               │                        │                                   └─ lost, or after the lease
+               └─ crash, 503, cut off   └─ perhaps much later, though its process is dead by then
+
+The effect is an event of its own, so a process may be killed, stopped or told to end while its request is on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from starburst_executor.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
+from starburst_executor.store.base import Body, Listed, Stored
+from starburst_executor.testing.simulation.lots import Lots
+from starburst_executor.testing.simulation.scheduler import Killed, Process, Scheduler, Strand, current_strand
+from starburst_executor.testing.simulation.weather import CALM, Trouble, Weather
+
+__all__ = ["Kept", "Line", "Vault"]
+
+_T = TypeVar("_T")
+_WRITES = frozenset({"create", "swap", "put", "delete"})
+# Before crash, loss and their kin, in this order, against one draw.
+_OF_REQUESTS = (
+    ("crash_before", Trouble.CRASH_BEFORE),
+    ("crash_after", Trouble.CRASH_AFTER),
+    ("lost", Trouble.LOST),
+    ("refused", Trouble.REFUSED),
+    ("error_after", Trouble.ERROR_AFTER),
+    ("late", Trouble.LATE),
+    ("slow", Trouble.SLOW),
+)
+
+
+class Kept(NamedTuple):
+    """One object."""
+
+    body: bytes
+    etag: str
+    modified_at: float
+
+
+class _Failure(NamedTuple):
+    error: Exception
+
+
+Wrote = Callable[[str, "Kept | None", "Kept | None", Process], None]
+Log = Callable[[str, str], None]
+
+
+class Vault:
+    """All objects, and what goes wrong on the way to them.
+
+    Args:
+        lease_s: What `SLOW` outlasts.
+        wrote: Called with every change: key, before, after, whose.
+        log: Called with who and what, for the history.
+        trouble: Called with each trouble that is made.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        lots: Lots,
+        *,
+        url: str,
+        lease_s: float,
+        latency_s: float,
+        wrote: Wrote,
+        log: Log,
+        trouble: Callable[[Trouble, Process | None], None],
+    ) -> None:
+        self.scheduler = scheduler
+        self.lots = lots
+        self.url = url
+        self.lease_s = lease_s
+        self.latency_s = latency_s
+        self.weather: Weather = CALM
+        self.away_until = float("-inf")
+        self.objects: dict[str, Kept] = {}
+        self.n_requests = 0
+        self.landed_late: set[str] = set()
+        self._n_etags = 0
+        self._wrote = wrote
+        self._log = log
+        self._trouble = trouble
+
+    def lots_for(self, process: Process, kind: str, key: str) -> Trouble | None:
+        """What goes wrong with one request, if anything."""
+        weather = self.weather
+        if weather is CALM:
+            return None
+        if kind == "put" and weather.no_bell and self.lots.random() < weather.no_bell:
+            return Trouble.NO_BELL
+        draw = self.lots.random()
+        for name, trouble in _OF_REQUESTS:
+            draw -= getattr(weather, name)
+            if draw < 0:
+                return trouble if trouble is not Trouble.LATE or kind in _WRITES else Trouble.REFUSED
+        return None
+
+    def ask(self, kind: str, key: str, effect: Callable[[Process], _T]) -> _T:
+        """One request of the strand that runs."""
+        strand = current_strand()
+        process, lots, scheduler = strand.process, self.lots, self.scheduler
+        if not process.is_alive:
+            raise Killed
+        self.n_requests += 1
+        process.n_requests += 1
+        if scheduler.now < self.away_until or scheduler.now < process.cut_off_until:
+            process.was_disturbed_at = scheduler.now
+            self._log(process.name, f"{kind} {key}: no connection")
+            strand.sleep(self.latency_s * (1 + 20 * lots.random()))
+            raise StoreUnavailable(f"no connection: {kind} {key}")
+        trouble = self.lots_for(process, kind, key)
+        out_s, back_s = (self.latency_s * (0.2 + lots.random()) for _ in range(2))
+        if trouble is not None:
+            self._trouble(trouble, process)
+        if trouble is Trouble.CRASH_BEFORE:
+            self._log(process.name, f"{kind} {key}: crashes before it")
+            process.kill("crashed at the store")
+            raise Killed
+        if trouble is Trouble.NO_BELL:
+            self._log(process.name, f"{kind} {key}: the bell is lost")
+            strand.sleep(out_s + back_s)
+            return self._new_etag()  # type: ignore[return-value]  # a put returns an ETag
+        token = strand.arm()
+        if trouble is Trouble.REFUSED:
+            self._log(process.name, f"{kind} {key}: {trouble.value}")
+            scheduler.at(out_s, partial(strand.resume, token, _Failure(StoreUnavailable(trouble.value))))
+        elif trouble is Trouble.LATE:
+            self._log(process.name, f"{kind} {key}: {trouble.value}")
+            scheduler.at(0.2 + 3 * lots.random(), partial(strand.resume, token, _Failure(StoreUnavailable("timed out"))))
+            late_s = 2.5 * self.lease_s * lots.random() ** 2
+            scheduler.at(late_s, partial(self._land_late, process, kind, key, effect))
+        else:
+            scheduler.at(out_s, partial(self._arrive, strand, token, kind, key, effect, trouble, back_s))
+        answer = strand.suspend()
+        if type(answer) is _Failure:
+            # A fresh one each time: the traceback of the last must not grow on it.
+            raise answer.error
+        return answer  # type: ignore[no-any-return]  # what `effect` has returned
+
+    def _arrive(
+        self,
+        strand: Strand,
+        token: int,
+        kind: str,
+        key: str,
+        effect: Callable[[Process], Any],
+        trouble: Trouble | None,
+        back_s: float,
+    ) -> None:
+        process = strand.process
+        if not process.is_alive and self.lots.chance(0.5):
+            return
+        answer: Any
+        try:
+            answer = effect(process)
+        except (ObjectNotFound, PreconditionFailed) as refusal:
+            answer = _Failure(refusal)
+            words = type(refusal).__name__
+        else:
+            words = "304" if answer is None and kind == "get" else "ok"
+        self._log(process.name, f"{kind} {key}: {words}{'' if trouble is None else ', ' + trouble.value}")
+        if trouble is Trouble.CRASH_AFTER:
+            process.kill("crashed at the store")
+            return
+        if trouble is Trouble.LOST:
+            back_s, answer = 0.2 + 3 * self.lots.random(), _Failure(StoreUnavailable("timed out"))
+        elif trouble is Trouble.ERROR_AFTER:
+            answer = _Failure(StoreUnavailable(trouble.value))
+        elif trouble is Trouble.SLOW:
+            process.was_disturbed_at = self.scheduler.now
+            back_s = self.lease_s * (0.5 + self.lots.random())
+        self.scheduler.at(back_s, partial(strand.resume, token, answer))
+
+    def _land_late(self, process: Process, kind: str, key: str, effect: Callable[[Process], Any]) -> None:
+        try:
+            effect(process)
+        except (ObjectNotFound, PreconditionFailed):
+            self._log(process.name, f"{kind} {key}: late, refused")
+        else:
+            self.landed_late.add(key)
+            self._log(process.name, f"{kind} {key}: late, landed")
+
+    # --- effects ------------------------------------------------------------------------------------------------------
+
+    def write(self, key: str, body: bytes, process: Process) -> str:
+        before = self.objects.get(key)
+        after = Kept(body, self._new_etag(), self.scheduler.now)
+        self.objects[key] = after
+        self._wrote(key, before, after, process)
+        return after.etag
+
+    def remove(self, key: str, process: Process) -> None:
+        before = self.objects.pop(key, None)
+        if before is not None:
+            self._wrote(key, before, None, process)
+
+    def found(self, key: str) -> Kept:
+        kept = self.objects.get(key)
+        if kept is None:
+            raise ObjectNotFound(f"no such object: {key}")
+        return kept
+
+    def _new_etag(self) -> str:
+        self._n_etags += 1
+        return f"e{self._n_etags}"
+
+
+class Line:
+    """One process's way to the vault: an `ObjectStore`."""
+
+    def __init__(self, vault: Vault) -> None:
+        self._vault = vault
+
+    @property
+    def url(self) -> str:
+        return self._vault.url
+
+    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
+        def effect(_: Process) -> Stored | None:
+            kept = self._vault.found(key)
+            if kept.etag == unless:
+                return None
+            return Stored(kept.body[start : None if length is None else start + length], kept.etag)
+
+        return self._vault.ask("get", key, effect)
+
+    def create(self, key: str, body: Body) -> str:
+        fixed = bytes(body)
+
+        def effect(process: Process) -> str:
+            if key in self._vault.objects:
+                raise PreconditionFailed(f"there is an object already: {key}")
+            return self._vault.write(key, fixed, process)
+
+        return self._vault.ask("create", key, effect)
+
+    def swap(self, key: str, body: Body, expected: str) -> str:
+        fixed = bytes(body)
+
+        def effect(process: Process) -> str:
+            if self._vault.found(key).etag != expected:
+                raise PreconditionFailed(f"somebody else wrote first: {key}")
+            return self._vault.write(key, fixed, process)
+
+        return self._vault.ask("swap", key, effect)
+
+    def put(self, key: str, body: Body) -> str:
+        fixed = bytes(body)
+        return self._vault.ask("put", key, lambda process: self._vault.write(key, fixed, process))
+
+    def list_folders(self, prefix: str) -> list[str]:
+        def effect(_: Process) -> list[str]:
+            rests = [key[len(prefix) :] for key in self._vault.objects if key.startswith(prefix)]
+            return sorted({rest.partition("/")[0] for rest in rests if "/" in rest})
+
+        return self._vault.ask("list_folders", prefix, effect)
+
+    def list(self, prefix: str) -> list[Listed]:
+        def effect(_: Process) -> list[Listed]:
+            found = [(key, kept) for key, kept in self._vault.objects.items() if key.startswith(prefix)]
+            return sorted(Listed(key, len(kept.body), kept.etag, kept.modified_at) for key, kept in found)
+
+        return self._vault.ask("list", prefix, effect)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        named = [*keys]
+
+        def effect(process: Process) -> None:
+            for key in named:
+                self._vault.remove(key, process)
+
+        self._vault.ask("delete", named[0] if named else "", effect)
+
+    def close(self) -> None:
+        """Nothing to let go of."""

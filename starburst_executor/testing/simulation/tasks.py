@@ -1,0 +1,179 @@
+"""What simulated tasks do, and the runners that do it: no process and no user code, only virtual time.
+
+A call says how its task behaves; the value of a task that ends well names the execution that made it, so that whoever
+checks the store can tell which one counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from functools import partial
+from typing import Any, Protocol
+
+from starburst_executor.errors import LaunchError, StarburstError
+from starburst_executor.protocol import payload
+from starburst_executor.testing.simulation.lots import Lots
+from starburst_executor.testing.simulation.scheduler import Process
+from starburst_executor.testing.simulation.threads import Event
+from starburst_executor.worker.jobs import Died, Finished, Job
+from starburst_executor.worker.jobs import Event as RunnerEvent
+
+__all__ = ["Behaviour", "SimulatedNursery", "Starts", "simulated_task", "value_name"]
+
+_BIG = "x" * 140_000  # does not fit inline, however few tasks an object has
+
+
+class Behaviour(str, Enum):
+    """How a task behaves."""
+
+    WELL = "returns"
+    BIG = "returns much"
+    PRINTS = "prints and returns"
+    RAISES = "raises, always"
+    FLAKY = "raises the first time"
+    CRASHES = "kills its runner"
+    POISON = "kills its worker"
+    REFUSED = "cannot be loaded"
+
+
+def simulated_task(number: int, behaviour: str, seconds: float) -> str:
+    """What is submitted. Never called: the simulated runner acts it."""
+    raise NotImplementedError(f"{number} {behaviour} {seconds}")
+
+
+class Starts(Protocol):
+    """Is told of every start of a task and gives it its name."""
+
+    def started(self, process: Process, job: Job, number: int) -> str: ...
+
+
+class SimulatedNursery:
+    """Makes runners for one worker.
+
+    Args:
+        poisoned: Called when a task kills the worker.
+        tries: How often each task was executed so far, everywhere.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        lots: Lots,
+        starts: Starts,
+        tries: dict[int, int],
+        poisoned: Callable[[Process, str], None],
+    ) -> None:
+        self.process = process
+        self.lots = lots
+        self.starts = starts
+        self.tries = tries
+        self.poisoned = poisoned
+        self._runners: list[SimulatedRunner] = []
+        self._is_closed = False
+
+    def spawn(self, *, initializer: bytes | None = None) -> SimulatedRunner:
+        if self._is_closed:
+            raise LaunchError("the process that starts runners is gone; replace this worker")
+        runner = SimulatedRunner(self)
+        self._runners.append(runner)
+        return runner
+
+    def close(self) -> None:
+        self._is_closed = True
+        for runner in self._runners:
+            runner.close()
+
+
+class SimulatedRunner:
+    """One runner process, as a slot sees it."""
+
+    def __init__(self, nursery: SimulatedNursery) -> None:
+        self.is_ready = True
+        self._nursery = nursery
+        self._process = nursery.process
+        self._open: dict[int, Job] = {}
+        self._current: int | None = None
+        self._events: list[RunnerEvent] = []
+        self._news = Event()
+        self._ended = False
+
+    def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
+        for job in jobs:
+            self._open[job.number] = job
+        self._start_next()
+
+    def retract(self) -> list[int]:
+        taken = [number for number in self._open if number != self._current]
+        for number in taken:
+            del self._open[number]
+        return taken
+
+    def poll(self, timeout_s: float = 0.0) -> list[RunnerEvent]:
+        if not self._events and not self._ended:
+            self._news.clear()
+            self._news.wait(max(timeout_s, 0.001) / self._process.rate)
+        events, self._events = self._events, []
+        return events
+
+    def kill(self) -> None:
+        self._process.scheduler.at(0.05, partial(self._die, "killed by the worker"))
+
+    def stop(self, grace_s: float = 1.0) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._ended = True
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _start_next(self) -> None:
+        if self._current is not None or self._ended or not self._open or not self._process.is_alive:
+            return
+        self._current = next(iter(self._open))
+        job = self._open[self._current]
+        (number, behaviour, seconds), _ = payload.load_call(job.call)
+        name = self._nursery.starts.started(self._process, job, number)
+        self._nursery.tries[number] = self._nursery.tries.get(number, 0) + 1
+        self._process.scheduler.at(seconds, partial(self._end, job, number, Behaviour(behaviour), name, seconds))
+
+    def _end(self, job: Job, number: int, behaviour: Behaviour, name: str, seconds: float) -> None:
+        if self._ended or not self._process.is_alive or self._current != job.number:
+            return
+        if behaviour is Behaviour.POISON:
+            self._nursery.poisoned(self._process, job.task_id)
+            return
+        if behaviour is Behaviour.CRASHES:
+            self._die("killed by SIGKILL, possibly out of memory")
+            return
+        ok, loaded, outcome, printed = True, True, b"", b""
+        if behaviour is Behaviour.REFUSED:
+            ok = loaded = False
+            outcome = payload.dump_reason(StarburstError("no such module"))
+        elif behaviour is Behaviour.RAISES or (behaviour is Behaviour.FLAKY and self._nursery.tries[number] < 2):  # noqa: PLR2004 - the first time
+            ok = False
+            outcome = payload.dump_reason(StarburstError(name))
+        else:
+            value = f"{name}/{_BIG}" if behaviour is Behaviour.BIG else name
+            outcome = bytes(payload.dump_value(value))
+            printed = b"a line\n" if behaviour is Behaviour.PRINTS else b""
+        del self._open[job.number]
+        self._current = None
+        self._events.append(Finished(job.number, ok, loaded, outcome, seconds, printed, b""))
+        self._news.set()
+        self._start_next()
+
+    def _die(self, reason: str) -> None:
+        if self._ended or not self._process.is_alive:
+            return
+        culprit, self._current = self._current, None
+        if culprit is not None:
+            del self._open[culprit]
+        self._events.append(Died(reason, culprit, b"", b""))
+        self._ended = True
+        self._news.set()
+
+
+def value_name(value: Any) -> str:
+    """The execution that made a value."""
+    return "/".join(str(value).split("/")[:2])

@@ -1,0 +1,232 @@
+"""What stands in for the module `threading` in a simulation: the same names over strands, and clocks of processes.
+
+Only what the package uses is there. Nothing is ever interrupted between two waits, but that acquiring a lock now and
+then lets others run first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from greenlet import getcurrent
+
+from starburst_executor.testing.simulation.lots import Lots
+from starburst_executor.testing.simulation.scheduler import Killed, Process, Strand, current_process, current_strand
+
+__all__ = ["Condition", "Event", "Lock", "ProcessClock", "Thread", "current_thread"]
+
+_LEAST_S = 1e-6
+_SET_S = 0.001
+_START_AT = 1_700_000_000.0
+
+
+class _Queue:
+    """Strands that wait for one thing."""
+
+    __slots__ = ("waiting",)
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Strand, int]] = []
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Whether it was woken before time ran out."""
+        strand = current_strand()
+        if not strand.process.is_alive:
+            raise Killed
+        token = strand.arm()
+        place = (strand, token)
+        self.waiting.append(place)
+        if timeout_s is not None:
+            strand.process.scheduler.at(max(timeout_s, 0.0), partial(strand.resume, token, False))
+        try:
+            is_woken: bool = strand.suspend()
+        finally:
+            if place in self.waiting:
+                self.waiting.remove(place)
+        return is_woken
+
+    def wake(self, n: int | None = None) -> None:
+        woken, self.waiting = (self.waiting, []) if n is None else (self.waiting[:n], self.waiting[n:])
+        for strand, token in woken:
+            strand.process.scheduler.at(0.0, partial(strand.resume, token, True))
+
+
+class Event:
+    """As `threading.Event`."""
+
+    __slots__ = ("__weakref__", "_is_set", "_queue")
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._queue = _Queue()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._queue.wake()
+
+    def clear(self) -> None:
+        self._is_set = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if self._is_set:
+            # Time passes in any case, so that a loop that waits for what has happened does not stop the world.
+            current_strand().sleep(_SET_S)
+            return True
+        return self._queue.wait(timeout) or self._is_set
+
+
+class Lock:
+    """As `threading.Lock`, and reentrant as `threading.RLock`."""
+
+    __slots__ = ("_depth", "_owner", "_queue")
+
+    def __init__(self) -> None:
+        self._owner: object = None
+        self._depth = 0
+        self._queue = _Queue()
+
+    def acquire(self) -> bool:
+        me = getcurrent()
+        if isinstance(me, Strand) and self._owner is not me:
+            scheduler = me.process.scheduler
+            if scheduler.preempt_rate and scheduler.lots.random() < scheduler.preempt_rate:
+                me.sleep(scheduler.lots.random() * 0.01)
+            while self._owner is not None:
+                self._queue.wait(None)
+        self._owner = me
+        self._depth += 1
+        return True
+
+    def release(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            self._owner = None
+            if self._queue.waiting:
+                self._queue.wake(1)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
+
+
+class Condition:
+    """As `threading.Condition`."""
+
+    __slots__ = ("_lock", "_queue")
+
+    def __init__(self, lock: Lock | None = None) -> None:
+        self._lock = lock or Lock()
+        self._queue = _Queue()
+
+    def __enter__(self) -> bool:
+        return self._lock.acquire()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._lock.release()
+        try:
+            return self._queue.wait(timeout)
+        finally:
+            if current_process().is_alive:
+                self._lock.acquire()
+            else:
+                self._lock._depth += 1  # noqa: SLF001 - nobody is left to wait for it, but `__exit__` comes yet
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        scheduler = current_process().scheduler
+        until = None if timeout is None else scheduler.now + timeout
+        found = predicate()
+        while not found:
+            left_s = None if until is None else until - scheduler.now
+            if left_s is not None and left_s <= 0:
+                break
+            self.wait(None if left_s is None else max(left_s, _LEAST_S))
+            found = predicate()
+        return found
+
+    def notify(self, n: int = 1) -> None:
+        self._queue.wake(n)
+
+    def notify_all(self) -> None:
+        self._queue.wake()
+
+
+class Thread:
+    """As `threading.Thread`: a strand of the process that starts it."""
+
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., object] | None = None,
+        name: str = "",
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        daemon: bool | None = None,
+    ) -> None:
+        self.name = name
+        self.daemon = daemon
+        self._target = target
+        self._args = tuple(args)
+        self._kwargs = dict(kwargs or {})
+        self._ended = Event()
+
+    def start(self) -> None:
+        strand = current_process().spawn(self.name, self._run)
+        strand.thread = self
+
+    def join(self, timeout: float | None = None) -> None:
+        if not self._ended.is_set():
+            self._ended.wait(timeout)
+
+    def is_alive(self) -> bool:
+        return not self._ended.is_set()
+
+    def _run(self) -> None:
+        try:
+            if self._target is not None:
+                self._target(*self._args, **self._kwargs)
+        finally:
+            self._ended.set()
+
+
+def current_thread() -> object:
+    """The thread that runs; the strand itself for a process's first one."""
+    strand = getcurrent()
+    return strand.thread or strand if isinstance(strand, Strand) else strand
+
+
+class ProcessClock:
+    """The `Clock` of one process: runs at its rate, and its wall clock is off."""
+
+    def __init__(self, process: Process, lots: Lots) -> None:
+        self._process = process
+        self._lots = lots
+
+    def now(self) -> float:
+        return _START_AT + self._process.ahead_s + self._process.scheduler.now * self._process.rate
+
+    def monotonic(self) -> float:
+        return self._process.scheduler.now * self._process.rate
+
+    def wait(self, event: Any, timeout_s: float) -> bool:
+        return bool(event.wait(max(timeout_s, _LEAST_S) / self._process.rate))
+
+    def random(self) -> float:
+        return self._lots.random()
+
+    def new_id(self, n_bytes: int = 8) -> str:
+        bits = 0
+        for _ in range(-(-n_bytes // 8)):
+            bits = bits << 64 | self._lots.bits()
+        return f"{bits & (1 << 8 * n_bytes) - 1:0{2 * n_bytes}x}"

@@ -1,0 +1,92 @@
+"""What goes wrong, and how often: rates per request and per second, drawn for each seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from enum import Enum
+
+from starburst_executor.testing.simulation.lots import Lots
+
+__all__ = ["CALM", "Trouble", "Weather", "draw_weather"]
+
+
+class Trouble(str, Enum):
+    """One thing that goes wrong."""
+
+    CRASH_BEFORE = "crash before the effect"
+    CRASH_AFTER = "crash after the effect"
+    LOST = "answer lost"
+    REFUSED = "409, 500 or 503 without effect"
+    ERROR_AFTER = "500 after the effect"
+    LATE = "timed out, lands later"
+    SLOW = "answered after the lease"
+    NO_BELL = "bell lost"
+    OUTAGE = "store away"
+    CUT_OFF = "one process cut off"
+    KILL = "SIGKILL"
+    STOP = "SIGSTOP, SIGCONT later"
+    TERM = "SIGTERM"
+    CLOCK = "clock set"
+    POISON = "worker killed by its task"
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """Rates: of requests up to `slow`, of rings `no_bell`, per second and session afterwards.
+
+    Attributes:
+        skew: How much clocks may run apart, as a share.
+        preempt: How often acquiring a lock lets others run first.
+    """
+
+    crash_before: float = 0.0
+    crash_after: float = 0.0
+    lost: float = 0.0
+    refused: float = 0.0
+    error_after: float = 0.0
+    late: float = 0.0
+    slow: float = 0.0
+    no_bell: float = 0.0
+    outage: float = 0.0
+    cut_off: float = 0.0
+    kill: float = 0.0
+    stop: float = 0.0
+    term: float = 0.0
+    clock: float = 0.0
+    skew: float = 0.0
+    preempt: float = 0.0
+
+
+CALM = Weather()
+
+_STORM = Weather(
+    crash_before=0.004,
+    crash_after=0.008,
+    lost=0.08,
+    refused=0.08,
+    error_after=0.05,
+    late=0.05,
+    slow=0.01,
+    no_bell=1.0,
+    outage=0.006,
+    cut_off=0.02,
+    kill=0.02,
+    stop=0.03,
+    term=0.02,
+    clock=0.02,
+    skew=0.15,
+    preempt=0.05,
+)
+
+
+def draw_weather(lots: Lots) -> Weather:
+    """About half of all troubles, each at a strength of its own; now and then none at all."""
+    if lots.chance(0.05):
+        return replace(CALM, skew=_STORM.skew * lots.random())
+    share = lots.choice((0.25, 0.5, 0.8))
+    drawn = {
+        one.name: getattr(_STORM, one.name) * lots.random() for one in fields(Weather) if lots.chance(share)
+    }
+    if "no_bell" in drawn and lots.chance(0.5):
+        drawn["no_bell"] = 1.0
+    return Weather(**drawn)

@@ -1,0 +1,395 @@
+"""A client's care for the workers: each is started once, each death is seen, and what cannot be started is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from starburst_executor.client.keeper import ClientKeeper
+from starburst_executor.errors import ExecutorBroken, LaunchError, ObjectNotFound, StoreUnavailable
+from starburst_executor.launch.base import Death, Order
+from starburst_executor.protocol import payload, status
+from starburst_executor.protocol.records import Launch, SessionState, WorkerState, decode_client_beat
+from starburst_executor.protocol.status import State
+from starburst_executor.testing import Fault
+from tests.unit.session_rig import Rig
+
+
+class FakeLauncher:
+    """Starts nothing and says of each order what the test wants. Shared by the clients of one machine."""
+
+    name = "fake"
+
+    def __init__(self) -> None:
+        self.orders: list[Order] = []
+        self.dead: dict[str, str] = {}  # handle (also its worker's id) to last words
+        self.stopped: list[tuple[str, bool]] = []
+        self.refusal: Exception | None = None
+
+    def start(self, order: Order) -> str:
+        if self.refusal is not None:
+            raise self.refusal
+        self.orders.append(order)
+        return f"w{len(self.orders) - 1}"
+
+    def kill(self, handle: str, words: str = "exit status 1") -> None:
+        self.dead[handle] = words
+
+    def deaths(self, handle: str) -> list[Death]:
+        return [Death(handle, self.dead[handle])] if handle in self.dead else []
+
+    def slots_alive(self, handle: str) -> int:
+        return 0 if handle in self.dead else self.orders[int(handle[1:])].n_slots
+
+    def stop(self, handle: str, *, at_once: bool) -> None:
+        self.stopped.append((handle, at_once))
+        self.kill(handle)
+
+    def let_go(self, handle: str) -> None:
+        pass
+
+    def forget(self, handle: str) -> None:
+        pass
+
+
+class Client:
+    """A keeper that the test turns."""
+
+    def __init__(self, rig: Rig, launcher: FakeLauncher | None = None, client_id: str = "c") -> None:
+        self.rig = rig
+        self.needs = True
+        session = rig.another()
+        session.refresh()
+        self.session = session
+        self.client_id = client_id
+        self.keeper = ClientKeeper(
+            session,
+            client_id,
+            launcher,
+            order=lambda n_slots: Order("memory://m/a-session", "00", n_slots, False),
+            needs_workers=lambda: self.needs,
+        )
+
+    def turns(self, seconds: float) -> None:
+        until = self.rig.clock.monotonic() + seconds
+        while self.rig.clock.monotonic() < until:
+            self.rig.clock.advance(max(self.keeper.turn(), 0.01))
+
+    def beat(self) -> Any:
+        stored = self.rig.objects.get(self.rig.keys.client(self.client_id))
+        assert stored is not None
+        return decode_client_beat(stored.body)
+
+
+def launches(rig: Rig) -> tuple[Launch, ...]:
+    return rig.another().manifest.launches
+
+
+def reason_of(rig: Rig, key: str) -> BaseException | None:
+    seen = rig.read(key)
+    outcome = seen.entries[0].outcome
+    assert isinstance(outcome, bytes)
+    body = rig.sealer.open_sealed("outcome", status.outcome_label(seen, 0, seen.entries[0]), outcome)
+    return payload.load_outcome(body)[1]
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def test_workers_are_started_when_there_is_work_and_their_handle_is_kept() -> None:
+    rig, launcher = Rig(workers=4), FakeLauncher()
+    client = Client(rig, launcher)
+    client.needs = False
+    client.turns(1.0)
+    assert launcher.orders == []
+    client.needs = True
+    client.turns(1.0)
+    assert [order.n_slots for order in launcher.orders] == [4]
+    (launch,) = launches(rig)
+    assert (launch.handle, launch.slots, launch.launcher) == ("w0", 4, "fake")
+
+
+def test_an_intent_is_in_the_manifest_before_anything_is_started() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    seen: list[tuple[Launch, ...]] = []
+    start = launcher.start
+
+    def watched(order: Order) -> str:
+        seen.append(launches(rig))
+        return start(order)
+
+    launcher.start = watched  # type: ignore[method-assign]
+    client.keeper.turn()
+    assert [(launch.handle, launch.slots) for launch in seen[0]] == [("", 4)]
+
+
+def test_two_clients_do_not_both_start() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    one, other = Client(rig, launcher, "c1"), Client(rig, launcher, "c2")
+    # The other has its turn at the very moment that the first writes its intent.
+    rig.before("swap", rig.keys.manifest, other.keeper.turn)
+    one.keeper.turn()
+    rig.clock.advance(1.0)
+    one.keeper.turn()
+    other.keeper.turn()
+    assert len(launcher.orders) == 1
+    assert [launch.handle for launch in launches(rig)] == ["w0"]
+
+
+@pytest.mark.parametrize("fault", [Fault.ANSWER_LOST, Fault.RESET, Fault.ERROR_AFTER])
+def test_an_intent_whose_answer_was_lost_starts_once(fault: Fault) -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    rig.fail("swap", rig.keys.manifest, fault)
+    client.turns(1.0)
+    assert len(launcher.orders) == 1
+    assert [launch.handle for launch in launches(rig)] == ["w0"]
+
+
+def test_an_intent_of_a_client_that_died_counts_for_a_while_and_then_no_more() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    rig.session.change(lambda m: replace(m, launches=(Launch("l", "fake", 4, "", rig.clock.now()),)))
+    client = Client(rig, launcher)
+    client.turns(10.0)
+    assert launcher.orders == []
+    client.turns(20.0)
+    assert len(launcher.orders) == 1
+    assert [launch.handle for launch in launches(rig)] == ["w0"]
+
+
+def test_workers_that_took_long_to_start_are_found_all_the_same() -> None:
+    """Another client dropped the intent meanwhile, as too old."""
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    start = launcher.start
+
+    def slow(order: Order) -> str:
+        rig.session.change(lambda m: replace(m, launches=()))
+        return start(order)
+
+    launcher.start = slow  # type: ignore[method-assign]
+    client.keeper.turn()
+    assert [launch.handle for launch in launches(rig)] == ["w0"]
+
+
+def test_nothing_is_started_for_a_session_that_ends_at_that_moment() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    ending = rig.another()
+    ending.refresh()
+    rig.before("swap", rig.keys.manifest, lambda: ending.end(SessionState.TERMINATED, "over"))
+    client.keeper.turn()
+    assert launcher.orders == []
+
+
+def test_only_what_is_missing_is_started() -> None:
+    rig, launcher = Rig(workers=4), FakeLauncher()
+    client = Client(rig, launcher)
+    client.turns(1.0)
+    rig.session.change(lambda m: replace(m, workers=6))
+    client.session.refresh()
+    client.turns(1.0)
+    assert [order.n_slots for order in launcher.orders] == [4, 2]
+
+
+def test_surplus_workers_are_drained_newest_first() -> None:
+    rig, launcher = Rig(workers=4), FakeLauncher()
+    client = Client(rig, launcher)
+    client.turns(1.0)
+    for workers in (6, 4):
+        rig.session.change(lambda m, n=workers: replace(m, workers=n))  # type: ignore[misc]
+        client.session.refresh()
+        client.keeper.renumber()
+        client.turns(1.0)
+    assert launcher.stopped == [("w1", False)]
+    assert len(launcher.orders) == 2
+
+
+def test_an_idle_turn_costs_nothing_between_beats() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    client.turns(1.0)
+    rig.beat("w0")
+    client.turns(1.0)
+    with rig.requests() as counts:
+        client.turns(5.0)
+    assert counts == {}
+
+
+# --- dying ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_death_that_the_launcher_saw_is_repaired_at_once_and_the_worker_replaced() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    client.turns(1.0)
+    key = rig.submit(2)
+    rig.beat("w0", claims={"w0.1": key})
+    rig.claim(key, "w0.1")
+    launcher.kill("w0")
+    before = rig.clock.monotonic()
+    client.turns(0.5)
+    assert rig.states(key) == [State.PENDING] * 2
+    assert [entry.losses for entry in rig.read(key).entries] == [1, 1]
+    assert rig.clock.monotonic() - before < 1.0
+    assert len(launcher.orders) == 2
+
+
+def test_a_client_without_a_launcher_repairs_by_looking() -> None:
+    rig = Rig()
+    client = Client(rig)
+    key = rig.submit(1)
+    rig.beat("w", claims={"w.1": key})
+    rig.claim(key, "w.1")
+    client.turns(50.0)
+    assert rig.states(key) == [State.CLAIMED]
+    client.turns(70.0)
+    assert rig.states(key) == [State.PENDING]
+
+
+def test_three_futile_starts_in_a_row_break_the_session_with_the_last_words() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    key = rig.submit(1)
+    for number in range(3):
+        assert rig.another().manifest.state == SessionState.OPEN
+        client.turns(1.0)
+        assert len(launcher.orders) == number + 1
+        launcher.kill(f"w{number}", "no module named x")
+    client.turns(1.0)
+    assert rig.another().manifest.state == SessionState.BROKEN
+    assert len(launcher.orders) == 3
+    error = reason_of(rig, key)
+    assert isinstance(error, ExecutorBroken)
+    assert "no worker could be started: no module named x" in str(error)
+
+
+def test_a_worker_that_was_heard_of_is_no_futile_start() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    for number in range(6):
+        client.turns(1.0)
+        if number % 2:
+            rig.beat(f"w{number}")
+        launcher.kill(f"w{number}")
+    client.turns(1.0)
+    assert rig.another().manifest.state == SessionState.OPEN
+    assert len(launcher.orders) == 7
+
+
+def test_what_the_launcher_refuses_is_said() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    launcher.refusal = LaunchError("no room")
+    client = Client(rig, launcher)
+    key = rig.submit(1)
+    client.keeper.turn()
+    assert "no worker could be started: no room" in str(reason_of(rig, key))
+
+
+# --- silence ----------------------------------------------------------------------------------------------------------
+
+
+def test_workers_that_live_and_say_nothing_break_the_session_in_time() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    client.turns(rig.timings.launch_s - 5)
+    assert rig.another().manifest.state == SessionState.OPEN
+    client.turns(10.0)
+    assert rig.another().manifest.state == SessionState.BROKEN
+
+
+def test_the_beats_of_workers_that_are_gone_do_not_hide_that_new_ones_are_silent() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    rig.beat("earlier", state=WorkerState.LEFT)
+    client = Client(rig, launcher)
+    client.turns(3 * rig.timings.launch_s)
+    assert rig.another().manifest.state == SessionState.BROKEN
+
+
+def test_one_silent_worker_beside_others_that_work_breaks_nothing() -> None:
+    rig, launcher = Rig(workers=4), FakeLauncher()
+    client = Client(rig, launcher)
+    client.turns(1.0)
+    rig.session.change(lambda m: replace(m, workers=5))
+    for number in range(20):
+        rig.beat("w0", number)
+        client.turns(rig.timings.beat_s)
+    assert len(launcher.orders) == 2
+    assert rig.another().manifest.state == SessionState.OPEN
+
+
+# --- beats ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_beats_and_says_when_it_leaves() -> None:
+    rig = Rig()
+    client = Client(rig)
+    with rig.requests() as counts:
+        client.keeper.leave()
+    assert counts == {}
+    client.turns(40.0)
+    assert (client.beat().number, client.beat().left) == (3, False)
+    client.keeper.leave()
+    assert client.beat().left
+
+
+def test_a_client_that_is_cut_off_judges_nobody() -> None:
+    rig = Rig()
+    client = Client(rig)
+    key = rig.submit(1)
+    rig.beat("w", claims={"w.1": key})
+    rig.claim(key, "w.1")
+    client.turns(85.0)
+    rig.plan = lambda asked: Fault.RESET if asked.kind == "swap" else None
+    rig.clock.advance(rig.timings.beat_s)
+    with pytest.raises(StoreUnavailable):
+        client.keeper.turn()
+    assert client.keeper._watcher.watch.lost() == set()
+
+
+def test_what_is_left_of_a_session_that_is_over_is_ended_by_whoever_is_there() -> None:
+    rig = Rig()
+    client = Client(rig)
+    key = rig.submit(2)
+    rig.another().end(SessionState.EXPIRED, "late")
+    client.turns(1.0)
+    assert rig.states(key) == [State.FAILED] * 2
+
+
+def test_leaving_a_session_that_was_deleted_is_harmless() -> None:
+    rig = Rig()
+    client = Client(rig)
+    client.keeper.beat()
+    rig.objects.delete([rig.keys.client("c")])
+    client.keeper.leave()
+    with pytest.raises(ObjectNotFound):
+        client.keeper.beat()
+
+
+# --- leaving work behind ----------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_leaves_work_behind_waits_for_a_worker_to_be_heard() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    start = launcher.start
+
+    def started(order: Order) -> str:
+        handle = start(order)
+        rig.beat(handle)
+        return handle
+
+    launcher.start = started  # type: ignore[method-assign]
+    client.keeper.see_worker_stay()
+    assert len(launcher.orders) == 1
+
+
+def test_a_client_that_cannot_leave_its_work_to_anybody_says_so() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    launcher.refusal = LaunchError("no room")
+    with pytest.raises(LaunchError, match="no room"):
+        Client(rig, launcher).keeper.see_worker_stay()
+    Client(rig).keeper.see_worker_stay()

@@ -1,0 +1,374 @@
+"""Stored outcomes become done futures: what is asked for, what is downloaded, and what each kind of damage costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from starburst_executor.client.collector import Collector
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.errors import PayloadError, RecordInvalid, SessionNotFound, StoreUnavailable
+from starburst_executor.protocol import payload, status
+from starburst_executor.protocol.records import SessionState
+from starburst_executor.protocol.status import Ended, Located, State
+from starburst_executor.testing import Fault
+from tests.unit.session_rig import Rig
+
+
+class NoCanceller:
+    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+        return 0
+
+    def reattacher(self) -> None:
+        return None
+
+
+def one_by_one(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    return iter([function(item) for item in items])
+
+
+class Client:
+    """A collector that the test polls."""
+
+    def __init__(self, *, few: int = 12, warn_bytes: int = 2**28) -> None:
+        self.rig = Rig()
+        session = self.rig.another()
+        session.refresh()
+        self.collector = Collector(session, one_by_one, few=few, warn_bytes=warn_bytes)
+
+    def submit(
+        self, n_tasks: int = 1, first: int = 0, *, run: int = 1, known: bool = True
+    ) -> tuple[str, list[StarburstFuture[Any]]]:
+        """A status object and the futures that wait for its tasks."""
+        key = self.rig.submit(n_tasks, first=first)
+        return key, self.watch(key, run=run, known=known)
+
+    def watch(self, key: str, *, run: int = 1, known: bool = True) -> list[StarburstFuture[Any]]:
+        ref = self.rig.keys.parse_group(key)
+        stored = self.rig.objects.get(key)
+        assert stored is not None
+        futures: list[StarburstFuture[Any]] = [
+            StarburstFuture(NoCanceller(), 0, ref.first + i, run) for i in range(ref.n_tasks)
+        ]
+        self.collector.watch(key, ref, stored.etag if known else "", enumerate(futures))
+        return futures
+
+    def end_apart(self, key: str, values: list[object], part: str = "w.1-1") -> None:
+        """Complete the tasks with outcomes in an object of their own."""
+        rig, ref = self.rig, self.rig.keys.parse_group(key)
+        rig.claim(key, "w.1")
+        seen, body, ended = rig.read(key), b"", {}
+        for i, value in enumerate(values):
+            sealed = rig.sealer.sealed(
+                "outcome", status.outcome_label(seen, i, seen.entries[i]), payload.dump_value(value)
+            )
+            ended[i] = Ended(State.COMPLETED, Located(part, len(body), len(sealed)), None, 0.0, 0)
+            body += sealed
+        rig.objects.create(rig.keys.outcomes(ref.group_id, part), body)
+        rig.write(key, lambda now: status.commit(now, "w.1", ended, 0.0)[0])
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def test_few_objects_are_asked_for_one_by_one_and_cost_nothing_while_unchanged() -> None:
+    client = Client()
+    for first in range(12):
+        client.submit(1, first)
+    with client.rig.requests() as counts:
+        assert not client.collector.poll()
+    assert counts == {"get": 12}
+    assert client.collector.n_waiting == 12
+
+
+def test_many_objects_are_listed_and_only_those_that_ended_are_read() -> None:
+    client = Client()
+    submitted = [client.submit(1, first) for first in range(50)]
+    with client.rig.requests() as counts:
+        assert not client.collector.poll()
+    assert counts == {"list": 1}
+    for key, _ in submitted[:3]:
+        client.rig.end(key)
+    with client.rig.requests() as counts:
+        assert client.collector.poll()
+    assert counts == {"list": 1, "get": 3}
+    assert [future.done() for _, (future,) in submitted] == [True] * 3 + [False] * 47
+    with client.rig.requests() as counts:
+        client.collector.poll()
+    assert counts == {"list": 1}
+
+
+def test_each_epoch_is_listed_once() -> None:
+    client = Client(few=1)
+    for epoch in range(3):
+        for first in range(2):
+            key = client.rig.submit(1, first=epoch * 10 + first, epoch=epoch)
+            client.watch(key)
+    with client.rig.requests() as counts:
+        client.collector.poll()
+    assert counts == {"list": 3}
+
+
+def test_with_nothing_to_wait_for_nothing_is_asked() -> None:
+    client = Client()
+    key, _ = client.submit()
+    client.rig.end(key)
+    client.collector.poll()
+    with client.rig.requests() as counts:
+        assert not client.collector.poll()
+    assert counts == {}
+
+
+def test_an_object_that_ended_before_it_was_watched_is_read_once() -> None:
+    client = Client()
+    key = client.rig.submit(2)
+    client.rig.end(key, "early")
+    futures = client.watch(key, known=False)
+    assert client.collector.poll()
+    assert [future.result(0) for future in futures] == ["early", "early"]
+
+
+@pytest.mark.parametrize("few", [0, 12])
+def test_new_futures_of_a_known_object_have_it_read_again(few: int) -> None:
+    client = Client(few=few)
+    key, (ended, running) = client.submit(2)
+    client.rig.end(key)
+    client.rig.write(key, lambda seen: seen.with_entries({1: seen.entries[1]._replace(state=State.CLAIMED)}))
+    client.collector.poll()
+    assert (ended.done(), running.done()) == (True, False)
+    # Somebody asks for the same tasks once more, and nothing changes in the object.
+    again = client.watch(key, known=False)
+    client.collector.poll()
+    assert again[0].result(0) == 8
+
+
+def test_polls_follow_each_other_quickly_after_news_and_slowly_without() -> None:
+    client = Client()
+    key, _ = client.submit(2)
+    pauses = [client.collector.pause_s() for _ in range(10)]
+    assert pauses[0] <= client.rig.timings.poll_min_s
+    assert 0.5 <= pauses[-1] <= client.rig.timings.poll_max_s
+    client.rig.claim(key, "w.1", 1)
+    client.collector.poll()
+    assert client.collector.pause_s() <= client.rig.timings.poll_min_s
+
+
+# --- futures ----------------------------------------------------------------------------------------------------------
+
+
+def test_futures_run_and_end_as_their_tasks_do() -> None:
+    client = Client()
+    key, futures = client.submit(3)
+    client.rig.claim(key, "w.1", 2)
+    assert client.collector.poll()
+    assert [future.running() for future in futures] == [True, True, False]
+    client.rig.write(key, lambda seen: status.release(seen, "w.1", [0, 1]))
+    client.rig.end(key, "value")
+    client.collector.poll()
+    assert [future.result(0) for future in futures] == ["value"] * 3
+    assert client.collector.n_waiting == 0
+    assert client.collector.waiting() == []
+
+
+def test_a_task_cancelled_elsewhere_cancels_its_future_even_if_it_ran() -> None:
+    client = Client()
+    key, (one, other) = client.submit(2)
+    client.rig.claim(key, "w.1", 1)
+    client.collector.poll()
+    assert one.running()
+    client.rig.write(key, lambda seen: status.end_rest(seen, 0.0, None))
+    client.collector.poll()
+    for future in (one, other):
+        assert future.cancelled()
+        with pytest.raises(CancelledError):
+            future.result(0)
+    assert client.collector.n_waiting == 0
+
+
+def test_a_future_of_a_second_run_is_not_completed_by_the_first() -> None:
+    client = Client()
+    key = client.rig.submit(1)
+    client.rig.end(key, "first")
+    first, second = client.watch(key, known=False), client.watch(key, run=2, known=False)
+    client.collector.poll()
+    assert first[0].result(0) == "first"
+    assert not second[0].done()
+    client.rig.write_entries(
+        key, state=State.FAILED, call=client.rig.read(client.rig.submit(1, first=9)).entries[0].call
+    )
+    client.rig.write(key, lambda seen: status.retry(seen, {0: 1}))
+    client.rig.end(key, "second", claim_id="other.2")
+    client.collector.poll()
+    assert second[0].result(0) == "second"
+
+
+def test_a_future_of_a_first_run_that_was_missed_is_completed_by_a_later_one() -> None:
+    client = Client()
+    key, (future,) = client.submit()
+    client.rig.write_entries(key, run=2)
+    client.rig.end(key, "second")
+    client.collector.poll()
+    assert future.result(0) == "second"
+
+
+def test_done_is_told_to_who_waits_for_all() -> None:
+    client = Client()
+    key, _ = client.submit()
+    with client.collector.done:
+        client.rig.end(key)
+    client.collector.poll()
+    with client.collector.done:
+        assert client.collector.done.wait_for(lambda: client.collector.n_waiting <= 0, 0.0)
+
+
+def test_keys_of_futures() -> None:
+    client = Client()
+    one, (a, b) = client.submit(2)
+    other, (c,) = client.submit(1, 2)
+    assert client.collector.keys_of([a, c]) == {one: [0], other: [0]}
+    assert client.collector.keys_of([b]) == {one: [1]}
+    assert client.collector.keys_of([]) == {}
+
+
+# --- outcomes apart ---------------------------------------------------------------------------------------------------
+
+
+def test_outcomes_that_share_an_object_are_downloaded_in_one_request() -> None:
+    client = Client()
+    key, futures = client.submit(4)
+    client.end_apart(key, ["a" * 1000, "b", "c", "d" * 10])
+    with client.rig.requests() as counts:
+        client.collector.poll()
+    assert counts == {"get": 2}
+    assert [future.result(0) for future in futures] == ["a" * 1000, "b", "c", "d" * 10]
+
+
+def test_only_the_range_that_is_new_is_downloaded() -> None:
+    client = Client()
+    key, futures = client.submit(3)
+    client.end_apart(key, ["a" * 1000, "b", "c"])
+    futures[0].complete("elsewhere", None)
+    client.collector._watched[key].futures.pop(0)
+    client.collector.poll()
+    assert [future.result(0) for future in futures[1:]] == ["b", "c"]
+
+
+def test_a_missing_outcome_fails_the_futures_that_it_holds_and_no_others() -> None:
+    client = Client()
+    key, (gone, _) = client.submit(2)
+    other, (fine,) = client.submit(1, 2)
+    client.end_apart(key, ["x", "y"])
+    client.rig.objects.delete([line.key for line in client.rig.objects.list(f"{client.rig.keys.folder}outcomes/")])
+    client.rig.end(other, "fine")
+    client.collector.poll()
+    assert fine.result(0) == "fine"
+    error = gone.exception(0)
+    assert isinstance(error, PayloadError)
+    assert "a stored outcome is missing" in str(error)
+
+
+def test_an_outcome_that_could_not_be_fetched_is_fetched_by_the_next_poll() -> None:
+    client = Client()
+    key, futures = client.submit(1)
+    client.end_apart(key, ["x"])
+    client.rig.plan = lambda asked: Fault.RESET if "/outcomes/" in asked.key else None
+    with pytest.raises(StoreUnavailable):
+        client.collector.poll()
+    client.rig.plan = lambda _: None
+    client.collector.poll()
+    assert futures[0].result(0) == "x"
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_seal_fails_that_future_alone_and_nothing_is_unpickled() -> None:
+    client = Client()
+    key, (bad, good) = client.submit(2)
+    client.rig.end(key, "value")
+    hostile = b"x" * 32 + b"V" + payload.dump_value("evil")[1:]
+    client.rig.write(key, lambda seen: seen.with_entries({0: seen.entries[0]._replace(outcome=hostile)}))
+    client.collector.poll()
+    assert isinstance(bad.exception(0), RecordInvalid)
+    assert good.result(0) == "value"
+
+
+def test_an_outcome_moved_to_another_task_or_attempt_is_refused() -> None:
+    client = Client()
+    key, (one, other) = client.submit(2)
+    client.rig.end(key, "value")
+    first = client.rig.read(key).entries[0]
+    client.rig.write(
+        key,
+        lambda seen: seen.with_entries(
+            {0: first._replace(attempt=2), 1: seen.entries[1]._replace(outcome=first.outcome)}
+        ),
+    )
+    client.collector.poll()
+    assert isinstance(one.exception(0), RecordInvalid)
+    assert isinstance(other.exception(0), RecordInvalid)
+
+
+@pytest.mark.parametrize("few", [0, 12])
+def test_an_object_moved_to_anothers_key_gives_no_outcomes(few: int) -> None:
+    client = Client(few=few)
+    key, (future,) = client.submit(1)
+    client.rig.end(key, "mine")
+    other, (victim,) = client.submit(1, 1)
+    moved = client.rig.objects.get(key)
+    assert moved is not None
+    client.rig.objects.put(other, moved.body)
+    client.collector.poll()
+    assert future.result(0) == "mine"
+    assert isinstance(victim.exception(0), RecordInvalid)
+
+
+@pytest.mark.parametrize("few", [0, 12])
+def test_a_missing_object_fails_its_futures_alone(few: int) -> None:
+    client = Client(few=few)
+    key, futures = client.submit(2)
+    _, (other,) = client.submit(1, 2)
+    client.rig.objects.delete([key])
+    client.collector.poll()
+    assert all(isinstance(future.exception(0), PayloadError) for future in futures)
+    assert not other.done()
+    assert client.collector.n_waiting == 1
+
+
+@pytest.mark.parametrize("few", [0, 12])
+def test_a_broken_object_fails_its_futures_alone(few: int) -> None:
+    client = Client(few=few)
+    key, (broken,) = client.submit(1)
+    other, (fine,) = client.submit(1, 1)
+    client.rig.objects.put(key, b"\xc1" * 12)
+    client.rig.end(other)
+    client.collector.poll()
+    assert isinstance(broken.exception(0), RecordInvalid)
+    assert fine.result(0) == 8
+
+
+def test_an_ended_entry_without_an_outcome_fails_its_future() -> None:
+    client = Client()
+    key, (future,) = client.submit(1)
+    client.rig.write_entries(key, state=State.COMPLETED, call=None)
+    client.collector.poll()
+    assert isinstance(future.exception(0), PayloadError)
+
+
+@pytest.mark.parametrize("few", [0, 12])
+@pytest.mark.parametrize("manifest", ["deleted", "gone"])
+def test_a_deleted_session_is_told_and_not_mistaken_for_a_missing_object(few: int, manifest: str) -> None:
+    client = Client(few=few)
+    key, (future,) = client.submit(1)
+    if manifest == "gone":
+        client.rig.objects.delete([client.rig.keys.manifest])
+    else:
+        client.rig.session.change(lambda m: replace(m, state=SessionState.DELETED))
+    client.rig.objects.delete([key])
+    with pytest.raises(SessionNotFound):
+        client.collector.poll()
+    assert not future.done()

@@ -1,0 +1,190 @@
+"""What runs behind an executor, with a store in memory and the test in the place of the workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from starburst_executor import config
+from starburst_executor.client.engine import Engine
+from starburst_executor.client.session import Opened
+from starburst_executor.client.submitter import Acknowledged
+from starburst_executor.clock import SystemClock
+from starburst_executor.config import SessionKey, Timings
+from starburst_executor.errors import AccessDenied, ExecutorBroken, SessionExpired, SessionNotFound, StarburstError
+from starburst_executor.protocol.records import SessionState
+from starburst_executor.protocol.status import State
+from starburst_executor.store.patient import PatientStore
+from starburst_executor.store.session import SessionStore
+from starburst_executor.testing import Fault
+from tests.unit.session_rig import KEY, SESSION, Rig
+
+PATIENCE_S = 20.0
+
+
+class Client:
+    """An engine whose threads run; `work` does what workers would."""
+
+    def __init__(self) -> None:
+        clock = SystemClock()
+        self.rig = Rig(clock=clock, timings=Timings.embedded())
+        store = PatientStore(self.rig.faulty, clock, patience_s=0.2)
+        session = SessionStore(store, SESSION, self.rig.sealer, clock)
+        session.refresh()
+        settings = config.resolve(detached=False, store="sqlite:///unused", workers=4)
+        opened = Opened(session, store, SessionKey(KEY))
+        self.engine = Engine(opened, None, clock, detached=False, ordinal=0, settings=settings)
+
+    def submit(self, function: Any = pow, *args: Any) -> Any:
+        return self.engine.submit(function, args or (2, 3), {})
+
+    def work(self) -> None:
+        """Complete every task that is pending."""
+        for group in self.rig.another().all_groups():
+            if group.size_class.has_pending:
+                self.rig.end(group.key, claim_id=f"w.{group.etag}")
+
+    def end(self) -> None:
+        self.engine.begin_end()
+        self.engine.wait_done()
+        self.engine.end_session()
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    client = Client()
+    yield client
+    client.rig.plan = lambda _: None
+    for future in client.engine.unfinished():
+        future.mark_cancelled()
+    client.engine.begin_end()
+    client.engine.end_session()
+
+
+def ends(target: Any) -> bool:
+    """Whether a call ends in time."""
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    return not thread.is_alive()
+
+
+def test_submits_are_stored_and_outcomes_come_back(client: Client) -> None:
+    futures = [client.submit() for _ in range(50)]
+    assert client.engine.flush(PATIENCE_S)
+    client.work()
+    assert [future.result(PATIENCE_S) for future in futures] == [8] * 50
+    assert ends(client.engine.wait_done)
+
+
+def test_calls_that_cannot_be_pickled_fail_on_their_futures_and_hold_nothing_up(client: Client) -> None:
+    """Their object has ended when it is written: nothing will ever change in it."""
+    for _ in range(20):
+        futures = [client.submit(pow, threading.Lock()), client.submit(threading.Lock())]
+        for future in futures:
+            assert isinstance(future.exception(0), TypeError)
+        assert client.engine.flush(PATIENCE_S)
+    assert ends(client.engine.wait_done)
+
+
+def test_an_object_that_had_ended_before_its_futures_were_done_is_collected(client: Client) -> None:
+    """The sender was faster than the thread that submits: a future is watched that nobody has completed yet."""
+    engine = client.engine
+    future = client.submit(pow, threading.Lock())
+    assert engine.flush(PATIENCE_S)
+    twin = engine._new_future(0)
+    (group,) = client.rig.another().all_groups()
+    assert client.rig.states(group.key) == [State.FAILED]
+    sent: list[Acknowledged] = []
+    engine._submitter._acknowledged = sent.append  # type: ignore[union-attr]
+    client.submit(pow, threading.Lock())
+    assert engine.flush(PATIENCE_S)
+    engine._on_acknowledged(Acknowledged(group.key, group.ref, sent[0].etag, [twin]))
+    assert isinstance(twin.exception(PATIENCE_S), TypeError)
+    assert str(twin.exception(0)) == str(future.exception(0))
+
+
+def test_when_the_store_refuses_every_future_says_so(client: Client) -> None:
+    early = client.submit()
+    assert client.engine.flush(PATIENCE_S)
+    client.rig.plan = lambda asked: Fault.DENIED if "/status/" in asked.key else None
+    late = client.submit()
+    for future in (early, late):
+        assert isinstance(future.exception(PATIENCE_S), AccessDenied)
+    with pytest.raises(AccessDenied):
+        client.submit()
+    assert ends(client.engine.wait_done)
+
+
+def test_what_is_acknowledged_after_all_was_given_up_is_told_too(client: Client) -> None:
+    engine = client.engine
+    future = client.submit()
+    assert engine.flush(PATIENCE_S)
+    engine._fail(StarburstError("no more"))
+    assert isinstance(future.exception(PATIENCE_S), StarburstError)
+    late = engine._new_future(1)
+    key = client.rig.submit(1, first=1)
+    engine._on_acknowledged(Acknowledged(key, client.rig.keys.parse_group(key), "", [late]))
+    assert isinstance(late.exception(0), StarburstError)
+    assert ends(engine.wait_done)
+
+
+def test_a_deleted_session_is_told_on_every_future(client: Client) -> None:
+    futures = [client.submit() for _ in range(3)]
+    assert client.engine.flush(PATIENCE_S)
+    other = client.rig.another()
+    other.end(SessionState.DELETED, "")
+    client.rig.objects.delete([line.key for line in client.rig.objects.list(client.rig.keys.status)])
+    for future in futures:
+        assert isinstance(future.exception(PATIENCE_S), SessionNotFound)
+    assert ends(client.engine.wait_done)
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"),
+    [
+        (SessionState.EXPIRED, SessionExpired),
+        (SessionState.BROKEN, ExecutorBroken),
+        (SessionState.TERMINATED, RuntimeError),
+    ],
+)
+def test_a_session_that_is_over_takes_no_more_work(client: Client, state: SessionState, kind: type[Exception]) -> None:
+    client.engine.session.end(state, "why")
+    with pytest.raises(kind):
+        client.submit()
+
+
+def test_cancel_reaches_what_is_queued_and_what_is_pending_but_not_what_is_claimed(client: Client) -> None:
+    engine = client.engine
+    claimed, pending = client.submit(), client.submit()
+    assert engine.flush(PATIENCE_S)
+    (first, *rest) = client.rig.another().all_groups()
+    client.rig.claim(first.key, "w.1", 1)
+    assert (len(rest), first.ref.n_tasks) in ((0, 2), (1, 1))
+    assert engine.cancel([claimed, pending]) == 1
+    assert pending.cancelled()
+    assert not claimed.done()
+    assert ends(lambda: engine.cancel([claimed]))
+
+
+def test_nothing_is_submitted_after_the_end_began(client: Client) -> None:
+    client.submit()
+    client.engine.begin_end()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        client.submit()
+    with pytest.raises(RuntimeError):
+        client.engine._submitter.add(None, "", b"", b"")  # type: ignore[union-attr, arg-type]
+
+
+def test_an_attached_session_leaves_nothing_behind(client: Client) -> None:
+    future = client.submit()
+    assert client.engine.flush(PATIENCE_S)
+    client.work()
+    assert future.result(PATIENCE_S) == 8
+    client.end()
+    client.end()
+    assert client.rig.objects.list("") == []
+    assert not any(thread.name.startswith("starburst-") and thread.is_alive() for thread in client.engine._threads)

@@ -1,0 +1,118 @@
+"""Futures that several may complete, and that are completed once."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, wait
+from typing import Any
+
+import pytest
+
+from starburst_executor.client.future import StarburstFuture
+
+
+class Store:
+    """Cancels as told, as the engine would."""
+
+    def __init__(self, *, grants: bool = True, reattach: Any = None) -> None:
+        self.grants = grants
+        self.reattach = reattach
+        self.asked: list[StarburstFuture[Any]] = []
+
+    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+        self.asked += futures
+        for future in futures:
+            if self.grants:
+                future.mark_cancelled()
+        return len(futures)
+
+    def reattacher(self) -> Any:
+        return self.reattach
+
+
+def future_of(store: Store | None = None) -> StarburstFuture[Any]:
+    return StarburstFuture(store or Store(), 2, 17)
+
+
+def test_a_future_knows_its_task() -> None:
+    future = future_of()
+    assert (future.index, future.task_id) == (17, "2-17")
+
+
+def test_what_comes_second_changes_nothing() -> None:
+    future = future_of()
+    future.complete(1, None)
+    future.complete(2, None)
+    future.complete(None, ValueError("late"))
+    future.mark_cancelled()
+    future.mark_running()
+    assert future.result(0) == 1
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_cancelled_future_tells_all_who_wait_once(runs: bool) -> None:
+    future, called = future_of(), []
+    future.add_done_callback(called.append)
+    if runs:
+        future.mark_running()
+        assert future.running()
+    future.mark_cancelled()
+    future.mark_cancelled()
+    future.complete(1, None)
+    assert called == [future]
+    assert future.cancelled()
+    assert wait([future], timeout=0).done == {future}
+    with pytest.raises(CancelledError):
+        future.result(0)
+
+
+def test_cancel_asks_the_store_and_says_what_came_of_it() -> None:
+    granted, refused, done = Store(), Store(grants=False), Store()
+    assert future_of(granted).cancel()
+    assert not future_of(refused).cancel()
+    assert len(refused.asked) == 1
+    ended = future_of(done)
+    ended.complete(1, None)
+    assert not ended.cancel()
+    assert done.asked == []
+
+
+@pytest.mark.parametrize("steps", [("complete", "complete"), ("complete", "cancel"), ("cancel", "cancel")])
+def test_two_at_once_complete_it_once(steps: tuple[str, str]) -> None:
+    """Whoever is second must not fail: it is the collector, and every other future waits for it."""
+    for _ in range(200):
+        future, errors, called, start = future_of(), [], [], threading.Barrier(2)
+        future.add_done_callback(called.append)
+        acts: dict[str, Callable[[], None]] = {
+            "complete": lambda f=future: f.complete(1, None),  # type: ignore[misc]
+            "cancel": future.mark_cancelled,
+        }
+
+        def act(step: str, acts=acts, errors=errors, start=start) -> None:  # type: ignore[no-untyped-def]
+            start.wait(10.0)
+            try:
+                acts[step]()
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=act, args=(step,)) for step in steps]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10.0)
+        assert errors == []
+        assert called == [future]
+        assert future.done()
+
+
+def test_only_futures_of_a_session_that_can_be_found_again_are_pickled() -> None:
+    with pytest.raises(TypeError, match="only futures of a DetachedExecutor"):
+        pickle.dumps(future_of())
+    copy = pickle.loads(pickle.dumps(future_of(Store(reattach=(complex_of, ("url",))))))
+    assert copy == ("url", 2, 17)
+
+
+def complex_of(*arguments: Any) -> tuple[Any, ...]:
+    return arguments

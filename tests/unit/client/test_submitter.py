@@ -1,0 +1,402 @@
+"""Group commit: what a burst becomes, in which order it is written, and what one submit costs."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
+from starburst_executor.errors import StoreUnavailable
+from starburst_executor.protocol import payload, status
+from starburst_executor.protocol.keys import GROUPS_PER_EPOCH
+from starburst_executor.protocol.status import Located, SizeClass, State
+from starburst_executor.testing import Asked, Fault
+from tests.unit.session_rig import DIGEST, FUNCTION, Rig
+
+
+class NoCanceller:
+    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+        return 0
+
+    def reattacher(self) -> None:
+        return None
+
+
+class Client:
+    """A submitter that the test drives: it takes and sends when told."""
+
+    def __init__(self, *, queue_bytes: int = 2**28, workers: int = 4, ordinal: int = 0) -> None:
+        self.rig = Rig(workers=workers)
+        self.rig.objects.delete([self.rig.keys.function(DIGEST)])
+        session = self.rig.another()
+        session.refresh()
+        self.acknowledged: list[Acknowledged] = []
+        self.submitter = Submitter(
+            session,
+            ordinal=ordinal,
+            n_workers=lambda: workers,
+            queue_bytes=queue_bytes,
+            acknowledged=self.acknowledged.append,
+        )
+        self.rig.asked.clear()
+
+    def add(
+        self, call: tuple[Any, ...] = (2, 3), *, failed: Exception | None = None, function: bytes = FUNCTION
+    ) -> StarburstFuture[Any]:
+        pickled = b"" if failed is not None else payload.dump_call(call, {})
+        outcome = None if failed is None else payload.dump_error(failed)
+        return self.submitter.add(
+            lambda index: StarburstFuture(NoCanceller(), 0, index), payload.digest(function), function, pickled, outcome
+        )
+
+    def take(self) -> Batch | None:
+        return self.submitter.take(timeout_s=0.0)
+
+    def send_all(self) -> list[Batch]:
+        batches = []
+        while (batch := self.take()) is not None:
+            self.submitter.send(batch)
+            batches.append(batch)
+        return batches
+
+
+# --- what becomes of submits ------------------------------------------------------------------------------------------
+
+
+def test_a_lone_submit_leaves_at_once_and_is_stored_in_order() -> None:
+    client = Client()
+    future = client.add()
+    assert client.send_all()
+    kinds = [(asked.kind, asked.key.rsplit("/", 2)[-2]) for asked in client.rig.asked]
+    assert kinds == [("create", "functions"), ("create", "0000.000000"), ("put", "a-session")]
+    (batch,) = client.acknowledged
+    assert batch.futures == [future]
+    assert client.rig.states(batch.key) == [State.PENDING]
+    assert client.rig.objects.get(batch.key, unless=batch.etag) is None
+    assert client.submitter.is_empty()
+    bell = client.rig.bell()
+    assert bell is not None
+    assert bell.keys == (batch.key,)
+
+
+def test_a_stored_call_is_what_a_worker_can_open() -> None:
+    client = Client()
+    client.add((2, 10))
+    client.send_all()
+    seen = client.rig.read(client.acknowledged[0].key)
+    call = seen.entries[0].call
+    assert call is not None
+    opened = client.rig.session.call("", call, status.call_label(0, 0, DIGEST))
+    assert payload.load_call(bytes(opened)) == ((2, 10), {})
+    assert client.rig.session.function(seen.functions[0]) == FUNCTION
+
+
+def test_while_one_flies_the_others_gather() -> None:
+    client = Client()
+    client.add()
+    first = client.take()
+    assert first is not None
+    for _ in range(5):
+        client.add()
+    assert client.take() is None
+    client.submitter.send(first)
+    second = client.take()
+    assert second is not None
+    assert [one.future.index for one in second.queued] == [1, 2, 3, 4, 5]
+
+
+def test_a_burst_becomes_about_two_objects_a_worker() -> None:
+    client = Client(workers=4)
+    for _ in range(800):
+        client.add()
+    sizes = [len(batch.queued) for batch in client.send_all()]
+    assert sum(sizes) == 800
+    assert 6 <= len(sizes) <= 12
+    assert max(sizes) <= 256
+
+
+def test_ten_thousand_tiny_submits_become_objects_of_at_most_256_tasks_and_128_kb() -> None:
+    client = Client(workers=1)
+    for _ in range(10_000):
+        client.add()
+    with client.rig.requests() as counts:
+        client.send_all()
+    assert counts["create"] == 1 + 40
+    assert sum(counts.values()) <= 100
+    lines = client.rig.objects.list(client.rig.keys.status)
+    assert max(line.size for line in lines) <= status.MAX_BYTES
+    assert [group.ref.first for group in client.rig.session.all_groups()] == list(range(0, 10_000, 256))
+    assert {group.size_class for group in client.rig.session.all_groups()} == {SizeClass.ALL_PENDING}
+
+
+def test_objects_are_cut_by_bytes_too() -> None:
+    client = Client(workers=1)
+    for _ in range(64):
+        client.add((b"x" * 10_000,))
+    client.send_all()
+    sizes = [line.size for line in client.rig.objects.list(client.rig.keys.status)]
+    assert len(sizes) >= 5
+    assert max(sizes) <= status.MAX_BYTES + 16_000
+
+
+def test_big_calls_are_stored_apart_before_the_object_that_names_them() -> None:
+    client = Client()
+    client.add()
+    client.send_all()
+    client.rig.asked.clear()
+    for size in (100_000, 10, 200_000):
+        client.add((b"x" * size,))
+    client.send_all()
+    assert [asked.key.split("/")[2] for asked in client.rig.asked if asked.kind == "create"] == ["calls", "status"]
+    batch = client.acknowledged[-1]
+    entries = client.rig.read(batch.key).entries
+    assert [isinstance(entry.call, Located) for entry in entries] == [True, False, True]
+    for index, size in enumerate((100_000, 10, 200_000)):
+        call = entries[index].call
+        assert call is not None
+        opened = client.rig.session.call(batch.ref.group_id, call, status.call_label(0, 1 + index, DIGEST))
+        assert payload.load_call(bytes(opened)) == ((b"x" * size,), {})
+    assert client.rig.objects.list(client.rig.keys.status)[-1].size < 1000
+
+
+def test_a_function_is_stored_once_however_many_use_it() -> None:
+    client = Client()
+    other = payload.dump_function(len)
+    for function in (FUNCTION, other, FUNCTION, other):
+        client.add(function=function)
+        client.send_all()
+    assert sum("/functions/" in asked.key for asked in client.rig.asked) == 2
+    client.add(function=FUNCTION)
+    client.add(function=other)
+    client.send_all()
+    seen = client.rig.read(client.acknowledged[-1].key)
+    assert len(seen.functions) == len({entry.function for entry in seen.entries})
+
+
+@pytest.mark.parametrize("fault", [Fault.ANSWER_LOST, Fault.ERROR_AFTER, Fault.RESET])
+@pytest.mark.parametrize("nth", [0, 1, 2])
+def test_lost_answers_change_nothing(fault: Fault, nth: int) -> None:
+    client = Client()
+    client.rig.plan = lambda asked: fault if asked.number == client.rig.asked[0].number + nth else None
+    client.add()
+    client.send_all()
+    (batch,) = client.acknowledged
+    assert client.rig.states(batch.key) == [State.PENDING]
+    assert client.rig.session.function(DIGEST) == FUNCTION
+    assert len(client.rig.objects.list(client.rig.keys.status)) == 1
+
+
+# --- what it costs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_late_lone_submit_costs_as_much_as_an_early_one() -> None:
+    client = Client()
+    costs = []
+    for _ in range(2000):
+        client.rig.clock.advance(1.0)
+        with client.rig.requests() as counts:
+            client.add()
+            client.send_all()
+        costs.append(sum(counts.values()))
+    # The first stores its function; the thousand-and-first opens an epoch.
+    assert costs[0] == 3
+    assert costs[1] == costs[1999] == 2
+    assert costs[1000] == 3
+    assert sum(costs) == 2 * 2000 + 2
+
+
+def test_an_epoch_is_in_the_manifest_before_there_is_anything_in_it() -> None:
+    client = Client()
+    client.submitter._n_groups = GROUPS_PER_EPOCH - 1
+    client.add()
+    client.send_all()
+    client.rig.asked.clear()
+    client.add()
+    client.send_all()
+    kinds = [(asked.kind, asked.key) for asked in client.rig.asked]
+    assert kinds[0] == ("swap", client.rig.keys.manifest)
+    assert kinds[1][0] == "create"
+    assert "/0000.000001/" in kinds[1][1]
+    assert client.rig.another().manifest.submitters[0].open == (0, 1)
+
+
+def test_an_epoch_opened_by_a_batch_that_overtook_another_is_opened_with_those_before() -> None:
+    client = Client()
+    client.submitter._n_groups = 3 * GROUPS_PER_EPOCH
+    client.add()
+    client.send_all()
+    assert client.rig.another().manifest.submitters[0].open == (0, 1, 2, 3)
+
+
+# --- cancelled and failed ---------------------------------------------------------------------------------------------
+
+
+def test_cancelled_unsent_calls_keep_their_place() -> None:
+    client = Client()
+    futures = [client.add() for _ in range(3)]
+    assert client.submitter.cancel_unsent([futures[1]]) == [futures[1]]
+    assert futures[1].cancelled()
+    client.send_all()
+    (batch,) = client.acknowledged
+    assert client.rig.states(batch.key) == [State.PENDING, State.CANCELLED, State.PENDING]
+    assert batch.etag == "", "what has ended in it has to be read"
+
+
+def test_what_is_sent_or_done_is_not_cancelled_here() -> None:
+    client = Client()
+    sent = client.add()
+    client.send_all()
+    queued = client.add()
+    queued.complete(1, None)
+    assert client.submitter.cancel_unsent([sent, queued]) == []
+    client.send_all()
+    assert client.submitter.cancel_unsent([sent]) == []
+    assert client.rig.states(client.acknowledged[-1].key) == [State.PENDING]
+
+
+def test_a_batch_that_is_cancelled_as_a_whole_costs_nothing_and_leaves_no_gap_in_its_epoch() -> None:
+    client = Client()
+    client.submitter.cancel_unsent([client.add() for _ in range(3)])
+    with client.rig.requests() as counts:
+        client.send_all()
+    assert counts == {}
+    assert client.submitter.is_empty()
+    for _ in range(2):
+        client.add()
+        client.send_all()
+    assert client.submitter._n_groups == 2
+
+
+def test_calls_that_could_not_be_pickled_are_recorded_as_failed() -> None:
+    client = Client()
+    client.add(failed=TypeError("cannot pickle"))
+    client.add()
+    client.send_all()
+    (batch,) = client.acknowledged
+    seen = client.rig.read(batch.key)
+    assert [entry.state for entry in seen.entries] == [State.FAILED, State.PENDING]
+    outcome = seen.entries[0].outcome
+    assert outcome is not None
+    body = client.rig.session.outcome("", outcome, status.outcome_label(seen, 0, seen.entries[0]))
+    error = payload.load_outcome(body)[1]
+    assert repr(error) == "TypeError('cannot pickle')"
+    assert status.retry(seen, {0: 1}) is seen
+    assert batch.etag == ""
+
+
+def test_many_failures_do_not_make_an_object_big() -> None:
+    client = Client(workers=1)
+    for _ in range(300):
+        client.add(failed=TypeError("x" * 2000))
+    client.send_all()
+    assert max(line.size for line in client.rig.objects.list(client.rig.keys.status)) <= status.MAX_BYTES + 64_000
+
+
+# --- bounds and ends --------------------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_holds_up_who_submits_until_there_is_room() -> None:
+    client = Client(queue_bytes=1000)
+    client.add((b"x" * 2000,))
+    added = threading.Event()
+
+    def submit() -> None:
+        client.add()
+        added.set()
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    assert not added.wait(0.05)
+    batch = client.take()
+    assert batch is not None
+    assert not added.wait(0.02), "what is being sent takes room too"
+    client.submitter.send(batch)
+    assert added.wait(10.0)
+    thread.join(10.0)
+    client.send_all()
+    assert client.submitter.is_empty()
+
+
+def test_who_waits_for_room_is_told_when_sending_is_over() -> None:
+    client = Client(queue_bytes=10)
+    first = client.add((b"x" * 2000,))
+    raised: list[BaseException] = []
+
+    def submit() -> None:
+        try:
+            client.add()
+        except StoreUnavailable as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=submit)
+    thread.start()
+    assert client.submitter.fail(StoreUnavailable("gone")) == [first]
+    thread.join(10.0)
+    assert len(raised) == 1
+    with pytest.raises(StoreUnavailable):
+        client.add()
+    with pytest.raises(StoreUnavailable):
+        client.submitter.flush()
+
+
+def test_a_flush_waits_for_every_acknowledgement() -> None:
+    client = Client()
+    assert client.submitter.flush(0.0)
+    client.add()
+    assert not client.submitter.flush(0.0)
+    batch = client.take()
+    assert batch is not None
+    assert not client.submitter.flush(0.0)
+    assert client.submitter.unacknowledged() == [one.future for one in batch.queued]
+    client.submitter.send(batch)
+    assert client.submitter.flush(0.0)
+    assert client.submitter.unacknowledged() == []
+
+
+def test_after_the_close_the_rest_leaves_at_once_and_nothing_is_added() -> None:
+    client = Client()
+    client.add()
+    flying = client.take()
+    client.add()
+    client.submitter.close()
+    assert client.take() is not None
+    assert client.submitter.take() is None
+    assert flying is not None
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        client.add()
+
+
+def test_what_fails_while_it_is_sent_is_no_longer_in_flight() -> None:
+    client = Client()
+    client.add()
+    client.rig.plan = lambda asked: Fault.DENIED
+    batch = client.take()
+    assert batch is not None
+    with pytest.raises(Exception, match="403"):
+        client.submitter.send(batch)
+    assert client.submitter.is_empty()
+    assert client.acknowledged == []
+
+
+def test_senders_side_by_side_store_each_task_once() -> None:
+    client = Client(workers=8)
+    threads = [
+        threading.Thread(target=lambda: [client.submitter.send(b) for b in iter(client.submitter.take, None)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    functions = [payload.dump_function(f) for f in (pow, len, abs)]
+    for number in range(2000):
+        client.add(function=functions[number % 3])
+    assert client.submitter.flush(20.0)
+    client.submitter.close()
+    for thread in threads:
+        thread.join(10.0)
+    indices = sorted(future.index for batch in client.acknowledged for future in batch.futures)
+    assert indices == list(range(2000))
+    asked: list[Asked] = [each for each in client.rig.asked if "/functions/" in each.key]
+    assert len(asked) == 3

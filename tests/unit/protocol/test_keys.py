@@ -1,0 +1,121 @@
+"""Keys: built and parsed alike, and nothing hostile parses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from starburst_executor.errors import ConfigError
+from starburst_executor.protocol.keys import GroupRef, SessionKeys, is_session_id, session_folder, task_id, worker_of
+from starburst_executor.store.url import join_url, split_url
+
+KEYS = SessionKeys("20240101-000000-abcd")
+REF = GroupRef(1, 255, 16, 3)
+
+refs = st.builds(
+    GroupRef,
+    ordinal=st.integers(0, 16**4 - 1),
+    first=st.integers(0, 16**10 - 1),
+    n_tasks=st.integers(1, 256),
+    epoch=st.integers(0, 16**6 - 1),
+)
+
+
+@given(refs)
+@settings(max_examples=200)
+def test_a_key_is_parsed_as_it_was_built(ref: GroupRef) -> None:
+    key = KEYS.group(ref)
+    assert KEYS.parse_group(key) == ref
+    assert key.startswith(KEYS.epoch(ref.ordinal, ref.epoch))
+
+
+@given(refs, refs)
+@settings(max_examples=200)
+def test_keys_sort_in_submission_order(one: GroupRef, other: GroupRef) -> None:
+    if (one.ordinal, one.epoch, one.first) < (other.ordinal, other.epoch, other.first):
+        assert KEYS.group(one) < KEYS.group(other)
+
+
+GOOD = KEYS.group(REF)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        KEYS.status,
+        GOOD + "\n",
+        GOOD + "00",
+        GOOD + "/x",
+        GOOD.replace("-16", "-0"),
+        GOOD.replace("-16", "-016"),
+        GOOD.replace("-16", "-257"),
+        GOOD.replace("-16", "-1" + "0" * 5000),
+        GOOD.replace("-16", "--16"),
+        GOOD.replace("-16", "-\u0661\u0666"),
+        GOOD.replace("-16", "-\uff11\uff16"),
+        GOOD.replace("0001.000003/", "0002.000003/"),
+        GOOD.replace("0001.000003/", "0001.000003/../0001.000003/"),
+        GOOD.replace("00ff", "00FF"),
+        GOOD.replace("sessions/", "/sessions/"),
+        GOOD.replace(KEYS.session_id, "another-session"),
+        "x" + GOOD,
+    ],
+)
+def test_other_keys_are_ignored(key: str) -> None:
+    assert KEYS.parse_group(key) is None
+
+
+@given(st.text(max_size=60))
+@settings(max_examples=200)
+def test_what_parses_is_what_would_be_built(tail: str) -> None:
+    key = KEYS.status + tail
+    ref = KEYS.parse_group(key)
+    assert ref is None or KEYS.group(ref) == key
+
+
+@pytest.mark.parametrize("good", ["abc", "20240101-000000-abcd", "a" * 63, "0--"])
+def test_session_ids(good: str) -> None:
+    assert is_session_id(good)
+    assert session_folder(good) == f"sessions/{good}/"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["", "ab", "-ab", "a" * 64, "ABC", "a/b", "../x", "a b", "abc\n", "abc\0", "äbc", "a.c", "\u0661\u0661\u0661"],
+)
+def test_other_session_ids_are_refused(bad: str) -> None:
+    assert not is_session_id(bad)
+    with pytest.raises(ConfigError):
+        SessionKeys(bad)
+    with pytest.raises(ConfigError):
+        split_url(f"s3://bucket/prefix/{bad}")
+
+
+def test_every_object_of_a_session_is_in_its_folder() -> None:
+    keys = [
+        KEYS.manifest, KEYS.bell, KEYS.function("f" * 32), KEYS.calls(REF.group_id), KEYS.group(REF),
+        KEYS.outcomes(REF.group_id, "w.1-1"), KEYS.logs(REF.group_id, "w.1-1"), KEYS.worker("w"), KEYS.client("c"),
+    ]  # fmt: skip
+    assert all(key.startswith("sessions/20240101-000000-abcd/") for key in keys)
+    assert len(set(keys)) == len(keys)
+
+
+def test_names() -> None:
+    assert task_id(0, 17) == "0-17"
+    assert worker_of("018f-ab.12") == "018f-ab"
+    assert worker_of("") == ""
+
+
+@pytest.mark.parametrize(
+    "store", ["s3://bucket/prefix?region=eu-west-1&x=a/b", "s3://bucket", "sqlite:///tmp/folder", "memory://m"]
+)
+def test_a_sessions_url_is_its_stores_and_its_id(store: str) -> None:
+    assert split_url(join_url(store, "a-session")) == (store, "a-session")
+
+
+@pytest.mark.parametrize("url", ["", "abc", "s3://", "/tmp/abc", "s3://bucket/?abc", "?s3://bucket/abc"])
+def test_what_is_no_sessions_url_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError):
+        split_url(url)

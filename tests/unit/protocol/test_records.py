@@ -1,0 +1,214 @@
+"""Manifest, beats, bell, outcome and bootstrap: what is written comes back, and whatever else comes is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from starburst_executor.config import Timings
+from starburst_executor.errors import RecordInvalid, VersionMismatch
+from starburst_executor.launch.bootstrap import Bootstrap, read_bootstrap, write_bootstrap
+from starburst_executor.protocol import payload, records
+from starburst_executor.protocol.records import (
+    Bell,
+    ClientBeat,
+    Launch,
+    Manifest,
+    SessionState,
+    Submitter,
+    WorkerBeat,
+    WorkerState,
+)
+
+MANIFEST = Manifest(
+    session_id="20240101-000000-abcd",
+    kind=records.DETACHED,
+    created_at=1.7e9,
+    python="3.11",
+    library="0.1",
+    token=b"\x00\xff",
+    workers=50,
+    timings=Timings.embedded(),
+    state=SessionState.BROKEN,
+    reason="no worker could be started",
+    retries=2,
+    task_timeout=1.5,
+    max_tasks_per_child=10,
+    initializer="d" * 32,
+    deadline_at=1.8e9,
+    idle_exit=False,
+    submitters=(Submitter("a", 2, (0, 1), ((1, "hold"),)), Submitter("b", 1, ())),
+    launches=(Launch("l", "local", 4, "00ff", 1.7e9),),
+)
+BEAT = WorkerBeat(
+    "w", 7, WorkerState.LEAVING, 4, 1.0, 2.0, {"w.1": "key"}, (("0-1", 1.5),), 9, 0.5, {"get": 3}, "host:1"
+)
+CLIENT_BEAT = ClientBeat("c", 3, 1.0, True)
+BELL = Bell(("one", "two"), 12)
+BOOTSTRAP = Bootstrap("00ff", ("/a", "/b\udcff"), "w", True, False, "/tmp/words")
+
+
+def bootstrap_bytes(bootstrap: Bootstrap) -> bytes:
+    pipe = io.BytesIO()
+    write_bootstrap(pipe, bootstrap)
+    return pipe.getvalue()
+
+
+def read_framed(body: bytes) -> Bootstrap:
+    return read_bootstrap(io.BytesIO(len(body).to_bytes(4, "big") + body))
+
+
+def failure_bytes() -> bytes:
+    try:
+        raise ValueError("no")
+    except ValueError as error:
+        return payload.dump_error(error)
+
+
+# What is decoded, by which function, from which valid body.
+DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
+    "manifest": (records.decode_manifest, records.encode(MANIFEST, "n")),
+    "worker's beat": (records.decode_beat, records.encode(BEAT, "n")),
+    "client's beat": (records.decode_client_beat, records.encode(CLIENT_BEAT, "n")),
+    "bell": (records.decode_bell, records.encode(BELL, "n")),
+    "bootstrap": (read_framed, bootstrap_bytes(BOOTSTRAP)[4:]),
+}
+
+
+@pytest.mark.parametrize(
+    ("record", "decode"),
+    [
+        (MANIFEST, records.decode_manifest),
+        (replace(MANIFEST, task_timeout=None, deadline_at=None, initializer=None), records.decode_manifest),
+        (BEAT, records.decode_beat),
+        (CLIENT_BEAT, records.decode_client_beat),
+        (BELL, records.decode_bell),
+    ],
+)
+def test_records_come_back_as_they_were(record: Any, decode: Callable[[bytes], object]) -> None:
+    assert decode(records.encode(record, "n")) == record
+    assert records.encode(record, "n") != records.encode(record, "m"), "equal bodies have equal ETags"
+
+
+def test_a_bootstrap_comes_back_and_shows_no_key() -> None:
+    pipe = io.BytesIO(bootstrap_bytes(BOOTSTRAP) + b"what follows is not its own")
+    assert read_bootstrap(pipe) == BOOTSTRAP
+    assert pipe.read(4) == b"what"
+    assert "00ff" not in repr(BOOTSTRAP)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 3, 4, 20])
+def test_half_a_bootstrap_is_refused(n_bytes: int) -> None:
+    with pytest.raises(RecordInvalid):
+        read_bootstrap(io.BytesIO(bootstrap_bytes(BOOTSTRAP)[:n_bytes]))
+
+
+@pytest.mark.parametrize("what", DECODERS)
+@given(body=st.binary(max_size=200))
+@settings(max_examples=60, deadline=200)
+def test_random_bytes_are_refused(what: str, body: bytes) -> None:
+    with pytest.raises((RecordInvalid, VersionMismatch)):
+        DECODERS[what][0](body)
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@pytest.mark.parametrize("what", DECODERS)
+@given(data=st.data())
+@settings(max_examples=100, deadline=500)
+def test_changed_records_are_refused_or_are_records(what: str, data: st.DataObject) -> None:
+    decode, body = DECODERS[what]
+    record = msgpack.unpackb(body, unicode_errors="surrogateescape")
+    where, key = {"": record}, ""
+    while (inner := where[key]) and isinstance(inner, (list, dict)) and (key == "" or data.draw(st.booleans())):
+        where = inner
+        key = data.draw(st.sampled_from(list(inner) if isinstance(inner, dict) else list(range(len(inner)))))
+    where[key] = data.draw(values)
+    with contextlib.suppress(RecordInvalid, VersionMismatch):
+        decode(msgpack.packb(record, unicode_errors="surrogateescape"))
+
+
+@pytest.mark.parametrize("what", DECODERS)
+@given(data=st.data())
+@settings(max_examples=80, deadline=500)
+def test_flipped_and_cut_bytes_are_refused_or_are_records(what: str, data: st.DataObject) -> None:
+    decode, body = DECODERS[what]
+    changed = bytearray(body)
+    changed[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
+    with contextlib.suppress(RecordInvalid, VersionMismatch):
+        decode(bytes(changed[: data.draw(st.integers(1, len(body)))]))
+
+
+@pytest.mark.parametrize("what", ["manifest", "worker's beat", "client's beat", "bell"])
+def test_another_format_is_named_and_missing_fields_are_refused(what: str) -> None:
+    decode, body = DECODERS[what]
+    record = msgpack.unpackb(body)
+    with pytest.raises(VersionMismatch, match="format=2, known=1"):
+        decode(msgpack.packb({**record, "format": 2}))
+    optional = {"task_timeout", "max_tasks_per_child", "initializer", "deadline_at"}
+    for name in record.keys() - optional - {"nonce"}:
+        with pytest.raises(RecordInvalid):
+            decode(msgpack.packb({key: value for key, value in record.items() if key != name}))
+
+
+# --- outcomes ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=100), st.sampled_from([b"", b"E", b"R", b"X"]))
+@settings(max_examples=150, deadline=200)
+def test_outcomes_of_random_bytes_are_refused(body: bytes, kind: bytes) -> None:
+    if (kind + body)[:1] == b"V":
+        return
+    with pytest.raises(RecordInvalid):
+        payload.load_outcome(kind + body)
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=500)
+def test_changed_failures_are_refused_or_are_failures(data: st.DataObject) -> None:
+    """Without its pickle: whoever can change that has the key, and is not defended against."""
+    fields = msgpack.unpackb(failure_bytes()[1:])
+    fields[3] = b""
+    fields[data.draw(st.integers(0, 3))] = data.draw(values.filter(lambda value: not isinstance(value, bytes)))
+    body = data.draw(st.sampled_from([b"E", b"R"])) + msgpack.packb(fields)
+    for read in (payload.load_outcome, payload.describe_outcome):
+        with contextlib.suppress(RecordInvalid):
+            read(body)
+
+
+# --- states -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_moves_only_forward() -> None:
+    order = [SessionState.OPEN, SessionState.CLOSING, SessionState.TERMINATED, SessionState.DELETED]
+    for i, state in enumerate(order):
+        assert [state.may_become(other) for other in order] == [j > i for j in range(4)]
+    ends = [SessionState.TERMINATED, SessionState.EXPIRED, SessionState.BROKEN]
+    assert not any(a.may_become(b) for a in ends for b in ends)
+    assert [state.is_over for state in SessionState] == [False, False, True, True, True, True]
+
+
+def test_epochs_of_a_manifest() -> None:
+    assert MANIFEST.open_epochs() == [(0, 0), (0, 1)]
+    assert MANIFEST.all_epochs() == [(0, 0), (0, 1), (1, 0)]
+    added = MANIFEST.with_submitter(2, Submitter("c", 1, (0,)))
+    assert [s.client_id for s in added.submitters] == ["a", "b", "c"]
+    assert added.with_submitter(1, Submitter("x", 1, ())).submitters[1].client_id == "x"

@@ -1,0 +1,427 @@
+"""A worker's swaps on status objects: races, lost answers, and what is dropped."""
+
+from __future__ import annotations
+
+import msgpack
+import pytest
+
+from starburst_executor.errors import StoreUnavailable
+from starburst_executor.protocol import payload, status
+from starburst_executor.protocol.status import Located, State, Status
+from starburst_executor.testing import Asked, Fault
+from starburst_executor.worker.claims import Claim, Claims, Finding
+from tests.unit.session_rig import Rig
+
+UNCLEAR = [Fault.ANSWER_LOST, Fault.ERROR_AFTER]
+NOT_LANDED = [Fault.RESET, Fault.CONFLICT, Fault.THROTTLED]
+
+
+class Worker:
+    """One worker's claims on a session."""
+
+    def __init__(self, rig: Rig | None = None, worker_id: str = "w") -> None:
+        self.rig = rig or Rig()
+        self.claims = Claims(self.rig.another(), worker_id, self.rig.clock)
+        self.claims._session.refresh()
+
+    def claim(self, key: str, size: int = 256, **how: bool) -> Claim | None:
+        return self.claims.claim(key, size=lambda _: size, **how)[0]
+
+    def take(self, key: str, size: int = 256) -> Claim:
+        claim = self.claim(key, size)
+        assert claim is not None
+        return claim
+
+
+def finding(value: object = 8, state: State = State.COMPLETED, output: tuple[bytes, bytes] = (b"", b"")) -> Finding:
+    return Finding(state, payload.dump_value(value), output, 0.5)
+
+
+def outcome(rig: Rig, key: str, index: int) -> object:
+    """A task's value as a client reads it."""
+    ref = rig.keys.parse_group(key)
+    seen = rig.read(key)
+    entry = seen.entries[index]
+    assert entry.outcome is not None
+    body = rig.session.outcome(ref.group_id, entry.outcome, status.outcome_label(seen, index, entry))
+    return payload.load_outcome(body)[0]
+
+
+# --- claim ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_costs_two_requests_and_is_named_from_before_it_is_written() -> None:
+    worker = Worker()
+    key = worker.rig.submit(3)
+    named: list[dict[str, str]] = []
+    worker.rig.before("swap", key, lambda: named.append(worker.claims.held()))
+    with worker.rig.requests() as counts:
+        claim = worker.take(key, 2)
+    assert counts == {"get": 1, "swap": 1}
+    assert claim.claim_id == "w.1"
+    assert claim.open == {0, 1}
+    assert named == [{"w.1": key}] == [worker.claims.held()]
+    assert worker.rig.states(key) == [State.CLAIMED, State.CLAIMED, State.PENDING]
+
+
+def test_the_size_is_told_by_the_object() -> None:
+    worker = Worker()
+    seen: list[Status] = []
+
+    def size(found: Status) -> int:
+        seen.append(found)
+        return 1
+
+    claim, after = worker.claims.claim(worker.rig.submit(2), size=size)
+    assert claim is not None
+    assert after is not None
+    assert seen[0].entries[0].state == State.PENDING
+    assert after.entries[0].state == State.CLAIMED
+
+
+def test_a_lost_race_gives_nothing_and_leaves_the_object_alone() -> None:
+    worker = Worker()
+    key = worker.rig.submit(2)
+    worker.rig.before("swap", key, lambda: worker.rig.claim(key, "other.1", 1))
+    with worker.rig.requests() as counts:
+        assert worker.claims.claim(key, size=lambda _: 2) == (None, None)
+    assert counts == {"get": 1, "swap": 1}
+    assert worker.claims.held() == {}
+    assert worker.rig.states(key) == [State.CLAIMED, State.PENDING]
+
+
+def test_where_nothing_is_pending_nothing_is_written() -> None:
+    worker = Worker()
+    key = worker.rig.submit(1)
+    worker.rig.claim(key, "other.1")
+    with worker.rig.requests() as counts:
+        claim, seen = worker.claims.claim(key, size=lambda _: 1)
+    assert claim is None
+    assert seen is not None
+    assert counts == {"get": 1}
+    assert worker.claims.held() == {}
+    assert worker.claims.claim(key.replace("-1", "-2"), size=lambda _: 1) == (None, None)
+    assert worker.claims.claim("no key of ours", size=lambda _: 1) == (None, None)
+
+
+@pytest.mark.parametrize("fault", UNCLEAR)
+def test_a_claim_whose_answer_was_lost_is_kept(fault: Fault) -> None:
+    worker = Worker()
+    key = worker.rig.submit(2)
+    worker.rig.fail("swap", key, fault)
+    claim = worker.take(key)
+    assert claim.open == {0, 1}
+    assert [entry.attempt for entry in worker.rig.read(key).entries] == [1, 1]
+
+
+@pytest.mark.parametrize("fault", UNCLEAR)
+def test_a_claim_whose_answer_was_lost_is_found_among_what_others_wrote_since(fault: Fault) -> None:
+    worker = Worker()
+    key = worker.rig.submit(3)
+    n_swaps = 0
+
+    def plan(asked: Asked) -> Fault | None:
+        nonlocal n_swaps
+        if (asked.kind, asked.key) != ("swap", key):
+            return None
+        n_swaps += 1
+        if n_swaps == 2:
+            worker.rig.claim(key, "other.1", 1)
+        return fault if n_swaps == 1 else None
+
+    worker.rig.plan = plan
+    claim = worker.take(key, 2)
+    assert claim.open == {0, 1}
+    assert worker.rig.read(key).entries[2].claim == "other.1"
+    assert worker.claims.held() == {"w.1": key}
+
+
+@pytest.mark.parametrize("fault", NOT_LANDED)
+def test_a_claim_that_did_not_land_while_another_did_is_none(fault: Fault) -> None:
+    worker = Worker()
+    key = worker.rig.submit(2)
+    n_swaps = 0
+
+    def plan(asked: Asked) -> Fault | None:
+        nonlocal n_swaps
+        if (asked.kind, asked.key) != ("swap", key):
+            return None
+        n_swaps += 1
+        if n_swaps == 2:
+            worker.rig.claim(key, "other.1")
+        return fault if n_swaps == 1 else None
+
+    worker.rig.plan = plan
+    assert worker.claims.claim(key, size=lambda _: 2) == (None, None)
+    assert worker.claims.held() == {}
+
+
+def test_a_claim_without_a_clear_answer_is_not_named_any_more() -> None:
+    """It may stand: then its beats, which no longer name it, let watchers take it back."""
+    worker = Worker()
+    key = worker.rig.submit(1)
+    worker.rig.plan = lambda asked: Fault.LATE if asked.kind == "swap" else None
+    with pytest.raises(StoreUnavailable):
+        worker.claim(key)
+    assert worker.claims.held() == {}
+    worker.rig.faulty.land()
+    assert worker.rig.states(key) == [State.CLAIMED]
+
+
+def test_a_task_on_its_last_try_is_only_for_a_worker_that_has_nothing_else() -> None:
+    worker = Worker()
+    key = worker.rig.submit(1)
+    worker.rig.write_entries(key, losses=2)
+    assert worker.claim(key) is None
+    claim = worker.claim(key, alone=True)
+    assert claim is not None
+    assert claim.has_losses
+
+
+def test_a_task_with_a_loss_is_not_claimed_ahead() -> None:
+    worker = Worker()
+    key = worker.rig.submit(1)
+    worker.rig.write_entries(key, losses=1)
+    assert worker.claim(key, ahead=True) is None
+    assert worker.take(key).has_losses
+
+
+# --- commit -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_commit_ends_tasks_and_claims_the_next_slice_in_one_swap() -> None:
+    worker = Worker()
+    key = worker.rig.submit(5)
+    claim = worker.take(key, 2)
+    claim.found = {0: finding(0), 1: finding(1)}
+    with worker.rig.requests() as counts:
+        following = worker.claims.commit(claim, then=2)
+    assert counts == {"swap": 1}
+    assert following is not None
+    assert following.open == {2, 3}
+    assert worker.claims.held() == {following.claim_id: key}
+    assert worker.claims.n_ended == 2
+    assert worker.rig.states(key) == [State.COMPLETED] * 2 + [State.CLAIMED] * 2 + [State.PENDING]
+    assert [outcome(worker.rig, key, i) for i in (0, 1)] == [0, 1]
+
+
+def test_a_partial_commit_keeps_the_claim() -> None:
+    worker = Worker()
+    key = worker.rig.submit(2)
+    claim = worker.take(key)
+    claim.found = {1: finding()}
+    assert not claim.is_run
+    assert worker.claims.commit(claim) is None
+    assert claim.open == {0}
+    assert claim.found == {}
+    assert worker.claims.held() == {"w.1": key}
+    claim.found = {0: finding()}
+    assert claim.is_run
+    worker.claims.commit(claim)
+    assert worker.claims.held() == {}
+
+
+def test_nothing_to_commit_costs_nothing() -> None:
+    worker = Worker()
+    claim = worker.take(worker.rig.submit(1))
+    with worker.rig.requests() as counts:
+        assert worker.claims.commit(claim, then=1) is None
+    assert counts == {}
+    assert list(worker.claims.held()) == ["w.1"]
+
+
+def test_a_commit_lands_on_what_others_wrote() -> None:
+    worker, other = Worker(), None
+    key = worker.rig.submit(4)
+    claim = worker.take(key, 2)
+    other = Worker(worker.rig, "other").take(key, 1)
+    claim.found = {0: finding(), 1: finding()}
+    with worker.rig.requests() as counts:
+        following = worker.claims.commit(claim, then=9)
+    assert counts == {"swap": 2, "get": 1}
+    assert following is not None
+    assert following.open == {3}
+    assert worker.rig.read(key).entries[2].claim == other.claim_id
+
+
+def test_outcomes_of_entries_that_were_taken_away_are_dropped() -> None:
+    worker = Worker()
+    key = worker.rig.submit(3)
+    claim = worker.take(key)
+    worker.rig.write(
+        key,
+        lambda seen: status.take_back(seen, {"w.1"}, lost=True, max_losses=3, now=0.0, outcome=lambda *_: b""),
+    )
+    worker.rig.end(key, "theirs")
+    claim.found = {0: finding("mine"), 1: finding("mine")}
+    assert worker.claims.commit(claim) is None
+    assert claim.open == set()
+    assert worker.claims.held() == {}
+    assert worker.claims.n_ended == 0
+    assert outcome(worker.rig, key, 0) == "theirs"
+
+
+def test_of_a_claim_that_was_half_taken_away_the_other_half_counts() -> None:
+    worker = Worker()
+    key = worker.rig.submit(2)
+    claim = worker.take(key)
+    worker.rig.write(key, lambda seen: status.release(seen, "w.1", [0]))
+    claim.found = {0: finding("mine"), 1: finding("mine")}
+    worker.claims.commit(claim)
+    assert worker.rig.states(key) == [State.PENDING, State.COMPLETED]
+    assert worker.claims.n_ended == 1
+
+
+@pytest.mark.parametrize("fault", UNCLEAR)
+@pytest.mark.parametrize("interposed", [False, True])
+def test_a_commit_whose_answer_was_lost_counts_once_and_keeps_the_next_slice(fault: Fault, interposed: bool) -> None:
+    worker = Worker()
+    key = worker.rig.submit(3)
+    claim = worker.take(key, 1)
+    claim.found = {0: finding()}
+    n_swaps = 0
+
+    def plan(asked: Asked) -> Fault | None:
+        nonlocal n_swaps
+        if (asked.kind, asked.key) != ("swap", key):
+            return None
+        n_swaps += 1
+        if n_swaps == 2 and interposed:
+            worker.rig.claim(key, "other.1")
+        return fault if n_swaps == 1 else None
+
+    worker.rig.plan = plan
+    following = worker.claims.commit(claim, then=1)
+    assert following is not None
+    assert following.open == {1}
+    assert worker.claims.n_ended == 1
+    assert worker.claims.held() == {following.claim_id: key}
+    assert [entry.attempt for entry in worker.rig.read(key).entries] == [1, 1, int(interposed)]
+
+
+def test_big_outcomes_share_an_object_and_are_found_in_it() -> None:
+    worker = Worker()
+    key = worker.rig.submit(256)
+    claim = worker.take(key, 4)
+    values = ["small", "a" * 5000, "b" * 5000, "c" * 100]
+    claim.found = {i: finding(value) for i, value in enumerate(values)}
+    with worker.rig.requests() as counts:
+        worker.claims.commit(claim)
+    assert counts == {"create": 1, "swap": 1}
+    assert [outcome(worker.rig, key, i) for i in range(4)] == values
+    places = [entry.outcome for entry in worker.rig.read(key).entries[:4]]
+    assert [isinstance(place, Located) for place in places] == [False, True, True, False]
+    assert len(worker.rig.objects.list(f"{worker.rig.keys.folder}outcomes/")) == 1
+
+
+def test_outcomes_are_stored_before_the_commit_that_names_them() -> None:
+    worker = Worker()
+    key = worker.rig.submit(256)
+    claim = worker.take(key, 1)
+    claim.found = {0: finding("a" * 5000, output=(b"said", b""))}
+    worker.rig.asked.clear()
+    worker.claims.commit(claim)
+    assert [asked.kind for asked in worker.rig.asked] == ["create", "create", "swap"]
+
+
+def test_outcome_objects_are_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("starburst_executor.worker.claims._PART_BYTES", 10_000)
+    worker = Worker()
+    key = worker.rig.submit(256)
+    claim = worker.take(key, 4)
+    values = ["a" * 4000, "b" * 4000, "c" * 4000, "d" * 30_000]
+    claim.found = {i: finding(value) for i, value in enumerate(values)}
+    worker.claims.commit(claim)
+    sizes = [line.size for line in worker.rig.objects.list(f"{worker.rig.keys.folder}outcomes/")]
+    assert len(sizes) == 3
+    assert sorted(sizes)[:2] == sorted(size for size in sizes if size <= 10_000)
+    assert [outcome(worker.rig, key, i) for i in range(4)] == values
+
+
+@pytest.mark.parametrize("fault", UNCLEAR + NOT_LANDED)
+def test_big_outcomes_survive_a_lost_answer(fault: Fault) -> None:
+    worker = Worker()
+    key = worker.rig.submit(256)
+    claim = worker.take(key, 1)
+    claim.found = {0: finding("a" * 5000)}
+    left = [fault]
+    worker.rig.plan = lambda asked: left.pop() if left and asked.kind == "create" else None
+    worker.claims.commit(claim)
+    assert outcome(worker.rig, key, 0) == "a" * 5000
+
+
+def test_what_a_task_printed_is_stored_beside_its_outcome() -> None:
+    worker = Worker()
+    key = worker.rig.submit(3)
+    claim = worker.take(key)
+    claim.found = {0: finding(), 1: finding(output=(b"out", b"err")), 2: finding(output=(b"", b"more"))}
+    worker.claims.commit(claim)
+    logs = [entry.log for entry in worker.rig.read(key).entries]
+    assert logs[0] is None
+    for log, printed in ((logs[1], [b"out", b"err"]), (logs[2], [b"", b"more"])):
+        assert log is not None
+        stored = worker.rig.objects.get(
+            worker.rig.keys.logs(claim.ref.group_id, log.part), start=log.start, length=log.length
+        )
+        assert stored is not None
+        assert msgpack.unpackb(stored.body) == printed
+
+
+def test_every_outcome_is_sealed_for_its_task() -> None:
+    worker = Worker()
+    key = worker.rig.submit(2)
+    claim = worker.take(key)
+    claim.found = {0: finding("zero"), 1: finding("one")}
+    worker.claims.commit(claim)
+    worker.rig.write_entries(key, outcome=worker.rig.read(key).entries[0].outcome)
+    assert outcome(worker.rig, key, 0) == "zero"
+    with pytest.raises(Exception, match="wrong seal"):
+        outcome(worker.rig, key, 1)
+
+
+# --- release ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_release_makes_tasks_pending_and_rings() -> None:
+    worker = Worker()
+    key = worker.rig.submit(3)
+    claim = worker.take(key)
+    claim.found = {2: finding()}
+    with worker.rig.requests() as counts:
+        worker.claims.release(claim, [1, 2])
+    assert counts == {"swap": 1, "put": 1}
+    assert claim.open == {0}
+    assert claim.found == {}
+    assert worker.rig.states(key) == [State.CLAIMED, State.PENDING, State.PENDING]
+    bell = worker.rig.bell()
+    assert bell is not None
+    assert (bell.keys, bell.n_tasks) == ((key,), 2)
+    worker.claims.release(claim, [0], refused=True)
+    assert worker.claims.held() == {}
+    assert [entry.refusals for entry in worker.rig.read(key).entries] == [1, 0, 0]
+    with worker.rig.requests() as counts:
+        worker.claims.release(claim, [0])
+    assert counts == {}
+
+
+@pytest.mark.parametrize("fault", UNCLEAR + NOT_LANDED)
+def test_a_release_whose_answer_was_lost_does_not_touch_who_claimed_since(fault: Fault) -> None:
+    worker = Worker()
+    key = worker.rig.submit(1)
+    claim = worker.take(key)
+    n_swaps = 0
+
+    def plan(asked: Asked) -> Fault | None:
+        nonlocal n_swaps
+        if (asked.kind, asked.key) != ("swap", key):
+            return None
+        n_swaps += 1
+        if n_swaps == 2 and worker.rig.states(key) == [State.PENDING]:
+            worker.rig.claim(key, "other.1")
+        return fault if n_swaps == 1 else None
+
+    worker.rig.plan = plan
+    worker.claims.release(claim, [0])
+    entry = worker.rig.read(key).entries[0]
+    assert entry.claim == ("other.1" if fault in UNCLEAR else "")
+    assert worker.claims.held() == {}

@@ -1,0 +1,46 @@
+"""Estimates of how long tasks take."""
+
+from __future__ import annotations
+
+import pytest
+
+from starburst_executor.protocol.status import Entry, State, Status
+from starburst_executor.worker.durations import Durations
+
+
+def test_estimates_follow_their_measurements() -> None:
+    durations = Durations()
+    assert durations.of("f") is None
+    durations.add("f", 1.0)
+    assert durations.of("f") == 1.0
+    for _ in range(20):
+        durations.add("f", 3.0)
+    assert durations.of("f") == pytest.approx(3.0, abs=0.1)
+    assert durations.of("g") is None
+
+
+def test_one_outlier_moves_an_estimate_by_a_fifth() -> None:
+    durations = Durations()
+    durations.add("f", 1.0)
+    durations.add("f", 11.0)
+    assert durations.of("f") == pytest.approx(3.0)
+
+
+def seen(*states: State) -> Status:
+    entries = [
+        Entry.pending(i % 2, b"")._replace(state=state, seconds=2.0 if state == State.COMPLETED else 9.0)
+        for i, state in enumerate(states)
+    ]
+    return Status(0, 0, ("f", "g"), tuple(entries))
+
+
+def test_the_next_task_is_estimated_by_its_function_or_else_by_its_neighbours() -> None:
+    durations = Durations()
+    waiting = seen(State.COMPLETED, State.PENDING, State.FAILED)
+    assert durations.of_next(seen(State.PENDING)) is None
+    assert durations.of_next(waiting) == 2.0
+    durations.add("f", 5.0)
+    assert durations.of_next(waiting) == 2.0
+    durations.add("g", 7.0)
+    assert durations.of_next(waiting) == 7.0
+    assert durations.of_next(seen(State.COMPLETED)) is None

@@ -1,0 +1,242 @@
+"""Which objects a worker tries, and what it costs to know."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from starburst_executor.protocol import status
+from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
+from starburst_executor.protocol.status import Entry, State, Status
+from starburst_executor.worker.finder import Finder
+from tests.unit.session_rig import DIGEST, Rig
+
+
+def finder_of(rig: Rig, n_slots: int = 1) -> Finder:
+    session = rig.another()
+    session.refresh()
+    return Finder(session, rig.clock, n_slots)
+
+
+def settled(rig: Rig, n_slots: int = 1) -> Finder:
+    """A finder that has looked and found nothing."""
+    finder = finder_of(rig, n_slots)
+    finder.step()
+    return finder
+
+
+def drained(finder: Finder) -> list[str]:
+    keys = []
+    while (key := finder.take()) is not None:
+        keys.append(key)
+        finder._candidates.pop(key)
+    return keys
+
+
+# --- looks ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_looks() -> None:
+    rig = Rig()
+    key = rig.submit(2)
+    finder = finder_of(rig)
+    with rig.requests() as counts:
+        finder.step()
+    assert counts == {"get": 2, "list": 1}
+    assert finder.take() == key
+
+
+def test_an_idle_worker_only_asks_for_the_bell_and_ever_more_rarely() -> None:
+    rig = Rig()
+    finder = settled(rig)
+    with rig.requests() as counts:
+        pauses = [finder.step() for _ in range(20)]
+    assert counts == {"get": 20}
+    assert max(pauses) <= rig.timings.bell_max_s
+    assert pauses[-1] > 20 * pauses[0]
+
+
+def test_without_a_ring_it_looks_unasked_about_once_in_a_beat_interval_a_worker() -> None:
+    rig = Rig(workers=4)
+    finder = settled(rig, n_slots=1)
+    started, n_looks = rig.clock.monotonic(), 0
+    while rig.clock.monotonic() - started < 3600.0:
+        with rig.requests() as counts:
+            pause_s = finder.step()
+        n_looks += counts["list"]
+        rig.clock.advance(pause_s)
+    # Four workers, each about every four beat intervals.
+    assert 40 <= n_looks <= 120
+
+
+def test_known_candidates_are_not_listed_again_before_they_are_used_up() -> None:
+    rig = Rig()
+    key = rig.submit(2)
+    finder = settled(rig)
+    with rig.requests() as counts:
+        for _ in range(5):
+            finder.step()
+    assert counts == {"get": 5}
+    rig.claim(key, "w.1")
+    finder.saw(key, rig.read(key))
+    with rig.requests() as counts:
+        finder.step()
+        finder.step()
+    assert counts["list"] == 1
+
+
+def test_a_look_closes_epochs_that_are_over() -> None:
+    rig = Rig()
+    done = Entry.pending(0, b"")._replace(state=State.COMPLETED, call=None, outcome=b"")
+    for first in range(GROUPS_PER_EPOCH):
+        rig.objects.create(
+            rig.keys.group(GroupRef(0, first, 1, 0)), status.encode(Status(0, first, (DIGEST,), (done,)), "n")
+        )
+    assert finder_of(rig).look() is False
+    assert rig.session.refresh().open_epochs() == []
+
+
+# --- the bell ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_ring_names_candidates_without_a_listing() -> None:
+    rig = Rig()
+    finder = settled(rig, n_slots=4)
+    key = rig.submit(3)
+    rig.session.ring([key, "no key of ours"], 3)
+    with rig.requests() as counts:
+        finder.step()
+    assert counts == {"get": 1}
+    assert finder.has_candidates()
+    assert drained(finder) == [key]
+
+
+@pytest.mark.parametrize("keys", [(), tuple(f"k{i}" for i in range(40))])
+def test_a_ring_that_names_nothing_or_too_much_leads_to_a_listing(keys: tuple[str, ...]) -> None:
+    rig = Rig()
+    finder = settled(rig)
+    key = rig.submit(1)
+    rig.session.ring(keys, 1000)
+    with rig.requests() as counts:
+        finder.step()
+    assert counts["list"] == 1
+    assert finder.take() == key
+
+
+def test_about_as_many_react_as_are_needed_and_more_while_it_stays_unanswered() -> None:
+    rig = Rig(workers=100)
+    finders = [settled(rig) for _ in range(100)]
+    key = rig.submit(5)
+    rig.session.ring([key], 5)
+    n_reacting = []
+    for _ in range(6):
+        for finder in finders:
+            finder.step()
+        n_reacting.append(sum(finder.has_candidates() for finder in finders))
+    assert 1 <= n_reacting[0] <= 15
+    assert n_reacting == sorted(n_reacting)
+    assert n_reacting[-1] >= 90
+
+
+def test_after_a_ring_it_soon_looks_for_itself() -> None:
+    rig = Rig()
+    finder = settled(rig, n_slots=4)
+    key = rig.submit(1)
+    rig.session.ring([key], 1)
+    finder.step()
+    drained(finder)
+    other = rig.submit(1, first=1)
+    rig.clock.advance(rig.timings.bell_max_s)
+    finder.step()
+    assert other in drained(finder)
+
+
+# --- candidates -------------------------------------------------------------------------------------------------------
+
+
+def test_one_of_the_oldest_twice_w_is_taken_at_random() -> None:
+    rig = Rig(workers=2)
+    keys = [rig.submit(1, first=first) for first in range(10)]
+    finder = settled(rig)
+    taken = Counter(finder.take() for _ in range(200))
+    assert set(taken) == set(keys[:4])
+
+
+def test_with_nothing_known_a_look_is_asked_for() -> None:
+    finder = settled(Rig())
+    assert finder.take() is None
+    assert finder.wanted.is_set()
+    finder.step()
+    assert not finder.wanted.is_set()
+
+
+def test_after_a_lost_race_others_are_tried_first() -> None:
+    rig = Rig(workers=1)
+    keys = [rig.submit(1, first=first) for first in range(4)]
+    finder = settled(rig)
+    finder.avoid(keys[0])
+    assert {finder.take() for _ in range(50)} == set(keys[1:3])
+
+
+def test_the_loser_of_the_race_for_the_only_object_looks_again_at_once() -> None:
+    rig = Rig()
+    finder = settled(rig, n_slots=4)
+    key = rig.submit(8)
+    rig.session.ring([key], 8)
+    finder.step()
+    finder.avoid(key)
+    assert finder.take() is None
+    finder.step()
+    assert finder.take() == key
+
+
+def test_the_loser_of_the_race_for_a_lone_task_does_not() -> None:
+    rig = Rig()
+    finder = settled(rig, n_slots=4)
+    key = rig.submit(1)
+    rig.session.ring([key], 1)
+    finder.step()
+    finder.avoid(key)
+    with rig.requests() as counts:
+        finder.step()
+    assert counts == {"get": 1}
+
+
+def test_what_was_seen_corrects_what_is_known() -> None:
+    rig = Rig(workers=2)
+    one, other = rig.submit(10), rig.submit(6, first=10)
+    finder = settled(rig)
+    assert finder.fair_share() == 8
+    assert finder.is_plenty()
+    rig.claim(one, "w.1", 9)
+    finder.saw(one, rig.read(one))
+    rig.claim(other, "w.2")
+    finder.saw(other, rig.read(other))
+    assert finder.fair_share() == 1
+    assert not finder.is_plenty()
+    assert drained(finder) == [one]
+
+
+# --- solo -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_on_its_last_try_is_kept_apart_until_a_worker_is_alone() -> None:
+    rig = Rig()
+    key = rig.submit(1)
+    finder = settled(rig)
+    assert finder.solo() is None
+    rig.write_entries(key, losses=2)
+    finder.saw(key, rig.read(key))
+    assert finder.take() is None
+    assert finder.has_candidates()
+    rig.clock.advance(20.0)
+    assert finder.solo() == (key, 20.0)
+    # Looks do not make it a candidate again, which would be tried in vain.
+    finder.look()
+    assert finder.take() is None
+    assert finder.solo() == (key, 20.0)
+    rig.claim(key, "w.1")
+    finder.look()
+    assert finder.solo() is None
+    assert not finder.has_candidates()

@@ -1,0 +1,755 @@
+"""One slot, stepped with a fake clock and a scripted runner: what it claims, runs, commits and gives back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from starburst_executor.config import Timings
+from starburst_executor.errors import PayloadError, RecordInvalid, TaskCrashed, TaskTimeout
+from starburst_executor.protocol import payload, status
+from starburst_executor.protocol.status import State
+from starburst_executor.worker.claims import Claims
+from starburst_executor.worker.durations import Durations
+from starburst_executor.worker.finder import Finder
+from starburst_executor.worker.functions import Functions
+from starburst_executor.worker.jobs import BrokenStart, Died, Event, Finished, Job
+from starburst_executor.worker.slot import Slot
+from starburst_executor.worker.solitude import Solitude
+from tests.unit.session_rig import DIGEST, Rig
+
+
+@dataclass
+class Act:
+    """What becomes of one job: it takes `seconds` and returns 8, unless told otherwise."""
+
+    seconds: float = 0.01
+    error: Exception | None = None
+    dies: str = ""
+    loaded: bool = True
+    value: object = 8
+    printed: bytes = b""
+    # What the runner tells after its kill, in place of this job's death.
+    last_words: Callable[[FakeRunner], list[Event]] | None = None
+
+
+class FakeRunner:
+    """Runs jobs by the script, on the fake clock; keeps the promises of `runner.Runner`."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.jobs: dict[int, Job] = {}
+        self.left_s: float | None = None
+        self.starting_s = stage.starting_s
+        self.killed = self.closed = self.stopped = False
+        self.is_ready = not self.starting_s
+
+    def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
+        assert not self.closed
+        self.jobs.update({job.number: job for job in jobs})
+        self.stage.sent.append([job.index for job in jobs])
+
+    def retract(self) -> list[int]:
+        """All but the first, which has started, if this runner is alive."""
+        numbers = list(self.jobs)[0 if self.closed or self.killed or self.starting_s else 1 :]
+        for number in numbers:
+            del self.jobs[number]
+        return numbers
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        clock = self.stage.rig.clock
+        if self.killed:
+            number, act = self.first()
+            if act.last_words is not None:
+                return act.last_words(self)
+            return [self.death("killed by the worker", number)]
+        if self.starting_s:
+            pause_s = min(self.starting_s, timeout_s)
+            clock.advance(pause_s)
+            self.starting_s -= pause_s
+            self.is_ready = not self.starting_s
+            return []
+        if self.stage.broken is not None:
+            return [BrokenStart(self.stage.broken), self.death("initializer", None)]
+        if not self.jobs:
+            clock.advance(timeout_s)
+            return []
+        number, act = self.first()
+        self.left_s = act.seconds if self.left_s is None else self.left_s
+        if self.left_s > timeout_s:
+            self.left_s -= timeout_s
+            clock.advance(timeout_s)
+            return []
+        clock.advance(self.left_s)
+        self.left_s = None
+        if act.dies:
+            return [self.death(act.dies, number)]
+        return [self.finish(number, act)]
+
+    def first(self) -> tuple[int, Act]:
+        number = next(iter(self.jobs))
+        return number, self.stage.act(self.jobs[number])
+
+    def finish(self, number: int, act: Act) -> Finished:
+        job = self.jobs.pop(number)
+        self.stage.ran.append((job.index, job.attempt))
+        outcome = payload.dump_value(act.value) if act.error is None else payload.dump_error(act.error)
+        return Finished(number, act.error is None, act.loaded, outcome, act.seconds, act.printed, b"")
+
+    def death(self, reason: str, culprit: int | None) -> Died:
+        if culprit is not None:
+            job = self.jobs.pop(culprit)
+            self.stage.ran.append((job.index, job.attempt))
+        self.killed = True
+        return Died(reason, culprit, b"", b"")
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Stage:
+    """One worker with slots that a test steps, and the script of what its runners do."""
+
+    def __init__(self, *, n_slots: int = 1, rig: Rig | None = None, worker_id: str = "w", **manifest: Any) -> None:
+        self.rig = rig or Rig(**manifest)
+        session = self.rig.another()
+        session.refresh()
+        self.script: dict[int, list[Act]] = {}
+        self.default = Act()
+        self.starting_s = 0.0
+        self.broken: bytes | None = None
+        self.reasons: list[bytes] = []
+        self.runners: list[FakeRunner] = []
+        self.sent: list[list[int]] = []
+        self.ran: list[tuple[int, int]] = []
+        self.draining, self.stopped = threading.Event(), threading.Event()
+        self.claims = Claims(session, worker_id, self.rig.clock)
+        self.finder = Finder(session, self.rig.clock, n_slots)
+        self.durations, self.solitude = Durations(), Solitude()
+        functions = Functions(session)
+        self.slots = [
+            Slot(
+                number,
+                session,
+                self.claims,
+                self.finder,
+                functions,
+                self.durations,
+                self.solitude,
+                self.rig.clock,
+                spawn=self.spawn,  # type: ignore[arg-type]
+                draining=self.draining,
+                stopped=self.stopped,
+                broken=self.reasons.append,
+            )
+            for number in range(n_slots)
+        ]
+        self.slot = self.slots[0]
+
+    def spawn(self) -> FakeRunner:
+        self.runners.append(FakeRunner(self))
+        return self.runners[-1]
+
+    def act(self, job: Job) -> Act:
+        acts = self.script.get(job.index, [])
+        return acts[min(job.attempt + self.n_tries(job) - 1, len(acts) - 1)] if acts else self.default
+
+    def n_tries(self, job: Job) -> int:
+        """How often this attempt of the task has been tried: a retry keeps its attempt."""
+        return sum((index, attempt) == (job.index, job.attempt) for index, attempt in self.ran)
+
+    def look(self) -> None:
+        self.finder.look()
+
+    def step_until(self, condition: Callable[[], bool], most: int = 2000) -> None:
+        for _ in range(most):
+            if condition():
+                return
+            self.slot.step()
+        raise AssertionError("it never came to pass")
+
+    def run(self) -> None:
+        """Step until there is nothing to do."""
+        self.look()
+        for _ in range(2000):
+            if not self.slot.step():
+                self.look()
+                if not self.slot.step():
+                    return
+        raise AssertionError("it never ends")
+
+    def error_of(self, key: str, index: int = 0) -> BaseException | None:
+        seen = self.rig.read(key)
+        entry, ref = seen.entries[index], self.rig.keys.parse_group(key)
+        assert entry.outcome is not None
+        body = self.rig.session.outcome(ref.group_id, entry.outcome, status.outcome_label(seen, index, entry))
+        return payload.load_outcome(body)[1]
+
+
+def in_slices(stage: Stage) -> list[int]:
+    """How many tasks each claim took, in order."""
+    return [len(numbers) for numbers in stage.sent]
+
+
+# --- slices -----------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_run_and_are_completed() -> None:
+    stage = Stage()
+    key = stage.rig.submit(3)
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED] * 3
+    assert [entry.seconds for entry in stage.rig.read(key).entries] == [0.01] * 3
+    assert stage.ran == [(0, 1), (1, 1), (2, 1)]
+    assert len(stage.runners) == 1
+    assert stage.claims.held() == {}
+
+
+def test_the_first_slice_is_one_task_and_the_next_about_a_second_of_work() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.1)
+    stage.rig.submit(100)
+    stage.run()
+    assert in_slices(stage)[0] == 1
+    assert all(size == 10 for size in in_slices(stage)[1:-1])
+
+
+def test_a_slice_is_never_more_than_a_fair_share() -> None:
+    stage = Stage(workers=10)
+    stage.default = Act(seconds=0.001)
+    stage.rig.submit(100)
+    stage.look()
+    stage.durations.add(DIGEST, 0.001)
+    stage.slot.step()
+    assert in_slices(stage)[0] == 10
+
+
+def test_a_single_long_task_costs_one_claim_and_one_commit() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=30.0)
+    stage.rig.submit(1)
+    stage.look()
+    with stage.rig.requests() as counts:
+        while stage.slot.step():
+            pass
+    # Function and object are read; claim and commit are swaps.
+    assert counts == {"get": 2, "swap": 2}
+
+
+def test_a_run_of_short_tasks_costs_one_swap_a_slice() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.1)
+    stage.durations.add(DIGEST, 0.1)
+    stage.rig.submit(100)
+    stage.look()
+    with stage.rig.requests() as counts:
+        while stage.slot.step():
+            pass
+    assert counts["get"] == 2
+    assert counts["swap"] <= 16
+
+
+# --- claiming ahead ---------------------------------------------------------------------------------------------------
+
+
+def test_the_next_slice_is_claimed_while_this_one_runs() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.1)
+    stage.durations.add(DIGEST, 0.1)
+    stage.rig.submit(50)
+    stage.look()
+    stage.step_until(lambda: len(stage.sent) >= 2)
+    assert len(stage.ran) < 10
+    assert len(stage.claims.held()) == 2
+
+
+def test_ahead_goes_to_another_object_when_this_one_is_used_up() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.5)
+    stage.durations.add(DIGEST, 0.5)
+    keys = {stage.rig.submit(2), stage.rig.submit(2, first=2), stage.rig.submit(2, first=4)}
+    stage.look()
+    stage.step_until(lambda: len(set(stage.claims.held().values())) == 2)
+    assert set(stage.claims.held().values()) < keys
+    stage.run()
+    assert sorted(stage.ran) == [(index, 1) for index in range(6)]
+
+
+@pytest.mark.parametrize("reason", ["long", "few"])
+def test_nothing_is_claimed_ahead_when_it_would_wait_for_nothing(reason: str) -> None:
+    stage = Stage(workers=4 if reason == "few" else 1)
+    seconds = 10.0 if reason == "long" else 0.3
+    stage.default = Act(seconds=seconds)
+    stage.durations.add(DIGEST, seconds)
+    stage.rig.submit(4 if reason == "few" else 40)
+    stage.look()
+    for _ in range(2):
+        stage.slot.step()
+        assert len(stage.claims.held()) == 1
+
+
+def test_a_task_with_a_loss_runs_with_nothing_ahead_of_it_or_behind() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.3)
+    stage.durations.add(DIGEST, 0.3)
+    stage.script[0] = stage.script[5] = [Act(seconds=3.0)]
+    key = stage.rig.submit(32)
+    suspects = {0, 5}
+    stage.rig.write(key, lambda seen: seen.with_entries({i: seen.entries[i]._replace(losses=1) for i in suspects}))
+    stage.look()
+    together: list[set[int]] = []
+    for _ in range(400):
+        stage.slot.step()
+        together.append({placed.claim.ref.first + placed.index for placed in stage.slot._jobs.values()})
+    assert stage.rig.states(key) == [State.COMPLETED] * 32
+    assert any(len(jobs) > 1 for jobs in together)
+    assert all(len(jobs) == 1 for jobs in together if jobs & suspects)
+
+
+# --- overruns ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_waits_behind_a_task_that_takes_long() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.1)
+    stage.durations.add(DIGEST, 0.1)
+    stage.script[3] = [Act(seconds=60.0)]
+    key = stage.rig.submit(25)
+    stage.look()
+    stage.step_until(lambda: stage.rig.clock.monotonic() > 5.0)
+    states = stage.rig.states(key)
+    assert states[:4] == [State.COMPLETED] * 3 + [State.CLAIMED]
+    assert set(states[4:]) == {State.PENDING}
+    assert len(stage.claims.held()) == 1
+    bell = stage.rig.bell()
+    assert bell is not None
+    assert bell.keys == (key,)
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED] * 25
+    assert sorted(index for index, _ in stage.ran) == list(range(25))
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_raises_fails_with_its_error() -> None:
+    stage = Stage()
+    stage.script[0] = [Act(error=ValueError("no"))]
+    key = stage.rig.submit(2)
+    stage.run()
+    assert stage.rig.states(key) == [State.FAILED, State.COMPLETED]
+    assert stage.rig.read(key).entries[0].failures == 1
+    assert repr(stage.error_of(key)) == "ValueError('no')"
+
+
+def test_retries_keep_the_claim_and_pause_ever_longer() -> None:
+    stage = Stage(retries=3)
+    stage.script[0] = [Act(error=ValueError("no")), Act(error=ValueError("no")), Act(error=ValueError("no")), Act()]
+    key = stage.rig.submit(1)
+    stage.run()
+    entry = stage.rig.read(key).entries[0]
+    assert (entry.state, entry.attempt, entry.failures) == (State.COMPLETED, 1, 3)
+    assert len(stage.ran) == 4
+    # Half of 0.5 + 1 + 2 seconds at the least, all of it and the tasks' time at the most.
+    assert 1.75 <= stage.rig.clock.monotonic() <= 3.6
+
+
+def test_when_retries_are_used_up_the_last_error_counts() -> None:
+    stage = Stage(retries=1)
+    stage.script[0] = [Act(error=ValueError("first")), Act(error=ValueError("last"))]
+    key = stage.rig.submit(1)
+    stage.run()
+    assert str(stage.error_of(key)) == "last"
+    assert len(stage.ran) == 2
+
+
+def test_others_run_while_one_waits_for_its_retry() -> None:
+    stage = Stage(retries=1, workers=1)
+    stage.script[0] = [Act(error=ValueError("x")), Act()]
+    stage.durations.add(DIGEST, 0.1)
+    stage.rig.submit(4)
+    stage.run()
+    assert [index for index, _ in stage.ran] == [0, 1, 2, 3, 0]
+
+
+def test_a_death_costs_only_the_task_that_ran() -> None:
+    stage = Stage(workers=1)
+    stage.durations.add(DIGEST, 0.01)
+    stage.script[2] = [Act(dies="killed by SIGKILL, possibly out of memory")]
+    key = stage.rig.submit(5)
+    stage.run()
+    states = stage.rig.states(key)
+    assert states == [State.COMPLETED, State.COMPLETED, State.FAILED, State.COMPLETED, State.COMPLETED]
+    error = stage.error_of(key, 2)
+    assert isinstance(error, TaskCrashed)
+    assert "SIGKILL" in str(error)
+    assert "task=0-2, session=a-session" in str(error)
+    assert len(stage.ran) == 5
+    assert len(stage.runners) == 2
+    assert stage.runners[0].closed
+    assert stage.reasons == []
+
+
+def test_a_runner_that_dies_between_tasks_costs_none() -> None:
+    stage = Stage()
+    key = stage.rig.submit(1)
+    stage.look()
+    deaths = [None, None]
+    spawn = stage.spawn
+
+    def dying() -> FakeRunner:
+        runner = spawn()
+        if deaths:
+            deaths.pop()
+            runner.poll = lambda _: [runner.death("of old age", None)]  # type: ignore[method-assign]
+        return runner
+
+    stage.slot._spawn = dying  # type: ignore[assignment]
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED]
+    assert stage.ran == [(0, 1)]
+    assert stage.reasons == []
+
+
+def test_runners_that_always_die_before_they_work_break_the_session() -> None:
+    stage = Stage()
+    stage.rig.submit(1)
+    stage.look()
+    spawn = stage.spawn
+
+    def dying() -> FakeRunner:
+        runner = spawn()
+        runner.poll = lambda _: [runner.death("exited with status 1", None)]  # type: ignore[method-assign]
+        return runner
+
+    stage.slot._spawn = dying  # type: ignore[assignment]
+    stage.step_until(lambda: bool(stage.reasons), most=5)
+    failure = payload.describe_outcome(stage.reasons[0])
+    assert failure is not None
+    assert "exited with status 1" in failure.message
+
+
+def test_an_initializer_that_raises_breaks_the_session() -> None:
+    stage = Stage()
+    stage.broken = payload.dump_error(ValueError("not here"))
+    stage.rig.submit(1)
+    stage.look()
+    stage.slot.step()
+    assert stage.reasons[0] == stage.broken
+
+
+def test_a_function_that_cannot_be_loaded_is_released_once_and_then_fails() -> None:
+    stage = Stage()
+    stage.default = Act(error=ModuleNotFoundError("no such module"), loaded=False)
+    key = stage.rig.submit(1)
+    stage.look()
+    stage.step_until(lambda: len(stage.ran) == 1)
+    assert stage.rig.states(key) == [State.PENDING]
+    assert stage.rig.read(key).entries[0].refusals == 1
+    stage.run()
+    assert stage.rig.states(key) == [State.FAILED]
+    assert isinstance(stage.error_of(key), ModuleNotFoundError)
+    assert len(stage.ran) == 2
+
+
+def test_a_result_too_large_fails_its_task_alone() -> None:
+    stage = Stage(max_result_bytes=1000)
+    stage.script[0] = [Act(value="x" * 2000)]
+    key = stage.rig.submit(2)
+    stage.run()
+    assert stage.rig.states(key) == [State.FAILED, State.COMPLETED]
+    error = stage.error_of(key)
+    assert isinstance(error, PayloadError)
+    assert "max_result_bytes=1000, task=0-0" in str(error)
+
+
+def test_a_call_with_a_wrong_seal_or_without_its_function_fails_alone() -> None:
+    stage = Stage()
+    moved = stage.rig.submit(2)
+    calls = [entry.call for entry in stage.rig.read(moved).entries]
+    stage.rig.write(moved, lambda seen: seen.with_entries({0: seen.entries[0]._replace(call=calls[1])}))
+    gone = stage.rig.submit(1, first=2, digest="0" * 32)
+    stage.run()
+    assert stage.rig.states(moved) == [State.FAILED, State.COMPLETED]
+    assert isinstance(stage.error_of(moved), RecordInvalid)
+    assert stage.rig.states(gone) == [State.FAILED]
+    assert isinstance(stage.error_of(gone), PayloadError)
+
+
+def test_an_object_that_cannot_be_read_is_left_alone() -> None:
+    stage = Stage()
+    broken = stage.rig.submit(1)
+    stage.rig.objects.put(broken, b"\xc1" * 8)
+    key = stage.rig.submit(1, first=1)
+    stage.look()
+    for _ in range(10):
+        stage.slot.step()
+    assert stage.rig.states(key) == [State.COMPLETED]
+
+
+# --- timeouts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_runs_too_long_is_killed_and_fails() -> None:
+    stage = Stage(task_timeout=5.0)
+    stage.script[1] = [Act(seconds=1000.0)]
+    key = stage.rig.submit(3)
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED, State.FAILED, State.COMPLETED]
+    error = stage.error_of(key, 1)
+    assert isinstance(error, TaskTimeout)
+    assert "task_timeout=5 s" in str(error)
+    assert 5.0 <= stage.rig.clock.monotonic() < 6.5
+
+
+def test_each_task_of_a_slice_has_its_own_time() -> None:
+    stage = Stage(task_timeout=5.0, workers=1)
+    stage.durations.add(DIGEST, 0.01)
+    stage.default = Act(seconds=4.0)
+    key = stage.rig.submit(3)
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED] * 3
+
+
+def test_the_initializers_time_is_not_the_first_tasks() -> None:
+    stage = Stage(task_timeout=5.0)
+    stage.starting_s = 60.0
+    stage.default = Act(seconds=4.5)
+    key = stage.rig.submit(1)
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED]
+    assert len(stage.runners) == 1
+
+
+def test_a_kill_that_comes_too_late_blames_nobody_else() -> None:
+    """The task ended just before its runner was killed, and the next one had begun."""
+    stage = Stage(task_timeout=5.0, workers=1)
+    stage.durations.add(DIGEST, 0.01)
+
+    def last_words(runner: FakeRunner) -> list[Event]:
+        numbers = list(runner.jobs)
+        events: list[Event] = [runner.finish(numbers[0], Act(seconds=5.0))]
+        events.append(runner.death("killed by the worker", numbers[1] if len(numbers) > 1 else None))
+        return events
+
+    stage.script[0] = [Act(seconds=1000.0, last_words=last_words)]
+    key = stage.rig.submit(3)
+    stage.look()
+    # No overrun is to take the others out of its way.
+    stage.slot._slack_s = lambda: None  # type: ignore[method-assign]
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED] * 3
+    assert stage.reasons == []
+
+
+# --- children -----------------------------------------------------------------------------------------------------
+
+
+def test_a_runner_is_replaced_after_its_number_of_tasks() -> None:
+    stage = Stage(max_tasks_per_child=2, workers=1)
+    stage.durations.add(DIGEST, 0.01)
+    key = stage.rig.submit(5)
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED] * 5
+    assert len(stage.runners) == 3
+    assert [runner.stopped for runner in stage.runners] == [True, True, False]
+    assert max(map(len, stage.sent)) <= 2
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_draining_finishes_what_runs_and_releases_the_rest() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=3.0)
+    stage.durations.add(DIGEST, 0.1)
+    key = stage.rig.submit(10)
+    stage.look()
+    stage.slot.step()
+    stage.draining.set()
+    while stage.slot.step():
+        pass
+    states = stage.rig.states(key)
+    assert states == [State.COMPLETED] + [State.PENDING] * 9
+    assert [entry.losses for entry in stage.rig.read(key).entries] == [0] * 10
+    assert stage.claims.held() == {}
+    assert stage.slot.is_idle
+
+
+def test_draining_releases_what_waits_for_a_retry() -> None:
+    stage = Stage(retries=5)
+    stage.default = Act(error=ValueError("x"))
+    key = stage.rig.submit(1)
+    stage.look()
+    stage.step_until(lambda: bool(stage.ran))
+    stage.draining.set()
+    assert not stage.slot.step()
+    assert stage.rig.states(key) == [State.PENDING]
+
+
+def test_when_the_grace_time_is_over_what_ran_is_released_without_a_loss() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.1)
+    stage.script[2] = [Act(seconds=1000.0)]
+    stage.durations.add(DIGEST, 0.1)
+    key = stage.rig.submit(4)
+    stage.look()
+    stage.step_until(lambda: len(stage.ran) == 2)
+    stage.draining.set()
+    stage.slot.step()
+    stage.slot.hurry.set()
+    assert not stage.slot.step()
+    assert stage.rig.states(key) == [State.COMPLETED] * 2 + [State.PENDING] * 2
+    assert [entry.losses for entry in stage.rig.read(key).entries] == [0] * 4
+    assert stage.claims.held() == {}
+
+
+def test_a_slot_that_is_stopped_writes_nothing_any_more() -> None:
+    stage = Stage()
+    stage.rig.submit(2)
+    stage.look()
+    stage.slot.step()
+    stage.stopped.set()
+    with stage.rig.requests() as counts:
+        assert not stage.slot.step()
+    assert counts == {}
+
+
+def test_long_slices_are_committed_as_they_go() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.6)
+    stage.durations.add(DIGEST, 0.05)
+    key = stage.rig.submit(3)
+    stage.look()
+    stage.step_until(lambda: len(stage.ran) == 2)
+    assert stage.rig.states(key) == [State.COMPLETED, State.CLAIMED, State.CLAIMED]
+
+
+# --- solitude ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_last_try_of_a_task_has_the_worker_to_itself() -> None:
+    stage = Stage(n_slots=2, workers=2)
+    first, second = stage.slots
+    stage.default = Act(seconds=50.0)
+    busy = stage.rig.submit(1)
+    stage.look()
+    second.step()
+    assert stage.rig.states(busy) == [State.CLAIMED]
+    last = stage.rig.submit(1, first=1)
+    stage.rig.write_entries(last, losses=2)
+    stage.look()
+    first.step()
+    assert stage.rig.states(last) == [State.PENDING]
+    # Others wait as long as it may yet become alone by itself, and not much longer than a beat interval.
+    stage.rig.clock.advance(stage.rig.timings.beat_s + 1)
+    assert not first.step()
+    more = stage.rig.submit(1, first=2)
+    stage.look()
+    while not second.is_idle:
+        second.step()
+    assert stage.rig.states(busy) == [State.COMPLETED]
+    assert not second.step()
+    assert first.step()
+    assert stage.rig.states(last) == [State.CLAIMED]
+    assert not second.step()
+    assert stage.rig.states(more) == [State.PENDING]
+    while first.step() and stage.rig.states(last) != [State.COMPLETED]:
+        pass
+    assert stage.rig.states(last) == [State.COMPLETED]
+    stage.look()
+    second.step()
+    assert stage.rig.states(more) == [State.CLAIMED]
+
+
+def test_a_busy_slot_claims_nothing_more_while_another_waits_to_be_alone() -> None:
+    stage = Stage(n_slots=2, workers=2)
+    first, second = stage.slots
+    stage.default = Act(seconds=0.5)
+    stage.durations.add(DIGEST, 0.5)
+    stage.script[0] = [Act(seconds=50.0)]
+    last = stage.rig.submit(1)
+    stage.rig.write_entries(last, losses=2)
+    stage.rig.submit(200, first=1)
+    stage.look()
+    second.step()
+    stage.finder.saw(last, stage.rig.read(last))
+    stage.rig.clock.advance(stage.rig.timings.beat_s + 1)
+    assert not first.step()
+    for _ in range(50):
+        if not second.step():
+            break
+    assert second.is_idle
+    assert first.step()
+    assert stage.rig.states(last) == [State.CLAIMED]
+
+
+def test_after_the_last_try_the_others_work_again() -> None:
+    """The slot that had the worker to itself does not go on from there alone."""
+    stage = Stage(n_slots=2, workers=2)
+    first, second = stage.slots
+    key = stage.rig.submit(50)
+    stage.rig.write(key, lambda seen: seen.with_entries({0: seen.entries[0]._replace(losses=2)}))
+    stage.finder.saw(key, stage.rig.read(key))
+    first.step()
+    assert stage.sent == [[0]]
+    while not first.is_idle:
+        first.step()
+    assert stage.rig.states(key)[0] == State.COMPLETED
+    stage.look()
+    second.step()
+    assert not second.is_idle or State.COMPLETED in stage.rig.states(key)[1:]
+
+
+def test_two_slots_are_never_alone_at_once() -> None:
+    solitude = Solitude()
+    assert solitude.enter(0)
+    assert solitude.have(0, insist=False)
+    assert not solitude.enter(1)
+    assert not solitude.have(1, insist=True)
+    assert solitude.is_wanted(0)
+    assert solitude.is_reserved
+    solitude.give_up(1)
+    assert solitude.is_reserved
+    solitude.give_up(0)
+    assert solitude.enter(1)
+    assert not solitude.have(0, insist=False)
+    assert not solitude.is_reserved
+    assert not solitude.have(0, insist=True)
+    assert solitude.is_reserved
+    solitude.leave(1)
+    assert solitude.have(0, insist=False)
+
+
+# --- what others see --------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_tells_what_it_runs_and_for_how_long() -> None:
+    stage = Stage()
+    stage.default = Act(seconds=100.0)
+    stage.rig.submit(1)
+    assert stage.slot.running() is None
+    stage.look()
+    stage.slot.step()
+    running = stage.slot.running()
+    assert running is not None
+    assert running == ("0-0", pytest.approx(stage.rig.clock.monotonic()))
+
+
+def test_races_are_spread_in_time() -> None:
+    stage = Stage(timings=Timings())
+    key = stage.rig.submit(1)
+    stage.look()
+    stage.rig.before("swap", key, lambda: stage.rig.claim(key, "other.1"))
+    assert not stage.slot.step()
+    assert 0.0 < stage.rig.clock.monotonic() <= stage.rig.timings.bell_min_s
