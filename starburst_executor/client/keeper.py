@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 _FUTILE_STARTS = 3
 # How often the launcher is asked who died; for local workers that is one `waitpid` each.
 _DEATHS_S = 0.1
+# How often to look whether a worker that was started has been heard of.
+_HEARING_S = 0.5
 # An intent without a handle that old was left by a client that died in between.
 _INTENT_S = 20.0
 
@@ -72,6 +74,8 @@ class ClientKeeper:
         self._launched_at: float | None = None
         self._heard = False
         self._before: frozenset[str] = frozenset()
+        self._next_start = float("-inf")
+        self._next_hearing = float("-inf")
         self._is_renumbered = False
         self._never = threading.Event()
 
@@ -199,12 +203,14 @@ class ClientKeeper:
         level = logging.INFO if heard else logging.WARNING
         _log.log(level, "a worker has ended: worker=%s, %s", death.worker_id, death.words or "no last words")
         if self._n_futile >= _FUTILE_STARTS:
-            self._break(f"no worker could be started: {death.words}")
+            self._could_not_start(f"no worker could be started: {death.words}", 0)
 
     def _keep_number(self, launcher: Launcher) -> None:
         """Start as many workers as are missing, if there is work for them."""
         manifest = self._session.manifest
         if manifest.state != SessionState.OPEN or not self._needs_workers():
+            return
+        if self._clock.monotonic() < self._next_start:
             return
         missing = manifest.workers - self._n_slots_alive(launcher, manifest)
         if missing <= 0:
@@ -227,7 +233,7 @@ class ClientKeeper:
         try:
             handle = launcher.start(self._order(missing))
         except (LaunchError, ConfigError, OSError) as error:
-            self._break(f"no worker could be started: {error}")
+            self._could_not_start(f"no worker could be started: {error}", missing)
             return
         self._launched_at, self._heard = self._clock.monotonic(), False
 
@@ -241,6 +247,17 @@ class ClientKeeper:
         # Crash here: workers run that no handle names; they are found by their beats and leave when idle.
         self._session.change(settle)
 
+    def _could_not_start(self, reason: str, n_slots: int) -> None:
+        """Break the session, unless others do the work: then try again in a while."""
+        manifest = self._session.manifest
+        n_others = sum(self._slots_of(self._launcher, launch) for launch in manifest.launches) if self._launcher else 0
+        if n_others > n_slots:
+            _log.warning("%s; the others go on: session=%s", reason, manifest.session_id)
+            self._n_futile = 0
+            self._next_start = self._clock.monotonic() + self._timings.launch_s
+        else:
+            self._break(reason)
+
     def _check_first_beat(self, launcher: Launcher) -> None:
         """Workers that live and say nothing for `launch_s` will not say anything."""
         if self._heard:
@@ -248,6 +265,10 @@ class ClientKeeper:
         if self._launched_at is None:
             # Another client started them.
             self._launched_at = self._clock.monotonic()
+        now = self._clock.monotonic()
+        if now < self._next_hearing:
+            return
+        self._next_hearing = now + _HEARING_S
         keys = self._worker_keys()
         if keys - self._before:
             self._heard = True
@@ -271,7 +292,9 @@ class ClientKeeper:
     def _slots_of(self, launcher: Launcher, launch: Launch) -> int:
         """How many slots of these workers are there, or on their way."""
         if launch.launcher != launcher.name:
-            return launch.slots
+            # Nobody here can ask that launcher: its workers count as long as any worker is heard of.
+            is_young = self._clock.now() - launch.at < self._timings.launch_s
+            return launch.slots if is_young or self._watcher.watch.living() else 0
         if not launch.handle:
             return launch.slots if self._clock.now() - launch.at < _INTENT_S else 0
         return launcher.slots_alive(launch.handle)

@@ -92,8 +92,11 @@ class Submitter:
         self._n_workers = n_workers
         self._queue_bytes = queue_bytes
         self._acknowledged = acknowledged
-        # Guards everything below; waited on for "something to take", "room" and "nothing left".
-        self._changed = threading.Condition()
+        # One lock guards everything below. Senders wait on one condition for something to take, all others on another for
+        # room, or for nothing left: a wake-up for a sender must not go to somebody who cannot send.
+        lock = threading.Lock()
+        self._sendable = threading.Condition(lock)
+        self._changed = threading.Condition(lock)
         self._queue: deque[_Queued] = deque()
         self._n_bytes = 0
         self._flying: list[Batch] = []
@@ -142,7 +145,7 @@ class Submitter:
             self._n_bytes += len(call)
             self._burst += 1
             if self._is_ready():
-                self._changed.notify()
+                self._sendable.notify()
             return future
 
     def cancel_unsent(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
@@ -188,6 +191,7 @@ class Submitter:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            self._sendable.notify_all()
 
     def fail(self, error: BaseException) -> list[StarburstFuture[Any]]:
         """Give up: the futures of everything unsent."""
@@ -198,20 +202,21 @@ class Submitter:
             self._queue.clear()
             self._n_bytes = 0
             self._changed.notify_all()
+            self._sendable.notify_all()
         return unsent
 
     # --- for senders --------------------------------------------------------------------------------------------------
 
     def take(self, timeout_s: float | None = None) -> Batch | None:
         """The next batch, when it should leave; None if there is none within `timeout_s`, or after `close`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_ready() or (self._closed and not self._queue), timeout_s)
+        with self._sendable:
+            self._sendable.wait_for(lambda: self._is_ready() or (self._closed and not self._queue), timeout_s)
             if not self._is_ready():
                 return None
             batch = self._cut()
             self._flying.append(batch)
             if self._is_ready():
-                self._changed.notify()
+                self._sendable.notify()
             return batch
 
     def send(self, batch: Batch) -> None:
@@ -228,6 +233,7 @@ class Submitter:
                 if self._is_empty():
                     self._burst = 0
                 self._changed.notify_all()
+                self._sendable.notify_all()
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

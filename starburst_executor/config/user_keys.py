@@ -8,7 +8,6 @@ key in the environment: taken out of it in workers, and not passed on to them. W
 
 from __future__ import annotations
 
-import ctypes
 import hmac
 import os
 import re
@@ -149,6 +148,8 @@ def take_secret_environment() -> str | None:
     """
     if "STARBURST_KEY" not in os.environ:
         return None
+    import ctypes  # only workers come here
+
     # The system shows the environment that a process began with (/proc/self/environ, `ps e`), whatever was unset since.
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_void_p

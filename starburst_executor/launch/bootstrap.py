@@ -25,6 +25,8 @@ class Bootstrap:
         worker_id: The id to work under.
         bound: Whether the pipe stays open and its end is the end of this worker.
         tee: Whether to show what tasks print on its own standard output too.
+        authkey: The client's `multiprocessing` key, so that proxies of its managers work in tasks; empty for a worker
+            that is not bound to it.
         words: The file for its last words, if it ends because it cannot go on; empty for its error output.
     """
 
@@ -34,6 +36,7 @@ class Bootstrap:
     bound: bool = False
     tee: bool = False
     words: str = ""
+    authkey: bytes = b""
 
     def __repr__(self) -> str:
         return f"Bootstrap(worker_id={self.worker_id!r}, bound={self.bound})"
@@ -46,7 +49,7 @@ def new_worker_id(clock: Clock) -> str:
 
 def write_bootstrap(pipe: IO[bytes], bootstrap: Bootstrap) -> None:
     """Write it and leave the pipe open."""
-    fields = (bootstrap.key, bootstrap.path, bootstrap.worker_id, bootstrap.bound, bootstrap.tee, bootstrap.words)
+    fields = tuple(getattr(bootstrap, name) for name in Bootstrap.__slots__)
     body: bytes = msgpack.packb(fields, unicode_errors="surrogateescape")
     pipe.write(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
     pipe.flush()
@@ -60,13 +63,13 @@ def read_bootstrap(pipe: IO[bytes]) -> Bootstrap:
         raise RecordInvalid("the launcher ended before it had told this worker what to do")
     try:
         fields = msgpack.unpackb(body, use_list=False, unicode_errors="surrogateescape")
-        key, path, worker_id, bound, tee, words = fields
+        key, path, worker_id, bound, tee, words, authkey = fields
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RecordInvalid(f"not a worker's start: {type(error).__name__}, bytes={length}") from error
     kinds = tuple(type(field) for field in fields)
-    if kinds != (str, tuple, str, bool, bool, str) or not all(type(entry) is str for entry in path):
+    if kinds != (str, tuple, str, bool, bool, str, bytes) or not all(type(entry) is str for entry in path):
         raise RecordInvalid(f"a worker's start with a field of a wrong type: bytes={length}")
-    return Bootstrap(key, path, worker_id, bound, tee, words)
+    return Bootstrap(key, path, worker_id, bound, tee, words, authkey)
 
 
 def _read(pipe: IO[bytes], n_bytes: int) -> bytes:

@@ -9,6 +9,7 @@ tell whether it lives, and one on another machine knows that it cannot tell.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -127,7 +128,15 @@ class Local:
         _, session_id = split_url(order.url)
         log = config.log_folder() / f"{session_id}-{worker_id}.log"
         attached = not order.detached
-        bootstrap = Bootstrap(order.key, _module_path(), worker_id, bound=attached, tee=attached, words=str(log))
+        bootstrap = Bootstrap(
+            key=order.key,
+            path=_module_path(),
+            worker_id=worker_id,
+            bound=attached,
+            tee=attached,
+            words=str(log),
+            authkey=bytes(multiprocessing.current_process().authkey) if attached else b"",
+        )
         command = [sys.executable, "-c", _START, order.url, "--slots", str(n_slots), "--bootstrap"]
         try:
             with nullcontext(None) if attached else log.open("ab", buffering=0) as output:
@@ -157,7 +166,11 @@ class Local:
     def _is_dead(self, one: _Process) -> bool:
         child = self._children.get(one.worker_id)
         if child is not None:
-            return child.poll() is not None
+            if child.poll() is None:
+                return False
+            if child.stdin is not None:
+                child.stdin.close()
+            return True
         if one.machine != config.machine_boot():
             return False
         return _started(one.pid) != one.started

@@ -82,6 +82,10 @@ class Watch:
         """The workers seen that are lost now."""
         return {worker_id for worker_id in self._seen if self.is_lost(worker_id)}
 
+    def living(self) -> set[str]:
+        """The workers seen that are not lost now."""
+        return self._seen.keys() - self.lost()
+
     def judged_etag(self, worker_id: str) -> str | None:
         """The beat that a verdict on this worker rests on; None if it has none."""
         seen = self._seen.get(worker_id)

@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
                 bootstrap = read_bootstrap(_stdin())
             else:
                 bootstrap = Bootstrap(key=secret or "", path=tuple(sys.path), worker_id=new_worker_id(clock))
-            nursery.configure(sys_path=bootstrap.path, tee=bootstrap.tee)
+            nursery.configure(sys_path=bootstrap.path, tee=bootstrap.tee, authkey=bootstrap.authkey)
             key = config.find_session_key(session_id, bootstrap.key or None)
             why, words = _work(options, bootstrap, nursery, store_url, Sealer(bytes(key), session_id), clock)
         finally:

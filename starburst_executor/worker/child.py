@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
+from multiprocessing.process import current_process
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, cast
 
@@ -147,6 +148,8 @@ class _Runner:
         self._session_id = settings["session_id"]
         path = settings["sys_path"]
         sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
+        if settings.get("authkey"):
+            current_process().authkey = settings["authkey"]
         if settings["initializer"] is not None:
             self._initialize(settings["initializer"])
         with suppress(OSError):

@@ -90,9 +90,14 @@ class Nursery:
         theirs.close()
         return cls(control, pid, session_id=session_id, sys_path=sys_path, capture_bytes=capture_bytes, tee=tee)
 
-    def configure(self, *, sys_path: Sequence[str], tee: bool) -> None:
-        """What runners made from now on get; see `start`. For what is learned only after the fork."""
+    def configure(self, *, sys_path: Sequence[str], tee: bool, authkey: bytes = b"") -> None:
+        """What runners made from now on get; see `start`. For what is learned only after the fork.
+
+        Args:
+            authkey: The `multiprocessing` key of the client.
+        """
         self._settings["sys_path"] = list(sys_path)
+        self._settings["authkey"] = authkey
         self._tee = tee
 
     def spawn(self, *, initializer: bytes | None = None) -> Runner:
