@@ -65,15 +65,17 @@ class Finder:
     def take(self) -> str | None:
         """A key to try, one of the oldest 2W at random; None if none is known (`wanted` is set then).
 
-        Objects that another slot of this worker works on come last: the two would only get in each other's way.
+        Objects that another slot of this worker works on come last: the two would only get in each other's way. A worker
+        that has all the session's slots competes with nobody else and takes the oldest, so that results come in order.
         """
         with self._lock:
             if not self._candidates:
                 self.wanted.set()
                 return None
-            oldest = list(islice(self._candidates, 2 * self._n_all_slots()))
+            n_all = self._n_all_slots()
+            oldest = list(islice(self._candidates, 2 * n_all))
             choices = [key for key in oldest if key not in self._worked] or oldest
-            return choices[int(self._clock.random() * len(choices))]
+            return choices[0 if n_all == self._n_slots else int(self._clock.random() * len(choices))]
 
     def begins(self, key: str) -> None:
         """A slot of this worker has a claim on this object."""
@@ -148,11 +150,13 @@ class Finder:
         """
         self.wanted.clear()
         now = self._clock.monotonic()
+        has_looked = self._next_look > float("-inf")
         rung = self._session.read_bell(self._bell_etag)
         if rung is not None:
             bell, self._bell_etag = rung
             self._backoff.reset()
-            self._ring = _Ring(bell, self._first_chance(bell))
+            # What a new worker hears is only the last ring before it came: look for the others too.
+            self._ring = _Ring(bell if has_looked else Bell(), self._first_chance(bell))
         if self._ring is not None:
             if self._clock.random() < self._ring.chance:
                 bell, self._ring = self._ring.bell, None

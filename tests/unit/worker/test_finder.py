@@ -179,6 +179,23 @@ def test_after_a_lost_race_others_are_tried_first() -> None:
     assert {finder.take() for _ in range(50)} == set(keys[1:3])
 
 
+def test_a_new_worker_looks_for_what_was_rung_for_before_the_last_ring() -> None:
+    rig = Rig()
+    one, other = rig.submit(3), rig.submit(3, first=3)
+    rig.session.ring([other], 3)
+    finder = finder_of(rig, n_slots=4)
+    finder.step()
+    assert drained(finder) == [one, other]
+
+
+def test_a_worker_that_has_all_slots_takes_the_oldest_others_choose_at_random() -> None:
+    rig = Rig(workers=4)
+    keys = [rig.submit(3, first=3 * i) for i in range(8)]
+    alone, one_of_many = settled(rig, n_slots=4), settled(rig, n_slots=1)
+    assert {alone.take() for _ in range(20)} == {keys[0]}
+    assert len({one_of_many.take() for _ in range(200)}) > 4
+
+
 def test_the_loser_of_the_race_for_the_only_object_looks_again_at_once() -> None:
     rig = Rig()
     finder = settled(rig, n_slots=4)
