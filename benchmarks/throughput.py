@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.rows import KINDS, Row, cpu_seconds, show
+from benchmarks._rows import KINDS, Row, cpu_seconds, show
 from starburst_executor import StarburstExecutor
 
 WORKERS = 2

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import sys
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
@@ -258,8 +260,12 @@ class StarburstExecutor(Executor):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        # ^C means "stop": what no worker has begun is not begun any more.
-        self.shutdown(wait=True, cancel_futures=exc_type is KeyboardInterrupt)
+        # ^C means "stop": what no worker has begun is not begun any more. A second one means "now".
+        try:
+            self.shutdown(wait=True, cancel_futures=exc_type is KeyboardInterrupt)
+        except KeyboardInterrupt:
+            stop_at_once(self._engine)
+            raise
 
 
 def _results(
@@ -312,6 +318,13 @@ def end(engine: Engine) -> None:
         engine.end_session()
 
 
+def stop_at_once(engine: Engine) -> None:
+    """A second ^C: kill the workers of an attached session and cancel what is left. A detached one is left as it is."""
+    if not engine.detached and engine.is_of_this_process():
+        with suppress(StarburstError):
+            engine.cleanup(delete=not engine.keep)
+
+
 def _end_in_background(engine: Engine) -> None:
     # Also called by the garbage collector, in whatever thread and holding whatever locks: so it takes none itself.
     if not engine.finished.is_set() and engine.is_of_this_process():
@@ -321,9 +334,16 @@ def _end_in_background(engine: Engine) -> None:
 
 def _end_all() -> None:
     """Before the interpreter goes: end every session that is still open, as `ProcessPoolExecutor` does."""
+    # An unhandled ^C has been printed by now; as at the end of a `with` block, it cancels what has not begun.
+    is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
     for engine in Engine.all_here():
         try:
+            engine.begin_end()
+            if is_interrupted and not engine.detached:
+                engine.cancel(engine.unfinished())
             end(engine)
+        except KeyboardInterrupt:
+            stop_at_once(engine)
         except StarburstError as error:
             _log.warning("a session was not ended in good order: %s", error)
 

@@ -438,3 +438,58 @@ def _wait_for_file(path: str) -> None:
 
     while not os.path.exists(path):
         time.sleep(0.01)
+
+
+INTERRUPTED = """
+import sys, time
+from pathlib import Path
+from starburst_executor import StarburstExecutor
+_, store, folder, seconds, style = sys.argv
+def work(i):
+    Path(folder, str(i)).touch()
+    time.sleep(float(seconds))
+def all_tasks(executor):
+    futures = [executor.submit(work, i) for i in range(20)]
+    while not all(future.running() for future in futures[:2]): time.sleep(0.01)
+    print("running", flush=True)
+    for future in futures: future.result()
+if style == "with":
+    with StarburstExecutor(workers=2, store=store) as executor: all_tasks(executor)
+else:
+    executor = StarburstExecutor(workers=2, store=store)
+    all_tasks(executor)
+"""
+
+
+@pytest.mark.parametrize("style", ["with", "without"])
+def test_one_interrupt_cancels_what_has_not_begun(store_url: str, tmp_path: Path, style: str) -> None:
+    folder = tmp_path / "ran"
+    folder.mkdir()
+    client = run_python(INTERRUPTED, store_url, str(folder), "1.0", style)
+    assert client.stdout is not None
+    assert client.stdout.readline() == "running\n"
+    beneath = descendants(client.pid)
+    client.send_signal(signal.SIGINT)
+    assert client.wait(60) in (1, -signal.SIGINT, 130)
+    client.stdout.close()
+    assert len(list(folder.iterdir())) <= 4
+    wait_until(lambda: not any(map(is_alive, beneath)))
+    assert DetachedExecutor.list_sessions(store_url) == []
+
+
+@pytest.mark.parametrize("style", ["with", "without"])
+def test_a_second_interrupt_stops_at_once(store_url: str, tmp_path: Path, style: str) -> None:
+    folder = tmp_path / "ran"
+    folder.mkdir()
+    client = run_python(INTERRUPTED, store_url, str(folder), "600", style)
+    assert client.stdout is not None
+    assert client.stdout.readline() == "running\n"
+    beneath = descendants(client.pid)
+    client.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        client.wait(1.0)
+    client.send_signal(signal.SIGINT)
+    assert client.wait(30) in (1, -signal.SIGINT, 130)
+    client.stdout.close()
+    wait_until(lambda: not any(map(is_alive, beneath)))
+    assert DetachedExecutor.list_sessions(store_url) == []
