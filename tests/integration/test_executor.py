@@ -450,7 +450,7 @@ def work(i):
     time.sleep(float(seconds))
 def all_tasks(executor):
     futures = [executor.submit(work, i) for i in range(20)]
-    while not all(future.running() for future in futures[:2]): time.sleep(0.01)
+    while not all(future.running() or future.done() for future in futures[:2]): time.sleep(0.01)
     print("running", flush=True)
     for future in futures: future.result()
 if style == "with":
