@@ -450,7 +450,7 @@ def work(i):
     time.sleep(float(seconds))
 def all_tasks(executor):
     futures = [executor.submit(work, i) for i in range(20)]
-    while not all(future.running() or future.done() for future in futures[:2]): time.sleep(0.01)
+    while sum(future.running() or future.done() for future in futures) < 2: time.sleep(0.01)
     print("running", flush=True)
     for future in futures: future.result()
 if style == "with":
@@ -472,7 +472,7 @@ def test_one_interrupt_cancels_what_has_not_begun(store_url: str, tmp_path: Path
     client.send_signal(signal.SIGINT)
     assert client.wait(60) in (1, -signal.SIGINT, 130)
     client.stdout.close()
-    assert len(list(folder.iterdir())) <= 4
+    assert len(list(folder.iterdir())) <= 8  # what had been claimed, of 20
     wait_until(lambda: not any(map(is_alive, beneath)))
     assert DetachedExecutor.list_sessions(store_url) == []
 
