@@ -74,8 +74,7 @@ def test_the_process_that_submitted_is_killed_and_another_gets_everything(store_
     code = textwrap.dedent(
         """
         import os, signal, sys, time
-        from tests.moto_server import ROOT
-from tests.sessions import detached
+        from tests.sessions import detached
         def slow(i):
             time.sleep(0.02)
             return i * i
