@@ -31,7 +31,7 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.payload import load_outcome
 from starburst_executor.protocol.records import SessionState
-from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
+from starburst_executor.protocol.status import Entry, Located, State, Status
 from starburst_executor.store.session import Group, SessionStore, Versioned
 
 __all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Mapper"]
@@ -56,12 +56,13 @@ class Mapper(Protocol):
 class _Watched:
     """One status object and the futures that wait for its tasks."""
 
-    __slots__ = ("etag", "futures", "key", "ref")
+    __slots__ = ("etag", "futures", "is_unread", "key", "ref")
 
     def __init__(self, key: str, ref: GroupRef, etag: str) -> None:
         self.key = key
         self.ref = ref
         self.etag = etag
+        self.is_unread = False
         self.futures: dict[int, list[StarburstFuture[Any]]] = {}
 
 
@@ -89,16 +90,26 @@ class Collector:
         self.news = threading.Event()
         self.n_waiting = 0
 
-    def watch(self, key: str, ref: GroupRef, etag: str, futures: Iterable[tuple[int, StarburstFuture[Any]]]) -> None:
+    def watch(
+        self,
+        key: str,
+        ref: GroupRef,
+        etag: str,
+        futures: Iterable[tuple[int, StarburstFuture[Any]]],
+        *,
+        unread: bool = False,
+    ) -> None:
         """Complete these futures, given with their index in the object, when their tasks end.
 
         Args:
             etag: The object's ETag if its tasks are known to be pending in it; empty to have it read.
+            unread: Only the listing said that they are pending: read the object once, when there is nothing else to do.
         """
         with self._lock:
             watched = self._watched.get(key)
             if watched is None:
                 watched = self._watched[key] = _Watched(key, ref, etag)
+                watched.is_unread = unread
             elif not etag:
                 watched.etag = ""
             for index, future in futures:
@@ -152,6 +163,8 @@ class Collector:
                     raise
         if n_news:
             self._backoff.reset()
+        else:
+            self._doubt_one(watched)
         return bool(n_news)
 
     def take_in(self, key: str, seen: Status) -> int:
@@ -177,8 +190,15 @@ class Collector:
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
+    def _doubt_one(self, watched: list[_Watched]) -> None:
+        """Have one object read at the next poll that nobody has read: a spoilt one may look as if all were pending."""
+        for each in watched:
+            if each.is_unread:
+                each.is_unread, each.etag = False, ""
+                return
+
     def _changed(self, watched: list[_Watched]) -> list[_Watched]:
-        """Which of many objects to read: those whose ETag moved and that are not all pending."""
+        """Which of many objects to read: those whose ETag moved."""
         epochs = sorted({(each.ref.ordinal, each.ref.epoch) for each in watched})
         listed: dict[str, Group] = {group.key: group for group in self._session.groups(epochs)}
         self._session.close_epochs(list(listed.values()))
@@ -187,7 +207,7 @@ class Collector:
             group = listed.get(each.key)
             if group is None:
                 self._missing(each)
-            elif group.etag != each.etag and group.size_class != SizeClass.ALL_PENDING:
+            elif group.etag != each.etag:
                 changed.append(each)
         return changed
 

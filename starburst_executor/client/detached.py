@@ -154,7 +154,7 @@ class DetachedExecutor(StarburstExecutor):
         if fresh:
             # An object with nothing but pending tasks need not be read.
             etag = group.etag if group.size_class == SizeClass.ALL_PENDING else ""
-            engine.collector.watch(group.key, ref, etag, fresh)
+            engine.collector.watch(group.key, ref, etag, fresh, unread=bool(etag))
 
     def future_of(self, ordinal: int, index: int) -> StarburstFuture[Any]:
         """The future of one task, by its submitter's ordinal and its index.
@@ -273,6 +273,7 @@ class DetachedExecutor(StarburstExecutor):
         Store: 1 swap.
         """
         n_workers = config.resolve(detached=True, store=self._engine.opened.store.url, workers=workers).workers
+        self._engine.workforce.check(n_workers)
         self._engine.session.change(lambda manifest: _with(manifest, workers=n_workers))
         self._max_workers = n_workers
         self._engine.renumber()
@@ -330,6 +331,9 @@ class DetachedExecutor(StarburstExecutor):
 
 def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest | None:
     """The epoch listed, and kept so until the hold is taken off."""
+    if ordinal >= len(manifest.submitters):
+        # A client that has come since this manifest was read: None has a fresh one read.
+        return None
     submitter = manifest.submitters[ordinal]
     if (epoch, hold) in submitter.holds:
         return None

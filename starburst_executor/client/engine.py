@@ -437,7 +437,7 @@ class Engine:
                 self._stop_threads()
                 self.session.end(SessionState.TERMINATED, "shut down")
                 self.workforce.let_go()
-                self.workforce.wait_until_gone()
+                self.workforce.wait_until_gone(self._keeper.buried)
                 if not self.keep:
                     delete_session(self.session)
             except StarburstError as error:
@@ -457,7 +457,8 @@ class Engine:
                 self.workforce.let_go()
                 # Nobody need know at once that this client has left.
                 self.opened.hurry.set()
-                self._keeper.leave()
+                with contextlib.suppress(StoreError):
+                    self._keeper.leave()
             except (SessionNotFound, StoreUnavailable) as error:
                 _log.info("left without saying so: %s", error)
             finally:
@@ -477,7 +478,7 @@ class Engine:
                 self.workforce.stop()
                 end_what_is_left(self.session, manifest)
                 self.collector.poll()
-                self.workforce.wait_until_gone()
+                self.workforce.wait_until_gone(self._keeper.buried)
             except SessionNotFound:
                 if not delete:
                     raise
@@ -516,6 +517,8 @@ class Engine:
         self._threads.clear()
 
     def _close(self) -> None:
+        # Also where the store refused the rest: no worker that is bound to this client stays.
+        self.workforce.let_go()
         if self._pool is not None:
             self._pool.shutdown(wait=False)
         self.finished.set()

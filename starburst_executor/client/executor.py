@@ -116,6 +116,8 @@ class StarburstExecutor(Executor):
         )
         clock = SystemClock()
         engine_launcher = _launcher(launcher, settings, clock)
+        if isinstance(engine_launcher, Local):
+            engine_launcher.check(settings.workers)
         opened = start(
             settings,
             clock,

@@ -100,6 +100,11 @@ class ClientKeeper:
         waits = [self._next_beat - now, _DEATHS_S if self._launcher is not None else self._timings.beat_s]
         return max(0.0, min(waits + ([] if ring_s is None else [ring_s])))
 
+    @property
+    def buried(self) -> frozenset[str]:
+        """Workers whose death the launcher has seen, those included that the manifest names no more."""
+        return frozenset(self._buried)
+
     def see_worker_stay(self) -> None:
         """Before a client leaves work behind: start workers if there are none, and hear of one.
 
@@ -191,6 +196,7 @@ class ClientKeeper:
         for death in deaths:
             self._buried.add(death.worker_id)
             self._watcher.watch.dead.add(death.worker_id)
+            self._watcher.words[death.worker_id] = death.words
             self._count_futile(death)
         self._repair()
         manifest = self._session.refresh()

@@ -12,12 +12,20 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from urllib.parse import urlsplit
 
+from tenacity import Retrying, retry_if_exception_type
+
 from starburst_executor import config
 from starburst_executor.client import registry
 from starburst_executor.client.submitter import submitter_record
-from starburst_executor.clock import Clock
+from starburst_executor.clock import Backoff, Clock
 from starburst_executor.config import SessionKey, Settings, Timings
-from starburst_executor.errors import KeyNotFound, RecordInvalid, SessionNotFound, VersionMismatch
+from starburst_executor.errors import (
+    KeyNotFound,
+    RecordInvalid,
+    SessionNotFound,
+    StoreUnavailable,
+    VersionMismatch,
+)
 from starburst_executor.protocol import payload
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.records import ATTACHED, DETACHED, Manifest, SessionState
@@ -34,6 +42,7 @@ __all__ = ["Opened", "SessionSummary", "attach", "census", "delete_session", "is
 
 # A store that does not answer the first request is more likely misspelt than away.
 _FIRST_PATIENCE_S = 10.0
+_FIRST_PAUSE_S = 0.05
 # A dead client's attached session is of no use to anybody: nobody can attach to it again.
 SWEEP_AFTER_S = 7 * 24 * 3600.0
 
@@ -113,7 +122,7 @@ def start(
     store = PatientStore(open_store(settings.store), clock, patience_s=first_s, stop=hurry)
     try:
         if not embedded:
-            _probe(store.inner)
+            _probe(store.inner, clock, first_s)
         session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
         session_key = config.new_session_key(session_id, detached=detached, given=key)
         session = SessionStore(store, session_id, Sealer(bytes(session_key), session_id), clock)
@@ -156,13 +165,28 @@ def _first_manifest(
     )
 
 
-def _probe(store: ObjectStore) -> None:
+def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
     # Loaded only for S3: boto3 takes longer to import than everything else together.
     from starburst_executor.store.probe import probe_conditional_writes
     from starburst_executor.store.s3 import S3Store
 
-    if isinstance(store, S3Store):
-        probe_conditional_writes(store)
+    if not isinstance(store, S3Store):
+        return
+    deadline, never = clock.monotonic() + patience_s, threading.Event()
+    backoff = Backoff(clock, _FIRST_PAUSE_S, patience_s)
+    # A proof needs clear answers to all its requests: after an unclear one it begins anew, with an object of its own.
+
+    def pause(pause_s: float) -> None:
+        clock.wait(never, pause_s)
+
+    retrying = Retrying(
+        retry=retry_if_exception_type(StoreUnavailable),
+        wait=lambda _: backoff.next_s(),
+        stop=lambda _: clock.monotonic() >= deadline,
+        sleep=pause,
+        reraise=True,
+    )
+    retrying(probe_conditional_writes, store)
 
 
 def _store_initializer(session: SessionStore, initializer: Callable[[], object]) -> str:
@@ -279,7 +303,7 @@ def _summary(store: ObjectStore, session_id: str, clock: Clock) -> SessionSummar
 
 
 def sweep(store: ObjectStore, clock: Clock) -> None:
-    """Delete attached sessions that were left behind when their client died, a week ago or longer.
+    """Delete attached sessions that were left behind when their client died, a week ago or longer, and remains of others.
 
     Store: 1 LIST; 1 GET and 1 LIST for each session that old.
     """
@@ -287,14 +311,17 @@ def sweep(store: ObjectStore, clock: Clock) -> None:
     newest = f"{_utc(clock.now() - SWEEP_AFTER_S):%Y%m%d-%H%M%S}"
     for name in store.list_folders(SESSIONS):
         if is_session_id(name) and name < newest:
-            with suppress(RecordInvalid, VersionMismatch, SessionNotFound):
+            with suppress(RecordInvalid, VersionMismatch):
                 _sweep_one(SessionStore(store, name, Sealer(b"", name), clock))
 
 
 def _sweep_one(session: SessionStore) -> None:
-    if session.refresh().kind != ATTACHED:
-        return
-    touched_at = max(line.modified_at for line in session.store.list(session.keys.folder))
+    # Without a manifest it is what landed, too late, in a session that had been deleted.
+    with suppress(SessionNotFound):
+        if session.refresh().kind != ATTACHED:
+            return
+    lines = session.store.list(session.keys.folder)
+    touched_at = max((line.modified_at for line in lines), default=session.clock.now())
     if session.clock.now() - touched_at > SWEEP_AFTER_S:
         delete_session(session)
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from starburst_executor.launch.base import Launcher
+from starburst_executor.launch.local import Local
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
 from starburst_executor.store.repair import Watcher, read_beats
 from starburst_executor.store.session import SessionStore
@@ -24,6 +25,11 @@ class Workforce:
         self._session = session
         self._launcher = launcher
         self._requests: dict[str, int] = {}
+
+    def check(self, n_slots: int) -> None:
+        """Refuse a number that the launcher would refuse. Raises: ConfigError."""
+        if isinstance(self._launcher, Local):
+            self._launcher.check(n_slots)
 
     def dead(self) -> set[str]:
         """Workers whose death the launcher has seen."""
@@ -46,15 +52,18 @@ class Workforce:
         for launcher, handle in self._handles():
             launcher.forget(handle)
 
-    def wait_until_gone(self) -> None:
+    def wait_until_gone(self, buried: frozenset[str]) -> None:
         """Wait until no worker can write any more: each has left, was seen dead, or is lost.
+
+        Args:
+            buried: Workers that were seen dead before.
 
         Store: 1 LIST twice and 1 GET a worker, again each `look_s` until they are gone.
         """
         session = self._session
         timings = session.manifest.timings
         watcher = Watcher(session, timings.looks_until_lost)
-        watcher.watch.dead |= self.dead()
+        watcher.watch.dead |= self.dead() | buried
         never = threading.Event()
         while True:
             watcher.look()

@@ -28,9 +28,7 @@ _APP = "starburst_executor"
 
 def config_folder() -> Path:
     """Where `config.toml` and the key file belong; it need not exist."""
-    import platformdirs  # here, as elsewhere in this module, because importing the package does not need it
-
-    return _home() or Path(platformdirs.user_config_dir(_APP, appauthor=False))
+    return _home() or _platforms("user_config_dir")
 
 
 def default_store(*, detached: bool) -> str:
@@ -96,9 +94,17 @@ def machine_boot() -> str:
 
 
 def _data_folder() -> Path:
-    import platformdirs
+    return _home() or _platforms("user_data_dir")
 
-    return _home() or Path(platformdirs.user_data_dir(_APP, appauthor=False))
+
+def _platforms(which: str) -> Path:
+    """What platformdirs says; a relative path, which `make_private` refuses, where there is no home directory."""
+    import platformdirs  # here, because importing the package does not need it
+
+    try:
+        return Path(getattr(platformdirs, which)(_APP, appauthor=False))
+    except RuntimeError:  # older versions leave the "~" in the path
+        return Path("~") / _APP
 
 
 def _home() -> Path | None:

@@ -10,8 +10,10 @@ import msgpack
 from starburst_executor.clock import Clock
 from starburst_executor.errors import RecordInvalid
 
-__all__ = ["Bootstrap", "new_worker_id", "read_bootstrap", "write_bootstrap"]
+__all__ = ["MOST_SLOTS", "Bootstrap", "new_worker_id", "read_bootstrap", "write_bootstrap"]
 
+# More processes than any one machine runs well.
+MOST_SLOTS = 1024
 _LENGTH_BYTES = 4
 
 

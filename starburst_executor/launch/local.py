@@ -26,7 +26,7 @@ from starburst_executor import config
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.launch.base import Death, Order
-from starburst_executor.launch.bootstrap import Bootstrap, new_worker_id, write_bootstrap
+from starburst_executor.launch.bootstrap import MOST_SLOTS, Bootstrap, new_worker_id, write_bootstrap
 from starburst_executor.store.url import split_url
 
 __all__ = ["Local"]
@@ -73,7 +73,17 @@ class Local:
     def __repr__(self) -> str:
         return f"Local(agents={self._agents})"
 
+    def check(self, n_slots: int) -> None:
+        """Refuse what no machine runs well, before anything is started. Raises: ConfigError."""
+        most = self._agents * MOST_SLOTS
+        if n_slots > most:
+            raise ConfigError(
+                f"workers={n_slots} (an argument or setting): must be at most {most} on this machine, {MOST_SLOTS} for each of "
+                f"{self._agents} agents; ask for fewer, or let workers elsewhere join a session with launcher='none'"
+            )
+
     def start(self, order: Order) -> str:
+        self.check(order.n_slots)
         n_agents = min(self._agents, order.n_slots)
         shares = [order.n_slots // n_agents + (i < order.n_slots % n_agents) for i in range(n_agents)]
         return _dump([self._start_one(order, n_slots) for n_slots in shares])
@@ -85,7 +95,8 @@ class Local:
         return sum(one.n_slots for one in _load(handle) if not self._is_dead(one))
 
     def stop(self, handle: str, *, at_once: bool) -> None:
-        alive = [one for one in _load(handle) if one.machine == config.machine_boot() and not self._is_dead(one)]
+        here = [one for one in _load(handle) if one.machine == config.machine_boot()]
+        alive = [one for one in here if not self._is_dead(one) and _is_worker(one.pid)]
         for one in alive:
             self._signal(one, signal.SIGKILL if at_once else signal.SIGTERM)
         if at_once:
@@ -177,9 +188,8 @@ class Local:
 
     def _signal(self, one: _Process, number: signal.Signals) -> None:
         # The process may have ended between the check and the signal; its number is not reused within that time.
-        if _is_worker(one.pid):
-            with suppress(ProcessLookupError):
-                os.kill(one.pid, number)
+        with suppress(ProcessLookupError):
+            os.kill(one.pid, number)
 
     def _wait(self, ending: list[_Process]) -> None:
         deadline = self._clock.monotonic() + _STOP_S

@@ -45,11 +45,16 @@ def read_beat(session: SessionStore, key: str) -> tuple[WorkerBeat, str] | None:
 
 
 class Watcher:
-    """One watching worker or client: looks at the beats and repairs. Not thread-safe."""
+    """One watching worker or client: looks at the beats and repairs. Not thread-safe.
+
+    Attributes:
+        words: What is known of a dead worker's end, by worker, for the errors of the tasks that it took along.
+    """
 
     def __init__(self, session: SessionStore, looks_until_lost: int) -> None:
         self._session = session
         self.watch = Watch(looks_until_lost)
+        self.words: dict[str, str] = {}
 
     def look(self) -> None:
         """One look at all beats. Call it after the own beat was acknowledged, else `watch.failed()`. Store: 1 LIST."""
@@ -84,7 +89,7 @@ class Watcher:
         assert found is not None  # no ETag was sent  # noqa: S101
         suspected = suspects(found.status, self.watch)
         forgotten = set()
-        for claim_id in suspected.to_check:
+        for claim_id in sorted(suspected.to_check):
             worker_id = worker_of(claim_id)
             if worker_id not in beats:
                 beats[worker_id] = read_beat(session, session.keys.worker(worker_id))
@@ -98,7 +103,7 @@ class Watcher:
                 forgotten.add(claim_id)
         n_tasks = 0
         for claims, lost in ((suspected.lost, True), (frozenset(forgotten), False)):
-            for claim_id in claims:
+            for claim_id in sorted(claims):
                 n_tasks += self._take_back(group.key, claim_id, lost=lost)
         return n_tasks
 
@@ -125,7 +130,7 @@ class Watcher:
             lost=lost,
             max_losses=manifest.max_losses,
             now=session.clock.now(),
-            outcome=lambda s, i, e: _sealed_reason(session, s, i, e, _lost(s, i, e)),
+            outcome=lambda s, i, e: _sealed_reason(session, s, i, e, _lost(s, i, e, self.words.get(worker_id, ""))),
         )
         try:
             session.swap(key, changed, found.etag)
@@ -180,9 +185,9 @@ def _sealed_reason(session: SessionStore, status_: Status, index: int, entry: En
     return session.sealer.sealed("outcome", status.outcome_label(status_, index, entry), dump_reason(error))
 
 
-def _lost(status_: Status, index: int, entry: Entry) -> WorkerLost:
+def _lost(status_: Status, index: int, entry: Entry, words: str) -> WorkerLost:
     return WorkerLost(
         f"the task's worker was lost {entry.losses + 1} times, the last time with nothing else on it; most likely the task "
         f"kills it (memory?): task={status_.ordinal}-{status_.first + index}, worker={worker_of(entry.claim)}, "
-        f"attempt={entry.attempt}"
+        f"attempt={entry.attempt}{f'; its end: {words}' if words else ''}"
     )

@@ -91,7 +91,7 @@ class SessionStore:
     def create_manifest(self, manifest: Manifest) -> None:
         """Begin the session. Store: 1 create."""
         etag = self.store.create(self.keys.manifest, records.encode(manifest, self.clock.new_id()))
-        self._remember(manifest, etag)
+        self._remember(manifest, etag, after=None)
 
     def has_right_key(self) -> bool:
         """Whether the manifest's token was sealed with the key that we have."""
@@ -139,7 +139,7 @@ class SessionStore:
             manifest = records.decode_manifest(stored.body)
         except (RecordInvalid, VersionMismatch) as error:
             raise type(error)(f"{error}: session={self.session_id}") from error
-        self._remember(manifest, stored.etag)
+        self._remember(manifest, stored.etag, after=etag)
         return manifest
 
     def change(self, step: Callable[[Manifest], Manifest | None]) -> Manifest:
@@ -165,7 +165,7 @@ class SessionStore:
                 continue
             except ObjectNotFound as error:
                 raise self._not_found() from error
-            self._remember(changed, new_etag)
+            self._remember(changed, new_etag, after=etag)
             return changed
 
     def end(self, state: SessionState, reason: str) -> Manifest:
@@ -176,9 +176,14 @@ class SessionStore:
 
         return self.change(step)
 
-    def _remember(self, manifest: Manifest, etag: str) -> None:
+    def _remember(self, manifest: Manifest, etag: str, *, after: str | None) -> None:
+        """Take in a manifest that was read or written after the one with the ETag `after`, if that is the newest known.
+
+        # Guarantee: what is remembered never goes back, whichever thread's answer comes last.
+        """
         with self._lock:
-            self._manifest, self._manifest_etag = manifest, etag
+            if self._manifest_etag == after:
+                self._manifest, self._manifest_etag = manifest, etag
 
     def _not_found(self) -> SessionNotFound:
         return SessionNotFound(
@@ -257,7 +262,10 @@ class SessionStore:
         while True:
             manifest = self.refresh()
             with self._lock:
-                etag = self._manifest_etag or ""
+                # Manifest and ETag of one moment: another thread may have remembered a newer one since.
+                manifest, etag = self._manifest or manifest, self._manifest_etag or ""
+            if ordinal >= len(manifest.submitters):
+                return
             submitter = manifest.submitters[ordinal]
             if number not in submitter.open or any(held == number for held, _ in submitter.holds):
                 return
@@ -269,7 +277,7 @@ class SessionStore:
                 new_etag = self.store.swap(self.keys.manifest, records.encode(changed, self.clock.new_id()), etag)
             except PreconditionFailed:
                 continue
-            self._remember(changed, new_etag)
+            self._remember(changed, new_etag, after=etag)
             return
 
     def _group(self, line: Listed) -> Group | None:

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 from starburst_executor import config
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import KeyNotFound, StarburstError
-from starburst_executor.launch.bootstrap import Bootstrap, new_worker_id, read_bootstrap
+from starburst_executor.launch.bootstrap import MOST_SLOTS, Bootstrap, new_worker_id, read_bootstrap
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.url import split_url
 from starburst_executor.worker.runner import Nursery
@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _slots(text: str) -> int:
     n_slots = int(text) if text.isdecimal() else 0
-    if not 1 <= n_slots <= 1024:  # noqa: PLR2004 - more processes than any one machine runs well
-        raise argparse.ArgumentTypeError(f"must be 1..1024, not {text!r}")
+    if not 1 <= n_slots <= MOST_SLOTS:
+        raise argparse.ArgumentTypeError(f"must be 1..{MOST_SLOTS}, not {text!r}")
     return n_slots
 
 

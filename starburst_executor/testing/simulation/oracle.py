@@ -12,21 +12,18 @@ from typing import NamedTuple
 from starburst_executor.errors import RecordInvalid
 from starburst_executor.protocol import payload, records, status
 from starburst_executor.protocol.keys import SessionKeys, worker_of
-from starburst_executor.protocol.records import Manifest
+from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Entry, Located, State, Status
+from starburst_executor.testing.simulation.processes import WorkerProcess
 from starburst_executor.testing.simulation.scheduler import Process
 from starburst_executor.testing.simulation.store import Kept
 from starburst_executor.testing.simulation.tasks import value_name
 from starburst_executor.worker.jobs import Job
 
-__all__ = ["Execution", "Oracle", "Task", "Violation", "WorkerProcess"]
+__all__ = ["Execution", "Oracle", "Task"]
 
 _NAMES = {state.value: state.name for state in State}
-
-
-class Violation(AssertionError):
-    """A promise is broken."""
 
 
 class Task(NamedTuple):
@@ -44,27 +41,11 @@ class Execution(NamedTuple):
     process: Process
 
 
-class WorkerProcess(Process):
-    """A process that runs an agent.
-
-    Attributes:
-        held: The claims that its agent holds or writes, with their keys.
-        is_idle: Whether it could take work.
-        poisoned_by: The task that killed it.
-    """
-
-    worker_id: str = ""
-    n_slots: int = 1
-    poisoned_by: str | None = None
-    held: Callable[[], dict[str, str]] = staticmethod(dict)
-    is_idle: Callable[[], bool] = staticmethod(lambda: False)
-    sigterm: Callable[[], None] = staticmethod(lambda: None)
-
-
 class Oracle:
     """Checks one session's store.
 
     Args:
+        workers: Every worker process that there was, by its id.
         fail: Called with each violation.
         quiet_s: For how long nothing has gone wrong.
     """
@@ -74,6 +55,7 @@ class Oracle:
         keys: SessionKeys,
         sealer: Sealer,
         objects: dict[str, Kept],
+        workers: dict[str, WorkerProcess],
         *,
         fail: Callable[[str], None],
         quiet_s: Callable[[], float],
@@ -91,33 +73,42 @@ class Oracle:
         self.numbers: dict[int, str] = {}
         self.ended: dict[tuple[str, int], Entry] = {}
         self.executions: dict[str, Execution] = {}
-        self.workers: dict[str, WorkerProcess] = {}
+        self._workers = workers
         self.counts: Counter[str] = Counter()
+        self.is_deleted = False
+        self.born_late: set[str] = set()  # status objects that landed when the session was over
+        self._attempts: dict[tuple[str, str], list[int]] = {}  # task and worker to the attempts that it claimed
         self._given_up: set[tuple[str, int]] = set()  # task and attempt that their own worker released or committed
         self._unended: Counter[tuple[int, int]] = Counter()
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
-    def started(self, process: Process, job: Job, number: int) -> str:
+    def started(self, process: WorkerProcess, job: Job, number: int) -> str:
         """A runner starts a task; the execution's name."""
         name = f"{number}/{len(self.executions)}"
-        self.executions[name] = Execution(job.task_id, job.attempt, process)
+        claimed = self._attempts.get((job.task_id, process.worker_id), [0])
+        self.executions[name] = Execution(job.task_id, claimed[-1], process)
         self.counts["executions"] += 1
         task = self.tasks.get(job.task_id)
         if task is None or task.number != number:
             self._fail(f"another task's call was run: task={job.task_id}, call={number}, known={task}")
-        if (job.task_id, job.attempt) in self._given_up:
-            self._fail(f"a task was started that its worker had given up: task={job.task_id}, attempt={job.attempt}")
+        # One that claimed it twice may yet have it in the runner of the first claim, if that was taken back.
+        # And once the session is over, its worker may be on its way out.
+        is_over = self.manifest is None or self.manifest.state.is_over
+        if len(claimed) == 1 and (job.task_id, claimed[0]) in self._given_up and not is_over:
+            self._fail(f"a task was started that its worker had given up: task={job.task_id}, attempt={claimed[0]}")
         return name
 
     # --- writes -------------------------------------------------------------------------------------------------------
 
     def wrote(self, key: str, before: Kept | None, after: Kept | None, process: Process) -> None:
         """One object has changed."""
+        if self.is_deleted:
+            return
         if key.startswith(self.keys.status):
             self._wrote_status(key, after, process)
         elif key == self.keys.manifest:
-            self._wrote_manifest(before, after)
+            self._wrote_manifest(before, after, process)
         elif before is not None and after is not None and key != self.keys.bell:
             self._wrote_other(key, before, after, process)
 
@@ -125,14 +116,14 @@ class Oracle:
         if key.startswith(self.keys.workers):
             old, new = records.decode_beat(before.body), records.decode_beat(after.body)
             # A late beat can land only where its condition holds; then it is the one that comes next.
-            if new.number <= old.number:
+            if new.number < old.number:
                 self._fail(f"a beat went back: worker={new.worker_id}, {old.number} -> {new.number}")
         elif not key.startswith(self.keys.clients) and before.body != after.body:
             self._fail(f"an object that is written once was changed: {key}, by {process}")
 
-    def _wrote_manifest(self, before: Kept | None, after: Kept | None) -> None:
+    def _wrote_manifest(self, before: Kept | None, after: Kept | None, process: Process) -> None:
         if after is None:
-            self.counts["deleted"] += 1
+            self.is_deleted = True
             return
         old, new = self.manifest, records.decode_manifest(after.body)
         self.manifest = new
@@ -140,6 +131,8 @@ class Oracle:
             return
         if old.state != new.state and not old.state.may_become(new.state):
             self._fail(f"the session's state went back: {old.state.value} -> {new.state.value}")
+        if new.state == SessionState.EXPIRED != old.state and (old.deadline_at or 0.0) > process.clock.now():
+            self._fail(f"the session was expired before its deadline, by {process}")
         if [s.client_id for s in new.submitters[: len(old.submitters)]] != [s.client_id for s in old.submitters]:
             self._fail("a submitter's ordinal was lost")
         if any(b.epochs < a.epochs for a, b in zip(old.submitters, new.submitters)):  # noqa: B905 - it may only grow
@@ -151,6 +144,9 @@ class Oracle:
         ref = self.keys.parse_group(key)
         if ref is None:
             self._fail(f"a status object under an odd key: {key}")
+            return
+        if old is None and self.manifest is not None and self.manifest.state == SessionState.DELETED:
+            # What lands while all is being deleted is garbage that nobody reads; it is swept with the prefix.
             return
         place = (ref.ordinal, ref.epoch)
         self._unended[place] -= old is not None and not _has_ended(old)
@@ -180,6 +176,8 @@ class Oracle:
             if self.keys.function(digest) not in self._objects and any(e.call is not None for e in new.entries):
                 self._fail(f"a task was stored before its function: {key}")
         ref = self.keys.parse_group(key)
+        if self.manifest is not None and self.manifest.state.is_over:
+            self.born_late.add(key)
         for index, entry in enumerate(new.entries):
             self.counts["tasks"] += 1
             if entry.call is None:
@@ -197,14 +195,22 @@ class Oracle:
             if self.numbers.setdefault(number, task_id) != task_id:
                 self._fail(f"one submit became two tasks: {task_id} and {self.numbers[number]}")
 
+    def unheld(self) -> str | None:
+        """A claim that stands and that its worker, though it lives and goes on, does not know of."""
+        for key, seen in self.statuses.items():
+            for entry in seen.entries:
+                if entry.state == State.CLAIMED:
+                    worker = self._workers.get(worker_of(entry.claim))
+                    if worker is not None and worker.goes_on() and entry.claim not in worker.held():
+                        return f"{entry.claim} in {key}"
+        return None
+
     def _check_listed(self) -> None:
         """No task that has not ended is out of every list."""
         if self.manifest is None:
             return
         for (ordinal, epoch), n in self._unended.items():
-            if n and (
-                ordinal >= len(self.manifest.submitters) or epoch not in self.manifest.submitters[ordinal].open
-            ):
+            if n and (ordinal >= len(self.manifest.submitters) or epoch not in self.manifest.submitters[ordinal].open):
                 self._fail(f"tasks are out of every list: submitter={ordinal}, epoch={epoch}")
 
     # --- transitions --------------------------------------------------------------------------------------------------
@@ -227,14 +233,15 @@ class Oracle:
             self.counts[_NAMES[b.state].lower()] += 1
             self.ended[task_id, b.run] = b
         if a.state == State.PENDING:
-            return self._judged_pending(new, a, b, process, is_over=is_over)
+            return self._judged_pending(task_id, new, a, b, process, is_over=is_over)
         return self._judged_claimed(task_id, new, index, a, b, process, is_over=is_over)
 
-    def _judged_pending(self, new: Status, a: Entry, b: Entry, process: Process, *, is_over: bool) -> str:
+    def _judged_pending(self, task_id: str, new: Status, a: Entry, b: Entry, process: Process, *, is_over: bool) -> str:
         if b.state == State.CLAIMED:
             self.counts["claims"] += 1
             if not isinstance(process, WorkerProcess) or worker_of(b.claim) != process.worker_id:
                 return "somebody claimed for somebody else"
+            self._attempts.setdefault((task_id, process.worker_id), []).append(b.attempt)
             if a.losses:
                 return self._judged_lonely(new, b, process)
             return ""
@@ -261,7 +268,7 @@ class Oracle:
     def _judged_claimed(
         self, task_id: str, new: Status, index: int, a: Entry, b: Entry, process: Process, *, is_over: bool
     ) -> str:
-        owner = self.workers.get(worker_of(a.claim))
+        owner = self._workers.get(worker_of(a.claim))
         is_own = owner is process
         if b.state == State.CLAIMED:
             return "a claim was replaced by another"
@@ -278,15 +285,23 @@ class Oracle:
         if is_own:
             self._given_up.add((task_id, a.attempt))
             return "" if b.losses == a.losses else "a worker counted a loss of its own"
-        return self._judged_taken_back(task_id, a, b, owner)
+        return self._judged_taken_back(task_id, a, b, owner, process)
 
-    def _judged_taken_back(self, task_id: str, a: Entry, b: Entry, owner: WorkerProcess | None) -> str:
+    def _judged_taken_back(
+        self, task_id: str, a: Entry, b: Entry, owner: WorkerProcess | None, process: Process
+    ) -> str:
         self.counts["taken back"] += 1
         is_there = owner is not None and owner.is_alive and not owner.is_stopped
         if b.losses == a.losses:
             if is_there and owner is not None and a.claim in owner.held():
                 return "a claim was called forgotten that its worker still holds"
             return ""
+        beat = self.keys.worker(worker_of(a.claim))
+        etag, n_looks = process.listed.get(beat, ("", 0))
+        if is_there and process.read.get(beat) != etag:
+            return "a worker was taken for lost on another beat than its newest"
+        if is_there and self.manifest is not None and n_looks <= self.manifest.timings.looks_until_lost:
+            return f"a worker was taken for lost after {n_looks} looks"
         now_s = 0.0 if owner is None else owner.scheduler.now
         if is_there and owner is not None and min(self._quiet_s(), now_s - owner.was_disturbed_at) > 2 * self._lease_s:
             return "a worker that lives was taken for lost"

@@ -61,7 +61,13 @@ class Process:
     Args:
         rate: How fast its clock runs.
         ahead_s: By how much its wall clock is off.
+    Attributes:
+        clock: Its `Clock`.
+        read: The ETag under which it last read each object.
+        listed: The ETag under which it last saw each object in a listing, and in how many listings in a row.
     """
+
+    clock: Any = None
 
     def __init__(self, scheduler: Scheduler, name: str, *, rate: float = 1.0, ahead_s: float = 0.0) -> None:
         self.scheduler = scheduler
@@ -76,6 +82,8 @@ class Process:
         self.ended_at: float | None = None
         self.why = ""
         self.n_requests = 0
+        self.read: dict[str, str] = {}
+        self.listed: dict[str, tuple[str, int]] = {}
         self.on_end: list[Callable[[], object]] = []
         self._strands: dict[Strand, None] = {}
         self._kept: list[Callable[[], object]] = []
@@ -121,7 +129,8 @@ class Process:
 
     def _reap(self) -> None:
         for strand in list(self._strands):
-            strand.throw(Killed)
+            if strand:  # it has begun and not ended
+                strand.throw(Killed)
         self._strands.clear()
 
 

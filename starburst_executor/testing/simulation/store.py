@@ -32,6 +32,7 @@ _OF_REQUESTS = (
     ("error_after", Trouble.ERROR_AFTER),
     ("late", Trouble.LATE),
     ("slow", Trouble.SLOW),
+    ("stuck", Trouble.STUCK),
 )
 
 
@@ -88,7 +89,7 @@ class Vault:
         self._log = log
         self._trouble = trouble
 
-    def lots_for(self, process: Process, kind: str, key: str) -> Trouble | None:
+    def _draw(self, kind: str) -> Trouble | None:
         """What goes wrong with one request, if anything."""
         weather = self.weather
         if weather is CALM:
@@ -115,7 +116,7 @@ class Vault:
             self._log(process.name, f"{kind} {key}: no connection")
             strand.sleep(self.latency_s * (1 + 20 * lots.random()))
             raise StoreUnavailable(f"no connection: {kind} {key}")
-        trouble = self.lots_for(process, kind, key)
+        trouble = self._draw(kind)
         out_s, back_s = (self.latency_s * (0.2 + lots.random()) for _ in range(2))
         if trouble is not None:
             self._trouble(trouble, process)
@@ -133,10 +134,14 @@ class Vault:
             scheduler.at(out_s, partial(strand.resume, token, _Failure(StoreUnavailable(trouble.value))))
         elif trouble is Trouble.LATE:
             self._log(process.name, f"{kind} {key}: {trouble.value}")
-            scheduler.at(0.2 + 3 * lots.random(), partial(strand.resume, token, _Failure(StoreUnavailable("timed out"))))
+            scheduler.at(
+                0.2 + 3 * lots.random(), partial(strand.resume, token, _Failure(StoreUnavailable("timed out")))
+            )
             late_s = 2.5 * self.lease_s * lots.random() ** 2
             scheduler.at(late_s, partial(self._land_late, process, kind, key, effect))
         else:
+            if trouble is Trouble.STUCK:
+                out_s = self.lease_s * (0.5 + lots.random())
             scheduler.at(out_s, partial(self._arrive, strand, token, kind, key, effect, trouble, back_s))
         answer = strand.suspend()
         if type(answer) is _Failure:
@@ -173,9 +178,10 @@ class Vault:
             back_s, answer = 0.2 + 3 * self.lots.random(), _Failure(StoreUnavailable("timed out"))
         elif trouble is Trouble.ERROR_AFTER:
             answer = _Failure(StoreUnavailable(trouble.value))
-        elif trouble is Trouble.SLOW:
+        elif trouble in (Trouble.SLOW, Trouble.STUCK):
             process.was_disturbed_at = self.scheduler.now
-            back_s = self.lease_s * (0.5 + self.lots.random())
+            if trouble is Trouble.SLOW:
+                back_s = self.lease_s * (0.5 + self.lots.random())
         self.scheduler.at(back_s, partial(strand.resume, token, answer))
 
     def _land_late(self, process: Process, kind: str, key: str, effect: Callable[[Process], Any]) -> None:
@@ -223,8 +229,9 @@ class Line:
         return self._vault.url
 
     def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
-        def effect(_: Process) -> Stored | None:
+        def effect(process: Process) -> Stored | None:
             kept = self._vault.found(key)
+            process.read[key] = kept.etag
             if kept.etag == unless:
                 return None
             return Stored(kept.body[start : None if length is None else start + length], kept.etag)
@@ -263,8 +270,11 @@ class Line:
         return self._vault.ask("list_folders", prefix, effect)
 
     def list(self, prefix: str) -> list[Listed]:
-        def effect(_: Process) -> list[Listed]:
+        def effect(process: Process) -> list[Listed]:
             found = [(key, kept) for key, kept in self._vault.objects.items() if key.startswith(prefix)]
+            for key, kept in found:
+                etag, n = process.listed.get(key, ("", 0))
+                process.listed[key] = (kept.etag, n + 1 if etag == kept.etag else 1)
             return sorted(Listed(key, len(kept.body), kept.etag, kept.modified_at) for key, kept in found)
 
         return self._vault.ask("list", prefix, effect)

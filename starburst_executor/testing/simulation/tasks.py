@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from starburst_executor.errors import LaunchError, StarburstError
 from starburst_executor.protocol import payload
 from starburst_executor.testing.simulation.lots import Lots
-from starburst_executor.testing.simulation.scheduler import Process
+from starburst_executor.testing.simulation.processes import WorkerProcess
 from starburst_executor.testing.simulation.threads import Event
 from starburst_executor.worker.jobs import Died, Finished, Job
 from starburst_executor.worker.jobs import Event as RunnerEvent
@@ -45,7 +45,7 @@ def simulated_task(number: int, behaviour: str, seconds: float) -> str:
 class Starts(Protocol):
     """Is told of every start of a task and gives it its name."""
 
-    def started(self, process: Process, job: Job, number: int) -> str: ...
+    def started(self, process: WorkerProcess, job: Job, number: int) -> str: ...
 
 
 class SimulatedNursery:
@@ -58,11 +58,11 @@ class SimulatedNursery:
 
     def __init__(
         self,
-        process: Process,
+        process: WorkerProcess,
         lots: Lots,
         starts: Starts,
         tries: dict[int, int],
-        poisoned: Callable[[Process, str], None],
+        poisoned: Callable[[WorkerProcess, str], None],
     ) -> None:
         self.process = process
         self.lots = lots
@@ -72,7 +72,7 @@ class SimulatedNursery:
         self._runners: list[SimulatedRunner] = []
         self._is_closed = False
 
-    def spawn(self, *, initializer: bytes | None = None) -> SimulatedRunner:
+    def spawn(self, **_: object) -> SimulatedRunner:
         if self._is_closed:
             raise LaunchError("the process that starts runners is gone; replace this worker")
         runner = SimulatedRunner(self)
@@ -98,7 +98,7 @@ class SimulatedRunner:
         self._news = Event()
         self._ended = False
 
-    def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
+    def send(self, jobs: Sequence[Job], _: Mapping[str, bytes]) -> None:
         for job in jobs:
             self._open[job.number] = job
         self._start_next()
@@ -119,7 +119,7 @@ class SimulatedRunner:
     def kill(self) -> None:
         self._process.scheduler.at(0.05, partial(self._die, "killed by the worker"))
 
-    def stop(self, grace_s: float = 1.0) -> None:
+    def stop(self) -> None:
         self.close()
 
     def close(self) -> None:

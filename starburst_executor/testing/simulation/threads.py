@@ -166,12 +166,11 @@ class Thread:
 
     def __init__(
         self,
-        group: None = None,
+        *,
         target: Callable[..., object] | None = None,
         name: str = "",
         args: Iterable[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
-        *,
         daemon: bool | None = None,
     ) -> None:
         self.name = name

@@ -20,6 +20,7 @@ class Trouble(str, Enum):
     ERROR_AFTER = "500 after the effect"
     LATE = "timed out, lands later"
     SLOW = "answered after the lease"
+    STUCK = "carried out and answered after the lease"
     NO_BELL = "bell lost"
     OUTAGE = "store away"
     CUT_OFF = "one process cut off"
@@ -32,7 +33,7 @@ class Trouble(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """Rates: of requests up to `slow`, of rings `no_bell`, per second and session afterwards.
+    """Rates: of requests up to `stuck`, of rings `no_bell`, per second and session afterwards.
 
     Attributes:
         skew: How much clocks may run apart, as a share.
@@ -46,6 +47,7 @@ class Weather:
     error_after: float = 0.0
     late: float = 0.0
     slow: float = 0.0
+    stuck: float = 0.0
     no_bell: float = 0.0
     outage: float = 0.0
     cut_off: float = 0.0
@@ -67,11 +69,12 @@ _STORM = Weather(
     error_after=0.05,
     late=0.05,
     slow=0.01,
+    stuck=0.01,
     no_bell=1.0,
     outage=0.006,
     cut_off=0.02,
     kill=0.02,
-    stop=0.03,
+    stop=0.05,
     term=0.02,
     clock=0.02,
     skew=0.15,
@@ -84,9 +87,7 @@ def draw_weather(lots: Lots) -> Weather:
     if lots.chance(0.05):
         return replace(CALM, skew=_STORM.skew * lots.random())
     share = lots.choice((0.25, 0.5, 0.8))
-    drawn = {
-        one.name: getattr(_STORM, one.name) * lots.random() for one in fields(Weather) if lots.chance(share)
-    }
+    drawn = {one.name: getattr(_STORM, one.name) * lots.random() for one in fields(Weather) if lots.chance(share)}
     if "no_bell" in drawn and lots.chance(0.5):
         drawn["no_bell"] = 1.0
     return Weather(**drawn)

@@ -1,0 +1,150 @@
+"""What is checked now and then, and at the end: that nothing stands still, and that futures say what the store says."""
+
+from __future__ import annotations
+
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.errors import (
+    ExecutorBroken,
+    SessionExpired,
+    SessionNotFound,
+    StoreUnavailable,
+)
+from starburst_executor.protocol.keys import SESSIONS, worker_of
+from starburst_executor.protocol.status import State
+from starburst_executor.testing.simulation.plot import TIMINGS
+from starburst_executor.testing.simulation.tasks import value_name
+from starburst_executor.testing.simulation.world import World
+
+__all__ = ["Watch", "check_done", "check_end"]
+
+_WATCH_S = 2.0
+# Each bound is what the design promises, plus what one lost race or one slow pass may add.
+_ORPHAN_S = (4 * TIMINGS.looks_until_lost * TIMINGS.look_s + TIMINGS.rank_s) * 1.4
+_FOUND_S = 60.0
+
+
+class Watch:
+    """Looks now and then whether anything stands still for longer than is promised."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._orphaned: dict[tuple[str, str], float] = {}
+        self._pending: dict[str, float] = {}
+        self._watched_since = 0.0
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._world.scheduler.at(_WATCH_S, self._look)
+
+    def _look(self) -> None:
+        oracle, now = self._world.oracle, self._world.scheduler.now
+        if self._world.has_failed:
+            return
+        self.start()
+        manifest = oracle.manifest
+        if manifest is None or manifest.state.is_over or now < self._world.vault.away_until:
+            self._orphaned.clear()
+            self._pending.clear()
+            self._watched_since = now
+            return
+        unheld = oracle.unheld()
+        if unheld is not None:
+            self._world.fail(f"a claim stands that its own worker does not know of: {unheld}")
+            return
+        live = [w for w in self._world.workers.values() if w.is_alive and not w.is_stopped]
+        if not live and not any(c.is_alive and c.executor is not None for c in self._world.clients):
+            self._watched_since = now
+        since = max(self._watched_since, self._world.last_trouble_at)
+        orphans = set()
+        pending = set()
+        for key, seen in oracle.statuses.items():
+            for entry in seen.entries:
+                if entry.state == State.CLAIMED:
+                    worker = self._world.workers.get(worker_of(entry.claim))
+                    if worker is None or not worker.is_alive or entry.claim not in worker.held():
+                        orphans.add((key, entry.claim))
+                elif entry.state == State.PENDING and not entry.losses:
+                    pending.add(key)
+        self._orphaned = {one: self._orphaned.get(one, now) for one in orphans}
+        self._pending = {one: self._pending.get(one, now) for one in pending}
+        for one, orphaned_at in self._orphaned.items():
+            if now - max(orphaned_at, since) > _ORPHAN_S:
+                self._world.fail(f"a claim that nobody works on stood for too long: {one}")
+                return
+        if not any(w.is_idle() and now - w.started_at > _FOUND_S for w in live):
+            self._pending.clear()
+        for key, pending_at in self._pending.items():
+            if now - max(pending_at, since) > _FOUND_S:
+                self._world.fail(f"a pending task was not found by an idle worker: {key}")
+                return
+
+
+def check_done(world: World, futures: list[StarburstFuture[str]]) -> None:
+    """Every future is done, and says what the store said."""
+    for future in futures:
+        if future.done():
+            _check_future(world, future)
+        else:
+            world.fail(f"a future is not done: task={future.task_id}")
+
+
+def _check_future(world: World, future: StarburstFuture[str]) -> None:
+    world.report.counts["futures checked"] += 1
+    words = _judged(world, future)
+    if words:
+        world.fail(f"{words}: task={future.task_id}")
+
+
+def _judged(world: World, future: StarburstFuture[str]) -> str:
+    """What is wrong with how a future has ended; nothing if it may."""
+    oracle = world.oracle
+    is_over = oracle.manifest is None or oracle.manifest.state.is_over
+    # A future of an earlier run may have seen a later one's end, never the other way round.
+    ends = [entry for (task, run), entry in oracle.ended.items() if task == future.task_id and run >= future.run]
+    states = {entry.state for entry in ends}
+    if future.cancelled():
+        is_right = is_over or State.CANCELLED in states or future.task_id not in oracle.tasks
+        return "" if is_right else "a future was cancelled and its task was not"
+    error = future.exception()
+    if error is None:
+        name = value_name(future.result())
+        execution = oracle.executions.get(name)
+        if execution is None or execution.task_id != future.task_id:
+            return f"a future has another task's value ({name})"
+        is_right = any(e.state == State.COMPLETED and e.attempt == execution.attempt for e in ends)
+        return "" if is_right else f"a future has a value that was never committed ({name})"
+    if isinstance(error, (SessionExpired, ExecutorBroken)):
+        return "" if is_over else f"a future says that the session is over and it is not ({error})"
+    if isinstance(error, (StoreUnavailable, SessionNotFound)) and world.report.troubles:
+        # A client that could not go on says so on its futures; only a disturbed one may.
+        return ""
+    return "" if State.FAILED in states else f"a future failed and its task did not ({type(error).__name__}: {error})"
+
+
+def check_end(world: World) -> None:
+    """What must hold when every process has gone."""
+    oracle, plot = world.oracle, world.plot
+    if world.has_failed:
+        return
+    left = [key for key in world.vault.objects if key.startswith(SESSIONS) and key not in world.vault.landed_late]
+    if left and plot.is_detached and plot.ends_with == "cleanup":
+        world.fail(f"cleanup has left objects behind: {left[:5]}")
+    for key, seen in oracle.statuses.items():
+        # What a dead client had sent may land when all have gone: whoever attaches next ends it.
+        is_known = plot.is_detached and key not in oracle.born_late
+        if is_known and not all(entry.has_ended for entry in seen.entries):
+            world.fail(f"tasks of {key} have not ended")
+    for future in world.futures:
+        if future.done():
+            _check_future(world, future)
+    _check_requests(world)
+
+
+def _check_requests(world: World) -> None:
+    counts = world.oracle.counts
+    lived_s = sum((p.ended_at or 0.0) - p.started_at for p in world.processes())
+    n_troubles = sum(world.report.troubles.values())
+    world.report.counts["process seconds"] = int(lived_s)
+    allowed = 300 + 3.0 * lived_s + 20 * (counts["claims"] + counts["tasks"]) + 40 * n_troubles
+    if world.vault.n_requests > allowed:
+        world.fail(f"too many requests: {world.vault.n_requests}, allowed={allowed:.0f}")

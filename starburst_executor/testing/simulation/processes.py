@@ -1,0 +1,40 @@
+"""The two kinds of processes: those of users, and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starburst_executor.testing.simulation.scheduler import Process
+
+__all__ = ["ClientProcess", "WorkerProcess"]
+
+
+class ClientProcess(Process):
+    """A process of a user.
+
+    Attributes:
+        executor: What it is attached by; None before and after.
+    """
+
+    executor: Any = None
+
+
+class WorkerProcess(Process):
+    """A process that runs an agent.
+
+    Attributes:
+        held: The claims that its agent holds or writes, with their keys.
+        is_idle: Whether it could take work.
+        goes_on: Whether its agent has no reason to stop.
+        sigterm: What a SIGTERM does.
+        poisoned_by: The task that killed it.
+    """
+
+    worker_id: str = ""
+    n_slots: int = 1
+    poisoned_by: str | None = None
+    held: Callable[[], dict[str, str]] = staticmethod(dict)
+    is_idle: Callable[[], bool] = staticmethod(lambda: False)
+    goes_on: Callable[[], bool] = staticmethod(lambda: False)
+    sigterm: Callable[[], None] = staticmethod(lambda: None)

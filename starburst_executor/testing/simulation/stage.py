@@ -1,0 +1,109 @@
+"""Puts the package on a simulated stage: its threads become strands, its clocks virtual, its stores the vault.
+
+While `on_stage` lasts, the modules of the package see `threads` where they look for `threading`, and some constants are
+smaller, so that ten tasks meet what otherwise takes ten thousand. Nothing in the package knows of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from starburst_executor.store.base import ObjectStore
+from starburst_executor.store.open import register_scheme
+from starburst_executor.testing.simulation import threads
+from starburst_executor.testing.simulation.scheduler import current_process
+
+__all__ = ["on_stage"]
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+_PACKAGE = "starburst_executor."
+# Never held across a wait, and taken for each request: the real lock is cheaper.
+_LEFT_ALONE = ("starburst_executor.testing.", "starburst_executor.store.requests")
+
+
+class _Pool:
+    """Stands in for `ThreadPoolExecutor`: one after the other."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def map(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
+        return iter([function(item) for item in items])
+
+    def shutdown(self, wait: bool = True) -> None:
+        pass
+
+
+class _Registry:
+    """Stands in for `client.registry`: nothing is noted on this machine."""
+
+    @staticmethod
+    def remember(*_: object) -> None:
+        pass
+
+    @staticmethod
+    def known_url(_: object) -> str | None:
+        return None
+
+    @staticmethod
+    def forget(_: object) -> None:
+        pass
+
+
+def _constants() -> dict[tuple[str, str], object]:
+    """Module and name to what it is on stage."""
+    return {
+        # So that a few tasks make several objects, and several epochs.
+        ("client.submitter", "_LEAST_GROUP"): 3,
+        ("client.submitter", "GROUPS_PER_EPOCH"): 2,
+        ("store.session", "GROUPS_PER_EPOCH"): 2,
+        # Polling of what is no request: fewer steps.
+        ("client.keeper", "_DEATHS_S"): 1.0,
+        ("worker.agent", "_SIGNAL_S"): 1.0,
+        ("client.engine", "_REMOTE_SENDERS"): 3,
+        ("client.engine", "ThreadPoolExecutor"): _Pool,
+        ("client.session", "registry"): _Registry,
+        ("client.session", "_probe"): lambda *_, **__: None,
+        ("client.executor", "SystemClock"): _clock_here,
+        ("client.detached", "SystemClock"): _clock_here,
+    }
+
+
+def _clock_here() -> Any:
+    return current_process().clock
+
+
+@contextmanager
+def on_stage(open_line: Callable[[], ObjectStore]) -> Iterator[None]:
+    """Have the package run in a simulation.
+
+    Args:
+        open_line: Makes a store for whoever opens a URL of the schemes `sim` and `memory`.
+    """
+    changes: list[tuple[Any, str, object]] = []
+    for (module_name, name), value in _constants().items():
+        changes.append((importlib.import_module(_PACKAGE + module_name), name, value))
+    for name, module in list(sys.modules.items()):
+        is_ours = name.startswith(_PACKAGE) and not name.startswith(_LEFT_ALONE)
+        if is_ours and getattr(module, "threading", None) is threading:
+            changes.append((module, "threading", threads))
+    before = [(module, name, getattr(module, name)) for module, name, _ in changes]
+    openers = sys.modules[_PACKAGE + "store.open"]._openers  # noqa: SLF001 - to be put back
+    known = dict(openers)
+    try:
+        for module, name, value in changes:
+            setattr(module, name, value)
+        register_scheme("sim", lambda _: open_line())
+        register_scheme("memory", lambda _: open_line())
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+        openers.clear()
+        openers.update(known)

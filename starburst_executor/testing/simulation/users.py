@@ -1,0 +1,223 @@
+"""Users: what clients do in their processes, with the real executors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from starburst_executor.client.detached import DetachedExecutor
+from starburst_executor.client.executor import StarburstExecutor
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.protocol.status import SizeClass, size_class
+from starburst_executor.testing.simulation.checks import check_done
+from starburst_executor.testing.simulation.lots import Lots
+from starburst_executor.testing.simulation.plot import TIMINGS
+from starburst_executor.testing.simulation.processes import ClientProcess
+from starburst_executor.testing.simulation.scheduler import current_strand
+from starburst_executor.testing.simulation.tasks import Behaviour, simulated_task
+from starburst_executor.testing.simulation.threads import ProcessClock
+from starburst_executor.testing.simulation.workers import SimulatedLauncher, guarded
+from starburst_executor.testing.simulation.world import KEY, World
+
+__all__ = ["Users"]
+
+
+class Users:
+    """Every client of one session."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._n_submitted = 0
+
+    def _client(self, name: str) -> ClientProcess:
+        client = ClientProcess(self._world.scheduler, name, **self._world.skewed())
+        client.clock = ProcessClock(client, self._world.lots.fork())
+        self._world.clients.append(client)
+
+        def ended() -> None:
+            self._world.log(name, f"ends: {client.why}")
+            if client.executor is not None:
+                # Its memory is gone: nothing of it ends sessions any more.
+                client.executor._finalizer.detach()  # noqa: SLF001
+                client.executor._engine._pid = -1  # noqa: SLF001
+
+        client.on_end.append(ended)
+        return client
+
+    def _first_client(self) -> None:
+        plot, lots = self._world.plot, self._world.lots.fork()
+        strand = current_strand()
+        client: Any = strand.process
+        launcher: Any = SimulatedLauncher(self._world, client)
+        settings: dict[str, Any] = {
+            "workers": plot.n_workers,
+            "store": plot.url,
+            "launcher": launcher,
+            "retries": plot.retries,
+            "task_timeout": plot.task_timeout,
+            "max_tasks_per_child": plot.max_tasks_per_child,
+            "key": KEY,
+            "timings": TIMINGS,
+        }
+        if plot.is_detached:
+            executor: Any = DetachedExecutor(**settings, absolute_timeout=plot.absolute_timeout)
+        else:
+            executor = StarburstExecutor(**settings)
+        client.executor = executor
+        self._world.url = executor.url
+        mine = self._submit_all(executor, lots, plot.tasks)
+        if plot.is_detached:
+            if lots.chance(0.5):
+                self._wait_done(mine, plot.storm_s)
+            executor.flush()
+            self._acknowledge(mine)
+            self._do_something(executor, lots)
+            executor.detach()
+            client.executor = None
+        else:
+            if lots.chance(0.3):
+                self._cancel_some(mine, lots)
+            executor.shutdown(cancel_futures=lots.chance(0.15))
+            client.executor = None
+            check_done(self._world, mine)
+
+    def _submit_all(self, executor: Any, lots: Lots, tasks: Any) -> list[StarburstFuture[Any]]:
+        strand = current_strand()
+        mine = []
+        for behaviour, seconds in tasks:
+            self._n_submitted += 1
+            future = executor.submit(simulated_task, self._n_submitted, behaviour.value, seconds)
+            mine.append(future)
+            self._world.futures.append(future)
+            if lots.chance(0.2):
+                strand.sleep(lots.between(0.0, 4.0))
+        self._world.log(strand.process.name, f"submitted {len(mine)} tasks")
+        return mine
+
+    def _acknowledge(self, mine: list[StarburstFuture[Any]]) -> None:
+        """Their submits were acknowledged: from now on they are in the store."""
+        for future in mine:
+            if future.task_id not in self._world.oracle.tasks and not future.cancelled():
+                self._world.fail(f"an acknowledged task is not in the store: task={future.task_id}")
+
+    def start_visitor(self, name: str) -> None:
+        """A client that comes back, does a few things and leaves; not once it is calm."""
+        if not self._world.is_calm and not self._world.has_failed:
+            self._start(name, self._visit)
+
+    def start_extender(self, name: str) -> None:
+        """A client that extends the session, again and again by a little."""
+        if not self._world.is_ending and not self._world.has_failed:
+            self._start(name, self._extend)
+
+    def start_companion(self, name: str) -> None:
+        """A client that stays until all others have gone and every task has ended."""
+        self._start(name, self._wait_for_others)
+
+    def start_last(self, name: str) -> ClientProcess:
+        """The client that waits for every task and ends the session as the plot says."""
+        return self._start(name, self._last_visit)
+
+    def start_first(self) -> ClientProcess:
+        """The client that begins the session."""
+        return self._start("client-0", self._first_client)
+
+    def alive(self) -> list[ClientProcess]:
+        """The clients that are there."""
+        return [client for client in self._world.clients if client.is_alive]
+
+    def _start(self, name: str, do: Callable[[], None]) -> ClientProcess:
+        client = self._client(name)
+        client.spawn("user", partial(guarded, self._world, client, do))
+        return client
+
+    def _extend(self) -> None:
+        executor = self._reattach(self._world.lots)
+        for _ in range(12):
+            executor.extend(self._world.lots.between(0.05, 0.5))
+            current_strand().sleep(self._world.lots.between(0.0, 0.5))
+        executor.detach()
+
+    def _visit(self) -> None:
+        """A client that comes back, does a few things and leaves."""
+        lots, strand = self._world.lots.fork(), current_strand()
+        client: Any = strand.process
+        executor = self._reattach(lots)
+        mine: list[StarburstFuture[Any]] = []
+        if lots.chance(0.4):
+            mine = self._submit_all(executor, lots, [(Behaviour.WELL, lots.between(0.02, 1.0))] * lots.count(1, 4))
+        for _ in range(lots.count(1, 4)):
+            self._do_something(executor, lots)
+            strand.sleep(lots.between(0.0, 10.0))
+        executor.flush()
+        self._acknowledge(mine)
+        executor.detach()
+        client.executor = None
+
+    def _reattach(self, lots: Lots) -> Any:
+        client: Any = current_strand().process
+        assert self._world.url is not None  # noqa: S101
+        launcher: Any = SimulatedLauncher(self._world, client) if self._world.is_calm or lots.chance(0.8) else "none"
+        executor: Any = DetachedExecutor.reattach(self._world.url, key=KEY, launcher=launcher)
+        client.executor = executor
+        self._world.futures += executor.futures
+        return executor
+
+    def _do_something(self, executor: Any, lots: Lots) -> None:
+        what = lots.choice(("cancel", "cancel all", "retry", "status", "extend", "scale", "collect", "nothing"))
+        self._world.log(current_strand().process.name, f"user: {what}")
+        if what == "cancel":
+            self._cancel_some(executor.futures, lots)
+        elif what == "cancel all" and lots.chance(0.3):
+            executor.cancel()
+        elif what == "retry":
+            fresh = executor.retry_failed()
+            self._world.futures += fresh
+        elif what == "status":
+            executor.status()
+        elif what == "extend":
+            executor.extend(lots.between(1.0, 60.0))
+        elif what == "scale":
+            executor.scale(lots.count(1, 4))
+        elif what == "collect":
+            executor.collect()
+
+    def _cancel_some(self, futures: list[StarburstFuture[Any]], lots: Lots) -> None:
+        for future in futures:
+            if lots.chance(0.3):
+                future.cancel()
+
+    def _wait_done(self, futures: list[StarburstFuture[Any]], at_most_s: float) -> None:
+        strand = current_strand()
+        until = self._world.scheduler.now + at_most_s
+        while self._world.scheduler.now < until and not all(future.done() for future in futures):
+            strand.sleep(0.5)
+
+    def _wait_for_others(self) -> None:
+        executor = self._reattach(self._world.lots)
+        while len(self.alive()) > 1 or not all(future.done() for future in executor.futures):
+            current_strand().sleep(2.0)
+        check_done(self._world, executor.futures)
+        executor.detach()
+
+    def _last_visit(self) -> None:
+        executor = self._reattach(self._world.lots)
+        client: Any = current_strand().process
+        oracle = self._world.oracle
+        futures: list[StarburstFuture[Any]] = executor.futures
+        while not all(future.done() for future in futures):
+            current_strand().sleep(1.0)
+            # Late ones may land yet.
+            futures = executor.futures
+        check_done(self._world, futures)
+        for key, seen in oracle.statuses.items():
+            if size_class(seen.entries) < SizeClass.ALL_COMPLETED:
+                self._world.fail(f"all futures are done and tasks of {key} are not")
+        how = self._world.plot.ends_with
+        self._world.log(client.name, f"all is done: {how}")
+        if how == "leave":
+            executor.detach()
+        else:
+            executor.cleanup(force=how == "cleanup")
+        client.executor = None

@@ -1,0 +1,155 @@
+"""Worker processes and the launcher that starts them: real agents with simulated runners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from starburst_executor.errors import StarburstError
+from starburst_executor.launch.base import Death, Order
+from starburst_executor.launch.bootstrap import new_worker_id
+from starburst_executor.protocol.seal import Sealer
+from starburst_executor.store.patient import PatientStore
+from starburst_executor.store.session import SessionStore
+from starburst_executor.store.url import split_url
+from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
+from starburst_executor.testing.simulation.scheduler import Process, current_strand
+from starburst_executor.testing.simulation.store import Line
+from starburst_executor.testing.simulation.tasks import SimulatedNursery
+from starburst_executor.testing.simulation.threads import Event, ProcessClock
+from starburst_executor.testing.simulation.weather import Trouble
+from starburst_executor.testing.simulation.world import KEY, World
+from starburst_executor.worker.agent import Agent
+
+__all__ = ["SimulatedLauncher", "guarded", "start_worker"]
+
+# How long a worker asks a store that does not answer.
+_AWAY_S = 400.0
+
+
+class Life:
+    """The pipe that binds a worker to its client."""
+
+    def __init__(self) -> None:
+        self._ended = Event()
+        self._said = b""
+
+    def read(self, _: int) -> bytes:
+        self._ended.wait()
+        return self._said
+
+    def end(self, said: bytes) -> None:
+        if not self._ended.is_set():
+            self._said = said
+            self._ended.set()
+
+
+class SimulatedLauncher:
+    """Starts simulated workers for one client."""
+
+    name = "simulated"
+
+    def __init__(self, world: World, client: ClientProcess) -> None:
+        self._world = world
+        self._client = client
+        self._lives: dict[str, Life] = {}
+
+    def start(self, order: Order) -> str:
+        started = []
+        left = order.n_slots
+        while left > 0:
+            n_slots = min(left, self._world.plot.slots_each)
+            left -= n_slots
+            life = None if order.detached else Life()
+            worker = start_worker(self._world, n_slots, life)
+            if life is not None:
+                self._lives[worker.worker_id] = life
+                self._client.on_end.append(partial(life.end, b""))
+            started.append(worker.worker_id)
+        return ",".join(started)
+
+    def deaths(self, handle: str) -> list[Death]:
+        if not self._world.plot.tells_deaths:
+            return []
+        return [Death(w.worker_id, w.why) for w in self._workers(handle) if not w.is_alive]
+
+    def slots_alive(self, handle: str) -> int:
+        return sum(worker.n_slots for worker in self._workers(handle) if worker.is_alive)
+
+    def stop(self, handle: str, *, at_once: bool) -> None:
+        for worker in self._workers(handle):
+            if at_once:
+                worker.kill("stopped by the launcher")
+            elif worker.is_alive:
+                worker.sigterm()
+
+    def forget(self, handle: str) -> None:
+        """Nothing is kept."""
+
+    def let_go(self, handle: str) -> None:
+        for worker in self._workers(handle):
+            if worker.worker_id in self._lives:
+                self._lives[worker.worker_id].end(b"q")
+
+    def _workers(self, handle: str) -> list[WorkerProcess]:
+        return [self._world.workers[worker_id] for worker_id in handle.split(",")]
+
+
+def start_worker(world: World, n_slots: int, life: Life | None) -> WorkerProcess:
+    """A worker process, as a launcher or a person starts it."""
+    worker = WorkerProcess(world.scheduler, f"worker-{len(world.workers)}", **world.skewed())
+    worker.clock = clock = ProcessClock(worker, world.lots.fork())
+    worker.worker_id = new_worker_id(clock)
+    worker.n_slots = n_slots
+    world.workers[worker.worker_id] = worker
+    worker.on_end.append(lambda: world.log(worker.name, f"ends: {worker.why}"))
+    world.log(worker.name, f"starts: {worker.worker_id}, slots={n_slots}")
+    worker.spawn("main", partial(guarded, world, worker, partial(_work, world, worker, life)))
+    return worker
+
+
+def _work(world: World, worker: WorkerProcess, life: Life | None) -> None:
+    """As `worker/__main__.py`."""
+    assert world.url is not None  # there is a session  # noqa: S101
+    strand = current_strand()
+    strand.sleep(world.lots.between(0.1, 2.0))
+    _, session_id = split_url(world.url)
+    clock: ProcessClock = worker.clock
+    stop = Event()
+    store = PatientStore(Line(world.vault), clock, patience_s=_AWAY_S, stop=stop)  # type: ignore[arg-type]
+    session = SessionStore(store, session_id, Sealer(bytes.fromhex(KEY), session_id), clock)
+    session.refresh()
+    session.check_python()
+    nursery: Any = SimulatedNursery(worker, world.lots.fork(), world.oracle, world.tries, partial(_poisoned, world))
+    pipe: Any = life
+    agent = Agent(session, store, worker.worker_id, nursery, clock, n_slots=worker.n_slots, life=pipe)
+    keeper = agent._keeper  # noqa: SLF001 - what only the worker itself knows
+    worker.held = keeper._claims.held  # noqa: SLF001
+    worker.is_idle = lambda: agent._is_idle() and agent._why is None and not agent._term  # noqa: SLF001
+    worker.goes_on = lambda: worker.is_alive and agent._why is None  # noqa: SLF001
+    worker.sigterm = agent.on_sigterm
+    why = agent.run()
+    stop.set()
+    worker.why = why.value
+
+
+def _poisoned(world: World, worker: WorkerProcess, task: str) -> None:
+    world.report.troubles[Trouble.POISON.value] += 1
+    worker.poisoned_by = task
+    worker.kill(f"killed by task {task}")
+
+
+def guarded(world: World, process: Process, do: Callable[[], None]) -> None:
+    """A process's first strand: it ends with it; what the design lets it raise is not a fault."""
+    try:
+        do()
+    except StarburstError as error:
+        world.log(process.name, f"{type(error).__name__}: {error}")
+        process.why = str(error)
+    except RuntimeError as error:
+        if "shutdown" not in str(error):
+            raise
+        world.log(process.name, str(error))
+    if process.is_alive:
+        process.kill(process.why or "done")

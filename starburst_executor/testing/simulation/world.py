@@ -1,0 +1,159 @@
+"""One seed's world: what there is and what was seen, for the parts that play in it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.protocol.keys import SessionKeys
+from starburst_executor.protocol.seal import Sealer
+from starburst_executor.testing.simulation.lots import Lots
+from starburst_executor.testing.simulation.oracle import Oracle
+from starburst_executor.testing.simulation.plot import LEASE_S, Plot, draw_plot
+from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
+from starburst_executor.testing.simulation.scheduler import Process, Scheduler
+from starburst_executor.testing.simulation.store import Kept, Vault
+from starburst_executor.testing.simulation.weather import Trouble
+
+__all__ = ["KEY", "Broken", "Report", "World"]
+
+# The session's key, in hexadecimal.
+KEY = "5e" * 32
+_MOST_STEPS = 200_000
+
+
+class Broken(Exception):
+    """A promise was broken: the simulation ends."""
+
+
+@dataclass
+class Report:
+    """What one seed did."""
+
+    seed: int
+    plot: Plot
+    violations: list[str] = field(default_factory=list)
+    history: list[tuple[float, str, str]] = field(default_factory=list, repr=False)
+    troubles: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    n_steps: int = 0
+    n_requests: int = 0
+    seconds: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        """What tells two histories apart."""
+        return hashlib.sha256(repr(self.history).encode()).hexdigest()[:16]
+
+    def story(self, last: int = 400) -> str:
+        """The plot, the end of the history, and what is wrong, for people."""
+        lines = [f"seed {self.seed}: {self.plot}", ""]
+        lines += [f"{at:9.3f}  {who:<10} {what}" for at, who, what in self.history[-last:]]
+        return "\n".join([*lines, "", *(f"VIOLATION: {words}" for words in self.violations)])
+
+
+class World:
+    """What there is, what was seen, and what is wrong.
+
+    Attributes:
+        is_calm: Nothing goes wrong any more.
+        is_ending: The last client has come.
+        has_failed: A promise was broken.
+        url: The session's, once it was created.
+        futures: Every future that a client was given.
+    """
+
+    def __init__(self, seed: int, plot: Plot | None) -> None:
+        self.lots = Lots(seed)
+        self.plot = plot or draw_plot(self.lots.fork())
+        self.report = Report(seed, self.plot)
+        self.scheduler = Scheduler(self.lots.fork())
+        self.is_calm = self.is_ending = self.has_failed = False
+        self.last_trouble_at = 0.0
+        self.clients: list[ClientProcess] = []
+        self.workers: dict[str, WorkerProcess] = {}
+        self.url: str | None = None
+        self.futures: list[StarburstFuture[str]] = []
+        self.tries: dict[int, int] = {}
+        self._oracle: Oracle | None = None
+        self.vault = Vault(
+            self.scheduler,
+            self.lots.fork(),
+            url=self.plot.url,
+            lease_s=LEASE_S,
+            latency_s=self.plot.latency_s,
+            wrote=self._wrote,
+            log=self.log,
+            trouble=self.trouble,
+        )
+
+    @property
+    def oracle(self) -> Oracle:
+        """Who checks the session; there is one as soon as there is a session."""
+        assert self._oracle is not None  # nobody asks before  # noqa: S101
+        return self._oracle
+
+    @property
+    def has_session(self) -> bool:
+        return self._oracle is not None
+
+    def skewed(self) -> dict[str, float]:
+        """How the clock of a new process runs."""
+        skew = self.plot.weather.skew
+        return {"rate": 1 + skew * (2 * self.lots.random() - 1), "ahead_s": self.lots.between(-100.0, 100.0) * skew}
+
+    def processes(self) -> list[Process]:
+        """Every process that there was."""
+        return [*self.clients, *self.workers.values()]
+
+    def log(self, who: str, what: str) -> None:
+        """One line of the history."""
+        self.report.history.append((self.scheduler.now, who, what))
+
+    def trouble(self, trouble: Trouble, process: Process | None) -> None:
+        """Something goes wrong."""
+        self.report.troubles[trouble.value] += 1
+        self.last_trouble_at = self.scheduler.now
+        if process is not None and trouble is not Trouble.NO_BELL:
+            process.was_disturbed_at = self.scheduler.now
+
+    def fail(self, words: str) -> None:
+        """A promise is broken."""
+        self.log("oracle", f"VIOLATION: {words}")
+        self.report.violations.append(f"at {self.scheduler.now:.3f} s: {words}")
+        self.has_failed = True
+
+    def until(self, condition: Callable[[], bool], at_most_s: float, words: str = "") -> None:
+        """Let time pass until a condition holds; if it does not in time, `words` say what is wrong. Raises: Broken."""
+        scheduler = self.scheduler
+        done = scheduler.run(
+            lambda: self.has_failed or condition() or bool(scheduler.errors) or scheduler.n_steps > _MOST_STEPS,
+            at_most_s,
+        )
+        if scheduler.n_steps > _MOST_STEPS:
+            self.fail("it does not come to an end")
+        for where, error in scheduler.errors:
+            self.fail(f"a thread ended in an exception: {where}: {type(error).__name__}: {error}")
+        if not done and words:
+            self.fail(words)
+        if self.has_failed:
+            raise Broken
+
+    def _wrote(self, key: str, before: Kept | None, after: Kept | None, process: Process) -> None:
+        if self._oracle is None:
+            if not key.endswith("/manifest"):
+                return
+            session_id = key.split("/")[1]
+            self._oracle = Oracle(
+                SessionKeys(session_id),
+                Sealer(bytes.fromhex(KEY), session_id),
+                self.vault.objects,
+                self.workers,
+                fail=self.fail,
+                quiet_s=lambda: self.scheduler.now - self.last_trouble_at,
+                lease_s=LEASE_S,
+            )
+        self._oracle.wrote(key, before, after, process)

@@ -1,0 +1,352 @@
+"""The simulation finds bugs: each of these, put into the product by a patch, breaks a promise within so many seeds.
+
+A mutation replaces functions of the package while the seeds run; there are no switches for it in the product. The
+number beside it is how many seeds it may take, about three times what it took when this was written.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+
+from starburst_executor.client import detached
+from starburst_executor.client import keeper as client_keeper
+from starburst_executor.client.submitter import Submitter
+from starburst_executor.protocol import liveness, records, status
+from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
+from starburst_executor.protocol.status import Ended, Entry, State, Status
+from starburst_executor.store import patient, repair
+from starburst_executor.store.session import Group, SessionStore
+from starburst_executor.testing.simulation import simulate
+from starburst_executor.worker import agent, keeper
+from starburst_executor.worker.claims import Claim, Claims
+from starburst_executor.worker.finder import Finder
+
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+def skip_the_nonce_check(patch: pytest.MonkeyPatch) -> None:
+    """A refusal after an unclear try is taken for one's own doing, whatever the object holds."""
+    patch.setattr(patient.PatientStore, "_is_same", lambda self, write, sample: True)
+
+
+def trust_every_412(patch: pytest.MonkeyPatch) -> None:
+    """A refusal after an unclear try is taken for a lost race."""
+
+    def write(self: Any, one: Any) -> str:
+        if one.expected is None:
+            return self._store.create(one.key, one.body)
+        return self._store.swap(one.key, one.body, one.expected)
+
+    patch.setattr(patient.PatientStore, "_write", write)
+
+
+def trust_a_lost_claim(patch: pytest.MonkeyPatch) -> None:
+    """Another write after an unclear one: the claim is not looked for."""
+    patch.setattr(Claims, "_landed", lambda self, key, claim_id: None)
+    patch.setattr(patient.PatientStore, "_is_same", lambda self, write, sample: False)
+
+
+def commit_without_the_claim_id(patch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the entry now, it is ended."""
+
+    def commit(seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float) -> tuple[Status, list[int]]:
+        mine = [i for i in ended if seen.entries[i].state == State.CLAIMED]
+        changed = {
+            i: seen.entries[i]._replace(state=ended[i].state, outcome=ended[i].outcome, at=now, seconds=1.0)
+            for i in mine
+        }
+        return seen.with_entries(changed), mine
+
+    patch.setattr(status, "commit", commit)
+
+
+def commit_what_has_ended(patch: pytest.MonkeyPatch) -> None:
+    """An entry that somebody else has ended is ended once more."""
+
+    def commit(seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float) -> tuple[Status, list[int]]:
+        changed = {
+            i: seen.entries[i]._replace(state=end.state, claim=claim_id, outcome=end.outcome, at=now, seconds=1.0)
+            for i, end in ended.items()
+            if seen.entries[i].claim != claim_id or not seen.entries[i].has_ended
+        }
+        return seen.with_entries(changed), [*ended]
+
+    patch.setattr(status, "commit", commit)
+
+
+def take_back_without_reading_the_beat_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(repair.Watcher, "_still_stands", lambda self, worker_id, claim_id, beat, *, lost: True)
+
+
+def count_every_look_twice(patch: pytest.MonkeyPatch) -> None:
+    """Two silent looks, and a worker is lost."""
+    look = liveness.Watch.look
+
+    def twice(self: Any, etags: Mapping[str, str]) -> None:
+        look(self, etags)
+        look(self, etags)
+
+    patch.setattr(liveness.Watch, "look", twice)
+
+
+def name_claims_only_once_they_are_written(patch: pytest.MonkeyPatch) -> None:
+    """Beats leave out the claims that are being written."""
+    new_claim, claim = Claims._new_claim, Claims.claim
+
+    def quiet(self: Any, key: str) -> str:
+        claim_id = new_claim(self, key)
+        self._held.pop(claim_id)
+        return claim_id
+
+    def late(self: Any, key: str, **options: Any) -> Any:
+        made = claim(self, key, **options)
+        if made[0] is not None:
+            self._held[made[0].claim_id] = key
+        return made
+
+    patch.setattr(Claims, "_new_claim", quiet)
+    patch.setattr(Claims, "claim", late)
+
+
+def never_look_unasked(patch: pytest.MonkeyPatch) -> None:
+    """Idle workers wait for the bell alone."""
+    patch.setattr(Finder, "_rest_s", lambda self: math.inf)
+
+
+def close_an_epoch_without_listing_again(patch: pytest.MonkeyPatch) -> None:
+    """The listing of a moment ago decides."""
+
+    def close(self: Any, ordinal: int, number: int) -> None:
+        def step(manifest: Manifest) -> Manifest | None:
+            submitter = manifest.submitters[ordinal]
+            if number not in submitter.open:
+                return None
+            return manifest.with_submitter(
+                ordinal, replace(submitter, open=tuple(n for n in submitter.open if n != number))
+            )
+
+        self.change(step)
+
+    patch.setattr(SessionStore, "_close_epoch", close)
+
+
+def close_an_epoch_before_it_is_full(patch: pytest.MonkeyPatch) -> None:
+    """All that is there has ended: no need to wait for more."""
+
+    def close(self: Any, groups: list[Group]) -> None:
+        for place in {(group.ref.ordinal, group.ref.epoch) for group in groups}:
+            self._close_epoch(*place)
+
+    patch.setattr(SessionStore, "close_epochs", close)
+
+
+def claim_a_task_with_a_loss_beside_others(patch: pytest.MonkeyPatch) -> None:
+    """A poisonous task is claimed as any other."""
+
+    def claim(
+        seen: Status,
+        claim_id: str,
+        *,
+        at_most: int,
+        now: float,
+        max_losses: int,
+        alone: bool = False,
+        ahead: bool = False,
+    ) -> tuple[Status, list[int]]:
+        taken = [i for i, entry in enumerate(seen.entries) if entry.state == State.PENDING][:at_most]
+        return seen.with_entries({i: _claimed(seen.entries[i], claim_id, now) for i in taken}), taken
+
+    patch.setattr(status, "claim", claim)
+
+
+def _claimed(entry: Entry, claim_id: str, now: float) -> Entry:
+    return entry._replace(state=State.CLAIMED, attempt=entry.attempt + 1, claim=claim_id, at=now)
+
+
+def claim_without_counting_the_attempt(patch: pytest.MonkeyPatch) -> None:
+    claim = status.claim
+
+    def quiet(seen: Status, claim_id: str, **options: Any) -> tuple[Status, list[int]]:
+        changed, taken = claim(seen, claim_id, **options)
+        same = {i: changed.entries[i]._replace(attempt=seen.entries[i].attempt) for i in taken}
+        return changed.with_entries(same), taken
+
+    patch.setattr(status, "claim", quiet)
+
+
+def expire_on_what_is_remembered(patch: pytest.MonkeyPatch) -> None:
+    """The deadline is checked before the swap and not in it: an extension that landed meanwhile is overruled."""
+
+    def expire_if_due(self: Any) -> Manifest:
+        deadline_at = self.manifest.deadline_at
+        if deadline_at is None or self.manifest.state.is_over or self.clock.now() < deadline_at:
+            return self.manifest
+        return self.end(SessionState.EXPIRED, "absolute_timeout passed")
+
+    patch.setattr(SessionStore, "expire_if_due", expire_if_due)
+
+
+def release_what_has_ended(patch: pytest.MonkeyPatch) -> None:
+    """Whatever bears the claim's id is made pending, ended or not."""
+
+    def release(seen: Status, claim_id: str, indices: Any, *, refused: bool = False) -> Status:
+        mine = [i for i, entry in enumerate(seen.entries) if entry.claim == claim_id]
+        return seen.with_entries({i: seen.entries[i]._replace(state=State.PENDING, claim="") for i in mine})
+
+    patch.setattr(status, "release", release)
+
+
+def retry_without_a_hold(patch: pytest.MonkeyPatch) -> None:
+    """The epoch is not reopened before the entries are pending in it."""
+    patch.setattr(detached, "_held", lambda manifest, **_: None)
+
+
+def cancel_what_is_claimed(patch: pytest.MonkeyPatch) -> None:
+    def cancel(seen: Status, indices: Any, now: float) -> tuple[Status, list[int]]:
+        mine = [i for i in indices if not seen.entries[i].has_ended]
+        return seen.with_entries({i: seen.entries[i]._replace(state=State.CANCELLED, at=now) for i in mine}), mine
+
+    patch.setattr(status, "cancel", cancel)
+
+
+def acknowledge_before_the_store_does(patch: pytest.MonkeyPatch) -> None:
+    """A batch counts as stored when it has been cut."""
+    send = Submitter.send
+
+    def early(self: Any, batch: Any) -> None:
+        try:
+            send(self, batch)
+        except Exception:
+            return
+
+    patch.setattr(Submitter, "_is_empty", lambda self: not self._queue)
+    patch.setattr(Submitter, "send", early)
+
+
+def store_functions_after_the_tasks(patch: pytest.MonkeyPatch) -> None:
+    """Tasks that name a function that is not there yet."""
+    store_function, acknowledged = Submitter._store_function, Submitter._create
+    waiting: list[Callable[[], None]] = []
+
+    def create(self: Any, key: str, body: Any) -> str:
+        etag = acknowledged(self, key, body)
+        while waiting:
+            waiting.pop()()
+        return etag
+
+    patch.setattr(
+        Submitter, "_store_function", lambda self, digest: waiting.append(partial(store_function, self, digest))
+    )
+    patch.setattr(Submitter, "_create", create)
+
+
+def commit_before_big_outcomes(patch: pytest.MonkeyPatch) -> None:
+    """The status object names an outcome that is written afterwards."""
+    commit, create = Claims.commit, Claims._create
+
+    def late(self: Any, claim: Claim, **options: Any) -> Any:
+        parts: list[tuple[str, Any]] = []
+        self._create_later = parts
+        following = commit(self, claim, **options)
+        for key, body in parts:
+            create(self, key, body)
+        return following
+
+    patch.setattr(Claims, "__slots__", (), raising=False)
+    patch.setattr(Claims, "_create", lambda self, key, body: self._create_later.append((key, body)))
+    patch.setattr(Claims, "commit", late)
+
+
+def beat_unconditionally(patch: pytest.MonkeyPatch) -> None:
+    """A late beat may land on a newer one."""
+
+    def write(self: Any) -> None:
+        key = self._session.keys.worker(self._worker_id)
+        self._session.store.put(key, records.encode(self._beat, self._clock.new_id()))
+
+    patch.setattr(keeper.Keeper, "_write", write)
+
+
+def leave_what_is_left_of_a_session_that_is_over(patch: pytest.MonkeyPatch) -> None:
+    """Nobody ends the tasks of a session that has ended."""
+    for module in (agent, client_keeper):
+        patch.setattr(module, "end_what_is_left", lambda session, manifest: 0)
+
+
+def count_a_forgotten_claim_as_a_loss(patch: pytest.MonkeyPatch) -> None:
+    take_back = status.take_back
+
+    def always(seen: Status, claim_ids: Any, *, lost: bool, **options: Any) -> Status:
+        return take_back(seen, claim_ids, lost=True, **{**options, "max_losses": 1})
+
+    patch.setattr(status, "take_back", always)
+
+
+def never_take_back_what_was_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """A claim of a worker that has left, or whose swap landed when nobody waited for it, stands for ever."""
+    patch.setattr(liveness.Watch, "is_lost", lambda self, worker_id: False)
+    patch.setattr(liveness.Watch, "is_forgotten", lambda self, claim_id, beat: False)
+
+
+def leave_without_looking(patch: pytest.MonkeyPatch) -> None:
+    """An idle worker goes without a last listing, and without saying `leaving` first."""
+
+    def may_leave(self: Any, give_up: Any) -> bool:
+        self.say(WorkerState.LEAVING)
+        return True
+
+    patch.setattr(keeper.Keeper, "may_leave", may_leave)
+    patch.setattr(Finder, "look", lambda self: False)
+
+
+# Each with the number of seeds that it may take, and words of what is then found broken.
+MUTATIONS: dict[Patch, tuple[int, str]] = {
+    skip_the_nonce_check: (60, "outcome has changed|claim was replaced|epoch was forgotten|committed"),
+    trust_every_412: (60, "does not know of"),
+    trust_a_lost_claim: (60, "does not know of"),
+    commit_without_the_claim_id: (1500, "committed for another worker"),
+    commit_what_has_ended: (150, "pending task cannot|outcome has changed|claim was replaced|committed"),
+    take_back_without_reading_the_beat_again: (500, "another beat than its newest|still holds"),
+    count_every_look_twice: (500, "taken for lost after"),
+    name_claims_only_once_they_are_written: (60, "does not know of"),
+    never_look_unasked: (150, "not found by an idle worker"),
+    close_an_epoch_without_listing_again: (300, "out of every list"),
+    close_an_epoch_before_it_is_full: (150, "out of every list"),
+    claim_a_task_with_a_loss_beside_others: (60, "claimed along|beside others"),
+    claim_without_counting_the_attempt: (60, "attempt has changed"),
+    expire_on_what_is_remembered: (300, "expired before its deadline"),
+    release_what_has_ended: (60, "outcome has changed"),
+    retry_without_a_hold: (150, "out of every list"),
+    cancel_what_is_claimed: (60, "claimed task was cancelled"),
+    acknowledge_before_the_store_does: (150, "acknowledged task"),
+    store_functions_after_the_tasks: (60, "before its function"),
+    commit_before_big_outcomes: (60, "before it was stored"),
+    beat_unconditionally: (150, "beat went back|another beat|still holds"),
+    leave_what_is_left_of_a_session_that_is_over: (300, "come to an end"),
+    count_a_forgotten_claim_as_a_loss: (60, "too few losses"),
+    never_take_back_what_was_forgotten: (60, "stood for too long|come to an end"),
+    leave_without_looking: (60, "come to an end|not found"),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_a_bug_is_found(mutation: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    n_seeds, words = MUTATIONS[mutation]
+    # What the broken product logs is of no interest.
+    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
+    mutation(monkeypatch)
+    for seed in range(n_seeds):
+        report = simulate(seed)
+        if report.violations:
+            print(f"found by seed {seed}: {report.violations[0]}")
+            assert re.search(words, report.violations[0])
+            return
+    pytest.fail(f"not found within {n_seeds} seeds")
