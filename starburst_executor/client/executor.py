@@ -116,7 +116,7 @@ class StarburstExecutor(Executor):
         )
         clock = SystemClock()
         engine_launcher = _launcher(launcher, settings, clock)
-        if isinstance(engine_launcher, Local):
+        if engine_launcher is not None:
             engine_launcher.check(settings.workers)
         opened = start(
             settings,

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from starburst_executor.launch.base import Launcher
-from starburst_executor.launch.local import Local
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
 from starburst_executor.store.repair import Watcher, read_beats
 from starburst_executor.store.session import SessionStore
@@ -28,7 +27,7 @@ class Workforce:
 
     def check(self, n_slots: int) -> None:
         """Refuse a number that the launcher would refuse. Raises: ConfigError."""
-        if isinstance(self._launcher, Local):
+        if self._launcher is not None:
             self._launcher.check(n_slots)
 
     def dead(self) -> set[str]:

@@ -48,6 +48,9 @@ class Launcher(Protocol):
     def name(self) -> str:
         """As it stands in the manifest: `local`."""
 
+    def check(self, n_slots: int) -> None:
+        """Refuse, before anything is started, a number of slots that it could never run. Raises: ConfigError."""
+
     def start(self, order: Order) -> str:
         """Start workers; a handle for all of them. Raises: LaunchError, ConfigError."""
 

@@ -28,6 +28,9 @@ class FakeLauncher:
         self.stopped: list[tuple[str, bool]] = []
         self.refusal: Exception | None = None
 
+    def check(self, n_slots: int) -> None:
+        """Any number will do."""
+
     def start(self, order: Order) -> str:
         if self.refusal is not None:
             raise self.refusal
