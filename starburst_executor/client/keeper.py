@@ -16,12 +16,11 @@ from starburst_executor.errors import (
     ConfigError,
     LaunchError,
     ObjectNotFound,
-    PreconditionFailed,
     StoreUnavailable,
 )
 from starburst_executor.launch.base import Death, Launcher, Order
-from starburst_executor.protocol import records
 from starburst_executor.protocol.records import ClientBeat, Launch, Manifest, SessionState
+from starburst_executor.store.own import OwnObject
 from starburst_executor.store.repair import Watcher, end_what_is_left, read_beat
 from starburst_executor.store.session import SessionStore
 
@@ -66,7 +65,7 @@ class ClientKeeper:
         self._timings = session.manifest.timings
         self._watcher = Watcher(session, self._timings.looks_until_lost)
         self._beat = ClientBeat(client_id, 0, self._clock.now())
-        self._etag: str | None = None
+        self._own = OwnObject(session.store, session.keys.client(client_id), session.clock)
         self._next_beat = self._next_deaths = float("-inf")
         self._n_looks = 0
         self._n_futile = 0
@@ -136,7 +135,7 @@ class ClientKeeper:
 
     def leave(self) -> None:
         """The last beat. Store: 1 swap, if there was a beat."""
-        if self._etag is None:
+        if not self._own.is_written:
             return
         with suppress(ObjectNotFound):
             # The session may have been deleted by another client: there is nothing left to leave.
@@ -169,16 +168,8 @@ class ClientKeeper:
             _log.warning("took back tasks of lost workers: tasks=%d, session=%s", n_tasks, self._session.session_id)
 
     def _write(self, *, left: bool) -> None:
-        store, key = self._session.store, self._session.keys.client(self._client_id)
         self._beat = replace(self._beat, number=self._beat.number + 1, at=self._clock.now(), left=left)
-        body = records.encode(self._beat, self._clock.new_id())
-        try:
-            self._etag = store.create(key, body) if self._etag is None else store.swap(key, body, self._etag)
-        except PreconditionFailed:
-            # The object is ours alone, so an earlier beat of ours landed late: beat anew on top of it.
-            stored = store.get(key)
-            assert stored is not None  # no ETag was sent  # noqa: S101
-            self._etag = store.swap(key, records.encode(self._beat, self._clock.new_id()), stored.etag)
+        self._own.write(self._beat)
 
     # --- workers ------------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from starburst_executor.clock import Clock
-from starburst_executor.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
-from starburst_executor.protocol import records
+from starburst_executor.errors import ObjectNotFound, StoreUnavailable
 from starburst_executor.protocol.records import DETACHED, Manifest, SessionState, WorkerBeat, WorkerState
+from starburst_executor.store.own import OwnObject
 from starburst_executor.store.repair import Watcher, read_beat, read_beats
 from starburst_executor.store.session import SessionStore
 from starburst_executor.worker.claims import Claims
@@ -65,8 +65,8 @@ class Keeper:
         now = clock.now()
         where = f"{socket.gethostname()}:{os.getpid()}"
         self._beat = WorkerBeat(worker_id, 0, WorkerState.WORKING, n_slots, now, now, where=where)
-        self._etag: str | None = None
-        self._lock = threading.Lock()  # guards: _beat, _etag, held over the swap: beats are written one by one
+        self._own = OwnObject(session.store, session.keys.worker(worker_id), clock)
+        self._lock = threading.Lock()  # guards: _beat, _own, held over the swap: beats are written one by one
         self._watcher = Watcher(session, timings.looks_until_lost)
         self._watches = False
         self._n_looks = 0
@@ -83,7 +83,7 @@ class Keeper:
         """Beat now; the beat once it is acknowledged. Store: 1 swap."""
         with self._lock:
             self._beat = self._next_beat(state or self._present_state())
-            self._write()
+            self._own.write(self._beat)
             return self._beat
 
     def _present_state(self) -> WorkerState:
@@ -111,17 +111,6 @@ class Keeper:
             per_s=per_s,
             requests=dict(self._requests()),
         )
-
-    def _write(self) -> None:
-        store, key = self._session.store, self._session.keys.worker(self._worker_id)
-        body = records.encode(self._beat, self._clock.new_id())
-        try:
-            self._etag = store.create(key, body) if self._etag is None else store.swap(key, body, self._etag)
-        except PreconditionFailed:
-            # The object is ours alone, so an earlier beat of ours landed late: read it and beat anew on top of it.
-            stored = store.get(key)
-            assert stored is not None  # no ETag was sent  # noqa: S101
-            self._etag = store.swap(key, records.encode(self._beat, self._clock.new_id()), stored.etag)
 
     # --- the turn -----------------------------------------------------------------------------------------------------
 

@@ -19,10 +19,10 @@ import pytest
 from starburst_executor.client import detached
 from starburst_executor.client import keeper as client_keeper
 from starburst_executor.client.submitter import Submitter
-from starburst_executor.protocol import liveness, records, status
+from starburst_executor.protocol import liveness, status
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
 from starburst_executor.protocol.status import Ended, Entry, State, Status
-from starburst_executor.store import patient, repair
+from starburst_executor.store import own, patient, repair
 from starburst_executor.store.session import Group, SessionStore
 from starburst_executor.testing.simulation import simulate
 from starburst_executor.worker import agent, keeper
@@ -268,11 +268,10 @@ def commit_before_big_outcomes(patch: pytest.MonkeyPatch) -> None:
 def beat_unconditionally(patch: pytest.MonkeyPatch) -> None:
     """A late beat may land on a newer one."""
 
-    def write(self: Any) -> None:
-        key = self._session.keys.worker(self._worker_id)
-        self._session.store.put(key, records.encode(self._beat, self._clock.new_id()))
+    def write(self: Any, beat: Any) -> None:
+        self._etag = self._store.put(self._key, self._body(beat))
 
-    patch.setattr(keeper.Keeper, "_write", write)
+    patch.setattr(own.OwnObject, "write", write)
 
 
 def leave_what_is_left_of_a_session_that_is_over(patch: pytest.MonkeyPatch) -> None:
