@@ -48,7 +48,9 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/mypy
 
+# Where there is no atheris to install, its tests are skipped and say so.
 stress: $(VENV)/.dev
+	-$(BIN)/python $(PIP_INSTALL) --only-binary atheris --editable '.[fuzz]'
 	$(BIN)/python -m pytest -m stress $(PYTEST_ARGS)
 
 bench: $(VENV)/.demo

@@ -5,12 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 
+from starburst_executor.clock import Backoff
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
 from starburst_executor.store.repair import Watcher, read_beats
 from starburst_executor.store.session import SessionStore
 
 __all__ = ["Workforce"]
+
+# How soon a worker that is told to go has mostly gone.
+_LEAVING_S = 0.05
 
 
 class Workforce:
@@ -57,19 +61,23 @@ class Workforce:
         Args:
             buried: Workers that were seen dead before.
 
-        Store: 1 LIST twice and 1 GET a worker, again each `look_s` until they are gone.
+        Store: 1 LIST twice and 1 GET a worker, again, at longer and longer intervals up to `look_s`, until they are gone.
         """
         session = self._session
         timings = session.manifest.timings
         watcher = Watcher(session, timings.looks_until_lost)
         watcher.watch.dead |= self.dead() | buried
-        never = threading.Event()
+        never, next_look = threading.Event(), session.clock.monotonic()
+        # Looks count only if they are apart; that a worker has left is seen at any time.
+        backoff = Backoff(session.clock, _LEAVING_S, timings.look_s)
         while True:
-            watcher.look()
+            if session.clock.monotonic() >= next_look:
+                watcher.look()
+                next_look = session.clock.monotonic() + timings.look_s
             beats = self._read()
             if all(beat.state == WorkerState.LEFT or watcher.watch.is_lost(beat.worker_id) for beat in beats):
                 return
-            session.clock.wait(never, timings.look_s)
+            session.clock.wait(never, min(backoff.next_s(), max(0.0, next_look - session.clock.monotonic())))
 
     def requests(self, *, fresh: bool) -> dict[str, int]:
         """Store requests of all of them as of their last beats; `fresh`: read these anew. Store: 1 LIST, 1 GET each."""

@@ -164,7 +164,7 @@ def load_call(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return pickle.loads(body)  # type: ignore[no-any-return]  # noqa: S301 - sealed, checked by the caller
 
 
-def dump_value(value: object) -> bytes | memoryview:
+def dump_value(value: object) -> bytes:
     """An outcome that holds a value, pickled straight behind its kind so that gigabytes are not copied.
 
     Raises: whatever pickling raises.
@@ -174,7 +174,7 @@ def dump_value(value: object) -> bytes | memoryview:
     stream = io.BytesIO(b"V")
     stream.seek(1)
     _cloudpickle().dump(value, stream, protocol=_PROTOCOL)
-    return stream.getbuffer()
+    return stream.getvalue()  # shares the stream's memory
 
 
 def dump_error(error: BaseException, *, hide_frames: int = 0) -> bytes:
