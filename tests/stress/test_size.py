@@ -22,7 +22,7 @@ _RESULT_BYTES = 256 << 20
 
 def alone(task: Callable[[str], None], store_url: str) -> None:
     """Call it in a process of its own, so that the most memory it ever had is its own; show what it prints."""
-    code = f"import sys; from tests.stress.test_limits import {task.__name__} as task; task(sys.argv[1])"
+    code = f"import sys; from tests.stress.test_size import {task.__name__} as task; task(sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, store_url], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
     )
