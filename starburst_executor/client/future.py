@@ -2,21 +2,39 @@
 
 Whoever completes it (collector, submitter, engine) uses the methods of this module, which tolerate that somebody else
 was first: a future is completed once, whoever does it.
+
+A plain future has a condition, two lists and a dictionary, about 1.7 KB, from its first moment. Most of a million
+futures are never waited for one by one, so here these are made when somebody first asks for them.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from starburst_executor.protocol.keys import task_id
 
 __all__ = ["Canceller", "StarburstFuture"]
 
 T = TypeVar("T")
-_PENDING, _RUNNING, _CANCELLED = "PENDING", "RUNNING", "CANCELLED"
+_PENDING, _RUNNING, _CANCELLED, _FINISHED = "PENDING", "RUNNING", "CANCELLED", "FINISHED"
+_ENDED = (_CANCELLED, "CANCELLED_AND_NOTIFIED", _FINISHED)
+
+# Guards the state of every future that nobody watches yet, and the step from there to having a condition of its own.
+# Nothing is allocated while it is held, so that no garbage collection can run user code that comes back here.
+_unwatched = threading.Lock()
+
+
+def _new_lock_after_fork() -> None:
+    global _unwatched  # noqa: PLW0603 - another thread of the parent may have held it
+    _unwatched = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock_after_fork)
 
 
 class Canceller(Protocol):
@@ -51,12 +69,31 @@ class StarburstFuture(Future[T]):
     (32, 0, '0-0')
     """
 
+    __slots__ = (
+        "_canceller", "_condition", "_done_callbacks", "_exception", "_is_watched", "_result", "_state", "_waiters",
+        "index", "ordinal", "run",
+    )  # fmt: skip
+
     def __init__(self, canceller: Canceller, ordinal: int, sequence: int, run: int = 1) -> None:
-        super().__init__()
+        # Not the base's: it makes what `__getattr__` makes when it is needed.
+        self._state = _PENDING
+        self._result = self._exception = None
+        self._is_watched = False  # has a condition, which then guards its state
         self._canceller = canceller
         self.ordinal = ordinal
         self.index = sequence
         self.run = run
+
+    def __getattr__(self, name: str) -> Any:
+        """What the base's methods need, made at the first use."""
+        if name not in ("_condition", "_waiters", "_done_callbacks"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        condition, waiters, callbacks = threading.Condition(), [], []  # type: ignore[var-annotated]  # the base's own
+        with _unwatched:
+            if not self._is_watched:
+                self._condition, self._waiters, self._done_callbacks = condition, waiters, callbacks
+                self._is_watched = True
+        return object.__getattribute__(self, name)
 
     @property
     def task_id(self) -> str:
@@ -75,14 +112,38 @@ class StarburstFuture(Future[T]):
         function, arguments = how
         return function, (*arguments, self.ordinal, self.index)
 
+    # --- what the base asks its condition for, and one word tells -----------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether the task has ended, or was cancelled."""
+        return self._state in _ENDED
+
+    def running(self) -> bool:
+        """Whether a worker has claimed the task, and it has not ended."""
+        return self._state == _RUNNING
+
+    def result(self, timeout: float | None = None) -> T:
+        """As `concurrent.futures.Future.result`."""
+        if self._state != _FINISHED or self._exception is not None:
+            try:
+                return super().result(timeout)
+            finally:
+                # The exception's traceback holds this frame, which must not hold the exception in turn.
+                del self
+        return cast("T", self._result)  # None too, if that is the result
+
     # --- for those who complete it ------------------------------------------------------------------------------------
 
     def mark_running(self) -> None:
         """A worker has claimed the task."""
-        if self._state == _PENDING:
-            with self._condition:
+        with _unwatched:
+            if not self._is_watched:
                 if self._state == _PENDING:
                     self._state = _RUNNING
+                return
+        with self._condition:
+            if self._state == _PENDING:
+                self._state = _RUNNING
 
     def mark_cancelled(self) -> None:
         """The task was cancelled in the store, or was never sent."""
@@ -93,10 +154,17 @@ class StarburstFuture(Future[T]):
             self._state = _CANCELLED
             self._condition.notify_all()
         self.set_running_or_notify_cancel()
-        self._invoke_callbacks()  # type: ignore[attr-defined]  # the standard library's own, typed nowhere
+        self._invoke_callbacks()
 
     def complete(self, value: Any, error: BaseException | None) -> None:
         """The task has ended."""
+        with _unwatched:
+            if not self._is_watched:
+                if self._state not in _ENDED:
+                    # In this order: whoever sees the state without a lock must find what it promises.
+                    self._result, self._exception = value, error
+                    self._state = _FINISHED
+                return
         with suppress(InvalidStateError):  # somebody was first
             if error is None:
                 self.set_result(value)

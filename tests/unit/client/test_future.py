@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
-from concurrent.futures import CancelledError, wait
+from concurrent.futures import CancelledError, Future, as_completed, wait
 from typing import Any
 
 import pytest
@@ -116,3 +119,78 @@ def test_only_futures_of_a_session_that_can_be_found_again_are_pickled() -> None
 
 def complex_of(*arguments: Any) -> tuple[Any, ...]:
     return arguments
+
+
+# --- made when it is needed -------------------------------------------------------------------------------------------
+
+
+def test_it_has_all_that_a_plain_future_has() -> None:
+    future = future_of()
+    assert all(hasattr(future, name) for name in vars(Future()))
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = future.nonsense  # type: ignore[attr-defined]
+
+
+def test_a_future_that_nobody_watches_is_small() -> None:
+    n_futures, store = 1000, Store()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    futures = [StarburstFuture(store, 0, i) for i in range(n_futures)]
+    n_bytes = (tracemalloc.get_traced_memory()[0] - before) / n_futures
+    tracemalloc.stop()
+    assert len(futures) == n_futures
+    # A plain one has 1,700.
+    assert n_bytes < 300
+
+
+@pytest.mark.parametrize("watch", ["result", "callback", "wait", "as_completed"])
+def test_who_begins_to_watch_as_it_ends_misses_nothing(watch: str) -> None:
+    store, n_futures = Store(), 300
+    futures: list[StarburstFuture[int]] = [StarburstFuture(store, 0, i) for i in range(n_futures)]
+    called: list[StarburstFuture[int]] = []
+    completer = threading.Thread(target=lambda: [future.complete(future.index, None) for future in futures])
+    old = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        completer.start()
+        for future in futures:
+            if watch == "callback":
+                future.add_done_callback(called.append)
+            elif watch == "wait":
+                assert wait([future], timeout=60).done
+            elif watch == "as_completed":
+                assert [*as_completed([future], timeout=60)] == [future]
+            assert future.result(60) == future.index
+        completer.join()
+    finally:
+        sys.setswitchinterval(old)
+    assert len(called) == (n_futures if watch == "callback" else 0)
+
+
+def test_of_two_that_complete_it_at_once_one_counts() -> None:
+    futures: list[StarburstFuture[int]] = [future_of() for _ in range(300)]
+    callers = [
+        threading.Thread(target=lambda value=value: [future.complete(value, None) for future in futures])
+        for value in (1, 2)
+    ]
+    seen: list[list[int]] = []
+    for caller in callers:
+        caller.start()
+    seen = [[future.result(60), future.result(60)] for future in futures]
+    for caller in callers:
+        caller.join()
+    assert [future.result() for future in futures] == [first for first, _ in seen] == [second for _, second in seen]
+
+
+def test_a_fork_while_another_thread_completes_futures_blocks_nothing() -> None:
+    futures: list[StarburstFuture[int]] = [future_of() for _ in range(20_000)]
+    completer = threading.Thread(target=lambda: [future.complete(1, None) for future in futures])
+    completer.start()
+    for _ in range(5):
+        if (pid := os.fork()) == 0:
+            mine = future_of()
+            mine.complete(1, None)
+            mine.add_done_callback(lambda _: os._exit(0))
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    completer.join()
