@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -52,6 +54,25 @@ def test_chance_follows_from_the_seed() -> None:
     ids = {clock.new_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert {len(each) for each in ids} == {16}
+
+
+def test_ids_are_never_the_same_in_threads_and_in_the_child_of_a_fork() -> None:
+    clock = SystemClock()
+    made = [clock.new_id()]  # more are ready now
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.write(writing, "".join(clock.new_id() for _ in range(100)).encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    theirs = os.read(reading, 10_000).decode()
+    os.close(reading)
+    os.close(writing)
+    with ThreadPoolExecutor(4) as pool:
+        for ids in pool.map(lambda _: [clock.new_id() for _ in range(500)], range(4)):
+            made += ids
+    made += [theirs[i : i + 16] for i in range(0, len(theirs), 16)]
+    assert len(made) == len(set(made)) == 2101
+    assert {len(each) for each in made} == {16}
 
 
 def test_a_held_wait_ends_when_time_has_come_and_not_before() -> None:
