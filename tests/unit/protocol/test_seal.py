@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hmac
 import pickle
 
 import pytest
@@ -23,6 +24,13 @@ def test_what_was_sealed_is_opened(payload: bytes, label: str) -> None:
     assert bytes(SEALER.open_sealed("call", label, body)) == payload
     assert body == SEALER.seal("call", label, payload) + payload
     assert len(body) == SEAL_BYTES + len(payload)
+
+
+@given(st.binary(max_size=150), st.binary(max_size=200))
+@settings(max_examples=100)
+def test_a_seal_is_the_hmac_of_the_standard_library(key: bytes, payload: bytes) -> None:
+    place = b"\0".join([b"a-session", b"call", b"0-1/f", b""])
+    assert Sealer(key, "a-session").seal("call", "0-1/f", payload) == hmac.digest(key, place + payload, "sha256")
 
 
 @given(st.binary(max_size=50), st.data())
