@@ -41,6 +41,7 @@ __all__ = [
     "decode",
     "encode",
     "end_rest",
+    "has_pending",
     "inline_bytes",
     "outcome_label",
     "release",
@@ -65,6 +66,10 @@ class State(enum.IntEnum):
     COMPLETED = 2
     FAILED = 3
     CANCELLED = 4
+
+
+# The same as plain numbers: comparing ten thousands of entries with an enum's members costs more than all the rest.
+_PENDING, _CLAIMED, _COMPLETED, _FAILED, _CANCELLED = map(int, State)
 
 
 class SizeClass(enum.IntEnum):
@@ -168,7 +173,7 @@ class Status:
 
     def under(self, claim_id: str) -> list[int]:
         """Which entries that claim holds now."""
-        return [i for i, e in enumerate(self.entries) if e.state == State.CLAIMED and e.claim == claim_id]
+        return [i for i, e in enumerate(self.entries) if e.state == _CLAIMED and e.claim == claim_id]
 
 
 def outcome_label(status: Status, index: int, entry: Entry) -> str:
@@ -207,7 +212,7 @@ def claim(
     """
     taken: list[int] = []
     for index, entry in enumerate(status.entries):
-        if entry.state != State.PENDING or (entry.losses and ahead):
+        if entry.state != _PENDING or (entry.losses and ahead):
             continue
         if entry.losses >= max_losses - 1 and not alone:
             continue
@@ -216,35 +221,43 @@ def claim(
         taken.append(index)
         if entry.losses or len(taken) >= at_most:
             break
-    changed = {
-        i: e._replace(state=State.CLAIMED, attempt=e.attempt + 1, claim=claim_id, at=now)
-        for i, e in ((i, status.entries[i]) for i in taken)
-    }
-    return status.with_entries(changed), taken
+    return status.with_entries({i: _claimed(status.entries[i], claim_id, now) for i in taken}), taken
+
+
+# Both name every field instead of the changed ones (`_replace`): each task goes through both, at half the cost.
+
+
+def _claimed(entry: Entry, claim_id: str, now: float) -> Entry:
+    _, run, attempt, failures, losses, refusals, _, function, call, outcome, log, _, seconds = entry
+    return Entry(
+        _CLAIMED, run, attempt + 1, failures, losses, refusals, claim_id, function, call, outcome, log, now, seconds
+    )
+
+
+def _committed(entry: Entry, end: Ended, now: float) -> Entry:
+    _, run, attempt, _, losses, refusals, claim_id, function, call, _, _, _, _ = entry
+    if end.state != _FAILED and not isinstance(call, Located):
+        call = None  # the arguments of a completed task are needed no more; a failed one may be retried
+    return Entry(
+        end.state, run, attempt, end.failures, losses, refusals, claim_id, function, call, end.outcome, end.log, now,
+        end.seconds,
+    )  # fmt: skip
+
+
+def has_pending(status: Status) -> bool:
+    """Whether any task is pending."""
+    return any(entry.state == _PENDING for entry in status.entries)
 
 
 def awaits_solo(status: Status, max_losses: int) -> bool:
     """Whether a pending task waits for a worker that has nothing else."""
-    return any(e.state == State.PENDING and e.losses >= max_losses - 1 for e in status.entries)
+    return any(e.losses >= max_losses - 1 and e.state == _PENDING for e in status.entries)
 
 
 def commit(status: Status, claim_id: str, ended: Mapping[int, Ended], now: float) -> tuple[Status, list[int]]:
     """End tasks of a claim; the indices that were still under it. The others' outcomes are to be dropped."""
     mine = [i for i in status.under(claim_id) if i in ended]
-    changed = {}
-    for i in mine:
-        entry, end = status.entries[i], ended[i]
-        changed[i] = entry._replace(
-            state=end.state,
-            failures=end.failures,
-            # The arguments of a completed task are needed no more; a failed one may be retried.
-            call=entry.call if end.state == State.FAILED or isinstance(entry.call, Located) else None,
-            outcome=end.outcome,
-            log=end.log,
-            at=now,
-            seconds=end.seconds,
-        )
-    return status.with_entries(changed), mine
+    return status.with_entries({i: _committed(status.entries[i], ended[i], now) for i in mine}), mine
 
 
 def release(status: Status, claim_id: str, indices: Iterable[int], *, refused: bool = False) -> Status:

@@ -15,11 +15,13 @@ class Durations:
 
     def __init__(self) -> None:
         self._estimates: dict[str, float] = {}
+        self.latest: float | None = None  # of the function that was measured last
 
     def add(self, digest: str, seconds: float) -> None:
         """Take in one measurement."""
         known = self._estimates.get(digest)
-        self._estimates[digest] = seconds if known is None else known + _WEIGHT * (seconds - known)
+        self.latest = seconds if known is None else known + _WEIGHT * (seconds - known)
+        self._estimates[digest] = self.latest
 
     def of(self, digest: str) -> float | None:
         """The estimate for one function; None while unknown."""

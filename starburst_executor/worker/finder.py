@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 
@@ -26,6 +25,9 @@ from starburst_executor.store.session import SessionStore
 
 __all__ = ["Finder"]
 
+# So long a slot of this worker has an object to itself, if what is pending there is not worth sharing: after that, it may be
+# busy with a task that takes longer than the others.
+_TO_ITSELF_S = 0.05
 # A ring that names more keys than this has left some out: list instead.
 _MANY_KEYS = 32
 
@@ -36,6 +38,14 @@ class _Ring:
 
     bell: Bell
     chance: float
+
+
+@dataclass(slots=True)
+class _Work:
+    """How many slots of this worker work on an object, and since when the newest of them does."""
+
+    n_slots: int
+    since: float
 
 
 class Finder:
@@ -51,7 +61,7 @@ class Finder:
         # Key to about how many tasks are pending there; oldest first.
         self._candidates: dict[str, int] = {}
         self._solo: dict[str, float] = {}
-        self._worked: Counter[str] = Counter()
+        self._worked: dict[str, _Work] = {}
         self._ignored: set[str] = set()
         self._dry = True
         self.wanted = threading.Event()
@@ -62,31 +72,40 @@ class Finder:
 
     # --- for slots ----------------------------------------------------------------------------------------------------
 
-    def take(self) -> str | None:
+    def take(self, *, worth_sharing: int = 1) -> str | None:
         """A key to try, one of the oldest 2W at random; None if none is known (`wanted` is set then).
 
-        Objects that another slot of this worker works on come last: the two would only get in each other's way. A worker
-        that has all the session's slots competes with nobody else and takes the oldest, so that results come in order.
+        Objects that another slot of this worker works on come last: the two would only get in each other's way. With
+        fewer than `worth_sharing` tasks pending they do not come at all for a moment. A worker that has all the session's
+        slots competes with nobody else and takes the oldest, so that results come in order.
         """
         with self._lock:
-            if not self._candidates:
-                self.wanted.set()
-                return None
             n_all = self._n_all_slots()
             oldest = list(islice(self._candidates, 2 * n_all))
-            choices = [key for key in oldest if key not in self._worked] or oldest
+            choices = [key for key in oldest if key not in self._worked]
+            if not choices:
+                soon = self._clock.monotonic() - _TO_ITSELF_S
+                choices = [
+                    key for key in oldest if self._candidates[key] >= worth_sharing or self._worked[key].since < soon
+                ]
+            if not choices:
+                self.wanted.set()
+                return None
             return choices[0 if n_all == self._n_slots else int(self._clock.random() * len(choices))]
 
     def begins(self, key: str) -> None:
-        """A slot of this worker has a claim on this object."""
+        """A slot of this worker has a claim on this object, or is about to."""
+        now = self._clock.monotonic()
         with self._lock:
-            self._worked[key] += 1
+            work = self._worked.get(key)
+            self._worked[key] = _Work(1 if work is None else work.n_slots + 1, now)
 
     def ends(self, key: str) -> None:
-        """That claim is settled."""
+        """That claim is settled, or did not come about."""
         with self._lock:
-            self._worked[key] -= 1
-            if not self._worked[key]:
+            work = self._worked[key]
+            work.n_slots -= 1
+            if not work.n_slots:
                 del self._worked[key]
 
     def saw(self, key: str, seen: Status) -> None:

@@ -322,15 +322,15 @@ class Runner:
                 self._on_frame(frame)
 
     def _on_frame(self, frame: wire.Frame) -> None:
-        kind, *facts = frame.head
-        stdout, stderr = (s.take(end) for s, end in zip(self._streams, facts[-2:], strict=True))
-        if kind == wire.OUTCOME:
-            number, ok, loaded, seconds = facts[:4]
+        *facts, stdout_end, stderr_end = frame.head
+        stdout, stderr = self._streams[0].take(stdout_end), self._streams[1].take(stderr_end)
+        if facts[0] == wire.OUTCOME:
+            _, number, ok, loaded, seconds = facts
             body = frame.payload
             outcome = body if isinstance(body, bytes) else memoryview(body)
             del self._open[number]
             self._events.append(Finished(number, ok, loaded, outcome, seconds, stdout, stderr))
-        elif kind == wire.BROKEN:
+        elif facts[0] == wire.BROKEN:
             self._events.append(BrokenStart(bytes(frame.payload)))
         else:
             self.is_ready = True

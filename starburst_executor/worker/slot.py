@@ -47,6 +47,13 @@ _FEED_BYTES = 64 * 2**20
 # A task that takes longer than so many slices' worth of time is not claimed ahead: the claim would cost a few percent
 # of its time, but an idle worker would have to wait for it.
 _AHEAD_SLICES = 5
+# So much work is not worth sharing with another slot or worker: two claims, two commits and the race between them take longer.
+_SHARED_S = 0.01
+# Of tasks shorter than this the outcomes of half a slice are waited for, so that not each of them wakes the agent, which
+# costs more than the task. Never for longer than a commit is late anyway, and never for the last few.
+_TINY_S = 1e-4
+_LULL_S = 2e-3
+_FEW_JOBS = 8
 # A runner that dies so often without having started a task will not do better the next time.
 _STARTS = 3
 
@@ -186,7 +193,7 @@ class Slot:
         return False
 
     def _claim_candidate(self) -> bool:
-        key = self._finder.take()
+        key = self._take_key()
         while key is not None:
             claim, seen = self._try(key)
             if claim is not None:
@@ -198,9 +205,12 @@ class Slot:
                 self._clock.wait(self._draining, self._timings.bell_min_s * self._races * self._clock.random())
             if self._draining.is_set():
                 return False
-            key = self._finder.take()
+            key = self._take_key()
         self._races = 0
         return False
+
+    def _take_key(self) -> str | None:
+        return self._finder.take(worth_sharing=_worth_sharing(self._durations.latest))
 
     def _claim_solo(self) -> bool:
         """A task on its last try, if this worker has nothing else, or has seen it wait for too long."""
@@ -217,12 +227,18 @@ class Slot:
         return claim is not None
 
     def _try(self, key: str, *, alone: bool = False, ahead: bool = False) -> tuple[Claim | None, Status | None]:
+        # Said before the claim is written, or another slot of this worker would race for the same object.
+        self._finder.begins(key)
+        claim = None
         try:
             claim, seen = self._claims.claim(key, size=self._slice_size, alone=alone, ahead=ahead)
         except (RecordInvalid, VersionMismatch) as error:
             _log.warning("a status object cannot be read and is left alone: error=%s", error)
             self._finder.ignore(key)
             return None, None
+        finally:
+            if claim is None:
+                self._finder.ends(key)
         if seen is not None:
             self._finder.saw(key, seen)
         if claim is not None:
@@ -234,7 +250,6 @@ class Slot:
         if not self._open:
             self._committed = self._clock.monotonic()
         self._open.append(claim)
-        self._finder.begins(claim.key)
         self._backlog.extend(_Placed(claim, index) for index in sorted(claim.open))
 
     def _slice_size(self, seen: Status) -> int:
@@ -243,15 +258,16 @@ class Slot:
         if estimate_s is None:
             return 1
         wanted = int(self._timings.slice_s / max(estimate_s, 1e-6))
-        return max(1, min(wanted, self._finder.fair_share(), status.MAX_TASKS))
+        return max(1, min(wanted, max(self._finder.fair_share(), _worth_sharing(estimate_s)), status.MAX_TASKS))
 
     def _claim_ahead(self) -> None:
         """Claim the next slice while this one runs."""
         if len(self._open) != 1 or self._backlog or self._open[0].is_run or not self._wants_after(self._open[0]):
             return
         claim = self._open[0]
-        if self._commit(claim, then=self._slice_size(claim.seen.status), ahead=True) is None:
-            key = self._finder.take()
+        rest = status.has_pending(claim.seen.status)
+        if not rest or self._commit(claim, then=self._slice_size(claim.seen.status), ahead=True) is None:
+            key = self._take_key()
             if key is not None and key != claim.key:
                 self._try(key, ahead=True)
         self._feed()
@@ -309,15 +325,14 @@ class Slot:
 
     def _job(self, placed: _Placed) -> tuple[Job, bytes]:
         claim, entry = placed.claim, placed.claim.entry(placed.index)
-        sequence = claim.ref.first + placed.index
-        digest = self._digest(placed)
+        ref, sequence = claim.ref, claim.ref.first + placed.index
+        digest = claim.seen.status.functions[entry.function]
         function = self._functions.get(digest)
+        name = task_id(ref.ordinal, sequence)
         if entry.call is None:
-            raise PayloadError(f"a task without its call: task={task_id(claim.ref.ordinal, sequence)}")
-        label = status.call_label(claim.ref.ordinal, sequence, digest)
-        call = self._session.call(claim.ref.group_id, entry.call, label)
+            raise PayloadError(f"a task without its call: task={name}")
+        call = self._session.call(ref.group_id, entry.call, status.call_label(ref.ordinal, sequence, digest))
         self._next_job += 1
-        name = task_id(claim.ref.ordinal, sequence)
         # A task that is tried again under the same claim is on a further attempt for whoever asks `current_task()`.
         attempt = entry.attempt + self._n_failures(placed) - entry.failures
         return Job(self._next_job, sequence, attempt, name, digest, bytes(call)), function
@@ -345,6 +360,8 @@ class Slot:
             self._clock.wait(self._draining, self._until_due())
             return
         was_ready = self._runner.is_ready
+        if was_ready and (lull_s := self._lull_s()):
+            self._clock.wait(self._draining, lull_s)
         events = self._runner.poll(self._until_due())
         if not was_ready:
             # The initializer's time is not the first task's.
@@ -353,6 +370,15 @@ class Slot:
             # The worker kills its runners when it stops: that is no task's fault.
             if not self._stopped.is_set():
                 self._hear(event)
+
+    def _lull_s(self) -> float:
+        """How long to let outcomes gather before listening, in seconds."""
+        if len(self._jobs) <= _FEW_JOBS:
+            return 0.0
+        estimate_s = self._durations.of(self._digest(next(iter(self._jobs.values()))))
+        if estimate_s is None or estimate_s > _TINY_S:
+            return 0.0
+        return min(_LULL_S, len(self._jobs) / 2 * estimate_s)
 
     def _listen_until_dead(self) -> None:
         while self._runner is not None:
@@ -543,6 +569,7 @@ class Slot:
         self._share(claim)
         self._drop_if_done(claim)
         if following is not None:
+            self._finder.begins(following.key)
             self._take_in(following)
         return following
 
@@ -552,3 +579,8 @@ class Slot:
             self._finder.ends(claim.key)
             for key in [key for key in self._failures if key[0] == claim.claim_id]:
                 del self._failures[key]
+
+
+def _worth_sharing(estimate_s: float | None) -> int:
+    """How many tasks of that duration are worth sharing; one, if it is unknown."""
+    return 1 if estimate_s is None else max(1, int(_SHARED_S / max(estimate_s, 1e-6)))

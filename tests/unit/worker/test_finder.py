@@ -163,6 +163,20 @@ def test_one_of_the_oldest_twice_w_is_taken_at_random() -> None:
     assert set(taken) == set(keys[:4])
 
 
+def test_what_is_not_worth_sharing_is_left_to_the_slot_that_has_it_for_a_moment() -> None:
+    rig = Rig(workers=2)
+    key = rig.submit(100)
+    finder = settled(rig, n_slots=2)
+    finder.begins(key)
+    assert finder.take(worth_sharing=100) == key
+    assert finder.take(worth_sharing=101) is None
+    # That slot may have met a task that takes for ever.
+    rig.clock.advance(0.06)
+    assert finder.take(worth_sharing=101) == key
+    finder.ends(key)
+    assert finder.take(worth_sharing=101) == key
+
+
 def test_with_nothing_known_a_look_is_asked_for() -> None:
     finder = settled(Rig())
     assert finder.take() is None

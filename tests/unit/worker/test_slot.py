@@ -234,6 +234,31 @@ def test_a_slice_is_never_more_than_a_fair_share() -> None:
     assert in_slices(stage)[0] == 10
 
 
+def test_work_of_milliseconds_is_not_shared() -> None:
+    stage = Stage(workers=10)
+    stage.default = Act(seconds=1e-5)
+    stage.rig.submit(100)
+    stage.look()
+    stage.durations.add(DIGEST, 1e-5)
+    stage.slot.step()
+    assert in_slices(stage)[0] == 100
+
+
+def test_tiny_tasks_cost_two_swaps_an_object_with_two_slots_at_work() -> None:
+    stage = Stage(n_slots=2, workers=2)
+    stage.default = Act(seconds=1e-5)
+    stage.durations.add(DIGEST, 1e-5)
+    for first in range(0, 2000, 200):
+        stage.rig.submit(200, first=first)
+    stage.look()
+    with stage.rig.requests() as counts:
+        while sum(slot.step() for slot in stage.slots):
+            pass
+    assert len(stage.ran) == 2000
+    # Ten objects and the function are read; each object is claimed and committed, never raced for.
+    assert counts == {"get": 11, "swap": 20}
+
+
 def test_a_single_long_task_costs_one_claim_and_one_commit() -> None:
     stage = Stage(workers=1)
     stage.default = Act(seconds=30.0)
