@@ -28,11 +28,11 @@ from starburst_executor.errors import (
     VersionMismatch,
 )
 from starburst_executor.protocol import status
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
 from starburst_executor.protocol.payload import load_outcome
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Entry, Located, State, Status
-from starburst_executor.store.session import Group, SessionStore, Versioned
+from starburst_executor.store.session import SessionStore, Versioned
 
 __all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Mapper"]
 
@@ -200,14 +200,16 @@ class Collector:
     def _changed(self, watched: list[_Watched]) -> list[_Watched]:
         """Which of many objects to read: those whose ETag moved."""
         epochs = sorted({(each.ref.ordinal, each.ref.epoch) for each in watched})
-        listed: dict[str, Group] = {group.key: group for group in self._session.groups(epochs)}
-        self._session.close_epochs(list(listed.values()))
+        lines = self._session.lines(epochs)
+        if len(lines) >= GROUPS_PER_EPOCH:
+            self._session.close_epochs(self._session.groups_of(lines))
+        etags = {line.key: line.etag for line in lines}
         changed = []
         for each in watched:
-            group = listed.get(each.key)
-            if group is None:
+            etag = etags.get(each.key)
+            if etag is None:
                 self._missing(each)
-            elif group.etag != each.etag:
+            elif etag != each.etag:
                 changed.append(each)
         return changed
 

@@ -195,8 +195,15 @@ class SessionStore:
 
     def groups(self, epochs: Iterable[tuple[int, int]]) -> list[Group]:
         """The status objects of these epochs, in submission order. Store: 1 LIST an epoch (and page)."""
-        listed = [line for ordinal, number in epochs for line in self.store.list(self.keys.epoch(ordinal, number))]
-        return sorted(filter(None, map(self._group, listed)), key=lambda group: group.ref[:2])
+        return self.groups_of(self.lines(epochs))
+
+    def lines(self, epochs: Iterable[tuple[int, int]]) -> list[Listed]:
+        """The listing of these epochs as it is, for whoever needs no more. Store: 1 LIST an epoch (and page)."""
+        return [line for ordinal, number in epochs for line in self.store.list(self.keys.epoch(ordinal, number))]
+
+    def groups_of(self, lines: Iterable[Listed]) -> list[Group]:
+        """The status objects in a listing, in submission order."""
+        return sorted(filter(None, map(self._group, lines)), key=lambda group: group.ref[:2])
 
     def all_groups(self) -> list[Group]:
         """Every status object of the session, in submission order. Store: 1 LIST per 1,000."""

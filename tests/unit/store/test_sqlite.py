@@ -395,7 +395,7 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
 
 def test_an_error_leaves_the_store_usable(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put(KEY, b"x")
-    monkeypatch.setattr(sqlite, "_remove", lambda connection, key: connection.execute("nonsense"))
+    monkeypatch.setattr(sqlite, "_PUT", "nonsense")
     with pytest.raises(StoreUnavailable, match="nonsense"):
         store.put(KEY, b"y")
     monkeypatch.undo()
