@@ -2,8 +2,8 @@
 
     python benchmarks/sweep.py [--quick] [--out FOLDER] [--only NAME …] [--trace FILE]
 
-Fifty worker processes with one slot each, on the store at `s3_endpoint`, which has Amazon's latencies. They are up before
-anything is timed; how long that takes is a row of its own. All tasks go through plain `map`, or a `submit` loop, one
+Fifty worker processes with one slot each, on the store at `s3_endpoint`, which has Amazon's latencies. They have run
+tasks before anything is timed; how long that takes is a row of its own. All tasks go through plain `map`, or a `submit` loop, one
 call each: nothing is batched by hand.
 
 Each repetition has a function of its own: no worker has measured it before, as in a user's first sweep.
@@ -116,14 +116,16 @@ class Measured:
 
 @contextmanager
 def warm(endpoint: Running, workers: int, prefix: str) -> Iterator[tuple[StarburstExecutor, float, float]]:
-    """An executor whose workers have all begun to beat; how long the first result and the last worker took."""
+    """An executor whose workers have all run tasks; how long its first result and its last worker's first beat took."""
     began = time.perf_counter()
     with StarburstExecutor(workers=workers, launcher=Local(agents=workers), store=endpoint.store(prefix)) as executor:
         executor.submit(one_point("first"), 1).result()
         first_s = time.perf_counter() - began
         while n_beating(executor) < workers:
             time.sleep(0.5)
-        yield executor, first_s, time.perf_counter() - began
+        all_s = time.perf_counter() - began
+        list(executor.map(nap("warm-up"), [0.2] * (4 * workers)))
+        yield executor, first_s, all_s
 
 
 def n_beating(executor: StarburstExecutor) -> int:
