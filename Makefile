@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 MINORS := 13 12 11 10
 
 .PHONY: help demo test check format lint types unit stress bench docs test-all clean
@@ -21,7 +22,7 @@ help:
 	@echo "make test-all  the tests on each of Python 3.10 to 3.13 that is found"
 	@echo "make check     lint, types and unit tests: before each commit"
 	@echo "make stress    thousands of tasks while workers and clients are killed; minutes"
-	@echo "make bench     the benchmarks"
+	@echo "make bench     the benchmarks; BENCH_ARGS=--quick to see that they work, BENCH_ARGS='--out FOLDER' to keep rows"
 	@echo "make docs      run every example in the documentation"
 	@echo "make format    make the code look alike"
 	@echo "make clean     remove what these made"
@@ -53,8 +54,8 @@ stress: $(VENV)/.dev
 	-$(BIN)/python $(PIP_INSTALL) --only-binary atheris --editable '.[fuzz]'
 	$(BIN)/python -m pytest -m stress $(PYTEST_ARGS)
 
-bench: $(VENV)/.demo
-	@for file in benchmarks/[a-z]*.py; do echo "$$file"; $(BIN)/python "$$file" || exit 1; done
+bench: $(VENV)/.bench
+	@for file in benchmarks/[a-z]*.py; do echo "$$file"; $(BIN)/python "$$file" $(BENCH_ARGS) || exit 1; done
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
@@ -85,6 +86,10 @@ $(BIN)/python:
 
 $(VENV)/.demo: pyproject.toml $(BIN)/python
 	$(BIN)/python $(PIP_INSTALL) --editable '.[progress]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml $(BIN)/python
+	$(BIN)/python $(PIP_INSTALL) --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(BIN)/python

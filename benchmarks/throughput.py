@@ -1,6 +1,6 @@
 """How many no-op tasks a second, beside `ProcessPoolExecutor` in the same run, and how many store requests a task.
 
-    python benchmarks/throughput.py [--quick]
+    python benchmarks/throughput.py [--quick] [--out FOLDER]
 
 Each repetition makes an executor, runs one task so that the workers are up, then times `map` over all tasks, not
 batched by hand. The two take turns, so that a machine whose speed drifts treats them alike.
@@ -8,7 +8,6 @@ batched by hand. The two take turns, so that a machine whose speed drifts treats
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks._rows import KINDS, Row, cpu_seconds, show
+from benchmarks._rows import Row, Run, arguments, cpu_seconds, n_requests
 from starburst_executor import StarburstExecutor
 
 WORKERS = 2
@@ -39,36 +38,34 @@ def rate(executor: Executor, n_tasks: int, chunksize: int) -> float:
 
 
 def starburst(n_tasks: int, row: Row) -> None:
-    with tempfile.TemporaryDirectory() as folder, cpu_seconds() as used:
+    with tempfile.TemporaryDirectory() as folder, cpu_seconds() as cpu:
         with StarburstExecutor(workers=WORKERS, store=f"sqlite://{folder}/sessions") as executor:
             row.values.append(rate(executor, n_tasks, 1))
         row.requests = executor.requests()
-    row.cpu_client_s, row.cpu_children_s = used
-    n_requests = sum(row.requests.get(kind, 0) for kind in KINDS)
-    row.note = f"{n_requests / n_tasks:.3f} requests a task, start and end of the session included"
+    row.cpu_client_s, row.cpu_workers_s = cpu.client_s, cpu.workers_s
+    row.note = f"{n_requests(row.requests) / n_tasks:.3f} requests a task, start and end of the session included"
 
 
 def process_pool(n_tasks: int, chunksize: int, row: Row) -> None:
-    with cpu_seconds() as used, ProcessPoolExecutor(WORKERS) as executor:
+    with cpu_seconds() as cpu, ProcessPoolExecutor(WORKERS) as executor:
         row.values.append(rate(executor, n_tasks, chunksize))
-    row.cpu_client_s, row.cpu_children_s = used
+    row.cpu_client_s, row.cpu_workers_s = cpu.client_s, cpu.workers_s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one repetition of 2,000 tasks instead of five of 10,000")
-    quick = parser.parse_args().quick
-    n_tasks, n_repetitions = (2_000, 1) if quick else (10_000, 5)
-    ours = Row(f"StarburstExecutor, embedded store, {n_tasks:,} no-ops", "tasks/s", [])
-    single = Row(f"ProcessPoolExecutor, chunksize 1, {n_tasks:,} no-ops", "tasks/s", [])
-    chunked = Row(f"ProcessPoolExecutor, chunksize 64, {n_tasks:,} no-ops", "tasks/s", [])
+    run = Run(__file__, arguments(__doc__).parse_args())
+    n_tasks, n_repetitions = (2_000, 1) if run.quick else (10_000, 5)
+    chosen = {"n_tasks": n_tasks, "workers": WORKERS}
+    ours = Row(f"StarburstExecutor, embedded store, {n_tasks:,} no-ops", "tasks/s", [], conditions=chosen)
+    single = Row(f"ProcessPoolExecutor, chunksize 1, {n_tasks:,} no-ops", "tasks/s", [], conditions=chosen)
+    chunked = Row(f"ProcessPoolExecutor, chunksize 64, {n_tasks:,} no-ops", "tasks/s", [], conditions=chosen)
     for _ in range(n_repetitions):
         starburst(n_tasks, ours)
         process_pool(n_tasks, 1, single)
         process_pool(n_tasks, 64, chunked)
     ratios = [a / b for a, b in zip(ours.values, single.values, strict=True)]
-    against = Row("StarburstExecutor over ProcessPoolExecutor at chunksize 1", "times", ratios)
-    show(f"{WORKERS} local workers", [ours, single, chunked, against])
+    against = Row("StarburstExecutor over ProcessPoolExecutor at chunksize 1", "times", ratios, budget="≥ 3")
+    run.table(f"{WORKERS} local workers", [ours, single, chunked, against])
 
 
 if __name__ == "__main__":

@@ -47,8 +47,9 @@ _FEED_BYTES = 64 * 2**20
 # A task that takes longer than so many slices' worth of time is not claimed ahead: the claim would cost a few percent
 # of its time, but an idle worker would have to wait for it.
 _AHEAD_SLICES = 5
-# So much work is not worth sharing with another slot or worker: two claims, two commits and the race between them take longer.
-_SHARED_S = 0.01
+# Less than this share of a slice is not left to others, however many idle: a claim and a commit take as long, and the race
+# between two that share an object longer.
+_LEAST_SLICE = 0.2
 # Of tasks shorter than this the outcomes of half a slice are waited for, so that not each of them wakes the agent, which
 # costs more than the task. Never for longer than a commit is late anyway, and never for the last few.
 _TINY_S = 1e-4
@@ -210,7 +211,7 @@ class Slot:
         return False
 
     def _take_key(self) -> str | None:
-        return self._finder.take(worth_sharing=_worth_sharing(self._durations.latest))
+        return self._finder.take(worth_sharing=self._least_slice(self._durations.latest))
 
     def _claim_solo(self) -> bool:
         """A task on its last try, if this worker has nothing else, or has seen it wait for too long."""
@@ -241,6 +242,7 @@ class Slot:
                 self._finder.ends(key)
         if seen is not None:
             self._finder.saw(key, seen)
+        self._finder.tried(in_vain=claim is None)
         if claim is not None:
             self._take_in(claim)
         return claim, seen
@@ -253,12 +255,17 @@ class Slot:
         self._backlog.extend(_Placed(claim, index) for index in sorted(claim.open))
 
     def _slice_size(self, seen: Status) -> int:
-        """About `slice_s` of work, one task while its duration is unknown, never more than a fair share."""
+        """About `slice_s` of work, one task while its duration is unknown, not much more than a fair share."""
         estimate_s = self._durations.of_next(seen)
         if estimate_s is None:
             return 1
-        wanted = int(self._timings.slice_s / max(estimate_s, 1e-6))
-        return max(1, min(wanted, max(self._finder.fair_share(), _worth_sharing(estimate_s)), status.MAX_TASKS))
+        wanted = self._timings.slice_s / max(estimate_s, 1e-6)
+        shared = max(self._finder.fair_share(), self._least_slice(estimate_s))
+        return max(1, min(int(wanted), shared, status.MAX_TASKS))
+
+    def _least_slice(self, estimate_s: float | None) -> int:
+        """How many tasks of that duration are not worth sharing; one, if it is unknown."""
+        return 1 if estimate_s is None else max(1, int(_LEAST_SLICE * self._timings.slice_s / max(estimate_s, 1e-6)))
 
     def _claim_ahead(self) -> None:
         """Claim the next slice while this one runs."""
@@ -579,8 +586,3 @@ class Slot:
             self._finder.ends(claim.key)
             for key in [key for key in self._failures if key[0] == claim.claim_id]:
                 del self._failures[key]
-
-
-def _worth_sharing(estimate_s: float | None) -> int:
-    """How many tasks of that duration are worth sharing; one, if it is unknown."""
-    return 1 if estimate_s is None else max(1, int(_SHARED_S / max(estimate_s, 1e-6)))
