@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector
+from starburst_executor.client.functions import FunctionPickles, Prepared
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.client.session import Opened, delete_session, is_embedded, open_submitter, sweep
@@ -92,6 +93,7 @@ class Engine:
         self._pid = os.getpid()
         self._embedded = is_embedded(opened.store.url)
         self._pool = None if self._embedded else ThreadPoolExecutor(_REMOTE_SENDERS, "starburst-fetch")
+        self._functions = FunctionPickles()
         self._client_id = clock.new_id(4)
         self.collector = Collector(
             self.session,
@@ -141,19 +143,14 @@ class Engine:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> StarburstFuture[Any]:
         """Pickle now, queue, return the future. What cannot be pickled fails on the future."""
-        prepared = self.prepare(function)
-        return self.submit_prepared(prepared, args, kwargs)
+        return self.submit_prepared(self._functions.prepare(function), args, kwargs)
 
-    def prepare(self, function: Callable[..., Any]) -> tuple[str, bytes, BaseException | None]:
-        """Pickle a function once for many calls: its digest, its pickle, or what went wrong."""
-        try:
-            pickled = payload.dump_function(function)
-        except BaseException as error:  # user code runs here: __reduce__
-            return "0" * 32, b"", error
-        return payload.digest(pickled), pickled, None
+    def prepare(self, function: Callable[..., Any]) -> Prepared:
+        """Pickle a function once for many calls."""
+        return self._functions.prepare(function)
 
     def submit_prepared(
-        self, prepared: tuple[str, bytes, BaseException | None], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, prepared: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> StarburstFuture[Any]:
         submitter = self._ready_submitter()
         digest, pickled, error = prepared

@@ -25,6 +25,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from starburst_executor import config
 from starburst_executor.client.engine import Engine
+from starburst_executor.client.functions import Prepared
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.session import start
 from starburst_executor.clock import Clock, SystemClock
@@ -273,7 +274,7 @@ class StarburstExecutor(Executor):
 def _results(
     executor: weakref.ref[StarburstExecutor],
     engine: Engine,
-    prepared: tuple[str, bytes, BaseException | None],
+    prepared: Prepared,
     futures: deque[StarburstFuture[T]],
     more: Iterator[tuple[Any, ...]],
     deadline: float | None,

@@ -37,6 +37,7 @@ __all__ = [
     "dump_function",
     "dump_reason",
     "dump_value",
+    "has_modules_by_value",
     "load_call",
     "load_function",
     "load_outcome",
@@ -85,6 +86,11 @@ def dump_function(function: Callable[..., Any]) -> bytes:
     Raises: whatever pickling raises.
     """
     return _dumps(function)
+
+
+def has_modules_by_value() -> bool:
+    """Whether modules are registered with cloudpickle to travel by value, so that a name alone says nothing."""
+    return bool(_cloudpickle().list_registry_pickle_by_value())
 
 
 def load_function(body: bytes) -> Callable[..., Any]:

@@ -1,0 +1,120 @@
+"""A function's pickle is made once for as long as it would come out the same, and not for longer."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from starburst_executor.client.functions import FunctionPickles
+from starburst_executor.protocol import payload
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A user's script: what it defines is pickled by value."""
+    main = ModuleType("__main__")
+    vars(main).update(math=math, factor=3, names=["a"])
+    exec(
+        "def helper(x): return x + factor\n"
+        "def scale(x, by=2): return math.floor(helper(x)) * by\n"
+        "def first(x): return names[0]\n"
+        "def typed(x: int) -> float: return float(x)\n"
+        "def make(n):\n    def inner(x): return x + n\n    return inner\n",
+        vars(main),
+    )
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    return main
+
+
+@pytest.fixture
+def n_dumps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    dump, calls = payload.dump_function, []
+
+    def counted(function: Callable[..., Any]) -> bytes:
+        calls.append(function)
+        return dump(function)
+
+    monkeypatch.setattr(payload, "dump_function", counted)
+    return lambda: len(calls)
+
+
+def test_a_loop_of_submits_pickles_its_function_once(script: ModuleType, n_dumps: Callable[[], int]) -> None:
+    pickles = FunctionPickles()
+    for function in (script.scale, script.typed, payload.digest):
+        prepared = [pickles.prepare(function) for _ in range(100)]
+        assert len(set(prepared)) == 1
+        assert prepared[0].digest == payload.digest(prepared[0].pickled)
+    assert n_dumps() == 3
+    assert payload.load_function(pickles.prepare(script.scale).pickled)(1.5) == 8
+
+
+CHANGES: dict[str, Callable[[ModuleType], object]] = {
+    "a global": lambda script: vars(script).update(factor=4),
+    "a default": lambda script: setattr(script.scale, "__defaults__", (5,)),
+    "its code": lambda script: setattr(script.scale, "__code__", script.typed.__code__),
+    "an attribute": lambda script: setattr(script.scale, "note", "new"),
+    "a function that it calls": lambda script: setattr(script.helper, "__code__", script.typed.__code__),
+    "another function of that name": lambda script: vars(script).update(helper=script.typed),
+    "an annotation": lambda script: script.scale.__annotations__.update(x=float),
+    "a module by value": lambda script: cloudpickle.register_pickle_by_value(math),
+    "a module more": lambda script: sys.modules.setdefault("one_more", ModuleType("one_more")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_of_anything_that_goes_into_it_shows(
+    script: ModuleType, n_dumps: Callable[[], int], change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickles = FunctionPickles()
+    pickles.prepare(script.scale)
+    pickles.prepare(script.scale)
+    assert n_dumps() == 1
+    try:
+        CHANGES[change](script)
+        again = pickles.prepare(script.scale)
+    finally:
+        sys.modules.pop("one_more", None)
+        if change == "a module by value":
+            cloudpickle.unregister_pickle_by_value(math)
+    assert n_dumps() == 2
+    assert again.error is None
+
+
+def test_what_may_change_inside_is_pickled_each_time(script: ModuleType, n_dumps: Callable[[], int]) -> None:
+    pickles = FunctionPickles()
+    first = pickles.prepare(script.first)
+    script.names[0] = "b"
+    second = pickles.prepare(script.first)
+    assert [payload.load_function(each.pickled)(0) for each in (first, second)] == ["a", "b"]
+    for function in (script.make(1), print, math.floor, Callable, lambda: script):
+        n_before = n_dumps()
+        pickles.prepare(function)
+        pickles.prepare(function)
+        assert n_dumps() == n_before + 2
+
+
+def test_what_cannot_be_pickled_says_so_each_time(script: ModuleType) -> None:
+    script.names = threading.Lock()
+    pickles = FunctionPickles()
+    for _ in range(2):
+        assert isinstance(pickles.prepare(script.first).error, TypeError)
+
+
+def test_a_change_while_it_is_pickled_is_not_remembered(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    pickles, dump = FunctionPickles(), payload.dump_function
+
+    def changed_meanwhile(function: Callable[..., Any]) -> bytes:
+        pickled = dump(function)
+        script.factor += 1
+        return pickled
+
+    monkeypatch.setattr(payload, "dump_function", changed_meanwhile)
+    found = [payload.load_function(pickles.prepare(script.helper).pickled)(0) for _ in range(3)]
+    assert found == [3, 4, 5]
