@@ -132,7 +132,7 @@ class SimulatedRunner:
             return
         self._current = next(iter(self._open))
         job = self._open[self._current]
-        (number, behaviour, seconds), _ = payload.load_call(job.call)
+        (number, behaviour, seconds), _ = payload.load_call(job.call, dict(job.pieces))
         name = self._nursery.starts.started(self._process, job, number)
         self._nursery.tries[number] = self._nursery.tries.get(number, 0) + 1
         self._process.scheduler.at(seconds, partial(self._end, job, number, Behaviour(behaviour), name, seconds))
