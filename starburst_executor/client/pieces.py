@@ -51,26 +51,23 @@ class BigCall:
 
     Attributes:
         parts: In order; joined they are the pickle.
-        record_bytes: About how long its record will be.
     """
 
-    __slots__ = ("_n_bytes", "parts", "record_bytes")
+    __slots__ = ("_n_bytes", "parts")
 
     def __init__(self, parts: Sequence[bytes | KeptPiece]) -> None:
         self.parts = parts
-        self.record_bytes = self._n_bytes = 0
-        for part in parts:
-            if isinstance(part, KeptPiece):
-                self.record_bytes += PLACE_BYTES
-                if not part.is_counted:
-                    part.is_counted = True
-                    self._n_bytes += len(part.body)
-            else:
-                self.record_bytes += len(part)
-        self._n_bytes += self.record_bytes
+        self._n_bytes = sum(map(_n_waiting, parts))
 
     def __len__(self) -> int:
         return self._n_bytes
+
+
+def _n_waiting(part: bytes | KeptPiece) -> int:
+    if isinstance(part, bytes):
+        return len(part)
+    is_new, part.is_counted = not part.is_counted, True
+    return len(part.body) if is_new else PLACE_BYTES
 
 
 class Pieces:

@@ -33,8 +33,10 @@ from starburst_executor.store.session import SessionStore
 
 __all__ = ["Acknowledged", "Batch", "Submitter"]
 
-# Beyond this a call is stored apart, so that one big argument does not make a status object slow for its neighbours.
-_INLINE_CALL_BYTES = 32 * 1024
+# So many bytes of calls are inline in a status object, fairly shared: it is rewritten at each claim and commit, and read
+# again by the client. Below the least, an entry takes about as much as its call, and apart would save nothing.
+_INLINE_BYTES = 32 * 1024
+_LEAST_INLINE_BYTES = 512
 _MAX_CALLS_BYTES = 64 * 2**20
 # A burst's first objects: fewer tasks would cost more requests, more would leave workers without work.
 _LEAST_GROUP = 16
@@ -264,8 +266,7 @@ class Submitter:
         while self._queue and len(queued) < limit:
             call, failed = self._queue[0].call, self._queue[0].failed
             size = len(call)
-            rest = call.record_bytes if isinstance(call, BigCall) else size
-            n_inline += len(failed) if failed is not None else rest if rest <= _INLINE_CALL_BYTES else 0
+            n_inline += len(failed) if failed is not None else min(size, _LEAST_INLINE_BYTES)
             if queued and (n_inline > status.MAX_BYTES or n_bytes + size > _MAX_CALLS_BYTES):
                 break
             queued.append(self._queue.popleft())
@@ -304,6 +305,7 @@ class Submitter:
     def _entries(self, ref: GroupRef, batch: Batch, digests: list[str]) -> list[Entry]:
         sealer, apart, entries = self._session.sealer, _Apart(ref.group_id), []
         now = self._session.clock.now()
+        inline_bytes = max(_LEAST_INLINE_BYTES, _INLINE_BYTES // ref.n_tasks)
         for one in batch.queued:
             if isinstance(one.call, BigCall) and one.future.index not in self._cancelled:
                 apart.take_in(one.call, self.pieces)
@@ -319,7 +321,7 @@ class Submitter:
                 label = status.call_label(ref.ordinal, one.future.index, one.digest)
                 call = apart.records[one.call] if isinstance(one.call, BigCall) else one.call
                 sealed = sealer.sealed("call", label, call)
-                entry = Entry.pending(function, sealed if len(sealed) <= _INLINE_CALL_BYTES else apart.add(sealed))
+                entry = Entry.pending(function, sealed if len(sealed) <= inline_bytes else apart.add(sealed))
             entries.append(entry)
         if apart.bodies:
             self._create(self._session.keys.calls(ref.group_id), apart.body())

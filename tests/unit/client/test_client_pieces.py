@@ -81,9 +81,8 @@ def test_what_was_stored_long_ago_is_found_again() -> None:
 def test_a_call_waits_with_the_bytes_that_it_alone_brings() -> None:
     known = Pieces(Sealer(b"k" * 32, "s"))
     one, two = (BigCall([b"small", known.keep(bytes(MB))]) for _ in range(2))
-    assert len(one) > MB
+    assert len(one) >= MB
     assert len(two) < 100
-    assert one.record_bytes == two.record_bytes == len(two)
 
 
 # --- who stores it ----------------------------------------------------------------------------------------------------

@@ -133,14 +133,34 @@ def test_ten_thousand_tiny_submits_become_objects_of_at_most_256_tasks_and_128_k
     assert {group.size_class for group in client.rig.session.all_groups()} == {SizeClass.ALL_PENDING}
 
 
-def test_objects_are_cut_by_bytes_too() -> None:
+@pytest.mark.parametrize(("size", "n_tasks"), [(30_000, 1), (1_900, 16), (400, 256)])
+def test_a_status_object_has_few_bytes_of_calls_inline(size: int, n_tasks: int) -> None:
     client = Client(workers=1)
-    for _ in range(64):
-        client.add((b"x" * 10_000,))
+    client.add()
+    client.take()
+    for _ in range(n_tasks):
+        client.add((b"x" * size,))
+    client.submitter.close()
     client.send_all()
-    sizes = [line.size for line in client.rig.objects.list(client.rig.keys.status)]
-    assert len(sizes) >= 5
-    assert max(sizes) <= status.MAX_BYTES + 16_000
+    assert sum(done.ref.n_tasks for done in client.acknowledged) == n_tasks
+    for done in client.acknowledged:
+        assert all(isinstance(entry.call, bytes) for entry in client.rig.read(done.key).entries)
+    assert max(line.size for line in client.rig.objects.list(client.rig.keys.status)) <= status.MAX_BYTES
+
+
+@pytest.mark.parametrize(("size", "n_tasks"), [(33_000, 1), (2_100, 16), (600, 256)])
+def test_calls_that_would_be_rewritten_too_often_are_stored_apart(size: int, n_tasks: int) -> None:
+    client = Client(workers=1)
+    client.add()
+    client.take()
+    for _ in range(n_tasks):
+        client.add((b"x" * size,))
+    client.submitter.close()
+    client.send_all()
+    for done in client.acknowledged:
+        assert all(isinstance(entry.call, Located) for entry in client.rig.read(done.key).entries)
+        assert client.rig.call(done.ref, 0)[0] == (b"x" * size,)
+    assert sum(line.size for line in client.rig.objects.list(client.rig.keys.status)) < n_tasks * 60 + 500
 
 
 def test_big_calls_are_stored_apart_before_the_object_that_names_them() -> None:
