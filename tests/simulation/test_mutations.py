@@ -18,6 +18,7 @@ import pytest
 
 from starburst_executor.client import detached
 from starburst_executor.client import keeper as client_keeper
+from starburst_executor.client.pieces import KeptPiece, Pieces
 from starburst_executor.client.submitter import Submitter
 from starburst_executor.protocol import liveness, status
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
@@ -248,6 +249,18 @@ def store_functions_after_the_tasks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Submitter, "_create", create)
 
 
+def refer_to_pieces_that_are_on_their_way(patch: pytest.MonkeyPatch) -> None:
+    place = Pieces.place
+
+    def hasty(self: Pieces, piece: KeptPiece, group_id: str, start: int) -> bytes | None:
+        body = place(self, piece, group_id, start)
+        if body is None:
+            piece.is_stored.set()
+        return body
+
+    patch.setattr(Pieces, "place", hasty)
+
+
 def commit_before_big_outcomes(patch: pytest.MonkeyPatch) -> None:
     """The status object names an outcome that is written afterwards."""
     commit, create = Claims.commit, Claims._create
@@ -327,6 +340,7 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     cancel_what_is_claimed: (60, "claimed task was cancelled"),
     acknowledge_before_the_store_does: (150, "acknowledged task"),
     store_functions_after_the_tasks: (60, "before its function"),
+    refer_to_pieces_that_are_on_their_way: (300, "before a piece"),
     commit_before_big_outcomes: (60, "before it was stored"),
     beat_unconditionally: (150, "beat went back|another beat|still holds"),
     leave_what_is_left_of_a_session_that_is_over: (300, "come to an end"),
