@@ -18,7 +18,6 @@ import pytest
 
 from starburst_executor.client import detached
 from starburst_executor.client import keeper as client_keeper
-from starburst_executor.client.pieces import KeptPiece, Pieces
 from starburst_executor.client.submitter import Submitter
 from starburst_executor.protocol import liveness, status
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
@@ -249,16 +248,21 @@ def store_functions_after_the_tasks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Submitter, "_create", create)
 
 
-def refer_to_pieces_that_are_on_their_way(patch: pytest.MonkeyPatch) -> None:
-    place = Pieces.place
+def store_pieces_after_the_tasks(patch: pytest.MonkeyPatch) -> None:
+    """Tasks whose large arguments are not there yet."""
+    acknowledged = Submitter._create
+    waiting: list[Callable[[], object]] = []
 
-    def hasty(self: Pieces, piece: KeptPiece, group_id: str, start: int) -> bytes | None:
-        body = place(self, piece, group_id, start)
-        if body is None:
-            piece.is_stored.set()
-        return body
+    def create(self: Any, key: str, body: Any) -> str:
+        if "/calls/" in key:
+            waiting.append(partial(acknowledged, self, key, body))
+            return ""
+        etag = acknowledged(self, key, body)
+        while waiting:
+            waiting.pop()()
+        return etag
 
-    patch.setattr(Pieces, "place", hasty)
+    patch.setattr(Submitter, "_create", create)
 
 
 def commit_before_big_outcomes(patch: pytest.MonkeyPatch) -> None:
@@ -340,7 +344,7 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     cancel_what_is_claimed: (60, "claimed task was cancelled"),
     acknowledge_before_the_store_does: (150, "acknowledged task"),
     store_functions_after_the_tasks: (60, "before its function"),
-    refer_to_pieces_that_are_on_their_way: (300, "before a piece"),
+    store_pieces_after_the_tasks: (60, "before a piece"),
     commit_before_big_outcomes: (60, "before it was stored"),
     beat_unconditionally: (150, "beat went back|another beat|still holds"),
     leave_what_is_left_of_a_session_that_is_over: (300, "come to an end"),
