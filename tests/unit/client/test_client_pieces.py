@@ -68,6 +68,17 @@ def test_arguments_that_no_calls_share_cost_one_object_for_each_status_object() 
     assert [args[0] for args in all_calls(client)] == list(range(20))  # type: ignore[index]
 
 
+def test_what_the_user_changes_before_it_is_sent_is_sent_as_it_was() -> None:
+    client = Client()
+    mine = bytearray(MB)
+    client.add((0, mine))
+    mine[0] = 1
+    client.add((1, mine))
+    client.send_all()
+    assert all_calls(client) == [(0, bytearray(MB)), (1, mine)]
+    assert sum(calls_stored(client)) == 2 * MB
+
+
 def test_what_was_stored_long_ago_is_found_again() -> None:
     client = Client()
     for i in range(3):
