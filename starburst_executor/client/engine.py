@@ -24,6 +24,7 @@ from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collec
 from starburst_executor.client.functions import FunctionPickles, Prepared
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.keeper import ClientKeeper
+from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.session import Opened, delete_session, is_embedded, open_submitter, sweep
 from starburst_executor.client.submitter import Acknowledged, Submitter
 from starburst_executor.client.workforce import Workforce
@@ -154,10 +155,11 @@ class Engine:
     ) -> StarburstFuture[Any]:
         submitter = self._ready_submitter()
         digest, pickled, error = prepared
-        call = b""
+        call: bytes | BigCall = b""
         if error is None:
             try:
-                call = payload.dump_call(args, kwargs)
+                parts = payload.dump_call_in_parts(args, kwargs, submitter.pieces.keep)
+                call = parts if isinstance(parts, bytes) else BigCall(parts)
             except BaseException as raised:  # user code runs here: __reduce__
                 error = raised
         failed = None if error is None else payload.dump_error(error)

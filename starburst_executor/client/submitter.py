@@ -7,7 +7,8 @@
 A lone submit leaves at once; a burst becomes few objects, about two per worker. Whoever drives it calls `take` and
 `send` in turn: the engine's sender threads, or a test.
 
-Guarantee: a function and big calls are acknowledged before the status object that names them is written.
+Guarantee: a function, big calls and big pieces of calls are acknowledged before the status object that names them is
+written.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.pieces import BigCall, KeptPiece, Pieces
 from starburst_executor.errors import PreconditionFailed, StoreUnavailable
-from starburst_executor.protocol import status
+from starburst_executor.protocol import pieces, status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
+from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.records import Submitter as SubmitterRecord
 from starburst_executor.protocol.status import Entry, Located, State, Status
@@ -30,8 +33,10 @@ from starburst_executor.store.session import SessionStore
 
 __all__ = ["Acknowledged", "Batch", "Submitter"]
 
-# Beyond this a call is stored apart, so that one big argument does not make a status object slow for its neighbours.
-_INLINE_CALL_BYTES = 32 * 1024
+# So many bytes of calls are inline in a status object, fairly shared: it is rewritten at each claim and commit, and read
+# again by the client. Below the least, an entry takes about as much as its call, and apart would save nothing.
+_INLINE_BYTES = 32 * 1024
+_LEAST_INLINE_BYTES = 512
 _MAX_CALLS_BYTES = 64 * 2**20
 # A burst's first objects: fewer tasks would cost more requests, more would leave workers without work.
 _LEAST_GROUP = 16
@@ -44,7 +49,7 @@ class _Queued(NamedTuple):
 
     future: StarburstFuture[Any]
     digest: str
-    call: bytes
+    call: bytes | BigCall
     failed: bytes | None
 
 
@@ -76,6 +81,8 @@ class Submitter:
         n_workers: How many tasks run at once.
         queue_bytes: `add` waits while more than this is unsent.
         acknowledged: Called with each batch that is stored.
+    Attributes:
+        pieces: Keeps the big pieces of the calls to come.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class Submitter:
         queue_bytes: int,
         acknowledged: Callable[[Acknowledged], None],
     ) -> None:
+        self.pieces = Pieces(session.sealer)
         self._session = session
         self._ordinal = ordinal
         self._n_workers = n_workers
@@ -118,7 +126,7 @@ class Submitter:
         make: Callable[[int], StarburstFuture[Any]],
         digest: str,
         function: bytes,
-        call: bytes,
+        call: bytes | BigCall,
         failed: bytes | None = None,
     ) -> StarburstFuture[Any]:
         """Queue one call; waits while the queue holds more bytes than it may.
@@ -222,7 +230,8 @@ class Submitter:
     def send(self, batch: Batch) -> None:
         """Store one batch: functions and big calls first, then the status object, then ring.
 
-        Store: 1 create for the status object; 1 for each new function; 1 if there are big calls; a ring now and then.
+        Store: 1 create for the status object; 1 for each new function; 1 if there is something big that was not stored
+        before; a ring now and then.
         """
         try:
             self._send(batch)
@@ -257,7 +266,7 @@ class Submitter:
         while self._queue and len(queued) < limit:
             call, failed = self._queue[0].call, self._queue[0].failed
             size = len(call)
-            n_inline += len(failed) if failed is not None else size if size <= _INLINE_CALL_BYTES else 0
+            n_inline += len(failed) if failed is not None else min(size, _LEAST_INLINE_BYTES)
             if queued and (n_inline > status.MAX_BYTES or n_bytes + size > _MAX_CALLS_BYTES):
                 break
             queued.append(self._queue.popleft())
@@ -294,8 +303,12 @@ class Submitter:
                 self._session.ring([key], n_pending)
 
     def _entries(self, ref: GroupRef, batch: Batch, digests: list[str]) -> list[Entry]:
-        sealer, apart, entries = self._session.sealer, bytearray(), []
+        sealer, apart, entries = self._session.sealer, _Apart(ref.group_id), []
         now = self._session.clock.now()
+        inline_bytes = max(_LEAST_INLINE_BYTES, _INLINE_BYTES // ref.n_tasks)
+        for one in batch.queued:
+            if isinstance(one.call, BigCall) and one.future.index not in self._cancelled:
+                apart.take_in(one.call, self.pieces)
         for one in batch.queued:
             function = digests.index(one.digest) if len(digests) > 1 else 0
             if one.future.index in self._cancelled:
@@ -306,15 +319,16 @@ class Submitter:
                 entry = entry._replace(outcome=sealer.sealed("outcome", label, one.failed))
             else:
                 label = status.call_label(ref.ordinal, one.future.index, one.digest)
-                sealed = sealer.sealed("call", label, one.call)
-                if len(sealed) > _INLINE_CALL_BYTES:
-                    entry = Entry.pending(function, Located("", len(apart), len(sealed)))
-                    apart += sealed
-                else:
-                    entry = Entry.pending(function, sealed)
+                call = apart.records[one.call] if isinstance(one.call, BigCall) else one.call
+                sealed = sealer.sealed("call", label, call)
+                entry = Entry.pending(function, sealed if len(sealed) <= inline_bytes else apart.add(sealed))
             entries.append(entry)
-        if apart:
-            self._create(self._session.keys.calls(ref.group_id), apart)
+        if apart.bodies:
+            self._create(self._session.keys.calls(ref.group_id), apart.body())
+            self.pieces.stored(apart.placed)
+        # Ours are stored by now, so that two senders that wait for each other's do not wait for ever.
+        for piece in apart.others:
+            self._wait_stored(piece.is_stored)
         return entries
 
     def _store_function(self, digest: str) -> None:
@@ -324,14 +338,18 @@ class Submitter:
             if stored is None:
                 stored = self._stored[digest] = threading.Event()
         if not is_mine:
-            while not stored.wait(1.0):
-                if self._error is not None:
-                    raise self._error
+            self._wait_stored(stored)
             return
         body = self._session.sealer.sealed("function", digest, self._functions[digest])
         self._create(self._session.keys.function(digest), body)
         stored.set()
         self._functions[digest] = b""
+
+    def _wait_stored(self, stored: threading.Event) -> None:
+        """Wait for what another sender stores."""
+        while not stored.wait(1.0):
+            if self._error is not None:
+                raise self._error
 
     def _open_epoch(self, epoch: int) -> None:
         """See to it that the manifest lists this epoch before there is an object in it."""
@@ -348,12 +366,50 @@ class Submitter:
         self._session.change(step)
         self._n_epochs = max(self._n_epochs, epoch + 1)
 
-    def _create(self, key: str, body: bytes | bytearray) -> str:
+    def _create(self, key: str, body: bytes) -> str:
         try:
             return self._session.store.create(key, body)
         except PreconditionFailed:
             # Ours alone, and always the same bytes under this key: it landed before.
             return ""
+
+
+class _Apart:
+    """What of one batch is stored beside its status object, in one object: new pieces, then records too big to inline."""
+
+    def __init__(self, group_id: str) -> None:
+        self._group_id = group_id
+        self._n_bytes = 0
+        self.bodies: list[bytes] = []
+        self.placed: list[KeptPiece] = []
+        self.others: list[KeptPiece] = []
+        self.records: dict[BigCall, bytes] = {}
+
+    def take_in(self, call: BigCall, known: Pieces) -> None:
+        """Find a place for each of a call's pieces."""
+        parts: list[bytes | Piece] = []
+        for part in call.parts:
+            if isinstance(part, KeptPiece):
+                body = known.place(part, self._group_id, self._n_bytes)
+                if body is not None:
+                    self.placed.append(part)
+                    self.add(body)
+                elif not part.is_stored.is_set():
+                    self.others.append(part)
+                assert part.place is not None  # somebody's by now  # noqa: S101
+                parts.append(part.place)
+            else:
+                parts.append(part)
+        self.records[call] = pieces.encode(parts)
+
+    def add(self, body: bytes) -> Located:
+        self.bodies.append(body)
+        self._n_bytes += len(body)
+        return Located("", self._n_bytes - len(body), len(body))
+
+    def body(self) -> bytes:
+        # One big array, the usual case, is not copied.
+        return self.bodies[0] if len(self.bodies) == 1 else b"".join(self.bodies)
 
 
 def submitter_record(client_id: str) -> SubmitterRecord:

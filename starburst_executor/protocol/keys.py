@@ -22,12 +22,13 @@ from typing import NamedTuple
 
 from starburst_executor.errors import ConfigError
 
-__all__ = ["GroupRef", "SessionKeys", "is_session_id", "session_folder", "task_id", "worker_of"]
+__all__ = ["GroupRef", "SessionKeys", "is_group_id", "is_session_id", "session_folder", "task_id", "worker_of"]
 
 SESSIONS = "sessions/"
 GROUPS_PER_EPOCH = 1000
 
 _SESSION_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,62}")
+_GROUP_ID = re.compile(r"[0-9a-f]{4}\.[0-9a-f]{10}")
 _STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10})-([1-9][0-9]{0,2})")
 
 
@@ -47,6 +48,11 @@ class GroupRef(NamedTuple):
 def is_session_id(text: str) -> bool:
     """Whether `text` can be a session's id: 3 to 63 of a-z, 0-9 and "-"."""
     return _SESSION_ID.fullmatch(text) is not None
+
+
+def is_group_id(text: str) -> bool:
+    """Whether `text` is a group id as `GroupRef.group_id` gives it."""
+    return _GROUP_ID.fullmatch(text) is not None
 
 
 def session_folder(session_id: str) -> str:

@@ -3,6 +3,7 @@
     client                          runner                              client
     dump_function ──► functions/    load_function ─┐
     dump_call     ──► status/       load_call     ─┴► call it ──► dump_value | dump_error ──► load_outcome
+       └─ big pieces ──► calls/ ──────┘
 
 Nothing here checks a seal: whoever calls a `load_…` has checked it before (`protocol/seal.py`).
 
@@ -17,15 +18,17 @@ import hashlib
 import io
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from functools import lru_cache, partial
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import msgpack
 
 from starburst_executor import errors
+from starburst_executor.protocol import pieces
+from starburst_executor.protocol.pieces import PIECE_BYTES, Piece
 
 __all__ = [
     "Failure",
@@ -33,6 +36,7 @@ __all__ = [
     "describe_outcome",
     "digest",
     "dump_call",
+    "dump_call_in_parts",
     "dump_error",
     "dump_function",
     "dump_reason",
@@ -43,7 +47,15 @@ __all__ = [
     "load_outcome",
 ]
 
+_T = TypeVar("_T")
+
 _PROTOCOL = 5
+_PICKLE = b"\x80"  # how every pickle of protocol 2 and later begins
+# The rest of a big value, behind its last frame, is worth a piece of its own from here on.
+_TAIL_BYTES = 4 * 1024
+_FIRST_FRAME = b"\x80\x05\x95"
+_FRAMES = (_FIRST_FRAME, b"\x95")
+_NO_PIECES: Mapping[bytes, bytes] = {}
 # Values of these exact types hold no class or function of the user's, so the fast pickler of the standard library
 # makes the same bytes as cloudpickle, at a tenth of its cost.
 _PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None)})
@@ -105,6 +117,103 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     return _dumps((args, kwargs))
 
 
+def dump_call_in_parts(
+    args: tuple[Any, ...], kwargs: dict[str, Any], keep: Callable[[bytes | memoryview], _T]
+) -> bytes | list[bytes | _T]:
+    """Pickle one call's arguments, big pieces apart.
+
+    Args:
+        keep: Given each big piece as it comes: bytes that nobody will change, or a view of memory that is the user's and
+            only valid during the call. What it returns stands for the piece.
+    Returns:
+        The pickle; or its parts in order, if there were big pieces.
+    Raises: whatever pickling raises.
+    """
+    if not kwargs and all(type(arg) in _PLAIN for arg in args):
+        pickled = pickle.dumps((args, kwargs), _PROTOCOL)
+        if len(pickled) < PIECE_BYTES:
+            return pickled
+        del pickled
+    stream = _Parts(keep, wants_frames=len(args) + len(kwargs) < 2)  # noqa: PLR2004 - nothing stands before the value
+    try:
+        _cloudpickle().Pickler(stream, _PROTOCOL).dump((args, kwargs))
+    except _FramesCame:
+        return _dump_one_by_one(args, kwargs, keep)
+    return stream.all()
+
+
+def _dump_one_by_one(
+    args: tuple[Any, ...], kwargs: dict[str, Any], keep: Callable[[bytes | memoryview], _T]
+) -> bytes | list[bytes | _T]:
+    """One dump for each value, with one memo for all.
+
+    The frames of a big list then do not depend on the bytes of the values before it, so they are found again when only
+    those differ; and what two values share stays shared.
+    """
+    stream = _Parts(keep, wants_frames=True)
+    pickler = _cloudpickle().Pickler(stream, _PROTOCOL)
+    pickler.dump([len(args), *kwargs])
+    for value in (*args, *kwargs.values()):
+        pickler.dump(value)
+        stream.part()
+    return stream.all()
+
+
+class _FramesCame(Exception):
+    """What is big is no array and no text, but many small objects."""
+
+
+class _Parts(Generic[_T]):
+    """A stream for a pickler, which parts what it writes into small bytes and big pieces.
+
+    # Assumes: a pickler writes bytes-like objects of 64 KB and more by themselves and without copying them, and frames
+    # of 64 KB and more as they get full; so does CPython's, in C and in Python.
+
+    Args:
+        wants_frames: Otherwise the first frame raises `_FramesCame`.
+    """
+
+    def __init__(self, keep: Callable[[bytes | memoryview], _T], *, wants_frames: bool) -> None:
+        self._keep = keep
+        self._wants_frames = wants_frames
+        self._parts: list[bytes | _T] = []
+        self._small: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview | pickle.PickleBuffer) -> int:
+        body: bytes | memoryview
+        if type(data) is bytes:
+            body = data
+        else:
+            # A raw view is flat, whatever the shape and order of an array.
+            body = data.raw() if isinstance(data, pickle.PickleBuffer) else memoryview(data)
+        n_bytes = len(body)
+        if n_bytes < PIECE_BYTES:
+            self._small.append(bytes(body))
+        else:
+            if not self._wants_frames and bytes(body[: len(_FIRST_FRAME)]).startswith(_FRAMES):
+                raise _FramesCame
+            self._join()
+            self._parts.append(self._keep(body))
+        return n_bytes
+
+    def part(self) -> None:
+        """Let what comes next not be in one piece with what came before, if that is worth a piece of its own."""
+        if sum(map(len, self._small)) >= _TAIL_BYTES:
+            self._join()
+
+    def all(self) -> bytes | list[bytes | _T]:
+        if not self._parts:
+            return b"".join(self._small)
+        self._join()
+        return self._parts
+
+    def _join(self) -> None:
+        if self._small:
+            joined = b"".join(self._small)
+            self._parts.append(joined if len(joined) < _TAIL_BYTES else self._keep(joined))
+            self._small.clear()
+
+
 class FunctionLoader:
     """Rebuilds the functions of one process, and hands on what its initializer left in `__main__`.
 
@@ -118,7 +227,7 @@ class FunctionLoader:
 
     def initialize(self, body: bytes) -> None:
         """Rebuild and call an initializer. Raises: whatever it raises."""
-        unpickler = _MainUnpickler(body)
+        unpickler = _MainUnpickler(io.BytesIO(body))
         initializer = unpickler.load()
         before = [dict(found) for found in unpickler.mains]
         initializer()
@@ -133,25 +242,35 @@ class FunctionLoader:
         """As `load_function`."""
         return self._load(body)  # type: ignore[no-any-return]  # whatever was pickled
 
-    def load_call(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def load_call(
+        self, body: bytes | memoryview, found: Mapping[bytes, bytes] = _NO_PIECES
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As the function `load_call`."""
-        return self._load(body) if self._left else load_call(body)
+        if not self._left:
+            return load_call(body, found)
+        unpickler = _MainUnpickler(_opened(body, found))
+        call = _read_call(unpickler)
+        self._hand_on(unpickler)
+        return call
 
     def _load(self, body: bytes) -> Any:
         if not self._left:
             return load_function(body)
-        unpickler = _MainUnpickler(body)
+        unpickler = _MainUnpickler(io.BytesIO(body))
         loaded = unpickler.load()
+        self._hand_on(unpickler)
+        return loaded
+
+    def _hand_on(self, unpickler: _MainUnpickler) -> None:
         for main in unpickler.mains:
             main.update(self._left)
-        return loaded
 
 
 class _MainUnpickler(pickle.Unpickler):
     """Notes the globals of the functions of `__main__` that it rebuilds."""
 
-    def __init__(self, body: bytes) -> None:
-        super().__init__(io.BytesIO(body))
+    def __init__(self, stream: _Source) -> None:
+        super().__init__(stream)
         self.mains: list[dict[str, Any]] = []
 
     def find_class(self, module: str, name: str) -> Any:
@@ -165,9 +284,76 @@ class _MainUnpickler(pickle.Unpickler):
         return make(code, namespace, *rest)
 
 
-def load_call(body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Rebuild one call's arguments. Raises: whatever unpickling raises."""
-    return pickle.loads(body)  # type: ignore[no-any-return]  # noqa: S301 - sealed, checked by the caller
+def load_call(
+    body: bytes | memoryview, found: Mapping[bytes, bytes] = _NO_PIECES
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Rebuild one call's arguments. They share no memory with what they are made from.
+
+    Args:
+        found: The call's pieces by name.
+    Raises: whatever unpickling raises; PayloadError if a piece is missing.
+    """
+    if body[:1] == _PICKLE:
+        loaded = pickle.loads(body)  # noqa: S301 - sealed, checked by the caller
+        if type(loaded) is tuple:
+            return loaded
+    return _read_call(pickle.Unpickler(_opened(body, found)))  # noqa: S301 - the same
+
+
+def _read_call(unpickler: pickle.Unpickler) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    first = unpickler.load()
+    if type(first) is tuple:
+        return first
+    n_args, *names = first
+    args = tuple(unpickler.load() for _ in range(n_args))
+    return args, {name: unpickler.load() for name in names}
+
+
+def _opened(body: bytes | memoryview, found: Mapping[bytes, bytes]) -> _Source:
+    parts = pieces.decode(body)
+    if parts is None:
+        return io.BytesIO(body)
+    try:
+        return _Joined([found[part.name] if isinstance(part, Piece) else part for part in parts])
+    except KeyError as error:
+        raise errors.PayloadError("a piece of the call is missing") from error
+
+
+class _Joined:
+    """Byte strings read as one stream, without joining them: big ones are copied once, to where they are wanted."""
+
+    def __init__(self, bodies: Sequence[bytes | bytearray]) -> None:
+        self._left = [memoryview(body) for body in reversed(bodies)]
+
+    def readinto(self, buffer: bytearray) -> int:
+        view, n_read = memoryview(buffer), 0
+        while self._left and n_read < len(view):
+            body = self._left.pop()
+            n_bytes = min(len(body), len(view) - n_read)
+            view[n_read : n_read + n_bytes] = body[:n_bytes]
+            n_read += n_bytes
+            if n_bytes < len(body):
+                self._left.append(body[n_bytes:])
+        return n_read
+
+    def read(self, n_bytes: int) -> bytes:
+        if self._left and len(self._left[-1]) > n_bytes:
+            first = self._left[-1]
+            self._left[-1] = first[n_bytes:]
+            return bytes(first[:n_bytes])
+        gathered = bytearray(min(n_bytes, sum(map(len, self._left))))
+        del gathered[self.readinto(gathered) :]
+        return bytes(gathered)
+
+    def readline(self) -> bytes:
+        """Up to the next newline: asked for by opcodes of the oldest pickle protocol, which some classes still use."""
+        line = bytearray()
+        while not line.endswith(b"\n") and (byte := self.read(1)):
+            line += byte
+        return bytes(line)
+
+
+_Source: TypeAlias = io.BytesIO | _Joined
 
 
 def dump_value(value: object) -> bytes:

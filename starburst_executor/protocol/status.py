@@ -50,7 +50,7 @@ __all__ = [
     "take_back",
 ]
 
-FORMAT = 1
+FORMAT = 2
 MAX_TASKS = 256
 MAX_BYTES = 128 * 1024
 # What an entry costs besides its call and outcome: numbers, claim id, two seals.

@@ -301,11 +301,9 @@ class SessionStore:
         body = self._payload(self.keys.function(digest), f"function {digest}")
         return bytes(self.sealer.open_sealed("function", digest, body))
 
-    def call(self, group_id: str, body: bytes | Located, label: str) -> memoryview:
-        """A call's pickle, its seal checked. Store: 1 GET if it was too big to inline."""
-        if isinstance(body, Located):
-            body = self._payload(self.keys.calls(group_id), f"call {label}", body.start, body.length)
-        return self.sealer.open_sealed("call", label, body)
+    def calls(self, group_id: str, start: int, length: int) -> bytes:
+        """Bytes of what was too big to inline of the calls of a status object, unchecked. Raises: PayloadError. Store: 1 GET."""
+        return self._payload(self.keys.calls(group_id), "big calls", start, length)
 
     def outcome(self, group_id: str, body: bytes | Located, label: str) -> memoryview:
         """An outcome, its seal checked. Store: 1 GET if it was too big to inline."""

@@ -30,6 +30,7 @@ from starburst_executor.protocol.records import SessionState, WorkerState
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.store.repair import end_what_is_left
 from starburst_executor.store.session import SessionStore
+from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
@@ -95,7 +96,8 @@ class Agent:
         self._n_finds = 0
         claims = Claims(session, worker_id, clock)
         self._finder = Finder(session, clock, n_slots)
-        functions, durations, solitude = Functions(session), Durations(), Solitude()
+        functions, arguments = Functions(session), Arguments(session)
+        durations, solitude = Durations(), Solitude()
         self._slots = [
             Slot(
                 number,
@@ -103,6 +105,7 @@ class Agent:
                 claims,
                 self._finder,
                 functions,
+                arguments,
                 durations,
                 solitude,
                 clock,

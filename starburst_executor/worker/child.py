@@ -109,6 +109,7 @@ class _Runner:
         self._loader = payload.FunctionLoader()
         self._functions: dict[str, Callable[..., Any]] = {}
         self._bodies: dict[str, bytes] = {}  # of functions not yet loaded
+        self._pieces: dict[bytes, bytes] = {}  # of calls, as long as the agent says
         self._in_user_code = False
         self._session_id = ""
         self._folder: int | None = None
@@ -173,12 +174,16 @@ class _Runner:
         return frame
 
     def _job(self, number: int) -> tuple[list[Any], bytes]:
-        """This job's head and call. Jobs before it were taken back; functions are kept on the way."""
+        """This job's head and call. Jobs before it were taken back; functions and pieces are kept on the way."""
         while True:
             head, received = self._next_frame()
             body = cast("bytes", received)  # a bytearray if it is big; unpickling takes either
             if head[0] == wire.FUNCTION:
                 self._bodies[head[1]] = body
+            elif head[0] == wire.PIECE:
+                self._pieces[head[1]] = body
+            elif head[0] == wire.FORGET:
+                del self._pieces[head[1]]
             elif head[1] == number:
                 return head, body
 
@@ -199,7 +204,7 @@ class _Runner:
         try:
             self._in_user_code = True  # loading runs user code as well: imports, __setstate__
             function = self._function(digest)
-            args, kwargs = self._loader.load_call(call)
+            args, kwargs = self._loader.load_call(call, self._pieces)
             loaded = True
             outcome = payload.dump_value(function(*args, **kwargs))
             self._in_user_code = False

@@ -10,7 +10,13 @@ __all__ = ["BrokenStart", "Died", "Event", "Finished", "Job"]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One task to run. Numbers are at least 1 and ascend for one runner; `digest` names the function."""
+    """One task to run.
+
+    Attributes:
+        number: At least 1, ascending for one runner.
+        digest: Names the function.
+        pieces: Names and bytes of the big pieces that `call` refers to.
+    """
 
     number: int
     index: int
@@ -18,6 +24,7 @@ class Job:
     task_id: str
     digest: str
     call: bytes
+    pieces: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class Finished(NamedTuple):

@@ -37,6 +37,7 @@ from starburst_executor.worker.tokens import Tokens
 __all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Nursery", "Runner"]
 
 _SOCKET_BYTES = 1024 * 1024  # asked for; the system may give less
+_PIECES_BYTES = 64 * 2**20  # of calls, kept by a runner beside those of the call that runs
 _WATCH_S = 0.05  # how often the output of a running task is looked at
 _IDLE_WATCH_S = 1.0  # the same between tasks, for threads left running
 _SPAWN_TIMEOUT_S = 30.0
@@ -194,6 +195,7 @@ class Runner:
         self._inbox, self._outbox = wire.Inbox(data), wire.Outbox(data)
         self._open: dict[int, None] = {}  # jobs sent, without outcome, in order
         self._known: set[str] = set()  # functions the runner has
+        self._pieces: dict[bytes, int] = {}  # pieces of calls that it has and their lengths, the longest unused first
         self._last_number = 0
         self._events: list[Event] = []
         self._killed_why: str | None = None
@@ -212,6 +214,8 @@ class Runner:
             if job.digest not in self._known:
                 self._outbox.add([wire.FUNCTION, job.digest], functions[job.digest])
                 self._known.add(job.digest)
+            if job.pieces:
+                self._give_pieces(job)
             head = [wire.JOB, job.number, job.digest, job.index, job.attempt, job.task_id]
             self._outbox.add(head, job.call, number=job.number)
             self._last_number = job.number
@@ -279,6 +283,25 @@ class Runner:
         self._ended = True
         for opened in (self._data, self._tokens, self._lifeline, *self._streams):
             opened.close()
+
+    def _give_pieces(self, job: Job) -> None:
+        """See to it that the runner has a job's pieces by then. It keeps them for others, within bounds that we watch.
+
+        Frames are read in order, so what is forgotten here is still there for the jobs sent before.
+        """
+        needed = dict(job.pieces)
+        missing = [name for name in needed if name not in self._pieces]
+        n_bytes = sum(self._pieces.values()) + sum(len(needed[name]) for name in missing)
+        for name in [name for name in self._pieces if name not in needed]:
+            if n_bytes <= _PIECES_BYTES:
+                break
+            n_bytes -= self._pieces.pop(name)
+            self._outbox.add([wire.FORGET, name], b"")
+        for name in missing:
+            self._outbox.add([wire.PIECE, name], needed[name])
+        for name, body in needed.items():
+            self._pieces.pop(name, None)
+            self._pieces[name] = len(body)  # last in the order is what was needed last
 
     def _set_up(self, settings: Mapping[str, object]) -> None:
         self._outbox.add([wire.SETUP], msgpack.packb(settings, unicode_errors="surrogateescape"))

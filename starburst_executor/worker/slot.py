@@ -31,6 +31,7 @@ from starburst_executor.protocol.keys import task_id
 from starburst_executor.protocol.payload import dump_reason
 from starburst_executor.protocol.status import State, Status
 from starburst_executor.store.session import SessionStore
+from starburst_executor.worker.arguments import Arguments, Arrived, Trouble, Wanted
 from starburst_executor.worker.claims import Claim, Claims, Finding
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
@@ -96,6 +97,7 @@ class Slot:
         claims: Claims,
         finder: Finder,
         functions: Functions,
+        arguments: Arguments,
         durations: Durations,
         solitude: Solitude,
         clock: Clock,
@@ -110,6 +112,7 @@ class Slot:
         self._claims = claims
         self._finder = finder
         self._functions = functions
+        self._arguments = arguments
         self._durations = durations
         self._solitude = solitude
         self._clock = clock
@@ -306,43 +309,55 @@ class Slot:
         limit = self._session.manifest.max_tasks_per_child
         if limit is not None and self._n_in_runner >= limit and not self._jobs:
             self._retire()
+        n_free = len(self._backlog) if limit is None else limit - self._n_in_runner
         jobs: list[Job] = []
         digests: dict[str, bytes] = {}
-        n_bytes = 0
-        while self._backlog and n_bytes < _FEED_BYTES:
-            if limit is not None and self._n_in_runner + len(jobs) >= limit:
-                break
-            placed = self._backlog.popleft()
-            if placed.index not in placed.claim.open:
-                continue
+        for placed, call in self._next_calls(n_free):
+            digest = self._digest(placed)
             try:
-                job, function = self._job(placed)
+                if not isinstance(call, Arrived):
+                    raise call
+                digests[digest] = self._functions.get(digest)
             except (PayloadError, RecordInvalid) as error:
                 self._found(placed, Finding(State.FAILED, dump_reason(error)))
                 continue
-            jobs.append(job)
-            digests[job.digest] = function
-            n_bytes += len(job.call)
-            self._jobs[job.number] = placed
+            jobs.append(self._job(placed, digest, call))
+            self._jobs[jobs[-1].number] = placed
         if jobs:
             if len(self._jobs) == len(jobs):
                 self._started, self._overrun = self._clock.monotonic(), False
             self._n_in_runner += len(jobs)
             self._ready_runner().send(jobs, digests)
 
-    def _job(self, placed: _Placed) -> tuple[Job, bytes]:
+    def _next_calls(self, at_most: int) -> list[tuple[_Placed, Arrived | Trouble]]:
+        """The next of the backlog with their calls, read together, or with what is wrong with those."""
+        some: list[_Placed] = []
+        wanted: list[Wanted] = []
+        while self._backlog and len(some) < at_most:
+            placed = self._backlog.popleft()
+            claim = placed.claim
+            if placed.index not in claim.open:
+                continue
+            call, sequence = claim.entry(placed.index).call, claim.ref.first + placed.index
+            if call is None:
+                error = PayloadError(f"a task without its call: task={task_id(claim.ref.ordinal, sequence)}")
+                self._found(placed, Finding(State.FAILED, dump_reason(error)))
+                continue
+            label = status.call_label(claim.ref.ordinal, sequence, self._digest(placed))
+            some.append(placed)
+            wanted.append(Wanted(claim.ref, call, label))
+        calls = self._arguments.get(wanted, _FEED_BYTES) if wanted else []
+        self._backlog.extendleft(reversed(some[len(calls) :]))
+        return list(zip(some, calls, strict=False))
+
+    def _job(self, placed: _Placed, digest: str, call: Arrived) -> Job:
         claim, entry = placed.claim, placed.claim.entry(placed.index)
-        ref, sequence = claim.ref, claim.ref.first + placed.index
-        digest = claim.seen.status.functions[entry.function]
-        function = self._functions.get(digest)
-        name = task_id(ref.ordinal, sequence)
-        if entry.call is None:
-            raise PayloadError(f"a task without its call: task={name}")
-        call = self._session.call(ref.group_id, entry.call, status.call_label(ref.ordinal, sequence, digest))
+        sequence = claim.ref.first + placed.index
+        name = task_id(claim.ref.ordinal, sequence)
         self._next_job += 1
         # A task that is tried again under the same claim is on a further attempt for whoever asks `current_task()`.
         attempt = entry.attempt + self._n_failures(placed) - entry.failures
-        return Job(self._next_job, sequence, attempt, name, digest, bytes(call)), function
+        return Job(self._next_job, sequence, attempt, name, digest, call.call, call.pieces)
 
     def _digest(self, placed: _Placed) -> str:
         seen = placed.claim.seen.status

@@ -5,7 +5,7 @@ up to gigabytes. Payloads are neither joined nor copied on their way once they a
 end blocks; the agent's never does, so that neither can wait for the other to read first.
 
     agent                                                                      runner
-    Outbox ── SETUP · FUNCTION digest · JOB number, digest, … ──────────────►  Inbox
+    Outbox ── SETUP · FUNCTION digest · PIECE name · FORGET name · JOB … ───►  Inbox
     Inbox  ◄── READY ends · OUTCOME number, ok, loaded, seconds, ends · BROKEN  send_frame
 """
 
@@ -19,9 +19,22 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
 
-__all__ = ["BROKEN", "FUNCTION", "JOB", "OUTCOME", "READY", "SETUP", "Frame", "Inbox", "Outbox", "send_frame"]
+__all__ = [
+    "BROKEN",
+    "FORGET",
+    "FUNCTION",
+    "JOB",
+    "OUTCOME",
+    "PIECE",
+    "READY",
+    "SETUP",
+    "Frame",
+    "Inbox",
+    "Outbox",
+    "send_frame",
+]
 
-SETUP, FUNCTION, JOB = 1, 2, 3  # agent to runner
+SETUP, FUNCTION, JOB, PIECE, FORGET = 1, 2, 3, 7, 8  # agent to runner
 READY, OUTCOME, BROKEN = 4, 5, 6  # runner to agent
 
 Payload: TypeAlias = bytes | bytearray | memoryview

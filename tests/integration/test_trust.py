@@ -275,18 +275,19 @@ def test_a_call_that_was_changed_costs_its_task_alone(store_url: str, how: str, 
 @pytest.mark.parametrize(
     ("store_url", "how"), [("sqlite", "flipped"), ("s3", "cut"), ("sqlite", "missing")], indirect=["store_url"]
 )
-def test_a_big_call_that_was_changed_costs_its_task_alone(store_url: str, how: str) -> None:
-    executor = waiting(store_url, (echo, b"1" * BIG), (echo, 2))
-    session, place = session_of(executor), entry_of(executor, 0).call
-    assert isinstance(place, Located)
+@pytest.mark.parametrize("size", [BIG, BIG // 5], ids=["a piece", "whole"])
+def test_a_big_call_that_was_changed_costs_its_task_alone(store_url: str, how: str, size: int) -> None:
+    executor = waiting(store_url, (echo, b"1" * size), (echo, 2))
+    session = session_of(executor)
+    assert isinstance(entry_of(executor, 0).call, Located) is (size < BIG)
     key, _ = key_of(executor, 0)
     ref = session.keys.parse_group(key)
     assert ref is not None
     calls = session.keys.calls(ref.group_id)
     if how == "flipped":
-        spoil(session, calls, place.start + place.length // 2)
+        spoil(session, calls, size // 2)
     elif how == "cut":
-        session.store.put(calls, body_of(session, calls)[: place.start])
+        session.store.put(calls, body_of(session, calls)[: size // 2])
     else:
         session.store.delete([calls])
     one, two = run(executor)

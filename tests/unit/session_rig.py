@@ -26,6 +26,7 @@ from starburst_executor.protocol.status import Ended, Entry, State, Status
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.store.session import SessionStore, new_token
 from starburst_executor.testing import Asked, FakeClock, Fault, FaultyStore, MemoryStore
+from starburst_executor.worker.arguments import Arguments, Arrived, Wanted
 
 SESSION = "a-session"
 KEY = b"k" * 32
@@ -125,6 +126,17 @@ class Rig:
         stored = self.objects.get(key)
         assert stored is not None
         return status.decode(stored.body)
+
+    def call(self, ref: GroupRef, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a stored task, as a worker that has kept nothing gets them."""
+        seen = self.read(self.keys.group(ref))
+        entry = seen.entries[index]
+        assert entry.call is not None
+        label = status.call_label(ref.ordinal, ref.first + index, seen.functions[entry.function])
+        (arrived,) = Arguments(self.session).get([Wanted(ref, entry.call, label)], 1)
+        if not isinstance(arrived, Arrived):
+            raise arrived
+        return payload.load_call(arrived.call, dict(arrived.pieces))
 
     def states(self, key: str) -> list[State]:
         return [State(entry.state) for entry in self.read(key).entries]

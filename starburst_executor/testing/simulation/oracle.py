@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from starburst_executor.errors import RecordInvalid
-from starburst_executor.protocol import payload, records, status
+from starburst_executor.protocol import payload, pieces, records, status
 from starburst_executor.protocol.keys import SessionKeys, worker_of
+from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Entry, Located, State, Status
@@ -189,11 +190,26 @@ class Oracle:
                     self._fail(f"a task was stored before its call: {key}")
                     continue
                 call = kept.body[call.start : call.start + call.length]
-            (number, behaviour, *_), _ = payload.load_call(call[32:])
+            found = self._pieces(call[32:])
+            if found is None:
+                self._fail(f"a task was stored before a piece of its call: {key}")
+                continue
+            (number, behaviour, *_), _ = payload.load_call(call[32:], found)
             task_id = f"{new.ordinal}-{new.first + index}"
             self.tasks[task_id] = Task(number, behaviour)
             if self.numbers.setdefault(number, task_id) != task_id:
                 self._fail(f"one submit became two tasks: {task_id} and {self.numbers[number]}")
+
+    def _pieces(self, call: bytes) -> dict[bytes, bytes] | None:
+        """What a call refers to, by name; None if not all of it is stored."""
+        found = {}
+        for part in pieces.decode(call) or ():
+            if isinstance(part, Piece):
+                kept = self._objects.get(self.keys.calls(part.group_id))
+                found[part.name] = b"" if kept is None else kept.body[part.start : part.start + part.length]
+                if len(found[part.name]) != part.length:
+                    return None
+        return found
 
     def unheld(self) -> str | None:
         """A claim that stands and that its worker, though it lives and goes on, does not know of."""

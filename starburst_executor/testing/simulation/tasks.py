@@ -13,14 +13,17 @@ from typing import Any, Protocol
 
 from starburst_executor.errors import LaunchError, StarburstError
 from starburst_executor.protocol import payload
+from starburst_executor.protocol.pieces import PIECE_BYTES
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.processes import WorkerProcess
 from starburst_executor.testing.simulation.threads import Event
 from starburst_executor.worker.jobs import Died, Finished, Job
 from starburst_executor.worker.jobs import Event as RunnerEvent
 
-__all__ = ["Behaviour", "SimulatedNursery", "Starts", "simulated_task", "value_name"]
+__all__ = ["SHARED", "Behaviour", "SimulatedNursery", "Starts", "simulated_task", "value_name"]
 
+# Arguments that many tasks share, too big to be repeated in each call.
+SHARED = tuple(bytes([number]) * PIECE_BYTES for number in range(3))
 _BIG = "x" * 140_000  # does not fit inline, however few tasks an object has
 
 
@@ -37,9 +40,9 @@ class Behaviour(str, Enum):
     REFUSED = "cannot be loaded"
 
 
-def simulated_task(number: int, behaviour: str, seconds: float) -> str:
+def simulated_task(number: int, behaviour: str, seconds: float, shared: bytes) -> str:
     """What is submitted. Never called: the simulated runner acts it."""
-    raise NotImplementedError(f"{number} {behaviour} {seconds}")
+    raise NotImplementedError(f"{number} {behaviour} {seconds} {len(shared)}")
 
 
 class Starts(Protocol):
@@ -132,7 +135,7 @@ class SimulatedRunner:
             return
         self._current = next(iter(self._open))
         job = self._open[self._current]
-        (number, behaviour, seconds), _ = payload.load_call(job.call)
+        (number, behaviour, seconds, _), _ = payload.load_call(job.call, dict(job.pieces))
         name = self._nursery.starts.started(self._process, job, number)
         self._nursery.tries[number] = self._nursery.tries.get(number, 0) + 1
         self._process.scheduler.at(seconds, partial(self._end, job, number, Behaviour(behaviour), name, seconds))

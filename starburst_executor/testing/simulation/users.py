@@ -15,7 +15,7 @@ from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.plot import TIMINGS
 from starburst_executor.testing.simulation.processes import ClientProcess
 from starburst_executor.testing.simulation.scheduler import current_strand
-from starburst_executor.testing.simulation.tasks import Behaviour, simulated_task
+from starburst_executor.testing.simulation.tasks import SHARED, Behaviour, simulated_task
 from starburst_executor.testing.simulation.threads import ProcessClock
 from starburst_executor.testing.simulation.workers import SimulatedLauncher, guarded
 from starburst_executor.testing.simulation.world import KEY, World
@@ -87,7 +87,9 @@ class Users:
         mine = []
         for behaviour, seconds in tasks:
             self._n_submitted += 1
-            future = executor.submit(simulated_task, self._n_submitted, behaviour.value, seconds)
+            # Not drawn, so that what is shared does not change what else happens.
+            shared = SHARED[self._n_submitted % 3] if self._n_submitted % 4 == 0 else b""
+            future = executor.submit(simulated_task, self._n_submitted, behaviour.value, seconds, shared)
             mine.append(future)
             self._world.futures.append(future)
             if lots.chance(0.2):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
 from starburst_executor.errors import StoreUnavailable
 from starburst_executor.protocol import payload, status
@@ -46,7 +47,10 @@ class Client:
     def add(
         self, call: tuple[Any, ...] = (2, 3), *, failed: Exception | None = None, function: bytes = FUNCTION
     ) -> StarburstFuture[Any]:
-        pickled = b"" if failed is not None else payload.dump_call(call, {})
+        pickled: bytes | BigCall = b""
+        if failed is None:
+            parts = payload.dump_call_in_parts(call, {}, self.submitter.pieces.keep)
+            pickled = parts if isinstance(parts, bytes) else BigCall(parts)
         outcome = None if failed is None else payload.dump_error(failed)
         return self.submitter.add(
             lambda index: StarburstFuture(NoCanceller(), 0, index), payload.digest(function), function, pickled, outcome
@@ -87,10 +91,7 @@ def test_a_stored_call_is_what_a_worker_can_open() -> None:
     client.add((2, 10))
     client.send_all()
     seen = client.rig.read(client.acknowledged[0].key)
-    call = seen.entries[0].call
-    assert call is not None
-    opened = client.rig.session.call("", call, status.call_label(0, 0, DIGEST))
-    assert payload.load_call(bytes(opened)) == ((2, 10), {})
+    assert client.rig.call(client.acknowledged[0].ref, 0) == ((2, 10), {})
     assert client.rig.session.function(seen.functions[0]) == FUNCTION
 
 
@@ -132,14 +133,34 @@ def test_ten_thousand_tiny_submits_become_objects_of_at_most_256_tasks_and_128_k
     assert {group.size_class for group in client.rig.session.all_groups()} == {SizeClass.ALL_PENDING}
 
 
-def test_objects_are_cut_by_bytes_too() -> None:
+@pytest.mark.parametrize(("size", "n_tasks"), [(30_000, 1), (1_900, 16), (400, 256)])
+def test_a_status_object_has_few_bytes_of_calls_inline(size: int, n_tasks: int) -> None:
     client = Client(workers=1)
-    for _ in range(64):
-        client.add((b"x" * 10_000,))
+    client.add()
+    client.take()
+    for _ in range(n_tasks):
+        client.add((b"x" * size,))
+    client.submitter.close()
     client.send_all()
-    sizes = [line.size for line in client.rig.objects.list(client.rig.keys.status)]
-    assert len(sizes) >= 5
-    assert max(sizes) <= status.MAX_BYTES + 16_000
+    assert sum(done.ref.n_tasks for done in client.acknowledged) == n_tasks
+    for done in client.acknowledged:
+        assert all(isinstance(entry.call, bytes) for entry in client.rig.read(done.key).entries)
+    assert max(line.size for line in client.rig.objects.list(client.rig.keys.status)) <= status.MAX_BYTES
+
+
+@pytest.mark.parametrize(("size", "n_tasks"), [(33_000, 1), (2_100, 16), (600, 256)])
+def test_calls_that_would_be_rewritten_too_often_are_stored_apart(size: int, n_tasks: int) -> None:
+    client = Client(workers=1)
+    client.add()
+    client.take()
+    for _ in range(n_tasks):
+        client.add((b"x" * size,))
+    client.submitter.close()
+    client.send_all()
+    for done in client.acknowledged:
+        assert all(isinstance(entry.call, Located) for entry in client.rig.read(done.key).entries)
+        assert client.rig.call(done.ref, 0)[0] == (b"x" * size,)
+    assert sum(line.size for line in client.rig.objects.list(client.rig.keys.status)) < n_tasks * 60 + 500
 
 
 def test_big_calls_are_stored_apart_before_the_object_that_names_them() -> None:
@@ -147,18 +168,16 @@ def test_big_calls_are_stored_apart_before_the_object_that_names_them() -> None:
     client.add()
     client.send_all()
     client.rig.asked.clear()
-    for size in (100_000, 10, 200_000):
+    for size in (40_000, 10, 200_000):
         client.add((b"x" * size,))
     client.send_all()
     assert [asked.key.split("/")[2] for asked in client.rig.asked if asked.kind == "create"] == ["calls", "status"]
     batch = client.acknowledged[-1]
     entries = client.rig.read(batch.key).entries
-    assert [isinstance(entry.call, Located) for entry in entries] == [True, False, True]
-    for index, size in enumerate((100_000, 10, 200_000)):
-        call = entries[index].call
-        assert call is not None
-        opened = client.rig.session.call(batch.ref.group_id, call, status.call_label(0, 1 + index, DIGEST))
-        assert payload.load_call(bytes(opened)) == ((b"x" * size,), {})
+    # A record is inline whatever its pieces weigh; a call without pieces that is not small is read by its place.
+    assert [isinstance(entry.call, Located) for entry in entries] == [True, False, False]
+    for index, size in enumerate((40_000, 10, 200_000)):
+        assert client.rig.call(batch.ref, index) == ((b"x" * size,), {})
     assert client.rig.objects.list(client.rig.keys.status)[-1].size < 1000
 
 

@@ -386,8 +386,8 @@ def test_lies_about_length_and_depth_cost_nothing() -> None:
 
 def test_another_format_is_named() -> None:
     record = msgpack.unpackb(status.encode(fresh(1), "n"))
-    record["format"] = 2
-    with pytest.raises(VersionMismatch, match="format=2, known=1"):
+    record["format"] = 3
+    with pytest.raises(VersionMismatch, match="format=3, known=2"):
         status.decode(msgpack.packb(record))
 
 

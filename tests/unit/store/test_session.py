@@ -230,12 +230,10 @@ def test_payloads_are_checked_and_missing_ones_named() -> None:
     rig.objects.put(rig.keys.function("moved"), rig.sealer.sealed("function", DIGEST, FUNCTION))
     with pytest.raises(RecordInvalid):
         rig.session.function("moved")
-    body = rig.sealer.sealed("call", "0-1/f", b"call")
-    rig.objects.put(rig.keys.calls("g"), b"before" + body + b"after")
-    assert bytes(rig.session.call("g", Located("", 6, len(body)), "0-1/f")) == b"call"
-    assert bytes(rig.session.call("g", body, "0-1/f")) == b"call"
-    with pytest.raises(RecordInvalid):
-        rig.session.call("g", Located("", 5, len(body)), "0-1/f")
+    rig.objects.put(rig.keys.calls("g"), b"before call after")
+    assert rig.session.calls("g", 7, 4) == b"call"
+    with pytest.raises(PayloadError, match=r"missing: big calls"):
+        rig.session.calls("none", 0, 1)
     rig.objects.put(rig.keys.outcomes("g", "w.1-1"), rig.sealer.sealed("outcome", "l", b"V"))
     assert bytes(rig.session.outcome("g", Located("w.1-1", 0, 33), "l")) == b"V"
 

@@ -13,6 +13,7 @@ from starburst_executor.config import Timings
 from starburst_executor.errors import PayloadError, RecordInvalid, TaskCrashed, TaskTimeout
 from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.status import State
+from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
@@ -144,6 +145,7 @@ class Stage:
                 self.claims,
                 self.finder,
                 functions,
+                Arguments(session),
                 self.durations,
                 self.solitude,
                 self.rig.clock,

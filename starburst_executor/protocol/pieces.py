@@ -1,0 +1,72 @@
+"""Big pieces of a call: bytes that are stored once by content and referred to from every call that has them.
+
+    pickled call ──► small ─ BIG ─ small ─ BIG ──► record: small, name and place, small, name and place
+                              │             │              (sealed, mostly inline in the status object)
+                              └─────────────┴────► `calls/<group_id>` of the first status object that had them
+
+A piece's name is its seal: HMAC-SHA-256 of its bytes under the session's key. So a name tells nothing to whoever lists
+it, equal pieces have equal names, and a piece that was read is checked by computing its name again.
+
+A call is either a pickle, which begins with 0x80, or a record of parts, which begins with `R`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgpack
+
+from starburst_executor.errors import RecordInvalid
+from starburst_executor.protocol.keys import is_group_id
+from starburst_executor.protocol.seal import SEAL_BYTES, Sealer
+
+__all__ = ["PIECE_BYTES", "PLACE_BYTES", "Piece", "decode", "encode", "name_of"]
+
+# What the standard library's pickler writes in one go instead of gathering it: bytes, text and arrays of this size, and
+# frames of anything else.
+PIECE_BYTES = 64 * 1024
+# About what a piece takes in the record of a call.
+PLACE_BYTES = 72
+_MARK = b"R"
+
+
+class Piece(NamedTuple):
+    """Where big bytes are: `length` of them from `start` in `calls/<group_id>`."""
+
+    name: bytes
+    group_id: str
+    start: int
+    length: int
+
+
+def name_of(sealer: Sealer, body: bytes | memoryview) -> bytes:
+    """What these bytes are called in this session."""
+    return sealer.seal("piece", "", body)
+
+
+def encode(parts: Sequence[bytes | Piece]) -> bytes:
+    """The record of a call that consists of these parts, in order."""
+    packed: bytes = msgpack.packb(parts)
+    return _MARK + packed
+
+
+def decode(call: bytes | memoryview) -> list[bytes | Piece] | None:
+    """The parts of a call; None if it is a plain pickle. Raises: RecordInvalid."""
+    if call[:1] != _MARK:
+        return None
+    try:
+        return [part if type(part) is bytes else _piece(part) for part in msgpack.unpackb(call[1:])]
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise RecordInvalid(f"a call in pieces that cannot be read: bytes={len(call)}") from error
+
+
+def _piece(raw: object) -> Piece:
+    if type(raw) is not list:
+        raise ValueError(raw)
+    name, group_id, start, length = raw
+    if type(name) is not bytes or len(name) != SEAL_BYTES or type(group_id) is not str or not is_group_id(group_id):
+        raise ValueError(raw)
+    if type(start) is not int or type(length) is not int or start < 0 or length < 0:
+        raise ValueError(raw)
+    return Piece(name, group_id, start, length)

@@ -1,0 +1,239 @@
+"""What a worker asks of the store for the calls of a slice, what it keeps, and what it makes of spoilt ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from starburst_executor.errors import PayloadError, RecordInvalid, StoreUnavailable
+from starburst_executor.protocol import payload, pieces
+from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.pieces import Piece
+from starburst_executor.protocol.status import Located
+from starburst_executor.testing import Fault
+from starburst_executor.worker.arguments import Arguments, Arrived, Wanted
+from tests.unit.session_rig import Rig
+
+REF = GroupRef(0, 0, 8, 0)
+KB = 1024
+PATIENCE_S = 30.0
+
+
+class Stage:
+    """A session with `calls/` objects that tests fill, and the arguments of one worker."""
+
+    def __init__(self, *, keep_bytes: int = 2**20) -> None:
+        self.rig = Rig()
+        self.arguments = Arguments(self.rig.session, keep_bytes=keep_bytes)
+
+    def store(self, *bodies: bytes, group: str = REF.group_id) -> list[Piece]:
+        """Pieces side by side in one object."""
+        self.rig.objects.put(self.rig.keys.calls(group), b"".join(bodies))
+        starts = [sum(map(len, bodies[:i])) for i in range(len(bodies))]
+        return [
+            Piece(pieces.name_of(self.rig.sealer, b), group, start, len(b))
+            for b, start in zip(bodies, starts, strict=True)
+        ]
+
+    def wanted(self, *parts: Piece | bytes, label: str = "0-0/f") -> Wanted:
+        return Wanted(REF, self.rig.sealer.sealed("call", label, pieces.encode(parts)), label)
+
+    def get(self, wanted: Sequence[Wanted], at_most: int = 2**30) -> list[Arrived]:
+        found = self.arguments.get(wanted, at_most)
+        assert all(isinstance(each, Arrived) for each in found), found
+        return [each for each in found if isinstance(each, Arrived)]
+
+    @property
+    def n_gets(self) -> int:
+        return sum(asked.kind == "get" for asked in self.rig.asked)
+
+
+def body(number: int, n_bytes: int = 100 * KB) -> bytes:
+    return bytes([number]) * n_bytes
+
+
+# --- what is asked for ------------------------------------------------------------------------------------------------
+
+
+def test_small_calls_ask_for_nothing() -> None:
+    stage = Stage()
+    call = payload.dump_call((1, 2), {})
+    wanted = Wanted(REF, stage.rig.sealer.sealed("call", "0-0/f", call), "0-0/f")
+    assert stage.get([wanted] * 3) == [Arrived(call, ())] * 3
+    assert stage.n_gets == 0
+
+
+def test_what_lies_side_by_side_is_read_in_one_range() -> None:
+    stage = Stage()
+    refs = stage.store(*(body(i) for i in range(6)))
+    got = stage.get([stage.wanted(b"a", ref, b"z") for ref in refs[1:5]])
+    assert [each.pieces for each in got] == [((refs[i].name, body(i)),) for i in range(1, 5)]
+    assert stage.n_gets == 1
+    assert stage.rig.session.store.requests.snapshot()["bytes_in"] == 400 * KB
+
+
+def test_gaps_and_other_objects_are_ranges_of_their_own() -> None:
+    stage = Stage()
+    refs = stage.store(*(body(i) for i in range(4)))
+    (other,) = stage.store(body(9), group="0000.0000000009")
+    stage.get([stage.wanted(refs[0], refs[1], refs[3], other)])
+    assert stage.n_gets == 3
+
+
+def test_a_range_is_not_longer_than_is_good_for_memory() -> None:
+    stage = Stage()
+    refs = stage.store(*(body(i, 9 * KB * KB) for i in range(3)))
+    stage.get([stage.wanted(*refs)])
+    assert stage.n_gets == 3
+
+
+def test_calls_without_pieces_that_were_too_big_to_inline_are_read_together() -> None:
+    stage = Stage()
+    calls = [payload.dump_call(([i] * 20_000,), {}) for i in range(3)]
+    sealed = [stage.rig.sealer.sealed("call", f"0-{i}/f", call) for i, call in enumerate(calls)]
+    stage.store(*sealed)
+    places = [Located("", sum(map(len, sealed[:i])), len(sealed[i])) for i in range(3)]
+    got = stage.get([Wanted(REF, place, f"0-{i}/f") for i, place in enumerate(places)])
+    assert [each.call for each in got] == calls
+    assert stage.n_gets == 1
+
+
+def test_as_many_calls_come_as_may_be_in_memory_and_one_at_least() -> None:
+    stage = Stage()
+    refs = stage.store(*(body(i) for i in range(6)))
+    wanted = [stage.wanted(ref) for ref in (*refs[:2], refs[0], *refs[2:])]
+    # The third one brings nothing that the first has not brought.
+    assert len(stage.get(wanted, at_most=250 * KB)) == 4
+    assert len(stage.get(wanted, at_most=1)) == 1
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_a_piece_is_read_once() -> None:
+    stage = Stage()
+    (ref,) = stage.store(body(1))
+    for i in range(5):
+        (got,) = stage.get([stage.wanted(b"%d" % i, ref)])
+        assert got.pieces == ((ref.name, body(1)),)
+    assert stage.n_gets == 1
+
+
+def test_what_was_not_wanted_for_longest_goes_first() -> None:
+    stage = Stage(keep_bytes=350 * KB)
+    refs = stage.store(*(body(i) for i in range(4)))
+    for i in (0, 1, 2, 0, 3):
+        stage.get([stage.wanted(refs[i])])
+    assert stage.n_gets == 4
+    stage.get([stage.wanted(refs[0], refs[2], refs[3])])
+    assert stage.n_gets == 4
+    stage.get([stage.wanted(refs[1])])
+    assert stage.n_gets == 5
+
+
+def test_what_a_call_needs_is_kept_however_big() -> None:
+    stage = Stage(keep_bytes=1)
+    refs = stage.store(*(body(i) for i in range(3)))
+    for _ in range(3):
+        stage.get([stage.wanted(*refs[:2])])
+    assert stage.n_gets == 1
+    stage.get([stage.wanted(refs[2])])
+    stage.get([stage.wanted(refs[0])])
+    assert stage.n_gets == 3
+
+
+def slots(stage: Stage, *wanted: Wanted) -> list[list[object]]:
+    """As many slots, all of which have asked before the first answer comes."""
+    answers: list[list[object]] = []
+    asked = threading.Semaphore(0)
+    are_many = threading.Event()
+
+    def ask(each: Wanted) -> None:
+        asked.release()
+        answers.append(list(stage.arguments.get([each], 2**30)))
+
+    threads = [threading.Thread(target=ask, args=(each,)) for each in wanted]
+
+    def wait_for_all() -> None:
+        if not are_many.is_set():
+            are_many.set()
+            for thread in threads[1:]:
+                thread.start()
+            for _ in threads:
+                assert asked.acquire(timeout=PATIENCE_S)
+
+    stage.rig.before("get", stage.rig.keys.calls(REF.group_id), wait_for_all)
+    threads[0].start()
+    assert are_many.wait(PATIENCE_S)
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+    return answers
+
+
+def test_of_slots_that_want_the_same_one_reads_it() -> None:
+    stage = Stage()
+    (ref,) = stage.store(body(1))
+    answers = slots(stage, *[stage.wanted(ref)] * 4)
+    assert stage.n_gets == 1
+    assert {type(answer) for (answer,) in answers} == {Arrived}
+
+
+def test_slots_that_want_what_another_reads_and_more_get_both() -> None:
+    stage = Stage()
+    refs = stage.store(body(1), body(2), body(3))
+    answers = slots(stage, stage.wanted(refs[0], refs[1]), stage.wanted(refs[1], refs[2]), stage.wanted(*refs))
+    assert {type(answer) for (answer,) in answers} == {Arrived}
+    assert stage.rig.session.store.requests.snapshot()["bytes_in"] == 300 * KB
+
+
+# --- what can be wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spoilt", [b"x" * 100 * KB, b"", body(1)[:-1]])
+def test_a_piece_that_is_not_what_its_name_says_costs_its_calls_alone(spoilt: bytes) -> None:
+    stage = Stage()
+    (bad,) = stage.store(body(1))
+    (good,) = stage.store(body(2), group="0000.0000000009")
+    stage.rig.objects.put(stage.rig.keys.calls(REF.group_id), spoilt)
+    wanted = [stage.wanted(bad, label="0-0/f"), stage.wanted(good), stage.wanted(good, bad, label="0-2/f")]
+    one, two, three = stage.arguments.get(wanted, 2**30)
+    assert isinstance(two, Arrived)
+    for each, label in ((one, "0-0/f"), (three, "0-2/f")):
+        assert isinstance(each, RecordInvalid)
+        assert label in str(each)
+    stage.store(body(1))
+    assert isinstance(stage.arguments.get(wanted, 2**30)[0], Arrived)
+
+
+def test_a_piece_that_is_missing_costs_its_calls_alone() -> None:
+    stage = Stage()
+    (ref,) = stage.store(body(1))
+    stage.rig.objects.delete([stage.rig.keys.calls(REF.group_id)])
+    small = stage.wanted(b"\x80")
+    one, two = stage.arguments.get([stage.wanted(ref), small], 2**30)
+    assert isinstance(one, PayloadError)
+    assert "0-0/f" in str(one)
+    assert isinstance(two, Arrived)
+
+
+def test_a_record_that_was_changed_names_no_pieces() -> None:
+    stage = Stage()
+    (ref,) = stage.store(body(1))
+    _, call, label = stage.wanted(ref)
+    assert isinstance(call, bytes)
+    (got,) = stage.arguments.get([Wanted(REF, call[:-1] + bytes([call[-1] ^ 1]), label)], 2**30)
+    assert isinstance(got, RecordInvalid)
+    assert stage.n_gets == 0
+
+
+def test_a_read_that_failed_is_tried_again_by_whoever_wants_it_next() -> None:
+    stage = Stage()
+    (ref,) = stage.store(body(1))
+    stage.rig.plan = lambda asked: Fault.RESET if asked.kind == "get" else None
+    with pytest.raises(StoreUnavailable):
+        stage.get([stage.wanted(ref)])
+    stage.rig.plan = lambda _: None
+    assert stage.get([stage.wanted(ref)])[0].pieces == ((ref.name, body(1)),)
