@@ -7,15 +7,20 @@ import multiprocessing
 import os
 import re
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from starburst_executor.errors import (
     AccessDenied,
@@ -526,6 +531,40 @@ def test_certificates_of_the_users_own(server: ScriptedServer, monkeypatch: pyte
             patch.setenv(name, __file__)
             assert S3Store("bucket", endpoint_url="https://localhost:9").engine == "boto3"
             assert S3Store("bucket", endpoint_url=server.url).engine == "obstore"
+
+
+@pytest.fixture
+def untrusted(tmp_path: Path) -> Iterator[str]:
+    """A server with a certificate that nobody has signed."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(timezone.utc)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    both = tmp_path / "both.pem"
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    both.write_bytes(certificate.public_bytes(Encoding.PEM) + secret)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(both)
+    with ScriptedServer() as made:
+        made.socket = context.wrap_socket(made.socket, server_side=True, do_handshake_on_connect=False)
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,))
+        thread.start()
+        yield f"https://localhost:{made.server_port}"
+        made.shutdown()
+        thread.join()
+
+
+def test_a_certificate_that_obstore_does_not_trust(untrusted: str) -> None:
+    """The user's own are found by boto3 alone; it is not the store that is away."""
+    store = store_by("obstore", untrusted)
+    with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        store.put("key", b"x")
+    assert store.engine == "boto3"
+    store.close()
 
 
 def test_an_obstore_of_another_version(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
