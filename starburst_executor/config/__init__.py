@@ -4,11 +4,13 @@
     settings.py     argument > `STARBURST_*` variable > config file > default
     folders.py      where this machine keeps config, data and logs; the default store
     user_keys.py    the user's key file and the keys of sessions made from it
+    environment.py  which variables are set at all
 
 Nothing here talks to a store, and nothing is read before somebody asks: importing this package touches neither the
 disk nor the environment. Import its names from here; which module they live in is a detail.
 """
 
+from starburst_executor.config.environment import variable_names
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, registry_folder
 from starburst_executor.config.settings import LAUNCHERS, Settings, resolve
 from starburst_executor.config.timings import Timings
@@ -41,5 +43,6 @@ __all__ = [
     "session_key",
     "take_secret_environment",
     "user_key",
+    "variable_names",
     "worker_environment",
 ]

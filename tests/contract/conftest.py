@@ -11,12 +11,14 @@ from benchmarks.s3_endpoint.process import BUCKET, ENVIRONMENT, Running, started
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.testing.faulty import Fault
 from starburst_executor.testing.memory import MemoryStore
-from tests.contract.stores import SmallPagesS3Store, impatient_line, sqlite_store
+from tests.contract.stores import impatient_line, s3_store, sqlite_store
 from tests.moto_server import MotoServer, moto_server
 
 __all__ = ["moto_server"]
 
-PLAIN = ("memory", "sqlite", "s3", "s3-odd", "s3-rude", "s3-bench")
+# A server that is rude to losers differs in nothing else, and boto3 has no words of its own for them.
+S3 = ("s3-plain-obstore", "s3-odd-obstore", "s3-rude-obstore", "s3-plain-boto3", "s3-odd-boto3", "s3-bench-obstore")
+PLAIN = ("memory", "sqlite", *S3)
 FAULTY = {
     "patient-lost-answers": [Fault.ANSWER_LOST, Fault.ERROR_AFTER],
     "patient-late-writes": [Fault.LATE],
@@ -33,6 +35,17 @@ def s3_endpoint() -> Iterator[Running]:
         yield endpoint
 
 
+def s3_place(request: pytest.FixtureRequest, dialect: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """The bucket and the address of a server that speaks so."""
+    if dialect == "bench":
+        for name, value in ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        endpoint: Running = request.getfixturevalue("s3_endpoint")
+        return BUCKET, endpoint.url
+    server: MotoServer = request.getfixturevalue("moto_server")
+    return server.bucket, server.endpoints[dialect]
+
+
 @pytest.fixture(params=[*PLAIN, *FAULTY])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     """Each implementation in turn, empty."""
@@ -44,14 +57,9 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         made = sqlite_store(tmp_path)
     elif kind in FAULTY:
         made = impatient_line(MemoryStore(), FAULTY[kind])
-    elif kind == "s3-bench":
-        endpoint: Running = request.getfixturevalue("s3_endpoint")
-        for name, value in ENVIRONMENT.items():
-            monkeypatch.setenv(name, value)
-        made = SmallPagesS3Store.on(BUCKET, endpoint.url, prefix=tmp_path.name, monkeypatch=monkeypatch)
     else:
-        server: MotoServer = request.getfixturevalue("moto_server")
-        dialect = kind.removeprefix("s3").removeprefix("-") or "plain"
-        made = SmallPagesS3Store.speaking(server, dialect, prefix=tmp_path.name, monkeypatch=monkeypatch)
+        _, dialect, engine = kind.split("-")
+        where = s3_place(request, dialect, monkeypatch)
+        made = s3_store(*where, dialect, prefix=tmp_path.name, engine=engine, monkeypatch=monkeypatch)
     yield made
     made.close()

@@ -8,20 +8,19 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import PreconditionFailed
-from starburst_executor.store import s3
+from starburst_executor.store import s3_boto, s3_obstore
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.store.s3 import S3Store
+from starburst_executor.store.s3_boto import BotoEngine
 from starburst_executor.store.sqlite import SqliteStore
 from starburst_executor.testing.faulty import Asked, Fault, FaultyStore
-from tests.moto_server import MotoServer
 
 FAULT_RATE = 0.3
 
@@ -44,26 +43,25 @@ class HurriedClock(SystemClock):
         return event.is_set()
 
 
-class SmallPagesS3Store(S3Store):
-    """Lists a few keys at a time, so that every listing has several pages."""
-
-    @classmethod
-    def on(
-        cls, bucket: str, url: str, *, prefix: str, monkeypatch: pytest.MonkeyPatch, etag_quotes: bool = True
-    ) -> S3Store:
-        monkeypatch.setattr(s3, "_WHOLE_BYTES", 6 << 20)
-        monkeypatch.setattr(s3, "_PART_BYTES", 5 << 20)  # the least that S3 takes
-        return cls(bucket, prefix, endpoint_url=url, etag_quotes=etag_quotes)
-
-    @classmethod
-    def speaking(cls, server: MotoServer, dialect: str, *, prefix: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-        url, quotes = server.endpoints[dialect], dialect != "odd"
-        made = cls.on(server.bucket, url, prefix=prefix, monkeypatch=monkeypatch, etag_quotes=quotes)
-        # A server that answers 500 to the loser can only be used with patience.
-        return PatientStore(made, HurriedClock(), patience_s=60) if dialect == "rude" else made
-
-    def _pages(self, prefix: str, **asked: Any) -> Any:
-        return super()._pages(prefix, MaxKeys=7, **asked)
+def s3_store(
+    bucket: str, url: str, dialect: str, *, prefix: str, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> ObjectStore:
+    """By that engine, with small parts; it lists a few keys at a time, so that every listing has several pages."""
+    pages = BotoEngine._pages
+    monkeypatch.setattr(BotoEngine, "_pages", lambda self, prefix, **asked: pages(self, prefix, MaxKeys=7, **asked))
+    monkeypatch.setattr(s3_boto, "_WHOLE_BYTES", 6 << 20)
+    monkeypatch.setattr(s3_boto, "_PART_BYTES", 5 << 20)  # the least that S3 takes
+    monkeypatch.setattr(s3_obstore, "_READ_BYTES", 6 << 20)
+    made = S3Store(
+        bucket,
+        prefix,
+        endpoint_url=url,
+        etag_quotes=dialect != "odd",
+        engine="boto3" if engine == "boto3" else None,
+    )
+    assert made.engine == engine
+    # A server that answers 500 to the loser can only be used with patience.
+    return PatientStore(made, HurriedClock(), patience_s=60) if dialect == "rude" else made
 
 
 def sqlite_store(folder: Path) -> SqliteStore:
