@@ -25,13 +25,15 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import boto3
+import botocore.session
 from botocore.config import Config
+from botocore.loaders import Loader
 
 from starburst_executor.errors import ConfigError, PreconditionFailed, StarburstError, StoreUnavailable
 from starburst_executor.store.base import Body, Listed, Stored
 from starburst_executor.store.s3_errors import FOREIGN, error_code, meaning, meaning_of_code
 
-__all__ = ["S3Store"]
+__all__ = ["S3Store", "preload"]
 
 _CONNECT_S = 5.0
 _READ_S = 60.0
@@ -204,7 +206,7 @@ class S3Store:
             response_checksum_validation="when_required",
         )
         try:
-            session = boto3.Session(profile_name=self._profile)
+            session = boto3.Session(profile_name=self._profile, botocore_session=_botocore_session())
             client = session.client("s3", endpoint_url=self._endpoint_url, region_name=self._region, config=config)
             credentials = session.get_credentials()
         except (*FOREIGN, ValueError) as error:  # a ValueError: the endpoint is no URL
@@ -308,6 +310,31 @@ class S3Store:
         endpoint = made[1].meta.endpoint_url if made else self._endpoint_url
         found = made[2] if made else "not looked for"
         return f"endpoint={endpoint}, profile={self._profile or 'default'}, credentials={found}"
+
+
+def preload() -> None:
+    """Read what the SDK reads of its own files for every client, once for all forks of this process."""
+    global _loader  # noqa: PLW0603 - set once, before there are threads
+    import encodings.idna  # noqa: F401 - for the first host name
+
+    import boto3.s3.inject  # noqa: F401 - for the first client
+
+    loader = botocore.session.Session().get_component("data_loader")
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        loader.load_service_model("s3", kind)
+    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
+    _loader = loader
+
+
+_loader: Loader | None = None
+
+
+def _botocore_session() -> botocore.session.Session:
+    session = botocore.session.Session()
+    if _loader is not None:
+        session.register_component("data_loader", _loader)
+    return session
 
 
 def _opaque(etag: str) -> str:
