@@ -16,6 +16,7 @@ import msgpack
 import pytest
 
 from starburst_executor import DetachedExecutor, StarburstExecutor, Timings
+from starburst_executor.launch.processes import started_at
 from starburst_executor.store.session import SessionStore
 from tests.moto_server import ROOT, MotoServer
 
@@ -70,19 +71,13 @@ def local_pids(session: SessionStore) -> list[int]:
     for launch in session.refresh().launches:
         if launch.handle:
             for _, _, pid, started, *_ in msgpack.unpackb(bytes.fromhex(launch.handle)):
-                if _start_time(pid) == started:
+                if started_at(pid) == started:
                     pids.append(pid)
     return pids
 
 
-def _start_time(pid: int) -> str:
-    from starburst_executor.launch.local import _started
-
-    return _started(pid)
-
-
 def is_alive(pid: int) -> bool:
-    return bool(_start_time(pid))
+    return bool(started_at(pid))
 
 
 def descendants(pid: int) -> list[int]:

@@ -164,6 +164,8 @@ class Engine:
                 error = raised
         failed = None if error is None else payload.dump_error(error)
         future = submitter.add(self._new_future, digest, pickled, call, failed)
+        if self._keeper.awaits_work:
+            self._wake_keeper.set()
         if error is not None:
             future.mark_running()
             future.complete(None, error)

@@ -45,6 +45,9 @@ class ClientKeeper:
         launcher: Starts workers; None if others start them.
         order: What to start, for a number of slots.
         needs_workers: Whether there is work that is not done.
+
+    Attributes:
+        awaits_work: Nobody has been started, for want of work: whoever brings some should have `turn` called at once.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class ClientKeeper:
         self._next_start = float("-inf")
         self._next_hearing = float("-inf")
         self._is_renumbered = False
+        self.awaits_work = False
         self._never = threading.Event()
 
     def turn(self) -> float:
@@ -88,7 +92,7 @@ class ClientKeeper:
         if now >= self._next_beat:
             self._next_beat = now + self._timings.beat_s
             self._beat_and_look()
-        if self._launcher is not None and now >= self._next_deaths:
+        if self._launcher is not None and (now >= self._next_deaths or self.awaits_work):
             self._next_deaths = now + _DEATHS_S
             self._bury(self._launcher)
             if self._is_renumbered:
@@ -205,7 +209,9 @@ class ClientKeeper:
     def _keep_number(self, launcher: Launcher) -> None:
         """Start as many workers as are missing, if there is work for them."""
         manifest = self._session.manifest
-        if manifest.state != SessionState.OPEN or not self._needs_workers():
+        needs_workers = self._needs_workers()
+        self.awaits_work = not needs_workers and not manifest.launches
+        if manifest.state != SessionState.OPEN or not needs_workers:
             return
         if self._clock.monotonic() < self._next_start:
             return

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from urllib.parse import urlsplit
 
-from tenacity import Retrying, retry_if_exception_type
-
 from starburst_executor import config
 from starburst_executor.client import registry
 from starburst_executor.client.submitter import submitter_record
@@ -167,6 +165,8 @@ def _first_manifest(
 
 def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
     # Loaded only for S3: boto3 takes longer to import than everything else together.
+    from tenacity import Retrying, retry_if_exception_type
+
     from starburst_executor.store.probe import probe_conditional_writes
     from starburst_executor.store.s3 import S3Store
 

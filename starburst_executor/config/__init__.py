@@ -17,6 +17,7 @@ from starburst_executor.config.timings import Timings
 from starburst_executor.config.user_keys import (
     SessionKey,
     UserKey,
+    adopt_environment,
     ephemeral_session_key,
     find_session_key,
     new_session_key,
@@ -32,6 +33,7 @@ __all__ = [
     "Settings",
     "Timings",
     "UserKey",
+    "adopt_environment",
     "default_store",
     "ephemeral_session_key",
     "find_session_key",

@@ -12,6 +12,7 @@ import hmac
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -22,6 +23,7 @@ from starburst_executor.errors import ConfigError, KeyNotFound
 __all__ = [
     "SessionKey",
     "UserKey",
+    "adopt_environment",
     "ephemeral_session_key",
     "find_session_key",
     "new_session_key",
@@ -161,6 +163,13 @@ def take_secret_environment() -> str | None:
 def worker_environment() -> dict[str, str]:
     """This process's environment for a local worker, without the key, which goes through a pipe."""
     return {name: value for name, value in os.environ.items() if name != "STARBURST_KEY"}
+
+
+def adopt_environment(environment: Mapping[str, str]) -> None:
+    """Make this the process's environment. Call it before there are threads."""
+    if environment != dict(os.environ):
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 def _key_missing(session_id: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Workers on this machine: one agent process with N slots, or several.
+"""Workers on this machine: one agent process with N slots, or several, forked from one that has everything loaded.
 
 An attached session's agent is bound to its client by a pipe: when the client ends, in whatever way, the agent ends. A
 detached one has a session of its own (`setsid`), so that it outlives the terminal, and its output goes to a log file.
@@ -9,30 +9,37 @@ tell whether it lives, and one on another machine knows that it cannot tell.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import threading
 import weakref
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import msgpack
 
 from starburst_executor import config
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError
+from starburst_executor.launch import fork_server
 from starburst_executor.launch.base import Death, Order
 from starburst_executor.launch.bootstrap import MOST_SLOTS, Bootstrap, new_worker_id, write_bootstrap
+from starburst_executor.launch.children import Child, Interpreter
+from starburst_executor.launch.fork_server import ForkServer
+from starburst_executor.launch.processes import is_worker, started_at
 from starburst_executor.store.url import split_url
 
 __all__ = ["Local"]
 
+_log = logging.getLogger(__name__)
+
 _LAST_WORDS_BYTES = 2000
 _STOP_S = 10.0
+_LOOK_S = 0.005  # how often to look whether one has ended that was told to
 _LEAVE_QUIETLY = b"q"
 # Not "-m": that would put the working directory first on the path, and with it whatever modules lie there.
 _START = (
@@ -66,7 +73,8 @@ class Local:
             raise ConfigError(f"agents={agents!r} (an argument of Local): must be 1..256")
         self._agents = agents
         self._clock = clock or SystemClock()
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, Child] = {}
+        self._servers: dict[str, ForkServer] = {}  # by the session's URL
         here = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _after_fork(here()))
 
@@ -86,7 +94,17 @@ class Local:
         self.check(order.n_slots)
         n_agents = min(self._agents, order.n_slots)
         shares = [order.n_slots // n_agents + (i < order.n_slots % n_agents) for i in range(n_agents)]
-        return _dump([self._start_one(order, n_slots) for n_slots in shares])
+        started: list[_Process] = []
+        for share in shares:
+            try:
+                started.append(self._start_one(order, share))
+            except LaunchError as error:
+                if not started:
+                    raise
+                # What was started must be in a handle. The client finds that some are missing and asks again.
+                _log.warning("only %d of %d agents could be started: %s", len(started), n_agents, error)
+                break
+        return _dump(started)
 
     def deaths(self, handle: str) -> list[Death]:
         return [Death(one.worker_id, self._last_words(one)) for one in _load(handle) if self._is_dead(one)]
@@ -96,7 +114,7 @@ class Local:
 
     def stop(self, handle: str, *, at_once: bool) -> None:
         here = [one for one in _load(handle) if one.machine == config.machine_boot()]
-        alive = [one for one in here if not self._is_dead(one) and _is_worker(one.pid)]
+        alive = [one for one in here if not self._is_dead(one) and is_worker(one.pid)]
         for one in alive:
             self._signal(one, signal.SIGKILL if at_once else signal.SIGTERM)
         if at_once:
@@ -106,8 +124,8 @@ class Local:
         mine = [one for one in _load(handle) if one.worker_id in self._children]
         bound: list[_Process] = []
         for one in mine:
-            pipe = self._children[one.worker_id].stdin
-            if pipe is not None and not pipe.closed:
+            pipe = self._children[one.worker_id].life
+            if not pipe.closed:
                 # A client that ends in good order says so; the end of the pipe alone means that it died.
                 with suppress(OSError):
                     pipe.write(_LEAVE_QUIETLY)
@@ -116,21 +134,25 @@ class Local:
                 bound.append(one)
         self._wait(bound)
         for one in mine:
-            self._leave(one)
+            self._children.pop(one.worker_id).let_go()
+        # Those left are of handles that are let go after this one, or died and are in none any more.
+        if all(child.has_ended() for child in self._children.values()):
+            while self._servers:
+                self._servers.popitem()[1].close()
 
     def forget(self, handle: str) -> None:
         for one in _load(handle):
             with suppress(OSError):
                 _log_of(one).unlink()
 
-    def drop_pipes(self) -> None:
+    def abandon(self) -> None:
         """For the child of a fork of the user's: the end of these pipes must mean that *this* process ended."""
         for child in self._children.values():
-            if child.stdin is not None:
-                child.stdin.close()
-            # It is no child of this process: nothing here is to wait for it.
-            child.returncode = 0
+            child.abandon()
+        for server in self._servers.values():
+            server.abandon()
         self._children.clear()
+        self._servers.clear()
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -148,43 +170,43 @@ class Local:
             words=str(log),
             authkey=bytes(multiprocessing.current_process().authkey) if attached else b"",
         )
-        command = [sys.executable, "-c", _START, order.url, "--slots", str(n_slots), "--bootstrap"]
         try:
             with nullcontext(None) if attached else log.open("ab", buffering=0) as output:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.PIPE,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=True,
-                    env=config.worker_environment(),
-                )
-            assert process.stdin is not None  # a pipe was asked for  # noqa: S101
-            write_bootstrap(process.stdin, bootstrap)
+                child = self._child(order.url, n_slots, output)
+            write_bootstrap(child.life, bootstrap)
             if order.detached:
-                process.stdin.close()
+                child.life.close()
         except OSError as error:
             raise LaunchError(f"a worker process could not be started: {error}: session={session_id}") from error
-        self._children[worker_id] = process
-        return _Process(worker_id, config.machine_boot(), process.pid, _started(process.pid), str(log), n_slots)
+        self._children[worker_id] = child
+        return _Process(worker_id, config.machine_boot(), child.pid, child.started, str(log), n_slots)
 
-    def _leave(self, one: _Process) -> None:
-        child = self._children.pop(one.worker_id)
-        # A detached worker goes on without us; its process object must not complain that nobody waits for it.
-        if child.poll() is None:
-            child.returncode = 0
+    def _child(self, url: str, n_slots: int, output: IO[bytes] | None) -> Child:
+        command = [sys.executable, "-c", _START, url]
+        if not fork_server.FORKS:
+            return Interpreter([*command, "--slots", str(n_slots), "--bootstrap"], output)
+        server = self._servers.get(url)
+        if server is not None:
+            try:
+                return server.fork(n_slots, output)
+            except LaunchError:
+                if server.is_up:
+                    raise
+                server.close()
+        # Whether that one was killed or there was none yet: this one is new, and its failure is a reason.
+        server = self._servers[url] = ForkServer([*command, "--fork-server"])
+        return server.fork(n_slots, output)
 
-    def _is_dead(self, one: _Process) -> bool:
+    def _is_dead(self, one: _Process, *, closely: bool = False) -> bool:
         child = self._children.get(one.worker_id)
         if child is not None:
-            if child.poll() is None:
-                return False
-            if child.stdin is not None:
-                child.stdin.close()
-            return True
+            if child.has_ended(closely=closely):
+                child.life.close()
+                return True
+            return False
         if one.machine != config.machine_boot():
             return False
-        return _started(one.pid) != one.started
+        return not one.started or started_at(one.pid) != one.started
 
     def _signal(self, one: _Process, number: signal.Signals) -> None:
         # The process may have ended between the check and the signal; its number is not reused within that time.
@@ -192,23 +214,20 @@ class Local:
             os.kill(one.pid, number)
 
     def _wait(self, ending: list[_Process]) -> None:
+        """Until they have ended; those of our own that do not are killed."""
         deadline = self._clock.monotonic() + _STOP_S
         never = threading.Event()
         for one in ending:
-            child = self._children.get(one.worker_id)
-            if child is not None:
-                try:
-                    child.wait(max(0.0, deadline - self._clock.monotonic()))
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
-            else:
-                while not self._is_dead(one) and self._clock.monotonic() < deadline:
-                    self._clock.wait(never, 0.02)
+            while not self._is_dead(one, closely=True):
+                if self._clock.monotonic() >= deadline:
+                    if one.worker_id in self._children:
+                        self._signal(one, signal.SIGKILL)
+                    break
+                self._clock.wait(never, _LOOK_S)
 
     def _last_words(self, one: _Process) -> str:
         child = self._children.get(one.worker_id)
-        status = "" if child is None else f"exit status {child.poll()}"
+        status = "" if child is None else child.exit_words()
         try:
             text = _log_of(one).read_bytes()[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").strip()
         except OSError:
@@ -218,36 +237,12 @@ class Local:
 
 def _after_fork(launcher: Local | None) -> None:
     if launcher is not None:
-        launcher.drop_pipes()
+        launcher.abandon()
 
 
 def _module_path() -> tuple[str, ...]:
     # An empty entry means the working directory at the time of the import; the worker inherits it, and may change it.
     return tuple(entry or str(Path.cwd()) for entry in sys.path)
-
-
-def _started(pid: int) -> str:
-    """When a process was started, in its system's own words; empty if there is none. Tells a reused pid apart."""
-    try:
-        # The name in field 2 may hold blanks and brackets: what follows the last one is regular. 3 is the state.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return ""
-    found = subprocess.run(["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
-
-
-def _is_worker(pid: int) -> bool:
-    """Whether this process is a worker: a handle must not make us kill any other."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        if Path("/proc/self/cmdline").exists():
-            return False
-        command = subprocess.run(["/bin/ps", "-o", "args=", "-p", str(pid)], capture_output=True, check=False).stdout
-    return b"starburst_executor.worker" in command
 
 
 def _dump(processes: list[_Process]) -> str:

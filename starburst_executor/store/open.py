@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 from starburst_executor.errors import ConfigError
 from starburst_executor.store.base import ObjectStore
 
-__all__ = ["open_store", "register_scheme"]
+__all__ = ["open_store", "preload", "register_scheme"]
 
 _FORMS = "sqlite:///absolute/folder or s3://bucket/prefix"
 
@@ -27,6 +27,20 @@ def open_store(url: str) -> ObjectStore:
     if opener is None:
         raise ConfigError(f"a store's URL is {_FORMS}: url={url!r}")
     return opener(url)
+
+
+def preload(url: str) -> None:
+    """Load what `open_store(url)` and its store will need, for a process that goes on to fork.
+
+    # Guarantee: starts no thread, opens no file or connection that stays, looks for no credentials.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme == "sqlite":
+        import starburst_executor.store.sqlite  # noqa: F401 - loaded for later
+    elif scheme == "s3":
+        from starburst_executor.store import s3
+
+        s3.preload()
 
 
 def register_scheme(scheme: str, opener: Callable[[str], ObjectStore]) -> None:

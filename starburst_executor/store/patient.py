@@ -23,8 +23,6 @@ from collections.abc import Callable, Iterable, Sized
 from contextlib import suppress
 from typing import Literal, TypeVar
 
-from tenacity import Retrying, retry_if_exception_type
-
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
 from starburst_executor.store.base import Body, Listed, ObjectStore, Stored
@@ -201,6 +199,8 @@ class PatientStore:
             return self._asked_again(ask, error, started)
 
     def _asked_again(self, ask: Callable[[], _T], first: StoreUnavailable, started: float) -> _T:
+        from tenacity import Retrying, retry_if_exception_type  # loads asyncio and more; only for a store in trouble
+
         backoff = Backoff(self._clock, _FIRST_PAUSE_S, _MOST_PAUSE_S)
 
         def left_s() -> float:

@@ -17,18 +17,19 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.store.base import Body, Listed, Stored
-from starburst_executor.store.s3_engine import Declined, Engine, Etags
+from starburst_executor.store.s3_engine import Declined, Engine, Etags, say_unused
 
 if TYPE_CHECKING:
     from starburst_executor.store.s3_boto import BotoEngine
 
-__all__ = ["S3Store"]
+__all__ = ["S3Store", "preload"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -227,3 +228,14 @@ class S3Store:
         except Declined as declined:
             _log.info("boto3 makes all requests: %s", declined)
             return None
+
+
+def preload() -> None:
+    """Load what the first client needs, once for all forks of this process. No engine is made, no credentials sought."""
+    from starburst_executor.store import s3_boto
+
+    s3_boto.preload()
+    with suppress(ImportError):
+        from starburst_executor.store import s3_obstore  # noqa: F401 - loaded for later
+
+        say_unused(is_unused=True)

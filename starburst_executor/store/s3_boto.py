@@ -20,6 +20,7 @@ from typing import Any
 import boto3
 import botocore.session
 from botocore.config import Config
+from botocore.loaders import Loader
 
 from starburst_executor.errors import PreconditionFailed, StarburstError, StoreUnavailable
 from starburst_executor.store.base import Body, Listed, Stored
@@ -27,7 +28,7 @@ from starburst_executor.store.s3_engine import Etags, range_end
 from starburst_executor.store.s3_errors import FOREIGN, error_code, meaning, meaning_of_code
 from starburst_executor.store.s3_listing import EVENT, lines_of, take_lines
 
-__all__ = ["BotoEngine"]
+__all__ = ["BotoEngine", "preload"]
 
 _CONNECT_S = 5.0
 _READ_S = 60.0
@@ -69,7 +70,7 @@ class BotoEngine:
             response_checksum_validation="when_required",
         )
         try:
-            core = botocore.session.get_session()
+            core = _core()
             session = boto3.Session(profile_name=profile, botocore_session=core)
             self.client: Any = session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
             self.credentials: Any = session.get_credentials()
@@ -231,3 +232,28 @@ def _pour(stream: Any, into: memoryview) -> None:
             raise StoreUnavailable(f"the answer was cut short: expected={len(into)} bytes, got={at}")
         into[at : at + len(piece)] = piece
         at += len(piece)
+
+
+def preload() -> None:
+    """Read what the SDK reads of its own files for every client, once for all forks of this process."""
+    global _loader  # noqa: PLW0603 - set once, before there are threads
+    import encodings.idna  # noqa: F401 - for the first host name
+
+    import boto3.s3.inject  # noqa: F401 - for the first client
+
+    loader = botocore.session.Session().get_component("data_loader")
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        loader.load_service_model("s3", kind)
+    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
+    _loader = loader
+
+
+_loader: Loader | None = None
+
+
+def _core() -> botocore.session.Session:
+    session = botocore.session.get_session()
+    if _loader is not None:
+        session.register_component("data_loader", _loader)
+    return session

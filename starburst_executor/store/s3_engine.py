@@ -16,11 +16,20 @@ from typing import Protocol
 
 from starburst_executor.store.base import Body, Stored
 
-__all__ = ["Declined", "Engine", "Etags", "may_be_forked", "range_end"]
+__all__ = ["Declined", "Engine", "Etags", "may_be_forked", "range_end", "say_unused"]
 
 # Assumes: this module is loaded before an engine is, so that who had loaded obstore before was somebody else.
-_loaded_in = os.getpid()
 _was_obstore_loaded = "obstore" in sys.modules
+_is_unused = False  # loaded for children to come, and used by nobody yet
+_is_lost = False  # its threads may have stayed behind in a parent process
+
+
+def _after_fork() -> None:
+    global _is_lost  # noqa: PLW0603 - a fact of this process
+    _is_lost = _is_lost or ("obstore" in sys.modules and not _is_unused)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class Declined(Exception):
@@ -68,9 +77,13 @@ class Etags:
 
 def may_be_forked() -> bool:
     """Whether threads that obstore started may have stayed behind in a parent process, ours or the user's own."""
-    if os.getpid() != _loaded_in:
-        return True
-    return _was_obstore_loaded and multiprocessing.parent_process() is not None
+    return _is_lost or (_was_obstore_loaded and multiprocessing.parent_process() is not None)
+
+
+def say_unused(*, is_unused: bool) -> None:
+    """Say that obstore is loaded here and was not used, so that a child after a fork may; or that it is used now."""
+    global _is_unused  # noqa: PLW0603 - a fact of this process
+    _is_unused = is_unused
 
 
 def range_end(start: int, length: int | None) -> int | None:

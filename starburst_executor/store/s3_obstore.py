@@ -34,7 +34,7 @@ from starburst_executor.config import variable_names
 from starburst_executor.errors import AccessDenied, ConfigError, StarburstError, StoreUnavailable
 from starburst_executor.store.base import Body, Stored
 from starburst_executor.store.s3_boto import BotoEngine
-from starburst_executor.store.s3_engine import Declined, Etags, may_be_forked, range_end
+from starburst_executor.store.s3_engine import Declined, Etags, may_be_forked, range_end, say_unused
 from starburst_executor.store.s3_errors import FOREIGN, meaning_of_code
 
 __all__ = ["Address", "ObstoreEngine", "address_of"]
@@ -101,6 +101,7 @@ class ObstoreEngine:
     def __init__(self, boto: BotoEngine, etags: Etags) -> None:
         if reason := _hindrance():
             raise Declined(reason)
+        say_unused(is_unused=False)
         self._address = address_of(boto)
         if self._address.endpoint.startswith("https:") and (boto.ca_bundle or "REQUESTS_CA_BUNDLE" in variable_names()):
             raise Declined("a bundle of certificates is configured")

@@ -1,65 +1,27 @@
 """`python -m starburst_executor.worker <session-url>`: one worker, for both executors and every launcher.
 
 Started by hand it takes part at once: the key comes from `STARBURST_KEY` or the key file. Started by a launcher it reads
-one bootstrap record from its standard input: key, module path, worker id. Neither is ever on the command line.
+one bootstrap record from its standard input: key, module path, worker id. Neither is ever on the command line. As a
+fork server it takes no part itself, and forks workers that read theirs (`fork_server.py`).
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
-import signal
 import sys
-import threading
-from contextlib import suppress
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
 
-from starburst_executor import config
-from starburst_executor.clock import SystemClock
-from starburst_executor.errors import KeyNotFound, StarburstError
-from starburst_executor.launch.bootstrap import MOST_SLOTS, Bootstrap, new_worker_id, read_bootstrap
-from starburst_executor.protocol.seal import Sealer
-from starburst_executor.store.url import split_url
-from starburst_executor.worker.runner import Nursery
-
-if TYPE_CHECKING:
-    from starburst_executor.worker.agent import Stop
-
-_EXIT_FAILED = 3
-# While the store cannot be reached a worker goes on, and commits when it is back. The longest outage of S3 in its history
-# took about four hours; a worker that is cut off for longer would cost money for ever.
-_AWAY_S = 6 * 3600.0
+from starburst_executor.launch.bootstrap import MOST_SLOTS
+from starburst_executor.worker import program
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one worker; the process's exit status: 0 when it left in good order, 3 when it could not go on."""
+    """Run one worker, or a fork server; the process's exit status."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    bootstrap = None
-    try:
-        clock = SystemClock()
-        store_url, session_id = split_url(options.url)
-        secret = config.take_secret_environment()
-        # Forked before there are threads, before a store's client is loaded and before the key is read: the runners
-        # need none of them.
-        nursery = Nursery.start(session_id=session_id)
-        try:
-            if options.bootstrap:
-                bootstrap = read_bootstrap(_stdin())
-            else:
-                bootstrap = Bootstrap(key=secret or "", path=tuple(sys.path), worker_id=new_worker_id(clock))
-            nursery.configure(sys_path=bootstrap.path, tee=bootstrap.tee, authkey=bootstrap.authkey)
-            key = config.find_session_key(session_id, bootstrap.key or None)
-            why, words = _work(options, bootstrap, nursery, store_url, Sealer(bytes(key), session_id), clock)
-        finally:
-            nursery.close()
-    except StarburstError as error:
-        _say(f"{type(error).__name__}: {error}", bootstrap)
-        return _EXIT_FAILED
-    if words and why.name in ("FAILED", "BROKEN"):
-        _say(words, bootstrap)
-    return _EXIT_FAILED if why.name in ("FAILED", "BROKEN") else 0
+    if options.fork_server:
+        from starburst_executor.worker import fork_server
+
+        return fork_server.run(options.url, log_level=options.log_level)
+    return program.run(options.url, options.slots, log_level=options.log_level, launched=options.bootstrap)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,7 +33,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("url", help="the session's URL, as `executor.url` gives it")
     parser.add_argument("--slots", type=_slots, default=None, help="tasks at once (default: one per processor)")
     parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
-    parser.add_argument("--bootstrap", action="store_true", help="for launchers: read key and path from standard input")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--bootstrap", action="store_true", help="for launchers: read key and path from standard input")
+    how.add_argument("--fork-server", action="store_true", help="for launchers: fork workers as standard input says")
     return parser
 
 
@@ -80,57 +44,6 @@ def _slots(text: str) -> int:
     if not 1 <= n_slots <= MOST_SLOTS:
         raise argparse.ArgumentTypeError(f"must be 1..{MOST_SLOTS}, not {text!r}")
     return n_slots
-
-
-def _work(
-    options: argparse.Namespace,
-    bootstrap: Bootstrap,
-    nursery: Nursery,
-    store_url: str,
-    sealer: Sealer,
-    clock: SystemClock,
-) -> tuple[Stop, str]:
-    from starburst_executor.store.open import open_store
-    from starburst_executor.store.patient import PatientStore
-    from starburst_executor.store.session import SessionStore
-    from starburst_executor.worker.agent import Agent
-
-    stop = threading.Event()
-    store = PatientStore(open_store(store_url), clock, patience_s=_AWAY_S, stop=stop)
-    session = SessionStore(store, sealer.session_id, sealer, clock)
-    session.refresh()
-    if not session.has_right_key():
-        raise KeyNotFound(
-            f"the key is not the one of this session: session={sealer.session_id}; pass the session's own key in "
-            "STARBURST_KEY, or copy the key file of whoever started it"
-        )
-    session.check_python()
-    n_slots = options.slots or config.resolve(detached=False, store=store_url).workers
-    life = _stdin() if bootstrap.bound else None
-    agent = Agent(session, store, bootstrap.worker_id, nursery, clock, n_slots=n_slots, life=life)
-    signal.signal(signal.SIGTERM, agent.on_sigterm)
-    # ^C reaches the whole terminal: a worker bound to a client ends with it, others are told by hand.
-    signal.signal(signal.SIGINT, signal.SIG_IGN if bootstrap.bound else agent.on_sigterm)
-    why = agent.run()
-    stop.set()
-    return why, agent.words
-
-
-def _stdin() -> IO[bytes]:
-    # Without a buffer: one would be locked by the thread that waits for the client's end when the interpreter goes, and
-    # might hold that end already.
-    return open(0, "rb", buffering=0, closefd=False)
-
-
-def _say(words: str, bootstrap: Bootstrap | None) -> None:
-    """Last words, for whoever started this worker."""
-    text = f"starburst worker: {words}\n"
-    if bootstrap is not None and bootstrap.words:
-        with suppress(OSError), Path(bootstrap.words).open("a", encoding="utf-8") as file:
-            file.write(text)
-            return
-    sys.stderr.write(text)
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from starburst_executor.store.open import open_store
 from starburst_executor.store.s3 import S3Store
 from starburst_executor.store.sqlite import SqliteStore
 from starburst_executor.testing.memory import MemoryStore
+from tests.moto_server import ROOT
 
 
 @pytest.mark.parametrize(
@@ -70,3 +74,26 @@ def test_what_an_s3_url_says_comes_back(monkeypatch: pytest.MonkeyPatch) -> None
         assert store.url == url
         assert store.is_aws == ("endpoint_url" not in url)
         store.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite:///nowhere/sessions", "s3://bucket/prefix?region=us-east-1"])
+def test_what_is_preloaded_is_not_loaded_again(url: str) -> None:
+    """Fifty forks of a process would each do it."""
+    program = """
+import sys, threading
+import os
+import subprocess
+import sys
+from pathlib import Path
+from starburst_executor.store.open import open_store, preload
+preload(sys.argv[1])
+before, read = set(sys.modules), []
+sys.addaudithook(lambda event, args: read.append(str(args[0])) if event == "open" else None)
+open_store(sys.argv[1]).url
+print(*sorted(set(sys.modules) - before), *(name for name in read if name.endswith((".json", ".json.gz"))))
+print(threading.active_count())
+"""
+    environment = {**os.environ, "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"}
+    command = [sys.executable, "-c", program, url]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n1\n"

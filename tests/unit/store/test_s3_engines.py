@@ -8,7 +8,9 @@ import os
 import re
 import signal
 import ssl
+import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
@@ -667,3 +669,25 @@ def test_a_child_asks_by_boto3(moto_server: MotoServer, monkeypatch: pytest.Monk
     assert len(other.list("")) == 3
     store.close()
     other.close()
+
+
+def test_a_child_of_a_process_that_only_loaded_obstore_asks_by_it(moto_server: MotoServer) -> None:
+    """As an agent does: its fork server has loaded everything, and asked for nothing."""
+    code = """
+        import os, sys
+        from starburst_executor.store.open import preload
+        preload("s3://any/where")
+        if (child := os.fork()) == 0:
+            from starburst_executor.store.s3 import S3Store
+            store = S3Store(sys.argv[1], "preloaded")
+            store.put("key", b"body")
+            assert store.get("key").body == b"body"
+            grandchild = os.fork()
+            if grandchild == 0:
+                os._exit(int(S3Store(sys.argv[1], "preloaded").engine != "boto3"))
+            ended = os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1])
+            os._exit(ended or int(store.engine != "obstore"))
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code), moto_server.bucket]
+    subprocess.run(command, env={**os.environ, **moto_server.environment}, timeout=100, check=True)

@@ -1,0 +1,138 @@
+"""`Local` by itself: what it says of agents that cannot work, and of a fork server that cannot start or was killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from starburst_executor.errors import LaunchError
+from starburst_executor.launch import fork_server
+from starburst_executor.launch.base import Order
+from starburst_executor.launch.local import Local
+from tests.sessions import descendants, kill, wait_until
+
+FORKS = pytest.mark.skipif(not fork_server.FORKS, reason="agents are interpreters of their own here")
+SESSION = "20200101-000000-aaaaaaaa"
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Order:
+    """For a session that does not exist: its agents end at once, and say why."""
+    return Order(f"sqlite://{tmp_path}/sessions/{SESSION}", "ab" * 32, 3, detached=False)
+
+
+@pytest.fixture
+def local() -> Iterator[Local]:
+    launcher = Local(agents=3)
+    before = set(descendants(os.getpid()))
+    yield launcher
+    launcher.let_go("")
+    # Nothing is left, no zombie either, but the `ps` that looks.
+    wait_until(lambda: len(set(descendants(os.getpid())) - before) <= 1)
+
+
+@pytest.mark.parametrize("forks", [pytest.param(True, marks=FORKS), False], ids=["forked", "interpreters"])
+def test_agents_that_cannot_go_on_are_dead_with_their_status_and_words(
+    local: Local, order: Order, forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_server, "FORKS", forks)
+    handle = local.start(order)
+    wait_until(lambda: len(local.deaths(handle)) == 3)
+    assert local.slots_alive(handle) == 0
+    for death in local.deaths(handle):
+        assert "exit status 3" in death.words
+        assert "SessionNotFound" in death.words
+    assert sorted(death.worker_id for death in Local().deaths(handle)) == sorted(
+        death.worker_id for death in local.deaths(handle)
+    )
+    local.let_go(handle)
+
+
+def test_a_fork_server_that_cannot_start_says_why(local: Local, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("starburst_executor.launch.local._START", "import sys; sys.exit('no such luck')")
+    monkeypatch.setattr(fork_server, "FORKS", True)
+    with pytest.raises(LaunchError, match=r"gone; exit status 1; no such luck"):
+        local.start(order)
+
+
+@FORKS
+def test_a_fork_server_that_was_killed_is_replaced(local: Local, order: Order) -> None:
+    first = local.start(order)
+    [server] = local._servers.values()
+    kill(server._process.pid)
+    server._process.wait()
+    second = local.start(order)
+    [other] = local._servers.values()
+    assert other is not server
+    wait_until(lambda: len(local.deaths(first)) == len(local.deaths(second)) == 3)
+    for handle in (first, second):
+        local.let_go(handle)
+
+
+@FORKS
+def test_what_the_system_refuses_half_way_leaves_a_handle_for_the_others(
+    local: Local, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork, n_forked = fork_server.ForkServer.fork, [0]
+
+    def fork_two(self: fork_server.ForkServer, *arguments: object) -> fork_server.Forked:
+        n_forked[0] += 1
+        if n_forked[0] > 2:
+            raise LaunchError("the system refused another process")
+        return fork(self, *arguments)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(fork_server.ForkServer, "fork", fork_two)
+    handle = local.start(order)
+    wait_until(lambda: len(local.deaths(handle)) == 2)
+    local.let_go(handle)
+    with pytest.raises(LaunchError, match="refused"):
+        local.start(order)
+
+
+@FORKS
+def test_a_fork_server_that_is_stopped_does_not_stop_the_end(
+    local: Local, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[object] = []
+    handle = local.start(order)
+    [server] = local._servers.values()
+    kill(server._process.pid, signal.SIGSTOP)
+    monkeypatch.setattr(local, "_signal", lambda one, _number: killed.append(one))
+    local.let_go(handle)
+    assert not killed  # as it would be at the end of a wait for what nobody tells
+    assert not local._servers
+
+
+@FORKS
+def test_those_that_were_stopped_at_once_are_known_to_be_dead(local: Local, order: Order) -> None:
+    """Whoever ends a session counts on it, instead of waiting until they are lost."""
+    for _ in range(5):
+        handle = local.start(order)
+        local.stop(handle, at_once=True)
+        assert len(local.deaths(handle)) == 3
+        local.let_go(handle)
+
+
+@FORKS
+def test_a_client_that_can_open_no_more_files_keeps_its_fork_server(
+    local: Local, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = local.start(order)
+    servers = dict(local._servers)
+
+    def refuse(_fd: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fork_server, "_duplicate", refuse)
+        with pytest.raises(LaunchError, match="Too many open files"):
+            local.start(order)
+    second = local.start(order)
+    assert local._servers == servers
+    for handle in (first, second):
+        local.let_go(handle)
