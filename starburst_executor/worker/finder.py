@@ -161,16 +161,17 @@ class Finder:
     def is_plenty(self, task_s: float) -> bool:
         """Whether there are more pending tasks than slots, so that one claimed ahead is not missed elsewhere.
 
-        A worker that is busy hears nothing, while all slots together take one task each `task_s`. So what it knows is
-        believed until by that pace it may be used up; then it looks.
+        A worker that is busy hears nothing, while each slot of the others takes a task every `task_s`. So what it knows is
+        believed until by that pace it may be used up, or has turned out to be; then it looks.
 
         Store: nothing, mostly; 1 LIST an open epoch when what is known may be used up.
         """
         n_all = self._n_all_slots()
         n_known, age_s = self._n_pending(), self._clock.monotonic() - self._looked_at
-        if n_known <= n_all or age_s < self._timings.slice_s or n_known - n_all * age_s / task_s > n_all:
-            return n_known > n_all
-        self.look()
+        n_gone = (n_all - self._n_slots) * age_s / task_s
+        is_old = age_s >= self._timings.slice_s and n_known > n_all >= n_known - n_gone
+        if is_old or self._has_run_dry():
+            self.look()
         return self._n_pending() > n_all
 
     def solo(self) -> tuple[str, float] | None:

@@ -51,6 +51,8 @@ _AHEAD_SLICES = 5
 _LEAST_SLICE = 0.2
 # So many slices' worth of waiting tasks is too much, as measured by now: two and some for the estimate's noise.
 _MOST_HELD = 3
+# Many look for their next object at the same time, and some lose a race; the task that runs leaves time for another.
+_TRIES_AHEAD = 4
 # A runner that dies so often without having started a task will not do better the next time.
 _STARTS = 3
 
@@ -257,10 +259,14 @@ class Slot:
         if len(self._open) != 1 or self._backlog or self._open[0].is_run or not self._wants_after(self._open[0]):
             return
         claim = self._open[0]
-        if self._commit(claim, then=self._slice_size(claim.seen.status), ahead=True) is None:
+        following = self._commit(claim, then=self._slice_size(claim.seen.status), ahead=True)
+        for _ in range(_TRIES_AHEAD):
+            if following is not None or not self._wants_after(claim):
+                break
             key = self._finder.take()
-            if key is not None and key != claim.key:
-                self._try(key, ahead=True)
+            if key is None or key == claim.key:
+                break
+            following, _ = self._try(key, ahead=True)
         self._feed()
 
     def _may_not_go_on(self) -> bool:

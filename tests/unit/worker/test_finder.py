@@ -346,10 +346,10 @@ def test_what_is_known_is_believed_until_the_others_may_have_used_it_up() -> Non
     with rig.requests() as counts:
         assert finder.is_plenty(0.001)  # a moment ago it was
         rig.clock.advance(40.0)
-        assert finder.is_plenty(1.0)  # 20 are left, at two a second
+        assert finder.is_plenty(1.0)  # 60 are left, if the other one takes one a second
     assert counts == {}
     rig.claim(key, "w.1", 99)
-    rig.clock.advance(10.0)
+    rig.clock.advance(60.0)
     with rig.requests() as counts:
         assert finder.is_plenty(1.0)  # some of it is pending, the listing says: half, as far as anybody knows
     assert counts["list"] == 1

@@ -282,11 +282,26 @@ def test_a_run_of_short_tasks_costs_one_swap_a_slice() -> None:
     with stage.rig.requests() as counts:
         while stage.slot.step():
             pass
-    assert counts["get"] == 2
+    # Function and object; at the end, when all it knew is used up, a look.
+    assert counts["get"] == 3
+    assert counts["list"] == 1
     assert counts["swap"] <= 16
 
 
 # --- claiming ahead ---------------------------------------------------------------------------------------------------
+
+
+def test_who_finds_nothing_to_claim_ahead_tries_elsewhere_while_the_task_runs() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.9)
+    keys = [stage.rig.submit(1, first=first) for first in range(6)]
+    stage.look()
+    stage.durations.add(DIGEST, 0.9)
+    for key in keys[1:3]:
+        stage.rig.claim(key, "other.1")
+    stage.slot.step()
+    assert stage.rig.states(keys[0]) == [State.COMPLETED]
+    assert list(stage.claims.held().values()) == [keys[3]]
 
 
 def test_the_next_slice_is_claimed_while_this_one_runs() -> None:
