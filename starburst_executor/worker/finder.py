@@ -137,7 +137,8 @@ class Finder:
         """A try has led to no claim, whyever: after some of these in a row another look is cheaper than going on."""
         with self._lock:
             self._n_in_vain += 1
-            if self._n_in_vain >= _STALE and self._candidates:
+            # Few that are left are tried sooner than listed.
+            if self._n_in_vain >= _STALE and len(self._candidates) > _STALE:
                 self._candidates.clear()
                 self._n_in_vain, self._dry = 0, False
 
@@ -200,16 +201,13 @@ class Finder:
             self._backoff.reset()
             # What a new worker hears is only the last ring before it came: look for the others too.
             self._ring = self._heard(bell if has_looked else Bell())
-        if self._has_run_dry():
-            self._ring = None  # the bell was read before, so a look sees what was rung for
-            self.look()
-        elif self._ring is not None:
+        if self._ring is not None:
             if self._clock.random() < self._ring.chance:
                 bell, self._ring = self._ring.bell, None
                 self._answer(bell)
             else:
                 self._ring.chance *= 2
-        elif now >= self._next_look:
+        elif now >= self._next_look or self._has_run_dry():
             self.look()
         if self._candidates:
             self._backoff.reset()
@@ -256,11 +254,14 @@ class Finder:
             self.look()
             return
         parsed = [(key, self._session.keys.parse_group(key)) for key in bell.keys]
-        refs = sorted(((ref, key) for key, ref in parsed if ref is not None))
+        refs = sorted((ref, key) for key, ref in parsed if ref is not None)
+        n_all = self._n_all_slots()
         with self._lock:
             for ref, key in refs:
-                # Rings come faster than a worker asks: between what it knows and what this one names may be more.
-                self._dry = self._dry and ref.first <= self._known.get(ref.ordinal, 0)
+                # Rings come faster than a worker asks: between what it knows and what this one names may be more. Again
+                # about as many workers look as are needed for so many tasks.
+                n_missed = ref.first - self._known.get(ref.ordinal, 0)
+                self._dry = self._dry and self._clock.random() * n_all >= n_missed * self._n_slots
                 self._know(ref)
                 if key not in self._ignored:
                     self._candidates[key] = ref.n_tasks

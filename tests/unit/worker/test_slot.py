@@ -237,7 +237,7 @@ def test_a_slice_is_a_fair_share_or_as_much_work_as_a_claim_and_a_commit_take(se
 
 def test_a_slot_that_twice_finds_nothing_where_it_should_tries_no_further() -> None:
     stage = Stage(workers=2)
-    keys = [stage.rig.submit(1, first=first) for first in range(4)]
+    keys = [stage.rig.submit(1, first=first) for first in range(6)]
     stage.look()
     for key in keys:
         stage.rig.claim(key, "other.1")
