@@ -19,6 +19,7 @@ from itertools import islice
 
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.protocol import status
+from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.records import Bell
 from starburst_executor.protocol.status import SizeClass, State, Status
 from starburst_executor.store.session import Group, SessionStore
@@ -64,6 +65,8 @@ class Finder:
         self._untouched: set[str] = set()
         self._n_in_vain = 0
         self._worth_sharing = 1
+        # Up to which task objects are known to exist, by submitter.
+        self._known: dict[int, int] = {}
         self._solo: dict[str, float] = {}
         self._worked: dict[str, _Work] = {}
         self._ignored: set[str] = set()
@@ -72,7 +75,7 @@ class Finder:
         self._bell_etag: str | None = None
         self._ring: _Ring | None = None
         self._backoff = Backoff(clock, timings.bell_min_s, timings.bell_max_s)
-        self._next_look = float("-inf")
+        self._next_look = self._looked_at = float("-inf")
 
     # --- for slots ----------------------------------------------------------------------------------------------------
 
@@ -152,7 +155,8 @@ class Finder:
         """A try has led to a claim or not: after some in vain in a row another look is cheaper than going on."""
         with self._lock:
             self._n_in_vain = self._n_in_vain + 1 if in_vain else 0
-            if self._n_in_vain >= _STALE and self._candidates:
+            # Few that are left are tried sooner than listed.
+            if self._n_in_vain >= _STALE and len(self._candidates) > _STALE:
                 self._candidates.clear()
                 self._n_in_vain, self._dry = 0, False
 
@@ -173,9 +177,21 @@ class Finder:
         """At most so many tasks a slice, so that the others get theirs."""
         return max(1, math.ceil(self._n_pending() / self._n_all_slots()))
 
-    def is_plenty(self) -> bool:
-        """Whether there are more pending tasks than slots, so that one claimed ahead is not missed elsewhere."""
-        return self._n_pending() > self._n_all_slots()
+    def is_plenty(self, task_s: float) -> bool:
+        """Whether there are more pending tasks than slots, so that one claimed ahead is not missed elsewhere.
+
+        A worker that is busy hears nothing, while each slot of the others takes a task every `task_s`. So what it knows is
+        believed until by that pace it may be used up, or has turned out to be; then it looks.
+
+        Store: nothing, mostly; 1 LIST an open epoch when what is known may be used up.
+        """
+        n_all = self._n_all_slots()
+        n_known, age_s = self._n_pending(), self._clock.monotonic() - self._looked_at
+        n_gone = (n_all - self._n_slots) * age_s / task_s
+        is_old = age_s >= self._timings.slice_s and n_known > n_all >= n_known - n_gone
+        if is_old or self._has_run_dry():
+            self.look()
+        return self._n_pending() > n_all
 
     def solo(self) -> tuple[str, float] | None:
         """An object with a task that waits for a worker of its own, and for how many seconds it has been seen waiting."""
@@ -203,7 +219,7 @@ class Finder:
             bell, self._bell_etag = rung
             self._backoff.reset()
             # What a new worker hears is only the last ring before it came: look for the others too.
-            self._ring = _Ring(bell if has_looked else Bell(), self._first_chance(bell))
+            self._ring = self._heard(bell if has_looked else Bell())
         if self._ring is not None:
             if self._clock.random() < self._ring.chance:
                 bell, self._ring = self._ring.bell, None
@@ -228,7 +244,8 @@ class Finder:
         if not found and (opened := session.refresh().open_epochs()) != listed:
             groups = session.groups(opened)
             found = self._take_in(groups)
-        self._next_look = self._clock.monotonic() + self._rest_s()
+        self._looked_at = self._clock.monotonic()
+        self._next_look = self._looked_at + self._rest_s()
         session.close_epochs(groups)
         return found
 
@@ -244,6 +261,8 @@ class Finder:
             }
             self._solo = {g.key: self._solo[g.key] for g in groups if g.key in self._solo and g.size_class.has_pending}
             self._untouched = {g.key for g in groups if g.size_class == SizeClass.ALL_PENDING}
+            for group in groups:
+                self._know(group.ref)
             self._n_in_vain = 0
             found = bool(self._candidates)
             self._dry = not found
@@ -253,10 +272,17 @@ class Finder:
         if not bell.keys or len(bell.keys) >= _MANY_KEYS:
             self.look()
             return
-        refs = [(key, self._session.keys.parse_group(key)) for key in bell.keys]
+        parsed = [(key, self._session.keys.parse_group(key)) for key in bell.keys]
+        refs = sorted((ref, key) for key, ref in parsed if ref is not None)
+        n_all = self._n_all_slots()
         with self._lock:
-            for key, ref in refs:
-                if ref is not None and key not in self._ignored:
+            for ref, key in refs:
+                # Rings come faster than a worker asks: between what it knows and what this one names may be more. Again
+                # about as many workers look as are needed for so many tasks.
+                n_missed = ref.first - self._known.get(ref.ordinal, 0)
+                self._dry = self._dry and self._clock.random() * n_all >= n_missed * self._n_slots
+                self._know(ref)
+                if key not in self._ignored:
                     self._candidates[key] = ref.n_tasks
                     self._untouched.add(key)
         # The bell is a hint and may have been rung twice: look for oneself soon, but not for each lone task.
@@ -265,10 +291,22 @@ class Finder:
     def _has_offers(self) -> bool:
         return any(map(self._is_shared, self._candidates))
 
+    def _know(self, ref: GroupRef) -> None:
+        self._known[ref.ordinal] = max(self._known.get(ref.ordinal, 0), ref.first + ref.n_tasks)
+
     def _has_run_dry(self) -> bool:
         """Whether everything that the last look found has been taken, so that another may find more."""
         with self._lock:
             return not self._dry and not self._candidates
+
+    def _heard(self, bell: Bell) -> _Ring:
+        """A ring, with the one before if that was not looked after yet: its tasks may still wait."""
+        chance = self._first_chance(bell)
+        before = self._ring
+        if before is None:
+            return _Ring(bell, chance)
+        keys = tuple(dict.fromkeys(before.bell.keys + bell.keys)) if before.bell.keys and bell.keys else ()
+        return _Ring(Bell(keys, before.bell.n_tasks + bell.n_tasks), max(before.chance, chance))
 
     def _first_chance(self, bell: Bell) -> float:
         """About as many workers react as are needed."""

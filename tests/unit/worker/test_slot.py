@@ -239,7 +239,7 @@ def test_a_slice_is_a_fair_share_or_as_much_work_as_a_claim_and_a_commit_take(se
 
 def test_a_slot_that_twice_finds_nothing_where_it_should_tries_no_further() -> None:
     stage = Stage(workers=2)
-    keys = [stage.rig.submit(1, first=first) for first in range(4)]
+    keys = [stage.rig.submit(1, first=first) for first in range(6)]
     stage.look()
     for key in keys:
         stage.rig.claim(key, "other.1")
@@ -270,8 +270,22 @@ def test_tiny_tasks_cost_two_swaps_an_object_with_two_slots_at_work() -> None:
         while sum(slot.step() for slot in stage.slots):
             pass
     assert len(stage.ran) == 2000
-    # Ten objects and the function are read; each object is claimed and committed, never raced for.
-    assert counts == {"get": 11, "swap": 20}
+    # Ten objects and the function are read; each object is claimed and committed, never raced for. Then, a look for more.
+    assert counts == {"get": 12, "swap": 20, "list": 1}
+
+
+def test_tasks_much_longer_than_they_were_when_claimed_are_given_to_others() -> None:
+    stage = Stage(workers=2)
+    stage.default = Act(seconds=0.9)  # no single one is an overrun
+    key = stage.rig.submit(40)
+    stage.look()
+    stage.durations.add(DIGEST, 0.02)
+    stage.slot.step()
+    assert sum(in_slices(stage)) == 30  # a slice, and the next one ahead
+    while len(stage.ran) < 2:
+        stage.slot.step()
+    assert stage.rig.states(key).count(State.PENDING) > 30
+    assert stage.rig.bell() is not None
 
 
 def test_a_single_long_task_costs_one_claim_and_one_commit() -> None:
@@ -295,11 +309,26 @@ def test_a_run_of_short_tasks_costs_one_swap_a_slice() -> None:
     with stage.rig.requests() as counts:
         while stage.slot.step():
             pass
-    assert counts["get"] == 2
+    # Function and object; at the end, when all it knew is used up, a look.
+    assert counts["get"] == 3
+    assert counts["list"] == 1
     assert counts["swap"] <= 16
 
 
 # --- claiming ahead ---------------------------------------------------------------------------------------------------
+
+
+def test_who_finds_nothing_to_claim_ahead_tries_elsewhere_while_the_task_runs() -> None:
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.9)
+    keys = [stage.rig.submit(1, first=first) for first in range(6)]
+    stage.look()
+    stage.durations.add(DIGEST, 0.9)
+    for key in keys[1:3]:
+        stage.rig.claim(key, "other.1")
+    stage.slot.step()
+    assert stage.rig.states(keys[0]) == [State.COMPLETED]
+    assert list(stage.claims.held().values()) == [keys[3]]
 
 
 def test_the_next_slice_is_claimed_while_this_one_runs() -> None:
