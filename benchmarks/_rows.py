@@ -93,7 +93,7 @@ class Row:
     """One measured figure: its repetitions, what they took, and under which conditions.
 
     Attributes:
-        values: One for each repetition, or for each of many trips.
+        values: One for each repetition, or for each of many trips; none if it could not be measured, and `note` says why.
         requests: To the store, by kind, from all sides: of one repetition, the one that is told of in `note`.
         conditions: What was chosen, such as `n_tasks` and `workers`: what a plot has on its axes.
         budget: What the value should be, such as `≤ 5`; empty if nothing was promised.
@@ -115,17 +115,19 @@ class Row:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
     def as_json(self) -> str:
+        measured = bool(self.values)
+        p50, p90, p99 = (self.percentile(share) if measured else None for share in (0.5, 0.9, 0.99))
         return json.dumps(
             {
                 "name": self.name,
-                "value": self.percentile(0.5),
+                "value": p50,
                 "unit": self.unit,
                 "n": len(self.values),
-                "p50": self.percentile(0.5),
-                "p90": self.percentile(0.9),
-                "p99": self.percentile(0.99),
-                "min": min(self.values),
-                "max": max(self.values),
+                "p50": p50,
+                "p90": p90,
+                "p99": p99,
+                "min": min(self.values) if measured else None,
+                "max": max(self.values) if measured else None,
                 "budget": self.budget,
                 "requests": self.requests,
                 "n_requests": n_requests(self.requests),
@@ -195,7 +197,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     is_many = len(row.values) > 1
     return (
         row.name,
-        _figure(row.percentile(0.5)),
+        _figure(row.percentile(0.5)) if row.values else "–",
         _figure(row.percentile(0.9)) if is_many else "",
         _figure(row.percentile(0.99)) if is_many else "",
         _figure(min(row.values)) if is_many else "",
