@@ -48,10 +48,17 @@ class SmallPagesS3Store(S3Store):
     """Lists a few keys at a time, so that every listing has several pages."""
 
     @classmethod
-    def on(cls, server: MotoServer, dialect: str, *, prefix: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    def on(
+        cls, bucket: str, url: str, *, prefix: str, monkeypatch: pytest.MonkeyPatch, etag_quotes: bool = True
+    ) -> S3Store:
         monkeypatch.setattr(s3, "_WHOLE_BYTES", 6 << 20)
         monkeypatch.setattr(s3, "_PART_BYTES", 5 << 20)  # the least that S3 takes
-        made = cls(server.bucket, prefix, endpoint_url=server.endpoints[dialect], etag_quotes=dialect != "odd")
+        return cls(bucket, prefix, endpoint_url=url, etag_quotes=etag_quotes)
+
+    @classmethod
+    def speaking(cls, server: MotoServer, dialect: str, *, prefix: str, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+        url, quotes = server.endpoints[dialect], dialect != "odd"
+        made = cls.on(server.bucket, url, prefix=prefix, monkeypatch=monkeypatch, etag_quotes=quotes)
         # A server that answers 500 to the loser can only be used with patience.
         return PatientStore(made, HurriedClock(), patience_s=60) if dialect == "rude" else made
 
