@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from benchmarks._simulated_s3 import SimulatedS3
 from starburst_executor import StarburstExecutor, Timings
 from starburst_executor.launch.bootstrap import new_worker_id
+from starburst_executor.protocol.keys import SessionKeys
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.store.session import SessionStore
@@ -50,12 +51,14 @@ class Flight:
         seconds: From the first submit to the last result, as the client sees it.
         by_second: Requests by kind, `503` for refused ones, for each second of the run.
         useful: Share of the workers' time between these two moments that was spent in tasks.
+        steady: The same over the middle half, without the first claims and the last tasks.
         n_steps: Of the simulation.
     """
 
     seconds: float
     by_second: list[Counter[str]]
     useful: float
+    steady: float
     n_steps: int
     requests: Counter[str] = field(default_factory=Counter)
 
@@ -75,6 +78,7 @@ class Fleet:
         self._s3 = SimulatedS3(self._scheduler, is_limited=is_limited, seed=seed)
         self._url: str | None = None
         self._n_up = 0
+        self._starts = _Starts(self._scheduler)
         self._tries: dict[int, int] = {}
         self._workers: list[WorkerProcess] = []
         self._seconds: tuple[float, float] | None = None
@@ -84,7 +88,7 @@ class Fleet:
         scheduler = self._scheduler
         client = ClientProcess(scheduler, "client")
         client.clock = ProcessClock(client, self._lots.fork())
-        with _no_collector(), on_stage(self._s3.line, small=False):
+        with _no_collector(), _parsed_once(), on_stage(self._s3.line, small=False):
             importlib.import_module("starburst_executor.client.engine").ThreadPoolExecutor = _Pool  # type: ignore[attr-defined]
             client.spawn("main", partial(self._use, client, n_tasks, task_s))
             try:
@@ -104,8 +108,17 @@ class Fleet:
             raise RuntimeError(f"the run did not end well: errors={scheduler.errors[:3]}, at={scheduler.now:.0f} s")
         started, ended = self._seconds
         by_second = [self._s3.by_second[second] for second in range(int(started), int(ended) + 1)]
-        useful = n_tasks * task_s / (self._n_workers * (ended - started))
-        return Flight(ended - started, by_second, useful, scheduler.n_steps, sum(by_second, Counter()))
+        seconds = ended - started
+        middle = (started + seconds / 4, ended - seconds / 4)
+        in_tasks_s = sum(max(0.0, min(at + task_s, middle[1]) - max(at, middle[0])) for at in self._starts.at)
+        return Flight(
+            seconds,
+            by_second,
+            useful=n_tasks * task_s / (self._n_workers * seconds),
+            steady=in_tasks_s / (self._n_workers * seconds / 2),
+            n_steps=scheduler.n_steps,
+            requests=sum(by_second, Counter()),
+        )
 
     def _use(self, client: ClientProcess, n_tasks: int, task_s: float) -> None:
         clock: Any = client.clock
@@ -147,16 +160,21 @@ class Fleet:
         store: Any = PatientStore(self._s3.line(), clock, patience_s=300.0, stop=Event())  # type: ignore[arg-type]
         session = SessionStore(store, session_id, Sealer(bytes.fromhex(_KEY), session_id), clock)
         session.refresh()
-        nursery: Any = SimulatedNursery(worker, self._lots.fork(), _Names(), self._tries, _nobody_is_poisoned)
+        nursery: Any = SimulatedNursery(worker, self._lots.fork(), self._starts, self._tries, _nobody_is_poisoned)
         agent = Agent(session, store, worker.worker_id, nursery, clock, n_slots=1)
         self._n_up += 1
         agent.run()
 
 
-class _Names:
-    """Names each execution, for who asks which one counted: nobody here."""
+class _Starts:
+    """When tasks were started; and a name for each execution, which nobody asks for here."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.at: list[float] = []
+        self._scheduler = scheduler
 
     def started(self, process: Process, job: Job, number: int) -> str:
+        self.at.append(self._scheduler.now)
         return f"{process.name}/{job.task_id}/{number}"
 
 
@@ -194,6 +212,17 @@ class _Pool:
 
     def shutdown(self, wait: bool = True) -> None:
         """Its strands end by themselves."""
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """A thousand workers that list a thousand keys parse each key once between them, for want of a thousand processors."""
+    parse = SessionKeys.parse_group
+    SessionKeys.parse_group = lru_cache(maxsize=None)(parse)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        SessionKeys.parse_group = parse  # type: ignore[method-assign]
 
 
 @contextmanager
