@@ -176,6 +176,11 @@ class Run:
         print(table, flush=True)
         if self._stem is not None:
             self._append(".txt", table + "\n")
+        self.rows(rows)
+
+    def rows(self, rows: list[Row]) -> None:
+        """Write rows for programs alone: those of a plot that would make a long table."""
+        if self._stem is not None:
             self._append(".jsonl", "".join(row.as_json() + "\n" for row in rows))
 
     def _append(self, suffix: str, text: str) -> None:
