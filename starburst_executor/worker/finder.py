@@ -4,8 +4,8 @@
              │ rung
              ▼
            candidates ──take: at random, one of the oldest 2W──► claim ──nothing pending──► forget it
-             ▲                                                                 │ none left
-             └──────────────────────── LIST open epochs ◄──────────────────────┘
+             ▲          those first that nobody works on                       │ none left, or in vain
+             └──────────────────────── LIST open epochs ◄──────────────────────┘ three times in a row
 
 Everything here is a hint. What decides is the swap (`worker/claims.py`).
 """
@@ -22,12 +22,15 @@ from starburst_executor.clock import Backoff, Clock
 from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Bell
 from starburst_executor.protocol.status import SizeClass, State, Status
-from starburst_executor.store.session import SessionStore
+from starburst_executor.store.session import Group, SessionStore
 
 __all__ = ["Finder"]
 
 # A ring that names more keys than this has left some out: list instead.
 _MANY_KEYS = 32
+# After so many tries in vain, one after the other, what is known is out of date. A look takes about as long as three
+# GETs, and tells of all objects what a GET tells of one.
+_STALE = 2
 
 
 @dataclass(slots=True)
@@ -47,9 +50,12 @@ class Finder:
         timings = session.manifest.timings
         self._timings = timings
         self._n_slots = n_slots
-        self._lock = threading.Lock()  # guards: _candidates, _solo, _worked, _ignored, _dry
+        self._lock = threading.Lock()  # guards: _candidates, _untouched, _solo, _worked, _ignored, _dry, _n_in_vain
         # Key to about how many tasks are pending there; oldest first.
         self._candidates: dict[str, int] = {}
+        # Those of them where nobody had claimed anything yet.
+        self._untouched: set[str] = set()
+        self._n_in_vain = 0
         self._solo: dict[str, float] = {}
         self._worked: Counter[str] = Counter()
         self._ignored: set[str] = set()
@@ -63,10 +69,11 @@ class Finder:
     # --- for slots ----------------------------------------------------------------------------------------------------
 
     def take(self) -> str | None:
-        """A key to try, one of the oldest 2W at random; None if none is known (`wanted` is set then).
+        """A key to try, one of the oldest 2W at random, rather an old one; None if none is known (`wanted` is set then).
 
-        Objects that another slot of this worker works on come last: the two would only get in each other's way. A worker
-        that has all the session's slots competes with nobody else and takes the oldest, so that results come in order.
+        Objects that nobody works on come first, those that another slot of this worker works on last: who shares an
+        object loses races at every commit. A worker that has all the session's slots competes with nobody else and takes
+        the oldest, so that results come in order.
         """
         with self._lock:
             if not self._candidates:
@@ -75,12 +82,18 @@ class Finder:
             n_all = self._n_all_slots()
             oldest = list(islice(self._candidates, 2 * n_all))
             choices = [key for key in oldest if key not in self._worked] or oldest
-            return choices[0 if n_all == self._n_slots else int(self._clock.random() * len(choices))]
+            if n_all == self._n_slots:
+                return choices[0]
+            choices = [key for key in choices if key in self._untouched] or choices
+            # The square prefers the oldest, for whose results somebody waits, and still keeps workers apart: of W that
+            # choose at once among 2W, about as many collide as if they chose evenly among 1.2 W.
+            return choices[int(self._clock.random() ** 2 * len(choices))]
 
     def begins(self, key: str) -> None:
         """A slot of this worker has a claim on this object."""
         with self._lock:
             self._worked[key] += 1
+            self._n_in_vain = 0
 
     def ends(self, key: str) -> None:
         """That claim is settled."""
@@ -95,6 +108,7 @@ class Finder:
         n_pending = sum(e.state == State.PENDING and e.losses < max_losses - 1 for e in seen.entries)
         with self._lock:
             was_known = key in self._candidates or key in self._solo
+            self._untouched.discard(key)
             if status.awaits_solo(seen, max_losses):
                 self._solo.setdefault(key, self._clock.monotonic())
             else:
@@ -111,14 +125,24 @@ class Finder:
             n_tasks = self._candidates.pop(key, None)
             if n_tasks is not None and self._candidates:
                 self._candidates[key] = n_tasks
+            self._untouched.discard(key)
             # Whoever won may have left some of it: look again once all else has been tried. A lone task is gone.
             self._dry = self._dry and not self._candidates and (n_tasks or 0) <= 1
+
+    def in_vain(self) -> None:
+        """A try has led to no claim, whyever: after some of these in a row another look is cheaper than going on."""
+        with self._lock:
+            self._n_in_vain += 1
+            if self._n_in_vain >= _STALE and self._candidates:
+                self._candidates.clear()
+                self._n_in_vain, self._dry = 0, False
 
     def ignore(self, key: str) -> None:
         """This object cannot be read: no candidate any more, or every look would lead to it again."""
         with self._lock:
             self._ignored.add(key)
             self._candidates.pop(key, None)
+            self._untouched.discard(key)
             self._solo.pop(key, None)
 
     def has_candidates(self) -> bool:
@@ -146,9 +170,12 @@ class Finder:
     def step(self) -> float:
         """One turn of a worker with an idle slot: poll the bell, look if it is time; how long to pause then, in seconds.
 
-        Store: 1 GET, mostly a 304; sometimes 1 LIST an open epoch.
+        Store: 1 GET, mostly a 304; sometimes 1 LIST an open epoch. Nothing while candidates are known: the slots try them,
+        and want more once they have.
         """
         self.wanted.clear()
+        if self._candidates:
+            return self._timings.commit_s
         now = self._clock.monotonic()
         has_looked = self._next_look > float("-inf")
         rung = self._session.read_bell(self._bell_etag)
@@ -170,10 +197,23 @@ class Finder:
         return self._backoff.next_s()
 
     def look(self) -> bool:
-        """List all open epochs for pending tasks; whether there are any. Store: 1 GET, 1 LIST an open epoch."""
+        """List all open epochs for pending tasks; whether there are any.
+
+        Store: 1 LIST an open epoch; 1 GET if nothing is found, and the LISTs again if epochs were opened meanwhile.
+        """
         session = self._session
-        manifest = session.refresh()
-        groups = session.groups(manifest.open_epochs())
+        listed = session.manifest.open_epochs()
+        groups = session.groups(listed)
+        found = self._take_in(groups)
+        if not found and (opened := session.refresh().open_epochs()) != listed:
+            groups = session.groups(opened)
+            found = self._take_in(groups)
+        self._next_look = self._clock.monotonic() + self._rest_s()
+        session.close_epochs(groups)
+        return found
+
+    def _take_in(self, groups: list[Group]) -> bool:
+        """Know what a listing says; whether anything is pending."""
         with self._lock:
             # An object on the solo list is listed with pending tasks too. It is no candidate until it is rung for or
             # read again, or every look would lead to a claim of nothing.
@@ -183,10 +223,10 @@ class Finder:
                 if g.size_class.has_pending and g.key not in self._solo and g.key not in self._ignored
             }
             self._solo = {g.key: self._solo[g.key] for g in groups if g.key in self._solo and g.size_class.has_pending}
+            self._untouched = {g.key for g in groups if g.size_class == SizeClass.ALL_PENDING}
+            self._n_in_vain = 0
             found = bool(self._candidates)
             self._dry = not found
-        self._next_look = self._clock.monotonic() + self._rest_s()
-        session.close_epochs(groups)
         return found
 
     def _answer(self, bell: Bell) -> None:
@@ -198,6 +238,7 @@ class Finder:
             for key, ref in refs:
                 if ref is not None and key not in self._ignored:
                     self._candidates[key] = ref.n_tasks
+                    self._untouched.add(key)
         # The bell is a hint and may have been rung twice: look for oneself soon, but not for each lone task.
         self._next_look = min(self._next_look, self._clock.monotonic() + self._timings.bell_max_s)
 

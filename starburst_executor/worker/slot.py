@@ -47,6 +47,8 @@ _FEED_BYTES = 64 * 2**20
 # A task that takes longer than so many slices' worth of time is not claimed ahead: the claim would cost a few percent
 # of its time, but an idle worker would have to wait for it.
 _AHEAD_SLICES = 5
+# Less than this share of a slice is not left to others, however many idle: a claim and a commit take as long.
+_LEAST_SLICE = 0.2
 # A runner that dies so often without having started a task will not do better the next time.
 _STARTS = 3
 
@@ -227,6 +229,8 @@ class Slot:
             self._finder.saw(key, seen)
         if claim is not None:
             self._take_in(claim)
+        else:
+            self._finder.in_vain()
         return claim, seen
 
     def _take_in(self, claim: Claim) -> None:
@@ -238,12 +242,13 @@ class Slot:
         self._backlog.extend(_Placed(claim, index) for index in sorted(claim.open))
 
     def _slice_size(self, seen: Status) -> int:
-        """About `slice_s` of work, one task while its duration is unknown, never more than a fair share."""
+        """About `slice_s` of work, one task while its duration is unknown, not much more than a fair share."""
         estimate_s = self._durations.of_next(seen)
         if estimate_s is None:
             return 1
-        wanted = int(self._timings.slice_s / max(estimate_s, 1e-6))
-        return max(1, min(wanted, self._finder.fair_share(), status.MAX_TASKS))
+        wanted = self._timings.slice_s / max(estimate_s, 1e-6)
+        shared = max(self._finder.fair_share(), int(_LEAST_SLICE * wanted))
+        return max(1, min(int(wanted), shared, status.MAX_TASKS))
 
     def _claim_ahead(self) -> None:
         """Claim the next slice while this one runs."""

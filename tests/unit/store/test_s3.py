@@ -253,3 +253,11 @@ def test_the_probe_trusts_amazon() -> None:
     store = S3Store("bucket", endpoint_url="https://s3.eu-west-1.amazonaws.com", region="eu-west-1")
     probe_conditional_writes(store)  # would fail: there is no such bucket, and no network is asked
     store.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["2026-01-02T03:04:05.000Z", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05.000000000Z", "2026-01-02T03:04:05+00:00"],
+)
+def test_times_of_listings_are_understood_as_servers_write_them(sent: str) -> None:
+    assert s3._epoch_s(sent) == 1767323045.0

@@ -244,6 +244,32 @@ def test_a_commit_lands_on_what_others_wrote() -> None:
     assert worker.rig.read(key).entries[2].claim == other.claim_id
 
 
+def test_a_commit_reads_first_what_another_worker_works_on_too() -> None:
+    worker = Worker()
+    key = worker.rig.submit(4)
+    other = Worker(worker.rig, "other")
+    theirs = other.take(key, 1)
+    claim = worker.take(key, 1)
+    theirs.found = {0: finding()}
+    other.claims.commit(theirs, then=1)
+    claim.found = {1: finding()}
+    with worker.rig.requests() as counts:
+        following = worker.claims.commit(claim, then=9)
+    assert counts == {"get": 1, "swap": 1}
+    assert following is not None
+    assert following.open == {3}
+
+
+def test_a_claim_ahead_on_what_is_shared_and_used_up_costs_nothing() -> None:
+    worker = Worker()
+    key = worker.rig.submit(2)
+    Worker(worker.rig, "other").take(key, 1)
+    claim = worker.take(key)
+    with worker.rig.requests() as counts:
+        assert worker.claims.commit(claim, then=9, ahead=True) is None
+    assert counts == {}
+
+
 def test_outcomes_of_entries_that_were_taken_away_are_dropped() -> None:
     worker = Worker()
     key = worker.rig.submit(3)

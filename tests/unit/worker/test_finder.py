@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -43,7 +44,20 @@ def test_the_first_step_looks() -> None:
     finder = finder_of(rig)
     with rig.requests() as counts:
         finder.step()
-    assert counts == {"get": 2, "list": 1}
+    assert counts == {"get": 1, "list": 1}
+    assert finder.take() == key
+
+
+def test_a_look_that_finds_nothing_asks_whether_epochs_were_opened_meanwhile() -> None:
+    rig = Rig()
+    finder = settled(rig)
+    key = rig.submit(2, first=2, epoch=1)
+    rig.session.change(
+        lambda manifest: manifest.with_submitter(0, replace(manifest.submitters[0], epochs=2, open=(0, 1)))
+    )
+    with rig.requests() as counts:
+        assert finder.look()
+    assert counts == {"get": 1, "list": 3}
     assert finder.take() == key
 
 
@@ -77,7 +91,7 @@ def test_known_candidates_are_not_listed_again_before_they_are_used_up() -> None
     with rig.requests() as counts:
         for _ in range(5):
             finder.step()
-    assert counts == {"get": 5}
+    assert counts == {}  # nor is the bell asked for
     rig.claim(key, "w.1")
     finder.saw(key, rig.read(key))
     with rig.requests() as counts:
@@ -161,6 +175,55 @@ def test_one_of_the_oldest_twice_w_is_taken_at_random() -> None:
     finder = settled(rig)
     taken = Counter(finder.take() for _ in range(200))
     assert set(taken) == set(keys[:4])
+
+
+def test_the_oldest_are_rather_taken_than_the_newest() -> None:
+    rig = Rig(workers=10)
+    keys = [rig.submit(1, first=first) for first in range(20)]
+    finder = settled(rig)
+    taken = Counter(finder.take() for _ in range(1000))
+    assert 100 < taken[keys[0]] < 400
+    assert sum(taken[key] for key in keys[:10]) > 600
+
+
+def test_objects_that_nobody_works_on_come_first() -> None:
+    rig = Rig(workers=3)
+    keys = [rig.submit(3, first=3 * i) for i in range(4)]
+    for key in keys[:2]:
+        rig.claim(key, "w.1", 1)
+    finder = settled(rig)
+    assert {finder.take() for _ in range(50)} == set(keys[2:])
+    for key in keys[2:]:
+        rig.claim(key, "w.2", 1)
+        finder.saw(key, rig.read(key))
+    assert {finder.take() for _ in range(100)} == set(keys)
+
+
+def test_after_two_tries_in_vain_what_is_known_counts_as_out_of_date() -> None:
+    rig = Rig(workers=2)
+    keys = [rig.submit(1, first=first) for first in range(10)]
+    finder = settled(rig)
+    for key in keys[:9]:
+        rig.claim(key, "w.1")
+    finder.in_vain()
+    assert finder.take() is not None
+    finder.in_vain()
+    assert finder.take() is None
+    with rig.requests() as counts:
+        finder.step()
+    assert counts["list"] == 1
+    assert drained(finder) == [keys[9]]
+
+
+def test_a_claim_shows_that_what_is_known_still_holds() -> None:
+    rig = Rig(workers=2)
+    for first in range(10):
+        rig.submit(1, first=first)
+    finder = settled(rig)
+    for _ in range(5):
+        finder.in_vain()
+        finder.begins("some key")
+    assert finder.take() is not None
 
 
 def test_with_nothing_known_a_look_is_asked_for() -> None:

@@ -224,14 +224,27 @@ def test_the_first_slice_is_one_task_and_the_next_about_a_second_of_work() -> No
     assert all(size == 10 for size in in_slices(stage)[1:-1])
 
 
-def test_a_slice_is_never_more_than_a_fair_share() -> None:
+@pytest.mark.parametrize(("seconds", "size"), [(0.02, 10), (0.01, 20), (0.001, 100)])
+def test_a_slice_is_a_fair_share_or_as_much_work_as_a_claim_and_a_commit_take(seconds: float, size: int) -> None:
     stage = Stage(workers=10)
-    stage.default = Act(seconds=0.001)
+    stage.default = Act(seconds=seconds)
     stage.rig.submit(100)
     stage.look()
-    stage.durations.add(DIGEST, 0.001)
+    stage.durations.add(DIGEST, seconds)
     stage.slot.step()
-    assert in_slices(stage)[0] == 10
+    assert in_slices(stage)[0] == size
+
+
+def test_a_slot_that_twice_finds_nothing_where_it_should_tries_no_further() -> None:
+    stage = Stage(workers=2)
+    keys = [stage.rig.submit(1, first=first) for first in range(4)]
+    stage.look()
+    for key in keys:
+        stage.rig.claim(key, "other.1")
+    with stage.rig.requests() as counts:
+        assert not stage.slot.step()
+    assert counts == {"get": 2}
+    assert stage.finder.wanted.is_set()
 
 
 def test_a_single_long_task_costs_one_claim_and_one_commit() -> None:
