@@ -39,6 +39,7 @@ from starburst_executor.worker.jobs import Job
 __all__ = ["Fleet", "Flight"]
 
 _KEY = "5e" * 32
+_COLLECT_S = 5.0
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -88,7 +89,7 @@ class Fleet:
         scheduler = self._scheduler
         client = ClientProcess(scheduler, "client")
         client.clock = ProcessClock(client, self._lots.fork())
-        with _no_collector(), _parsed_once(), on_stage(self._s3.line, small=False):
+        with _collector_of(scheduler), _parsed_once(), on_stage(self._s3.line, small=False):
             importlib.import_module("starburst_executor.client.engine").ThreadPoolExecutor = _Pool  # type: ignore[attr-defined]
             client.spawn("main", partial(self._use, client, n_tasks, task_s))
             try:
@@ -226,10 +227,17 @@ def _parsed_once() -> Iterator[None]:
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
-    """It would run finalizers in whatever strand; and there is nothing to collect that the end does not free."""
+def _collector_of(scheduler: Scheduler) -> Iterator[None]:
+    """The collector would run finalizers in whatever strand: let it come in the hub, now and then."""
+
+    def collect() -> None:
+        gc.collect()
+        scheduler.at(_COLLECT_S, collect)
+
     gc.collect()
+    gc.freeze()
     gc.disable()
+    scheduler.at(_COLLECT_S, collect)
     try:
         yield
     finally:

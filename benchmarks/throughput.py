@@ -134,7 +134,8 @@ def rate_row(label: str, setting: Setting, answers: Sequence[Answer]) -> Row:
     row.cpu_client_s, row.cpu_workers_s, row.requests = last.cpu_client_s, last.cpu_workers_s, last.requests
     notes = [f"of {last.n_tasks:,} tasks"] if last.n_tasks < setting.n_tasks else []
     if last.requests:
-        notes.append(f"{n_requests(last.requests) / last.n_all_tasks:.3f} requests a task")
+        row.conditions["requests_a_task"] = n_requests(last.requests) / last.n_all_tasks
+        notes.append(f"{row.conditions['requests_a_task']:.3f} requests a task")
     if len(measured) < len(answers):
         notes.append(f"{len(answers) - len(measured)} of {len(answers)} turns failed")
     row.note = ", ".join(notes)
