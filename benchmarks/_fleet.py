@@ -102,8 +102,9 @@ class Fleet:
                     process.on_end.clear()
                     process.kill("the run is over")
                 if client.executor is not None:
-                    client.executor._finalizer.detach()  # its memory is gone with it
-                    client.executor._engine._pid = -1
+                    # Its memory is gone: nothing of it ends sessions any more.
+                    client.executor._finalizer.detach()  # noqa: SLF001
+                    client.executor._engine._pid = -1  # noqa: SLF001
                 scheduler.run(lambda: False, 0.0)
         if scheduler.errors or self._seconds is None:
             raise RuntimeError(f"the run did not end well: errors={scheduler.errors[:3]}, at={scheduler.now:.0f} s")

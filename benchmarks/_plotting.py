@@ -6,6 +6,7 @@ alone, every line and bar has its words beside it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-__all__ = ["BLACK", "COLOURS", "GREY", "OURS", "figure", "log_axis", "note_on", "plain", "save"]
+__all__ = ["BLACK", "COLOURS", "GREY", "OURS", "end_notes", "figure", "log_axis", "note_on", "plain", "save"]
 
 OURS = "#0072B2"
 GREY = "#8C8C8C"
 BLACK = "#222222"
+_LINE = 11.0  # points
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
 mpl.rcParams.update(
@@ -66,8 +68,27 @@ def plain(value: float, _: object = None) -> str:
 def log_axis(axis: Any) -> None:
     """A logarithmic axis with plain numbers."""
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
-    axis.set_major_formatter(FuncFormatter(plain))
+    axis.set_major_formatter(FuncFormatter(_short))
     axis.set_minor_formatter(NullFormatter())
+    axis.set_tick_params(which="minor", length=0)
+
+
+def _short(value: float, _: object) -> str:
+    """A number that has little room: 10k, 1M."""
+    for unit, words in ((1e6, "M"), (1e3, "k")):
+        if value >= 10 * unit or value == unit == 1e6:
+            return f"{value / unit:g}{words}"
+    return plain(value)
+
+
+def end_notes(ax: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Words at the ends of lines, given as x, y, words and colour, kept from lying on one another."""
+    ax.figure.draw_without_rendering()  # axes are where they will be
+    taken = float("-inf")
+    for x, y, words, colour in sorted(ends, key=lambda end: end[1]):
+        at = ax.transData.transform((x, y))[1] * 72 / ax.figure.dpi
+        taken = max(at, taken + _LINE)
+        note_on(ax, x, y, words, colour, xytext=(6, taken - at))
 
 
 def note_on(ax: Any, x: float, y: float, words: str, colour: str, **how: Any) -> None:

@@ -82,7 +82,9 @@ def rows(way: str, n_tasks: int, found: dict[str, Any]) -> list[Row]:
     took = Row(f"{n_tasks:,} no-op tasks, {words}", "s", [found["seconds"]], conditions=conditions)
     took.budget = "≤ 120" if n_tasks == 1_000_000 else ""
     took.requests, took.cpu_client_s, took.cpu_workers_s = found["requests"], found["client_s"], found["workers_s"]
-    took.note = f"{n_tasks / found['seconds']:,.0f} tasks/s, {n_requests(found['requests']) / n_tasks:.3f} requests a task"
+    took.note = (
+        f"{n_tasks / found['seconds']:,.0f} tasks/s, {n_requests(found['requests']) / n_tasks:.3f} requests a task"
+    )
     memory = Row(f"the client's memory at its peak, {words}", "MB", [found["peak_mb"]], conditions=conditions)
     memory.budget = most_mb
     memory.note = f"{(found['peak_mb'] - found['before_mb']) * 1e6 / n_tasks:,.0f} bytes a task"

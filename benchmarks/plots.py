@@ -17,16 +17,27 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks._plotting import BLACK, COLOURS, GREY, OURS, figure, log_axis, note_on, plain, save
+from benchmarks._plotting import BLACK, COLOURS, GREY, OURS, end_notes, figure, log_axis, note_on, plain, save
 from benchmarks._simulated_s3 import READS_PER_S, WRITES_PER_S
 
 MINE = "StarburstExecutor"
 Rows = list[dict[str, Any]]
 
 
-def newest(folder: Path) -> dict[str, Rows]:
+class MissingRowsError(Exception):
+    """What a plot is about was not measured."""
+
+
+class Found(dict[str, Rows]):
+    """The rows of each benchmark that was run."""
+
+    def __missing__(self, name: str) -> Rows:
+        raise MissingRowsError(f"no rows of {name}")
+
+
+def newest(folder: Path) -> Found:
     """The rows of each benchmark's newest file that has any."""
-    found: dict[str, Rows] = {}
+    found = Found()
     for file in sorted(folder.glob("*-????-??-??.jsonl")):
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         if rows:
@@ -43,6 +54,14 @@ def chosen(rows: Rows, **wanted: Any) -> Rows:
     ]
 
 
+def needed(rows: Rows, **wanted: Any) -> Rows:
+    """As `chosen`. Raises: MissingRowsError if there are none."""
+    found = chosen(rows, **wanted)
+    if not found:
+        raise MissingRowsError(f"no rows with {wanted}")
+    return found
+
+
 def points(rows: Rows, x: str) -> tuple[list[float], list[float]]:
     ordered = sorted(rows, key=lambda row: row["conditions"][x])
     return [row["conditions"][x] for row in ordered], [row["value"] for row in ordered]
@@ -51,19 +70,19 @@ def points(rows: Rows, x: str) -> tuple[list[float], list[float]]:
 # ---------------------------------------------------------------------------------------------------------- throughput
 
 
-def throughput(found: dict[str, Rows]) -> Any:
+def throughput(found: Found) -> Any:
     rows = found["throughput"]
     first = {"task": "no-op", "how": "map", "n_tasks": 10_000, "workers": 2}
     ratios = {row["conditions"]["ours_over"]: row["value"] for row in chosen(rows, **first) if _is_ratio(row)}
     one, many = (ratios.get(f"ProcessPoolExecutor, chunksize {n}", 0.0) for n in (1, 64))
     fig, axes = figure(
-        f"No-op tasks through plain map: {one:.1f} times a process pool's rate, {many:.2f} times that of its batches of 64",
+        f"No-op tasks by plain map: {one:.1f} times a process pool's rate, {many:.2f} times that of batches of 64",
         2, 2, height=2.9,
     )  # fmt: skip
     for ax, (task, workers) in zip(axes.flat, (("no-op", 2), ("no-op", 8), ("1 ms", 2), ("1 ms", 8)), strict=True):
         mine = [
             row
-            for row in chosen(rows, task=task, how="map", n_tasks=10_000, workers=workers)
+            for row in needed(rows, task=task, how="map", n_tasks=10_000, workers=workers)
             if not _is_ratio(row) and "S3" not in row["conditions"]["library"]
         ]
         bars(ax, [(row["conditions"]["library"], row["value"]) for row in _once(mine)], "tasks a second")
@@ -100,7 +119,7 @@ def bars(ax: Any, named: Sequence[tuple[str, float]], unit: str) -> None:
 # --------------------------------------------------------------------------------------------------------------- sweeps
 
 
-def sweep(found: dict[str, Rows]) -> Any:
+def sweep(found: Found) -> Any:
     mine = [row for row in found["sweep"] if row["name"].endswith("useful time") and row["value"] is not None]
     worst = min(mine, key=lambda row: row["value"])
     fig, axes = figure(
@@ -127,9 +146,9 @@ def _load(row: dict[str, Any]) -> str:
     return f"{conditions['n_tasks']:,} tasks, {conditions['task_s'] / conditions['n_tasks']:.2g} s on average"
 
 
-def requests(found: dict[str, Rows]) -> Any:
+def requests(found: Found) -> Any:
     per_task = chosen(found["scale"], measure="per_task", limited=False)
-    ones = chosen(per_task, task_s=1.0)
+    ones = needed(per_task, task_s=1.0)
     workers, values = points(ones, "workers")
     fig, axes = figure(
         f"Requests a task: {values[0]:.1f} with {plain(workers[0])} workers, {values[-1]:.1f} with {plain(workers[-1])}; "
@@ -147,10 +166,8 @@ def requests(found: dict[str, Rows]) -> Any:
     left.set_xlabel("workers")
     left.set_ylabel("store requests a task, of all sides")
     ours = {
-        (row["conditions"]["n_tasks"], row["conditions"]["task"]): row["conditions"]["requests_a_task"]
-        for row in reversed(found.get("throughput", []))
-        if row["value"] is not None and row["conditions"].get("library") == MINE
-        if row["conditions"]["how"] == "map" and row["conditions"]["workers"] == 2
+        (row["conditions"]["n_tasks"], row["conditions"]["task"]): row["conditions"].get("requests_a_task", 0.0)
+        for row in reversed(chosen(found["throughput"], library=MINE, how="map", workers=2))
     }
     for task, colour in (("no-op", COLOURS[2]), ("1 ms", COLOURS[3])):
         line = sorted((n_tasks, value) for (n_tasks, name), value in ours.items() if name == task)
@@ -169,7 +186,7 @@ def requests(found: dict[str, Rows]) -> Any:
 # ----------------------------------------------------------------------------------------------------------- contention
 
 
-def contention(found: dict[str, Rows]) -> Any:
+def contention(found: Found) -> Any:
     rows = found["contention"]
     most = max(row["conditions"]["claimers"] for row in rows)
     lost = {row["conditions"]["objects"]: row["value"] for row in chosen(rows, measure="lost", claimers=most)}
@@ -180,33 +197,41 @@ def contention(found: dict[str, Rows]) -> Any:
         1, 2,
     )  # fmt: skip
     for ax, measure, words in zip(axes[0], ("won", "lost"), ("claims won a second", "races lost, %"), strict=True):
+        ends = []
         for objects, colour in zip(sorted(lost), COLOURS, strict=False):
             x, y = points(chosen(rows, measure=measure, objects=objects), "claimers")
             y = [100 * value for value in y] if measure == "lost" else y
             ax.plot(x, y, "o-", color=colour)
-            note_on(ax, x[-1], y[-1], f"{objects:,} object{'s' * (objects > 1)}", colour)
+            ends.append((x[-1], y[-1], f"{objects:,} object{'s' * (objects > 1)}", colour))
         log_axis(ax.xaxis)
         ax.set_xticks(x)
         ax.set_xlim(right=most * 5)
         ax.set_xlabel("claimers that do nothing else")
         ax.set_ylabel(words)
-    log_axis(axes[0][0].yaxis)
-    axes[0][1].set_ylim(0, 100)
+        if measure == "won":
+            log_axis(ax.yaxis)
+        else:
+            ax.set_ylim(0, 100)
+        end_notes(ax, ends)
     return fig
 
 
 # ---------------------------------------------------------------------------------------------------------------- scale
 
 
-def scale(found: dict[str, Rows]) -> Any:
+def scale(found: Found) -> Any:
     rows = found["scale"]
-    far = [row for row in rows if row["conditions"].get("extrapolated") and row["conditions"]["task_s"] == 1.0]
+    far = needed(rows, extrapolated=True, task_s=1.0)
     reach = {
         row["conditions"]["measure"]: row["conditions"]["workers"] * limit / row["value"]
-        for row, limit in ((row, WRITES_PER_S if row["conditions"]["measure"] == "writes" else READS_PER_S) for row in far)
+        for row, limit in (
+            (row, WRITES_PER_S if row["conditions"]["measure"] == "writes" else READS_PER_S) for row in far
+        )
     }
     fig, axes = figure(
-        f"Tasks of 1 s: about {plain(round(min(reach.values()), -2))} workers reach what one partition of S3 bears", 1, 2
+        f"Tasks of 1 s: about {plain(round(min(reach.values()), -2))} workers reach what one partition of S3 bears",
+        1,
+        2,
     )
     for ax, task_s in zip(axes[0], (1.0, 10.0), strict=True):
         for measure, colour, limit in (("writes", COLOURS[1], WRITES_PER_S), ("reads", COLOURS[0], READS_PER_S)):
@@ -226,9 +251,9 @@ def scale(found: dict[str, Rows]) -> Any:
     return fig
 
 
-def useful(found: dict[str, Rows]) -> Any:
+def useful(found: Found) -> Any:
     rows = found["scale"]
-    limited = chosen(rows, measure="steady", limited=True)
+    limited = needed(rows, measure="steady", limited=True)
     worst = min(limited, key=lambda row: row["value"])
     fig, axes = figure(
         f"Beyond S3's limits a fleet gets slower and stays correct: {plain(worst['conditions']['workers'])} workers are "
@@ -249,7 +274,7 @@ def useful(found: dict[str, Rows]) -> Any:
     left.set_xlabel("workers")
     left.set_ylabel("useful time in the middle of a run, %")
     n_workers = worst["conditions"]["workers"]
-    seconds = chosen(rows, measure="over_time", workers=n_workers, limited=True)
+    seconds = needed(rows, measure="over_time", workers=n_workers, limited=True)
     for kind, colour in (("reads", COLOURS[0]), ("writes", COLOURS[1]), ("refused", BLACK)):
         y = [row["conditions"][kind] for row in seconds]
         right.plot(range(len(y)), y, color=colour)
@@ -265,7 +290,7 @@ def useful(found: dict[str, Rows]) -> Any:
 # ------------------------------------------------------------------------------------------------- latency and transfer
 
 
-def latency(found: dict[str, Rows]) -> Any:
+def latency(found: Found) -> Any:
     mine = [row for row in found["latency"] if row["value"] is not None and row["unit"] == "ms"]
     trips = [row for row in mine if row["name"].endswith("round trip")]
     fig, axes = figure(
@@ -291,7 +316,7 @@ def _where(row: dict[str, Any]) -> str:
     return f"({where})"
 
 
-def transfer(found: dict[str, Rows]) -> Any:
+def transfer(found: Found) -> Any:
     mine = chosen(found["transfer"], measure="ratio")
     worst = max(mine, key=lambda row: row["value"])
     over = [row for row in mine if row["value"] > 4]
@@ -316,7 +341,7 @@ def transfer(found: dict[str, Rows]) -> Any:
     return fig
 
 
-PLOTS: tuple[Callable[[dict[str, Rows]], Any], ...] = (
+PLOTS: tuple[Callable[[Found], Any], ...] = (
     throughput, sweep, requests, contention, scale, useful, latency, transfer,
 )  # fmt: skip
 
@@ -329,8 +354,8 @@ def main() -> None:
     for plot in PLOTS:
         try:
             drawn = plot(found)
-        except KeyError as missing:
-            print(f"{plot.__name__}: not drawn, no rows of {missing}")
+        except MissingRowsError as missing:
+            print(f"{plot.__name__}: not drawn, {missing}")
             continue
         save(drawn, folder / plot.__name__)
         print(folder / f"{plot.__name__}.png")

@@ -25,6 +25,7 @@ Caller = Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]
 
 _FIRST = 16  # tasks of the first run, which makes the workers ready rather than measures
 _GROWTH = 16  # a short run may look faster than it is: not more than so many times as many tasks in the next
+_LONG_ENOUGH = 0.75  # of the time there is
 _START_S = 60.0  # for workers to start, and for a first run that is slow
 _END_S = 10.0
 
@@ -93,10 +94,11 @@ class Seat:
 
 def next_size(n_tasks: int, seconds: float, job: Job) -> int:
     """How many tasks the next run should have; as many as this one if it may count."""
+    if seconds > job.at_most_s * _LONG_ENOUGH:
+        return n_tasks
     fit = int(n_tasks / max(seconds, 1e-6) * job.at_most_s)
-    wanted = min(job.n_tasks, fit, n_tasks * _GROWTH)
-    # A run that could grow by a fifth only would tell nothing new.
-    return wanted if wanted > 1.2 * n_tasks else n_tasks
+    # At least twice as many: what a run costs whatever its length must not be taken for what a task costs.
+    return min(job.n_tasks, max(2 * n_tasks, min(fit, n_tasks * _GROWTH)))
 
 
 def measure(seat: Seat, job: Job, function: Callable[[int], int], clock: Callable[[], float]) -> Answer:
