@@ -24,7 +24,7 @@ help:
 	@echo "make check     lint, types and unit tests: before each commit"
 	@echo "make stress    thousands of tasks while workers and clients are killed; minutes"
 	@echo "make bench     the benchmarks, an hour; rows and plots in benchmarks/results; BENCH_ARGS=--quick to see that they work"
-	@echo "make plots     draw benchmarks/results"
+	@echo "make plots     draw benchmarks/results, and write their figures into the documentation"
 	@echo "make docs      run every example in the documentation"
 	@echo "make format    make the code look alike"
 	@echo "make clean     remove what these made"
@@ -57,12 +57,13 @@ stress: $(VENV)/.dev
 	$(BIN)/python -m pytest -m stress $(PYTEST_ARGS)
 
 bench: $(VENV)/.bench
-	@for file in $(filter-out %/plots.py,$(wildcard benchmarks/[a-z]*.py)); do \
+	@for file in $(filter-out %/plots.py %/figures.py,$(wildcard benchmarks/[a-z]*.py)); do \
 	    echo "$$file"; $(BIN)/python "$$file" $(BENCH_ARGS) || exit 1; done
 	@$(MAKE) --no-print-directory plots
 
 plots: $(VENV)/.bench
 	$(BIN)/python benchmarks/plots.py $(BENCH_RESULTS)
+	$(BIN)/python benchmarks/figures.py $(BENCH_RESULTS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)

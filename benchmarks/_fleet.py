@@ -69,14 +69,14 @@ class Fleet:
 
     Args:
         n_workers: Agents with one slot each.
-        is_limited: Whether S3 refuses what is beyond its documented rates.
+        limits: S3 refuses what is beyond this share of its documented rates; None for no limit.
     """
 
-    def __init__(self, n_workers: int, *, is_limited: bool = False, seed: int = 1) -> None:
+    def __init__(self, n_workers: int, *, limits: float | None = None, seed: int = 1) -> None:
         self._n_workers = n_workers
         self._lots = Lots(seed)
         self._scheduler = Scheduler(self._lots.fork())
-        self._s3 = SimulatedS3(self._scheduler, is_limited=is_limited, seed=seed)
+        self._s3 = SimulatedS3(self._scheduler, limits=limits, seed=seed)
         self._url: str | None = None
         self._n_up = 0
         self._starts = _Starts(self._scheduler)

@@ -113,18 +113,19 @@ class SimulatedS3:
     """One bucket whose keys all lie in one partition, as in a bucket that is new.
 
     Args:
-        is_limited: Whether it answers 503 beyond `WRITES_PER_S` and `READS_PER_S`.
+        limits: It answers 503 beyond this share of `WRITES_PER_S` and `READS_PER_S`; None for no limit.
     Attributes:
         by_second: Requests by kind, refused ones as `503`, for each virtual second.
     """
 
-    def __init__(self, scheduler: Scheduler, *, is_limited: bool, seed: int = 1) -> None:
+    def __init__(self, scheduler: Scheduler, *, limits: float | None = None, seed: int = 1) -> None:
         self.folders = Folders(lambda: scheduler.now)
         self.by_second: defaultdict[int, Counter[str]] = defaultdict(Counter)
         self._scheduler = scheduler
         self._latency = Latency("aws", seed)
-        self._writes, self._reads = _Bucket(WRITES_PER_S, WRITES_PER_S), _Bucket(READS_PER_S, READS_PER_S)
-        self._is_limited = is_limited
+        self._limits = limits
+        writes, reads = WRITES_PER_S * (limits or 1.0), READS_PER_S * (limits or 1.0)
+        self._writes, self._reads = _Bucket(writes, writes), _Bucket(reads, reads)
 
     def line(self) -> Line:
         """One process's way to it."""
@@ -144,7 +145,7 @@ class SimulatedS3:
     def _arrive(self, strand: Strand, token: int, kind: str, effect: Callable[[], Any], back_s: float) -> None:
         now = self._scheduler.now
         answer: Any
-        if self._is_limited and not (self._writes if kind in _WRITES else self._reads).takes(now):
+        if self._limits is not None and not (self._writes if kind in _WRITES else self._reads).takes(now):
             self.by_second[int(now)]["503"] += 1
             answer = StoreUnavailable("503 SlowDown")
         else:

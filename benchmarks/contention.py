@@ -54,7 +54,7 @@ class Arena:
     def __init__(self, n_claimers: int, n_objects: int, seconds: float) -> None:
         self._lots = Lots(n_claimers * 10_000 + n_objects)
         self._scheduler = Scheduler(self._lots.fork())
-        self._s3 = SimulatedS3(self._scheduler, is_limited=False)
+        self._s3 = SimulatedS3(self._scheduler)
         self.seconds = seconds
         self._fill(n_claimers, n_objects)
         self.counts = [Count() for _ in range(n_claimers)]

@@ -9,7 +9,6 @@ say what is true then. A plot whose rows are not there is left out, and named.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,48 +17,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._plotting import BLACK, COLOURS, GREY, OURS, end_notes, figure, log_axis, note_on, plain, save
+from benchmarks._results import Found, MissingRowsError, Rows, chosen, is_ratio, needed, newest
 from benchmarks._simulated_s3 import READS_PER_S, WRITES_PER_S
 
 MINE = "StarburstExecutor"
-Rows = list[dict[str, Any]]
-
-
-class MissingRowsError(Exception):
-    """What a plot is about was not measured."""
-
-
-class Found(dict[str, Rows]):
-    """The rows of each benchmark that was run."""
-
-    def __missing__(self, name: str) -> Rows:
-        raise MissingRowsError(f"no rows of {name}")
-
-
-def newest(folder: Path) -> Found:
-    """The rows of each benchmark's newest file that has any."""
-    found = Found()
-    for file in sorted(folder.glob("*-????-??-??.jsonl")):
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        if rows:
-            found[file.stem[:-11]] = rows
-    return found
-
-
-def chosen(rows: Rows, **wanted: Any) -> Rows:
-    """Those rows that were measured and have these conditions."""
-    return [
-        row
-        for row in rows
-        if row["value"] is not None and all(row["conditions"].get(name) == value for name, value in wanted.items())
-    ]
-
-
-def needed(rows: Rows, **wanted: Any) -> Rows:
-    """As `chosen`. Raises: MissingRowsError if there are none."""
-    found = chosen(rows, **wanted)
-    if not found:
-        raise MissingRowsError(f"no rows with {wanted}")
-    return found
 
 
 def points(rows: Rows, x: str) -> tuple[list[float], list[float]]:
@@ -73,7 +34,7 @@ def points(rows: Rows, x: str) -> tuple[list[float], list[float]]:
 def throughput(found: Found) -> Any:
     rows = found["throughput"]
     first = {"task": "no-op", "how": "map", "n_tasks": 10_000, "workers": 2}
-    ratios = {row["conditions"]["ours_over"]: row["value"] for row in chosen(rows, **first) if _is_ratio(row)}
+    ratios = {row["conditions"]["ours_over"]: row["value"] for row in chosen(rows, **first) if is_ratio(row)}
     one, many = (ratios.get(f"ProcessPoolExecutor, chunksize {n}", 0.0) for n in (1, 64))
     fig, axes = figure(
         f"No-op tasks by plain map: {one:.1f} times a process pool's rate, {many:.2f} times that of batches of 64",
@@ -83,15 +44,11 @@ def throughput(found: Found) -> Any:
         mine = [
             row
             for row in needed(rows, task=task, how="map", n_tasks=10_000, workers=workers)
-            if not _is_ratio(row) and "S3" not in row["conditions"]["library"]
+            if not is_ratio(row) and "S3" not in row["conditions"]["library"]
         ]
         bars(ax, [(row["conditions"]["library"], row["value"]) for row in _once(mine)], "tasks a second")
         ax.set_title(f"tasks of {task}, {workers} workers" if task != "no-op" else f"no-op tasks, {workers} workers")
     return fig
-
-
-def _is_ratio(row: dict[str, Any]) -> bool:
-    return "ours_over" in row["conditions"]
 
 
 def _once(rows: Rows) -> Rows:
@@ -147,7 +104,7 @@ def _load(row: dict[str, Any]) -> str:
 
 
 def requests(found: Found) -> Any:
-    per_task = chosen(found["scale"], measure="per_task", limited=False)
+    per_task = chosen(found["scale"], measure="per_task", limits=None)
     ones = needed(per_task, task_s=1.0)
     workers, values = points(ones, "workers")
     fig, axes = figure(
@@ -235,7 +192,7 @@ def scale(found: Found) -> Any:
     )
     for ax, task_s in zip(axes[0], (1.0, 10.0), strict=True):
         for measure, colour, limit in (("writes", COLOURS[1], WRITES_PER_S), ("reads", COLOURS[0], READS_PER_S)):
-            x, y = points(chosen(rows, measure=measure, task_s=task_s, limited=False, extrapolated=None), "workers")
+            x, y = points(chosen(rows, measure=measure, task_s=task_s, limits=None, extrapolated=None), "workers")
             beyond = points(chosen(rows, measure=measure, task_s=task_s, extrapolated=True), "workers")
             ax.plot(x, y, "o-", color=colour)
             ax.plot([x[-1], *beyond[0]], [y[-1], *beyond[1]], ":", color=colour)
@@ -251,36 +208,44 @@ def scale(found: Found) -> Any:
     return fig
 
 
+def _full(row: dict[str, Any]) -> float:
+    """How many workers at the full limits a scaled fleet is like."""
+    return float(row["conditions"]["workers"] / row["conditions"]["limits"])
+
+
 def useful(found: Found) -> Any:
     rows = found["scale"]
-    limited = needed(rows, measure="steady", limited=True)
+    limited = [row for row in needed(rows, measure="steady") if row["conditions"]["limits"]]
+    if not limited:
+        raise MissingRowsError("no fleet was limited")
     worst = min(limited, key=lambda row: row["value"])
     fig, axes = figure(
-        f"Beyond S3's limits a fleet gets slower and stays correct: {plain(worst['conditions']['workers'])} workers are "
-        f"useful {worst['value']:.0%} of their time",
+        f"Beyond S3's limits a fleet gets slower, no more: what is like {plain(_full(worst))} workers is useful "
+        f"{worst['value']:.0%} of its time",
         1, 2,
     )  # fmt: skip
     left, right = axes[0]
     for task_s, colour in ((1.0, COLOURS[0]), (10.0, COLOURS[2])):
-        x, y = points(chosen(rows, measure="steady", task_s=task_s, limited=False), "workers")
+        x, y = points(chosen(rows, measure="steady", task_s=task_s, limits=None), "workers")
         left.plot(x, [100 * value for value in y], "o-", color=colour)
         note_on(left, x[-1], 100 * y[-1], f"tasks of {task_s:g} s", colour)
-    x, y = points(limited, "workers")
+    ordered = sorted(limited, key=_full)
+    x, y = [_full(row) for row in ordered], [row["value"] for row in ordered]
     left.plot(x, [100 * value for value in y], "s--", color=COLOURS[1])
-    note_on(left, x[-1], 100 * y[-1], "1 s, S3\nat its limits", COLOURS[1])
+    note_on(left, x[-1], 100 * y[-1], "1 s, at S3's\nlimits*", COLOURS[1])
     log_axis(left.xaxis)
     left.set_xlim(right=max(x) * 8)
     left.set_ylim(0, 104)
-    left.set_xlabel("workers")
+    left.set_xlabel("workers (*: a fifth as many at a fifth of the limits)")
     left.set_ylabel("useful time in the middle of a run, %")
-    n_workers = worst["conditions"]["workers"]
-    seconds = needed(rows, measure="over_time", workers=n_workers, limited=True)
+    n_workers, share = (worst["conditions"][name] for name in ("workers", "limits"))
+    seconds = needed(rows, measure="over_time", workers=n_workers, limits=share)
     for kind, colour in (("reads", COLOURS[0]), ("writes", COLOURS[1]), ("refused", BLACK)):
         y = [row["conditions"][kind] for row in seconds]
         right.plot(range(len(y)), y, color=colour)
         at = max(range(len(y)), key=y.__getitem__)
         note_on(right, at, y[at], kind, colour, xytext=(0, 8), ha="center")
-    right.set_title(f"{n_workers:,} workers, tasks of 1 s, S3 at its limits")
+    right.set_title(f"{n_workers:,} workers, tasks of 1 s, S3 at {share:g} of its limits")
     right.set_ylim(bottom=0)
     right.set_xlabel("seconds since the first submit")
     right.set_ylabel("requests a second")

@@ -16,8 +16,9 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 # Extras that only `make bench` installs.
 pytest.importorskip("psutil")
 
-from benchmarks import contention, history, scale, throughput
+from benchmarks import contention, figures, history, scale, throughput
 from benchmarks._fleet import Fleet, Flight
+from benchmarks._results import Found, MissingRowsError, chosen, needed, newest
 from benchmarks._rows import Row
 from benchmarks._simulated_s3 import Folders, _Bucket
 from benchmarks.peers import __main__ as child
@@ -185,18 +186,16 @@ def test_a_fleet_does_all_its_tasks_and_is_the_same_twice() -> None:
     assert first.requests["swap"] >= 12 / 2
 
 
-def test_a_fleet_at_the_limits_is_refused_and_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks._simulated_s3.WRITES_PER_S", 3)
-    monkeypatch.setattr("benchmarks._simulated_s3.READS_PER_S", 6)
-    flight = Fleet(3, is_limited=True).run(12, 0.5)
+def test_a_fleet_at_the_limits_is_refused_and_still_ends() -> None:
+    flight = Fleet(3, limits=0.001).run(12, 0.5)
     assert flight.requests["503"] > 0
-    assert max(sum(n for kind, n in second.items() if kind != "503") for second in flight.by_second) <= 2 * (3 + 6)
+    assert max(sum(n for kind, n in second.items() if kind != "503") for second in flight.by_second) <= 2 * (3.5 + 5.5)
 
 
 def test_rates_are_of_the_middle_half() -> None:
     seconds = [Counter(get=n, swap=1) for n in (100, 4, 4, 100)]
     flight = Flight(4.0, seconds, 1.0, 1.0, 0, sum(seconds, Counter()))
-    rows = scale.rows(flight, {"workers": 2, "n_tasks": 8, "task_s": 1.0, "limited": False})
+    rows = scale.rows(flight, {"workers": 2, "n_tasks": 8, "task_s": 1.0, "limits": None})
     by_measure = {row.conditions["measure"]: row.values for row in rows}
     assert by_measure["reads"] == [4.0, 4.0]
     assert by_measure["writes"] == [1.0, 1.0]
@@ -237,3 +236,79 @@ def test_claimers_that_are_alone_lose_no_race() -> None:
     crowd = contention.Arena(4, 1, 2.0)
     crowd.fight()
     assert sum(count.lost for count in crowd.counts) > 0
+
+
+# ------------------------------------------------------------------------------------------------------ tables and plots
+
+
+@pytest.mark.parametrize(
+    ("budget", "value", "met"),
+    [
+        ("≤ 2,000", 2_000.0, True),
+        ("≤ 2,000", 2_000.1, False),
+        ("≥ 3", 3.0, True),
+        ("≥ 3", 2.99, False),
+        ("≤ 0.2", 0.21, False),
+    ],
+)
+def test_a_budget_is_met_or_not(budget: str, value: float, met: bool) -> None:
+    assert figures.is_met(budget, value) is met
+
+
+def test_what_is_no_budget_is_never_met() -> None:
+    with pytest.raises(ValueError):
+        figures.is_met("about 3", 3.0)
+
+
+def rows_of(*rows: Row) -> list[dict[str, Any]]:
+    return [json.loads(row.as_json()) for row in rows]
+
+
+def test_a_page_gets_its_tables_and_keeps_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    found = Found(
+        throughput=rows_of(Row("ratio", "times", [2.0], budget="≥ 3"), Row("gone", "s", [], budget="≤ 1", note="why")),
+        million=rows_of(Row("took", "s", [60.0], budget="≤ 120")),
+    )
+    page = "a\n<!-- figures: budgets -->\nold\n<!-- end of figures -->\nb\n<!-- figures: scale -->\nkept\n<!-- end of figures -->\n"
+    filled = figures.filled(page, found)
+    assert "| `throughput` | ratio | ≥ 3 times | 2 times | **no** |" in filled
+    assert "| `throughput` | gone | ≤ 1 s | – s | not measured |" in filled
+    assert "| `million` | took | ≤ 120 s | 60 s | yes |" in filled
+    assert "old" not in filled
+    assert "kept" in filled
+    assert "scale: left as it is, no rows of scale" in capsys.readouterr().out
+    assert figures.filled(filled, found) == filled
+
+
+def test_rows_without_a_value_are_not_drawn() -> None:
+    rows = rows_of(Row("a", "s", [], conditions={"n": 1}), Row("b", "s", [2.0], conditions={"n": 1}))
+    assert [row["name"] for row in chosen(rows, n=1)] == ["b"]
+    with pytest.raises(MissingRowsError):
+        needed(rows, n=2)
+
+
+def test_the_newest_file_of_each_benchmark_is_read(tmp_path: Path) -> None:
+    for date, value in (("2026-01-02", 2.0), ("2026-01-01", 1.0)):
+        (tmp_path / f"scale-{date}.jsonl").write_text(Row("a", "s", [value]).as_json() + "\n", encoding="utf-8")
+    (tmp_path / "sweep-2026-01-01.jsonl").write_text("", encoding="utf-8")
+    found = newest(tmp_path)
+    assert [row["value"] for row in found["scale"]] == [2.0]
+    with pytest.raises(MissingRowsError):
+        found["sweep"]
+
+
+def test_a_plot_is_the_same_bytes_for_the_same_rows(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks import plots
+    from benchmarks._plotting import save
+
+    rows = [
+        row
+        for n_claimers in (1, 2)
+        for row in contention.rows(n_claimers, 10, [contention.Count(won=5, lost=n_claimers)], 1.0)
+    ]
+    drawn = []
+    for name in ("a", "b"):
+        save(plots.contention(Found(contention=rows_of(*rows))), tmp_path / name)
+        drawn.append([(tmp_path / f"{name}.{suffix}").read_bytes() for suffix in ("svg", "png")])
+    assert drawn[0] == drawn[1]
