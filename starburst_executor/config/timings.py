@@ -36,7 +36,7 @@ class Timings:
     poll_min_s: float = 0.05  # a client that waits: below the latency of S3 faster polling shows nothing sooner
     poll_max_s: float = 1.0  # … and how late a result may be seen after a long silence
     bell_min_s: float = 0.05  # an idle worker: the same, just after it had work
-    bell_max_s: float = 5.0  # … and 720 GETs an hour, $0.0003, when it has had none for long
+    bell_max_s: float = 1.0  # … and 300 GETs, $0.0001, until it leaves
     ring_gap_s: float = 0.2  # five rings a second wake everybody; more would be throttled, they hit one key
     idle_exit_s: float = 300.0  # an idle worker costs money; starting one takes a minute or two
     client_gone_s: float = 300.0  # a laptop that changes its network is back by then

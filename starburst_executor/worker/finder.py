@@ -20,6 +20,7 @@ from itertools import islice
 
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.protocol import status
+from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.records import Bell
 from starburst_executor.protocol.status import SizeClass, State, Status
 from starburst_executor.store.session import Group, SessionStore
@@ -50,12 +51,15 @@ class Finder:
         timings = session.manifest.timings
         self._timings = timings
         self._n_slots = n_slots
-        self._lock = threading.Lock()  # guards: _candidates, _untouched, _solo, _worked, _ignored, _dry, _n_in_vain
+        self._lock = threading.Lock()  # guards: _candidates, _untouched, _solo, _worked, _ignored, _dry,
+        # _n_in_vain, _known
         # Key to about how many tasks are pending there; oldest first.
         self._candidates: dict[str, int] = {}
         # Those of them where nobody had claimed anything yet.
         self._untouched: set[str] = set()
         self._n_in_vain = 0
+        # Up to which task objects are known to exist, by submitter.
+        self._known: dict[int, int] = {}
         self._solo: dict[str, float] = {}
         self._worked: Counter[str] = Counter()
         self._ignored: set[str] = set()
@@ -64,7 +68,7 @@ class Finder:
         self._bell_etag: str | None = None
         self._ring: _Ring | None = None
         self._backoff = Backoff(clock, timings.bell_min_s, timings.bell_max_s)
-        self._next_look = float("-inf")
+        self._next_look = self._looked_at = float("-inf")
 
     # --- for slots ----------------------------------------------------------------------------------------------------
 
@@ -154,9 +158,20 @@ class Finder:
         """At most so many tasks a slice, so that the others get theirs."""
         return max(1, math.ceil(self._n_pending() / self._n_all_slots()))
 
-    def is_plenty(self) -> bool:
-        """Whether there are more pending tasks than slots, so that one claimed ahead is not missed elsewhere."""
-        return self._n_pending() > self._n_all_slots()
+    def is_plenty(self, task_s: float) -> bool:
+        """Whether there are more pending tasks than slots, so that one claimed ahead is not missed elsewhere.
+
+        A worker that is busy hears nothing, while all slots together take one task each `task_s`. So what it knows is
+        believed until by that pace it may be used up; then it looks.
+
+        Store: nothing, mostly; 1 LIST an open epoch when what is known may be used up.
+        """
+        n_all = self._n_all_slots()
+        n_known, age_s = self._n_pending(), self._clock.monotonic() - self._looked_at
+        if n_known <= n_all or age_s < self._timings.slice_s or n_known - n_all * age_s / task_s > n_all:
+            return n_known > n_all
+        self.look()
+        return self._n_pending() > n_all
 
     def solo(self) -> tuple[str, float] | None:
         """An object with a task that waits for a worker of its own, and for how many seconds it has been seen waiting."""
@@ -183,14 +198,17 @@ class Finder:
             bell, self._bell_etag = rung
             self._backoff.reset()
             # What a new worker hears is only the last ring before it came: look for the others too.
-            self._ring = _Ring(bell if has_looked else Bell(), self._first_chance(bell))
-        if self._ring is not None:
+            self._ring = self._heard(bell if has_looked else Bell())
+        if self._has_run_dry():
+            self._ring = None  # the bell was read before, so a look sees what was rung for
+            self.look()
+        elif self._ring is not None:
             if self._clock.random() < self._ring.chance:
                 bell, self._ring = self._ring.bell, None
                 self._answer(bell)
             else:
                 self._ring.chance *= 2
-        elif now >= self._next_look or self._has_run_dry():
+        elif now >= self._next_look:
             self.look()
         if self._candidates:
             self._backoff.reset()
@@ -208,7 +226,8 @@ class Finder:
         if not found and (opened := session.refresh().open_epochs()) != listed:
             groups = session.groups(opened)
             found = self._take_in(groups)
-        self._next_look = self._clock.monotonic() + self._rest_s()
+        self._looked_at = self._clock.monotonic()
+        self._next_look = self._looked_at + self._rest_s()
         session.close_epochs(groups)
         return found
 
@@ -224,6 +243,8 @@ class Finder:
             }
             self._solo = {g.key: self._solo[g.key] for g in groups if g.key in self._solo and g.size_class.has_pending}
             self._untouched = {g.key for g in groups if g.size_class == SizeClass.ALL_PENDING}
+            for group in groups:
+                self._know(group.ref)
             self._n_in_vain = 0
             found = bool(self._candidates)
             self._dry = not found
@@ -233,19 +254,35 @@ class Finder:
         if not bell.keys or len(bell.keys) >= _MANY_KEYS:
             self.look()
             return
-        refs = [(key, self._session.keys.parse_group(key)) for key in bell.keys]
+        parsed = [(key, self._session.keys.parse_group(key)) for key in bell.keys]
+        refs = sorted(((ref, key) for key, ref in parsed if ref is not None))
         with self._lock:
-            for key, ref in refs:
-                if ref is not None and key not in self._ignored:
+            for ref, key in refs:
+                # Rings come faster than a worker asks: between what it knows and what this one names may be more.
+                self._dry = self._dry and ref.first <= self._known.get(ref.ordinal, 0)
+                self._know(ref)
+                if key not in self._ignored:
                     self._candidates[key] = ref.n_tasks
                     self._untouched.add(key)
         # The bell is a hint and may have been rung twice: look for oneself soon, but not for each lone task.
         self._next_look = min(self._next_look, self._clock.monotonic() + self._timings.bell_max_s)
 
+    def _know(self, ref: GroupRef) -> None:
+        self._known[ref.ordinal] = max(self._known.get(ref.ordinal, 0), ref.first + ref.n_tasks)
+
     def _has_run_dry(self) -> bool:
         """Whether everything that the last look found has been taken, so that another may find more."""
         with self._lock:
             return not self._dry and not self._candidates
+
+    def _heard(self, bell: Bell) -> _Ring:
+        """A ring, with the one before if that was not looked after yet: its tasks may still wait."""
+        chance = self._first_chance(bell)
+        before = self._ring
+        if before is None:
+            return _Ring(bell, chance)
+        keys = tuple(dict.fromkeys(before.bell.keys + bell.keys)) if before.bell.keys and bell.keys else ()
+        return _Ring(Bell(keys, before.bell.n_tasks + bell.n_tasks), max(before.chance, chance))
 
     def _first_chance(self, bell: Bell) -> float:
         """About as many workers react as are needed."""

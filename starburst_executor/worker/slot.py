@@ -49,6 +49,8 @@ _FEED_BYTES = 64 * 2**20
 _AHEAD_SLICES = 5
 # Less than this share of a slice is not left to others, however many idle: a claim and a commit take as long.
 _LEAST_SLICE = 0.2
+# So many slices' worth of waiting tasks is too much, as measured by now: two and some for the estimate's noise.
+_MOST_HELD = 3
 # A runner that dies so often without having started a task will not do better the next time.
 _STARTS = 3
 
@@ -266,13 +268,15 @@ class Slot:
 
     def _wants_after(self, claim: Claim) -> bool:
         """Whether to claim more beside the slice that runs: tasks are short, there are plenty, and none is alone."""
-        if self._may_not_go_on() or self._overrun or not self._finder.is_plenty():
+        if self._may_not_go_on() or self._overrun:
             return False
         if any(each.has_losses for each in self._open):
             return False
         entry = next(iter(claim.seen.status.entries[index] for index in claim.open), None)
         estimate_s = None if entry is None else self._durations.of(claim.seen.status.functions[entry.function])
-        return estimate_s is not None and estimate_s <= _AHEAD_SLICES * self._timings.slice_s
+        if estimate_s is None or estimate_s > _AHEAD_SLICES * self._timings.slice_s:
+            return False
+        return self._finder.is_plenty(max(estimate_s, 1e-6))
 
     # --- feeding the runner -------------------------------------------------------------------------------------------
 
@@ -488,6 +492,17 @@ class Slot:
         estimate_s = self._durations.of(self._digest(next(iter(self._jobs.values())))) or 0.0
         return max(2 * estimate_s, estimate_s + self._timings.slice_s)
 
+    def _holds_too_much(self) -> bool:
+        """Whether tasks turned out so much longer than was thought when they were claimed that others should have some.
+
+        A slice and the one claimed ahead are two slices' worth; a single task is none too much, however long it takes.
+        """
+        n_waiting = len(self._jobs) + len(self._backlog) - 1
+        if n_waiting < 2 or not self._jobs or self._overrun:  # noqa: PLR2004 - one is no more than its share
+            return False
+        estimate_s = self._durations.of(self._digest(next(iter(self._jobs.values())))) or 0.0
+        return n_waiting * estimate_s > _MOST_HELD * self._timings.slice_s
+
     def _check_deadlines(self) -> None:
         if not self._jobs or self._runner is None:
             return
@@ -496,7 +511,7 @@ class Slot:
         if limit_s is not None and now >= self._started + limit_s and self._timed_out is None:
             self._timed_out = next(iter(self._jobs))
             self._runner.kill()
-        elif slack_s is not None and now >= self._started + slack_s:
+        elif (slack_s is not None and now >= self._started + slack_s) or self._holds_too_much():
             self._overrun = True
             self._release_unstarted()
 

@@ -68,7 +68,7 @@ def test_an_idle_worker_only_asks_for_the_bell_and_ever_more_rarely() -> None:
         pauses = [finder.step() for _ in range(20)]
     assert counts == {"get": 20}
     assert max(pauses) <= rig.timings.bell_max_s
-    assert pauses[-1] > 20 * pauses[0]
+    assert pauses[-1] > 10 * pauses[0]
 
 
 def test_without_a_ring_it_looks_unasked_about_once_in_a_beat_interval_a_worker() -> None:
@@ -151,6 +151,47 @@ def test_about_as_many_react_as_are_needed_and_more_while_it_stays_unanswered() 
     assert 1 <= n_reacting[0] <= 15
     assert n_reacting == sorted(n_reacting)
     assert n_reacting[-1] >= 90
+
+
+def test_a_ring_that_was_not_looked_after_is_kept_when_the_next_one_comes() -> None:
+    rig = Rig(workers=1000)
+    finder = settled(rig)
+    one, other = rig.submit(1), rig.submit(1, first=1)
+    rig.session.ring([one], 1)
+    finder.step()
+    assert not finder.has_candidates()
+    rig.clock.advance(1.0)
+    rig.session.ring([other], 1)
+    while not finder.has_candidates():
+        finder.step()
+    assert set(finder._candidates) == {one, other}
+
+
+def test_the_chance_to_react_grows_however_often_it_is_rung() -> None:
+    rig = Rig(workers=1000)
+    finder = settled(rig)
+    key = rig.submit(1)
+    n_polls = 0
+    while not finder.has_candidates():
+        n_polls += 1
+        rig.clock.advance(1.0)
+        rig.session.ring([key], 1)
+        finder.step()
+    # 1 in 1,000 at first, doubled each time: a certainty at the eleventh.
+    assert n_polls <= 11
+
+
+def test_a_ring_that_names_not_all_that_is_new_leads_to_a_look_once_that_is_used_up() -> None:
+    rig = Rig()
+    finder = settled(rig, n_slots=4)
+    missed, named = rig.submit(3), rig.submit(1, first=3)
+    rig.session.ring([named], 1)
+    finder.step()
+    assert drained(finder) == [named]
+    with rig.requests() as counts:
+        finder.step()
+    assert counts["list"] == 1
+    assert missed in drained(finder)
 
 
 def test_after_a_ring_it_soon_looks_for_itself() -> None:
@@ -288,14 +329,36 @@ def test_what_was_seen_corrects_what_is_known() -> None:
     one, other = rig.submit(10), rig.submit(6, first=10)
     finder = settled(rig)
     assert finder.fair_share() == 8
-    assert finder.is_plenty()
+    assert finder.is_plenty(60.0)
     rig.claim(one, "w.1", 9)
     finder.saw(one, rig.read(one))
     rig.claim(other, "w.2")
     finder.saw(other, rig.read(other))
     assert finder.fair_share() == 1
-    assert not finder.is_plenty()
+    assert not finder.is_plenty(60.0)
     assert drained(finder) == [one]
+
+
+def test_what_is_known_is_believed_until_the_others_may_have_used_it_up() -> None:
+    rig = Rig(workers=2)
+    key = rig.submit(100)
+    finder = settled(rig)
+    with rig.requests() as counts:
+        assert finder.is_plenty(0.001)  # a moment ago it was
+        rig.clock.advance(40.0)
+        assert finder.is_plenty(1.0)  # 20 are left, at two a second
+    assert counts == {}
+    rig.claim(key, "w.1", 99)
+    rig.clock.advance(10.0)
+    with rig.requests() as counts:
+        assert finder.is_plenty(1.0)  # some of it is pending, the listing says: half, as far as anybody knows
+    assert counts["list"] == 1
+    rig.claim(key, "w.2")
+    rig.clock.advance(60.0)
+    assert not finder.is_plenty(1.0)
+    with rig.requests() as counts:
+        assert not finder.is_plenty(1.0)
+    assert counts == {}
 
 
 # --- solo -------------------------------------------------------------------------------------------------------------

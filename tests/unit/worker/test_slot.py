@@ -247,6 +247,20 @@ def test_a_slot_that_twice_finds_nothing_where_it_should_tries_no_further() -> N
     assert stage.finder.wanted.is_set()
 
 
+def test_tasks_much_longer_than_they_were_when_claimed_are_given_to_others() -> None:
+    stage = Stage(workers=2)
+    stage.default = Act(seconds=0.9)  # no single one is an overrun
+    key = stage.rig.submit(40)
+    stage.look()
+    stage.durations.add(DIGEST, 0.02)
+    stage.slot.step()
+    assert sum(in_slices(stage)) == 30  # a slice, and the next one ahead
+    while len(stage.ran) < 2:
+        stage.slot.step()
+    assert stage.rig.states(key).count(State.PENDING) > 30
+    assert stage.rig.bell() is not None
+
+
 def test_a_single_long_task_costs_one_claim_and_one_commit() -> None:
     stage = Stage(workers=1)
     stage.default = Act(seconds=30.0)

@@ -1,0 +1,208 @@
+"""A session of any size in one thread: the real client and the real agents in simulated time, at Amazon's latencies.
+
+What `starburst_executor.testing.simulation` plays with trouble is played here without any, and counted. Time passes only
+where somebody waits, so two hundred workers fit into one process and nothing is slowed by a machine that is too small:
+what is left is what the protocol itself costs. Processors are taken to be infinitely fast, but for `SUBMIT_S` a submit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from benchmarks.s3_endpoint.latency import Latency
+from starburst_executor.client import engine, keeper, submitter
+from starburst_executor.client.executor import StarburstExecutor
+from starburst_executor.store import session as store_session
+from starburst_executor.testing.simulation import threads
+from starburst_executor.testing.simulation.plot import Plot
+from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
+from starburst_executor.testing.simulation.scheduler import Process, current_strand
+from starburst_executor.testing.simulation.stage import on_stage
+from starburst_executor.testing.simulation.store import Line, Vault
+from starburst_executor.testing.simulation.tasks import Behaviour, simulated_task
+from starburst_executor.testing.simulation.threads import ProcessClock
+from starburst_executor.testing.simulation.weather import CALM
+from starburst_executor.testing.simulation.workers import SimulatedLauncher, guarded
+from starburst_executor.testing.simulation.world import KEY, World
+from starburst_executor.worker import agent
+from starburst_executor.worker.jobs import Job
+
+__all__ = ["Played", "play"]
+
+SUBMIT_S = 40e-6
+_MOST_S = 10 * 86400.0
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+
+@dataclass
+class Played:
+    """What one session took.
+
+    Attributes:
+        seconds: From the first submit to the last result, in simulated time.
+        first_s: From the first submit until the first task's result is there.
+        requests: Meanwhile, from all sides, by kind.
+        whole: From the start of the session to its end.
+    """
+
+    seconds: float = 0.0
+    first_s: float = 0.0
+    requests: Counter[str] = field(default_factory=Counter)
+    whole: Counter[str] = field(default_factory=Counter)
+
+
+def play(naps: list[float], workers: int, *, seed: int = 1) -> Played:
+    """Run tasks of these lengths on so many workers, which are up and have been idle for a moment."""
+    played = Played()
+    world = _World(seed, workers)
+    client = ClientProcess(world.scheduler, "client")
+    client.clock = ProcessClock(client, world.lots.fork())
+    world.clients.append(client)
+    with _stage(world):
+        client.spawn("main", partial(guarded, world, client, partial(_main, world, client, naps, workers, played)))
+        world.scheduler.run(lambda: not client.is_alive or bool(world.scheduler.errors), _MOST_S)
+        for process in world.processes():
+            process.kill("it is over")
+        world.scheduler.run(lambda: False, 0.0)
+    if world.scheduler.errors:
+        where, error = world.scheduler.errors[0]
+        raise RuntimeError(f"a simulated thread failed: {where}") from error
+    if not played.seconds:
+        raise RuntimeError(f"the simulated client failed: {client.why}")
+    played.whole = world.counts
+    return played
+
+
+def _main(world: _World, client: Any, naps: list[float], workers: int, played: Played) -> None:
+    strand, scheduler = current_strand(), world.scheduler
+    launcher: Any = SimulatedLauncher(world, client)
+    executor = StarburstExecutor(workers=workers, store="sim://far", launcher=launcher, key=KEY)
+    client.executor = executor
+    world.url = executor.url
+    # Another function than that of the tasks: nobody has measured that one yet.
+    executor.submit(_warm_up, 0, Behaviour.WELL.value, 0.0)
+    while sum("/workers/" in key for key in world.vault.objects) < workers:
+        strand.sleep(0.5)
+    strand.sleep(1.0)
+    before, began = world.counts.copy(), scheduler.now
+    futures = []
+    for number, seconds in enumerate(naps, 1):
+        futures.append(executor.submit(simulated_task, number, Behaviour.WELL.value, seconds))
+        strand.sleep(SUBMIT_S)
+    while not futures[0].done():
+        strand.sleep(0.01)
+    played.first_s = scheduler.now - began
+    for future in futures:
+        while not future.done():
+            strand.sleep(0.01)
+    played.seconds = scheduler.now - began
+    played.requests = world.counts - before
+    executor.shutdown()
+    client.executor = None
+
+
+def _warm_up(number: int, behaviour: str, seconds: float) -> str:
+    """Never called, as `simulated_task`."""
+    raise NotImplementedError(f"{number} {behaviour} {seconds}")
+
+
+class _World(World):
+    """A world in which nothing is checked and nothing goes wrong."""
+
+    def __init__(self, seed: int, workers: int) -> None:
+        plot = Plot(
+            is_detached=False, url="sim://far", n_workers=workers, slots_each=1, tells_deaths=True, tasks=(), retries=0,
+            task_timeout=None, max_tasks_per_child=None, absolute_timeout=None, weather=CALM, latency_s=0.0, storm_s=0.0,
+            n_clients=0, ends_with="leave",
+        )  # fmt: skip
+        super().__init__(seed, plot)
+        self.counts: Counter[str] = Counter()
+        self.vault = _Far(self)
+
+    @property
+    def oracle(self) -> Any:
+        return self
+
+    def started(self, _: WorkerProcess, job: Job, number: int) -> str:
+        return f"{number}/{job.task_id}"
+
+    def log(self, who: str, what: str) -> None:
+        """No history is kept."""
+
+    def wrote(self, *_: object) -> None:
+        """Nothing is checked."""
+
+
+class _Far(Vault):
+    """Objects at Amazon's distance; the effect of a request comes at its end, as at the endpoint."""
+
+    def __init__(self, world: _World) -> None:
+        super().__init__(
+            world.scheduler, world.lots.fork(), url="sim://far", lease_s=0.0, latency_s=0.0,
+            wrote=world.wrote, log=world.log, trouble=world.trouble,
+        )  # fmt: skip
+        self._latency = Latency("aws", world.lots.bits() % 2**32)
+        self._counts = world.counts
+
+    def ask(self, kind: str, key: str, effect: Callable[[Process], _A]) -> _A:  # noqa: ARG002 - as the vault's
+        strand = current_strand()
+        strand.sleep(self._latency.draw_s(kind))
+        kind = "list" if kind == "list_folders" else kind
+        self._counts[kind] += 1
+        answer = effect(strand.process)
+        if kind == "get" and answer is None:
+            self._counts["get"] -= 1
+            self._counts["not_modified"] += 1
+        elif kind == "list" and isinstance(answer, list):
+            self._counts["list"] += max(0, -(-len(answer) // 1000) - 1)
+        return answer
+
+
+class _Pool:
+    """As `ThreadPoolExecutor`, of strands, as many as there are items."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def map(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
+        results: dict[int, _B] = {}
+
+        def run(number: int, item: _A) -> None:
+            results[number] = function(item)
+
+        running = [threads.Thread(target=run, args=each) for each in enumerate(items)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        return iter([results[number] for number in range(len(running))])
+
+    def shutdown(self, wait: bool = True) -> None:
+        pass
+
+
+# The stage makes these smaller, so that a few tasks meet what takes thousands. Here they are as they are.
+_SIZES = (
+    (submitter, "_LEAST_GROUP"),
+    (submitter, "GROUPS_PER_EPOCH"),
+    (store_session, "GROUPS_PER_EPOCH"),
+    (keeper, "_DEATHS_S"),
+    (agent, "_SIGNAL_S"),
+    (engine, "_REMOTE_SENDERS"),
+)
+
+
+@contextmanager
+def _stage(world: _World) -> Iterator[None]:
+    sizes = [(module, name, getattr(module, name)) for module, name in _SIZES]
+    with on_stage(lambda: Line(world.vault)):
+        # The stage puts all of them back when it is left.
+        for module, name, value in [*sizes, (engine, "ThreadPoolExecutor", _Pool)]:
+            setattr(module, name, value)
+        yield
