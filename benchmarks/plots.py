@@ -114,7 +114,7 @@ def requests(found: Found) -> Any:
     )  # fmt: skip
     left, right = axes[0]
     for task_s, colour in ((1.0, COLOURS[0]), (10.0, COLOURS[1])):
-        x, y = points(chosen(per_task, task_s=task_s), "workers")
+        x, y = points(needed(per_task, task_s=task_s), "workers")
         left.plot(x, y, "o-", color=colour)
         note_on(left, x[-1], y[-1], f"tasks of {task_s:g} s", colour)
     log_axis(left.xaxis)
@@ -220,30 +220,32 @@ def useful(found: Found) -> Any:
         raise MissingRowsError("no fleet was limited")
     worst = min(limited, key=lambda row: row["value"])
     fig, axes = figure(
-        f"Beyond S3's limits a fleet gets slower, no more: what is like {plain(_full(worst))} workers is useful "
-        f"{worst['value']:.0%} of its time",
-        1, 2,
-    )  # fmt: skip
+        f"Refused by S3, a fleet like {plain(_full(worst))} workers gets slower: {worst['value']:.0%} useful",
+        1,
+        2,
+    )
     left, right = axes[0]
+    ends = []
     for task_s, colour in ((1.0, COLOURS[0]), (10.0, COLOURS[2])):
-        x, y = points(chosen(rows, measure="steady", task_s=task_s, limits=None), "workers")
+        x, y = points(needed(rows, measure="steady", task_s=task_s, limits=None), "workers")
         left.plot(x, [100 * value for value in y], "o-", color=colour)
-        note_on(left, x[-1], 100 * y[-1], f"tasks of {task_s:g} s", colour)
+        ends.append((x[-1], 100 * y[-1], f"tasks of {task_s:g} s", colour))
     ordered = sorted(limited, key=_full)
     x, y = [_full(row) for row in ordered], [row["value"] for row in ordered]
     left.plot(x, [100 * value for value in y], "s--", color=COLOURS[1])
-    note_on(left, x[-1], 100 * y[-1], "1 s, at S3's\nlimits*", COLOURS[1])
+    ends.append((x[-1], 100 * y[-1], "1 s, refused*", COLOURS[1]))
     log_axis(left.xaxis)
     left.set_xlim(right=max(x) * 8)
     left.set_ylim(0, 104)
-    left.set_xlabel("workers (*: a fifth as many at a fifth of the limits)")
+    left.set_xlabel("workers (*: a share of them at that share of S3's limits)")
     left.set_ylabel("useful time in the middle of a run, %")
+    end_notes(left, ends)
     n_workers, share = (worst["conditions"][name] for name in ("workers", "limits"))
     seconds = needed(rows, measure="over_time", workers=n_workers, limits=share)
     for kind, colour in (("reads", COLOURS[0]), ("writes", COLOURS[1]), ("refused", BLACK)):
         y = [row["conditions"][kind] for row in seconds]
         right.plot(range(len(y)), y, color=colour)
-        at = max(range(len(y)), key=y.__getitem__)
+        at = max(range(len(y) // 4, len(y)), key=y.__getitem__)
         note_on(right, at, y[at], kind, colour, xytext=(0, 8), ha="center")
     right.set_title(f"{n_workers:,} workers, tasks of 1 s, S3 at {share:g} of its limits")
     right.set_ylim(bottom=0)
@@ -257,7 +259,7 @@ def useful(found: Found) -> Any:
 
 def latency(found: Found) -> Any:
     mine = [row for row in found["latency"] if row["value"] is not None and row["unit"] == "ms"]
-    trips = [row for row in mine if row["name"].endswith("round trip")]
+    trips = [row for row in mine if row["name"].endswith("round trip") and "ProcessPool" not in row["name"]]
     fig, axes = figure(
         "One call and its result: " + ", ".join(f"{row['value']:.3g} ms {_where(row)}" for row in trips),
         height=0.9 + 0.38 * len(mine),
