@@ -114,7 +114,7 @@ class Row:
         ordered = sorted(self.values)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
-    def as_json(self) -> str:
+    def as_json(self, *, quick: bool = False) -> str:
         measured = bool(self.values)
         p50, p90, p99 = (self.percentile(share) if measured else None for share in (0.5, 0.9, 0.99))
         return json.dumps(
@@ -129,6 +129,7 @@ class Row:
                 "min": min(self.values) if measured else None,
                 "max": max(self.values) if measured else None,
                 "budget": self.budget,
+                "quick": quick,
                 "requests": self.requests,
                 "n_requests": n_requests(self.requests),
                 "cpu_client_s": round(self.cpu_client_s, 3),
@@ -181,7 +182,7 @@ class Run:
     def rows(self, rows: list[Row]) -> None:
         """Write rows for programs alone: those of a plot that would make a long table."""
         if self._stem is not None:
-            self._append(".jsonl", "".join(row.as_json() + "\n" for row in rows))
+            self._append(".jsonl", "".join(row.as_json(quick=self.quick) + "\n" for row in rows))
 
     def _append(self, suffix: str, text: str) -> None:
         with Path(f"{self._stem}{suffix}").open("a", encoding="utf-8") as file:

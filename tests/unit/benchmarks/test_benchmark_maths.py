@@ -280,6 +280,11 @@ def test_a_page_gets_its_tables_and_keeps_its_words(capsys: pytest.CaptureFixtur
     assert figures.filled(filled, found) == filled
 
 
+def test_a_quick_run_neither_keeps_nor_breaks_a_budget() -> None:
+    row = json.loads(Row("took", "s", [60.0], budget="≤ 120").as_json(quick=True))
+    assert "| 60 s | quick run |" in figures.budgets(Found(million=[row]))
+
+
 def test_rows_without_a_value_are_not_drawn() -> None:
     rows = rows_of(Row("a", "s", [], conditions={"n": 1}), Row("b", "s", [2.0], conditions={"n": 1}))
     assert [row["name"] for row in chosen(rows, n=1)] == ["b"]
