@@ -11,10 +11,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
-BENCH_ARGS ?=
+BENCH_RESULTS := benchmarks/results
+BENCH_ARGS ?= --out $(BENCH_RESULTS)
 MINORS := 13 12 11 10
 
-.PHONY: help demo test check format lint types unit stress bench docs test-all clean
+.PHONY: help demo test check format lint types unit stress bench plots docs test-all clean
 
 help:
 	@echo "make demo      what it does, on the standard library's own sources; two minutes"
@@ -22,7 +23,8 @@ help:
 	@echo "make test-all  the tests on each of Python 3.10 to 3.13 that is found"
 	@echo "make check     lint, types and unit tests: before each commit"
 	@echo "make stress    thousands of tasks while workers and clients are killed; minutes"
-	@echo "make bench     the benchmarks; BENCH_ARGS=--quick to see that they work, BENCH_ARGS='--out FOLDER' to keep rows"
+	@echo "make bench     the benchmarks, an hour; rows and plots in benchmarks/results; BENCH_ARGS=--quick to see that they work"
+	@echo "make plots     draw benchmarks/results, and write their figures into the documentation"
 	@echo "make docs      run every example in the documentation"
 	@echo "make format    make the code look alike"
 	@echo "make clean     remove what these made"
@@ -55,7 +57,13 @@ stress: $(VENV)/.dev
 	$(BIN)/python -m pytest -m stress $(PYTEST_ARGS)
 
 bench: $(VENV)/.bench
-	@for file in benchmarks/[a-z]*.py; do echo "$$file"; $(BIN)/python "$$file" $(BENCH_ARGS) || exit 1; done
+	@for file in $(filter-out %/plots.py %/figures.py,$(wildcard benchmarks/[a-z]*.py)); do \
+	    echo "$$file"; $(BIN)/python "$$file" $(BENCH_ARGS) || exit 1; done
+	@$(MAKE) --no-print-directory plots
+
+plots: $(VENV)/.bench
+	$(BIN)/python benchmarks/plots.py $(BENCH_RESULTS)
+	$(BIN)/python benchmarks/figures.py $(BENCH_RESULTS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
@@ -88,8 +96,10 @@ $(VENV)/.demo: pyproject.toml $(BIN)/python
 	$(BIN)/python $(PIP_INSTALL) --editable '.[progress]'
 	@touch $@
 
+# Libraries to compare with: the benchmarks say which are not installed.
 $(VENV)/.bench: pyproject.toml $(BIN)/python
 	$(BIN)/python $(PIP_INSTALL) --editable '.[bench]'
+	-$(BIN)/python $(PIP_INSTALL) --editable '.[peers]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(BIN)/python

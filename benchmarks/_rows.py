@@ -93,7 +93,7 @@ class Row:
     """One measured figure: its repetitions, what they took, and under which conditions.
 
     Attributes:
-        values: One for each repetition, or for each of many trips.
+        values: One for each repetition, or for each of many trips; none if it could not be measured, and `note` says why.
         requests: To the store, by kind, from all sides: of one repetition, the one that is told of in `note`.
         conditions: What was chosen, such as `n_tasks` and `workers`: what a plot has on its axes.
         budget: What the value should be, such as `≤ 5`; empty if nothing was promised.
@@ -114,19 +114,22 @@ class Row:
         ordered = sorted(self.values)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
-    def as_json(self) -> str:
+    def as_json(self, *, quick: bool = False) -> str:
+        measured = bool(self.values)
+        p50, p90, p99 = (self.percentile(share) if measured else None for share in (0.5, 0.9, 0.99))
         return json.dumps(
             {
                 "name": self.name,
-                "value": self.percentile(0.5),
+                "value": p50,
                 "unit": self.unit,
                 "n": len(self.values),
-                "p50": self.percentile(0.5),
-                "p90": self.percentile(0.9),
-                "p99": self.percentile(0.99),
-                "min": min(self.values),
-                "max": max(self.values),
+                "p50": p50,
+                "p90": p90,
+                "p99": p99,
+                "min": min(self.values) if measured else None,
+                "max": max(self.values) if measured else None,
                 "budget": self.budget,
+                "quick": quick,
                 "requests": self.requests,
                 "n_requests": n_requests(self.requests),
                 "cpu_client_s": round(self.cpu_client_s, 3),
@@ -174,7 +177,12 @@ class Run:
         print(table, flush=True)
         if self._stem is not None:
             self._append(".txt", table + "\n")
-            self._append(".jsonl", "".join(row.as_json() + "\n" for row in rows))
+        self.rows(rows)
+
+    def rows(self, rows: list[Row]) -> None:
+        """Write rows for programs alone: those of a plot that would make a long table."""
+        if self._stem is not None:
+            self._append(".jsonl", "".join(row.as_json(quick=self.quick) + "\n" for row in rows))
 
     def _append(self, suffix: str, text: str) -> None:
         with Path(f"{self._stem}{suffix}").open("a", encoding="utf-8") as file:
@@ -195,7 +203,7 @@ def _cells(row: Row) -> tuple[str, ...]:
     is_many = len(row.values) > 1
     return (
         row.name,
-        _figure(row.percentile(0.5)),
+        _figure(row.percentile(0.5)) if row.values else "–",
         _figure(row.percentile(0.9)) if is_many else "",
         _figure(row.percentile(0.99)) if is_many else "",
         _figure(min(row.values)) if is_many else "",

@@ -1,71 +1,178 @@
-"""How many no-op tasks a second, beside `ProcessPoolExecutor` in the same run, and how many store requests a task.
+"""How many tasks a second, beside other libraries in the same run, and how many store requests a task.
 
-    python benchmarks/throughput.py [--quick] [--out FOLDER]
+    python benchmarks/throughput.py [--quick] [--out FOLDER] [--seconds S]
 
-Each repetition makes an executor, runs one task so that the workers are up, then times `map` over all tasks, not
-batched by hand. The two take turns, so that a machine whose speed drifts treats them alike.
+Tasks that do nothing and tasks of 1 ms; 10,000 and 100,000; `submit` in a loop and `map`, not batched by hand; 2 and 8
+local workers; ours with the embedded store. Then, on one S3 endpoint, ours and Lithops, which keeps its state there too.
+Libraries take turns within each setting, each in a process of its own (`benchmarks/peers`). Workers are up and have run
+the function before time is taken. Ours runs all tasks; each peer as many as it ends in `--seconds`, about 30 over all
+settings: rates are compared. What is not installed is reported as that.
 """
 
 from __future__ import annotations
 
 import sys
-import tempfile
-import time
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks._rows import Row, Run, arguments, cpu_seconds, n_requests
-from starburst_executor import StarburstExecutor
+from benchmarks._rows import Row, Run, arguments, n_requests
+from benchmarks.peers._job import Answer, Job, ask
+from benchmarks.s3_endpoint.process import BUCKET, Running, running
 
-WORKERS = 2
-
-
-def no_op(i: int) -> int:
-    return i
-
-
-def rate(executor: Executor, n_tasks: int, chunksize: int) -> float:
-    """Tasks a second of one `map`, checked."""
-    executor.submit(no_op, 0).result()
-    started = time.perf_counter()
-    n_right = sum(value == i for i, value in enumerate(executor.map(no_op, range(n_tasks), chunksize=chunksize)))
-    seconds = time.perf_counter() - started
-    if n_right != n_tasks:
-        raise SystemExit(f"wrong results: right={n_right}, tasks={n_tasks}")
-    return n_tasks / seconds
+OURS = "StarburstExecutor"
+BASELINE = "ProcessPoolExecutor, chunksize 1"
+# With the state of every task on disk; a process pool has none to keep.
+BUDGET = "≥ 3"
+_ALL_S = 600.0
 
 
-def starburst(n_tasks: int, row: Row) -> None:
-    with tempfile.TemporaryDirectory() as folder, cpu_seconds() as cpu:
-        with StarburstExecutor(workers=WORKERS, store=f"sqlite://{folder}/sessions") as executor:
-            row.values.append(rate(executor, n_tasks, 1))
-        row.requests = executor.requests()
-    row.cpu_client_s, row.cpu_workers_s = cpu.client_s, cpu.workers_s
-    row.note = f"{n_requests(row.requests) / n_tasks:.3f} requests a task, start and end of the session included"
+@dataclass(frozen=True)
+class Contender:
+    """A library in one way of use."""
+
+    label: str
+    peer: str
+    hows: tuple[str, ...] = ("submit", "map")
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def process_pool(n_tasks: int, chunksize: int, row: Row) -> None:
-    with cpu_seconds() as cpu, ProcessPoolExecutor(WORKERS) as executor:
-        row.values.append(rate(executor, n_tasks, chunksize))
-    row.cpu_client_s, row.cpu_workers_s = cpu.client_s, cpu.workers_s
+CONTENDERS = (
+    Contender(OURS, "starburst"),
+    Contender(BASELINE, "process_pool", options={"chunksize": 1}),
+    Contender("ProcessPoolExecutor, chunksize 64", "process_pool", ("map",), {"chunksize": 64}),
+    Contender("loky", "loky_executor"),
+    Contender("joblib, automatic batches", "joblib_parallel", ("map",)),
+    Contender("dask.distributed", "dask_executor"),
+    Contender("Lithops, local files", "lithops_executor", ("map",)),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all libraries are given alike."""
+
+    task: str
+    how: str
+    n_workers: int
+    n_tasks: int
+    n_turns: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.n_tasks:,} tasks, {self.task}, {self.how}, {self.n_workers} workers"
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        return {"task": self.task, "how": self.how, "workers": self.n_workers, "n_tasks": self.n_tasks}
+
+
+FIRST = Setting("no-op", "map", 2, 10_000, n_turns=5)
+
+
+def settings(*, quick: bool) -> list[Setting]:
+    """The first one is the one that a budget is about."""
+    if quick:
+        return [Setting("no-op", "map", 2, 10_000)]
+    some = [
+        Setting(task, how, n_workers, n_tasks)
+        for task in ("no-op", "1 ms")
+        for n_workers in (2, 8)
+        # At 100,000 tasks how they are submitted is no longer the question.
+        for how, n_tasks in (("submit", 10_000), ("map", 10_000), ("map", 100_000))
+    ]
+    return [FIRST, *(one for one in some if one.conditions != FIRST.conditions)]
+
+
+class Throughput:
+    """The measurements of one run.
+
+    Args:
+        at_most_s: For one measurement of a peer.
+    """
+
+    def __init__(self, at_most_s: float) -> None:
+        self._at_most_s = at_most_s
+        self._capped: dict[tuple[str, str, str, int], Answer] = {}
+
+    def rows(self, setting: Setting, contenders: Iterable[Contender]) -> list[Row]:
+        """All contenders in turns, then ours over each of them."""
+        mine = [one for one in contenders if setting.how in one.hows]
+        answers: dict[str, list[Answer]] = {one.label: [] for one in mine}
+        for _ in range(setting.n_turns):
+            for one in mine:
+                answers[one.label].append(self._ask(one, setting))
+        rows = [rate_row(label, setting, found) for label, found in answers.items()]
+        ours = answers.pop(OURS)
+        return rows + [ratio_row(label, setting, ours, found) for label, found in answers.items()]
+
+    def _ask(self, one: Contender, setting: Setting) -> Answer:
+        place = (one.label, setting.task, setting.how, setting.n_workers)
+        if place in self._capped:
+            # It did not end fewer tasks in time: more would only tell the same rate again.
+            return self._capped[place]
+        at_most_s = _ALL_S if one.label == OURS else self._at_most_s
+        job = Job(one.peer, setting.task, setting.how, setting.n_workers, setting.n_tasks, at_most_s, dict(one.options))
+        answer = ask(job)
+        if answer.absent or (answer.n_tasks < setting.n_tasks and setting.n_turns == 1):
+            self._capped[place] = answer
+        return answer
+
+
+def rate_row(label: str, setting: Setting, answers: Sequence[Answer]) -> Row:
+    """Tasks a second, of those turns that were measured; without a value if none was."""
+    measured = [answer for answer in answers if not answer.absent]
+    row = Row(f"{label}: {setting}", "tasks/s", [answer.rate for answer in measured])
+    row.conditions = {**setting.conditions, "library": label}
+    if not measured:
+        row.note = answers[0].absent
+        return row
+    last = measured[-1]
+    row.conditions["library_version"] = last.version
+    row.cpu_client_s, row.cpu_workers_s, row.requests = last.cpu_client_s, last.cpu_workers_s, last.requests
+    notes = [f"of {last.n_tasks:,} tasks"] if last.n_tasks < setting.n_tasks else []
+    if last.requests:
+        row.conditions["requests_a_task"] = n_requests(last.requests) / last.n_all_tasks
+        notes.append(f"{row.conditions['requests_a_task']:.3f} requests a task")
+    if len(measured) < len(answers):
+        notes.append(f"{len(answers) - len(measured)} of {len(answers)} turns failed")
+    row.note = ", ".join(notes)
+    return row
+
+
+def ratio_row(label: str, setting: Setting, ours: Sequence[Answer], theirs: Sequence[Answer]) -> Row:
+    """Ours over theirs, turn by turn; without a value if either was not measured."""
+    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if not a.absent and not b.absent]
+    is_budget = label == BASELINE and setting == FIRST
+    row = Row(f"ours over {label}: {setting}", "times", [a.rate / b.rate for a, b in pairs])
+    row.conditions = {**setting.conditions, "ours_over": label}
+    row.budget = BUDGET if is_budget else ""
+    row.note = "" if pairs else (next((one.absent for one in (*theirs, *ours) if one.absent), "not measured"))
+    return row
+
+
+def on_s3(endpoint: Running) -> tuple[Contender, ...]:
+    """Ours and Lithops on one endpoint."""
+    theirs = {"endpoint_url": endpoint.url, "bucket": BUCKET}
+    return (
+        Contender(OURS, "starburst", options={"store": endpoint.store("throughput")}),
+        Contender("Lithops, S3", "lithops_executor", ("map",), theirs),
+    )
 
 
 def main() -> None:
-    run = Run(__file__, arguments(__doc__).parse_args())
-    n_tasks, n_repetitions = (2_000, 1) if run.quick else (10_000, 5)
-    chosen = {"n_tasks": n_tasks, "workers": WORKERS}
-    ours = Row(f"StarburstExecutor, embedded store, {n_tasks:,} no-ops", "tasks/s", [], conditions=chosen)
-    single = Row(f"ProcessPoolExecutor, chunksize 1, {n_tasks:,} no-ops", "tasks/s", [], conditions=chosen)
-    chunked = Row(f"ProcessPoolExecutor, chunksize 64, {n_tasks:,} no-ops", "tasks/s", [], conditions=chosen)
-    for _ in range(n_repetitions):
-        starburst(n_tasks, ours)
-        process_pool(n_tasks, 1, single)
-        process_pool(n_tasks, 64, chunked)
-    ratios = [a / b for a, b in zip(ours.values, single.values, strict=True)]
-    against = Row("StarburstExecutor over ProcessPoolExecutor at chunksize 1", "times", ratios, budget="≥ 3")
-    run.table(f"{WORKERS} local workers", [ours, single, chunked, against])
+    parser = arguments(__doc__)
+    parser.add_argument("--seconds", type=float, default=2.5, help="of each measurement of a peer, at most")
+    options = parser.parse_args()
+    run = Run(__file__, options)
+    throughput = Throughput(1.0 if run.quick else options.seconds)
+    for setting in settings(quick=run.quick):
+        run.table(f"embedded store, {setting}", throughput.rows(setting, CONTENDERS))
+    with running("aws") as endpoint:
+        setting = Setting("no-op", "map", 2, 1_000 if run.quick else 10_000)
+        run.table(f"S3 endpoint with Amazon's latency, {setting}", throughput.rows(setting, on_s3(endpoint)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Puts the package on a simulated stage: its threads become strands, its clocks virtual, its stores the vault.
 
-While `on_stage` lasts, the modules of the package see `threads` where they look for `threading`, and some constants are
-smaller, so that ten tasks meet what otherwise takes ten thousand. Nothing in the package knows of it.
+While `on_stage` lasts, the modules of the package see `threads` where they look for `threading`, and, unless asked not
+to, some constants are smaller, so that ten tasks meet what otherwise takes ten thousand. Nothing in the package knows of
+it.
 """
 
 from __future__ import annotations
@@ -56,17 +57,21 @@ class _Registry:
         pass
 
 
-def _constants() -> dict[tuple[str, str], object]:
-    """Module and name to what it is on stage."""
+# Module and name to what it is when a few tasks are to make several objects, and several epochs.
+_SMALL: dict[tuple[str, str], object] = {
+    ("client.submitter", "_LEAST_GROUP"): 3,
+    ("client.submitter", "GROUPS_PER_EPOCH"): 2,
+    ("store.session", "GROUPS_PER_EPOCH"): 2,
+    ("client.engine", "_REMOTE_SENDERS"): 3,
+}
+
+
+def _stand_ins() -> dict[tuple[str, str], object]:
+    """Module and name to what it always is on stage."""
     return {
-        # So that a few tasks make several objects, and several epochs.
-        ("client.submitter", "_LEAST_GROUP"): 3,
-        ("client.submitter", "GROUPS_PER_EPOCH"): 2,
-        ("store.session", "GROUPS_PER_EPOCH"): 2,
         # Polling of what is no request: fewer steps.
         ("client.keeper", "_DEATHS_S"): 1.0,
         ("worker.agent", "_SIGNAL_S"): 1.0,
-        ("client.engine", "_REMOTE_SENDERS"): 3,
         ("client.engine", "ThreadPoolExecutor"): _Pool,
         ("client.session", "registry"): _Registry,
         ("client.session", "_probe"): lambda *_, **__: None,
@@ -80,14 +85,15 @@ def _clock_here() -> Any:
 
 
 @contextmanager
-def on_stage(open_line: Callable[[], ObjectStore]) -> Iterator[None]:
+def on_stage(open_line: Callable[[], ObjectStore], *, small: bool = True) -> Iterator[None]:
     """Have the package run in a simulation.
 
     Args:
         open_line: Makes a store for whoever opens a URL of the schemes `sim` and `memory`.
+        small: Whether sizes are such that ten tasks meet what otherwise takes ten thousand.
     """
     changes: list[tuple[Any, str, object]] = []
-    for (module_name, name), value in _constants().items():
+    for (module_name, name), value in {**_stand_ins(), **(_SMALL if small else {})}.items():
         changes.append((importlib.import_module(_PACKAGE + module_name), name, value))
     for name, module in list(sys.modules.items()):
         is_ours = name.startswith(_PACKAGE) and not name.startswith(_LEFT_ALONE)

@@ -1,0 +1,190 @@
+"""What a long history costs: a census of 100,000 status objects, and a session's 100,000th lone submit beside its first.
+
+    python benchmarks/history.py [--quick] [--out FOLDER]
+
+Only requests are counted, so nothing is timed: the protocol's own code runs in one thread, step by step, on a store in
+memory. The objects of the census are written through `protocol/`; each lone submit goes all its way, from the submitter
+through a claim and a commit to its future, before the next one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks._rows import Row, Run, arguments, n_requests
+from benchmarks._simulated_s3 import Folders
+from benchmarks.peers.tasks import no_op
+from starburst_executor import config
+from starburst_executor.client.collector import FEW_REMOTE, Collector
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.report import SessionStatus, status_of
+from starburst_executor.client.session import Opened, start
+from starburst_executor.client.submitter import Acknowledged, Submitter
+from starburst_executor.protocol import payload, status
+from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
+from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode
+from starburst_executor.protocol.status import Ended, Entry, State, Status
+from starburst_executor.store.open import register_scheme
+from starburst_executor.testing import FakeClock
+from starburst_executor.worker.claims import Claims, Finding
+from starburst_executor.worker.finder import Finder
+
+N_UNWELL, N_WORKERS = 100, 50
+
+
+def session(clock: FakeClock) -> Opened:
+    """A new session, on a store in memory of its own."""
+    folders = Folders(clock.now)
+    register_scheme("sim", lambda _: folders)
+    settings = config.resolve(detached=False, store="sim://bucket", workers=N_WORKERS)
+    return start(settings, clock, detached=False, key="5e" * 32)
+
+
+# --------------------------------------------------------------------------------------------------------------- census
+
+
+def group(first: int, state: State) -> Status:
+    """A status object of one task that has come so far."""
+    pending = Status(0, first, ("0" * 32,), (Entry.pending(0, b""),))
+    if state == State.PENDING:
+        return pending
+    claimed, _ = status.claim(pending, "w.1", at_most=1, now=0.0, max_losses=3)
+    if state == State.CLAIMED:
+        return claimed
+    ended = {0: Ended(state, b"an outcome", None, 0.01, 0)}
+    return status.commit(claimed, "w.1", ended, 0.0)[0]
+
+
+def census(n_groups: int) -> Row:
+    """Count the requests of one `status()`."""
+    clock = FakeClock()
+    opened = session(clock)
+    store, keys = opened.store.inner, opened.session.keys
+    # Half of those that are not well have failed, half are claimed: both can be told only by reading them.
+    unwell = {i * (n_groups // N_UNWELL): State.FAILED if i % 2 else State.CLAIMED for i in range(N_UNWELL)}
+    for i in range(n_groups):
+        record = group(i, unwell.get(i, State.COMPLETED))
+        store.create(keys.group(GroupRef(0, i, 1, i // GROUPS_PER_EPOCH)), status.encode(record, clock.new_id()))
+    for i in range(N_WORKERS):
+        beat = WorkerBeat(f"w{i:02}", 1, WorkerState.WORKING, 1, clock.now(), clock.now())
+        store.create(keys.worker(beat.worker_id), encode(beat, clock.new_id()))
+    before = Counter(opened.store.requests.snapshot())
+    found = status_of(opened.session)
+    requests = Counter(opened.store.requests.snapshot()) - before
+    check_census(found, n_groups)
+    lists, gets = requests["list"], requests["get"] + requests["not_modified"]
+    row = Row(f"status() of a session with {n_groups:,} status objects", "requests", [n_requests(requests)])
+    row.requests = dict(requests)
+    row.conditions = {"status_objects": n_groups, "unwell": N_UNWELL, "workers": N_WORKERS}
+    pages = -(-n_groups // 1000)
+    row.budget = f"≤ {pages + 1 + N_UNWELL + N_WORKERS}"
+    row.note = f"{lists} LISTs, {gets} GETs; {N_UNWELL} objects not ended well, {N_WORKERS} live workers"
+    return row
+
+
+def check_census(found: SessionStatus, n_groups: int) -> None:
+    expected = (n_groups, N_UNWELL // 2, N_UNWELL // 2, N_WORKERS)
+    if (found.total, found.failed, found.claimed, found.workers) != expected:
+        raise SystemExit(f"a wrong census: {found}")
+
+
+# --------------------------------------------------------------------------------------------------------- lone submits
+
+
+class _Nobody:
+    """Cancels nothing."""
+
+    def cancel(self, _: list[StarburstFuture[Any]]) -> int:
+        return 0
+
+    def reattacher(self) -> None:
+        return None
+
+
+class LoneSubmits:
+    """Calls that are submitted when the one before has ended."""
+
+    def __init__(self) -> None:
+        self._clock = FakeClock()
+        self._opened = session(self._clock)
+        store = self._opened.session
+        self._collector = Collector(store, map, few=FEW_REMOTE)
+        self._submitter = Submitter(
+            store, ordinal=0, n_workers=lambda: N_WORKERS, queue_bytes=1 << 20, acknowledged=self._acknowledged
+        )
+        self._finder, self._claims = Finder(store, self._clock, N_WORKERS), Claims(store, "w", self._clock)
+        pickled = payload.dump_function(no_op)
+        self._function = payload.digest(pickled), pickled
+
+    def requests(self) -> Counter[str]:
+        return Counter(self._opened.store.requests.snapshot())
+
+    def call(self, number: int) -> None:
+        """One call, from submit to result."""
+        digest, pickled = self._function
+        future = self._submitter.add(_future, digest, pickled, payload.dump_call((number,), {}))
+        batch = self._submitter.take(0.0)
+        assert batch is not None  # nothing else is under way
+        self._submitter.send(batch)
+        self._clock.advance(1.0)  # longer than between two rings
+        self._finder.step()
+        key = self._finder.take()
+        assert key is not None  # it was rung for
+        claim, _ = self._claims.claim(key, size=lambda _: 1)
+        assert claim is not None  # nobody else is there
+        claim.found[0] = Finding(State.COMPLETED, payload.dump_value(number))
+        self._claims.commit(claim)
+        self._finder.saw(key, claim.seen.status)
+        self._collector.poll()
+        if future.result(0) != number:
+            raise SystemExit(f"a wrong result: call={number}")
+
+    def _acknowledged(self, batch: Acknowledged) -> None:
+        self._collector.watch(batch.key, batch.ref, batch.etag, enumerate(batch.futures))
+
+
+def _future(index: int) -> StarburstFuture[Any]:
+    return StarburstFuture(_Nobody(), 0, index)
+
+
+def lone_submits(n_calls: int) -> Iterator[Row]:
+    """Requests a call: of the session's first calls, and of its last."""
+    calls = LoneSubmits()
+    window = min(1000, n_calls // 3)
+    marks = {0: "first", n_calls - window: "last"}
+    for number in range(n_calls):
+        if number in marks:
+            before = calls.requests()
+        calls.call(number)
+        start_of_window = number + 1 - window
+        if start_of_window in marks:
+            took = calls.requests() - before
+            row = Row(f"a lone submit, mean of the {marks[start_of_window]} {window:,} of {n_calls:,}", "requests", [])
+            row.values = [n_requests(took) / window]
+            row.requests = dict(took)
+            row.conditions = {"calls_before": start_of_window}
+            yield row
+
+
+def compared(rows: list[Row]) -> list[Row]:
+    """The two, and that they are the same: an epoch that is full costs as much in the beginning as in the end."""
+    first, last = rows
+    ratio = Row("last over first", "times", [last.values[0] / first.values[0]], budget="≤ 1.01")
+    return [*rows, ratio]
+
+
+def main() -> None:
+    run = Run(__file__, arguments(__doc__).parse_args())
+    n: Callable[[int, int], int] = lambda whole, quick: quick if run.quick else whole  # noqa: E731
+    run.table("census", [census(n(100_000, 5_000))])
+    run.table("lone submits", compared([*lone_submits(n(100_000, 6_000))]))
+
+
+if __name__ == "__main__":
+    main()
