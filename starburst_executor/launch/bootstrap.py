@@ -10,7 +10,15 @@ import msgpack
 from starburst_executor.clock import Clock
 from starburst_executor.errors import RecordInvalid
 
-__all__ = ["MOST_SLOTS", "Bootstrap", "new_worker_id", "read_bootstrap", "write_bootstrap"]
+__all__ = [
+    "MOST_SLOTS",
+    "Bootstrap",
+    "new_launch_id",
+    "new_worker_id",
+    "read_bootstrap",
+    "worker_id_of",
+    "write_bootstrap",
+]
 
 # More processes than any one machine runs well.
 MOST_SLOTS = 1024
@@ -47,6 +55,16 @@ class Bootstrap:
 def new_worker_id(clock: Clock) -> str:
     """A fresh worker id; ids sort by the time of their making, as told by whoever made them."""
     return f"{int(clock.now() * 1000):011x}-{clock.new_id(4)}"
+
+
+def new_launch_id(clock: Clock) -> str:
+    """A fresh launch id, of the same form."""
+    return f"{int(clock.now() * 1000):011x}-{clock.new_id()}"
+
+
+def worker_id_of(launch_id: str, digits: str) -> str:
+    """The id of a worker that its engine names: both sides can tell it, and it sorts by the time of its launch."""
+    return f"{launch_id.partition('-')[0]}-{digits}"
 
 
 def write_bootstrap(pipe: IO[bytes], bootstrap: Bootstrap) -> None:
