@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from starburst_executor.clock import Backoff
-from starburst_executor.errors import ConfigError, LaunchError
+from starburst_executor.errors import ConfigError, LaunchError, NoCapacity
 from starburst_executor.launch.base import Death, Launcher, Order, Started
 from starburst_executor.launch.bootstrap import new_launch_id
 from starburst_executor.protocol.records import Launch, Manifest, SessionState
@@ -96,12 +96,10 @@ class Starter:
             return
         if self._going is not None:
             self._go_on(self._going)
-        elif self._clock.monotonic() < self._next_start:
-            self._check_first_beat(manifest)
-        elif manifest.workers > self._n_slots_alive(manifest):
+        elif self._clock.monotonic() >= self._next_start and manifest.workers > self._n_slots_alive(manifest):
             self._begin()
-        else:
-            self._check_first_beat(manifest)
+            return
+        self._listen(manifest)
 
     def see_worker_stay(self, bury: Callable[[], None], pause_s: float) -> None:
         """Before a client leaves work behind: start workers if there are none, and hear of one, unless the engine goes
@@ -117,7 +115,7 @@ class Starter:
             self.turn()
             self._clock.wait(self._never, pause_s)
         if self._session.manifest.state == SessionState.BROKEN:
-            raise self._error or LaunchError(self._session.manifest.reason)
+            raise type(self._error or LaunchError())(self._session.manifest.reason)
 
     def _may_be_left(self) -> bool:
         return self._heard or (self._launcher.keeps_trying and self._going is None)
@@ -137,7 +135,7 @@ class Starter:
         if heard:
             self._n_futile = 0
         elif death.was_taken:
-            self._error = LaunchError(death.words)
+            self._error = NoCapacity(death.words)
             self._next_start = self._clock.monotonic() + self._no_room.next_s()
         else:
             self._n_futile += 1
@@ -196,6 +194,9 @@ class Starter:
         if done:
             self._going = None
             self._settled(launch.slots, started)
+        elif started.error is not None:
+            self._error = started.error
+            self._warn(f"workers cannot be started yet, trying again: {started.error}")
 
     def _write(self, going: _Going, changed: Launch) -> None:
         """Swap the launch's next state in, unless another client has taken it over."""
@@ -227,50 +228,46 @@ class Starter:
     def _settled(self, n_asked: int, started: Started) -> None:
         if started.n_slots >= n_asked:
             return
-        if not started.n_slots:
-            self._could_not_start(LaunchError(started.words))
-            return
-        if started.words not in self._warned:
-            self._warned.add(started.words)
-            _log.warning(
-                "fewer workers were started than asked for: slots=%d, asked=%d, %s",
-                started.n_slots,
-                n_asked,
-                started.words,
-            )
-        self._next_start = self._clock.monotonic() + self._no_room.next_s()
+        error = started.error or LaunchError("the engine does not say why")
+        if started.n_slots:
+            self._warn(f"fewer workers were started than asked for: slots={started.n_slots}, asked={n_asked}: {error}")
+            self._next_start = self._clock.monotonic() + self._no_room.next_s()
+        else:
+            self._could_not_start(error)
+
+    def _warn(self, words: str) -> None:
+        """Once for each cause, however often it is met."""
+        if words not in self._warned:
+            self._warned.add(words)
+            _log.warning("%s: session=%s", words, self._session.session_id)
 
     def _could_not_start(self, error: Exception) -> None:
         """Break the session, unless others do the work: then try again in a while."""
         manifest = self._session.manifest
         reason = f"no worker could be started: {error}"
         if self._n_slots_alive(manifest) > 0:
-            if reason not in self._warned:
-                self._warned.add(reason)
-                _log.warning("%s; the others go on: session=%s", reason, manifest.session_id)
+            self._warn(f"{reason}; the others go on")
             self._n_futile = 0
             self._next_start = self._clock.monotonic() + self._no_room.next_s()
         else:
-            self._error = type(error)(reason) if isinstance(error, LaunchError) else LaunchError(reason)
+            self._error = error if isinstance(error, LaunchError) else LaunchError(str(error))
             self._break(reason)
 
     # --- the first beat -----------------------------------------------------------------------------------------------
 
-    def _check_first_beat(self, manifest: Manifest) -> None:
-        """Workers that live and say nothing for `launch_s` will not say anything."""
-        if self._heard:
-            return
+    def _listen(self, manifest: Manifest) -> None:
+        """Hear the first beat. Workers that live and say nothing for `launch_s` will not say anything."""
         now = self._clock.monotonic()
+        if self._heard or now < self._next_hearing:
+            return
         if self._waits_since is None:
             # Another client started them.
             self._waits_since = now
-        if now < self._next_hearing:
-            return
         self._next_hearing = now + _HEARING_S
         keys = self._worker_keys()
         if keys - self._before:
             self._hear()
-        elif now - self._waits_since <= self._timings.launch_s:
+        elif now - self._waits_since <= self._timings.launch_s or self._going is not None:
             return
         elif any(map(self._is_alive, keys)):
             # The others do the work.

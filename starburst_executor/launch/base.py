@@ -17,6 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from starburst_executor.errors import LaunchError
+
 __all__ = ["Death", "Launcher", "Order", "Started"]
 
 
@@ -50,13 +52,13 @@ class Started:
         handle: Names every worker started so far, and how to go on.
         n_slots: How many tasks at once these workers run.
         more_s: After so many seconds the next step is due; None: there is none, whether or not all were started.
-        words: Why they are fewer than asked for, or why it takes so long; for people.
+        error: Why they are fewer than asked for, or why it takes so long.
     """
 
     handle: str
     n_slots: int
     more_s: float | None = None
-    words: str = ""
+    error: LaunchError | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from starburst_executor.clock import Clock
 from starburst_executor.errors import RecordInvalid
 
 __all__ = [
+    "ENGINES",
+    "EXIT_DRAINED",
     "MOST_SLOTS",
     "Bootstrap",
     "new_launch_id",
@@ -23,6 +25,10 @@ __all__ = [
 # More processes than any one machine runs well.
 MOST_SLOTS = 1024
 _LENGTH_BYTES = 4
+# What may start a worker without a bootstrap record.
+ENGINES = ("ecs", "batch")
+# What a worker of Batch exits with that was told to stop, as a shell reports a SIGTERM: Batch starts it again elsewhere.
+EXIT_DRAINED = 143
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,14 @@ def new_worker_id(clock: Clock) -> str:
 def new_launch_id(clock: Clock) -> str:
     """A fresh launch id, of the same form."""
     return f"{int(clock.now() * 1000):011x}-{clock.new_id()}"
+
+
+def launched_at(launch_id: str) -> float:
+    """When a launch began, by the clock of whoever began it: UTC epoch seconds, 0 if it does not say."""
+    try:
+        return int(launch_id.partition("-")[0], 16) / 1000
+    except ValueError:
+        return 0.0
 
 
 def worker_id_of(launch_id: str, digits: str) -> str:
