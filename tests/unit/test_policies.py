@@ -107,7 +107,7 @@ SESSION = "sessions/20250102-030405-0a1b2c3d/"
 NEEDED = {
     "client": {
         "create": ["manifest", "functions/5f", "status/0000.000000/0000.0000000000-1", "clients/c"],
-        "create_big": ["functions/5f", "calls/0000.0000000000"],
+        "create_big": ["functions/5f", "calls/0000.0000000000", "code/5f"],
         "swap": ["manifest", "status/0000.000000/0000.0000000000-1", "clients/c"],
         "put": ["bell"],
         "get": ["manifest", "functions/5f", "calls/0", "status/0/0-1", "outcomes/0/w.1-0", "logs/0/w.1-0", "workers/w"],
@@ -119,7 +119,7 @@ NEEDED = {
         "create_big": ["outcomes/0000.0000000000/w.1-0", "logs/0000.0000000000/w.1-0"],
         "swap": ["manifest", "status/0000.000000/0000.0000000000-1", "workers/w"],
         "put": ["bell"],
-        "get": ["manifest", "bell", "functions/5f", "calls/0000.0000000000", "status/0/0-1", "workers/w"],
+        "get": ["manifest", "bell", "functions/5f", "calls/0000.0000000000", "code/5f", "status/0/0-1", "workers/w"],
         "list": ["status/", "status/0000.000000/", "workers/", "clients/"],
     },
 }
@@ -155,6 +155,7 @@ def test_every_right_is_needed(role: str) -> None:
     [
         ("worker", "s3:PutObject", f"{SESSION}functions/5f"),
         ("worker", "s3:PutObject", f"{SESSION}calls/0000.0000000000"),
+        ("worker", "s3:PutObject", f"{SESSION}code/5f"),
         ("worker", "s3:PutObject", f"{SESSION}clients/c"),
         ("worker", "s3:DeleteObject", f"{SESSION}manifest"),
         ("worker", "s3:DeleteObject", f"{SESSION}outcomes/0000.0000000000/w.1-0"),
