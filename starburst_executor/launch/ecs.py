@@ -45,6 +45,11 @@ class OnAws:
     region: str | None = None
     profile: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Whose handles it understands."""
+        raise NotImplementedError
+
     def _check_common(self) -> None:
         if self.slots is not None and (type(self.slots) is not int or not 1 <= self.slots <= _SLOTS_MOST):
             raise ConfigError(f"slots={self.slots!r} (an argument): must be 1..{_SLOTS_MOST}")
@@ -56,6 +61,11 @@ class OnAws:
         given["region"] = self.account.clients.region
         told = {key: _told(value) for key, value in given.items() if value not in (None, False)}
         return f"{name}?{urlencode(told, safe=':/@')}"
+
+    @property
+    def store_url(self) -> str:
+        """The store that goes with it: the stack's bucket. Raises: LaunchError, ConfigError. CloudFormation: 1, once."""
+        return self.account.stack.store_url(self.account.settings.profile)
 
     @cached_property
     def account(self) -> Account:
@@ -73,10 +83,6 @@ class _OnEcs(OnAws):
     """The part of a launcher that is the same for both: what `EcsTasks` does for it."""
 
     keeps_trying = False
-
-    @property
-    def name(self) -> str:
-        raise NotImplementedError
 
     def _make(self) -> EcsTasks:
         raise NotImplementedError
