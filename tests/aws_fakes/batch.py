@@ -189,11 +189,14 @@ class FakeBatch:
         with self.lock:
             return [one for one in self.containers if self.jobs[one]["status"] == "RUNNING"]
 
-    def interrupt(self, job_id: str) -> None:
+    def interrupt(self, job_id: str, *, notice: bool = True) -> None:
         """AWS wants the machine back."""
         with self.lock:
             self.jobs[job_id]["why"] = TAKEN
-            self.containers[job_id].stop(self.kill_after_s)
+            if notice:
+                self.containers[job_id].stop(self.kill_after_s)
+            else:
+                self.containers[job_id].kill()
 
     def close(self) -> None:
         self.stuck = None

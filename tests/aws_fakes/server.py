@@ -52,6 +52,7 @@ class FakeAws:
             "BatchFargateSpotQueue": "fargate-spot",
         }
         self.parameters: dict[str, str] = {}
+        self.hidden_parameters = False  # workers do not find theirs
         self.quotas: dict[str, float] = {}
         roles = {self.outputs["ExecutionRoleArn"], self.outputs["WorkerRoleArn"]}
         self.ecs = FakeEcs(folder, self._platform, {IMAGE}, roles)
@@ -94,11 +95,10 @@ class FakeAws:
         return {"Version": 1}
 
     def _GetParameter(self, request: dict[str, Any]) -> dict[str, Any]:
-        if request["Name"] not in self.parameters:
+        name = request["Name"]
+        if name not in self.parameters or self.hidden_parameters:
             raise Refusal("ParameterNotFound", "")
-        return {
-            "Parameter": {"Name": request["Name"], "Value": self.parameters[request["Name"]], "Type": "SecureString"}
-        }
+        return {"Parameter": {"Name": name, "Value": self.parameters[name], "Type": "SecureString"}}
 
     def _DeleteParameter(self, request: dict[str, Any]) -> dict[str, Any]:
         if self.parameters.pop(request["Name"], None) is None:
