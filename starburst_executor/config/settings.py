@@ -68,6 +68,7 @@ class Settings:
         warn_result_bytes: A larger result is worth a warning.
         queue_bytes: Calls that wait to be written; `submit` blocks beyond.
         keep: Whether the end of an attached session leaves its objects in the store.
+        code_exclude: What of the user's own modules is not sent to workers: patterns, separated by commas or spaces.
     """
 
     workers: int = _setting(_Rule(int, 1, 10_000))
@@ -81,6 +82,7 @@ class Settings:
     warn_result_bytes: int = _setting(_Rule(int, 1), default=256 * _MIB)
     queue_bytes: int = _setting(_Rule(int, _MIB), default=256 * _MIB)
     keep: bool = _setting(_Rule(bool), default=False)
+    code_exclude: str = _setting(_Rule(str), default="")
 
 
 def resolve(detached: bool, **arguments: object) -> Settings:
