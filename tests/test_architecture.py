@@ -43,6 +43,8 @@ GUARDED: dict[str, tuple[str, ...]] = {
         "protocol/payload.py",
         "worker/nursery.py",  # loads it once, before it forks the children that will need it
     ),
+    "click": ("cli/",),
+    "tomlkit": ("config/file.py", "cli/__init__.py"),
     "time": ("clock.py",),
     "uuid": ("clock.py",),
     "random": (

@@ -2,6 +2,8 @@
 
     timings.py      every interval of a session, as one value
     settings.py     argument > `STARBURST_*` variable > config file > default
+    aws.py          the same for the `[aws]` table: which stack, region and profile
+    file.py         the config file
     folders.py      where this machine keeps config, data and logs; the default store
     user_keys.py    the user's key file and the keys of sessions made from it
 
@@ -9,6 +11,7 @@ Nothing here talks to a store, and nothing is read before somebody asks: importi
 disk nor the environment. Import its names from here; which module they live in is a detail.
 """
 
+from starburst_executor.config.aws import AwsSettings, forget_aws, remember_aws, resolve_aws
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, registry_folder
 from starburst_executor.config.settings import LAUNCHERS, Settings, resolve
 from starburst_executor.config.timings import Timings
@@ -26,6 +29,7 @@ from starburst_executor.config.user_keys import (
 
 __all__ = [
     "LAUNCHERS",
+    "AwsSettings",
     "SessionKey",
     "Settings",
     "Timings",
@@ -33,11 +37,14 @@ __all__ = [
     "default_store",
     "ephemeral_session_key",
     "find_session_key",
+    "forget_aws",
     "log_folder",
     "machine_boot",
     "new_session_key",
     "registry_folder",
+    "remember_aws",
     "resolve",
+    "resolve_aws",
     "session_key",
     "take_secret_environment",
     "user_key",
