@@ -54,26 +54,34 @@ class Modules(NamedTuple):
     installed: frozenset[str]
 
 
-def find_modules() -> Modules:
-    """The user's own modules and what they import. Reads their sources, once each as long as they do not change."""
+def find_modules(script: Path | None = None) -> Modules:
+    """The user's own modules and what they import. Reads their sources, once each as long as they do not change.
+
+    Args:
+        script: A program to do this for, in place of this process: what it imports, and what that imports in turn.
+    """
     own: dict[str, Place] = {}
     installed: set[str] = set()
-    main = _attribute(sys.modules.get("__main__"), "__file__")
-    todo = [name for name in _loaded() if _is_own(_place(name))]
-    todo += _imports_of([main]) if isinstance(main, str) else []
+    if script is None:
+        main = _attribute(sys.modules.get("__main__"), "__file__")
+        todo = [name for name in _loaded() if _is_own(_place(name))]
+        todo += _imports_of([main]) if isinstance(main, str) else []
+    else:
+        todo = _imports_of([str(script)])
+    folder = None if script is None else str(script.parent)
     seen: set[str] = set()
     while todo:
         name = todo.pop()
         if name in seen or name == _LIBRARY or name in sys.stdlib_module_names or name.startswith(_TOOLS):
             continue
         seen.add(name)
-        place = _place(name)
+        place = _place(name, folder)
         if not _is_own(place):
             installed.add(name)
             continue
         own[name] = place
         todo += _imports_of(_sources(place))
-        if any(_is_installed(folder) for folder in _all_folders(name)):
+        if any(map(_is_installed, _all_folders(name, folder))):
             installed.add(name)  # a namespace that own and installed packages share
     return Modules(own, frozenset(installed))
 
@@ -105,32 +113,39 @@ def _is_own(place: Place) -> bool:
     return bool(place.folders) or place.file is not None
 
 
-def _place(name: str) -> Place:
-    """Where a top-level module is, as far as that is the user's own; an empty place otherwise."""
-    folders = tuple(folder for folder in _all_folders(name) if _is_users(folder) and Path(folder).is_dir())
-    file = _file(name)
+def _place(name: str, beside: str | None = None) -> Place:
+    """Where a top-level module is, as far as that is the user's own; an empty place otherwise.
+
+    Args:
+        beside: The folder of a script that is not this process's: looked in first.
+    """
+    folders = tuple(folder for folder in _all_folders(name, beside) if _is_users(folder) and Path(folder).is_dir())
+    file = _file(name, beside)
     if file is not None and (not _is_users(file) or not Path(file).is_file()):
         return Place((), None)  # a package that is installed, whatever was added to its path
     return Place(folders, None if folders else file)
 
 
-def _all_folders(name: str) -> list[str]:
-    module = sys.modules.get(name)
-    found = _attribute(module, "__path__")
-    if module is None and (spec := _spec(name)) is not None:
-        found = spec.submodule_search_locations
+def _all_folders(name: str, beside: str | None) -> list[str]:
+    spec = _spec(name, beside)
+    module = sys.modules.get(name) if spec is None else None
+    found = _attribute(module, "__path__") if spec is None else spec.submodule_search_locations
     return [folder for folder in found if isinstance(folder, str)] if isinstance(found, Iterable) else []
 
 
-def _file(name: str) -> str | None:
-    module = sys.modules.get(name)
-    file = _attribute(module, "__file__")
-    if module is None and (spec := _spec(name)) is not None and spec.has_location:
-        file = spec.origin
+def _file(name: str, beside: str | None) -> str | None:
+    spec = _spec(name, beside)
+    module = sys.modules.get(name) if spec is None else None
+    file = _attribute(module, "__file__") if spec is None else spec.origin if spec.has_location else None
     return file if isinstance(file, str) else None
 
 
-def _spec(name: str) -> importlib.machinery.ModuleSpec | None:
+def _spec(name: str, beside: str | None) -> importlib.machinery.ModuleSpec | None:
+    """How a module would be found; None for one that is loaded, and so says itself where it is."""
+    if beside is not None and (found := importlib.machinery.PathFinder.find_spec(name, [beside])) is not None:
+        return found
+    if name in sys.modules:
+        return None
     try:
         return importlib.util.find_spec(name)
     except (ImportError, ValueError, AttributeError):  # finders of others
