@@ -13,22 +13,28 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
     ProfileNotFound,
     TokenRetrievalError,
     UnauthorizedSSOTokenError,
 )
+from botocore.exceptions import ConnectionError as NoConnection
 
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError, StarburstError
 from starburst_executor.version import __version__
 
-__all__ = ["FOREIGN", "Clients", "error_code", "is_denied", "meaning"]
+__all__ = ["FOREIGN", "NO_ANSWER", "Clients", "error_code", "is_denied", "meaning"]
 
 # What the SDK raises.
 FOREIGN = (ClientError, BotoCoreError)
+# What of that means that nobody knows whether the call was carried out.
+NO_ANSWER = (HTTPClientError, NoConnection)
 
+_CONNECT_S, _READ_S = 5.0, 30.0
+_POOL = 16
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "403"})
 _WHO = {
     "ExpiredToken": "the credentials have expired: log in again",
@@ -45,10 +51,12 @@ class Clients:
 
     Args:
         settings: Region and profile; what is None is found as boto3 finds it.
+        tries: How often a call is tried in all. 1 for those who decide themselves what an unclear answer means.
     """
 
-    def __init__(self, settings: AwsSettings) -> None:
+    def __init__(self, settings: AwsSettings, *, tries: int = 8) -> None:
         self.settings = settings
+        self._tries = tries
         self._lock = threading.Lock()  # guards _session and _made: making a client is not thread-safe, using one is
         self._session: Any = None
         self._made: dict[tuple[str, str], Any] = {}
@@ -66,7 +74,10 @@ class Clients:
             if (service, where) not in self._made:
                 config = Config(
                     # Throttled calls slow down the next ones as well: ECS's buckets are shared by the whole account.
-                    retries={"mode": "adaptive", "total_max_attempts": 8},
+                    retries={"mode": "adaptive", "total_max_attempts": self._tries},
+                    connect_timeout=_CONNECT_S,
+                    read_timeout=_READ_S,
+                    max_pool_connections=_POOL,
                     user_agent_extra=f"starburst/{__version__}",
                 )
                 self._made[service, where] = self._found().client(service, region_name=where, config=config)

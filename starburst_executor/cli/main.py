@@ -19,6 +19,9 @@ __all__ = ["COMMANDS", "Failed", "run", "starburst"]
 
 # name: module beneath `cli` and the command in it, in the order of `starburst --help`
 COMMANDS = {
+    "setup": "setup:setup",
+    "doctor": "doctor:doctor",
+    "teardown": "teardown:teardown",
     "sessions": "session:sessions",
     "status": "session:status",
     "cleanup": "session:cleanup",

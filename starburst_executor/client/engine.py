@@ -333,8 +333,8 @@ class Engine:
         submitter = self._submitter
         return self.collector.n_waiting > 0 or (submitter is not None and not submitter.is_empty())
 
-    def _order(self, n_slots: int) -> Order:
-        return Order(self.opened.url, self.opened.key.hex(), n_slots, self.detached)
+    def _order(self, launch_id: str, n_slots: int) -> Order:
+        return Order(launch_id, self.opened.url, self.opened.key.hex(), n_slots, self.detached)
 
     def unfinished(self) -> list[StarburstFuture[Any]]:
         """The futures that are not done, unsent ones included."""

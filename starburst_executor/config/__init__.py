@@ -4,6 +4,7 @@
     settings.py     argument > `STARBURST_*` variable > config file > default
     aws.py          the same for the `[aws]` table: which stack, region and profile
     file.py         the config file
+    engine.py       what a launcher on AWS tells a worker in its environment
     folders.py      where this machine keeps config, data and logs; the default store
     user_keys.py    the user's key file and the keys of sessions made from it
 
@@ -12,6 +13,7 @@ disk nor the environment. Import its names from here; which module they live in 
 """
 
 from starburst_executor.config.aws import AwsSettings, forget_aws, remember_aws, resolve_aws
+from starburst_executor.config.engine import EngineStart, engine_environment, engine_start
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, registry_folder
 from starburst_executor.config.settings import LAUNCHERS, Settings, resolve
 from starburst_executor.config.timings import Timings
@@ -30,11 +32,14 @@ from starburst_executor.config.user_keys import (
 __all__ = [
     "LAUNCHERS",
     "AwsSettings",
+    "EngineStart",
     "SessionKey",
     "Settings",
     "Timings",
     "UserKey",
     "default_store",
+    "engine_environment",
+    "engine_start",
     "ephemeral_session_key",
     "find_session_key",
     "forget_aws",

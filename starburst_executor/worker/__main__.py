@@ -1,7 +1,8 @@
 """`python -m starburst_executor.worker <session-url>`: one worker, for both executors and every launcher.
 
-Started by hand it takes part at once: the key comes from `STARBURST_KEY` or the key file. Started by a launcher it reads
-one bootstrap record from its standard input: key, module path, worker id. Neither is ever on the command line.
+Started by hand it takes part at once: the key comes from `STARBURST_KEY` or the key file. Started by a launcher on the
+same machine it reads one bootstrap record from its standard input: key, module path, worker id. In a container of AWS it
+finds its id out, and reads the key with its role. Neither is ever on the command line.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from typing import IO, TYPE_CHECKING
 from starburst_executor import config
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import KeyNotFound, StarburstError
-from starburst_executor.launch.bootstrap import MOST_SLOTS, Bootstrap, new_worker_id, read_bootstrap
+from starburst_executor.launch.bootstrap import (
+    ENGINES,
+    EXIT_DRAINED,
+    MOST_SLOTS,
+    Bootstrap,
+    new_worker_id,
+    read_bootstrap,
+)
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.url import split_url
 from starburst_executor.worker.runner import Nursery
@@ -47,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             if options.bootstrap:
                 bootstrap = read_bootstrap(_stdin())
+            elif options.engine:
+                bootstrap = _engine_bootstrap(options.engine, clock)
             else:
                 bootstrap = Bootstrap(key=secret or "", path=tuple(sys.path), worker_id=new_worker_id(clock))
             nursery.configure(sys_path=bootstrap.path, tee=bootstrap.tee, authkey=bootstrap.authkey)
@@ -59,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _EXIT_FAILED
     if words and why.name in ("FAILED", "BROKEN"):
         _say(words, bootstrap)
+    if options.engine == "batch" and why.name == "DRAINED":
+        return EXIT_DRAINED
     return _EXIT_FAILED if why.name in ("FAILED", "BROKEN") else 0
 
 
@@ -72,7 +84,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slots", type=_slots, default=None, help="tasks at once (default: one per processor)")
     parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--bootstrap", action="store_true", help="for launchers: read key and path from standard input")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="for launchers on AWS: read key and id from what this engine gives a container",
+    )
     return parser
+
+
+def _engine_bootstrap(engine: str, clock: SystemClock) -> Bootstrap:
+    from starburst_executor.launch.remote import engine_bootstrap  # boto3 is for those who are on AWS
+
+    return engine_bootstrap(engine, clock, tuple(sys.path))
 
 
 def _slots(text: str) -> int:

@@ -486,7 +486,7 @@ def test_a_forged_handle_neither_shows_nor_removes_nor_kills_anything(store_url:
     def forge(manifest: Manifest) -> Manifest:
         from starburst_executor.protocol.records import Launch
 
-        launches = tuple(Launch(f"l{i}", "local", 1, handle, time.time()) for i, handle in enumerate(handles))
+        launches = tuple(Launch(f"l{i}", "local", 1, handle, time.time(), True) for i, handle in enumerate(handles))
         return replace(manifest, launches=launches)
 
     session.change(forge)

@@ -9,7 +9,7 @@ import pytest
 
 from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.errors import ExecutorBroken, LaunchError, ObjectNotFound, StoreUnavailable
-from starburst_executor.launch.base import Death, Order
+from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.records import Launch, SessionState, WorkerState, decode_client_beat
 from starburst_executor.protocol.status import State
@@ -20,7 +20,9 @@ from tests.unit.session_rig import Rig
 class FakeLauncher:
     """Starts nothing and says of each order what the test wants. Shared by the clients of one machine."""
 
-    name = "fake"
+    name = spec = "fake"
+    launch_s = 60.0
+    keeps_trying = False
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
@@ -31,11 +33,11 @@ class FakeLauncher:
     def check(self, n_slots: int) -> None:
         """Any number will do."""
 
-    def start(self, order: Order) -> str:
+    def start(self, order: Order, handle: str = "") -> Started:
         if self.refusal is not None:
             raise self.refusal
         self.orders.append(order)
-        return f"w{len(self.orders) - 1}"
+        return Started(f"w{len(self.orders) - 1}", order.n_slots)
 
     def kill(self, handle: str, words: str = "exit status 1") -> None:
         self.dead[handle] = words
@@ -45,6 +47,13 @@ class FakeLauncher:
 
     def slots_alive(self, handle: str) -> int:
         return 0 if handle in self.dead else self.orders[int(handle[1:])].n_slots
+
+    def describe(self, handle: str) -> str:
+        return f"{handle} is on its way"
+
+    def shed(self, handle: str, n_slots: int) -> int:
+        self.stop(handle, at_once=False)
+        return self.orders[int(handle[1:])].n_slots
 
     def stop(self, handle: str, *, at_once: bool) -> None:
         self.stopped.append((handle, at_once))
@@ -71,7 +80,7 @@ class Client:
             session,
             client_id,
             launcher,
-            order=lambda n_slots: Order("memory://m/a-session", "00", n_slots, False),
+            order=lambda launch_id, n_slots: Order(launch_id, "memory://m/a-session", "00", n_slots, False),
             needs_workers=lambda: self.needs,
         )
 
@@ -120,9 +129,9 @@ def test_an_intent_is_in_the_manifest_before_anything_is_started() -> None:
     seen: list[tuple[Launch, ...]] = []
     start = launcher.start
 
-    def watched(order: Order) -> str:
+    def watched(order: Order, handle: str = "") -> Started:
         seen.append(launches(rig))
-        return start(order)
+        return start(order, handle)
 
     launcher.start = watched  # type: ignore[method-assign]
     client.keeper.turn()
@@ -169,9 +178,9 @@ def test_workers_that_took_long_to_start_are_found_all_the_same() -> None:
     client = Client(rig, launcher)
     start = launcher.start
 
-    def slow(order: Order) -> str:
+    def slow(order: Order, handle: str = "") -> Started:
         rig.session.change(lambda m: replace(m, launches=()))
-        return start(order)
+        return start(order, handle)
 
     launcher.start = slow  # type: ignore[method-assign]
     client.keeper.turn()
@@ -380,10 +389,10 @@ def test_a_client_that_leaves_work_behind_waits_for_a_worker_to_be_heard() -> No
     client = Client(rig, launcher)
     start = launcher.start
 
-    def started(order: Order) -> str:
-        handle = start(order)
-        rig.beat(handle)
-        return handle
+    def started(order: Order, handle: str = "") -> Started:
+        found = start(order, handle)
+        rig.beat(found.handle)
+        return found
 
     launcher.start = started  # type: ignore[method-assign]
     client.keeper.see_worker_stay()
