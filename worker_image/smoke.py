@@ -1,7 +1,7 @@
 """The client of `smoke.sh`: writes the folder to build in; runs a session whose only worker is in a container.
 
-    smoke.py context PROJECT FOLDER [BASE_IMAGE]     fills FOLDER; prints arguments for the engine, a word a line
-    smoke.py session [--read-only] -- COMMAND …      COMMAND runs the image; "{env}" in it becomes --env options
+smoke.py context PROJECT FOLDER [BASE_IMAGE]     fills FOLDER; prints arguments for the engine, a word a line
+smoke.py session [--read-only] -- COMMAND …      COMMAND runs the image; "{env}" in it becomes --env options
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Account:
 
     Attributes:
         settings: Which stack, region, profile.
-        image: What workers run; None for the one that was built for this Python.
+        image: What workers run; None for the one that was built for this program's environment.
     """
 
     settings: AwsSettings
@@ -67,10 +67,8 @@ class Account:
         return read_stack(self.clients)
 
     def image_for(self, arch: str) -> str:
-        """The image of workers. Raises: ConfigError."""
-        if self.image is None:
-            raise ConfigError(f"image (an argument): must name an image with this library for {arch}")
-        return self.image
+        """The image of workers, the program's own unless one was named. Raises: LaunchError, ConfigError. ECR: 1 or none."""
+        return self.image or image_uri(self.clients, self.stack, find_environment(), arch)
 
     def put_key(self, order: Order) -> str:
         """Store the session's key for workers; the parameter's name. Harmless if it is there. Raises: LaunchError."""
