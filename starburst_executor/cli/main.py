@@ -26,6 +26,7 @@ COMMANDS = {
     "status": "session:status",
     "cleanup": "session:cleanup",
     "key": "key:key",
+    "image": "image:image",
 }
 
 

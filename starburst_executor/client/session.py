@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tenacity import Retrying, retry_if_exception_type
@@ -43,11 +44,15 @@ from starburst_executor.store.session import SessionStore, new_token
 from starburst_executor.store.url import join_url, split_url
 from starburst_executor.version import __version__
 
+if TYPE_CHECKING:
+    from starburst_executor.client.code import Code
+
 __all__ = [
     "Opened",
     "SessionSummary",
     "attach",
     "census",
+    "code_for",
     "delete_session",
     "is_embedded",
     "list_sessions",
@@ -114,6 +119,15 @@ def is_embedded(store_url: str) -> bool:
     return urlsplit(store_url).scheme in ("sqlite", "memory")
 
 
+def code_for(store: ObjectStore, clock: Clock, settings: Settings) -> Code | None:
+    """What sends the user's own modules to workers; None where workers find them as this process does."""
+    if is_embedded(store.url):
+        return None
+    from starburst_executor.client.code import Code
+
+    return Code(store, clock, settings.code_exclude)
+
+
 def start(
     settings: Settings,
     clock: Clock,
@@ -124,7 +138,7 @@ def start(
     launcher: Launcher | None = None,
     initializer: Callable[[], object] | None = None,
 ) -> Opened:
-    """Begin a session. Store: 1 create; 1 for an initializer; on an endpoint that is not AWS, 8 for the probe.
+    """Begin a session. Store: 1 create; 1 for an initializer, 1 GET and perhaps 1 create for its code; on an endpoint that is not AWS, 8 for the probe.
 
     Args:
         launcher: What starts workers; the manifest says which, for clients that attach later.
@@ -147,7 +161,10 @@ def start(
         session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
         session_key = config.new_session_key(session_id, detached=detached, given=key)
         session = SessionStore(store, session_id, Sealer(bytes(session_key), session_id), clock)
-        digest = None if initializer is None else _store_initializer(session, initializer)
+        digest = None
+        if initializer is not None:
+            code = code_for(store, clock, settings)
+            digest = _store_initializer(session, initializer, "" if code is None else code.name())
         manifest = _first_manifest(session, settings, timings, detached=detached, launcher=launcher)
         session.create_manifest(replace(manifest, initializer=digest))
     except BaseException:
@@ -235,8 +252,8 @@ def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
     retrying(probe_conditional_writes, store)
 
 
-def _store_initializer(session: SessionStore, initializer: Callable[[], object]) -> str:
-    pickled = payload.dump_function(initializer)
+def _store_initializer(session: SessionStore, initializer: Callable[[], object], code: str) -> str:
+    pickled = payload.dump_function(initializer, code)
     digest = payload.digest(pickled)
     session.store.create(session.keys.function(digest), session.sealer.sealed("function", digest, pickled))
     return digest

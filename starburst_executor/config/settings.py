@@ -72,6 +72,7 @@ class Settings:
         queue_bytes: Calls that wait to be written; `submit` blocks beyond.
         keep: Whether the end of an attached session leaves its objects in the store.
         launch_timeout: Seconds within which the first worker must be heard of, or None for what the launcher needs.
+        code_exclude: What of the user's own modules is not sent to workers: patterns, separated by commas or spaces.
     """
 
     workers: int = _setting(_Rule(int, 1, 10_000))
@@ -86,6 +87,7 @@ class Settings:
     queue_bytes: int = _setting(_Rule(int, _MIB), default=256 * _MIB)
     keep: bool = _setting(_Rule(bool), default=False)
     launch_timeout: float | None = _setting(_Rule(float, 1, 604_800, optional=True), default=None)
+    code_exclude: str = _setting(_Rule(str), default="")
 
 
 def resolve(detached: bool, *, store_of: Callable[[str], str | None] | None = None, **arguments: object) -> Settings:

@@ -146,8 +146,8 @@ class BatchJobs:
         }[self._on, self._spot]
         if queue is None:
             raise ConfigError(
-                f"the stack {stack.name!r} has no Batch queue for on={self._on!r}, spot={self._spot}: run `starburst setup` "
-                "with it, or use Fargate(...)"
+                f"the stack {stack.name!r} has no Batch queue for on={self._on!r}, spot={self._spot}: run `starburst "
+                "setup --batch`, or use Fargate(...)"
             )
         return queue
 
@@ -190,6 +190,8 @@ class BatchJobs:
             "jobDefinition": self._definition,
             "retryStrategy": _RETRY,
             "propagateTags": True,
+            # Its users may end those jobs only that are the stack's.
+            "tags": {"starburst:stack": account.stack.name},
             "containerOverrides": {
                 "command": [*ENTRY_POINT, *account.command(order.url, here.n_slots_each, "batch")],
                 "environment": account.environment(here.session_id, here.launch_id),

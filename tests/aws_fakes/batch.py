@@ -176,6 +176,8 @@ class FakeBatch:
 
     def _terminatejob(self, request: dict[str, Any]) -> dict[str, Any]:
         asked = request["jobId"]
+        if self.requests[asked.partition(":")[0]].get("tags") != {"starburst:stack": "starburst"}:
+            raise Refusal("AccessDeniedException", "not authorized to perform: batch:TerminateJob", 403)
         for one, job in self.jobs.items():
             if (one == asked or one.partition(":")[0] == asked) and job["status"] not in _ENDED:
                 job.update(isTerminated=True, why=request["reason"])

@@ -262,7 +262,6 @@ def test_leaving_a_detached_session_without_a_worker_says_why(aws: FakeAws) -> N
     ("settings", "words"),
     [
         ({"launcher": Fargate(image=IMAGE), "store": "sqlite:///tmp/x"}, "workers on AWS cannot reach a store on this"),
-        ({"launcher": Fargate()}, "image"),
         ({"launcher": "fargate?cpu=3"}, "the nearest is cpu=4"),
         ({"launcher": "fargate?cpus=3"}, "no such option: 'cpus'"),
         ({"launcher": "fargate?spot=maybe"}, "spot='maybe' is not bool"),

@@ -14,6 +14,7 @@ from starburst_executor.errors import PayloadError, RecordInvalid, TaskCrashed, 
 from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.status import State
 from starburst_executor.worker.claims import Claims
+from starburst_executor.worker.code import Code
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
@@ -130,13 +131,14 @@ class Stage:
         self.broken: bytes | None = None
         self.reasons: list[bytes] = []
         self.runners: list[FakeRunner] = []
+        self.codes: list[tuple[str, ...]] = []  # of each runner
         self.sent: list[list[int]] = []
         self.ran: list[tuple[int, int]] = []
         self.draining, self.stopped = threading.Event(), threading.Event()
         self.claims = Claims(session, worker_id, self.rig.clock)
         self.finder = Finder(session, self.rig.clock, n_slots)
         self.durations, self.solitude = Durations(), Solitude()
-        functions = Functions(session)
+        functions = Functions(session, Code(session))
         self.slots = [
             Slot(
                 number,
@@ -156,7 +158,8 @@ class Stage:
         ]
         self.slot = self.slots[0]
 
-    def spawn(self) -> FakeRunner:
+    def spawn(self, code: tuple[str, ...]) -> FakeRunner:
+        self.codes.append(code)
         self.runners.append(FakeRunner(self))
         return self.runners[-1]
 
@@ -407,8 +410,8 @@ def test_a_runner_that_dies_between_tasks_costs_none() -> None:
     deaths = [None, None]
     spawn = stage.spawn
 
-    def dying() -> FakeRunner:
-        runner = spawn()
+    def dying(code: tuple[str, ...]) -> FakeRunner:
+        runner = spawn(code)
         if deaths:
             deaths.pop()
             runner.poll = lambda _: [runner.death("of old age", None)]  # type: ignore[method-assign]
@@ -427,8 +430,8 @@ def test_runners_that_always_die_before_they_work_break_the_session() -> None:
     stage.look()
     spawn = stage.spawn
 
-    def dying() -> FakeRunner:
-        runner = spawn()
+    def dying(code: tuple[str, ...]) -> FakeRunner:
+        runner = spawn(code)
         runner.poll = lambda _: [runner.death("exited with status 1", None)]  # type: ignore[method-assign]
         return runner
 
