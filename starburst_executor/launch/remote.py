@@ -16,6 +16,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from starburst_executor import config
 from starburst_executor.aws.clients import Clients
+from starburst_executor.aws.environment import find_environment
+from starburst_executor.aws.image import image_uri
 from starburst_executor.aws.logs import CONTAINER, STREAM_PREFIX
 from starburst_executor.aws.metadata import ecs_task_id
 from starburst_executor.aws.parameter import delete_key, parameter_name, put_key, read_key
