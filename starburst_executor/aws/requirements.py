@@ -76,13 +76,13 @@ def _read(path: Path) -> Requirements | None:
     try:
         if path.name == "requirements.txt":
             return Requirements(str(path), tuple(_lines(path)), ())
+        if not path.with_name("pyproject.toml").is_file():
+            raise ConfigError(f"a lock file without what it locks: {path}: put its pyproject.toml beside it")
         project = _parsed(path.with_name("pyproject.toml"))
         wanted = _dependencies(project)
         if path.name not in _LOCKS:
             return None if wanted is None else Requirements(str(path), tuple(filter(_is_elsewhere, wanted)), ())
         pinned, local = _locked(_parsed(path))
-    except FileNotFoundError as error:
-        raise ConfigError(f"a lock file without what it locks: {path}: add {error.filename}") from error
     except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
         raise ConfigError(f"a project's file cannot be read: {path}: {error}") from error
     wanted = [line for line in wanted or () if _is_elsewhere(line) and _normal(line) not in local]

@@ -65,6 +65,28 @@ class _Load(NamedTuple):
     spec: ModuleSpec | None
 
 
+class _Snapshot(NamedTuple):
+    """A snapshot that is stored, and what tells whether another one is needed.
+
+    Attributes:
+        own: The top-level modules in it.
+        n_loaded: How many modules there were in all.
+        loads: The own ones among them.
+    """
+
+    name: str
+    own: frozenset[str]
+    n_loaded: int
+    loads: list[_Load]
+
+    def is_unchanged(self) -> bool:
+        """Whether no own module has been loaded again since."""
+        return all(
+            sys.modules.get(name) is module and (spec is None or module.__spec__ is spec)
+            for name, module, spec in self.loads
+        )
+
+
 # The digest of what was zipped last, by what went in: the next session of this process need not zip again.
 _digests: dict[tuple[_File, ...], str] = {}
 _digests_lock = threading.Lock()
@@ -81,11 +103,8 @@ class Code:
         self._store = store
         self._clock = clock
         self._patterns = tuple(filter(None, re.split(r"[,\s]+", exclude)))
-        self._lock = threading.Lock()  # held over a snapshot, store requests included: other submits wait for it anyway
-        self._name: str | None = None
-        self._own: frozenset[str] = frozenset()
-        self._n_loaded = -1
-        self._loads: list[_Load] = []
+        self._lock = threading.Lock()  # guards: _known
+        self._known: _Snapshot | None = None
 
     def name(self) -> str:
         """The name of the stored snapshot for a function that is sent now; empty if there are no own modules.
@@ -94,22 +113,20 @@ class Code:
         Store: 1 GET and perhaps 1 create, when modules have been imported or reloaded since.
         """
         with self._lock:
-            # Mostly this is all there is to do: it is asked at every submit.
-            if self._name is not None and len(sys.modules) == self._n_loaded and self._is_unchanged():
-                return self._name
-            n_loaded = len(sys.modules)  # counted first: what another thread imports meanwhile is news next time
-            own = find_modules().own
-            if self._name is None or self._own != own.keys() or not self._is_unchanged():
-                self._name = self._stored(tuple(_files(own, self._patterns)))
-            self._own, self._n_loaded, self._loads = frozenset(own), n_loaded, _loads_of(own)
-            return self._name
-
-    def _is_unchanged(self) -> bool:
-        """Whether no own module has been loaded again since."""
-        return all(
-            sys.modules.get(name) is module and (spec is None or module.__spec__ is spec)
-            for name, module, spec in self._loads
-        )
+            known = self._known
+        # Mostly this is all there is to do: it is asked at every submit.
+        if known is not None and len(sys.modules) == known.n_loaded and known.is_unchanged():
+            return known.name
+        n_loaded = len(sys.modules)  # counted first: what another thread imports meanwhile is news next time
+        own = find_modules().own
+        loads = _loads_of(own)
+        if known is not None and known.own == own.keys() and known.is_unchanged():
+            name = known.name
+        else:
+            name = self._stored(tuple(_files(own, self._patterns)))
+        with self._lock:
+            self._known = _Snapshot(name, frozenset(own), n_loaded, loads)
+        return name
 
     def _stored(self, files: tuple[_File, ...]) -> str:
         if not files:
