@@ -26,6 +26,8 @@ COMMANDS = {
     "status": "session:status",
     "cleanup": "session:cleanup",
     "key": "key:key",
+    "image": "image:image",
+    "quota": "quota:quota",
 }
 
 

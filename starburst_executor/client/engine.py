@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.keeper import ClientKeeper
-from starburst_executor.client.session import Opened, delete_session, is_embedded, open_submitter, sweep
+from starburst_executor.client.session import Opened, code_for, delete_session, is_embedded, open_submitter, sweep
 from starburst_executor.client.submitter import Acknowledged, Submitter
 from starburst_executor.client.workforce import Workforce
 from starburst_executor.clock import Clock
@@ -102,6 +102,7 @@ class Engine:
         self._keeper = ClientKeeper(
             self.session, self._client_id, launcher, order=self._order, needs_workers=self._needs_workers
         )
+        self._code = code_for(opened.store, clock, settings)
         self._lock = threading.Lock()  # guards: _submitter, _sends, _threads, _ending, _error
         self._submitter: Submitter | None = None
         self._sends = False  # all threads were started that a submit needs
@@ -145,9 +146,14 @@ class Engine:
         return self.submit_prepared(prepared, args, kwargs)
 
     def prepare(self, function: Callable[..., Any]) -> tuple[str, bytes, BaseException | None]:
-        """Pickle a function once for many calls: its digest, its pickle, or what went wrong."""
+        """Pickle a function once for many calls: its digest, its pickle, or what went wrong.
+
+        Raises: PayloadError: the user's own modules, which it may need, cannot be sent.
+        Store: 1 GET and perhaps 1 create, if the store is not on this machine and modules were imported since.
+        """
+        code = "" if self._code is None else self._code.name()
         try:
-            pickled = payload.dump_function(function)
+            pickled = payload.dump_function(function, code)
         except BaseException as error:  # user code runs here: __reduce__
             return "0" * 32, b"", error
         return payload.digest(pickled), pickled, None

@@ -9,13 +9,15 @@ Loaded only where workers are on AWS: it loads boto3.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from starburst_executor import config
 from starburst_executor.aws.clients import Clients
+from starburst_executor.aws.environment import find_environment
+from starburst_executor.aws.image import image_uri
 from starburst_executor.aws.logs import CONTAINER, STREAM_PREFIX
 from starburst_executor.aws.metadata import ecs_task_id
 from starburst_executor.aws.parameter import delete_key, parameter_name, put_key, read_key
@@ -45,11 +47,12 @@ class Account:
 
     Attributes:
         settings: Which stack, region, profile.
-        image: What workers run; None for the one that was built for this Python.
+        image: What workers run; None for the one that was built for this program's environment.
     """
 
     settings: AwsSettings
     image: str | None = None
+    _found: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def clients(self) -> Clients:
@@ -67,10 +70,13 @@ class Account:
         return read_stack(self.clients)
 
     def image_for(self, arch: str) -> str:
-        """The image of workers. Raises: ConfigError."""
-        if self.image is None:
-            raise ConfigError(f"image (an argument): must name an image with this library for {arch}")
-        return self.image
+        """The image of workers: the one that is named, else the one that was built for this program.
+
+        Raises: LaunchError: it was not built; ConfigError. ECR: 1 DescribeImages, once, if it is not named.
+        """
+        if self.image is None and arch not in self._found:
+            self._found[arch] = image_uri(self.clients, self.stack, find_environment(), arch)
+        return self.image or self._found[arch]
 
     def put_key(self, order: Order) -> str:
         """Store the session's key for workers; the parameter's name. Harmless if it is there. Raises: LaunchError."""

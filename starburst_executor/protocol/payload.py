@@ -6,6 +6,9 @@
 
 Nothing here checks a seal: whoever calls a `load_…` has checked it before (`protocol/seal.py`).
 
+A function is one byte, so many bytes that name the code it needs (`protocol/keys.py`), and its pickle. Those modules are
+the user's own: what is pickled by name is found in them.
+
 An outcome is one byte of kind and a body. `V`: a pickled value. `E`: msgpack of the exception's type name, message and
 traceback as plain text, and its pickle, empty where the exception does not survive a round trip; so that a failure can
 be shown without unpickling anything. `R`: the same without a pickle, for failures that no user code raised.
@@ -30,6 +33,7 @@ from starburst_executor import errors
 __all__ = [
     "Failure",
     "FunctionLoader",
+    "code_of",
     "describe_outcome",
     "digest",
     "dump_call",
@@ -79,17 +83,35 @@ def digest(pickled: bytes) -> str:
     return hashlib.sha256(pickled).hexdigest()[:32]
 
 
-def dump_function(function: Callable[..., Any]) -> bytes:
+def dump_function(function: Callable[..., Any], code: str = "") -> bytes:
     """Pickle a function: by value if it lives in `__main__`, a closure or a lambda, else by its name.
 
+    Args:
+        code: The name of the code that it needs; empty if workers have the user's modules anyway.
     Raises: whatever pickling raises.
     """
-    return _dumps(function)
+    name = code.encode("ascii")
+    stream = io.BytesIO()
+    stream.write(bytes([len(name)]) + name)
+    _cloudpickle().dump(function, stream, protocol=_PROTOCOL)
+    return stream.getvalue()
+
+
+def code_of(body: bytes) -> str:
+    """The name of the code that a function needs, without unpickling it; empty if it needs none. Raises: RecordInvalid."""
+    try:
+        return bytes(body[1 : _pickle_start(body)]).decode("ascii")
+    except UnicodeDecodeError as error:
+        raise errors.RecordInvalid("a function whose code has no proper name") from error
 
 
 def load_function(body: bytes) -> Callable[..., Any]:
     """Rebuild a function. Raises: whatever unpickling raises, `ModuleNotFoundError` above all."""
-    return pickle.loads(body)  # type: ignore[no-any-return]  # noqa: S301 - sealed, checked by the caller
+    return pickle.loads(memoryview(body)[_pickle_start(body) :])  # type: ignore[no-any-return]  # noqa: S301 - sealed, checked by the caller
+
+
+def _pickle_start(body: bytes) -> int:
+    return 1 + body[0] if body else 0
 
 
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -112,7 +134,7 @@ class FunctionLoader:
 
     def initialize(self, body: bytes) -> None:
         """Rebuild and call an initializer. Raises: whatever it raises."""
-        unpickler = _MainUnpickler(body)
+        unpickler = _MainUnpickler(body, _pickle_start(body))
         initializer = unpickler.load()
         before = [dict(found) for found in unpickler.mains]
         initializer()
@@ -125,16 +147,14 @@ class FunctionLoader:
 
     def load(self, body: bytes) -> Callable[..., Any]:
         """As `load_function`."""
-        return self._load(body)  # type: ignore[no-any-return]  # whatever was pickled
+        return self._load(body, _pickle_start(body)) if self._left else load_function(body)
 
     def load_call(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As the function `load_call`."""
-        return self._load(body) if self._left else load_call(body)
+        return self._load(body, 0) if self._left else load_call(body)
 
-    def _load(self, body: bytes) -> Any:
-        if not self._left:
-            return load_function(body)
-        unpickler = _MainUnpickler(body)
+    def _load(self, body: bytes, start: int) -> Any:
+        unpickler = _MainUnpickler(body, start)
         loaded = unpickler.load()
         for main in unpickler.mains:
             main.update(self._left)
@@ -144,8 +164,10 @@ class FunctionLoader:
 class _MainUnpickler(pickle.Unpickler):
     """Notes the globals of the functions of `__main__` that it rebuilds."""
 
-    def __init__(self, body: bytes) -> None:
-        super().__init__(io.BytesIO(body))
+    def __init__(self, body: bytes, start: int) -> None:
+        stream = io.BytesIO(body)
+        stream.seek(start)
+        super().__init__(stream)
         self.mains: list[dict[str, Any]] = []
 
     def find_class(self, module: str, name: str) -> Any:

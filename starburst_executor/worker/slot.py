@@ -72,7 +72,7 @@ class Slot:
 
     Args:
         number: Which slot of its worker.
-        spawn: Makes a runner.
+        spawn: Makes a runner with these folders of code at the front of its path.
         draining: Set when the worker should stop: nothing is claimed, what has not started is released.
         stopped: Set when the worker stops at once: nothing is written any more.
         broken: Called with an outcome when the initializer raised.
@@ -92,7 +92,7 @@ class Slot:
         solitude: Solitude,
         clock: Clock,
         *,
-        spawn: Callable[[], Runner],
+        spawn: Callable[[tuple[str, ...]], Runner],
         draining: threading.Event,
         stopped: threading.Event,
         broken: Callable[[bytes], None],
@@ -112,6 +112,7 @@ class Slot:
         self._broken = broken
         self._timings = session.manifest.timings
         self._runner: Runner | None = None
+        self._code: tuple[str, ...] = ()  # the runner's: modules that it has imported cannot be exchanged
         self._n_in_runner = 0  # tasks this runner has been given, for max_tasks_per_child
         self._n_bad_starts = 0
         self._next_job = 0
@@ -284,7 +285,7 @@ class Slot:
         if limit is not None and self._n_in_runner >= limit and not self._jobs:
             self._retire()
         jobs: list[Job] = []
-        digests: dict[str, bytes] = {}
+        functions: dict[str, bytes] = {}
         n_bytes = 0
         while self._backlog and n_bytes < _FEED_BYTES:
             if limit is not None and self._n_in_runner + len(jobs) >= limit:
@@ -293,25 +294,32 @@ class Slot:
             if placed.index not in placed.claim.open:
                 continue
             try:
-                job, function = self._job(placed)
+                function = self._functions.get(self._digest(placed))
+                if function.code != self._code and (self._jobs or jobs):
+                    # It needs another runner: when this one has ended what it has.
+                    self._backlog.appendleft(placed)
+                    break
+                job = self._job(placed)
             except (PayloadError, RecordInvalid) as error:
                 self._found(placed, Finding(State.FAILED, dump_reason(error)))
                 continue
+            if function.code != self._code:
+                self._retire()
+                self._code = function.code
             jobs.append(job)
-            digests[job.digest] = function
+            functions[job.digest] = function.body
             n_bytes += len(job.call)
             self._jobs[job.number] = placed
         if jobs:
             if len(self._jobs) == len(jobs):
                 self._started, self._overrun = self._clock.monotonic(), False
             self._n_in_runner += len(jobs)
-            self._ready_runner().send(jobs, digests)
+            self._ready_runner().send(jobs, functions)
 
-    def _job(self, placed: _Placed) -> tuple[Job, bytes]:
+    def _job(self, placed: _Placed) -> Job:
         claim, entry = placed.claim, placed.claim.entry(placed.index)
         sequence = claim.ref.first + placed.index
         digest = self._digest(placed)
-        function = self._functions.get(digest)
         if entry.call is None:
             raise PayloadError(f"a task without its call: task={task_id(claim.ref.ordinal, sequence)}")
         label = status.call_label(claim.ref.ordinal, sequence, digest)
@@ -320,7 +328,7 @@ class Slot:
         name = task_id(claim.ref.ordinal, sequence)
         # A task that is tried again under the same claim is on a further attempt for whoever asks `current_task()`.
         attempt = entry.attempt + self._n_failures(placed) - entry.failures
-        return Job(self._next_job, sequence, attempt, name, digest, bytes(call)), function
+        return Job(self._next_job, sequence, attempt, name, digest, bytes(call))
 
     def _digest(self, placed: _Placed) -> str:
         seen = placed.claim.seen.status
@@ -328,11 +336,11 @@ class Slot:
 
     def _ready_runner(self) -> Runner:
         if self._runner is None:
-            self._runner = self._spawn()
+            self._runner = self._spawn(self._code)
         return self._runner
 
     def _retire(self) -> None:
-        """This runner has had its `max_tasks_per_child`."""
+        """Let this runner go: it has had its `max_tasks_per_child`, or has other code than what is next."""
         if self._runner is not None:
             self._runner.stop()
             self._runner.close()

@@ -107,7 +107,7 @@ SESSION = "sessions/20250102-030405-0a1b2c3d/"
 NEEDED = {
     "client": {
         "create": ["manifest", "functions/5f", "status/0000.000000/0000.0000000000-1", "clients/c"],
-        "create_big": ["functions/5f", "calls/0000.0000000000", "code/5f"],
+        "create_big": ["functions/5f", "calls/0000.0000000000"],
         "swap": ["manifest", "status/0000.000000/0000.0000000000-1", "clients/c"],
         "put": ["bell"],
         "get": ["manifest", "functions/5f", "calls/0", "status/0/0-1", "outcomes/0/w.1-0", "logs/0/w.1-0", "workers/w"],
@@ -119,11 +119,12 @@ NEEDED = {
         "create_big": ["outcomes/0000.0000000000/w.1-0", "logs/0000.0000000000/w.1-0"],
         "swap": ["manifest", "status/0000.000000/0000.0000000000-1", "workers/w"],
         "put": ["bell"],
-        "get": ["manifest", "bell", "functions/5f", "calls/0000.0000000000", "code/5f", "status/0/0-1", "workers/w"],
+        "get": ["manifest", "bell", "functions/5f", "calls/0000.0000000000", "status/0/0-1", "workers/w"],
         "list": ["status/", "status/0000.000000/", "workers/", "clients/"],
     },
 }
 PROBE = "probes/5f"
+CODE = "code/2026-04/5f"
 
 
 def needed(role: str) -> Iterator[Asked]:
@@ -131,7 +132,9 @@ def needed(role: str) -> Iterator[Asked]:
         for key in keys:
             for action in METHODS[method]:
                 yield Asked(action, SESSION + key)
+    yield Asked("s3:GetObject", CODE)
     if role == "client":
+        yield from (Asked(action, CODE) for action in METHODS["create_big"])
         yield Asked("s3:ListBucket", "sessions/")
         for method in ("create", "swap", "get", "delete"):
             for action in METHODS[method]:
@@ -160,6 +163,8 @@ def test_every_right_is_needed(role: str) -> None:
         ("worker", "s3:DeleteObject", f"{SESSION}manifest"),
         ("worker", "s3:DeleteObject", f"{SESSION}outcomes/0000.0000000000/w.1-0"),
         ("worker", "s3:PutObject", PROBE),
+        ("worker", "s3:PutObject", CODE),
+        ("client", "s3:DeleteObject", CODE),
         ("client", "s3:PutObject", f"{SESSION}outcomes/0000.0000000000/w.1-0"),
         ("client", "s3:PutObject", f"{SESSION}logs/0000.0000000000/w.1-0"),
         ("client", "s3:PutObject", f"{SESSION}workers/w"),

@@ -119,7 +119,7 @@ TABLE = [
     ("WorkerRole", "s3:PutObject", f"{SESSION}/status/0000.000000/0000.0000000000-1", {}, True),
     ("WorkerRole", "s3:PutObject", f"{SESSION}/functions/5f", {}, False),
     ("WorkerRole", "s3:PutObject", f"{SESSION}/calls/5f", {}, False),
-    ("WorkerRole", "s3:PutObject", f"{SESSION}/code/5f", {}, False),
+    ("WorkerRole", "s3:PutObject", f"{BUCKET}/code/2026-04/5f", {}, False),
     ("WorkerRole", "s3:DeleteObject", f"{SESSION}/manifest", {}, False),
     ("WorkerRole", "s3:GetObject", f"{BUCKET}/builds/source.zip", {}, False),
     ("WorkerRole", "s3:PutObject", f"{BUCKET}/builds/source.zip", {}, False),
@@ -161,10 +161,12 @@ TABLE = [
     ("Client", "ssm:PutParameter", OTHERS_KEY, {}, False),
     ("Client", "batch:TerminateJob", JOB, {"aws:ResourceTag/starburst:stack": "starburst"}, True),
     ("Client", "batch:TerminateJob", JOB, {"aws:ResourceTag/starburst:stack": "starburst-b"}, False),
-    ("Client", "s3:PutObject", f"{SESSION}/code/5f", {}, True),
+    ("Client", "s3:PutObject", f"{BUCKET}/code/2026-04/5f", {}, True),
+    ("WorkerRole", "s3:GetObject", f"{BUCKET}/code/2026-04/5f", {}, True),
+    ("Client", "ecr:PutImage", f"{IMAGES}-b", {}, False),
     ("Client", "s3:PutObject", f"{SESSION}/outcomes/0/w.1-0", {}, False),
     ("Client", "s3:DeleteBucket", BUCKET, {}, False),
-    ("Client", "ecr:PutImage", IMAGES, {}, False),
+    ("Client", "ecr:PutImage", IMAGES, {}, True),
     ("Client", "cloudformation:DeleteStack", "*", {}, False),
 ]  # fmt: skip
 
