@@ -225,7 +225,7 @@ def _executed(self: CloudFormationBackend, change_set_name: str, stack_name: str
     found = next(
         one
         for one in self.change_sets.values()
-        if (one.change_set_name, one.stack_name) == (change_set_name, stack_name)
+        if (one.change_set_name, one.stack_name) == (change_set_name, stack_name) and one.stack_id in self.stacks
     )
     stack = self.stacks[found.stack_id]
     if found.change_set_type == "UPDATE":

@@ -38,7 +38,7 @@ ON_ALL = {
     "batch:DescribeJobDefinitions",
     "batch:DescribeJobs",
     "batch:ListJobs",
-    "cloudwatch:GetMetricStatistics",
+    "cloudwatch:GetMetricData",
     "ec2:DescribeInstanceTypes",
     "ec2:DescribeSpotPriceHistory",
     "ecr:GetAuthorizationToken",

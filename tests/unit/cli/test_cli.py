@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from starburst_executor import DetachedExecutor, StarburstError
-from starburst_executor.cli import main
+from starburst_executor.cli import entry
 from starburst_executor.cli.main import COMMANDS
 from tests.aws_rig import run
 
@@ -31,16 +31,14 @@ def test_every_command_can_be_loaded_and_says_what_it_does():
 
 
 def test_exit_statuses(capsys):
-    assert main(["--version"]) == 0
-    assert main(["no-such-command"]) == 2
-    assert main(["status", "20260101-000000-0a1b2c3d"]) == 3
+    assert entry(["--version"]) == 0
+    assert entry(["no-such-command"]) == 2
+    assert entry(["status", "20260101-000000-0a1b2c3d"]) == 3
     assert capsys.readouterr().err.splitlines()[-1].startswith("starburst: no key for this session")
 
 
 def test_the_worker_needs_no_click():
-    program = (
-        "import sys; sys.modules['click'] = None; from starburst_executor.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
+    program = "import sys; sys.modules['click'] = None; from starburst_executor.cli import entry; sys.exit(entry(sys.argv[1:]))"
     worker = subprocess.run(
         [sys.executable, "-c", program, "worker", "nonsense"], capture_output=True, text=True, check=False, timeout=60
     )
@@ -105,5 +103,5 @@ def test_interrupted(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(DetachedExecutor, "list_sessions", interrupt)
-    assert main(["sessions"]) == 130
+    assert entry(["sessions"]) == 130
     assert "starburst: interrupted" in capsys.readouterr().err
