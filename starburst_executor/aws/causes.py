@@ -21,8 +21,12 @@ _ADVICE: tuple[tuple[str, str], ...] = (
         "a policy of your organisation forbids it: ask whoever administers the account",
     ),
     (
-        r"not authorized to perform:? ?(?P<what>[\w-]+:\w+)|(?:AccessDenied|UnauthorizedOperation|not authorized)",
+        r"not authorized to perform:? ?(?P<what>[\w-]+:\w+)",
         f"these credentials lack the right {{what}}: have an administrator grant it or deploy the template; {_RIGHTS}",
+    ),
+    (
+        r"AccessDenied|UnauthorizedOperation|not authorized",
+        f"these credentials lack the right that the message names: have an administrator grant it; {_RIGHTS}",
     ),
     (
         r"maximum number of VPCs|VpcLimitExceeded|NetworkVpcLimitExceeded",
@@ -114,6 +118,5 @@ def advice(reason: str) -> str:
     for pattern, words in _ADVICE:
         match = re.search(pattern, reason)
         if match:
-            what = match.groupdict().get("what") or "that the message names"
-            return words.replace("{what}", what)
+            return words.replace("{what}", match.groupdict().get("what") or "")
     return _ADVICE_ELSE

@@ -64,8 +64,8 @@ class Changes:
 
     # --- make, change -------------------------------------------------------------------------------------------------
 
-    def propose(self, template: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> list[Change]:
-        """Make a change set, which changes nothing yet; what it would change, empty if nothing.
+    def propose(self, template: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> list[Change] | None:
+        """Make a change set, which changes nothing yet; the resources that it would change, or None if nothing differs.
 
         Args:
             parameters: Those to set; of a stack that exists the others keep their values.
@@ -149,7 +149,7 @@ class Changes:
             if error_code(error) not in ("ChangeSetNotFound", "ChangeSetNotFoundException", "ValidationError"):
                 raise self._failed(error, "dropping what was proposed earlier for") from error
 
-    def _proposed(self) -> list[Change]:
+    def _proposed(self) -> list[Change] | None:
         while True:
             asked = {"StackName": self._name, "ChangeSetName": self._change_set}
             answer = self._cloudformation.describe_change_set(**asked)
@@ -159,7 +159,7 @@ class Changes:
         reason = str(answer.get("StatusReason", ""))
         if answer["Status"] == "FAILED":
             if "didn't contain changes" in reason or "No updates are to be performed" in reason:
-                return []
+                return None
             raise LaunchError(f"CloudFormation refused the changes: {reason}; {advice(reason)}")
         changes = list(answer.get("Changes", []))
         while answer.get("NextToken"):

@@ -26,16 +26,18 @@ from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError, StarburstError
 from starburst_executor.version import __version__
 
-__all__ = ["FOREIGN", "NO_ANSWER", "Clients", "error_code", "is_denied", "meaning"]
+__all__ = ["FOREIGN", "Clients", "error_code", "is_denied", "is_throttled", "is_unclear", "meaning"]
 
 # What the SDK raises.
 FOREIGN = (ClientError, BotoCoreError)
-# What of that means that nobody knows whether the call was carried out.
-NO_ANSWER = (HTTPClientError, NoConnection)
 
 _CONNECT_S, _READ_S = 5.0, 30.0
 _POOL = 16
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "NotAuthorized", "403"})
+_THROTTLED = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"})
+_UNCLEAR = frozenset(
+    {"InternalFailure", "RequestTimeout", "ServerException", "ServiceUnavailable", "ServiceUnavailableException"}
+)
 _WHO = {
     "ExpiredToken": "the credentials have expired: log in again",
     "ExpiredTokenException": "the credentials have expired: log in again",
@@ -122,6 +124,17 @@ def meaning(error: Exception, doing: str) -> StarburstError:
     if isinstance(error, ClientError):
         return LaunchError(f"AWS answered an error: {doing}: {code}: {_words(error)}")
     return LaunchError(f"no answer from AWS: {doing}: {type(error).__name__}: {error}")
+
+
+def is_throttled(error: Exception) -> bool:
+    """Whether AWS refused because it was asked too often: nothing was done, and it may be asked again."""
+    text = str(error).lower()
+    return error_code(error) in _THROTTLED or "rate exceeded" in text or "requestlimitexceeded" in text
+
+
+def is_unclear(error: Exception) -> bool:
+    """Whether nobody knows if the call was carried out."""
+    return isinstance(error, (HTTPClientError, NoConnection)) or error_code(error) in _UNCLEAR
 
 
 def is_denied(error: Exception) -> bool:

@@ -90,7 +90,7 @@ def ecs_tasks(clients: Clients, has: Contents) -> Iterator[str]:
     if cluster is None:
         return
     try:
-        for page in clients.get("ecs").get_paginator("list_tasks").paginate(cluster=cluster):
+        for page in clients.get("ecs").get_paginator("list_tasks").paginate(cluster=cluster, desiredStatus="RUNNING"):
             yield from page["taskArns"]
     except FOREIGN as error:
         if error_code(error) != "ClusterNotFoundException":

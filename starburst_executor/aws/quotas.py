@@ -101,22 +101,22 @@ def _in_use(clients: Clients, metric: dict[str, Any], clock: Clock) -> float | N
     if not metric.get("MetricName"):
         return None
     now = datetime.fromtimestamp(clock.now(), timezone.utc)
+    dimensions = [{"Name": name, "Value": value} for name, value in metric.get("MetricDimensions", {}).items()]
+    named = {"Namespace": metric["MetricNamespace"], "MetricName": metric["MetricName"], "Dimensions": dimensions}
+    query = {"Id": "used", "MetricStat": {"Metric": named, "Period": 60, "Stat": "Maximum"}}
     try:
-        answer = clients.get("cloudwatch").get_metric_statistics(
-            Namespace=metric["MetricNamespace"],
-            MetricName=metric["MetricName"],
-            Dimensions=[{"Name": name, "Value": value} for name, value in metric.get("MetricDimensions", {}).items()],
+        answer = clients.get("cloudwatch").get_metric_data(
+            MetricDataQueries=[query],
             StartTime=now - timedelta(minutes=_METRIC_MINUTES),
             EndTime=now,
-            Period=60,
-            Statistics=["Maximum"],
+            ScanBy="TimestampDescending",
         )
     except FOREIGN as error:
         _log.info("what is in use of a quota cannot be read; going on without: %s", error)
         return None
-    points = sorted(answer.get("Datapoints", []), key=lambda point: point["Timestamp"])
+    values = [value for one in answer.get("MetricDataResults", []) for value in one.get("Values", [])]
     # No point: nothing ran.
-    return float(points[-1]["Maximum"]) if points else 0.0
+    return float(values[0]) if values else 0.0
 
 
 def request_quota(clients: Clients, code: QuotaCode, vcpus: float) -> str:

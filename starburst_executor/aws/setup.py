@@ -25,10 +25,10 @@ __all__ = ["Wishes", "propose", "set_up", "template"]
 # Services that act in an account by a role of their own, which is made at first use. CloudFormation is often too fast for
 # that, so they are made before. https://docs.aws.amazon.com/IAM/latest/UserGuide/using-service-linked-roles.html
 _LINKED = {
-    "AWSServiceRoleForECS": ("ecs.amazonaws.com", "always"),
-    "AWSServiceRoleForAutoScaling": ("autoscaling.amazonaws.com", "ec2"),
-    "AWSServiceRoleForEC2Spot": ("spot.amazonaws.com", "ec2"),
-    "AWSServiceRoleForBatch": ("batch.amazonaws.com", "batch"),
+    "ecs.amazonaws.com": "always",
+    "autoscaling.amazonaws.com": "ec2",
+    "spot.amazonaws.com": "ec2",
+    "batch.amazonaws.com": "batch",
 }
 _MANY_ZONES = 3
 
@@ -63,8 +63,8 @@ def template() -> str:
     return resources.files("starburst_executor.aws").joinpath("template.yaml").read_text(encoding="utf-8")
 
 
-def propose(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], None]) -> list[Change]:
-    """What setting up would change; nothing is changed. Raises: LaunchError, ConfigError."""
+def propose(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], None]) -> list[Change] | None:
+    """The resources that setting up would change, None if nothing differs; nothing is changed. Raises: LaunchError, ConfigError."""
     changes = Changes(clients, clock, say)
     try:
         return changes.propose(template(), _parameters(clients, wishes), _tags(clients.settings))
@@ -85,12 +85,12 @@ def set_up(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], 
     _link_services(clients, wishes, say)
     changes = Changes(clients, clock, say)
     proposed = changes.propose(template(), parameters, _tags(settings))
-    if proposed:
-        say(f"{len(proposed)} resources to add or change in {clients.region}")
-        changes.apply()
-    else:
+    if proposed is None:
         changes.discard()
         say("nothing to change")
+    else:
+        say(f"{len(proposed)} resources to add or change in {clients.region}")
+        changes.apply()
     stack = read_stack(clients)
     # Crash here: the stack is whole and the config file does not name it; running the same again writes it.
     path = config.remember_aws(AwsSettings(stack=settings.stack, region=clients.region, profile=settings.profile))
@@ -185,7 +185,10 @@ def _network(clients: Clients, wishes: Wishes) -> dict[str, str]:
             )
     s3 = f"com.amazonaws.{clients.region}.s3"
     with_endpoint = {
-        table_id for one in endpoints if one.get("ServiceName") == s3 for table_id in one.get("RouteTableIds", [])
+        table_id
+        for one in endpoints
+        if one["ServiceName"] == s3 and not one["State"].lower().startswith("delet")
+        for table_id in one.get("RouteTableIds", [])
     }
     without = {table["RouteTableId"] for table in used.values() if table is not None} - with_endpoint
     return {"VpcId": wishes.vpc, "SubnetIds": ",".join(wishes.subnets), "RouteTableIds": ",".join(sorted(without))}
@@ -212,23 +215,12 @@ def _link_services(clients: Clients, wishes: Wishes, say: Callable[[str], None])
     needed |= {"ec2"} if wishes.ec2 or wishes.instance_type or wishes.batch else set()
     needed |= {"batch"} if wishes.batch else set()
     iam = clients.get("iam")
-    for role, (service, when) in _LINKED.items():
-        if when not in needed:
-            continue
+    for service in (service for service, when in _LINKED.items() if when in needed):
         try:
-            iam.get_role(RoleName=role)
+            if not iam.list_roles(PathPrefix=f"/aws-service-role/{service}/")["Roles"]:
+                iam.create_service_linked_role(AWSServiceName=service)
+                say(f"made the account's role for {service}")
         except FOREIGN as error:
-            if error_code(error) != "NoSuchEntity":
-                if is_denied(error):
-                    continue
-                raise meaning(error, f"looking for the role {role}") from error
-            _link(iam, role, service, say)
-
-
-def _link(iam: Any, role: str, service: str, say: Callable[[str], None]) -> None:
-    try:
-        iam.create_service_linked_role(AWSServiceName=service)
-        say(f"made the account's role {role}")
-    except FOREIGN as error:
-        if error_code(error) != "InvalidInput" and not is_denied(error):  # InvalidInput: somebody else just made it
-            raise meaning(error, f"making the role {role}") from error
+            # InvalidInput: somebody else just made it.
+            if error_code(error) != "InvalidInput" and not is_denied(error):
+                raise meaning(error, f"making the account's role for {service}") from error

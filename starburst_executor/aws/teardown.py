@@ -23,6 +23,7 @@ _STOP_S = 300.0  # ECS kills what has not ended two minutes after it was told to
 _POLL_S = 3.0
 _KEYS_AT_ONCE = 1_000
 _IMAGES_AT_ONCE = 100
+_TASKS_AT_ONCE = 100
 _NAMES_AT_ONCE = 10
 _TRIES = 3
 
@@ -53,28 +54,42 @@ def tear_down(clients: Clients, clock: Clock, has: Contents, say: Callable[[str]
 
 
 def _stop(clients: Clients, clock: Clock, has: Contents, say: Callable[[str], None]) -> None:
+    """Stop what runs, and return when it has: a cluster with ECS tasks that are still stopping cannot be deleted."""
     never, deadline = threading.Event(), clock.monotonic() + _STOP_S
     told: set[str] = set()
+    stopping: set[str] = set()
     while True:
-        tasks, jobs = list(ecs_tasks(clients, has)), list(active_jobs(clients, has))
-        fresh = [one for one in (*tasks, *jobs) if one not in told]
+        tasks, jobs = set(ecs_tasks(clients, has)), set(active_jobs(clients, has))
+        fresh = (tasks | jobs) - told
         if fresh:
             say(f"stopping {len(fresh)} workers")
         try:
-            for task in set(tasks) - told:
+            for task in tasks - told:
                 clients.get("ecs").stop_task(cluster=has.names["Cluster"], task=task, reason="starburst teardown")
-            for job in set(jobs) - told:
+            for job in jobs - told:
                 clients.get("batch").terminate_job(jobId=job, reason="starburst teardown")
+            stopping = _still_there(clients, has, stopping | tasks)
         except FOREIGN as error:
             raise meaning(error, "stopping workers") from error
-        told |= set(fresh)
-        if not tasks and not jobs:
+        told |= fresh
+        if not stopping and not jobs:
             return
         if clock.monotonic() >= deadline:
             raise LaunchError(
-                f"{len(tasks) + len(jobs)} workers did not stop within {_STOP_S:.0f} s: run the same again"
+                f"{len(stopping) + len(jobs)} workers did not stop within {_STOP_S:.0f} s: run the same again"
             )
         clock.wait(never, _POLL_S)
+
+
+def _still_there(clients: Clients, has: Contents, tasks: set[str]) -> set[str]:
+    ordered = sorted(tasks)
+    chunks = [ordered[first : first + _TASKS_AT_ONCE] for first in range(0, len(ordered), _TASKS_AT_ONCE)]
+    return {
+        task["taskArn"]
+        for chunk in chunks
+        for task in clients.get("ecs").describe_tasks(cluster=has.names["Cluster"], tasks=chunk)["tasks"]
+        if task["lastStatus"] != "STOPPED"
+    }
 
 
 def _empty(clients: Clients, has: Contents, say: Callable[[str], None]) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import sys
 
-__all__ = ["main"]
+__all__ = ["entry"]
 
 EXIT_NO = 1
 EXIT_USAGE = 2
@@ -25,7 +25,7 @@ EXIT_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 
-def main(arguments: list[str] | None = None) -> int:
+def entry(arguments: list[str] | None = None) -> int:
     """Run one command; the process's exit status."""
     words = sys.argv[1:] if arguments is None else arguments
     # Before click is loaded: images of workers are made without it.

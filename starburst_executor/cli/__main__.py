@@ -2,6 +2,6 @@
 
 import sys
 
-from starburst_executor.cli import main
+from starburst_executor.cli import entry
 
-sys.exit(main())
+sys.exit(entry())

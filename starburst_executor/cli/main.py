@@ -27,6 +27,7 @@ COMMANDS = {
     "cleanup": "session:cleanup",
     "key": "key:key",
     "image": "image:image",
+    "quota": "quota:quota",
 }
 
 

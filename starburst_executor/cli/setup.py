@@ -71,10 +71,10 @@ def setup(
     clock = SystemClock()
     if dry_run:
         proposed = propose(clients, clock, wishes, _say)
-        for change in proposed:
-            click.echo(str(change))
-        if not proposed:
+        if proposed is None:
             click.echo("nothing to change")
+        for change in proposed or ():
+            click.echo(str(change))
         click.echo(_AT_REST, err=True)
         return
     _show(set_up(clients, clock, wishes, _say))

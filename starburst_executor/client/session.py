@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import logging
 import math
 import sys
 import threading
@@ -21,12 +23,15 @@ from starburst_executor.client.submitter import submitter_record
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.config import SessionKey, Settings, Timings
 from starburst_executor.errors import (
+    ConfigError,
     KeyNotFound,
     RecordInvalid,
     SessionNotFound,
     StoreUnavailable,
     VersionMismatch,
 )
+from starburst_executor.launch.base import Launcher
+from starburst_executor.launch.open import is_on_aws, open_launcher
 from starburst_executor.protocol import payload
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.records import ATTACHED, DETACHED, Manifest, SessionState
@@ -51,8 +56,11 @@ __all__ = [
     "delete_session",
     "is_embedded",
     "list_sessions",
+    "own_launcher",
     "start",
 ]
+
+_log = logging.getLogger(__name__)
 
 # A store that does not answer the first request is more likely misspelt than away.
 _FIRST_PATIENCE_S = 10.0
@@ -127,19 +135,23 @@ def start(
     detached: bool,
     key: str | bytes | SessionKey | None = None,
     timings: Timings | None = None,
-    launcher: str = "none",
+    launcher: Launcher | None = None,
     initializer: Callable[[], object] | None = None,
 ) -> Opened:
     """Begin a session. Store: 1 create; 1 for an initializer, 1 GET and perhaps 1 create for its code; on an endpoint that is not AWS, 8 for the probe.
 
     Args:
-        launcher: The name of what starts workers, for clients that attach later.
+        launcher: What starts workers; the manifest says which, for clients that attach later.
         initializer: What each worker process calls first.
 
     Raises: ConfigError, AccessDenied, StoreUnavailable; what pickling the initializer raises.
     """
     embedded = is_embedded(settings.store)
-    timings = timings or (Timings.embedded() if embedded else Timings.remote())
+    launch_s = settings.launch_timeout
+    if timings is None:
+        timings = Timings.embedded() if embedded else Timings.remote()
+        launch_s = launch_s or (None if launcher is None else launcher.launch_s)
+    timings = timings if launch_s is None else replace(timings, launch_s=launch_s)
     hurry = threading.Event()
     first_s = min(_FIRST_PATIENCE_S, timings.patience_s)
     store = PatientStore(open_store(settings.store), clock, patience_s=first_s, stop=hurry)
@@ -165,8 +177,9 @@ def start(
 
 
 def _first_manifest(
-    session: SessionStore, settings: Settings, timings: Timings, *, detached: bool, launcher: str
+    session: SessionStore, settings: Settings, timings: Timings, *, detached: bool, launcher: Launcher | None
 ) -> Manifest:
+    spec = "none" if launcher is None else launcher.spec
     clock = session.clock
     now = clock.now()
     deadline_s = settings.absolute_timeout
@@ -179,16 +192,40 @@ def _first_manifest(
         token=new_token(session.sealer),
         workers=settings.workers,
         timings=timings,
-        launcher=launcher,
+        launcher=spec,
+        launcher_seal=_launcher_seal(session, spec),
         retries=settings.retries,
         max_result_bytes=settings.max_result_bytes,
         task_timeout=settings.task_timeout,
         max_tasks_per_child=settings.max_tasks_per_child,
         deadline_at=None if deadline_s is None else now + deadline_s,
         # An attached local worker costs nothing while it is idle and ends with its client.
-        idle_exit=detached or launcher == "none",
+        idle_exit=detached or launcher is None or is_on_aws(spec),
         submitters=(submitter_record(clock.new_id(4)),),
     )
+
+
+def own_launcher(session: SessionStore) -> Launcher | None:
+    """What starts workers of a session that exists, as its manifest has it; None if that is nothing known here.
+
+    # Guarantee: only a launcher that somebody with the session's key has named is opened. Whoever can merely write the
+    store must not decide which image runs in whose account, with the key.
+    """
+    spec, seal = session.manifest.launcher, session.manifest.launcher_seal
+    if not hmac.compare_digest(seal, _launcher_seal(session, spec)):
+        _log.warning(
+            "the session's launcher bears a wrong seal; no workers are started: session=%s", session.session_id
+        )
+        return None
+    try:
+        return open_launcher(spec, session.clock, detached=session.manifest.kind == DETACHED)
+    except ConfigError as error:
+        _log.info("the session's launcher is not known here; no workers are started: %s", error)
+        return None
+
+
+def _launcher_seal(session: SessionStore, spec: str) -> bytes:
+    return session.sealer.seal("launcher", "", spec.encode())
 
 
 def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:

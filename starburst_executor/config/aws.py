@@ -22,9 +22,13 @@ from starburst_executor.errors import ConfigError
 __all__ = ["AwsSettings", "forget_aws", "remember_aws", "resolve_aws"]
 
 TABLE = "aws"
-# A stack's name is part of other names, of which a repository's must be in lower case.
+# A stack's name is part of other names: a repository's must be in lower case, and AWS keeps the beginnings of those of
+# capacity providers for itself.
 _FORMS = {
-    "stack": (re.compile(r"[a-z][a-z0-9-]{0,39}"), "1 to 40 of a-z, 0-9 and '-', beginning with a letter"),
+    "stack": (
+        re.compile(r"(?!aws|ecs|fargate)[a-z](-?[a-z0-9]){0,39}"),
+        "1 to 40 of a-z, 0-9 and single '-', beginning with a letter, and not with aws, ecs or fargate",
+    ),
     "region": (re.compile(r"[a-z]{2,}(-[a-z]+)+-\d+"), "a region such as eu-west-1"),
     "profile": (re.compile(r"\S.*"), "a profile of the AWS config files"),
 }

@@ -25,7 +25,7 @@ from starburst_executor.errors import ConfigError
 __all__ = ["LAUNCHERS", "Settings", "resolve"]
 
 _MIB = 2**20
-LAUNCHERS = ("local", "none", "fargate", "ec2", "batch")
+LAUNCHERS = ("local", "none", "aws", "fargate", "fargate-spot", "ec2", "batch", "batch-spot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class Settings:
         warn_result_bytes: A larger result is worth a warning.
         queue_bytes: Calls that wait to be written; `submit` blocks beyond.
         keep: Whether the end of an attached session leaves its objects in the store.
+        launch_timeout: Seconds within which the first worker must be heard of, or None for what the launcher needs.
         code_exclude: What of the user's own modules is not sent to workers: patterns, separated by commas or spaces.
     """
 
@@ -85,6 +86,7 @@ class Settings:
     warn_result_bytes: int = _setting(_Rule(int, 1), default=256 * _MIB)
     queue_bytes: int = _setting(_Rule(int, _MIB), default=256 * _MIB)
     keep: bool = _setting(_Rule(bool), default=False)
+    launch_timeout: float | None = _setting(_Rule(float, 1, 604_800, optional=True), default=None)
     code_exclude: str = _setting(_Rule(str), default="")
 
 

@@ -71,7 +71,7 @@ class Batch(OnAws):
     @property
     def spec(self) -> str:
         return self.spec_of(
-            self.name,
+            self.arch,
             cpu=float(self.cpu),
             memory=self.memory,
             on=None if self.on == _ON[0] else self.on,

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgpack
 
-from starburst_executor.aws.clients import FOREIGN, error_code, meaning
+from starburst_executor.aws.clients import FOREIGN, error_code, is_throttled, is_unclear, meaning
 from starburst_executor.aws.logs import last_lines
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError, StarburstError
@@ -37,6 +37,7 @@ _CHILDREN_MOST = 10_000  # Batch's own limit of an array
 _ATTEMPTS = 10  # … and of a retry strategy
 _DESCRIBE_MOST = 100
 _POLL_S = 15.0
+_PAUSE_S = 5.0
 _LOGS_MOST = 3
 _ENDED = ("SUCCEEDED", "FAILED")
 # In order; what matches none is retried. A worker that a host's end drained says so by its exit status, and goes again.
@@ -145,8 +146,8 @@ class BatchJobs:
         }[self._on, self._spot]
         if queue is None:
             raise ConfigError(
-                f"the stack {stack.name!r} has no Batch queue for on={self._on!r}, spot={self._spot}: run `starburst setup` "
-                "with it, or use Fargate(...)"
+                f"the stack {stack.name!r} has no Batch queue for on={self._on!r}, spot={self._spot}: run `starburst "
+                "setup --batch`, or use Fargate(...)"
             )
         return queue
 
@@ -166,7 +167,11 @@ class BatchJobs:
         try:
             here = replace(here, job_id=self._find(here) or self._submit(order, here))
         except FOREIGN as error:
-            raise meaning(error, f"submitting workers to the Batch queue {self._queue}") from error
+            found = meaning(error, f"submitting workers to the Batch queue {self._queue}")
+            if not is_unclear(error) and not is_throttled(error):
+                raise found from error
+            # The job may be there: by then Batch lists it.
+            return Started(handle, 0, more_s=_PAUSE_S, error=LaunchError(str(found)))
         self._next_look[here.launch_id] = self._clock.monotonic() + _POLL_S
         return Started(here.dump(), here.n_jobs * here.n_slots_each)
 
@@ -185,6 +190,8 @@ class BatchJobs:
             "jobDefinition": self._definition,
             "retryStrategy": _RETRY,
             "propagateTags": True,
+            # Its users may end those jobs only that are the stack's.
+            "tags": {"starburst:stack": account.stack.name},
             "containerOverrides": {
                 "command": [*ENTRY_POINT, *account.command(order.url, here.n_slots_each, "batch")],
                 "environment": account.environment(here.session_id, here.launch_id),

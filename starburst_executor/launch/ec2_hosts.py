@@ -59,13 +59,13 @@ class Hosts:
         stack = self._account.stack
         if stack.ec2_instance_type is None:
             raise ConfigError(
-                f"the stack {stack.name!r} has no EC2 instances: add them with `starburst setup --ec2 "
-                f"{self._asked or 'c7g.xlarge'}`, or use Fargate(...)"
+                f"the stack {stack.name!r} has no EC2 instances: add them with `starburst setup --ec2`, or "
+                "use Fargate(...)"
             )
         if self._asked not in (None, stack.ec2_instance_type):
             raise ConfigError(
                 f"instance_type={self._asked!r} (an argument): the stack {stack.name!r} starts {stack.ec2_instance_type}; "
-                f"change it with `starburst setup --ec2 {self._asked}`, or name another stack"
+                f"change it with `starburst setup --instance-type {self._asked}`, or name another stack"
             )
         return stack.ec2_instance_type
 
@@ -76,7 +76,7 @@ class Hosts:
         name = stack.ec2_spot_provider if self._spot else stack.ec2_provider
         if name is None:
             raise ConfigError(
-                f"the stack {stack.name!r} has no EC2 instances with spot={self._spot}: `starburst setup` it"
+                f"the stack {stack.name!r} has no EC2 instances with spot={self._spot}: run `starburst setup --ec2`"
             )
         return name
 

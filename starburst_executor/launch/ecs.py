@@ -45,17 +45,29 @@ class OnAws:
     region: str | None = None
     profile: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Whose handles it understands."""
+        raise NotImplementedError
+
     def _check_common(self) -> None:
         if self.slots is not None and (type(self.slots) is not int or not 1 <= self.slots <= _SLOTS_MOST):
             raise ConfigError(f"slots={self.slots!r} (an argument): must be 1..{_SLOTS_MOST}")
 
-    def spec_of(self, name: str, **options: object) -> str:
-        """A spec: what differs from the default, and where the stack is. A profile is one machine's: it stays here."""
-        settings = self.account.settings
-        given = {**options, "slots": self.slots, "image": self.image, "stack": settings.stack}
-        given["region"] = self.account.clients.region
+    def spec_of(self, arch_of_image: str, **options: object) -> str:
+        """A spec: what differs from the default, where the stack is, and the image, which another client's folder might
+        not lead to. A profile is one machine's: it stays here.
+        """
+        account = self.account
+        given = {**options, "slots": self.slots, "image": account.image_for(arch_of_image)}
+        given |= {"stack": account.settings.stack, "region": account.clients.region}
         told = {key: _told(value) for key, value in given.items() if value not in (None, False)}
-        return f"{name}?{urlencode(told, safe=':/@')}"
+        return f"{self.name}?{urlencode(told, safe=':/@')}"
+
+    @property
+    def store_url(self) -> str:
+        """The store that goes with it: the stack's bucket. Raises: LaunchError, ConfigError. CloudFormation: 1, once."""
+        return self.account.stack.store_url(self.account.settings.profile)
 
     @cached_property
     def account(self) -> Account:
@@ -73,10 +85,6 @@ class _OnEcs(OnAws):
     """The part of a launcher that is the same for both: what `EcsTasks` does for it."""
 
     keeps_trying = False
-
-    @property
-    def name(self) -> str:
-        raise NotImplementedError
 
     def _make(self) -> EcsTasks:
         raise NotImplementedError
@@ -162,7 +170,7 @@ class Fargate(_OnEcs):
         disk = None if self.ephemeral_gb == _EPHEMERAL_GB[0] else self.ephemeral_gb
         arch = None if self.arch == _ARCHS[0] else self.arch
         return self.spec_of(
-            self.name,
+            self.arch,
             cpu=float(self.cpu),
             memory=self.memory,
             spot=self.spot,
@@ -239,7 +247,7 @@ class Ec2(_OnEcs):
     @property
     def spec(self) -> str:
         return self.spec_of(
-            self.name,
+            "arm64" if self.account.stack.ec2_arch == "arm64" else "x86_64",
             instance_type=self.instance_type,
             spot="0" if not self.spot else None,
             gpus=self.gpus or None,

@@ -11,6 +11,8 @@ import msgpack
 
 __all__ = ["Call", "EcsHandle"]
 
+_ID_BYTES = 16  # of an ECS task
+
 
 class Call(NamedTuple):
     """One RunTask: its number in the launch, how many ECS tasks, and how many slots each has."""
@@ -84,8 +86,9 @@ class EcsHandle:
         try:
             fields = msgpack.unpackb(base64.b85decode(handle), use_list=False)
             *plain, repeat, ids, slots, why_fewer = fields
-            n_bytes = len(ids) // len(slots) if slots else 0
-            tasks = tuple((ids[i * n_bytes : (i + 1) * n_bytes].hex(), n_slots) for i, n_slots in enumerate(slots))
+            if len(ids) != _ID_BYTES * len(slots):
+                return None
+            tasks = tuple((ids[i * _ID_BYTES : (i + 1) * _ID_BYTES].hex(), n_slots) for i, n_slots in enumerate(slots))
             loaded: tuple[Any, ...] = (*plain, tuple(Call(*call) for call in repeat), tasks, why_fewer)
             found = cls(*loaded)
         except (ValueError, TypeError, binascii.Error, msgpack.UnpackException):

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from starburst_executor.aws.clients import FOREIGN, NO_ANSWER, error_code, meaning
+from starburst_executor.aws.clients import FOREIGN, error_code, is_throttled, is_unclear, meaning
 from starburst_executor.aws.logs import CONTAINER, last_lines, stream_of
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import LaunchError, NoCapacity, QuotaExceeded, StarburstError
@@ -47,8 +47,6 @@ _FORGOTTEN_S = 3600.0  # a stopped ECS task is known for an hour at least
 _STOPS_AT_ONCE = 8
 _LOGS_MOST = 3  # log streams read for one look
 
-_THROTTLED = ("ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded")
-_UNCLEAR = ("ServerException", "InternalFailure", "ServiceUnavailable", "ServiceUnavailableException", "RequestTimeout")
 _NO_ROOM = ("capacity is unavailable", "resource:", "no container instances", "unable to place", "insufficient")
 _QUOTA = ("reached the limit", "limit exceeded", "quota", "above your limit")
 _TAKEN = ("SpotInterruption", "TerminationNotice", "InfrastructureHealth")
@@ -430,11 +428,11 @@ def _ids(arns: Iterable[object]) -> tuple[str, ...]:
 
 
 def _refused(error: Exception) -> _Answer:
-    code, text = error_code(error), str(error).lower()
+    text = str(error).lower()
     found = meaning(error, "starting ECS tasks")
-    if code in _THROTTLED or "rate exceeded" in text or "requestlimitexceeded" in text:
+    if is_throttled(error):
         return _Answer(error=found, is_throttled=True)
-    if code in _UNCLEAR or isinstance(error, NO_ANSWER):
+    if is_unclear(error):
         return _Answer(error=found, is_unclear=True)
     if any(words in text for words in _QUOTA):
         return _Answer(error=QuotaExceeded(f"{found}; see `starburst quota`"))

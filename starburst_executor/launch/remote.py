@@ -9,7 +9,7 @@ Loaded only where workers are on AWS: it loads boto3.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -52,6 +52,7 @@ class Account:
 
     settings: AwsSettings
     image: str | None = None
+    _found: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def clients(self) -> Clients:
@@ -69,8 +70,13 @@ class Account:
         return read_stack(self.clients)
 
     def image_for(self, arch: str) -> str:
-        """The image of workers, the program's own unless one was named. Raises: LaunchError, ConfigError. ECR: 1 or none."""
-        return self.image or image_uri(self.clients, self.stack, find_environment(), arch)
+        """The image of workers: the one that is named, else the one that was built for this program.
+
+        Raises: LaunchError: it was not built; ConfigError. ECR: 1 DescribeImages, once, if it is not named.
+        """
+        if self.image is None and arch not in self._found:
+            self._found[arch] = image_uri(self.clients, self.stack, find_environment(), arch)
+        return self.image or self._found[arch]
 
     def put_key(self, order: Order) -> str:
         """Store the session's key for workers; the parameter's name. Harmless if it is there. Raises: LaunchError."""

@@ -134,6 +134,7 @@ class Manifest:
     state: SessionState = SessionState.OPEN
     reason: str = ""
     launcher: str = "none"
+    launcher_seal: bytes = b""
     retries: int = 0
     max_losses: int = 3
     max_result_bytes: int = 2**40
@@ -235,6 +236,7 @@ def decode_manifest(body: bytes) -> Manifest:
         state=fields.member("state", SessionState),
         reason=fields.take("reason", str),
         launcher=fields.take("launcher", str),
+        launcher_seal=fields.take("launcher_seal", bytes),
         retries=fields.take("retries", int),
         max_losses=fields.take("max_losses", int),
         max_result_bytes=fields.take("max_result_bytes", int),

@@ -158,6 +158,7 @@ def test_every_right_is_needed(role: str) -> None:
     [
         ("worker", "s3:PutObject", f"{SESSION}functions/5f"),
         ("worker", "s3:PutObject", f"{SESSION}calls/0000.0000000000"),
+        ("worker", "s3:PutObject", f"{SESSION}code/5f"),
         ("worker", "s3:PutObject", f"{SESSION}clients/c"),
         ("worker", "s3:DeleteObject", f"{SESSION}manifest"),
         ("worker", "s3:DeleteObject", f"{SESSION}outcomes/0000.0000000000/w.1-0"),
