@@ -18,7 +18,7 @@ from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 
-from starburst_executor.aws.requirements import Requirements, find_requirements
+from starburst_executor.aws.requirements import Requirements, find_requirements, upwards
 from starburst_executor.aws.wheel import Wheel, library_wheel
 from starburst_executor.errors import ConfigError
 
@@ -88,8 +88,7 @@ def find_environment(
     Raises: ConfigError: a file cannot be read, or nothing says which packages are needed.
     """
     if start is None and script is None:
-        main = getattr(sys.modules.get("__main__"), "__file__", None)
-        script = Path(main).absolute() if isinstance(main, str) and Path(main).is_file() else None
+        script = _running_script()
     start = (start or (script.parent if script is not None else Path.cwd())).absolute()
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return Environment(
@@ -111,14 +110,21 @@ def context_zip(files: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
+def _running_script() -> Path | None:
+    """The program of this process; None in an interactive session, and under a tool such as a notebook's or a web server's."""
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    if not isinstance(main, str) or not Path(main).is_file():
+        return None
+    script = Path(main).absolute()
+    return None if script.is_relative_to(sys.prefix) or script.is_relative_to(sys.base_prefix) else script
+
+
 def _system_packages(start: Path) -> tuple[str, ...]:
-    for folder in (start, *start.parents):
+    for folder in upwards(start):
         path = folder / "apt.txt"
         if path.is_file():
             lines = (line.partition("#")[0] for line in path.read_text(encoding="utf-8").splitlines())
             return tuple(sorted({word for line in lines for word in line.split()}))
-        if (folder / ".git").exists():
-            break
     return ()
 
 

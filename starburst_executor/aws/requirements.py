@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from starburst_executor.errors import ConfigError
 from starburst_executor.modules import find_modules
 
-__all__ = ["Requirements", "find_requirements"]
+__all__ = ["Requirements", "find_requirements", "upwards"]
 
 _LOCKS = ("uv.lock", "poetry.lock", "pdm.lock")
 _FILES = (*_LOCKS, "requirements.txt", "pyproject.toml")
@@ -55,7 +55,7 @@ def find_requirements(start: Path, script: Path | None = None) -> Requirements:
         script: The program, for a project that says nothing: what it imports is looked for.
     Raises: ConfigError: a file cannot be read, or nothing says which packages are needed.
     """
-    for folder in _upwards(start):
+    for folder in upwards(start):
         for name in _FILES:
             path = folder / name
             if path.is_file() and (found := _read(path)) is not None:
@@ -63,7 +63,8 @@ def find_requirements(start: Path, script: Path | None = None) -> Requirements:
     return _installed(script)
 
 
-def _upwards(start: Path) -> Iterator[Path]:
+def upwards(start: Path) -> Iterator[Path]:
+    """A folder and those above it that may belong to the same project: up to the one with `.git`, or to below home."""
     for folder in (start, *start.parents):
         if folder == Path.home() and folder != start:
             return
@@ -226,18 +227,18 @@ def _place(package: Mapping[str, Any]) -> str | None:
 
 
 def _installed(script: Path | None) -> Requirements:
-    found = find_modules(script)
-    owners = metadata.packages_distributions()
-    names = sorted({_normal(owner) for module in found.installed for owner in owners.get(module, ())} - {_LIBRARY})
-    if script is None and not found.own and not names:
+    if script is None:
+        # What a notebook imports is in no file: half of it would be worse than nothing.
         raise ConfigError(
             "nothing says which packages workers need: name your script, or write a requirements.txt "
             f"(`pip freeze > requirements.txt`): looked for {', '.join(_FILES)}"
         )
+    found = find_modules(script)
+    owners = metadata.packages_distributions()
+    names = sorted({_normal(owner) for module in found.installed for owner in owners.get(module, ())} - {_LIBRARY})
     wanted = tuple(filter(None, map(_as_installed, names)))
     pinned = tuple(filter(None, map(_as_installed, sorted(_needed_by(names)))))
-    what = f"what {script.name} imports" if script is not None else "what is imported"
-    return Requirements(f"{what}, in the versions installed here", wanted, pinned)
+    return Requirements(f"what {script.name} imports, in the versions installed here", wanted, pinned)
 
 
 def _needed_by(names: Iterable[str]) -> set[str]:

@@ -22,6 +22,7 @@ __all__ = ["Wheel", "library_wheel"]
 
 _DISTRIBUTION = "starburst-executor"
 _DATE = (1980, 1, 1, 0, 0, 0)
+_KINDS = frozenset({".py", ".typed", ".yaml"})
 _MODE, _UNIX = 0o100644 << 16, 3
 _WHEEL = "Wheel-Version: 1.0\nGenerator: starburst-executor\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 
@@ -46,7 +47,8 @@ def library_wheel() -> Wheel:
     about += "".join(f"Requires-Dist: {line}\n" for line in requires if "extra ==" not in line)
     info = f"starburst_executor-{__version__}.dist-info"
     root = Path(version.__file__).parent
-    sources = (path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    # By their kind: what else lies about is not ours, and a Dockerfile is in installed copies but not in a checkout.
+    sources = (path for path in root.rglob("*") if path.suffix in _KINDS and path.is_file())
     files = {f"{root.name}/{path.relative_to(root).as_posix()}": path.read_bytes() for path in sources}
     files = dict(sorted(files.items())) | {f"{info}/METADATA": about.encode(), f"{info}/WHEEL": _WHEEL.encode()}
     record = "".join(f"{name},sha256={_hash(body)},{len(body)}\n" for name, body in files.items())

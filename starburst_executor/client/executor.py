@@ -168,8 +168,10 @@ class StarburstExecutor(Executor):
         The call is pickled before this returns, so arguments may be changed afterwards. What cannot be pickled raises
         from the future. Waits while more than 256 MB of calls are unsent.
 
-        Raises: RuntimeError after `shutdown`; ExecutorBroken, SessionExpired.
-        Store: nothing at once; a lone submit causes 2 requests, 10,000 together about 100.
+        Raises: RuntimeError after `shutdown`; ExecutorBroken, SessionExpired; PayloadError: modules of the user's own cannot
+            be sent.
+        Store: nothing at once, but for those modules (`client/code.py`); a lone submit causes 2 requests, 10,000 together
+            about 100.
         """
         return self._engine.submit(fn, args, kwargs)
 

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import threading
 import zipfile
-from concurrent.futures import Future
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -30,8 +29,9 @@ class Code:
 
     def __init__(self, session: SessionStore) -> None:
         self._session = session
-        self._lock = threading.Lock()  # guards: _folders, _root
-        self._folders: dict[str, Future[str]] = {}
+        self._lock = threading.Lock()  # guards: _folders, _fetching, _root
+        self._folders: dict[str, str] = {}
+        self._fetching: dict[str, threading.Event] = {}  # set when it is there, or has failed
         self._root: Path | None = None
 
     def folder(self, name: str) -> str:
@@ -39,19 +39,24 @@ class Code:
 
         Raises: PayloadError, RecordInvalid; LaunchError: it cannot be written here. Store: 1 GET the first time.
         """
-        with self._lock:
-            found = self._folders.get(name)
-            is_mine = found is None
-            if found is None:
-                found = self._folders[name] = Future()
-        if is_mine:
-            try:
-                found.set_result(self._fetch(name))
-            except BaseException as error:
-                with self._lock:
-                    del self._folders[name]  # the next one tries again
-                found.set_exception(error)
-        return found.result()
+        while True:
+            with self._lock:
+                if name in self._folders:
+                    return self._folders[name]
+                others = self._fetching.get(name)
+                mine = self._fetching.setdefault(name, threading.Event())
+            if others is None:
+                break
+            others.wait()
+        try:
+            folder = self._fetch(name)
+            with self._lock:
+                self._folders[name] = folder
+            return folder
+        finally:
+            with self._lock:
+                del self._fetching[name]
+            mine.set()
 
     def close(self) -> None:
         """Remove what was unpacked. A second call is harmless."""

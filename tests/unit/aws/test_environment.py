@@ -100,3 +100,23 @@ def test_the_wheel_is_this_library_and_can_be_installed(tmp_path: Path) -> None:
 
 def test_the_same_folder_is_the_same_zip() -> None:
     assert context_zip({"a": b"1", "b": b"2"}) == context_zip({"b": b"2", "a": b"1"})
+
+
+def test_a_program_has_the_environment_that_is_built_for_its_script(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tool that runs it, here pytest, does not count as the program."""
+    monkeypatch.chdir(ROOT / "tests")
+    assert find_environment().requirements.source == str(ROOT / "pyproject.toml")
+    (project / "requirements.txt").unlink()
+    program = "from starburst_executor.aws.environment import find_environment\nimport msgpack\nprint(find_environment().tag('arm64'))"
+    (project / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, project / "program.py"],
+        cwd="/",
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == find_environment(script=project / "program.py").tag("arm64")

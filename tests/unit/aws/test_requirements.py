@@ -221,3 +221,8 @@ def test_a_package_that_was_installed_from_a_folder_is_an_error(project: Path, m
     (project / "script.py").write_text("import local, editable")
     with pytest.raises(ConfigError, match=r"local, from file:///home/me/local; install it as editable"):
         find_requirements(project, project / "script.py")
+
+
+def test_a_notebook_is_told_to_write_down_what_it_needs(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"write a requirements\.txt \(`pip freeze > requirements\.txt`\)"):
+        find_requirements(project)

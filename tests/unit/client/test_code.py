@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor.client import code as code_module
-from starburst_executor.client.code import Code
+from starburst_executor.client.code import Code, zipped
 from starburst_executor.errors import PayloadError
 from starburst_executor.modules import find_modules
 from starburst_executor.testing import Asked, FakeClock, FaultyStore, MemoryStore
@@ -76,12 +76,15 @@ def test_whole_packages_without_what_no_import_needs(stage: Stage) -> None:
     assert modes == ["0o100644", "0o100644", "0o100644", "0o100755", "0o100644"]
 
 
-def test_two_executors_and_ten_thousand_tasks_write_it_once(stage: Stage) -> None:
+def test_two_executors_and_ten_thousand_tasks_write_it_once(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[bytes] = []
+    monkeypatch.setattr(code_module, "zipped", lambda files: made.append(zipped(files)) or made[-1])
     one, two = stage.code(), stage.code()
     names = {one.name() for _ in range(10_000)} | {two.name() for _ in range(10_000)}
     assert len(names) == 1
     # Each asks whether it is there; the second one does not even zip.
     assert stage.requests() == {"get": 2, "create": 1}
+    assert len(made) == 1
 
 
 def test_the_same_files_are_the_same_code_whatever_their_times(stage: Stage) -> None:
