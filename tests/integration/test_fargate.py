@@ -145,11 +145,11 @@ def test_another_client_goes_on_with_the_same_launcher(aws: FakeAws) -> None:
 
 def test_fewer_workers_are_drained_and_the_others_kept(aws: FakeAws) -> None:
     with DetachedExecutor(workers=3, launcher=Fargate(image=IMAGE), timings=timings()) as ex:
-        futures = [ex.submit(slow_square, n) for n in range(60)]
+        futures = [ex.submit(slow_square, n) for n in range(24)]
         wait_until(lambda: len(aws.ecs.running()) == 3)
         ex.scale(2)
         wait_until(lambda: len(aws.ecs.running()) == 2)
-        assert [future.result(timeout=60)[0] for future in futures] == [n * n for n in range(60)]
+        assert [future.result(timeout=60)[0] for future in futures] == [n * n for n in range(24)]
         assert len(aws.ecs.tasks) == 3
         ex.cleanup(force=True)
 
