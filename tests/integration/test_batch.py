@@ -53,10 +53,11 @@ def test_a_run_whose_client_is_killed_loses_workers_to_spot_and_completes(aws: F
     client.kill()
     client.wait()
     client.stdout.close()
+    executor = DetachedExecutor.reattach(url, key=key, launcher="none")
+    wait_until(lambda: len(executor.collect()) >= 8)
     taken = aws.batch.running()[:2]
     aws.batch.interrupt(taken[0], notice=False)
     aws.batch.interrupt(taken[1])
-    executor = DetachedExecutor.reattach(url, key=key, launcher="none")
     assert [outcome.value for outcome in executor.collect(wait=True, timeout=100)] == [n * n for n in range(40)]
     executor.detach()
     # Batch alone has started them again, and knows why the first ones ended.

@@ -145,11 +145,11 @@ def test_another_client_goes_on_with_the_same_launcher(aws: FakeAws) -> None:
 
 def test_fewer_workers_are_drained_and_the_others_kept(aws: FakeAws) -> None:
     with DetachedExecutor(workers=3, launcher=Fargate(image=IMAGE), timings=timings()) as ex:
-        futures = [ex.submit(slow_square, n) for n in range(60)]
+        futures = [ex.submit(slow_square, n) for n in range(24)]
         wait_until(lambda: len(aws.ecs.running()) == 3)
         ex.scale(2)
         wait_until(lambda: len(aws.ecs.running()) == 2)
-        assert [future.result(timeout=60)[0] for future in futures] == [n * n for n in range(60)]
+        assert [future.result(timeout=60)[0] for future in futures] == [n * n for n in range(24)]
         assert len(aws.ecs.tasks) == 3
         ex.cleanup(force=True)
 
@@ -277,6 +277,18 @@ def test_without_a_stack_the_constructor_says_what_to_type(aws: FakeAws) -> None
     del aws.outputs["Cluster"]
     with pytest.raises(StarburstError, match="starburst setup"):
         executor()
+
+
+@pytest.mark.parametrize(("given", "launch_s"), [(None, 600.0), (45.0, 45.0)])
+def test_how_long_its_workers_may_take_is_the_launchers_to_say_or_the_users(
+    aws: FakeAws, given: float | None, launch_s: float
+) -> None:
+    with StarburstExecutor(workers=1, launcher=Fargate(image=IMAGE), launch_timeout=given) as ex:
+        manifest = ex._engine.session.manifest
+        assert manifest.timings == replace(Timings.remote(), launch_s=launch_s)
+        assert manifest.idle_exit, "what is idle there costs money"
+        assert ex.url.startswith(f"s3://{aws.outputs['Bucket']}/")
+    assert aws.ecs.calls == []
 
 
 # --- a launch in steps ------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ def test_each_step_is_in_the_manifest_and_the_client_beats_meanwhile() -> None:
 
 
 def test_an_unfinished_launch_counts_in_full_while_its_client_is_at_it() -> None:
-    rig, launcher, other = Rig(workers=4), SlowLauncher(pause_s=15.0), SlowLauncher()
+    rig, launcher, other = Rig(workers=2), SlowLauncher(pause_s=45.0), SlowLauncher()
     one, two = Client(rig, launcher, "c1"), Client(rig, other, "c2")
     for _ in range(50):
         one.turns(1.0)
