@@ -15,7 +15,7 @@ BENCH_RESULTS := benchmarks/results
 BENCH_ARGS ?= --out $(BENCH_RESULTS)
 MINORS := 13 12 11 10
 
-.PHONY: help demo test check format lint types unit stress bench plots docs test-all clean
+.PHONY: help demo test check format lint types unit stress bench plots image-check docs test-all clean
 
 help:
 	@echo "make demo      what it does, on the standard library's own sources; two minutes"
@@ -25,6 +25,7 @@ help:
 	@echo "make stress    thousands of tasks while workers and clients are killed; minutes"
 	@echo "make bench     the benchmarks, an hour; rows and plots in benchmarks/results; BENCH_ARGS=--quick to see that they work"
 	@echo "make plots     draw benchmarks/results, and write their figures into the documentation"
+	@echo "make image-check  build the worker's image and run a session in it; needs docker, podman or buildah"
 	@echo "make docs      run every example in the documentation"
 	@echo "make format    make the code look alike"
 	@echo "make clean     remove what these made"
@@ -33,7 +34,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: lint types
-	$(BIN)/python -m pytest -m "not stress and not aws" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not stress and not aws and not image" $(PYTEST_ARGS)
 
 check: lint types unit
 
@@ -64,6 +65,10 @@ bench: $(VENV)/.bench
 plots: $(VENV)/.bench
 	$(BIN)/python benchmarks/plots.py $(BENCH_RESULTS)
 	$(BIN)/python benchmarks/figures.py $(BENCH_RESULTS)
+
+# BASE_IMAGE=debian: on a base made from Debian's packages, where no image registry can be reached (needs root, debootstrap).
+image-check: $(VENV)/.dev
+	$(BIN)/python -m pytest -m image -s $(PYTEST_ARGS)
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
@@ -119,7 +124,7 @@ test-all:
 	    if [ ! -e $$venv/.test ] || [ pyproject.toml -nt $$venv/.test ]; then \
 	        "$$python" -m venv --clear $$venv && $$venv/bin/python $(PIP_INSTALL) --editable '.[test]' && touch $$venv/.test \
 	            || { failed="$$failed 3.$$minor(install)"; continue; }; fi; \
-	    if $$venv/bin/python -m pytest -m "not stress and not aws" $(PYTEST_ARGS); \
+	    if $$venv/bin/python -m pytest -m "not stress and not aws and not image" $(PYTEST_ARGS); \
 	    then passed="$$passed 3.$$minor"; else failed="$$failed 3.$$minor"; fi; done; \
 	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
 	[ -z "$$failed" ] && [ -n "$$passed" ]

@@ -36,15 +36,20 @@ from starburst_executor.errors import (
     VersionMismatch,
     WorkerLost,
 )
+from starburst_executor.launch.batch import Batch
+from starburst_executor.launch.ecs import Ec2, Fargate
 from starburst_executor.launch.local import Local
 from starburst_executor.version import __version__
 
 __all__ = [
     "AccessDenied",
+    "Batch",
     "BudgetExceeded",
     "ConfigError",
     "DetachedExecutor",
+    "Ec2",
     "ExecutorBroken",
+    "Fargate",
     "KeyNotFound",
     "LaunchError",
     "Local",

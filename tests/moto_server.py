@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,13 @@ class MotoServer:
 
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[MotoServer]:
+    """As `serving`."""
+    with serving() as server:
+        yield server
+
+
+@contextmanager
+def serving() -> Iterator[MotoServer]:
     """A running server with one bucket; `AWS_*` variables point to it, for child processes too."""
     command = [sys.executable, "-m", "tests.moto_server"]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

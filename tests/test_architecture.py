@@ -1,6 +1,6 @@
 """The layering of the package, read from its sources: who may import whom, who may read clocks and the environment.
 
-    errors, clock, config, context, version ─► protocol ─► store ─► launch, aws ─► client | worker ─► testing ─► cli
+    errors, clock, config, context, modules, version ─► protocol ─► store ─► launch, aws ─► client | worker ─► testing ─► cli
 
 A module imports only from its own layer and from those on its left. `client` and `worker` never meet but in the store.
 The public front, `starburst_executor/__init__.py`, collects names and is imported by `testing` and `cli` alone.
@@ -22,7 +22,7 @@ PACKAGE = "starburst_executor"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 SOURCES = sorted(ROOT.rglob("*.py"))
 
-BOTTOM = ("errors", "clock", "config", "context", "version")
+BOTTOM = ("errors", "clock", "config", "context", "modules", "version")
 LAYERS: tuple[tuple[str, ...], ...] = (
     BOTTOM,
     ("protocol",),
@@ -43,6 +43,8 @@ GUARDED: dict[str, tuple[str, ...]] = {
         "protocol/payload.py",
         "worker/nursery.py",  # loads it once, before it forks the children that will need it
     ),
+    "click": ("cli/",),
+    "tomlkit": ("config/file.py", "cli/__init__.py"),
     "time": ("clock.py",),
     "uuid": ("clock.py",),
     "random": (

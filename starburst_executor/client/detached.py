@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from starburst_executor import config
 from starburst_executor.client.engine import Engine
-from starburst_executor.client.executor import StarburstExecutor
+from starburst_executor.client.executor import StarburstExecutor, open_given
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of, status_of
 from starburst_executor.client.session import (
@@ -28,12 +28,12 @@ from starburst_executor.client.session import (
     SessionSummary,
     attach,
     list_sessions,
+    own_launcher,
 )
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey
 from starburst_executor.errors import ConfigError, SessionExpired
 from starburst_executor.launch.base import Launcher
-from starburst_executor.launch.local import Local
 from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.protocol.status import SizeClass, State, Status
@@ -75,23 +75,19 @@ class DetachedExecutor(StarburstExecutor):
             id_or_url: The session's URL, or its id alone: it is then looked up on this machine, and in `store`.
             store: Where to look for a bare id; as for the constructor if not given.
             key: The session's key, if the key file here is not that of whoever started it.
-            launcher: What starts workers that are missing while tasks are left; `"none"` for nothing.
+            launcher: What starts workers that are missing while tasks are left, as for the constructor; the session's own
+                unless given; `"none"` for nothing.
 
         Raises: SessionNotFound, KeyNotFound, VersionMismatch, ConfigError, StoreUnavailable, AccessDenied. An expired
             session can be read.
         Store: 1 GET.
         """
-        if launcher not in (None, "local", "none") and isinstance(launcher, str):
-            raise ConfigError(f"launcher={launcher!r} (an argument): must be 'local', 'none' or a Launcher")
         clock = SystemClock()
+        # Before anything is asked of the store: a misspelt launcher is the caller's.
+        starts = open_given(launcher, clock, detached=True)
         opened = attach(id_or_url, clock, store=store, key=key)
-        starts: Launcher | None = None
-        if isinstance(launcher, str):
-            starts = Local(clock=clock) if launcher == "local" else None
-        elif launcher is not None:
-            starts = launcher
-        elif opened.session.manifest.launcher == Local.name:
-            starts = Local(clock=clock)
+        if launcher is None:
+            starts = own_launcher(opened.session)
         self = cls.__new__(cls)
         self._attach(opened, starts)
         return self

@@ -25,7 +25,7 @@ from starburst_executor.client.functions import FunctionPickles, Prepared
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.client.pieces import BigCall
-from starburst_executor.client.session import Opened, delete_session, is_embedded, open_submitter, sweep
+from starburst_executor.client.session import Opened, code_for, delete_session, is_embedded, open_submitter, sweep
 from starburst_executor.client.submitter import Acknowledged, Submitter
 from starburst_executor.client.workforce import Workforce
 from starburst_executor.clock import Clock
@@ -105,6 +105,7 @@ class Engine:
         self._keeper = ClientKeeper(
             self.session, self._client_id, launcher, order=self._order, needs_workers=self._needs_workers
         )
+        self._code = code_for(opened.store, clock, settings)
         self._lock = threading.Lock()  # guards: _submitter, _sends, _threads, _ending, _error
         self._submitter: Submitter | None = None
         self._sends = False  # all threads were started that a submit needs
@@ -144,11 +145,15 @@ class Engine:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> StarburstFuture[Any]:
         """Pickle now, queue, return the future. What cannot be pickled fails on the future."""
-        return self.submit_prepared(self._functions.prepare(function), args, kwargs)
+        return self.submit_prepared(self.prepare(function), args, kwargs)
 
     def prepare(self, function: Callable[..., Any]) -> Prepared:
-        """Pickle a function once for many calls."""
-        return self._functions.prepare(function)
+        """Pickle a function once for many calls.
+
+        Raises: PayloadError: the user's own modules, which it may need, cannot be sent.
+        Store: 1 GET and perhaps 1 create, if the store is not on this machine and modules were imported since.
+        """
+        return self._functions.prepare(function, "" if self._code is None else self._code.name())
 
     def submit_prepared(
         self, prepared: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -328,8 +333,8 @@ class Engine:
         submitter = self._submitter
         return self.collector.n_waiting > 0 or (submitter is not None and not submitter.is_empty())
 
-    def _order(self, n_slots: int) -> Order:
-        return Order(self.opened.url, self.opened.key.hex(), n_slots, self.detached)
+    def _order(self, launch_id: str, n_slots: int) -> Order:
+        return Order(launch_id, self.opened.url, self.opened.key.hex(), n_slots, self.detached)
 
     def unfinished(self) -> list[StarburstFuture[Any]]:
         """The futures that are not done, unsent ones included."""

@@ -27,14 +27,15 @@ from starburst_executor import config
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.functions import Prepared
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.session import start
+from starburst_executor.client.session import is_embedded, start
 from starburst_executor.clock import Clock, SystemClock
-from starburst_executor.config import SessionKey, Settings, Timings
+from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import ConfigError, StarburstError
 from starburst_executor.launch.base import Launcher
-from starburst_executor.launch.local import Local
+from starburst_executor.launch.ecs import OnAws
+from starburst_executor.launch.open import open_launcher
 
-__all__ = ["StarburstExecutor"]
+__all__ = ["StarburstExecutor", "open_given"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +59,14 @@ class StarburstExecutor(Executor):
         max_tasks_per_child: After so many tasks a worker process is replaced by a fresh one; None for never.
         workers: `max_workers` under the name that people expect here.
         store: URL of the store: `sqlite:///absolute/folder` or `s3://bucket/prefix`.
-        launcher: `"local"`, `"none"` (others start workers, `python -m starburst_executor.worker <url>`), or a `Launcher`.
+        launcher: `"local"`, `"none"` (others start workers, `python -m starburst_executor.worker <url>`), `"fargate"` and
+            others on AWS, with options as in `"fargate?cpu=4&spot=1"`; or a launcher object such as `Fargate(cpu=4)`.
         retries: How many times a task that raises is tried again, 0..100.
         task_timeout: Seconds after which a task is stopped and fails with `TaskTimeout`; None for never.
         max_result_bytes: A larger result fails its task with `PayloadError`.
         keep: Keep the session's objects at the end.
+        launch_timeout: Seconds within which the first worker must be heard of; by the launcher unless given: 60 for local
+            workers, 600 on Fargate.
         key: The session's key, if it is not to be made from the user's key file.
         timings: Every interval of the session; the defaults fit the store.
 
@@ -95,6 +99,7 @@ class StarburstExecutor(Executor):
         absolute_timeout: float | None = None,
         max_result_bytes: int | None = None,
         keep: bool | None = None,
+        launch_timeout: float | None = None,
         key: str | bytes | SessionKey | None = None,
         timings: Timings | None = None,
     ) -> None:
@@ -102,8 +107,11 @@ class StarburstExecutor(Executor):
             raise TypeError("initializer must be a callable")
         if mp_context is not None and not hasattr(mp_context, "Process"):
             raise TypeError("mp_context must be a multiprocessing context or None")
+        clock = SystemClock()
+        given = None if isinstance(launcher, str) else launcher
         settings = config.resolve(
             detached=self._detached,
+            store_of=_store_of(given, clock, detached=self._detached),
             max_workers=max_workers,
             workers=workers,
             store=store,
@@ -114,10 +122,13 @@ class StarburstExecutor(Executor):
             max_tasks_per_child=max_tasks_per_child,
             max_result_bytes=max_result_bytes,
             keep=keep,
+            launch_timeout=launch_timeout,
         )
-        clock = SystemClock()
-        engine_launcher = _launcher(launcher, settings, clock)
+        engine_launcher = given
+        if given is None:
+            engine_launcher = open_given(settings.launcher, clock, detached=self._detached)
         if engine_launcher is not None:
+            _check_reach(engine_launcher, settings.store)
             engine_launcher.check(settings.workers)
         opened = start(
             settings,
@@ -125,7 +136,7 @@ class StarburstExecutor(Executor):
             detached=self._detached,
             key=key,
             timings=timings,
-            launcher="none" if engine_launcher is None else engine_launcher.name,
+            launcher=engine_launcher,
             initializer=None if initializer is None else functools.partial(initializer, *initargs),
         )
         engine = Engine(
@@ -158,8 +169,10 @@ class StarburstExecutor(Executor):
         The call is pickled before this returns, so arguments may be changed afterwards. What cannot be pickled raises
         from the future. Waits while more than 256 MB of calls are unsent.
 
-        Raises: RuntimeError after `shutdown`; ExecutorBroken, SessionExpired.
-        Store: nothing at once; a lone submit causes 2 requests, 10,000 together about 100.
+        Raises: RuntimeError after `shutdown`; ExecutorBroken, SessionExpired; PayloadError: modules of the user's own cannot
+            be sent.
+        Store: nothing at once, but for those modules (`client/code.py`); a lone submit causes 2 requests, 10,000 together
+            about 100.
         """
         return self._engine.submit(fn, args, kwargs)
 
@@ -355,11 +368,24 @@ def _end_all() -> None:
 threading._register_atexit(_end_all)  # type: ignore[attr-defined]  # noqa: SLF001 - as concurrent.futures does, since Python 3.9
 
 
-def _launcher(given: str | Launcher | None, settings: Settings, clock: Clock) -> Launcher | None:
-    if given is not None and not isinstance(given, str):
-        return given
-    if settings.launcher == "none":
-        return None
-    if settings.launcher != "local":
-        raise ConfigError(f"launcher={settings.launcher!r}: must be 'local', 'none' or a Launcher")
-    return Local(clock=clock)
+def open_given(given: str | Launcher | None, clock: Clock, *, detached: bool) -> Launcher | None:
+    """The launcher that an argument names, or is; None for "none". Raises: ConfigError."""
+    return open_launcher(given, clock, detached=detached) if isinstance(given, str) else given
+
+
+def _store_of(given: Launcher | None, clock: Clock, *, detached: bool) -> Callable[[str], str | None]:
+    """What finds the store that goes with a launcher, if nobody named one: on AWS it is the stack's bucket."""
+
+    def find(spec: str) -> str | None:
+        launcher: object = given if given is not None else open_given(spec, clock, detached=detached)
+        return launcher.store_url if isinstance(launcher, OnAws) else None
+
+    return find
+
+
+def _check_reach(launcher: object, store: str) -> None:
+    if isinstance(launcher, OnAws) and is_embedded(store):
+        raise ConfigError(
+            f"launcher={launcher.name!r}, store={store!r}: workers on AWS cannot reach a store on this machine; name an "
+            "s3:// store, or none to have the stack's"
+        )

@@ -39,6 +39,7 @@ class Prepared(NamedTuple):
 class _Remembered(NamedTuple):
     parts: list[object]
     n_modules: int  # importing a submodule of a package that a function names changes its pickle
+    code: str
     prepared: Prepared
 
 
@@ -48,22 +49,26 @@ class FunctionPickles:
     def __init__(self) -> None:
         self._last: _Remembered | None = None  # replaced as a whole, so no lock is needed
 
-    def prepare(self, function: Callable[..., Any]) -> Prepared:
-        """Pickle a function, unless it is known to give the same bytes as the last time."""
+    def prepare(self, function: Callable[..., Any], code: str = "") -> Prepared:
+        """Pickle a function, unless it is known to give the same bytes as the last time.
+
+        Args:
+            code: As for `payload.dump_function`.
+        """
         last, n_modules = self._last, len(sys.modules)
         # Another function cannot be the same, and need not be looked at.
-        is_again = last is not None and last.parts[0] is function
+        is_again = last is not None and last.parts[0] is function and last.code == code
         parts = _parts(function)
         if is_again and last is not None and parts and last.n_modules == n_modules and _are_same(parts, last.parts):
             return last.prepared
         try:
-            pickled = payload.dump_function(function)
+            pickled = payload.dump_function(function, code)
         except BaseException as error:  # user code runs here: __reduce__
             return Prepared(_NO_DIGEST, b"", error)
         prepared = Prepared(payload.digest(pickled), pickled, None)
         # Looked at before and after: another thread may have changed something while it was pickled.
         is_settled = parts and len(sys.modules) == n_modules and _are_same(parts, _parts(function))
-        self._last = _Remembered(parts, n_modules, prepared) if is_settled else None
+        self._last = _Remembered(parts, n_modules, code, prepared) if is_settled else None
         return prepared
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import logging
 import math
 import sys
 import threading
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starburst_executor import config
@@ -18,12 +21,15 @@ from starburst_executor.client.submitter import submitter_record
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.config import SessionKey, Settings, Timings
 from starburst_executor.errors import (
+    ConfigError,
     KeyNotFound,
     RecordInvalid,
     SessionNotFound,
     StoreUnavailable,
     VersionMismatch,
 )
+from starburst_executor.launch.base import Launcher
+from starburst_executor.launch.open import is_on_aws, open_launcher
 from starburst_executor.protocol import payload
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.records import ATTACHED, DETACHED, Manifest, SessionState
@@ -36,7 +42,23 @@ from starburst_executor.store.session import SessionStore, new_token
 from starburst_executor.store.url import join_url, split_url
 from starburst_executor.version import __version__
 
-__all__ = ["Opened", "SessionSummary", "attach", "census", "delete_session", "is_embedded", "list_sessions", "start"]
+if TYPE_CHECKING:
+    from starburst_executor.client.code import Code
+
+__all__ = [
+    "Opened",
+    "SessionSummary",
+    "attach",
+    "census",
+    "code_for",
+    "delete_session",
+    "is_embedded",
+    "list_sessions",
+    "own_launcher",
+    "start",
+]
+
+_log = logging.getLogger(__name__)
 
 # A store that does not answer the first request is more likely misspelt than away.
 _FIRST_PATIENCE_S = 10.0
@@ -95,6 +117,15 @@ def is_embedded(store_url: str) -> bool:
     return urlsplit(store_url).scheme in ("sqlite", "memory")
 
 
+def code_for(store: ObjectStore, clock: Clock, settings: Settings) -> Code | None:
+    """What sends the user's own modules to workers; None where workers find them as this process does."""
+    if is_embedded(store.url):
+        return None
+    from starburst_executor.client.code import Code
+
+    return Code(store, clock, settings.code_exclude)
+
+
 def start(
     settings: Settings,
     clock: Clock,
@@ -102,19 +133,23 @@ def start(
     detached: bool,
     key: str | bytes | SessionKey | None = None,
     timings: Timings | None = None,
-    launcher: str = "none",
+    launcher: Launcher | None = None,
     initializer: Callable[[], object] | None = None,
 ) -> Opened:
-    """Begin a session. Store: 1 create; 1 for an initializer; on an endpoint that is not AWS, 8 for the probe.
+    """Begin a session. Store: 1 create; 1 for an initializer, 1 GET and perhaps 1 create for its code; on an endpoint that is not AWS, 8 for the probe.
 
     Args:
-        launcher: The name of what starts workers, for clients that attach later.
+        launcher: What starts workers; the manifest says which, for clients that attach later.
         initializer: What each worker process calls first.
 
     Raises: ConfigError, AccessDenied, StoreUnavailable; what pickling the initializer raises.
     """
     embedded = is_embedded(settings.store)
-    timings = timings or (Timings.embedded() if embedded else Timings.remote())
+    launch_s = settings.launch_timeout
+    if timings is None:
+        timings = Timings.embedded() if embedded else Timings.remote()
+        launch_s = launch_s or (None if launcher is None else launcher.launch_s)
+    timings = timings if launch_s is None else replace(timings, launch_s=launch_s)
     hurry = threading.Event()
     first_s = min(_FIRST_PATIENCE_S, timings.patience_s)
     store = PatientStore(open_store(settings.store), clock, patience_s=first_s, stop=hurry)
@@ -124,7 +159,10 @@ def start(
         session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
         session_key = config.new_session_key(session_id, detached=detached, given=key)
         session = SessionStore(store, session_id, Sealer(bytes(session_key), session_id), clock)
-        digest = None if initializer is None else _store_initializer(session, initializer)
+        digest = None
+        if initializer is not None:
+            code = code_for(store, clock, settings)
+            digest = _store_initializer(session, initializer, "" if code is None else code.name())
         manifest = _first_manifest(session, settings, timings, detached=detached, launcher=launcher)
         session.create_manifest(replace(manifest, initializer=digest))
     except BaseException:
@@ -137,8 +175,9 @@ def start(
 
 
 def _first_manifest(
-    session: SessionStore, settings: Settings, timings: Timings, *, detached: bool, launcher: str
+    session: SessionStore, settings: Settings, timings: Timings, *, detached: bool, launcher: Launcher | None
 ) -> Manifest:
+    spec = "none" if launcher is None else launcher.spec
     clock = session.clock
     now = clock.now()
     deadline_s = settings.absolute_timeout
@@ -151,16 +190,40 @@ def _first_manifest(
         token=new_token(session.sealer),
         workers=settings.workers,
         timings=timings,
-        launcher=launcher,
+        launcher=spec,
+        launcher_seal=_launcher_seal(session, spec),
         retries=settings.retries,
         max_result_bytes=settings.max_result_bytes,
         task_timeout=settings.task_timeout,
         max_tasks_per_child=settings.max_tasks_per_child,
         deadline_at=None if deadline_s is None else now + deadline_s,
         # An attached local worker costs nothing while it is idle and ends with its client.
-        idle_exit=detached or launcher == "none",
+        idle_exit=detached or launcher is None or is_on_aws(spec),
         submitters=(submitter_record(clock.new_id(4)),),
     )
+
+
+def own_launcher(session: SessionStore) -> Launcher | None:
+    """What starts workers of a session that exists, as its manifest has it; None if that is nothing known here.
+
+    # Guarantee: only a launcher that somebody with the session's key has named is opened. Whoever can merely write the
+    store must not decide which image runs in whose account, with the key.
+    """
+    spec, seal = session.manifest.launcher, session.manifest.launcher_seal
+    if not hmac.compare_digest(seal, _launcher_seal(session, spec)):
+        _log.warning(
+            "the session's launcher bears a wrong seal; no workers are started: session=%s", session.session_id
+        )
+        return None
+    try:
+        return open_launcher(spec, session.clock, detached=session.manifest.kind == DETACHED)
+    except ConfigError as error:
+        _log.info("the session's launcher is not known here; no workers are started: %s", error)
+        return None
+
+
+def _launcher_seal(session: SessionStore, spec: str) -> bytes:
+    return session.sealer.seal("launcher", "", spec.encode())
 
 
 def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
@@ -189,8 +252,8 @@ def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
     retrying(probe_conditional_writes, store)
 
 
-def _store_initializer(session: SessionStore, initializer: Callable[[], object]) -> str:
-    pickled = payload.dump_function(initializer)
+def _store_initializer(session: SessionStore, initializer: Callable[[], object], code: str) -> str:
+    pickled = payload.dump_function(initializer, code)
     digest = payload.digest(pickled)
     session.store.create(session.keys.function(digest), session.sealer.sealed("function", digest, pickled))
     return digest

@@ -2,6 +2,9 @@
 
     timings.py      every interval of a session, as one value
     settings.py     argument > `STARBURST_*` variable > config file > default
+    aws.py          the same for the `[aws]` table: which stack, region and profile
+    file.py         the config file
+    engine.py       what a launcher on AWS tells a worker in its environment
     folders.py      where this machine keeps config, data and logs; the default store
     user_keys.py    the user's key file and the keys of sessions made from it
     environment.py  which variables are set at all
@@ -10,6 +13,8 @@ Nothing here talks to a store, and nothing is read before somebody asks: importi
 disk nor the environment. Import its names from here; which module they live in is a detail.
 """
 
+from starburst_executor.config.aws import AwsSettings, forget_aws, remember_aws, resolve_aws
+from starburst_executor.config.engine import EngineStart, engine_environment, engine_start
 from starburst_executor.config.environment import variable_names
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, registry_folder
 from starburst_executor.config.settings import LAUNCHERS, Settings, resolve
@@ -29,19 +34,26 @@ from starburst_executor.config.user_keys import (
 
 __all__ = [
     "LAUNCHERS",
+    "AwsSettings",
+    "EngineStart",
     "SessionKey",
     "Settings",
     "Timings",
     "UserKey",
     "adopt_environment",
     "default_store",
+    "engine_environment",
+    "engine_start",
     "ephemeral_session_key",
     "find_session_key",
+    "forget_aws",
     "log_folder",
     "machine_boot",
     "new_session_key",
     "registry_folder",
+    "remember_aws",
     "resolve",
+    "resolve_aws",
     "session_key",
     "take_secret_environment",
     "user_key",

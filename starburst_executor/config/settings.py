@@ -1,8 +1,7 @@
 """What a session is told at its start, each setting resolved as argument > `STARBURST_*` variable > config file > default.
 
 Guarantees that every setting is checked wherever it came from, and that an error names the value, what is allowed and
-its source. `STARBURST_CONFIG` replaces the path of the config file, which is else `config.toml` in the config folder.
-Which stores and launchers there are is not known here: a URL is checked for its form only.
+its source. Which stores there are is not known here: a URL is checked for its form only.
 """
 
 from __future__ import annotations
@@ -12,18 +11,21 @@ import operator
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from starburst_executor.config.folders import config_folder, default_store
+from starburst_executor.config.aws import TABLE, aws_table
+from starburst_executor.config.file import read_config_file
+from starburst_executor.config.folders import default_store
 from starburst_executor.errors import ConfigError
 
 __all__ = ["LAUNCHERS", "Settings", "resolve"]
 
 _MIB = 2**20
-LAUNCHERS = ("local", "none")
+LAUNCHERS = ("local", "none", "aws", "fargate", "fargate-spot", "ec2", "batch", "batch-spot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class _Rule:
         if self.kind is bool:
             words = "true or false"
         elif self.kind is str:
-            words = " or ".join(repr(choice) for choice in self.choices) or "a text"
+            *first, last = [repr(choice) for choice in self.choices] or ["a text"]
+            words = f"{', '.join(first)} or {last}" if first else last
         elif self.highest == math.inf:
             words = f"at least {self.lowest:.15g}"
         else:
@@ -59,7 +62,7 @@ class Settings:
     Attributes:
         workers: How many tasks run at once, over all agents.
         store: URL of the object store, without credentials.
-        launcher: Who starts workers; "none": somebody else does.
+        launcher: Who starts workers, a kind with its options: "fargate?cpu=4&spot=1"; "none": somebody else does.
         retries: How often a task that raises is tried again.
         task_timeout: Seconds that one try may take, or None.
         max_tasks_per_child: A runner child is replaced after so many tasks, or never.
@@ -68,6 +71,8 @@ class Settings:
         warn_result_bytes: A larger result is worth a warning.
         queue_bytes: Calls that wait to be written; `submit` blocks beyond.
         keep: Whether the end of an attached session leaves its objects in the store.
+        launch_timeout: Seconds within which the first worker must be heard of, or None for what the launcher needs.
+        code_exclude: What of the user's own modules is not sent to workers: patterns, separated by commas or spaces.
     """
 
     workers: int = _setting(_Rule(int, 1, 10_000))
@@ -81,20 +86,24 @@ class Settings:
     warn_result_bytes: int = _setting(_Rule(int, 1), default=256 * _MIB)
     queue_bytes: int = _setting(_Rule(int, _MIB), default=256 * _MIB)
     keep: bool = _setting(_Rule(bool), default=False)
+    launch_timeout: float | None = _setting(_Rule(float, 1, 604_800, optional=True), default=None)
+    code_exclude: str = _setting(_Rule(str), default="")
 
 
-def resolve(detached: bool, **arguments: object) -> Settings:
+def resolve(detached: bool, *, store_of: Callable[[str], str | None] | None = None, **arguments: object) -> Settings:
     """Settle every setting: argument > variable > config file > default.
 
     Args:
         detached: Whether the session is to outlive this process; its default store must then be a lasting one.
+        store_of: Asked, if no store is named, for the store that goes with a launcher; None from it, or without it,
+            the embedded default.
         arguments: The fields of `Settings`, and `max_workers` for `workers`. None means not given.
     Raises:
         ConfigError: a value is out of range, or `workers` and `max_workers` differ.
         TypeError: an argument is of a wrong type, or of no known name.
     """
     given = _one_workers({name: value for name, value in arguments.items() if value is not None})
-    file_path, from_file = _read_config_file()
+    file_path, from_file = _from_file()
     settled: dict[str, Any] = {}
     for one in fields(Settings):
         rule: _Rule = one.metadata["rule"]
@@ -110,7 +119,9 @@ def resolve(detached: bool, **arguments: object) -> Settings:
         raise TypeError(f"unknown setting: {next(iter(given))!r}")
     settled.setdefault("workers", _cpu_count())
     if "store" not in settled:
-        settled["store"] = default_store(detached=detached)
+        launcher = settled.get("launcher", "local")
+        named = store_of(launcher) if store_of is not None else None
+        settled["store"] = named or default_store(detached=detached)
     return Settings(**settled)
 
 
@@ -157,7 +168,8 @@ def _checked(name: str, value: Any, rule: _Rule, source: str | None) -> object:
             refuse()
         noun = {int: "an integer", float: "a number of seconds", str: "a string", bool: "a bool"}[rule.kind]
         raise TypeError(f"{name} must be {noun}, not {type(value).__name__}") from None
-    if rule.choices and settled not in rule.choices:
+    # Options of a launcher are its own to check: `launch/open.py`.
+    if rule.choices and str(settled).partition("?")[0] not in rule.choices:
         refuse()
     if rule.kind in (int, float) and not rule.lowest <= settled <= rule.highest:
         refuse()
@@ -179,34 +191,14 @@ def _in_type(value: Any, kind: type) -> Any:
     return value
 
 
-def _read_config_file() -> tuple[Path | None, dict[str, object]]:
-    named = os.environ.get("STARBURST_CONFIG")
-    path = Path(named).expanduser() if named else config_folder() / "config.toml"
-    try:
-        record = _parsed(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-        if not named:
-            return None, {}
-        raise ConfigError(
-            f"the config file cannot be read: {error.strerror} (from STARBURST_CONFIG={named})"
-        ) from error
-    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
-        raise ConfigError(f"the config file cannot be read: {error} (from {path})") from error
+def _from_file() -> tuple[Path | None, dict[str, object]]:
+    path, record = read_config_file()
+    aws_table(record, path)
     known = [one.name for one in fields(Settings)]
     for name in record:
-        if name not in known:
+        if name not in known and name != TABLE:
             raise ConfigError(f"unknown setting: {name!r} (from {path}); known are {', '.join(known)}")
     return path, record
-
-
-def _parsed(text: str) -> dict[str, object]:
-    # Most users have no config file, so the parser is not loaded before there is something to parse.
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    record: dict[str, object] = tomllib.loads(text)
-    return record
 
 
 def _cpu_count() -> int:

@@ -10,11 +10,25 @@ import msgpack
 from starburst_executor.clock import Clock
 from starburst_executor.errors import RecordInvalid
 
-__all__ = ["MOST_SLOTS", "Bootstrap", "new_worker_id", "read_bootstrap", "write_bootstrap"]
+__all__ = [
+    "ENGINES",
+    "EXIT_DRAINED",
+    "MOST_SLOTS",
+    "Bootstrap",
+    "new_launch_id",
+    "new_worker_id",
+    "read_bootstrap",
+    "worker_id_of",
+    "write_bootstrap",
+]
 
 # More processes than any one machine runs well.
 MOST_SLOTS = 1024
 _LENGTH_BYTES = 4
+# What may start a worker without a bootstrap record.
+ENGINES = ("ecs", "batch")
+# What a worker of Batch exits with that was told to stop, as a shell reports a SIGTERM: Batch starts it again elsewhere.
+EXIT_DRAINED = 143
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +61,24 @@ class Bootstrap:
 def new_worker_id(clock: Clock) -> str:
     """A fresh worker id; ids sort by the time of their making, as told by whoever made them."""
     return f"{int(clock.now() * 1000):011x}-{clock.new_id(4)}"
+
+
+def new_launch_id(clock: Clock) -> str:
+    """A fresh launch id, of the same form."""
+    return f"{int(clock.now() * 1000):011x}-{clock.new_id()}"
+
+
+def launched_at(launch_id: str) -> float:
+    """When a launch began, by the clock of whoever began it: UTC epoch seconds, 0 if it does not say."""
+    try:
+        return int(launch_id.partition("-")[0], 16) / 1000
+    except ValueError:
+        return 0.0
+
+
+def worker_id_of(launch_id: str, digits: str) -> str:
+    """The id of a worker that its engine names: both sides can tell it, and it sorts by the time of its launch."""
+    return f"{launch_id.partition('-')[0]}-{digits}"
 
 
 def write_bootstrap(pipe: IO[bytes], bootstrap: Bootstrap) -> None:

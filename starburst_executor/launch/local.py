@@ -26,7 +26,7 @@ from starburst_executor import config
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.launch import fork_server
-from starburst_executor.launch.base import Death, Order
+from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import MOST_SLOTS, Bootstrap, new_worker_id, write_bootstrap
 from starburst_executor.launch.children import Child, Interpreter
 from starburst_executor.launch.fork_server import ForkServer
@@ -67,6 +67,8 @@ class Local:
     """
 
     name = "local"
+    launch_s = 60.0
+    keeps_trying = False
 
     def __init__(self, agents: int = 1, *, clock: Clock | None = None) -> None:
         if type(agents) is not int or not 1 <= agents <= 256:  # noqa: PLR2004
@@ -81,6 +83,10 @@ class Local:
     def __repr__(self) -> str:
         return f"Local(agents={self._agents})"
 
+    @property
+    def spec(self) -> str:
+        return "local" if self._agents == 1 else f"local?agents={self._agents}"
+
     def check(self, n_slots: int) -> None:
         """Refuse what no machine runs well, before anything is started. Raises: ConfigError."""
         most = self._agents * MOST_SLOTS
@@ -90,27 +96,35 @@ class Local:
                 f"{self._agents} agents; ask for fewer, or let workers elsewhere join a session with launcher='none'"
             )
 
-    def start(self, order: Order) -> str:
+    def start(self, order: Order, handle: str = "") -> Started:  # noqa: ARG002 - one step starts them all
         self.check(order.n_slots)
         n_agents = min(self._agents, order.n_slots)
         shares = [order.n_slots // n_agents + (i < order.n_slots % n_agents) for i in range(n_agents)]
         started: list[_Process] = []
+        why: LaunchError | None = None
         for share in shares:
             try:
                 started.append(self._start_one(order, share))
             except LaunchError as error:
                 if not started:
                     raise
-                # What was started must be in a handle. The client finds that some are missing and asks again.
-                _log.warning("only %d of %d agents could be started: %s", len(started), n_agents, error)
+                # What was started must be in a handle. The client says that some are missing and asks again.
+                why = error
                 break
-        return _dump(started)
+        return Started(_dump(started), sum(one.n_slots for one in started), error=why)
 
     def deaths(self, handle: str) -> list[Death]:
         return [Death(one.worker_id, self._last_words(one)) for one in _load(handle) if self._is_dead(one)]
 
     def slots_alive(self, handle: str) -> int:
         return sum(one.n_slots for one in _load(handle) if not self._is_dead(one))
+
+    def describe(self, handle: str) -> str:  # noqa: ARG002 - what they print is shown, or in their logs
+        return ""
+
+    def shed(self, handle: str, n_slots: int) -> int:  # noqa: ARG002 - mostly there is one process: all or none
+        self.stop(handle, at_once=False)
+        return self.slots_alive(handle)
 
     def stop(self, handle: str, *, at_once: bool) -> None:
         here = [one for one in _load(handle) if one.machine == config.machine_boot()]

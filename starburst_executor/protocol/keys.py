@@ -9,6 +9,10 @@
                           logs/<group_id>/<claim_id>-<k>
                           workers/<worker_id>
                           clients/<client_id>
+    code/<month>/<digest>
+
+Code is no session's: it is named by its content, and by the month of its writing so that a bucket's lifecycle rule can
+tell when nobody needs it any more.
 
 A group id is `<ordinal>.<first sequence>`, fixed-width hexadecimal, so that keys sort in submission order and the
 listing alone tells which tasks exist. What comes from a listing or a user is validated: a key that does not parse is
@@ -20,15 +24,27 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from starburst_executor.errors import ConfigError
+from starburst_executor.errors import ConfigError, RecordInvalid
 
-__all__ = ["GroupRef", "SessionKeys", "is_group_id", "is_session_id", "session_folder", "task_id", "worker_of"]
+__all__ = [
+    "GroupRef",
+    "SessionKeys",
+    "code_digest",
+    "code_key",
+    "is_group_id",
+    "is_session_id",
+    "session_folder",
+    "task_id",
+    "worker_of",
+]
 
 SESSIONS = "sessions/"
+CODE = "code/"
 GROUPS_PER_EPOCH = 1000
 
 _SESSION_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,62}")
 _GROUP_ID = re.compile(r"[0-9a-f]{4}\.[0-9a-f]{10}")
+_CODE = re.compile(r"[0-9]{4}-[0-9]{2}/([0-9a-f]{64})")
 _STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10})-([1-9][0-9]{0,2})")
 
 
@@ -60,6 +76,20 @@ def session_folder(session_id: str) -> str:
     if not is_session_id(session_id):
         raise ConfigError(f"not a session id: {session_id!r}: 3 to 63 of a-z, 0-9 and '-'")
     return f"{SESSIONS}{session_id}/"
+
+
+def code_key(name: str) -> str:
+    """The key of the code of this name, `<month>/<digest>`: `2026-04/9f8e…`. Raises: RecordInvalid."""
+    code_digest(name)
+    return f"{CODE}{name}"
+
+
+def code_digest(name: str) -> str:
+    """The SHA-256 that the code of this name must have, 64 hexadecimal digits. Raises: RecordInvalid."""
+    match = _CODE.fullmatch(name)
+    if match is None:
+        raise RecordInvalid(f"not a name of code: {name!r}: a month and a SHA-256")
+    return match[1]
 
 
 def task_id(ordinal: int, sequence: int) -> str:

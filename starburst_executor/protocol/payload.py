@@ -7,6 +7,9 @@
 
 Nothing here checks a seal: whoever calls a `load_…` has checked it before (`protocol/seal.py`).
 
+A function is one byte, so many bytes that name the code it needs (`protocol/keys.py`), and its pickle. Those modules are
+the user's own: what is pickled by name is found in them.
+
 An outcome is one byte of kind and a body. `V`: a pickled value. `E`: msgpack of the exception's type name, message and
 traceback as plain text, and its pickle, empty where the exception does not survive a round trip; so that a failure can
 be shown without unpickling anything. `R`: the same without a pickle, for failures that no user code raised.
@@ -33,6 +36,7 @@ from starburst_executor.protocol.pieces import PIECE_BYTES, Piece
 __all__ = [
     "Failure",
     "FunctionLoader",
+    "code_of",
     "describe_outcome",
     "digest",
     "dump_call",
@@ -92,12 +96,26 @@ def digest(pickled: bytes) -> str:
     return hashlib.sha256(pickled).hexdigest()[:32]
 
 
-def dump_function(function: Callable[..., Any]) -> bytes:
+def dump_function(function: Callable[..., Any], code: str = "") -> bytes:
     """Pickle a function: by value if it lives in `__main__`, a closure or a lambda, else by its name.
 
+    Args:
+        code: The name of the code that it needs; empty if workers have the user's modules anyway.
     Raises: whatever pickling raises.
     """
-    return _dumps(function)
+    name = code.encode("ascii")
+    stream = io.BytesIO()
+    stream.write(bytes([len(name)]) + name)
+    _cloudpickle().dump(function, stream, protocol=_PROTOCOL)
+    return stream.getvalue()
+
+
+def code_of(body: bytes) -> str:
+    """The name of the code that a function needs, without unpickling it; empty if it needs none. Raises: RecordInvalid."""
+    try:
+        return bytes(body[1 : _pickle_start(body)]).decode("ascii")
+    except UnicodeDecodeError as error:
+        raise errors.RecordInvalid("a function whose code has no proper name") from error
 
 
 def has_modules_by_value() -> bool:
@@ -107,7 +125,17 @@ def has_modules_by_value() -> bool:
 
 def load_function(body: bytes) -> Callable[..., Any]:
     """Rebuild a function. Raises: whatever unpickling raises, `ModuleNotFoundError` above all."""
-    return pickle.loads(body)  # type: ignore[no-any-return]  # noqa: S301 - sealed, checked by the caller
+    return pickle.loads(memoryview(body)[_pickle_start(body) :])  # type: ignore[no-any-return]  # noqa: S301 - sealed, checked by the caller
+
+
+def _pickle_start(body: bytes) -> int:
+    return 1 + body[0] if body else 0
+
+
+def _function_stream(body: bytes) -> io.BytesIO:
+    stream = io.BytesIO(body)
+    stream.seek(_pickle_start(body))
+    return stream
 
 
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
@@ -227,7 +255,7 @@ class FunctionLoader:
 
     def initialize(self, body: bytes) -> None:
         """Rebuild and call an initializer. Raises: whatever it raises."""
-        unpickler = _MainUnpickler(io.BytesIO(body))
+        unpickler = _MainUnpickler(_function_stream(body))
         initializer = unpickler.load()
         before = [dict(found) for found in unpickler.mains]
         initializer()
@@ -240,7 +268,7 @@ class FunctionLoader:
 
     def load(self, body: bytes) -> Callable[..., Any]:
         """As `load_function`."""
-        return self._load(body)  # type: ignore[no-any-return]  # whatever was pickled
+        return self._load(body) if self._left else load_function(body)
 
     def load_call(
         self, body: bytes | memoryview, found: Mapping[bytes, bytes] = _NO_PIECES
@@ -254,9 +282,7 @@ class FunctionLoader:
         return call
 
     def _load(self, body: bytes) -> Any:
-        if not self._left:
-            return load_function(body)
-        unpickler = _MainUnpickler(io.BytesIO(body))
+        unpickler = _MainUnpickler(_function_stream(body))
         loaded = unpickler.load()
         self._hand_on(unpickler)
         return loaded

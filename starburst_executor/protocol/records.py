@@ -106,8 +106,9 @@ class Launch:
         launch_id: Fresh for each intent.
         launcher: The launcher's name.
         slots: How many tasks at once these workers will run.
-        handle: What the launcher needs to find them again; empty while only intended.
-        at: When, UTC epoch seconds of the client that asked.
+        handle: What the launcher needs to find them again, and to start the rest; empty while only intended.
+        at: When, UTC epoch seconds of the client that asked; renewed until all are started.
+        settled: No more of them will be started.
     """
 
     launch_id: str
@@ -115,6 +116,7 @@ class Launch:
     slots: int
     handle: str
     at: float
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class Manifest:
     state: SessionState = SessionState.OPEN
     reason: str = ""
     launcher: str = "none"
+    launcher_seal: bytes = b""
     retries: int = 0
     max_losses: int = 3
     max_result_bytes: int = 2**40
@@ -233,6 +236,7 @@ def decode_manifest(body: bytes) -> Manifest:
         state=fields.member("state", SessionState),
         reason=fields.take("reason", str),
         launcher=fields.take("launcher", str),
+        launcher_seal=fields.take("launcher_seal", bytes),
         retries=fields.take("retries", int),
         max_losses=fields.take("max_losses", int),
         max_result_bytes=fields.take("max_result_bytes", int),
@@ -352,13 +356,14 @@ def _launch(raw: object) -> Launch:
     fields = _of(raw, tuple, where)
     if len(fields) != len(Launch.__slots__):
         raise RecordInvalid(f"a wrong length in a {where}")
-    launch_id, launcher, slots, handle, at = fields
+    launch_id, launcher, slots, handle, at, settled = fields
     return Launch(
         _of(launch_id, str, where),
         _of(launcher, str, where),
         _of(slots, int, where),
         _of(handle, str, where),
         _of(at, float, where),
+        _of(settled, bool, where),
     )
 
 

@@ -6,6 +6,7 @@ Guarantee: every change of the manifest or of a status object is a swap on the E
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +25,7 @@ from starburst_executor.errors import (
     VersionMismatch,
 )
 from starburst_executor.protocol import records, status
-from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef, SessionKeys
+from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef, SessionKeys, code_digest, code_key
 from starburst_executor.protocol.records import Bell, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Entry, Located, SizeClass, Status
@@ -297,13 +298,25 @@ class SessionStore:
     # --- payloads -----------------------------------------------------------------------------------------------------
 
     def function(self, digest: str) -> bytes:
-        """A function's pickle, its seal checked. Raises: PayloadError, RecordInvalid. Store: 1 GET."""
+        """A function and the name of its code, its seal checked. Raises: PayloadError, RecordInvalid. Store: 1 GET."""
         body = self._payload(self.keys.function(digest), f"function {digest}")
         return bytes(self.sealer.open_sealed("function", digest, body))
 
     def calls(self, group_id: str, start: int, length: int) -> bytes:
         """Bytes of what was too big to inline of the calls of a status object, unchecked. Raises: PayloadError. Store: 1 GET."""
         return self._payload(self.keys.calls(group_id), "big calls", start, length)
+
+    def code(self, name: str) -> bytes:
+        """The zip of the user's own modules that a function names, its content checked. Store: 1 GET.
+
+        It bears no seal, since sessions share it; its digest stands in the function's record, which bears one.
+
+        Raises: PayloadError, RecordInvalid.
+        """
+        body = self._payload(code_key(name), "the modules that a function needs")
+        if hashlib.sha256(body).hexdigest() != code_digest(name):
+            raise RecordInvalid(f"code that is not what was stored; it was not run: key={code_key(name)}")
+        return body
 
     def outcome(self, group_id: str, body: bytes | Located, label: str) -> memoryview:
         """An outcome, its seal checked. Store: 1 GET if it was too big to inline."""

@@ -1,8 +1,9 @@
 """`python -m starburst_executor.worker <session-url>`: one worker, for both executors and every launcher.
 
-Started by hand it takes part at once: the key comes from `STARBURST_KEY` or the key file. Started by a launcher it reads
-one bootstrap record from its standard input: key, module path, worker id. Neither is ever on the command line. As a
-fork server it takes no part itself, and forks workers that read theirs (`fork_server.py`).
+Started by hand it takes part at once: the key comes from `STARBURST_KEY` or the key file. Started by a launcher on the
+same machine it reads one bootstrap record from its standard input: key, module path, worker id. In a container of AWS it
+finds its id out, and reads the key with its role. Neither is ever on the command line. As a fork server it takes no part
+itself, and forks workers that read theirs (`fork_server.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from starburst_executor.launch.bootstrap import MOST_SLOTS
+from starburst_executor.launch.bootstrap import ENGINES, MOST_SLOTS
 from starburst_executor.worker import program
 
 
@@ -21,7 +22,9 @@ def main(arguments: list[str] | None = None) -> int:
         from starburst_executor.worker import fork_server
 
         return fork_server.run(options.url, log_level=options.log_level)
-    return program.run(options.url, options.slots, log_level=options.log_level, launched=options.bootstrap)
+    return program.run(
+        options.url, options.slots, log_level=options.log_level, launched=options.bootstrap, engine=options.engine
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--bootstrap", action="store_true", help="for launchers: read key and path from standard input")
     how.add_argument("--fork-server", action="store_true", help="for launchers: fork workers as standard input says")
+    how.add_argument(
+        "--engine",
+        choices=ENGINES,
+        help="for launchers on AWS: read key and id from what this engine gives a container",
+    )
     return parser
 
 

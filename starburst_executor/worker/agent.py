@@ -32,6 +32,7 @@ from starburst_executor.store.repair import end_what_is_left
 from starburst_executor.store.session import SessionStore
 from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.claims import Claims
+from starburst_executor.worker.code import Code
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
@@ -85,7 +86,6 @@ class Agent:
         self._nursery = nursery
         self._life = life
         self._timings = session.manifest.timings
-        self._initializer = self._load_initializer()
         self._draining = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()  # guards: _why, _words
@@ -96,7 +96,8 @@ class Agent:
         self._n_finds = 0
         claims = Claims(session, worker_id, clock)
         self._finder = Finder(session, clock, n_slots)
-        functions, arguments = Functions(session), Arguments(session)
+        self._code = Code(session)
+        functions, arguments = Functions(session, self._code), Arguments(session)
         durations, solitude = Durations(), Solitude()
         self._slots = [
             Slot(
@@ -109,7 +110,7 @@ class Agent:
                 durations,
                 solitude,
                 clock,
-                spawn=partial(nursery.spawn, initializer=self._initializer),
+                spawn=partial(nursery.spawn, initializer=functions.initializer),
                 draining=self._draining,
                 stopped=self._over,
                 broken=self._break_session,
@@ -194,6 +195,7 @@ class Agent:
             self._drain(slot_threads)
         self._over.set()
         self._nursery.close()
+        self._code.close()
         if why == Stop.CLIENT_DIED:
             self._guard(partial(self._session.end, SessionState.TERMINATED, "its client died"))
         if why != Stop.FAILED:
@@ -273,10 +275,6 @@ class Agent:
             self._more.notify_all()
 
     # --- initializer --------------------------------------------------------------------------------------------------
-
-    def _load_initializer(self) -> bytes | None:
-        digest = self._session.manifest.initializer
-        return None if digest is None else self._session.function(digest)
 
     def _break_session(self, outcome: bytes) -> None:
         """The initializer failed here: the session cannot go on anywhere."""

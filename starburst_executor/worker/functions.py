@@ -2,20 +2,54 @@
 
 from __future__ import annotations
 
-from starburst_executor.store.session import SessionStore
+from typing import NamedTuple
 
-__all__ = ["Functions"]
+from starburst_executor.protocol import payload
+from starburst_executor.store.session import SessionStore
+from starburst_executor.worker.code import Code
+
+__all__ = ["Function", "Functions"]
+
+
+class Function(NamedTuple):
+    """A function and the folders with the modules that it needs; a runner has the same ones for life.
+
+    Attributes:
+        body: As `payload.load_function` reads it.
+        code: Folders for the front of `sys.path`: the function's own, then the initializer's.
+    """
+
+    body: bytes
+    code: tuple[str, ...]
 
 
 class Functions:
-    """Pickles of the session's functions, read once each. Thread-safe."""
+    """The session's functions, read once each. Thread-safe.
 
-    def __init__(self, session: SessionStore) -> None:
+    Attributes:
+        initializer: What each runner calls first, or None. Read when this is made: 1 GET.
+    """
+
+    def __init__(self, session: SessionStore, code: Code) -> None:
         self._session = session
-        self._known: dict[str, bytes] = {}
+        self._code = code
+        digest = session.manifest.initializer
+        self.initializer = None if digest is None else session.function(digest)
+        self._known: dict[str, Function] = {}
 
-    def get(self, digest: str) -> bytes:
-        """Raises: PayloadError, RecordInvalid. Store: 1 GET the first time."""
+    def get(self, digest: str) -> Function:
+        """A function that a runner can be given, with its code unpacked.
+
+        Raises: PayloadError, RecordInvalid; LaunchError: the code cannot be written here.
+        Store: 1 GET the first time, 1 more for each code that is new to this worker.
+        """
         if digest not in self._known:
-            self._known[digest] = self._session.function(digest)
+            body = self._session.function(digest)
+            # The initializer runs first in every runner, so its modules are there too: another client's functions may
+            # come with other code. Where both have a module, the function's counts.
+            names = dict.fromkeys(filter(None, (payload.code_of(body), self._initializer_code())))
+            self._known[digest] = Function(body, tuple(map(self._code.folder, names)))
         return self._known[digest]
+
+    def _initializer_code(self) -> str:
+        return "" if self.initializer is None else payload.code_of(self.initializer)

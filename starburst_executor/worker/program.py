@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 from starburst_executor import config
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import KeyNotFound, StarburstError
-from starburst_executor.launch.bootstrap import Bootstrap, new_worker_id, read_bootstrap
+from starburst_executor.launch.bootstrap import EXIT_DRAINED, Bootstrap, new_worker_id, read_bootstrap
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.url import split_url
 from starburst_executor.worker.runner import Nursery
@@ -29,12 +29,13 @@ _EXIT_FAILED = 3
 _AWAY_S = 6 * 3600.0
 
 
-def run(url: str, n_slots: int | None, *, log_level: str, launched: bool) -> int:
+def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine: str | None = None) -> int:
     """Run one worker; the process's exit status: 0 when it left in good order, 3 when it could not go on.
 
     Args:
         n_slots: Tasks at once; None for one per processor.
         launched: Whether standard input is a pipe with a bootstrap record.
+        engine: Which engine of AWS has started this container, if one has.
     """
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     bootstrap = None
@@ -48,6 +49,8 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool) -> int
         try:
             if launched:
                 bootstrap = read_bootstrap(_stdin())
+            elif engine is not None:
+                bootstrap = _engine_bootstrap(engine, clock)
             else:
                 bootstrap = Bootstrap(key=secret or "", path=tuple(sys.path), worker_id=new_worker_id(clock))
             nursery.configure(sys_path=bootstrap.path, tee=bootstrap.tee, authkey=bootstrap.authkey)
@@ -60,7 +63,15 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool) -> int
         return _EXIT_FAILED
     if words and why.name in ("FAILED", "BROKEN"):
         _say(words, bootstrap)
+    if engine == "batch" and why.name == "DRAINED":
+        return EXIT_DRAINED
     return _EXIT_FAILED if why.name in ("FAILED", "BROKEN") else 0
+
+
+def _engine_bootstrap(engine: str, clock: SystemClock) -> Bootstrap:
+    from starburst_executor.launch.remote import engine_bootstrap  # boto3 is for those who are on AWS
+
+    return engine_bootstrap(engine, clock, tuple(sys.path))
 
 
 def _work(

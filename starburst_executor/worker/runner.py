@@ -60,7 +60,8 @@ class Nursery:
         tee: bool,
     ) -> None:
         self.pid = pid
-        self._settings: dict[str, object] = {"session_id": session_id, "sys_path": list(sys_path)}
+        self._settings: dict[str, object] = {"session_id": session_id}
+        self._sys_path = list(sys_path)
         self._capture_bytes = capture_bytes
         self._tee = tee
         self._lock = threading.Lock()  # guards _control: one request at a time
@@ -97,16 +98,17 @@ class Nursery:
         Args:
             authkey: The `multiprocessing` key of the client.
         """
-        self._settings["sys_path"] = list(sys_path)
+        self._sys_path = list(sys_path)
         self._settings["authkey"] = authkey
         self._tee = tee
 
-    def spawn(self, *, initializer: bytes | None = None) -> Runner:
+    def spawn(self, code: Sequence[str] = (), *, initializer: bytes | None = None) -> Runner:
         """Fork a runner. Takes a few milliseconds; does not wait for the initializer.
 
         It has the environment that this process had when it forked the nursery.
 
         Args:
+            code: Folders that go to the front of its `sys.path`.
             initializer: What `payload.load_function` makes a callable without arguments of.
         Raises:
             LaunchError: the system refused another process, or the nursery is gone and this worker must leave.
@@ -130,7 +132,8 @@ class Nursery:
             their_data.close()
             their_lifeline.close()
         runner = Runner(pid, data, Tokens(tokens, their_tokens), lifeline, (stdout, stderr))
-        runner._set_up({**self._settings, "initializer": initializer})  # noqa: SLF001 - its maker
+        path = [*code, *self._sys_path]
+        runner._set_up({**self._settings, "sys_path": path, "initializer": initializer})  # noqa: SLF001 - its maker
         return runner
 
     def close(self) -> None:

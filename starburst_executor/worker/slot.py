@@ -85,7 +85,7 @@ class Slot:
 
     Args:
         number: Which slot of its worker.
-        spawn: Makes a runner.
+        spawn: Makes a runner with these folders of code at the front of its path.
         draining: Set when the worker should stop: nothing is claimed, what has not started is released.
         stopped: Set when the worker stops at once: nothing is written any more.
         broken: Called with an outcome when the initializer raised.
@@ -106,7 +106,7 @@ class Slot:
         solitude: Solitude,
         clock: Clock,
         *,
-        spawn: Callable[[], Runner],
+        spawn: Callable[[tuple[str, ...]], Runner],
         draining: threading.Event,
         stopped: threading.Event,
         broken: Callable[[bytes], None],
@@ -127,6 +127,7 @@ class Slot:
         self._broken = broken
         self._timings = session.manifest.timings
         self._runner: Runner | None = None
+        self._code: tuple[str, ...] = ()  # the runner's: modules that it has imported cannot be exchanged
         self._n_in_runner = 0  # tasks this runner has been given, for max_tasks_per_child
         self._n_bad_starts = 0
         self._next_job = 0
@@ -322,23 +323,32 @@ class Slot:
             self._retire()
         n_free = len(self._backlog) if limit is None else limit - self._n_in_runner
         jobs: list[Job] = []
-        digests: dict[str, bytes] = {}
-        for placed, call in self._next_calls(n_free):
+        functions: dict[str, bytes] = {}
+        calls = self._next_calls(n_free)
+        for i, (placed, call) in enumerate(calls):
             digest = self._digest(placed)
             try:
                 if not isinstance(call, Arrived):
                     raise call
-                digests[digest] = self._functions.get(digest)
+                function = self._functions.get(digest)
             except (PayloadError, RecordInvalid) as error:
                 self._found(placed, Finding(State.FAILED, dump_reason(error)))
                 continue
+            if function.code != self._code:
+                if self._jobs:
+                    # It needs another runner: when this one has ended what it has.
+                    self._backlog.extendleft(later for later, _ in reversed(calls[i:]))
+                    break
+                self._retire()
+                self._code = function.code
             jobs.append(self._job(placed, digest, call))
+            functions[digest] = function.body
             self._jobs[jobs[-1].number] = placed
         if jobs:
             if len(self._jobs) == len(jobs):
                 self._started, self._overrun = self._clock.monotonic(), False
             self._n_in_runner += len(jobs)
-            self._ready_runner().send(jobs, digests)
+            self._ready_runner().send(jobs, functions)
 
     def _next_calls(self, at_most: int) -> list[tuple[_Placed, Arrived | Trouble]]:
         """The next of the backlog with their calls, read together, or with what is wrong with those."""
@@ -376,11 +386,11 @@ class Slot:
 
     def _ready_runner(self) -> Runner:
         if self._runner is None:
-            self._runner = self._spawn()
+            self._runner = self._spawn(self._code)
         return self._runner
 
     def _retire(self) -> None:
-        """This runner has had its `max_tasks_per_child`."""
+        """Let this runner go: it has had its `max_tasks_per_child`, or has other code than what is next."""
         if self._runner is not None:
             self._runner.stop()
             self._runner.close()

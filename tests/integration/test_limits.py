@@ -54,7 +54,7 @@ RUN_WORKER = "import sys; from starburst_executor.worker.__main__ import main; s
         ({"absolute_timeout": 0.5}, "absolute_timeout=0.5"),
         ({"max_tasks_per_child": 0}, "max_tasks_per_child=0"),
         ({"max_result_bytes": 0}, "max_result_bytes=0"),
-        ({"launcher": "fargate?"}, "launcher='fargate.'"),
+        ({"launcher": "fargate?"}, "cannot reach a store on this machine"),
         ({"store": "not a url"}, "not a url"),
         ({"store": "s3://"}, "s3://"),
         ({"store": "s3://user:secret@bucket/x"}, "without credentials"),

@@ -307,7 +307,7 @@ def test_a_function_that_was_changed_costs_its_tasks_alone(store_url: str, how: 
     if how == "flipped":
         spoil(session, key, -1)
     else:
-        session.store.put(key, bytes(SEAL_BYTES) + trap)
+        session.store.put(key, bytes(SEAL_BYTES) + b"\0" + trap)
     one, two, three = run(executor)
     assert (one, three) == (1, 3)
     assert isinstance(two, RecordInvalid)
@@ -319,7 +319,7 @@ def test_an_initializer_that_was_changed_ends_in_an_error_that_says_so(store_url
     executor = detached(store_url, workers=1, launcher="none", initializer=echo, initargs=(1,))
     session = session_of(executor)
     assert session.manifest.initializer is not None
-    session.store.put(session.keys.function(session.manifest.initializer), bytes(SEAL_BYTES) + trap)
+    session.store.put(session.keys.function(session.manifest.initializer), bytes(SEAL_BYTES) + b"\0" + trap)
     executor.submit(echo, 1)
     executor.flush()
     [error] = run(executor)
@@ -487,7 +487,7 @@ def test_a_forged_handle_neither_shows_nor_removes_nor_kills_anything(store_url:
     def forge(manifest: Manifest) -> Manifest:
         from starburst_executor.protocol.records import Launch
 
-        launches = tuple(Launch(f"l{i}", "local", 1, handle, time.time()) for i, handle in enumerate(handles))
+        launches = tuple(Launch(f"l{i}", "local", 1, handle, time.time(), True) for i, handle in enumerate(handles))
         return replace(manifest, launches=launches)
 
     session.change(forge)

@@ -156,7 +156,7 @@ def _decoders() -> dict[str, tuple[Decoder, list[bytes]]]:
         "20240101-000000-abcd", records.DETACHED, 1.7e9, "3.11", "0.1", b"\x00\xff", 50, Timings.embedded(),
         task_timeout=1.5, initializer="d" * 32, deadline_at=1.8e9,
         submitters=(records.Submitter("a", 2, (0, 1), ((1, "hold"),)),),
-        launches=(records.Launch("l", "local", 4, "00ff", 1.7e9),),
+        launches=(records.Launch("l", "local", 4, "00ff", 1.7e9, True),),
     )  # fmt: skip
     beat = records.WorkerBeat(
         "w", 7, records.WorkerState.LEAVING, 4, 1.0, 2.0, {"w.1": "key"}, (("0-1", 1.5),), 9, 0.5, {"get": 3}, "host:1"

@@ -124,6 +124,7 @@ NEEDED = {
     },
 }
 PROBE = "probes/5f"
+CODE = "code/2026-04/5f"
 
 
 def needed(role: str) -> Iterator[Asked]:
@@ -131,7 +132,9 @@ def needed(role: str) -> Iterator[Asked]:
         for key in keys:
             for action in METHODS[method]:
                 yield Asked(action, SESSION + key)
+    yield Asked("s3:GetObject", CODE)
     if role == "client":
+        yield from (Asked(action, CODE) for action in METHODS["create_big"])
         yield Asked("s3:ListBucket", "sessions/")
         for method in ("create", "swap", "get", "delete"):
             for action in METHODS[method]:
@@ -155,10 +158,13 @@ def test_every_right_is_needed(role: str) -> None:
     [
         ("worker", "s3:PutObject", f"{SESSION}functions/5f"),
         ("worker", "s3:PutObject", f"{SESSION}calls/0000.0000000000"),
+        ("worker", "s3:PutObject", f"{SESSION}code/5f"),
         ("worker", "s3:PutObject", f"{SESSION}clients/c"),
         ("worker", "s3:DeleteObject", f"{SESSION}manifest"),
         ("worker", "s3:DeleteObject", f"{SESSION}outcomes/0000.0000000000/w.1-0"),
         ("worker", "s3:PutObject", PROBE),
+        ("worker", "s3:PutObject", CODE),
+        ("client", "s3:DeleteObject", CODE),
         ("client", "s3:PutObject", f"{SESSION}outcomes/0000.0000000000/w.1-0"),
         ("client", "s3:PutObject", f"{SESSION}logs/0000.0000000000/w.1-0"),
         ("client", "s3:PutObject", f"{SESSION}workers/w"),

@@ -75,6 +75,9 @@ def _stand_ins() -> dict[tuple[str, str], object]:
         ("client.engine", "ThreadPoolExecutor"): _Pool,
         ("client.session", "registry"): _Registry,
         ("client.session", "_probe"): lambda *_, **__: None,
+        # Which modules somebody has loaded who simulates is no part of a seed.
+        ("client.session", "code_for"): lambda *_: None,
+        ("client.engine", "code_for"): lambda *_: None,
         ("client.executor", "SystemClock"): _clock_here,
         ("client.detached", "SystemClock"): _clock_here,
     }

@@ -75,7 +75,7 @@ class SimulatedNursery:
         self._runners: list[SimulatedRunner] = []
         self._is_closed = False
 
-    def spawn(self, **_: object) -> SimulatedRunner:
+    def spawn(self, _code: object = (), **_: object) -> SimulatedRunner:
         if self._is_closed:
             raise LaunchError("the process that starts runners is gone; replace this worker")
         runner = SimulatedRunner(self)

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from starburst_executor.errors import StarburstError
-from starburst_executor.launch.base import Death, Order
+from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import new_worker_id
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.patient import PatientStore
@@ -48,7 +48,9 @@ class Life:
 class SimulatedLauncher:
     """Starts simulated workers for one client."""
 
-    name = "simulated"
+    name = spec = "simulated"
+    launch_s = 60.0
+    keeps_trying = False
 
     def __init__(self, world: World, client: ClientProcess) -> None:
         self._world = world
@@ -58,7 +60,7 @@ class SimulatedLauncher:
     def check(self, n_slots: int) -> None:
         """Any number will do."""
 
-    def start(self, order: Order) -> str:
+    def start(self, order: Order, handle: str = "") -> Started:  # noqa: ARG002 - one step starts them all
         started = []
         left = order.n_slots
         while left > 0:
@@ -70,7 +72,7 @@ class SimulatedLauncher:
                 self._lives[worker.worker_id] = life
                 self._client.on_end.append(partial(life.end, b""))
             started.append(worker.worker_id)
-        return ",".join(started)
+        return Started(",".join(started), order.n_slots)
 
     def deaths(self, handle: str) -> list[Death]:
         if not self._world.plot.tells_deaths:
@@ -79,6 +81,13 @@ class SimulatedLauncher:
 
     def slots_alive(self, handle: str) -> int:
         return sum(worker.n_slots for worker in self._workers(handle) if worker.is_alive)
+
+    def describe(self, handle: str) -> str:  # noqa: ARG002 - nobody asks
+        return ""
+
+    def shed(self, handle: str, n_slots: int) -> int:  # noqa: ARG002 - all or none
+        self.stop(handle, at_once=False)
+        return self.slots_alive(handle)
 
     def stop(self, handle: str, *, at_once: bool) -> None:
         for worker in self._workers(handle):

@@ -3,91 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.errors import ExecutorBroken, LaunchError, ObjectNotFound, StoreUnavailable
-from starburst_executor.launch.base import Death, Order
+from starburst_executor.launch.base import Order, Started
 from starburst_executor.protocol import payload, status
-from starburst_executor.protocol.records import Launch, SessionState, WorkerState, decode_client_beat
+from starburst_executor.protocol.records import Launch, SessionState, WorkerState
 from starburst_executor.protocol.status import State
 from starburst_executor.testing import Fault
+from tests.unit.client.keeper_rig import Client, FakeLauncher, launches
 from tests.unit.session_rig import Rig
-
-
-class FakeLauncher:
-    """Starts nothing and says of each order what the test wants. Shared by the clients of one machine."""
-
-    name = "fake"
-
-    def __init__(self) -> None:
-        self.orders: list[Order] = []
-        self.dead: dict[str, str] = {}  # handle (also its worker's id) to last words
-        self.stopped: list[tuple[str, bool]] = []
-        self.refusal: Exception | None = None
-
-    def check(self, n_slots: int) -> None:
-        """Any number will do."""
-
-    def start(self, order: Order) -> str:
-        if self.refusal is not None:
-            raise self.refusal
-        self.orders.append(order)
-        return f"w{len(self.orders) - 1}"
-
-    def kill(self, handle: str, words: str = "exit status 1") -> None:
-        self.dead[handle] = words
-
-    def deaths(self, handle: str) -> list[Death]:
-        return [Death(handle, self.dead[handle])] if handle in self.dead else []
-
-    def slots_alive(self, handle: str) -> int:
-        return 0 if handle in self.dead else self.orders[int(handle[1:])].n_slots
-
-    def stop(self, handle: str, *, at_once: bool) -> None:
-        self.stopped.append((handle, at_once))
-        self.kill(handle)
-
-    def let_go(self, handle: str) -> None:
-        pass
-
-    def forget(self, handle: str) -> None:
-        pass
-
-
-class Client:
-    """A keeper that the test turns."""
-
-    def __init__(self, rig: Rig, launcher: FakeLauncher | None = None, client_id: str = "c") -> None:
-        self.rig = rig
-        self.needs = True
-        session = rig.another()
-        session.refresh()
-        self.session = session
-        self.client_id = client_id
-        self.keeper = ClientKeeper(
-            session,
-            client_id,
-            launcher,
-            order=lambda n_slots: Order("memory://m/a-session", "00", n_slots, False),
-            needs_workers=lambda: self.needs,
-        )
-
-    def turns(self, seconds: float) -> None:
-        until = self.rig.clock.monotonic() + seconds
-        while self.rig.clock.monotonic() < until:
-            self.rig.clock.advance(max(self.keeper.turn(), 0.01))
-
-    def beat(self) -> Any:
-        stored = self.rig.objects.get(self.rig.keys.client(self.client_id))
-        assert stored is not None
-        return decode_client_beat(stored.body)
-
-
-def launches(rig: Rig) -> tuple[Launch, ...]:
-    return rig.another().manifest.launches
 
 
 def reason_of(rig: Rig, key: str) -> BaseException | None:
@@ -120,9 +46,9 @@ def test_an_intent_is_in_the_manifest_before_anything_is_started() -> None:
     seen: list[tuple[Launch, ...]] = []
     start = launcher.start
 
-    def watched(order: Order) -> str:
+    def watched(order: Order, handle: str = "") -> Started:
         seen.append(launches(rig))
-        return start(order)
+        return start(order, handle)
 
     launcher.start = watched  # type: ignore[method-assign]
     client.keeper.turn()
@@ -169,9 +95,9 @@ def test_workers_that_took_long_to_start_are_found_all_the_same() -> None:
     client = Client(rig, launcher)
     start = launcher.start
 
-    def slow(order: Order) -> str:
+    def slow(order: Order, handle: str = "") -> Started:
         rig.session.change(lambda m: replace(m, launches=()))
-        return start(order)
+        return start(order, handle)
 
     launcher.start = slow  # type: ignore[method-assign]
     client.keeper.turn()
@@ -380,10 +306,10 @@ def test_a_client_that_leaves_work_behind_waits_for_a_worker_to_be_heard() -> No
     client = Client(rig, launcher)
     start = launcher.start
 
-    def started(order: Order) -> str:
-        handle = start(order)
-        rig.beat(handle)
-        return handle
+    def started(order: Order, handle: str = "") -> Started:
+        found = start(order, handle)
+        rig.beat(found.handle)
+        return found
 
     launcher.start = started  # type: ignore[method-assign]
     client.keeper.see_worker_stay()

@@ -37,9 +37,9 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def n_dumps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     dump, calls = payload.dump_function, []
 
-    def counted(function: Callable[..., Any]) -> bytes:
+    def counted(function: Callable[..., Any], code: str) -> bytes:
         calls.append(function)
-        return dump(function)
+        return dump(function, code)
 
     monkeypatch.setattr(payload, "dump_function", counted)
     return lambda: len(calls)
@@ -87,6 +87,14 @@ def test_a_change_of_anything_that_goes_into_it_shows(
     assert again.error is None
 
 
+def test_new_modules_of_the_users_own_show(script: ModuleType, n_dumps: Callable[[], int]) -> None:
+    pickles = FunctionPickles()
+    old, new = (f"2026-11/{digit * 64}" for digit in "01")
+    names = [payload.code_of(pickles.prepare(script.scale, code).pickled) for code in (old, old, new)]
+    assert names == [old, old, new]
+    assert n_dumps() == 2
+
+
 def test_what_may_change_inside_is_pickled_each_time(script: ModuleType, n_dumps: Callable[[], int]) -> None:
     pickles = FunctionPickles()
     first = pickles.prepare(script.first)
@@ -110,8 +118,8 @@ def test_what_cannot_be_pickled_says_so_each_time(script: ModuleType) -> None:
 def test_a_change_while_it_is_pickled_is_not_remembered(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     pickles, dump = FunctionPickles(), payload.dump_function
 
-    def changed_meanwhile(function: Callable[..., Any]) -> bytes:
-        pickled = dump(function)
+    def changed_meanwhile(function: Callable[..., Any], code: str) -> bytes:
+        pickled = dump(function, code)
         script.factor += 1
         return pickled
 

@@ -71,7 +71,11 @@ def test_none_as_a_variable_undoes_the_file(starburst_home, monkeypatch):
         ("workers", "0", "must be 1..10000"),
         ("workers", "many", "must be 1..10000"),
         ("retries", "101", "must be 0..100"),
-        ("launcher", "cloud", "must be 'local' or 'none'"),
+        (
+            "launcher",
+            "cloud",
+            "must be 'local', 'none', 'aws', 'fargate', 'fargate-spot', 'ec2', 'batch' or 'batch-spot'",
+        ),
         ("task_timeout", "0", "must be 0.001..31622400, or none"),
         ("task_timeout", "nan", "must be 0.001..31622400, or none"),
         ("max_tasks_per_child", "0", "must be at least 1, or none"),

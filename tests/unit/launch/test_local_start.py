@@ -23,7 +23,7 @@ SESSION = "20200101-000000-aaaaaaaa"
 @pytest.fixture
 def order(tmp_path: Path) -> Order:
     """For a session that does not exist: its agents end at once, and say why."""
-    return Order(f"sqlite://{tmp_path}/sessions/{SESSION}", "ab" * 32, 3, detached=False)
+    return Order("launch", f"sqlite://{tmp_path}/sessions/{SESSION}", "ab" * 32, 3, detached=False)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_agents_that_cannot_go_on_are_dead_with_their_status_and_words(
     local: Local, order: Order, forks: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fork_server, "FORKS", forks)
-    handle = local.start(order)
+    handle = local.start(order).handle
     wait_until(lambda: len(local.deaths(handle)) == 3)
     assert local.slots_alive(handle) == 0
     for death in local.deaths(handle):
@@ -57,16 +57,16 @@ def test_a_fork_server_that_cannot_start_says_why(local: Local, order: Order, mo
     monkeypatch.setattr("starburst_executor.launch.local._START", "import sys; sys.exit('no such luck')")
     monkeypatch.setattr(fork_server, "FORKS", True)
     with pytest.raises(LaunchError, match=r"gone; exit status 1; no such luck"):
-        local.start(order)
+        local.start(order).handle
 
 
 @FORKS
 def test_a_fork_server_that_was_killed_is_replaced(local: Local, order: Order) -> None:
-    first = local.start(order)
+    first = local.start(order).handle
     [server] = local._servers.values()
     kill(server._process.pid)
     server._process.wait()
-    second = local.start(order)
+    second = local.start(order).handle
     [other] = local._servers.values()
     assert other is not server
     wait_until(lambda: len(local.deaths(first)) == len(local.deaths(second)) == 3)
@@ -87,11 +87,11 @@ def test_what_the_system_refuses_half_way_leaves_a_handle_for_the_others(
         return fork(self, *arguments)  # type: ignore[arg-type]  # passed on
 
     monkeypatch.setattr(fork_server.ForkServer, "fork", fork_two)
-    handle = local.start(order)
+    handle = local.start(order).handle
     wait_until(lambda: len(local.deaths(handle)) == 2)
     local.let_go(handle)
     with pytest.raises(LaunchError, match="refused"):
-        local.start(order)
+        local.start(order).handle
 
 
 @FORKS
@@ -99,7 +99,7 @@ def test_a_fork_server_that_is_stopped_does_not_stop_the_end(
     local: Local, order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed: list[object] = []
-    handle = local.start(order)
+    handle = local.start(order).handle
     [server] = local._servers.values()
     kill(server._process.pid, signal.SIGSTOP)
     monkeypatch.setattr(local, "_signal", lambda one, _number: killed.append(one))
@@ -112,7 +112,7 @@ def test_a_fork_server_that_is_stopped_does_not_stop_the_end(
 def test_those_that_were_stopped_at_once_are_known_to_be_dead(local: Local, order: Order) -> None:
     """Whoever ends a session counts on it, instead of waiting until they are lost."""
     for _ in range(5):
-        handle = local.start(order)
+        handle = local.start(order).handle
         local.stop(handle, at_once=True)
         assert len(local.deaths(handle)) == 3
         local.let_go(handle)
@@ -122,7 +122,7 @@ def test_those_that_were_stopped_at_once_are_known_to_be_dead(local: Local, orde
 def test_a_client_that_can_open_no_more_files_keeps_its_fork_server(
     local: Local, order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = local.start(order)
+    first = local.start(order).handle
     servers = dict(local._servers)
 
     def refuse(_fd: int) -> int:
@@ -131,8 +131,8 @@ def test_a_client_that_can_open_no_more_files_keeps_its_fork_server(
     with monkeypatch.context() as patch:
         patch.setattr(fork_server, "_duplicate", refuse)
         with pytest.raises(LaunchError, match="Too many open files"):
-            local.start(order)
-    second = local.start(order)
+            local.start(order).handle
+    second = local.start(order).handle
     assert local._servers == servers
     for handle in (first, second):
         local.let_go(handle)

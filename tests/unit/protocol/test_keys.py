@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starburst_executor.errors import ConfigError
+from starburst_executor.errors import ConfigError, RecordInvalid
+from starburst_executor.protocol import keys
 from starburst_executor.protocol.keys import GroupRef, SessionKeys, is_session_id, session_folder, task_id, worker_of
 from starburst_executor.store.url import join_url, split_url
 
@@ -119,3 +120,17 @@ def test_a_sessions_url_is_its_stores_and_its_id(store: str) -> None:
 def test_what_is_no_sessions_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError):
         split_url(url)
+
+
+def test_code_is_named_by_month_and_content() -> None:
+    name = "2026-04/" + "5f" * 32
+    assert keys.code_key(name) == f"code/{name}"
+    assert keys.code_digest(name) == "5f" * 32
+
+
+@pytest.mark.parametrize(
+    "name", ["", "5f" * 32, "2026-04/5f", "2026-4/" + "5f" * 32, "2026-04/" + "5F" * 32, "../" + "5f" * 32]
+)
+def test_no_other_name_is_one_of_code(name: str) -> None:
+    with pytest.raises(RecordInvalid):
+        keys.code_key(name)

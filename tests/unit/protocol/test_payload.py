@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starburst_executor import errors
-from starburst_executor.errors import PayloadError, RemoteTraceback, TaskFailed
+from starburst_executor.errors import PayloadError, RecordInvalid, RemoteTraceback, TaskFailed
 from starburst_executor.protocol import payload
 
 
@@ -125,6 +125,17 @@ def test_functions_come_back_lambdas_and_closures_too() -> None:
     assert payload.load_function(payload.dump_function(lambda x: x + base))(5) == 15
     assert payload.digest(b"one") != payload.digest(b"two")
     assert len(payload.digest(b"")) == 32
+
+
+def test_a_function_names_its_code_without_being_unpickled() -> None:
+    assert payload.code_of(payload.dump_function(pow)) == ""
+    body = payload.dump_function(pow, "2026-04/5f")
+    assert payload.code_of(body) == "2026-04/5f"
+    assert payload.load_function(body) is pow
+    assert payload.FunctionLoader().load(body) is pow
+    assert payload.code_of(b"") == ""
+    with pytest.raises(RecordInvalid, match="no proper name"):
+        payload.code_of(b"\x02\xff\xff")
 
 
 def test_plain_calls_are_pickled_as_others_are() -> None:

@@ -46,7 +46,7 @@ MANIFEST = Manifest(
     deadline_at=1.8e9,
     idle_exit=False,
     submitters=(Submitter("a", 2, (0, 1), ((1, "hold"),)), Submitter("b", 1, ())),
-    launches=(Launch("l", "local", 4, "00ff", 1.7e9),),
+    launches=(Launch("l", "local", 4, "00ff", 1.7e9, True),),
 )
 BEAT = WorkerBeat(
     "w", 7, WorkerState.LEAVING, 4, 1.0, 2.0, {"w.1": "key"}, (("0-1", 1.5),), 9, 0.5, {"get": 3}, "host:1"

@@ -140,7 +140,7 @@ def test_a_value_that_cannot_be_pickled_fails_with_the_pickling_error() -> None:
 def test_a_function_that_cannot_be_loaded_says_so() -> None:
     with Rig() as rig:
         runner = rig.spawn()
-        rig.send_body(runner, b"cno_such_module_anywhere\nf\n.", (), ())
+        rig.send_body(runner, b"\0cno_such_module_anywhere\nf\n.", (), ())
         for event in finished(runner, 2):
             assert (event.ok, event.loaded) == (False, False)
             with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
@@ -150,7 +150,7 @@ def test_a_function_that_cannot_be_loaded_says_so() -> None:
 def test_a_function_that_could_not_be_loaded_is_tried_again(tmp_path: Path) -> None:
     with Rig(sys_path=[str(tmp_path)]) as rig:
         runner = rig.spawn()
-        body = b"cappears_later_on\nf\n."
+        body = b"\0cappears_later_on\nf\n."
         rig.send_body(runner, body, ())
         assert not finished(runner, 1)[0].loaded
         (tmp_path / "appears_later_on.py").write_text("def f(): return 'here'")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import threading
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +19,7 @@ from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.status import State
 from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.claims import Claims
+from starburst_executor.worker.code import Code
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
@@ -131,13 +136,14 @@ class Stage:
         self.broken: bytes | None = None
         self.reasons: list[bytes] = []
         self.runners: list[FakeRunner] = []
+        self.codes: list[tuple[str, ...]] = []  # of each runner
         self.sent: list[list[int]] = []
         self.ran: list[tuple[int, int]] = []
         self.draining, self.stopped = threading.Event(), threading.Event()
         self.claims = Claims(session, worker_id, self.rig.clock)
         self.finder = Finder(session, self.rig.clock, n_slots)
         self.durations, self.solitude = Durations(), Solitude()
-        functions = Functions(session)
+        functions = Functions(session, Code(session))
         self.slots = [
             Slot(
                 number,
@@ -158,7 +164,8 @@ class Stage:
         ]
         self.slot = self.slots[0]
 
-    def spawn(self) -> FakeRunner:
+    def spawn(self, code: tuple[str, ...]) -> FakeRunner:
+        self.codes.append(code)
         self.runners.append(FakeRunner(self))
         return self.runners[-1]
 
@@ -476,8 +483,8 @@ def test_a_runner_that_dies_between_tasks_costs_none() -> None:
     deaths = [None, None]
     spawn = stage.spawn
 
-    def dying() -> FakeRunner:
-        runner = spawn()
+    def dying(code: tuple[str, ...]) -> FakeRunner:
+        runner = spawn(code)
         if deaths:
             deaths.pop()
             runner.poll = lambda _: [runner.death("of old age", None)]  # type: ignore[method-assign]
@@ -496,8 +503,8 @@ def test_runners_that_always_die_before_they_work_break_the_session() -> None:
     stage.look()
     spawn = stage.spawn
 
-    def dying() -> FakeRunner:
-        runner = spawn()
+    def dying(code: tuple[str, ...]) -> FakeRunner:
+        runner = spawn(code)
         runner.poll = lambda _: [runner.death("exited with status 1", None)]  # type: ignore[method-assign]
         return runner
 
@@ -822,3 +829,66 @@ def test_races_are_spread_in_time() -> None:
     stage.rig.before("swap", key, lambda: stage.rig.claim(key, "other.1"))
     assert not stage.slot.step()
     assert 0.0 < stage.rig.clock.monotonic() <= stage.rig.timings.bell_min_s
+
+
+# --- the user's own modules -------------------------------------------------------------------------------------------
+
+
+def test_a_runner_has_one_code_for_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Functions that were sent with other modules go to another runner, once this one has ended what it has."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stage = Stage(workers=1)
+    stage.default = Act(seconds=0.01)
+    digests = [with_code(stage.rig, body) for body in (a_zip("one"), a_zip("two"))]
+    keys = [stage.rig.submit(20, first=20 * i, digest=digests[i // 2]) for i in range(4)]
+    stage.run()
+    assert [stage.rig.states(key) for key in keys] == [[State.COMPLETED] * 20] * 4
+    assert sorted(index for index, _ in stage.ran) == list(range(80))
+    assert all(len(code) == 1 for code in stage.codes)
+    assert [Path(code[0], "which.py").read_text() for code in stage.codes] == ["one", "two"]
+    assert stage.runners[0].stopped
+
+
+def test_the_initializers_code_is_there_for_functions_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    rig = Rig()
+    initializer = with_code(rig, a_zip("initializer"))
+    rig.session.change(lambda manifest: replace(manifest, initializer=initializer))
+    stage = Stage(rig=rig)
+    stage.rig.submit(1)
+    stage.rig.submit(1, first=1, digest=with_code(rig, a_zip("function")))
+    stage.run()
+    found = [[Path(folder, "which.py").read_text() for folder in code] for code in stage.codes]
+    assert found == [["initializer"], ["function", "initializer"]]
+
+
+def test_code_that_was_changed_costs_the_tasks_that_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stage = Stage()
+    digest = with_code(stage.rig, a_zip("fine"))
+    [line] = stage.rig.objects.list("code/")
+    stage.rig.objects.put(line.key, a_zip("evil"))
+    bad, good = stage.rig.submit(1, digest=digest), stage.rig.submit(1, first=1)
+    stage.run()
+    assert isinstance(stage.error_of(bad), RecordInvalid)
+    assert stage.rig.states(good) == [State.COMPLETED]
+    assert stage.codes == [()]
+
+
+def a_zip(text: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("which.py", text)
+    return stream.getvalue()
+
+
+def with_code(rig: Rig, body: bytes) -> str:
+    """A stored function that needs this code; its digest."""
+    name = f"2026-04/{hashlib.sha256(body).hexdigest()}"
+    rig.objects.create(f"code/{name}", body)
+    function = payload.dump_function(pow, name)
+    digest = payload.digest(function)
+    rig.objects.create(rig.keys.function(digest), rig.sealer.sealed("function", digest, function))
+    return digest

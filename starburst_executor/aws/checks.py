@@ -1,0 +1,270 @@
+"""What `starburst doctor` looks at in a stack: one function a check, each of which can be tried alone.
+
+A check returns what is right, in words, or raises `Wrong`. What AWS refuses to show is left to `doctor.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from starburst_executor import config
+from starburst_executor.aws.clients import FOREIGN, Clients, error_code
+from starburst_executor.aws.quotas import KINDS, read_quota
+from starburst_executor.aws.stack import Stack
+from starburst_executor.clock import Clock
+from starburst_executor.errors import AccessDenied, PreconditionFailed, SessionNotFound, StarburstError
+from starburst_executor.protocol.keys import SessionKeys
+from starburst_executor.protocol.seal import Sealer
+from starburst_executor.store.base import ObjectStore
+from starburst_executor.store.open import open_store
+from starburst_executor.store.session import SessionStore
+
+__all__ = ["CHECKS", "Patient", "Wrong"]
+
+_FEW_VCPUS = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What the checks look at."""
+
+    clients: Clients
+    clock: Clock
+    stack: Stack
+
+
+class Wrong(Exception):
+    """Ends a check: what is wrong, and what to do."""
+
+    def __init__(self, words: str, todo: str) -> None:
+        super().__init__(words)
+        self.words = words
+        self.todo = todo
+
+
+def _key_file(_: Patient) -> str:
+    return "there" if config.user_key(create=False) is not None else "none yet: the first session makes it"
+
+
+def _bucket(patient: Patient) -> str:
+    s3, bucket = patient.clients.get("s3"), patient.stack.bucket
+    again = "run `starburst setup` again; if it stays so, somebody changed it by hand: undo that"
+    try:
+        s3.head_bucket(Bucket=bucket)
+    except FOREIGN as error:
+        if error_code(error) in ("404", "NoSuchBucket"):
+            raise Wrong(f"there is no bucket {bucket}", "`starburst teardown`, then `starburst setup`") from error
+        raise
+    try:
+        blocked = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+    except FOREIGN as error:
+        if error_code(error) != "NoSuchPublicAccessBlockConfiguration":
+            raise
+        blocked = {}
+    if not blocked or not all(blocked.values()):
+        raise Wrong("public access is not wholly blocked", again)
+    try:
+        rules = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+    except FOREIGN as error:
+        if error_code(error) != "NoSuchLifecycleConfiguration":
+            raise
+        rules = []
+    if not any("AbortIncompleteMultipartUpload" in rule for rule in rules):
+        raise Wrong("uploads that were never finished are kept, and paid for", again)
+    return f"{bucket}: no public access, lifecycle rules in force"
+
+
+def _conditional_writes(patient: Patient) -> str:
+    """The one promise of S3 that everything stands on, asked with the rights and from the network of this client."""
+    url = patient.stack.store_url(patient.clients.settings.profile)
+    keys = SessionKeys(f"doctor-{patient.clock.new_id(4)}")
+    with closing(open_store(url)) as store:
+        try:
+            return _proved(store, keys.client("doctor"))
+        finally:
+            store.delete([keys.client("doctor")])
+
+
+def _proved(store: ObjectStore, key: str) -> str:
+    broken = "use a bucket of Amazon S3, and no proxy that drops headers"
+    first = store.create(key, b"first")
+    if not _is_refused(lambda: store.create(key, b"again")):
+        raise Wrong("an object that is there was created once more (If-None-Match)", broken)
+    store.swap(key, b"second", first)
+    if not _is_refused(lambda: store.swap(key, b"late", first)):
+        raise Wrong("an object was replaced by an old ETag (If-Match)", broken)
+    try:
+        store.put(key, b"blind")
+    except AccessDenied:
+        return "honoured, and writes without a condition are refused"
+    raise Wrong(
+        "a write without a condition was taken", "run `starburst setup` again: the bucket's policy is not in force"
+    )
+
+
+def _is_refused(write: Callable[[], object]) -> bool:
+    try:
+        write()
+    except PreconditionFailed:
+        return True
+    return False
+
+
+def _network(patient: Patient) -> str:
+    ec2 = patient.clients.get("ec2")
+    subnets = ec2.describe_subnets(SubnetIds=list(patient.stack.subnets))["Subnets"]
+    zones = sorted({subnet["AvailabilityZone"] for subnet in subnets})
+    vpc = [{"Name": "vpc-id", "Values": [subnets[0]["VpcId"]]}]
+    tables = ec2.describe_route_tables(Filters=vpc)["RouteTables"]
+    if not any(str(route.get("GatewayId", "")).startswith("igw-") for table in tables for route in table["Routes"]):
+        raise Wrong("no way from the subnets to the internet", "add a route to an internet gateway")
+    s3 = f"com.amazonaws.{patient.stack.region}.s3"
+    endpoints = ec2.describe_vpc_endpoints(Filters=vpc)["VpcEndpoints"]
+    if not any(one["ServiceName"] == s3 and one["State"].lower() == "available" for one in endpoints):
+        raise Wrong("no endpoint for S3", "run `starburst setup` again, or add a gateway endpoint: it is free")
+    return f"{len(subnets)} subnets in {', '.join(zones)}, with an endpoint for S3"
+
+
+def _roles(patient: Patient) -> str:
+    iam = patient.clients.get("iam")
+    for arn in (patient.stack.worker_role_arn, patient.stack.execution_role_arn):
+        name = arn.rpartition("/")[2]
+        try:
+            iam.get_role(RoleName=name)
+        except FOREIGN as error:
+            if error_code(error) == "NoSuchEntity":
+                raise Wrong(f"there is no role {name}", "`starburst teardown`, then `starburst setup`") from error
+            raise
+    return "those of workers and of their start are there"
+
+
+def _cluster(patient: Patient) -> str:
+    stack, ecs = patient.stack, patient.clients.get("ecs")
+    found = ecs.describe_clusters(clusters=[stack.cluster])["clusters"]
+    if not found or found[0]["status"] != "ACTIVE":
+        raise Wrong(f"there is no cluster {stack.cluster}", "`starburst teardown`, then `starburst setup`")
+    wanted = {"FARGATE", "FARGATE_SPOT", *filter(None, (stack.ec2_provider, stack.ec2_spot_provider))}
+    missing = sorted(wanted - set(found[0].get("capacityProviders", [])))
+    if missing:
+        raise Wrong(f"capacity providers are not the cluster's: {', '.join(missing)}", "run `starburst setup` again")
+    n_running = found[0].get("runningTasksCount", 0)
+    return f"{stack.cluster}: {', '.join(sorted(wanted))}; {n_running} ECS tasks run"
+
+
+def _images(patient: Patient) -> str:
+    ecr, repository = patient.clients.get("ecr"), patient.stack.repository
+    try:
+        pages = ecr.get_paginator("describe_images").paginate(repositoryName=repository)
+        tags = [tag for page in pages for image in page["imageDetails"] for tag in image.get("imageTags", [])]
+    except FOREIGN as error:
+        if error_code(error) == "RepositoryNotFoundException":
+            raise Wrong(
+                f"there is no repository {repository}", "`starburst teardown`, then `starburst setup`"
+            ) from error
+        raise
+    if not tags and patient.stack.codebuild_project is None:
+        raise Wrong("no images, and nothing that could build one", "run `starburst setup --codebuild`")
+    return f"{len(tags)} in {repository}" if tags else "none yet: the first session builds one"
+
+
+def _logs(patient: Patient) -> str:
+    logs, name = patient.clients.get("logs"), patient.stack.log_group
+    groups = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
+    found: list[dict[str, Any]] = [group for group in groups if group["logGroupName"] == name]
+    if not found:
+        raise Wrong(f"there is no log group {name}", "`starburst teardown`, then `starburst setup`")
+    if "retentionInDays" not in found[0]:
+        raise Wrong(f"{name} is kept for ever, and paid for", "run `starburst setup --log-days 30`")
+    return f"{name}, kept for {found[0]['retentionInDays']} days"
+
+
+def _batch(patient: Patient) -> str:
+    stack = patient.stack
+    queues = [
+        queue
+        for queue in (
+            stack.batch_fargate_queue,
+            stack.batch_fargate_spot_queue,
+            stack.batch_ec2_queue,
+            stack.batch_ec2_spot_queue,
+        )
+        if queue is not None
+    ]
+    if not queues:
+        return "not asked for: `starburst setup --batch` adds it"
+    batch = patient.clients.get("batch")
+    found = batch.describe_job_queues(jobQueues=queues)["jobQueues"]
+    bad = [
+        f"{one['jobQueueName']}: {one.get('statusReason', one['status'])}" for one in found if one["status"] != "VALID"
+    ]
+    if len(found) < len(queues):
+        bad.append(f"{len(queues) - len(found)} queues are gone")
+    environments = {env["computeEnvironment"] for one in found for env in one["computeEnvironmentOrder"]}
+    environments_found = batch.describe_compute_environments(computeEnvironments=sorted(environments))
+    bad += [
+        f"{one['computeEnvironmentName']}: {one.get('statusReason', one['status'])}"
+        for one in environments_found["computeEnvironments"]
+        if one["status"] != "VALID"
+    ]
+    if bad:
+        raise Wrong("; ".join(bad), "correct what it says, or run `starburst setup` again")
+    return f"{len(queues)} queues"
+
+
+def _quotas(patient: Patient) -> str:
+    kinds = ["fargate", "fargate-spot", *(["ec2", "ec2-spot"] if patient.stack.ec2_provider else [])]
+    quotas = {kind: read_quota(patient.clients, KINDS[kind], patient.clock) for kind in kinds}
+    words = [f"{kind} {quota.limit:g} vCPUs" for kind, quota in quotas.items() if quota is not None]
+    few = [kind for kind, quota in quotas.items() if quota is not None and quota.limit < _FEW_VCPUS]
+    if few:
+        raise Wrong(
+            f"few workers can run at once: {', '.join(words)}",
+            f"ask for more in the Service Quotas console: {', '.join(f'{kind} {KINDS[kind].code}' for kind in few)}",
+        )
+    return ", ".join(words) or "not told to these credentials"
+
+
+def _leftovers(patient: Patient) -> str:
+    """Keys of sessions that are over: their client died before it could delete them."""
+    path = patient.stack.parameter_prefix
+    pages = (
+        patient.clients.get("ssm")
+        .get_paginator("describe_parameters")
+        .paginate(ParameterFilters=[{"Key": "Name", "Option": "BeginsWith", "Values": [path]}])
+    )
+    session_ids = [one["Name"].removeprefix(path) for page in pages for one in page["Parameters"]]
+    with closing(open_store(patient.stack.store_url(patient.clients.settings.profile))) as store:
+        over = [session_id for session_id in session_ids if _is_over(store, session_id, patient.clock)]
+    if over:
+        raise Wrong(
+            f"keys of {len(over)} sessions that are over: {', '.join(over[:3])}",
+            f"delete them: `aws ssm delete-parameters --names {' '.join(path + one for one in over[:10])}`",
+        )
+    return f"none; {len(session_ids)} sessions have keys for their workers"
+
+
+def _is_over(store: ObjectStore, session_id: str, clock: Clock) -> bool:
+    try:
+        return SessionStore(store, session_id, Sealer(b"", session_id), clock).refresh().state.is_over
+    except SessionNotFound:
+        return True
+    except StarburstError:
+        return False
+
+
+CHECKS: dict[str, Callable[[Patient], str]] = {
+    "key file": _key_file,
+    "bucket": _bucket,
+    "conditional writes": _conditional_writes,
+    "network": _network,
+    "roles": _roles,
+    "cluster": _cluster,
+    "images": _images,
+    "logs": _logs,
+    "Batch": _batch,
+    "quotas": _quotas,
+    "leftovers": _leftovers,
+}

@@ -1,0 +1,53 @@
+"""A session's key on its way to workers on AWS: an SSM parameter that only its stack's roles can read.
+
+    client ──PutParameter──► <prefix><session_id> (SecureString) ◄──GetParameter── worker, with its role
+
+It is in no environment and no task definition, since whoever may describe an ECS task reads those. It is deleted with
+the session's workers; a standard parameter costs nothing meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starburst_executor.aws.clients import FOREIGN, Clients, error_code, meaning
+from starburst_executor.errors import KeyNotFound
+
+__all__ = ["delete_key", "parameter_name", "put_key", "read_key"]
+
+
+def parameter_name(prefix: str, session_id: str) -> str:
+    """The parameter's name; `prefix` is the stack's, and ends with "/"."""
+    return f"{prefix}{session_id}"
+
+
+def put_key(clients: Clients, name: str, key: str, *, stack: str) -> None:
+    """Store a session's key, in hexadecimal. Harmless if it is there. Raises: LaunchError, ConfigError. SSM: 1."""
+    request: dict[str, Any] = {"Name": name, "Value": key, "Type": "SecureString", "Overwrite": False}
+    try:
+        clients.get("ssm").put_parameter(**request, Tags=[{"Key": "starburst:stack", "Value": stack}])
+    except FOREIGN as error:
+        if error_code(error) != "ParameterAlreadyExists":
+            raise meaning(error, f"storing the session's key as the SSM parameter {name!r}") from error
+
+
+def read_key(clients: Clients, name: str) -> str:
+    """A session's key, in hexadecimal. Raises: KeyNotFound, LaunchError, ConfigError. SSM: 1."""
+    try:
+        return str(clients.get("ssm").get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"])
+    except FOREIGN as error:
+        if error_code(error) == "ParameterNotFound":
+            raise KeyNotFound(
+                f"the session's key is gone: its workers were stopped for good, by cleanup or the end of its client: "
+                f"parameter={name}"
+            ) from error
+        raise meaning(error, f"reading the session's key, the SSM parameter {name!r}") from error
+
+
+def delete_key(clients: Clients, name: str) -> None:
+    """Delete it. Harmless if it is gone. Raises: LaunchError, ConfigError. SSM: 1."""
+    try:
+        clients.get("ssm").delete_parameter(Name=name)
+    except FOREIGN as error:
+        if error_code(error) != "ParameterNotFound":
+            raise meaning(error, f"deleting the session's key, the SSM parameter {name!r}") from error

@@ -1,0 +1,175 @@
+"""What `starburst setup` made, as one frozen value read from the CloudFormation stack itself.
+
+The outputs of `template.yaml` are the contract: each field here is one of them, and a field that is None belongs to a
+part that this stack was made without.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from starburst_executor.aws.clients import FOREIGN, Clients, error_code, meaning
+from starburst_executor.errors import ConfigError, LaunchError
+
+__all__ = ["BUILDS", "Stack", "default_store", "find_stack", "read_stack"]
+
+# Where the sources of image builds lie in the bucket; what CodeBuild may read.
+BUILDS = "builds/"
+_MADE = (
+    "CREATE_COMPLETE",
+    "UPDATE_COMPLETE",
+    "UPDATE_ROLLBACK_COMPLETE",
+    "IMPORT_COMPLETE",
+    "IMPORT_ROLLBACK_COMPLETE",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """The resources of one stack.
+
+    Attributes:
+        name: Of the CloudFormation stack, and the value of the tag `starburst:stack` on everything in it.
+        region: Where it is.
+        account_id: Whose it is.
+        bucket: The bucket of its sessions, under `sessions/`; sources of image builds are under `builds/`.
+        prefix: What all keys of sessions begin with; empty, the bucket being the stack's own.
+        cluster: The ECS cluster's name, with FARGATE and FARGATE_SPOT associated.
+        subnets: Public ones in two zones or more. Fargate's ECS tasks need a public IP there.
+        security_group: Lets nothing in.
+        execution_role_arn: What ECS itself pulls images and writes logs with.
+        worker_role_arn: What a worker may do; for the `taskRoleArn` of task definitions and the `jobRoleArn` of Batch.
+        repository_uri: Of the images, without a tag. Tags are immutable.
+        log_group: Where workers log.
+        parameter_prefix: Begins and ends with "/"; the keys of sessions are SSM parameters below it.
+        task_family_prefix: Families of task definitions and names of job definitions begin with it.
+        ec2_provider: Capacity provider of On-Demand instances. Its ECS tasks are to use network mode `bridge`: one of
+            their own would have no public IP and no way out.
+        ec2_spot_provider: The same on Spot.
+        ec2_instance_type: What both start.
+        ec2_arch: `x86_64` or `arm64`.
+        batch_fargate_queue: Fargate On-Demand.
+        batch_fargate_spot_queue: Fargate Spot, then On-Demand.
+        batch_ec2_queue: EC2 On-Demand.
+        batch_ec2_spot_queue: EC2 Spot, then On-Demand.
+        codebuild_project: Builds images from a source in the bucket under `builds/`, given with each build.
+        client_policy_arn: The managed policy that lets a person use the stack.
+    """
+
+    name: str
+    region: str
+    account_id: str
+    bucket: str
+    prefix: str = ""
+    cluster: str
+    subnets: tuple[str, ...]
+    security_group: str
+    execution_role_arn: str
+    worker_role_arn: str
+    repository_uri: str
+    log_group: str
+    parameter_prefix: str
+    task_family_prefix: str
+    client_policy_arn: str
+    ec2_provider: str | None = None
+    ec2_spot_provider: str | None = None
+    ec2_instance_type: str | None = None
+    ec2_arch: str | None = None
+    batch_fargate_queue: str | None = None
+    batch_fargate_spot_queue: str | None = None
+    batch_ec2_queue: str | None = None
+    batch_ec2_spot_queue: str | None = None
+    codebuild_project: str | None = None
+
+    @property
+    def repository(self) -> str:
+        """The repository's name, as ECR's calls want it."""
+        return self.repository_uri.partition("/")[2]
+
+    def store_url(self, profile: str | None = None) -> str:
+        """The URL of the store in this stack's bucket.
+
+        Args:
+            profile: For a client's own use. A worker elsewhere has no profiles: give it the URL without one.
+        """
+        query = f"region={self.region}" + (f"&profile={profile}" if profile else "")
+        return f"s3://{self.bucket}{'/' if self.prefix else ''}{self.prefix}?{query}"
+
+
+def read_stack(clients: Clients) -> Stack:
+    """The stack that the settings of `clients` name.
+
+    Raises:
+        LaunchError: there is none, or it is not (or no longer) whole; the message says what to type.
+        ConfigError: no region, no credentials, or it is somebody else's stack.
+    CloudFormation: 1 DescribeStacks.
+    """
+    name, region = clients.settings.stack, clients.region
+    found = find_stack(clients)
+    if found is None:
+        raise LaunchError(
+            f"no stack {name!r} in {region}: run `starburst setup --region {region}`, or name another stack or region "
+            "(STARBURST_AWS_STACK, STARBURST_AWS_REGION, or the [aws] table of the config file)"
+        )
+    status = str(found["StackStatus"])
+    if status not in _MADE and not status.startswith("UPDATE"):
+        raise LaunchError(
+            f"stack {name!r} in {region} is not ready: status={status}; wait for it, or run `starburst setup` again"
+        )
+    return _stack_of(found, name, region)
+
+
+def find_stack(clients: Clients) -> dict[str, Any] | None:
+    """What CloudFormation says of the stack; None if there is none. Raises: LaunchError, ConfigError."""
+    try:
+        answer = clients.get("cloudformation").describe_stacks(StackName=clients.settings.stack)
+    except FOREIGN as error:
+        if error_code(error) == "ValidationError" and "does not exist" in str(error):
+            return None
+        raise meaning(error, f"reading the stack {clients.settings.stack!r} in {clients.region}") from error
+    stack: dict[str, Any] = answer["Stacks"][0]
+    return stack
+
+
+def default_store(clients: Clients) -> str:
+    """The URL of the store for sessions whose workers are on AWS and whose store nobody named. 1 DescribeStacks."""
+    return read_stack(clients).store_url(clients.settings.profile)
+
+
+def _stack_of(found: dict[str, Any], name: str, region: str) -> Stack:
+    outputs = {one["OutputKey"]: one["OutputValue"] for one in found.get("Outputs", [])}
+
+    def needed(key: str) -> str:
+        if key not in outputs:
+            raise ConfigError(
+                f"stack {name!r} in {region} was not made by `starburst setup`, or by an older one: run it again to update: "
+                f"missing={key}"
+            )
+        return str(outputs[key])
+
+    return Stack(
+        name=name,
+        region=region,
+        account_id=needed("AccountId"),
+        bucket=needed("Bucket"),
+        cluster=needed("Cluster"),
+        subnets=tuple(needed("Subnets").split(",")),
+        security_group=needed("SecurityGroup"),
+        execution_role_arn=needed("ExecutionRoleArn"),
+        worker_role_arn=needed("WorkerRoleArn"),
+        repository_uri=needed("RepositoryUri"),
+        log_group=needed("LogGroup"),
+        parameter_prefix=needed("ParameterPrefix"),
+        task_family_prefix=needed("TaskFamilyPrefix"),
+        client_policy_arn=needed("ClientPolicyArn"),
+        ec2_provider=outputs.get("Ec2Provider"),
+        ec2_spot_provider=outputs.get("Ec2SpotProvider"),
+        ec2_instance_type=outputs.get("Ec2InstanceType"),
+        ec2_arch=outputs.get("Ec2Arch"),
+        batch_fargate_queue=outputs.get("BatchFargateQueue"),
+        batch_fargate_spot_queue=outputs.get("BatchFargateSpotQueue"),
+        batch_ec2_queue=outputs.get("BatchEc2Queue"),
+        batch_ec2_spot_queue=outputs.get("BatchEc2SpotQueue"),
+        codebuild_project=outputs.get("CodeBuildProject"),
+    )

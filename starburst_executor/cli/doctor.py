@@ -1,0 +1,48 @@
+"""`starburst doctor`: checks an AWS account end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from starburst_executor.cli import EXIT_NO
+from starburst_executor.cli.options import json_option, stack_options
+from starburst_executor.clock import SystemClock
+
+if TYPE_CHECKING:
+    from starburst_executor.aws.clients import Clients
+    from starburst_executor.aws.doctor import Finding
+
+__all__ = ["doctor"]
+
+_MARKS = {"right": "ok", "wrong": "WRONG", "unknown": "?"}
+
+
+@click.command()
+@stack_options
+@json_option
+def doctor(clients: Clients, as_json: bool) -> None:
+    """Check that everything is there that workers on AWS need, and say what is wrong and what to do.
+
+    Exit status 1 if something is wrong. Nothing is changed, but for one small object that is deleted again.
+    """
+    from starburst_executor.aws.doctor import WRONG, examine
+
+    findings = []
+    for finding in examine(clients, SystemClock()):
+        findings.append(finding)
+        if not as_json:
+            _show(finding)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    if any(finding.verdict == WRONG for finding in findings):
+        raise click.exceptions.Exit(EXIT_NO)
+
+
+def _show(finding: Finding) -> None:
+    click.echo(f"{_MARKS[finding.verdict]:<6} {finding.check:<20} {finding.words}")
+    if finding.todo:
+        click.echo(f"{'':<28}{'to do' if finding.verdict == 'wrong' else 'it says'}: {finding.todo}")

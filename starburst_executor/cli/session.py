@@ -1,0 +1,62 @@
+"""`starburst sessions`, `status` and `cleanup`: detached sessions, from the outside."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+
+from starburst_executor.cli import EXIT_NO
+from starburst_executor.cli.options import json_option, store_option
+from starburst_executor.client.detached import DetachedExecutor
+
+__all__ = ["cleanup", "sessions", "status"]
+
+
+@click.command()
+@store_option
+@json_option
+def sessions(store: str | None, as_json: bool) -> None:
+    """List the sessions of a store, oldest first. Needs no key."""
+    found = DetachedExecutor.list_sessions(store)
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
+    elif not found:
+        click.echo("no sessions", err=True)
+    for one in () if as_json else found:
+        click.echo(str(one))
+
+
+@click.command()
+@click.argument("session")
+@store_option
+@json_option
+def status(session: str, store: str | None, as_json: bool) -> None:
+    """Count the tasks and workers of SESSION, an id or a URL. Starts nothing and changes nothing."""
+    executor = DetachedExecutor.reattach(session, store=store, launcher="none")
+    try:
+        found = executor.status()
+    finally:
+        executor.detach()
+    click.echo(json.dumps(dataclasses.asdict(found), indent=2) if as_json else str(found))
+
+
+@click.command()
+@click.argument("session")
+@store_option
+@click.option("--force", is_flag=True, help="Delete every object of it, outcomes too.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def cleanup(session: str, store: str | None, force: bool, yes: bool) -> None:
+    """End SESSION, an id or a URL: stop its workers, cancel what has not ended. Outcomes stay, unless --force."""
+    executor = DetachedExecutor.reattach(session, store=store)
+    try:
+        if not yes:
+            click.echo(str(executor.status()), err=True)
+            question = "delete it and all its outcomes?" if force else "end it?"
+            if not click.confirm(question, err=True):
+                raise click.exceptions.Exit(EXIT_NO)
+        executor.cleanup(force=force)
+    finally:
+        executor.detach()
+    click.echo(f"session {executor.id}: {'deleted' if force else 'ended'}")

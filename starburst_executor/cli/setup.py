@@ -1,0 +1,94 @@
+"""`starburst setup`: prepares an AWS account, or changes what was prepared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from starburst_executor.cli.options import stack_options
+from starburst_executor.clock import SystemClock
+
+if TYPE_CHECKING:
+    from starburst_executor.aws.clients import Clients
+    from starburst_executor.aws.stack import Stack
+
+__all__ = ["setup"]
+
+_AT_REST = (
+    "At rest it costs nothing but storage: $0.023 a GB and month in the bucket, $0.10 in the repository, $0.03 for logs. "
+    "Each running worker has a public IPv4 address, $0.005 an hour."
+)
+
+
+@click.command()
+@stack_options
+@click.option("--ec2/--no-ec2", default=None, help="Capacity providers of EC2 instances, On-Demand and Spot.")
+@click.option("--instance-type", metavar="TYPE", help="What they start; implies --ec2.  [default: c7g.xlarge]")
+@click.option("--batch/--no-batch", default=None, help="Queues of AWS Batch, on Fargate and EC2.")
+@click.option("--codebuild/--no-codebuild", default=None, help="A project that builds images.  [default: codebuild]")
+@click.option("--vpc", metavar="ID", help="A VPC that exists, in place of one of the stack's own.")
+@click.option("--subnet", "subnets", metavar="ID", multiple=True, help="A public subnet of that VPC; two or more.")
+@click.option("--session-days", type=click.IntRange(2, 3650), help="Keep sessions so long.  [default: 30]")
+@click.option("--log-days", type=int, help="Keep log lines so long.  [default: 30]")
+@click.option("--dry-run", is_flag=True, help="Say what would be changed, and change nothing.")
+@click.option(
+    "--template", "show_template", is_flag=True, help="Print the CloudFormation template, for administrators."
+)
+def setup(
+    clients: Clients,
+    ec2: bool | None,
+    instance_type: str | None,
+    batch: bool | None,
+    codebuild: bool | None,
+    vpc: str | None,
+    subnets: tuple[str, ...],
+    session_days: int | None,
+    log_days: int | None,
+    dry_run: bool,
+    show_template: bool,
+) -> None:
+    """Prepare an AWS account for workers: one CloudFormation stack, and its name in the config file.
+
+    Run it again to change choices, after an upgrade, or after an interruption: what differs is changed, and choices that
+    are not made again stay.
+    """
+    from starburst_executor.aws.setup import Wishes, propose, set_up, template
+
+    if show_template:
+        click.echo(template(), nl=False)
+        return
+    wishes = Wishes(
+        ec2=ec2,
+        instance_type=instance_type,
+        batch=batch,
+        codebuild=codebuild,
+        vpc=vpc,
+        subnets=subnets,
+        session_days=session_days,
+        log_days=log_days,
+    )
+    clock = SystemClock()
+    if dry_run:
+        proposed = propose(clients, clock, wishes, _say)
+        if proposed is None:
+            click.echo("nothing to change")
+        for change in proposed or ():
+            click.echo(str(change))
+        click.echo(_AT_REST, err=True)
+        return
+    _show(set_up(clients, clock, wishes, _say))
+    click.echo(_AT_REST, err=True)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _show(stack: Stack) -> None:
+    click.echo(f"stack        {stack.name} in {stack.region}, account {stack.account_id}")
+    click.echo(f"store        {stack.store_url()}")
+    click.echo(f"EC2          {stack.ec2_instance_type or 'no: starburst setup --ec2'}")
+    click.echo(f"Batch        {'yes' if stack.batch_fargate_queue else 'no: starburst setup --batch'}")
+    click.echo(f"for users    attach the policy {stack.client_policy_arn}")
+    click.echo("check it     starburst doctor")

@@ -1,0 +1,252 @@
+"""The user's own modules, zipped and stored once by content, so that a change of code needs no new image.
+
+    sys.modules, sources ──modules.find_modules──► files ──zip──► code/<month>/<SHA-256> ◄──names── functions/<digest>
+
+A *snapshot* holds the whole of every top-level module or package that is the user's own (`starburst_executor/modules.py`).
+It is made before the first function is sent, and again before another once modules have been imported or reloaded
+since. Editing a file alone changes nothing in a running session.
+
+Guarantees: the same files give the same bytes, whatever their times and owners; a function's snapshot is stored before
+the function. Left out is what no import needs: hidden files and folders (`.env`, `.git`), `__pycache__`, and what
+`code_exclude` names. Whoever writes in one month what is there already, writes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import sys
+import threading
+import zipfile
+from collections.abc import Collection, Iterator
+from datetime import datetime, timezone
+from fnmatch import fnmatchcase
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from io import BytesIO
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from starburst_executor.clock import Clock
+from starburst_executor.errors import ObjectNotFound, PayloadError, PreconditionFailed
+from starburst_executor.modules import Place, find_modules, is_hidden
+from starburst_executor.protocol.keys import code_key
+from starburst_executor.store.base import ObjectStore
+
+__all__ = ["Code", "zipped"]
+
+_log = logging.getLogger(__name__)
+
+# A laptop's line takes a minute or more for this, and each worker fetches it; what is bigger is data or belongs in an image.
+_MOST_BYTES = 50 * 2**20
+_NAMED = 5  # of the largest files, in the error
+_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
+_REGULAR, _EXECUTABLE = 0o100644, 0o100755
+_UNIX = 3
+
+
+class _File(NamedTuple):
+    """A file of a snapshot: its name in there, and what tells whether it has changed."""
+
+    name: str
+    path: str
+    n_bytes: int
+    mtime_ns: int
+    mode: int
+
+
+class _Load(NamedTuple):
+    """A loaded module; without its spec if it is a module that loads itself when it is first looked at."""
+
+    name: str
+    module: ModuleType
+    spec: ModuleSpec | None
+
+
+class _Snapshot(NamedTuple):
+    """A snapshot that is stored, and what tells whether another one is needed.
+
+    Attributes:
+        own: The top-level modules in it.
+        n_loaded: How many modules there were in all.
+        loads: The own ones among them.
+    """
+
+    name: str
+    own: frozenset[str]
+    n_loaded: int
+    loads: list[_Load]
+
+    def is_unchanged(self) -> bool:
+        """Whether no own module has been loaded again since."""
+        return all(
+            sys.modules.get(name) is module and (spec is None or module.__spec__ is spec)
+            for name, module, spec in self.loads
+        )
+
+
+# The digest of what was zipped last, by what went in: the next session of this process need not zip again.
+_digests: dict[tuple[_File, ...], str] = {}
+_digests_lock = threading.Lock()
+
+
+class Code:
+    """This process's own modules as workers of one store get them. Thread-safe.
+
+    Args:
+        exclude: The setting `code_exclude`.
+    """
+
+    def __init__(self, store: ObjectStore, clock: Clock, exclude: str) -> None:
+        self._store = store
+        self._clock = clock
+        self._patterns = tuple(filter(None, re.split(r"[,\s]+", exclude)))
+        self._lock = threading.Lock()  # guards: _known
+        self._known: _Snapshot | None = None
+
+    def name(self) -> str:
+        """The name of the stored snapshot for a function that is sent now; empty if there are no own modules.
+
+        Raises: PayloadError: it is too big, or a file cannot be read.
+        Store: 1 GET and perhaps 1 create, when modules have been imported or reloaded since.
+        """
+        with self._lock:
+            known = self._known
+        # Mostly this is all there is to do: it is asked at every submit.
+        if known is not None and len(sys.modules) == known.n_loaded and known.is_unchanged():
+            return known.name
+        n_loaded = len(sys.modules)  # counted first: what another thread imports meanwhile is news next time
+        own = find_modules().own
+        loads = _loads_of(own)
+        if known is not None and known.own == own.keys() and known.is_unchanged():
+            name = known.name
+        else:
+            name = self._stored(tuple(_files(own, self._patterns)))
+        with self._lock:
+            self._known = _Snapshot(name, frozenset(own), n_loaded, loads)
+        return name
+
+    def _stored(self, files: tuple[_File, ...]) -> str:
+        if not files:
+            return ""
+        with _digests_lock:
+            digest = _digests.get(files)
+        if digest is not None and self._is_there(self._named(digest)):
+            return self._named(digest)
+        body = zipped(files)
+        digest = hashlib.sha256(body).hexdigest()
+        with _digests_lock:
+            _digests.clear()
+            _digests[files] = digest
+        name = self._named(digest)
+        if not self._is_there(name):
+            _log.info("storing the modules of your own: files=%d, bytes=%d", len(files), len(body))
+            try:
+                self._store.create(code_key(name), body)
+            except PreconditionFailed:
+                _log.debug("another session has stored the same code meanwhile")
+        return name
+
+    def _is_there(self, name: str) -> bool:
+        # Asked first: a conditional write would be refused only after all of its bytes have been sent.
+        try:
+            self._store.get(code_key(name), length=1)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def _named(self, digest: str) -> str:
+        return f"{datetime.fromtimestamp(self._clock.now(), timezone.utc):%Y-%m}/{digest}"
+
+
+def _loads_of(own: Collection[str]) -> list[_Load]:
+    """The own modules that are loaded. Loading one again makes a new module, `importlib.reload` a new spec."""
+    return [
+        _Load(name, module, module.__spec__ if type(module) is ModuleType else None)
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] in own
+    ]
+
+
+def zipped(files: tuple[_File, ...]) -> bytes:
+    """A zip of these files, the same for the same contents. Raises: PayloadError."""
+    stream = BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            entry = zipfile.ZipInfo(file.name, _DATE)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.create_system = _UNIX
+            entry.external_attr = (_EXECUTABLE if file.mode & 0o100 else _REGULAR) << 16
+            try:
+                body = Path(file.path).read_bytes()
+            except OSError as error:
+                raise _unreadable(file.path, error) from error
+            archive.writestr(entry, body)
+            if stream.tell() > _MOST_BYTES:
+                raise _too_big(files)
+    return stream.getvalue()
+
+
+def _unreadable(path: str, error: OSError) -> PayloadError:
+    return PayloadError(
+        f"a file of your own modules cannot be read: {error.strerror}: {path}; leave it out by code_exclude"
+    )
+
+
+def _too_big(files: tuple[_File, ...]) -> PayloadError:
+    largest = sorted(files, key=lambda file: -file.n_bytes)[:_NAMED]
+    named = ", ".join(f"{file.name} ({file.n_bytes / 2**20:.1f} MB)" for file in largest)
+    return PayloadError(
+        f"your own modules are too big to be sent to workers: over {_MOST_BYTES // 2**20} MB zipped, files={len(files)}; "
+        f"the largest: {named}; leave out what no import needs, for example "
+        f"STARBURST_CODE_EXCLUDE='{largest[0].name}' or code_exclude in the config file, or have it in the workers' image"
+    )
+
+
+def _files(own: dict[str, Place], patterns: tuple[str, ...]) -> Iterator[_File]:
+    """The files of these modules, in the order of their names in a snapshot."""
+    found: dict[str, str] = {}
+    for name, place in own.items():
+        if place.file is not None:
+            found[f"{name}.{Path(place.file).name.partition('.')[2]}"] = place.file
+        for folder in place.folders:
+            for path in _walk(folder):
+                found.setdefault(f"{name}/{Path(path).relative_to(folder).as_posix()}", path)
+    kept = sorted((name, path) for name, path in found.items() if not _is_excluded(name, patterns))
+    compiled = [name for name, _ in kept if name.endswith(tuple(EXTENSION_SUFFIXES))]
+    if compiled:
+        _log.warning(
+            "compiled modules of your own run only on workers with the same system and processor: %s; for others, have "
+            "them built into the image",
+            ", ".join(compiled[:_NAMED]),
+        )
+    for name, path in kept:
+        try:
+            stat = Path(path).stat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        yield _File(name, path, stat.st_size, stat.st_mtime_ns, stat.st_mode)
+
+
+def _walk(top: str) -> Iterator[str]:
+    """Every file that may be part of a package; links are followed, each folder once."""
+    been: set[str] = set()
+    for folder, names, files in os.walk(top, followlinks=True):
+        real = os.path.realpath(folder)
+        names[:] = [] if real in been else [name for name in names if not is_hidden(name)]
+        if real not in been:
+            yield from (str(path) for name in files if not is_hidden(name) and (path := Path(folder, name)).is_file())
+        been.add(real)
+
+
+def _is_excluded(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern matches the name, a folder above it or, for a pattern without "/", a part of it."""
+    parts = name.split("/")
+    above = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    return any(
+        fnmatchcase(candidate, pattern.rstrip("/"))
+        for pattern in patterns
+        for candidate in (above if "/" in pattern.rstrip("/") else [*parts, *above])
+    )

@@ -1,0 +1,335 @@
+"""How a client keeps up the number of workers: it starts what is missing, and says why if it cannot.
+
+    missing ─► intent in the manifest ─► step ─► handle in the manifest ─► step ─► … ─► settled ─► first beat
+                                          └─► nothing can be started, or nobody is heard of in time ─► broken
+
+Before workers are started an intent is swapped into the manifest, so that two clients do not both start them. While
+they are being started it is renewed; one that no longer is was left by a client that died, and is taken over: dropped
+if nothing was started, else gone on with.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from starburst_executor.clock import Backoff
+from starburst_executor.errors import ConfigError, LaunchError, NoCapacity
+from starburst_executor.launch.base import Death, Launcher, Order, Started
+from starburst_executor.launch.bootstrap import new_launch_id
+from starburst_executor.protocol.records import Launch, Manifest, SessionState
+from starburst_executor.store.repair import Watcher, end_what_is_left
+from starburst_executor.store.session import SessionStore
+
+__all__ = ["Starter"]
+
+_log = logging.getLogger(__name__)
+
+# Workers that die so often in a row before their first beat will not do better the next time.
+_FUTILE_STARTS = 3
+# How often to look whether a worker that was started has been heard of.
+_HEARING_S = 0.5
+# A launch that is not settled and was not renewed for so long was left by a client that died.
+_ABANDONED_S = 20.0
+_RENEW_S = 5.0
+# After the engine had no room, or took workers back before they could say anything: pauses from … to ….
+_NO_ROOM_S, _NO_ROOM_MOST_S = 5.0, 60.0
+
+
+@dataclass(slots=True)
+class _Going:
+    """A launch that this client is at: as it stands in the manifest, and when its next step is due."""
+
+    launch: Launch
+    began_at: float
+    next_at: float
+    renewed_at: float
+
+
+class Starter:
+    """Starts a session's workers. Owned by the thread of `ClientKeeper`; not thread-safe.
+
+    Args:
+        order: What to start, for a launch's id and a number of slots.
+        needs_workers: Whether there is work that is not done.
+        watcher: Whose beats it has seen.
+
+    Attributes:
+        awaits_work: Nobody has been started, for want of work.
+    """
+
+    def __init__(
+        self,
+        session: SessionStore,
+        launcher: Launcher,
+        *,
+        order: Callable[[str, int], Order],
+        needs_workers: Callable[[], bool],
+        watcher: Watcher,
+    ) -> None:
+        self._session = session
+        self._launcher = launcher
+        self._order = order
+        self._needs_workers = needs_workers
+        self._watcher = watcher
+        self._clock = session.clock
+        self._timings = session.manifest.timings
+        self.awaits_work = False
+        self._going: _Going | None = None
+        self._n_futile = 0
+        self._waits_since: float | None = None  # for the first beat of whom it has started
+        self._heard = False
+        self._before: frozenset[str] = frozenset()
+        self._next_start = float("-inf")
+        self._next_hearing = float("-inf")
+        self._no_room = Backoff(self._clock, _NO_ROOM_S, _NO_ROOM_MOST_S)
+        self._seen_at: dict[tuple[str, float], float] = {}  # launch and its renewal to when it was first seen here
+        self._warned: set[str] = set()
+        self._error: LaunchError | None = None
+        self._never = threading.Event()
+
+    def turn(self) -> None:
+        """Start as many workers as are missing, if there is work for them: the next step of that.
+
+        Store: nothing mostly; 1 swap for the intent, 1 for each step, 1 every five seconds between two steps.
+        """
+        manifest, needs_workers = self._session.manifest, self._needs_workers()
+        self.awaits_work = not needs_workers and not manifest.launches
+        if manifest.state != SessionState.OPEN or not needs_workers:
+            return
+        if self._going is not None:
+            self._go_on(self._going)
+        elif self._clock.monotonic() >= self._next_start and manifest.workers > self._n_slots_alive(manifest):
+            self._begin()
+            return
+        self._listen(manifest)
+
+    def see_worker_stay(self, bury: Callable[[], None], pause_s: float) -> None:
+        """Before a client leaves work behind: start workers if there are none, and hear of one, unless the engine goes
+        on by itself.
+
+        Args:
+            bury: Looks for deaths.
+        Raises: LaunchError if none could be started.
+        """
+        self.turn()
+        while not self._may_be_left() and self._session.manifest.state == SessionState.OPEN:
+            bury()
+            self.turn()
+            self._clock.wait(self._never, pause_s)
+        if self._session.manifest.state == SessionState.BROKEN:
+            raise type(self._error or LaunchError())(self._session.manifest.reason)
+
+    def _may_be_left(self) -> bool:
+        return self._heard or (self._launcher.keeps_trying and self._going is None)
+
+    def drain_surplus(self) -> None:
+        """The number of workers has been changed: drain those that are too many, newest first."""
+        manifest = self._session.manifest
+        surplus = self._n_slots_alive(manifest) - manifest.workers
+        for launch in reversed(manifest.launches):
+            if surplus > 0 and launch.handle and launch.launcher == self._launcher.name and self._slots_of(launch):
+                surplus -= self._launcher.shed(launch.handle, surplus)
+
+    def saw_death(self, death: Death, *, heard: bool) -> None:
+        """A worker has died, which had been heard of or not."""
+        level = logging.INFO if heard else logging.WARNING
+        _log.log(level, "a worker has ended: worker=%s, %s", death.worker_id, death.words or "no last words")
+        if heard:
+            self._n_futile = 0
+        elif death.was_taken:
+            self._error = NoCapacity(death.words)
+            self._next_start = self._clock.monotonic() + self._no_room.next_s()
+        else:
+            self._n_futile += 1
+        if self._n_futile >= _FUTILE_STARTS:
+            self._could_not_start(LaunchError(death.words))
+
+    # --- one launch ---------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Swap in an intent, or take over one that was left behind; then its first step."""
+        launcher, at = self._launcher, self._clock.now()
+        launch_id = new_launch_id(self._clock)
+        mine: list[Launch] = []
+
+        def intend(current: Manifest) -> Manifest | None:
+            # Whoever lands first starts; the other sees it here.
+            missing = current.workers - self._n_slots_alive(current)
+            if current.state != SessionState.OPEN or missing <= 0:
+                return None
+            left = next((one for one in current.launches if one.handle and self._is_abandoned(one)), None)
+            mine[:] = [Launch(launch_id, launcher.name, missing, "", at) if left is None else replace(left, at=at)]
+            kept = tuple(one for one in current.launches if one != left and self._slots_of(one))
+            return replace(current, launches=(*kept, *mine))
+
+        # Crash here: an intent without a handle; after twenty seconds it counts no more and the next client starts anew.
+        if not set(self._session.change(intend).launches).intersection(mine):
+            return
+        now = self._clock.monotonic()
+        if self._heard or self._waits_since is None:
+            # Beats of workers that were there before say nothing of those that are started now.
+            self._before, self._heard, self._waits_since = self._worker_keys(), False, now
+        self._going = _Going(mine[0], now, now, now)
+        self._go_on(self._going)
+
+    def _go_on(self, going: _Going) -> None:
+        now = self._clock.monotonic()
+        if now < going.next_at:
+            if now >= going.renewed_at + _RENEW_S:
+                self._write(going, replace(going.launch, at=self._clock.now()))
+            return
+        launch = going.launch
+        try:
+            started = self._launcher.start(self._order(launch.launch_id, launch.slots), launch.handle)
+        except (LaunchError, ConfigError, OSError) as error:
+            self._going = None
+            self._drop_or_settle(launch)
+            self._could_not_start(error)
+            return
+        too_late = self._clock.monotonic() - going.began_at > self._timings.launch_s
+        done = started.more_s is None or too_late
+        changed = replace(launch, handle=started.handle, at=self._clock.now(), settled=done)
+        # Crash here: workers run that no handle names; whoever takes the launch over asks the engine for the same ones
+        # again, and an engine that cannot tell finds them by their beats: they leave when idle.
+        self._write(going, replace(changed, slots=started.n_slots) if done else changed)
+        going.next_at = self._clock.monotonic() + (started.more_s or 0.0)
+        if done:
+            self._going = None
+            self._settled(launch.slots, started)
+        elif started.error is not None:
+            self._error = started.error
+            self._warn(f"workers cannot be started yet, trying again: {started.error}")
+
+    def _write(self, going: _Going, changed: Launch) -> None:
+        """Swap the launch's next state in, unless another client has taken it over."""
+
+        def settle(current: Manifest) -> Manifest | None:
+            known = next((one for one in current.launches if one.launch_id == changed.launch_id), None)
+            if known is not None and known != going.launch:
+                return None
+            # Also if it grew too old meanwhile and was dropped: these workers run, so they are to be found.
+            others = tuple(one for one in current.launches if one != known)
+            return replace(current, launches=(*others, changed))
+
+        if changed in self._session.change(settle).launches:
+            going.launch, going.renewed_at = changed, self._clock.monotonic()
+        else:
+            self._going = None
+
+    def _drop_or_settle(self, launch: Launch) -> None:
+        """What cannot be gone on with: forgotten if nothing was started, else left as it is."""
+
+        def settle(current: Manifest) -> Manifest | None:
+            if launch not in current.launches:
+                return None
+            others = tuple(one for one in current.launches if one != launch)
+            return replace(current, launches=(*others, replace(launch, settled=True)) if launch.handle else others)
+
+        self._session.change(settle)
+
+    def _settled(self, n_asked: int, started: Started) -> None:
+        if started.n_slots >= n_asked:
+            return
+        error = started.error or LaunchError("the engine does not say why")
+        if started.n_slots:
+            self._warn(f"fewer workers were started than asked for: slots={started.n_slots}, asked={n_asked}: {error}")
+            self._next_start = self._clock.monotonic() + self._no_room.next_s()
+        else:
+            self._could_not_start(error)
+
+    def _warn(self, words: str) -> None:
+        """Once for each cause, however often it is met."""
+        if words not in self._warned:
+            self._warned.add(words)
+            _log.warning("%s: session=%s", words, self._session.session_id)
+
+    def _could_not_start(self, error: Exception) -> None:
+        """Break the session, unless others do the work: then try again in a while."""
+        manifest = self._session.manifest
+        reason = f"no worker could be started: {error}"
+        if self._n_slots_alive(manifest) > 0:
+            self._warn(f"{reason}; the others go on")
+            self._n_futile = 0
+            self._next_start = self._clock.monotonic() + self._no_room.next_s()
+        else:
+            self._error = error if isinstance(error, LaunchError) else LaunchError(str(error))
+            self._break(reason)
+
+    # --- the first beat -----------------------------------------------------------------------------------------------
+
+    def _listen(self, manifest: Manifest) -> None:
+        """Hear the first beat. Workers that live and say nothing for `launch_s` will not say anything."""
+        now = self._clock.monotonic()
+        if self._heard or now < self._next_hearing:
+            return
+        if self._waits_since is None:
+            # Another client started them.
+            self._waits_since = now
+        self._next_hearing = now + _HEARING_S
+        keys = self._worker_keys()
+        if keys - self._before:
+            self._hear()
+        elif now - self._waits_since <= self._timings.launch_s or self._going is not None:
+            return
+        elif any(map(self._is_alive, keys)):
+            # The others do the work.
+            self._hear()
+        else:
+            self._break(self._silence(manifest))
+
+    def _hear(self) -> None:
+        self._heard = True
+        self._no_room.reset()
+
+    def _silence(self, manifest: Manifest) -> str:
+        name = self._launcher.name
+        said = [str(self._error)] if self._error is not None else []
+        said += [self._launcher.describe(launch.handle) for launch in self._mine(manifest) if launch.handle]
+        words = "; ".join(filter(None, said))
+        return f"no worker of launcher {name!r} was heard of within {self._timings.launch_s:g} s" + (
+            f": {words}" if words else ""
+        )
+
+    def _is_alive(self, worker_key: str) -> bool:
+        return not self._watcher.watch.is_lost(worker_key.rpartition("/")[2])
+
+    def _worker_keys(self) -> frozenset[str]:
+        return frozenset(line.key for line in self._session.store.list(self._session.keys.workers))
+
+    # --- how many there are -------------------------------------------------------------------------------------------
+
+    def _mine(self, manifest: Manifest) -> list[Launch]:
+        return [launch for launch in manifest.launches if launch.launcher == self._launcher.name]
+
+    def _n_slots_alive(self, manifest: Manifest) -> int:
+        return sum(map(self._slots_of, manifest.launches))
+
+    def _slots_of(self, launch: Launch) -> int:
+        """How many slots of these workers are there, or on their way."""
+        if launch.launcher != self._launcher.name:
+            # Nobody here can ask that launcher: its workers count as long as any worker is heard of.
+            is_young = self._clock.now() - launch.at < self._timings.launch_s
+            return launch.slots if is_young or self._watcher.watch.living() else 0
+        if not launch.settled and not self._is_abandoned(launch):
+            return launch.slots
+        return self._launcher.slots_alive(launch.handle) if launch.handle else 0
+
+    def _is_abandoned(self, launch: Launch) -> bool:
+        """Whether it is unsettled and nobody is at it; judged by this client's own clock."""
+        if launch.settled or launch.launcher != self._launcher.name:
+            return False
+        if self._going is not None and self._going.launch.launch_id == launch.launch_id:
+            return False
+        now = self._clock.monotonic()
+        return now - self._seen_at.setdefault((launch.launch_id, launch.at), now) >= _ABANDONED_S
+
+    def _break(self, reason: str) -> None:
+        manifest = self._session.end(SessionState.BROKEN, reason)
+        # Whatever is on its way would come, find that the session is over, and leave: paid for, and of use to nobody.
+        for launch in self._mine(manifest):
+            if launch.handle:
+                self._launcher.stop(launch.handle, at_once=False)
+        end_what_is_left(self._session, manifest)

@@ -1,0 +1,92 @@
+"""The config file: where it is, what is in it, and the one table that a command writes into it.
+
+`STARBURST_CONFIG` replaces its path, which is else `config.toml` in the config folder. What a setting may be is left
+to `settings.py` and `aws.py`. Guarantee: writing a table leaves every other line as it is, comments included, and a
+reader finds the old file or the new one, never half of it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from starburst_executor.config.folders import config_folder, make_private
+from starburst_executor.errors import ConfigError
+
+__all__ = ["config_file", "read_config_file", "write_table"]
+
+
+def config_file() -> Path:
+    """The path of the config file; it need not exist."""
+    named = os.environ.get("STARBURST_CONFIG")
+    return Path(named).expanduser() if named else config_folder() / "config.toml"
+
+
+def read_config_file() -> tuple[Path | None, dict[str, object]]:
+    """The config file's path and what it says; None and nothing if there is no such file.
+
+    Raises:
+        ConfigError: it cannot be read, or `STARBURST_CONFIG` names a file that is not there.
+    """
+    named = os.environ.get("STARBURST_CONFIG")
+    path = config_file()
+    try:
+        return path, _parsed(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if not named:
+            return None, {}
+        raise ConfigError(
+            f"the config file cannot be read: {error.strerror} (from STARBURST_CONFIG={named})"
+        ) from error
+    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError are ValueErrors
+        raise ConfigError(f"the config file cannot be read: {error} (from {path})") from error
+
+
+def write_table(name: str, values: dict[str, str] | None) -> Path:
+    """Put one table into the config file in place of the one of that name, or remove it; the file's path.
+
+    The file and its folder are made if need be. Needs the extra `cli`.
+
+    Raises:
+        ConfigError: the file cannot be read or written.
+    """
+    import tomlkit  # for commands only
+
+    path = config_file()
+    document: Any = tomlkit.document()
+    try:
+        with suppress(FileNotFoundError):
+            document = tomlkit.parse(path.read_text(encoding="utf-8"))
+        if values is None and name not in document:
+            return path
+        if values is None:
+            del document[name]
+        else:
+            table = document.setdefault(name, tomlkit.table())
+            for key in [key for key in table if key not in values]:
+                del table[key]
+            table.update(values)
+        problem = make_private(path.parent)
+        if problem is not None:
+            raise ConfigError(f"the config file cannot be written: {problem}; set STARBURST_HOME")
+        draft = path.with_name(f".{path.name}-{os.getpid()}")
+        draft.write_text(tomlkit.dumps(document), encoding="utf-8")
+        draft.replace(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"the config file cannot be written: {error} (file={path})") from error
+    return path
+
+
+def _parsed(text: str) -> dict[str, object]:
+    # Most users have no config file, so the parser is not loaded before there is something to parse.
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    record: dict[str, object] = tomllib.loads(text)
+    return record

@@ -1,0 +1,108 @@
+"""How far a launch on Amazon ECS has come, as a string for the manifest: which ECS tasks, which calls, what is left."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import astuple, dataclass
+from typing import Any, NamedTuple
+
+import msgpack
+
+__all__ = ["Call", "EcsHandle"]
+
+_ID_BYTES = 16  # of an ECS task
+
+
+class Call(NamedTuple):
+    """One RunTask: its number in the launch, how many ECS tasks, and how many slots each has."""
+
+    number: int
+    n_tasks: int
+    n_slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class EcsHandle:
+    """One launch.
+
+    Attributes:
+        session_id: Whose workers; what ECS knows as `startedBy`.
+        launch_id: Begins the workers' ids, and the calls' tokens.
+        n_slots_each: Of each ECS task but the last.
+        n_slots: How many are wanted; fewer than ordered where the quota has room for fewer.
+        detached: Whether they outlive their client.
+        n_calls: Numbers given so far.
+        n_tries: Steps in a row that started nothing.
+        provider: Which capacity provider is asked, by its place.
+        repeat: Calls whose answers were unclear, to be made once more as they were.
+        tasks: Ids of ECS tasks, each with its slots.
+        why_fewer: Why fewer are wanted than were ordered.
+    """
+
+    session_id: str
+    launch_id: str
+    n_slots_each: int
+    n_slots: int
+    detached: bool
+    n_calls: int = 0
+    n_tries: int = 0
+    provider: int = 0
+    repeat: tuple[Call, ...] = ()
+    tasks: tuple[tuple[str, int], ...] = ()
+    why_fewer: str = ""
+
+    @property
+    def n_started(self) -> int:
+        """Slots of the ECS tasks that were started."""
+        return sum(n_slots for _, n_slots in self.tasks)
+
+    @property
+    def n_left(self) -> int:
+        """Slots for which nothing has been asked."""
+        return max(0, self.n_slots - self.n_started - sum(call.n_tasks * call.n_slots for call in self.repeat))
+
+    def next_calls(self, n_tasks: int, n_calls: int) -> list[Call]:
+        """The next calls, at most so many with at most so many ECS tasks each: always the same ones for this handle."""
+        calls, left = list(self.repeat), self.n_left
+        number = self.n_calls
+        while left > 0 and len(calls) < n_calls:
+            n_slots = min(left, self.n_slots_each)
+            calls.append(Call(number, min(n_tasks, left // n_slots), n_slots))
+            left -= calls[-1].n_tasks * n_slots
+            number += 1
+        return calls
+
+    def dump(self) -> str:
+        """As it stands in the manifest."""
+        *fields, _, why_fewer = astuple(self)
+        ids = b"".join(bytes.fromhex(task_id) for task_id, _ in self.tasks)
+        packed: bytes = msgpack.packb((*fields, ids, [n_slots for _, n_slots in self.tasks], why_fewer))
+        return base64.b85encode(packed).decode("ascii")
+
+    @classmethod
+    def load(cls, handle: str) -> EcsHandle | None:
+        """Back from `dump`; None if it is no such handle: whoever can write the store can write one."""
+        try:
+            fields = msgpack.unpackb(base64.b85decode(handle), use_list=False)
+            *plain, repeat, ids, slots, why_fewer = fields
+            if len(ids) != _ID_BYTES * len(slots):
+                return None
+            tasks = tuple((ids[i * _ID_BYTES : (i + 1) * _ID_BYTES].hex(), n_slots) for i, n_slots in enumerate(slots))
+            loaded: tuple[Any, ...] = (*plain, tuple(Call(*call) for call in repeat), tasks, why_fewer)
+            found = cls(*loaded)
+        except (ValueError, TypeError, binascii.Error, msgpack.UnpackException):
+            return None
+        return found if found._is_sound() else None
+
+    def _is_sound(self) -> bool:
+        numbers: list[object] = [self.n_slots_each, self.n_slots, self.n_calls, self.n_tries, self.provider]
+        numbers += [number for call in self.repeat for number in call]
+        numbers += [n_slots for _, n_slots in self.tasks]
+        texts = (self.session_id, self.launch_id, self.why_fewer)
+        return (
+            all(type(number) is int and number >= 0 for number in numbers)
+            and self.n_slots_each > 0
+            and all(type(text) is str for text in texts)
+            and type(self.detached) is bool
+        )

@@ -1,0 +1,88 @@
+"""From a launcher's spec to the launcher: the only place that knows which there are.
+
+A spec is a kind and its options, `fargate?cpu=4&memory=8GB&spot=1`. It is what `launcher=` takes as a string, and what
+a session's manifest holds, so that another client can start workers of the same kind.
+
+    local        workers on this machine                    fargate, fargate-spot    on AWS Fargate
+    none         somebody else starts them                  ec2                      on EC2 instances of the stack
+    aws          fargate; for a detached session batch      batch, batch-spot        started, and started again, by AWS Batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+from urllib.parse import parse_qsl
+
+from starburst_executor.clock import Clock
+from starburst_executor.errors import ConfigError
+from starburst_executor.launch.base import Launcher
+from starburst_executor.launch.batch import Batch
+from starburst_executor.launch.ecs import Ec2, Fargate
+from starburst_executor.launch.local import Local
+
+__all__ = ["is_on_aws", "open_launcher"]
+
+_ON_AWS: dict[str, tuple[type[Fargate] | type[Ec2] | type[Batch], dict[str, Any]]] = {
+    "fargate": (Fargate, {}),
+    "fargate-spot": (Fargate, {"spot": True}),
+    "ec2": (Ec2, {}),
+    "batch": (Batch, {}),
+    "batch-spot": (Batch, {"spot": True}),
+}
+
+
+def is_on_aws(spec: str) -> bool:
+    """Whether the workers of this launcher run on AWS, where a store on this machine is of no use to them."""
+    kind = spec.partition("?")[0]
+    return kind == "aws" or kind in _ON_AWS
+
+
+def open_launcher(spec: str, clock: Clock, *, detached: bool) -> Launcher | None:
+    """The launcher that a spec names; None for "none".
+
+    Args:
+        detached: What "aws" is depends on it.
+    Raises:
+        ConfigError: there is no such launcher, it has no such option, or an option is out of range.
+    """
+    kind, _, query = spec.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if kind == "aws":
+        kind = "batch" if detached else "fargate"
+    if kind in _ON_AWS:
+        made, given = _ON_AWS[kind]
+        return made(**{**given, **_typed(spec, made, options)})
+    if kind == "local":
+        agents = options.pop("agents", "1")
+        if not options and agents.isdecimal():
+            return Local(agents=int(agents), clock=clock)
+    if kind == "none" and not options:
+        return None
+    known = ", ".join(["local", "none", "aws", *_ON_AWS])
+    raise ConfigError(f"launcher={spec!r}: no such launcher, or no such option of it; there are {known}")
+
+
+def _typed(spec: str, made: type, options: dict[str, str]) -> dict[str, Any]:
+    """Options in the types of the launcher's own fields."""
+    hints = get_type_hints(made)
+    known = {one.name: hints[one.name] for one in fields(made)}
+    typed: dict[str, Any] = {}
+    for name, text in options.items():
+        if name not in known:
+            raise ConfigError(f"launcher={spec!r}: no such option: {name!r}; there are {', '.join(sorted(known))}")
+        kinds = [kind for kind in get_args(known[name]) or (known[name],) if kind is not type(None)]
+        try:
+            typed[name] = _READERS[kinds[0]](text)
+        except (ValueError, KeyError):
+            raise ConfigError(f"launcher={spec!r}: {name}={text!r} is not {kinds[0].__name__}") from None
+    return typed
+
+
+_READERS: dict[type, Callable[[str], object]] = {
+    int: int,
+    float: float,
+    str: str,
+    bool: lambda text: {"1": True, "true": True, "0": False, "false": False}[text.lower()],
+}

@@ -1,0 +1,114 @@
+"""The user's own modules as a worker has them: zips from the store, each unpacked once into a folder of its own.
+
+    function ──names──► code/<month>/<digest> ──SHA-256 checked──► <root>/<digest>/ ──► first on `sys.path` of a runner
+
+# Guarantee: only what is under the digest that a sealed function names is ever unpacked, and nothing is written outside
+the folder that it belongs in. A folder is complete before it has its name.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import zipfile
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+from starburst_executor.errors import LaunchError, RecordInvalid
+from starburst_executor.protocol.keys import code_digest
+from starburst_executor.store.session import SessionStore
+
+__all__ = ["Code", "unpack"]
+
+_EXECUTABLE = 0o100
+
+
+class Code:
+    """Folders with the code that functions name. Thread-safe; `close` removes them."""
+
+    def __init__(self, session: SessionStore) -> None:
+        self._session = session
+        self._lock = threading.Lock()  # guards: _folders, _fetching, _root
+        self._folders: dict[str, str] = {}
+        self._fetching: dict[str, threading.Event] = {}  # set when it is there, or has failed
+        self._root: Path | None = None
+
+    def folder(self, name: str) -> str:
+        """The folder of the code of this name, complete; whoever asks while it is fetched waits for that.
+
+        Raises: PayloadError, RecordInvalid; LaunchError: it cannot be written here. Store: 1 GET the first time.
+        """
+        while True:
+            with self._lock:
+                if name in self._folders:
+                    return self._folders[name]
+                others = self._fetching.get(name)
+                mine = self._fetching.setdefault(name, threading.Event())
+            if others is None:
+                break
+            others.wait()
+        try:
+            folder = self._fetch(name)
+            with self._lock:
+                self._folders[name] = folder
+            return folder
+        finally:
+            with self._lock:
+                del self._fetching[name]
+            mine.set()
+
+    def close(self) -> None:
+        """Remove what was unpacked. A second call is harmless."""
+        with self._lock:
+            root, self._root = self._root, None
+            self._folders.clear()
+        if root is not None:
+            shutil.rmtree(root, ignore_errors=True)
+
+    def _fetch(self, name: str) -> str:
+        body = self._session.code(name)
+        try:
+            folder = self._make_root() / code_digest(name)
+            unpack(body, folder)
+        except OSError as error:
+            raise LaunchError(
+                f"the user's modules cannot be unpacked on this worker: {error.strerror}: folder={tempfile.gettempdir()}; "
+                "make room there, or set TMPDIR"
+            ) from error
+        return str(folder)
+
+    def _make_root(self) -> Path:
+        with self._lock:
+            if self._root is None:
+                # Mode 700: nobody else puts anything there.
+                self._root = Path(tempfile.mkdtemp(prefix="starburst-code-"))
+            return self._root
+
+
+def unpack(body: bytes, folder: Path) -> None:
+    """Unpack a zip of plain files beneath `folder`, which must not be there yet.
+
+    Raises: RecordInvalid: it is no zip, or names something outside of `folder`; OSError.
+    """
+    try:
+        with zipfile.ZipFile(BytesIO(body)) as archive:
+            places = {entry: _inside(entry.filename) for entry in archive.infolist()}
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            unfinished.mkdir()
+            for entry, place in places.items():
+                file = unfinished / place
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(archive.read(entry))
+                if (entry.external_attr >> 16) & _EXECUTABLE:
+                    file.chmod(0o755)
+            unfinished.rename(folder)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        raise RecordInvalid(f"code that is no zip: {error}") from error
+
+
+def _inside(name: str) -> PurePosixPath:
+    place = PurePosixPath(name)
+    if not name or name.endswith("/") or place.is_absolute() or ".." in place.parts or "\\" in name or "\0" in name:
+        raise RecordInvalid(f"code with a file that lies outside of its folder: {name!r}")
+    return place

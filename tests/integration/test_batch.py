@@ -1,0 +1,134 @@
+"""Sessions on AWS Batch, whole: the real launcher, a fake of Batch that runs each job as a process, S3 by moto."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+import pytest
+
+from starburst_executor import Batch, ConfigError, DetachedExecutor, ExecutorBroken, StarburstExecutor
+from starburst_executor.launch import batch_jobs
+from tests.aws_fakes.server import IMAGE, FakeAws
+from tests.sessions import REMOTE, run_python, wait_until
+
+_CLIENT = """
+import sys
+from dataclasses import replace
+sys.path[:0] = ["tests/integration"]
+from starburst_executor import Batch, DetachedExecutor
+from test_batch import slow_square
+from tests.sessions import REMOTE
+ex = DetachedExecutor(workers=4, launcher=Batch(image=sys.argv[1], spot=True), timings=replace(REMOTE, launch_s=60))
+for n in range(40):
+    ex.submit(slow_square, n)
+ex.flush()
+print(ex.url, ex.key.hex(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_jobs, "_POLL_S", 0.2)
+    monkeypatch.setattr(batch_jobs, "_PAUSE_S", 0.2)
+
+
+def slow_square(n: int) -> int:
+    time.sleep(0.15)
+    return n * n
+
+
+def executor(workers: int = 1, launch_s: float = 60.0, **options: object) -> StarburstExecutor:
+    launcher = Batch(image=IMAGE, **options)  # type: ignore[arg-type]
+    return StarburstExecutor(workers=workers, launcher=launcher, timings=replace(REMOTE, launch_s=launch_s))
+
+
+def test_a_run_whose_client_is_killed_loses_workers_to_spot_and_completes(aws: FakeAws) -> None:
+    client = run_python(_CLIENT, IMAGE)
+    assert client.stdout is not None
+    url, key = client.stdout.readline().split()
+    wait_until(lambda: len(aws.batch.running()) == 4)
+    client.kill()
+    client.wait()
+    client.stdout.close()
+    executor = DetachedExecutor.reattach(url, key=key, launcher="none")
+    wait_until(lambda: len(executor.collect()) >= 8)
+    taken = aws.batch.running()[:2]
+    aws.batch.interrupt(taken[0], notice=False)
+    aws.batch.interrupt(taken[1])
+    assert [outcome.value for outcome in executor.collect(wait=True, timeout=100)] == [n * n for n in range(40)]
+    executor.detach()
+    # Batch alone has started them again, and knows why the first ones ended.
+    assert aws.batch.n_calls("submitjob") == 1
+    attempts = [aws.batch.jobs[job_id]["attempts"][0] for job_id in taken]
+    assert [one["statusReason"] for one in attempts] == ["Your Spot Task was interrupted."] * 2
+    assert sorted(one["container"]["exitCode"] for one in attempts) == [137, 143]
+    assert key not in json.dumps([aws.batch.calls, list(aws.batch.jobs.values()), list(aws.batch.definitions.values())])
+    DetachedExecutor.reattach(url, key=key).cleanup(force=True)
+    assert aws.parameters == {}
+    wait_until(lambda: not aws.batch.running())
+
+
+def test_a_submission_whose_answer_was_lost_is_found_and_not_made_twice(aws: FakeAws) -> None:
+    aws.batch.lose_next = True
+    with executor(1) as ex:
+        assert ex.submit(abs, -1).result(timeout=60) == 1
+    assert aws.batch.n_calls("submitjob") == 1
+    assert "arrayProperties" not in next(iter(aws.batch.requests.values())), "one worker is a plain job"
+    wait_until(lambda: not aws.batch.running())
+
+
+def test_leaving_does_not_wait_for_capacity(aws: FakeAws) -> None:
+    aws.batch.stuck = "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY"
+    with DetachedExecutor(workers=2, launcher=f"aws?image={IMAGE}", timings=REMOTE) as ex:
+        futures = [ex.submit(slow_square, n) for n in range(2)]
+    assert not any(future.done() for future in futures)
+    assert aws.batch.n_calls("submitjob") == 1
+    again = DetachedExecutor.reattach(ex.url, key=ex.key)
+    aws.batch.stuck = None
+    assert [future.result(timeout=60) for future in again.futures] == [0, 1]
+    again.cleanup(force=True)
+    assert aws.batch.n_calls("submitjob") == 1
+
+
+def test_fewer_workers_end_the_last_children(aws: FakeAws) -> None:
+    aws.batch.stuck = "waiting"
+    launcher = Batch(image=IMAGE)
+    ex = DetachedExecutor(workers=3, launcher=launcher, timings=REMOTE)
+    ex.submit(abs, -1)
+    wait_until(lambda: len(aws.batch.jobs) == 4)
+    ex.scale(1)
+    wait_until(lambda: aws.batch.n_calls("terminatejob") == 2)
+    alive = [job_id for job_id, job in aws.batch.jobs.items() if ":" in job_id and not job.get("isTerminated")]
+    assert [job_id.partition(":")[2] for job_id in alive] == ["0"]
+    ex.cleanup(force=True)
+
+
+@pytest.mark.parametrize("case", ["stuck", "no image", "no key"])
+def test_workers_that_never_come_are_an_error_that_says_why(aws: FakeAws, case: str) -> None:
+    words = {
+        "stuck": "within 1 s: 1 jobs: 1 RUNNABLE; CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY",
+        "no image": "CannotPullContainerError",
+        "no key": "KeyNotFound: the session's key is gone",
+    }[case]
+    if case == "stuck":
+        aws.batch.stuck = "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY"
+    elif case == "no image":
+        aws.batch._images.clear()
+    else:
+        aws.hidden_parameters = True
+    with executor(launch_s=1.0 if case == "stuck" else 60.0) as ex:
+        error = ex.submit(abs, -1).exception(timeout=60)
+    assert isinstance(error, ExecutorBroken)
+    assert words in str(error)
+    assert aws.parameters == {}
+    wait_until(lambda: all(job["status"] == "FAILED" for job in aws.batch.jobs.values()))
+
+
+def test_what_batch_cannot_run_is_refused_by_the_constructor(aws: FakeAws) -> None:
+    with pytest.raises(ConfigError, match="no Batch queue for on='ec2'"):
+        executor(1, on="ec2")
+    with pytest.raises(ConfigError, match="at most 10000 jobs"):
+        Batch(image=IMAGE).check(10_001)

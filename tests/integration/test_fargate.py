@@ -1,0 +1,317 @@
+"""Sessions on Fargate, whole: the real launcher, a fake of ECS that runs each ECS task as a process, S3 by moto."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from starburst_executor import (
+    ConfigError,
+    DetachedExecutor,
+    ExecutorBroken,
+    Fargate,
+    LaunchError,
+    NoCapacity,
+    QuotaExceeded,
+    StarburstExecutor,
+    Timings,
+)
+from starburst_executor.errors import StarburstError
+from starburst_executor.launch import ecs_tasks
+from starburst_executor.launch.ecs_handle import EcsHandle
+from tests.aws_fakes.ecs import CAPACITY, VCPUS, Step, failing, losing, refusing
+from tests.aws_fakes.server import IMAGE, FakeAws
+from tests.sessions import REMOTE, wait_until
+
+ROLE_MISSING = "unable to assume the role"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ECS is asked, and asked again, in fractions of seconds."""
+    for name, value in {"_POLL_S": 0.2, "_PAUSE_S": 0.05, "_PAUSE_MOST_S": 0.2}.items():
+        monkeypatch.setattr(ecs_tasks, name, value)
+
+
+def timings(launch_s: float = 60.0) -> Timings:
+    return replace(REMOTE, launch_s=launch_s)
+
+
+def executor(workers: int = 1, launch_s: float = 60.0, **options: object) -> StarburstExecutor:
+    return StarburstExecutor(
+        workers=workers,
+        launcher=Fargate(image=IMAGE, **options),  # type: ignore[arg-type]
+        timings=timings(launch_s),
+    )
+
+
+def error_of(aws: FakeAws, launch_s: float = 60.0, **options: object) -> str:
+    """What the one task of a session ends with that gets no worker; nothing is left behind by it."""
+    with executor(launch_s=launch_s, **options) as ex:
+        error = ex.submit(abs, -1).exception(timeout=60)
+    assert isinstance(error, ExecutorBroken)
+    assert aws.parameters == {}
+    assert aws.ecs.not_stopped() == []
+    return str(error)
+
+
+def slow_square(n: int) -> tuple[int, str]:
+    time.sleep(0.15)
+    return n * n, os.environ.get("ECS_CONTAINER_METADATA_URI_V4", "")
+
+
+def environment() -> dict[str, str]:
+    own = Path("/proc/self/environ").read_text(encoding="utf-8", errors="replace")
+    return {**os.environ, "/proc/self/environ": own}
+
+
+# --- what is to work --------------------------------------------------------------------------------------------------
+
+
+def test_a_spot_session_loses_a_third_of_its_workers_in_mid_run_and_completes(aws: FakeAws) -> None:
+    with executor(12, spot=True) as ex:
+        futures = [ex.submit(slow_square, n) for n in range(240)]
+        wait_until(lambda: len(aws.ecs.running()) == 12)
+        wait_until(lambda: sum(future.done() for future in futures) >= 24)
+        taken = aws.ecs.running()[:4]
+        for task_id in taken:
+            aws.ecs.interrupt(task_id)
+        # One gets no two minutes.
+        aws.ecs.containers[taken[0]].kill()
+        results = [future.result(timeout=100) for future in futures]
+    assert [square for square, _ in results] == [n * n for n in range(240)]
+    assert len({where for _, where in results}) > 4
+    assert len(aws.ecs.tasks) >= 13, "the lost are replaced while a client looks"
+    assert {task["capacityProviderName"] for task in aws.ecs.tasks.values()} == {"FARGATE_SPOT"}
+    assert aws.parameters == {}
+    wait_until(lambda: not aws.ecs.not_stopped())
+
+
+def test_the_key_is_in_no_description_and_no_environment(aws: FakeAws) -> None:
+    with executor(1) as ex:
+        seen = ex.submit(environment).result(timeout=60)
+        key = ex.key.hex()
+        assert list(aws.parameters.values()) == [key]
+        assert key not in json.dumps(seen)
+        assert key not in json.dumps(aws.ecs.calls)
+        assert key not in json.dumps(list(aws.ecs.tasks.values()))
+        assert key not in json.dumps(list(aws.ecs.definitions.values()))
+    assert not any("KEY" in name and value == key for name, value in seen.items())
+
+
+def test_cleanup_stops_exactly_this_sessions_workers(aws: FakeAws) -> None:
+    def begin() -> tuple[DetachedExecutor, list[str]]:
+        before = set(aws.ecs.tasks)
+        ex = DetachedExecutor(workers=1, launcher=Fargate(image=IMAGE), timings=timings())
+        assert ex.submit(abs, -1).result(timeout=60) == 1
+        return ex, list(set(aws.ecs.tasks) - before)
+
+    (one, ones), (other, others) = begin(), begin()
+    assert len(ones) == len(others) == 1
+    # As if its client had died between RunTask and the handle.
+    orphan = aws.ecs._start(next(r for n, r in aws.ecs.calls if n == "RunTask" and r["startedBy"] == one.id), "FARGATE")
+    one.cleanup(force=True)
+    wait_until(lambda: aws.ecs.not_stopped() == others)
+    assert aws.ecs.tasks[orphan["taskArn"].rpartition("/")[2]]["stopCode"] == "UserInitiated"
+    assert list(aws.parameters) == [f"/starburst/starburst/{other.id}"]
+    assert other.submit(abs, -2).result(timeout=60) == 2
+    other.cleanup(force=True)
+    assert aws.parameters == {}
+
+
+def test_another_client_goes_on_with_the_same_launcher(aws: FakeAws) -> None:
+    """What it is, is in the manifest; a size that differs would be another task definition."""
+    ex = DetachedExecutor(workers=1, launcher=f"fargate?cpu=0.5&image={IMAGE}", timings=timings())
+    assert ex.submit(abs, -1).result(timeout=60) == 1
+    ex.detach()
+    for task_id in aws.ecs.not_stopped():
+        aws.ecs.take_down(task_id, "UserInitiated", "by hand")
+    wait_until(lambda: not aws.ecs.not_stopped())
+    again = DetachedExecutor.reattach(ex.url, key=ex.key)
+    assert again.submit(abs, -2).result(timeout=60) == 2
+    assert {task["cpu"] for task in aws.ecs.tasks.values()} == {"512"}
+    assert len(aws.ecs.tasks) == 2
+    assert len(aws.ecs.definitions) == 1
+    again.cleanup(force=True)
+
+
+def test_fewer_workers_are_drained_and_the_others_kept(aws: FakeAws) -> None:
+    with DetachedExecutor(workers=3, launcher=Fargate(image=IMAGE), timings=timings()) as ex:
+        futures = [ex.submit(slow_square, n) for n in range(24)]
+        wait_until(lambda: len(aws.ecs.running()) == 3)
+        ex.scale(2)
+        wait_until(lambda: len(aws.ecs.running()) == 2)
+        assert [future.result(timeout=60)[0] for future in futures] == [n * n for n in range(24)]
+        assert len(aws.ecs.tasks) == 3
+        ex.cleanup(force=True)
+
+
+def test_without_spare_capacity_it_falls_back_to_on_demand_where_that_is_asked_for(aws: FakeAws) -> None:
+    aws.ecs.script.append(failing(CAPACITY))
+    with executor(1, spot=True, fallback=True) as ex:
+        assert ex.submit(abs, -1).result(timeout=60) == 1
+    assert [task["capacityProviderName"] for task in aws.ecs.tasks.values()] == ["FARGATE"]
+
+
+# --- what goes wrong on the way ---------------------------------------------------------------------------------------
+
+
+def test_what_passes_starts_each_worker_once(aws: FakeAws) -> None:
+    aws.ecs.script += [
+        refusing("ThrottlingException", "Rate exceeded"),
+        refusing("ServerException", "Service Unavailable", 500),
+        failing(CAPACITY),
+        losing(),
+    ]
+    with executor(2) as ex:
+        assert list(ex.map(abs, range(-4, 0), timeout=60)) == [4, 3, 2, 1]
+    assert aws.ecs.n_calls("RunTask") == 5
+    assert len(aws.ecs.tasks) == 2
+
+
+def test_those_that_started_work_and_the_others_are_said_to_be_missing(
+    aws: FakeAws, caplog: pytest.LogCaptureFixture
+) -> None:
+    aws.ecs.script.append(failing(CAPACITY, n_started=1))
+    aws.ecs.script.extend([failing(CAPACITY)] * 50)
+    with caplog.at_level(logging.WARNING), executor(3) as ex:
+        assert list(ex.map(abs, range(-4, 0), timeout=60)) == [4, 3, 2, 1]
+    assert len(aws.ecs.tasks) == 1
+    assert f"slots=1, asked=3: ECS says of FARGATE: {CAPACITY}" in caplog.text
+
+
+def test_the_quota_limits_what_is_asked_for(aws: FakeAws, caplog: pytest.LogCaptureFixture) -> None:
+    aws.quotas["L-3032A538"] = 2
+    with caplog.at_level(logging.WARNING), executor(6) as ex:
+        assert list(ex.map(abs, range(-4, 0), timeout=60)) == [4, 3, 2, 1]
+    assert {request["count"] for name, request in aws.ecs.calls if name == "RunTask"} == {2}
+    assert "slots=2, asked=6" in caplog.text
+    assert "starburst quota fargate --request 6" in caplog.text
+
+
+def test_no_capacity_becomes_an_error_in_time(aws: FakeAws) -> None:
+    aws.ecs.script.extend([failing(CAPACITY)] * 1000)
+    assert CAPACITY in error_of(aws, launch_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        (failing(VCPUS), VCPUS),
+        (failing("MISSING"), "ECS says of FARGATE: MISSING"),
+        (refusing("AccessDeniedException", "not authorized to perform: ecs:RunTask"), "lack a right.*ecs:RunTask"),
+        (refusing("BlockedException", "Your account is currently blocked."), "BlockedException"),
+    ],
+    ids=["quota", "missing", "not allowed", "blocked"],
+)
+def test_what_ecs_refuses_for_good_is_an_error_at_once(aws: FakeAws, trouble: Step, words: str) -> None:
+    aws.ecs.script.append(trouble)
+    assert re.search(words, error_of(aws))
+    assert aws.ecs.n_calls("RunTask") == 1
+
+
+def test_a_missing_role_is_an_error_at_once(aws: FakeAws) -> None:
+    aws.ecs.roles.clear()
+    assert ROLE_MISSING in error_of(aws)
+
+
+def test_an_image_that_cannot_be_pulled_is_an_error_with_the_words_of_ecs(aws: FakeAws) -> None:
+    aws.ecs.images.clear()
+    error = error_of(aws)
+    assert "TaskFailedToStart: CannotPullContainerError" in error
+    assert IMAGE in error
+
+
+def test_a_worker_that_ends_before_its_first_beat_is_an_error_with_its_last_lines(aws: FakeAws) -> None:
+    aws.hidden_parameters = True
+    error = error_of(aws)
+    assert "EssentialContainerExited" in error
+    assert "exit status 3" in error
+    assert "KeyNotFound: the session's key is gone" in error
+
+
+def test_workers_that_stay_on_their_way_are_an_error_in_time_that_says_where_they_are(aws: FakeAws) -> None:
+    aws.ecs.never_start = True
+    error = error_of(aws, launch_s=1.0)
+    assert "was heard of within 1 s: 1 ECS tasks: 1 PROVISIONING" in error
+
+
+def test_leaving_a_detached_session_without_a_worker_says_why(aws: FakeAws) -> None:
+    for trouble, kind in ((failing(CAPACITY), NoCapacity), (failing(VCPUS), QuotaExceeded)):
+        aws.ecs.script.clear()
+        aws.ecs.script.extend([trouble] * 1000)
+        ex = DetachedExecutor(workers=1, launcher=Fargate(image=IMAGE), timings=timings(1.0))
+        ex.submit(abs, -1)
+        with pytest.raises(kind):
+            ex.detach()
+        DetachedExecutor.reattach(ex.url, key=ex.key).cleanup(force=True)
+
+
+# --- before anything is asked of ECS ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"launcher": Fargate(image=IMAGE), "store": "sqlite:///tmp/x"}, "workers on AWS cannot reach a store on this"),
+        ({"launcher": "fargate?cpu=3"}, "the nearest is cpu=4"),
+        ({"launcher": "fargate?cpus=3"}, "no such option: 'cpus'"),
+        ({"launcher": "fargate?spot=maybe"}, "spot='maybe' is not bool"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_the_constructor(aws: FakeAws, settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        StarburstExecutor(workers=1, **settings)  # type: ignore[arg-type]
+    assert aws.ecs.n_calls("RunTask") == 0
+
+
+def test_without_a_stack_the_constructor_says_what_to_type(aws: FakeAws) -> None:
+    del aws.outputs["Cluster"]
+    with pytest.raises(StarburstError, match="starburst setup"):
+        executor()
+
+
+@pytest.mark.parametrize(("given", "launch_s"), [(None, 600.0), (45.0, 45.0)])
+def test_how_long_its_workers_may_take_is_the_launchers_to_say_or_the_users(
+    aws: FakeAws, given: float | None, launch_s: float
+) -> None:
+    with StarburstExecutor(workers=1, launcher=Fargate(image=IMAGE), launch_timeout=given) as ex:
+        manifest = ex._engine.session.manifest
+        assert manifest.timings == replace(Timings.remote(), launch_s=launch_s)
+        assert manifest.idle_exit, "what is idle there costs money"
+        assert ex.url.startswith(f"s3://{aws.outputs['Bucket']}/")
+    assert aws.ecs.calls == []
+
+
+# --- a launch in steps ------------------------------------------------------------------------------------------------
+
+
+def test_two_clients_at_the_same_step_start_the_same_workers(aws: FakeAws) -> None:
+    """As when one is taken for dead, and wakes."""
+    from starburst_executor.launch.base import Order
+
+    aws.ecs.never_start = True
+    order = Order("0190a0b0c0d-0011", "s3://starburst/sessions/a-session?region=us-east-1", "00" * 32, 25, True)
+    first, second = Fargate(image=IMAGE), Fargate(image=IMAGE, cpu=0.5)
+    plan = first.start(order)
+    assert aws.parameters == {}
+    assert aws.ecs.calls == []
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(lambda launcher: launcher.start(order, plan.handle), [first, second])
+    assert (one.n_slots, one.more_s, two.n_slots, two.more_s) == (25, None, 25, None)
+    handles = [EcsHandle.load(step.handle) for step in (one, two)]
+    assert handles[0] is not None
+    assert handles[1] is not None
+    assert sorted(handles[0].tasks) == sorted(handles[1].tasks)
+    assert len(aws.ecs.tasks) == 25
+    assert [request["count"] for name, request in aws.ecs.calls if name == "RunTask"].count(5) == 2
+    with pytest.raises(LaunchError, match="not one of Amazon ECS"):
+        first.start(order, "no handle")

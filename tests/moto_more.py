@@ -1,0 +1,318 @@
+"""What moto lacks of our template: importing this module before a stack is made adds it.
+
+Resources that its CloudFormation does not know are put where their service keeps them in moto, so that the service's own
+calls see them. Conditions of bucket policies, which moto does not look at, are judged.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from moto.batch.models import ComputeEnvironment as BatchEnvironment
+from moto.batch.models import batch_backends
+from moto.cloudformation import parsing
+from moto.cloudformation.models import CloudFormationBackend, Stack
+from moto.cloudformation.responses import CloudFormationResponse
+from moto.codebuild.models import codebuild_backends
+from moto.core.common_models import CloudFormationModel
+from moto.ec2.models.route_tables import RouteTable
+from moto.ecs.models import ecs_backends
+from moto.iam.access_control import IAMPolicy, PermissionResult
+from moto.s3.models import FakeBucket, s3_backends
+from moto.s3.responses import S3Response
+from moto.servicequotas.models import ServiceQuotasBackend
+
+
+class _Made:
+    """A resource that was made: its physical id and attributes."""
+
+    def __init__(self, physical_id: str, **attributes: str) -> None:
+        self.physical_resource_id = physical_id
+        self._attributes = attributes
+
+    def is_created(self) -> bool:
+        return True
+
+    def get_cfn_attribute(self, name: str) -> str:
+        return self._attributes[name]
+
+
+class _Lacking:
+    """What all these have in common: they are made, and an update leaves them as they are."""
+
+    @staticmethod
+    def cloudformation_name_type() -> str:
+        return ""
+
+    @classmethod
+    def has_cfn_attr(cls, attr: str) -> bool:
+        return True
+
+    @classmethod
+    def update_from_cloudformation_json(cls, original_resource: Any, *args: Any, **kwargs: Any) -> Any:
+        return original_resource
+
+    @classmethod
+    def delete_from_cloudformation_json(cls, *args: Any) -> None:
+        pass
+
+
+class BucketPolicy(_Lacking, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::S3::BucketPolicy"
+
+    @classmethod
+    def create_from_cloudformation_json(cls, name, record, account_id, region, **_):
+        properties = record["Properties"]
+        policy = json.dumps(properties["PolicyDocument"]).encode()
+        s3_backends[account_id]["aws"].put_bucket_policy(properties["Bucket"], policy)
+        return _Made(properties["Bucket"])
+
+
+class CapacityProvider(_Lacking, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::ECS::CapacityProvider"
+
+    @classmethod
+    def create_from_cloudformation_json(cls, name, record, account_id, region, **_):
+        details = record["Properties"]["AutoScalingGroupProvider"]
+        ecs_backends[account_id][region].create_capacity_provider(name, details, None)
+        return _Made(name)
+
+
+class ClusterProviders(_Lacking, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::ECS::ClusterCapacityProviderAssociations"
+
+    @classmethod
+    def create_from_cloudformation_json(cls, name, record, account_id, region, **_):
+        properties = record["Properties"]
+        backend = ecs_backends[account_id][region]
+        backend.put_cluster_capacity_providers(properties["Cluster"], properties["CapacityProviders"], [])
+        return _Made(name)
+
+    update_from_cloudformation_json = classmethod(
+        lambda cls, original_resource, new_resource_name, cloudformation_json, account_id, region_name: (
+            cls.create_from_cloudformation_json(new_resource_name, cloudformation_json, account_id, region_name)
+        )
+    )
+
+
+class Project(_Lacking, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::CodeBuild::Project"
+
+    @classmethod
+    def create_from_cloudformation_json(cls, name, record, account_id, region, **_):
+        properties = record["Properties"]
+        codebuild_backends[account_id][region].create_project(
+            name,
+            properties["Description"],
+            {"type": "S3", "location": properties["Source"]["Location"]},
+            {"type": "NO_ARTIFACTS"},
+            {
+                "type": "LINUX_CONTAINER",
+                "image": properties["Environment"]["Image"],
+                "computeType": "BUILD_GENERAL1_MEDIUM",
+            },
+            properties["ServiceRole"],
+            *([None] * 7),
+        )
+        return _Made(name, Arn=f"arn:aws:codebuild:{region}:{account_id}:project/{name}")
+
+
+class ComputeEnvironment(_Lacking, CloudFormationModel):
+    """moto's own wants a role, where Batch has one linked to the service."""
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::Batch::ComputeEnvironment"
+
+    @classmethod
+    def create_from_cloudformation_json(cls, name, record, account_id, region, **_):
+        properties = record["Properties"]
+        resources = {key[0].lower() + key[1:]: value for key, value in properties["ComputeResources"].items()}
+        backend = batch_backends[account_id][region]
+        made = BatchEnvironment(
+            name, "MANAGED", "ENABLED", resources, "linked", account_id=account_id, region_name=region
+        )
+        made.set_ecs(f"arn:aws:ecs:{region}:{account_id}:cluster/{name}_Batch", f"{name}_Batch")
+        backend._compute_environments[made.arn] = made
+        return _Made(made.arn)
+
+
+def _delete_route_table(self: RouteTable, account_id: str, region: str) -> None:
+    """moto never does, and keeps the VPC for it."""
+    self.associations.clear()
+    self.ec2_backend.delete_route_table(self.id)
+
+
+RouteTable.delete = _delete_route_table
+
+# ------------------------------------------------------------------------------------------------------------- quotas
+
+VCPUS: dict[str, float] = {}  # by quota code; a test that changes it puts it back
+_MANY_VCPUS = 640.0
+
+
+def _quota(self: ServiceQuotasBackend, service_code: str, quota_code: str) -> dict[str, Any]:
+    """moto knows those of VPCs alone."""
+    value = VCPUS.get(quota_code, _MANY_VCPUS)
+    return {"ServiceCode": service_code, "QuotaCode": quota_code, "QuotaName": quota_code, "Value": value}
+
+
+ServiceQuotasBackend.get_service_quota = _quota
+
+# ------------------------------------------------------------------------------------------------------------- buckets
+
+_create_bucket = FakeBucket.create_from_cloudformation_json.__func__
+
+
+def _made_bucket(
+    cls: type[FakeBucket], name: str, record: Any, account_id: str, region: str, **others: Any
+) -> FakeBucket:
+    """moto leaves out who may see a bucket, and how long its objects live."""
+    bucket = _create_bucket(cls, name, record, account_id, region, **others)
+    properties = record["Properties"]
+    backend = s3_backends[account_id]["aws"]
+    if "PublicAccessBlockConfiguration" in properties:
+        backend.put_public_access_block(name, properties["PublicAccessBlockConfiguration"])
+    rules = [
+        {
+            "ID": rule["Id"],
+            "Status": rule["Status"],
+            "Filter": {"Prefix": rule.get("Prefix", "")},
+            **({"Expiration": {"Days": rule["ExpirationInDays"]}} if "ExpirationInDays" in rule else {}),
+            **{key: rule[key] for key in ("AbortIncompleteMultipartUpload",) if key in rule},
+        }
+        for rule in properties.get("LifecycleConfiguration", {}).get("Rules", [])
+    ]
+    if rules:
+        backend.put_bucket_lifecycle_configuration(name, rules)
+    return bucket
+
+
+FakeBucket.create_from_cloudformation_json = classmethod(_made_bucket)
+
+# --------------------------------------------------------------------------------------------------------- change sets
+
+_create_change_set = CloudFormationBackend.create_change_set
+
+
+def _as_given(parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters as texts: moto keeps some as what it made of them."""
+    return {key: ",".join(value) if isinstance(value, list) else str(value) for key, value in parameters.items()}
+
+
+def _proposed(self: CloudFormationBackend, *args: Any, **kwargs: Any) -> Any:
+    """Of a stack that was only ever proposed, moto makes a second one of the same name."""
+    if kwargs["change_set_type"] == "CREATE":
+        for stack in [one for one in self.stacks.values() if one.name == kwargs["stack_name"]]:
+            assert stack.status == "REVIEW_IN_PROGRESS"
+            del self.stacks[stack.stack_id]
+    return _create_change_set(self, *args, **{**kwargs, "parameters": _as_given(kwargs["parameters"])})
+
+
+def _executed(self: CloudFormationBackend, change_set_name: str, stack_name: str | None = None) -> None:
+    """As creating or updating the stack directly: moto's forgets parameters, conditions and outputs."""
+    found = next(
+        one
+        for one in self.change_sets.values()
+        if (one.change_set_name, one.stack_name) == (change_set_name, stack_name) and one.stack_id in self.stacks
+    )
+    stack = self.stacks[found.stack_id]
+    if found.change_set_type == "UPDATE":
+        stack.update(found.template, parameters=found.parameters, tags=found.tags)
+        return
+    made = Stack(
+        found.stack_id, stack.name, found.template, found.parameters, self.account_id, self.region_name, tags=found.tags
+    )
+    made.events = stack.events
+    self.stacks[found.stack_id] = made
+    made._add_stack_event("CREATE_IN_PROGRESS", resource_status_reason="User Initiated")
+    made.create_resources()
+
+
+def _has_parameters(self: Stack, other: Mapping[str, Any]) -> bool:
+    now = _as_given(self.resource_map.resolved_parameters)
+    return now == {**now, **_as_given(other)}
+
+
+CloudFormationBackend.create_change_set = _proposed
+CloudFormationBackend.execute_change_set = _executed
+# A change set without changes is made, and says so.
+CloudFormationResponse._validate_different_update = lambda *_: None
+Stack.has_parameters = _has_parameters
+
+# ------------------------------------------------------------------------------------------ conditions of bucket policies
+
+_HEADERS = {"s3:if-match": "If-Match", "s3:if-none-match": "If-None-Match"}
+_request = threading.local()
+_key_response = S3Response._key_response
+
+
+def _noted_key_response(self: S3Response, request: Any, full_url: str) -> Any:
+    _request.headers = request.headers
+    return _key_response(self, request, full_url)
+
+
+def _permission(self: FakeBucket, action: str, resource: str) -> Any:
+    if self.policy is None:
+        return PermissionResult.NEUTRAL
+    policy = json.loads(self.policy)
+    in_force = [one for one in policy["Statement"] if _holds(one.pop("Condition", {}), _request.headers)]
+    if not in_force:
+        return PermissionResult.NEUTRAL
+    return IAMPolicy(json.dumps({**policy, "Statement": in_force})).is_action_permitted(action, resource)
+
+
+def _holds(condition: dict[str, dict[str, str]], headers: Mapping[str, str]) -> bool:
+    """Whether a request with these headers, over TLS, is one that the condition means."""
+    for operator, operands in condition.items():
+        for key, value in operands.items():
+            if operator == "Null":
+                if (_HEADERS[key] not in headers) is not (value == "true"):
+                    return False
+            elif (operator, key) == ("Bool", "aws:SecureTransport"):
+                if value == "false":
+                    return False
+            else:
+                raise NotImplementedError(f"{operator} on {key}")
+    return True
+
+
+S3Response._key_response = _noted_key_response
+FakeBucket.get_permission = _permission
+
+# ------------------------------------------------------------------------------------------- absent values, updates
+
+_clean_json = parsing.clean_json
+
+
+def _cleaned(value: Any, resources: Any) -> Any:
+    """As moto's, which leaves a None in a list where the template says `AWS::NoValue`."""
+    if isinstance(value, list):
+        return [one for one in (_cleaned(one, resources) for one in value) if one is not None]
+    return _clean_json(value, resources)
+
+
+_update_resource = parsing.parse_and_update_resource
+
+
+def _updated(logical_id: str, record: Any, resources: Any, **where: str) -> Any:
+    """moto forgets a resource that it does not know how to update."""
+    before = resources[logical_id]
+    return _update_resource(logical_id, record, resources, **where) or before
+
+
+parsing.clean_json = _cleaned
+parsing.parse_and_update_resource = _updated
+for known in (parsing.get_model_list, parsing.get_model_map, parsing.get_name_type_map):
+    known.cache_clear()

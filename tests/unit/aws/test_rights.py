@@ -1,0 +1,318 @@
+"""The roles and policies of the template: what they allow, and that it is what is needed and no more.
+
+How Amazon judges is imitated: a request is allowed if a statement allows its action on its resource and its conditions
+hold. The statements of S3 are those of docs/explanation/iam, which `tests/unit/test_policies.py` holds against the code.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+
+from starburst_executor.aws.setup import template
+from starburst_executor.aws.stack import Stack
+from tests.aws_rig import REGION, Account, account, stack
+
+__all__ = ["account", "stack"]
+
+ROOT = Path(__file__).parents[3]
+TEMPLATE = ROOT / "starburst_executor/aws/template.yaml"
+BUCKET = "arn:aws:s3:::the-bucket"
+HERE = f"{REGION}:123456789012"
+KEY = f"arn:aws:ssm:{HERE}:parameter/starburst/starburst/20260101-000000-0a1b2c3d"
+OTHERS_KEY = f"arn:aws:ssm:{HERE}:parameter/starburst/starburst-b/20260101-000000-0a1b2c3d"
+CLUSTER = f"arn:aws:ecs:{HERE}:cluster/starburst"
+IMAGES = f"arn:aws:ecr:{HERE}:repository/starburst"
+SESSION = f"{BUCKET}/sessions/20260101-000000-0a1b2c3d"
+# Actions that know no resources, or are asked of none in particular; each only reads, or is bound by its conditions.
+ON_ALL = {
+    "batch:DescribeJobDefinitions",
+    "batch:DescribeJobs",
+    "batch:ListJobs",
+    "cloudwatch:GetMetricData",
+    "ec2:DescribeInstanceTypes",
+    "ec2:DescribeSpotPriceHistory",
+    "ecr:GetAuthorizationToken",
+    "ecs:DescribeTaskDefinition",
+    "ecs:DiscoverPollEndpoint",
+    "ecs:ListTasks",
+    "ecs:RegisterTaskDefinition",
+    "pricing:GetProducts",
+    "servicequotas:GetAWSDefaultServiceQuota",
+    "servicequotas:GetServiceQuota",
+}
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def like(pattern: str, text: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), text) is not None
+
+
+def settled(document: Any, bucket: str) -> Any:
+    """A policy as deployed, with the bucket under a name that is known here."""
+    text = document if isinstance(document, str) else json.dumps(document)
+    # moto shows inline policies as Python would; both forms are YAML.
+    return yaml.safe_load(text.replace(f"arn:aws:s3:::{bucket}", BUCKET))
+
+
+@pytest.fixture
+def policies(account: Account, stack: Stack) -> dict[str, list[dict[str, Any]]]:
+    """The statements of each role, and of the policy for people."""
+    iam = account.get("iam")
+    found = {}
+    for role in iam.list_roles()["Roles"]:
+        if role["RoleName"].startswith("starburst-"):
+            (name,) = iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]
+            document = iam.get_role_policy(RoleName=role["RoleName"], PolicyName=name)["PolicyDocument"]
+            found[role["RoleName"].split("-")[1]] = settled(document, stack.bucket)["Statement"]
+    version = iam.get_policy(PolicyArn=stack.client_policy_arn)["Policy"]["DefaultVersionId"]
+    document = iam.get_policy_version(PolicyArn=stack.client_policy_arn, VersionId=version)["PolicyVersion"]["Document"]
+    client = settled(document, stack.bucket)
+    assert len(re.sub(r"\s", "", json.dumps(client))) <= 6144, "the most that a managed policy may have"
+    found["Client"] = client["Statement"]
+    return found
+
+
+def is_allowed(statements: list[dict[str, Any]], action: str, resource: str, facts: dict[str, str]) -> bool:
+    return any(
+        action in as_list(one["Action"])
+        and any(like(pattern, resource) for pattern in as_list(one["Resource"]))
+        and all(holds(operator, wanted, facts) for operator, wanted in one.get("Condition", {}).items())
+        for one in statements
+    )
+
+
+def holds(operator: str, wanted: dict[str, Any], facts: dict[str, str]) -> bool:
+    for key, values in wanted.items():
+        if operator == "StringLikeIfExists":
+            if key in facts and not any(like(value, facts[key]) for value in as_list(values)):
+                return False
+        elif operator in ("StringEquals", "ArnEquals"):
+            if facts.get(key) not in as_list(values):
+                return False
+        else:
+            raise NotImplementedError(operator)
+    return True
+
+
+DEFINITION = f"arn:aws:ecs:{HERE}:task-definition/starburst_5f:1"
+TASK = f"arn:aws:ecs:{HERE}:task/starburst/0123456789abcdef"
+JOB = f"arn:aws:batch:{HERE}:job/0123"
+TABLE = [
+    # role, action, resource, facts, allowed
+    ("WorkerRole", "ssm:GetParameter", KEY, {}, True),
+    ("WorkerRole", "ssm:GetParameter", OTHERS_KEY, {}, False),
+    ("WorkerRole", "ssm:PutParameter", KEY, {}, False),
+    ("WorkerRole", "ssm:DeleteParameter", KEY, {}, False),
+    ("WorkerRole", "s3:PutObject", f"{SESSION}/status/0000.000000/0000.0000000000-1", {}, True),
+    ("WorkerRole", "s3:PutObject", f"{SESSION}/functions/5f", {}, False),
+    ("WorkerRole", "s3:PutObject", f"{SESSION}/calls/5f", {}, False),
+    ("WorkerRole", "s3:PutObject", f"{BUCKET}/code/2026-04/5f", {}, False),
+    ("WorkerRole", "s3:DeleteObject", f"{SESSION}/manifest", {}, False),
+    ("WorkerRole", "s3:GetObject", f"{BUCKET}/builds/source.zip", {}, False),
+    ("WorkerRole", "s3:PutObject", f"{BUCKET}/builds/source.zip", {}, False),
+    ("WorkerRole", "s3:ListBucket", BUCKET, {"s3:prefix": "sessions/a/"}, True),
+    ("WorkerRole", "s3:ListBucket", BUCKET, {"s3:prefix": "builds/"}, False),
+    ("WorkerRole", "ecs:RunTask", DEFINITION, {"ecs:cluster": CLUSTER}, False),
+    ("WorkerRole", "ecs:StopTask", TASK, {}, False),
+    ("WorkerRole", "iam:PassRole", "arn:aws:iam::123456789012:role/starburst-WorkerRole-X", {}, False),
+    ("WorkerRole", "ecr:PutImage", IMAGES, {}, False),
+    ("ExecutionRole", "ecr:BatchGetImage", IMAGES, {}, True),
+    ("ExecutionRole", "ecr:BatchGetImage", f"{IMAGES}-b", {}, False),
+    ("ExecutionRole", "ecr:PutImage", IMAGES, {}, False),
+    ("ExecutionRole", "logs:PutLogEvents", f"arn:aws:logs:{HERE}:log-group:/starburst/starburst:*", {}, True),
+    ("ExecutionRole", "logs:PutLogEvents", f"arn:aws:logs:{HERE}:log-group:/aws/lambda/other:*", {}, False),
+    ("ExecutionRole", "s3:GetObject", f"{SESSION}/manifest", {}, False),
+    ("ExecutionRole", "ssm:GetParameter", KEY, {}, False),
+    ("BuildRole", "ecr:PutImage", IMAGES, {}, True),
+    ("BuildRole", "s3:GetObject", f"{BUCKET}/builds/a.zip", {}, True),
+    ("BuildRole", "s3:GetObject", f"{SESSION}/manifest", {}, False),
+    ("BuildRole", "ssm:GetParameter", KEY, {}, False),
+    ("InstanceRole", "ecs:RegisterContainerInstance", CLUSTER, {}, True),
+    ("InstanceRole", "ecs:RegisterContainerInstance", f"arn:aws:ecs:{HERE}:cluster/other", {}, False),
+    ("InstanceRole", "ecs:RunTask", DEFINITION, {"ecs:cluster": CLUSTER}, False),
+    ("InstanceRole", "ecr:BatchGetImage", IMAGES, {}, False),
+    ("InstanceRole", "s3:GetObject", f"{SESSION}/manifest", {}, False),
+    ("BatchInstanceRole", "ecs:Poll", f"arn:aws:ecs:{HERE}:container-instance/BatchEc2_Batch_0a/1", {}, True),
+    ("BatchInstanceRole", "ecs:Poll", f"arn:aws:ecs:{HERE}:container-instance/starburst/1", {}, False),
+    ("Client", "ecs:RunTask", DEFINITION, {"ecs:cluster": CLUSTER}, True),
+    ("Client", "ecs:RunTask", DEFINITION, {"ecs:cluster": f"{CLUSTER}-b"}, False),
+    ("Client", "ecs:RunTask", f"arn:aws:ecs:{HERE}:task-definition/starburst-b_5f:1", {"ecs:cluster": CLUSTER}, False),
+    ("Client", "ecs:StopTask", TASK, {}, True),
+    ("Client", "ecs:StopTask", f"arn:aws:ecs:{HERE}:task/other/0123456789abcdef", {}, False),
+    ("Client", "ecs:ListTasks", "*", {"ecs:cluster": CLUSTER}, True),
+    ("Client", "ecs:ListTasks", "*", {"ecs:cluster": f"{CLUSTER}-b"}, False),
+    ("Client", "ecs:TagResource", TASK, {"ecs:CreateAction": "RunTask"}, True),
+    ("Client", "ecs:TagResource", TASK, {}, False),
+    ("Client", "ssm:PutParameter", KEY, {}, True),
+    ("Client", "ssm:GetParameter", KEY, {}, False),
+    ("Client", "ssm:PutParameter", OTHERS_KEY, {}, False),
+    ("Client", "batch:TerminateJob", JOB, {"aws:ResourceTag/starburst:stack": "starburst"}, True),
+    ("Client", "batch:TerminateJob", JOB, {"aws:ResourceTag/starburst:stack": "starburst-b"}, False),
+    ("Client", "s3:PutObject", f"{BUCKET}/code/2026-04/5f", {}, True),
+    ("WorkerRole", "s3:GetObject", f"{BUCKET}/code/2026-04/5f", {}, True),
+    ("Client", "ecr:PutImage", f"{IMAGES}-b", {}, False),
+    ("Client", "s3:PutObject", f"{SESSION}/outcomes/0/w.1-0", {}, False),
+    ("Client", "s3:DeleteBucket", BUCKET, {}, False),
+    ("Client", "ecr:PutImage", IMAGES, {}, True),
+    ("Client", "cloudformation:DeleteStack", "*", {}, False),
+]  # fmt: skip
+
+
+def test_each_role_may_do_what_it_does_and_no_more(policies):
+    wrong = [
+        (role, action, resource, facts)
+        for role, action, resource, facts, allowed in TABLE
+        if is_allowed(policies[role], action, resource, facts) is not allowed
+    ]
+    assert wrong == []
+
+
+def test_a_client_passes_the_two_roles_to_ecs_alone(policies, stack):
+    roles = (stack.worker_role_arn, stack.execution_role_arn)
+    to_ecs, to_ec2 = ({"iam:PassedToService": f"{service}.amazonaws.com"} for service in ("ecs-tasks", "ec2"))
+    assert all(is_allowed(policies["Client"], "iam:PassRole", role, to_ecs) for role in roles)
+    assert not any(is_allowed(policies["Client"], "iam:PassRole", role, to_ec2) for role in roles)
+    assert not is_allowed(policies["Client"], "iam:PassRole", "arn:aws:iam::123456789012:role/Admin", to_ecs)
+
+
+@pytest.mark.parametrize(("page", "role"), [("worker", "WorkerRole"), ("client", "Client")])
+def test_the_statements_of_s3_are_those_of_the_documentation(policies, page, role):
+    text = (ROOT / f"docs/explanation/iam/{page}.json").read_text(encoding="utf-8")
+    documented = json.loads(text.replace("arn:aws:s3:::my-bucket", BUCKET).replace("team/", ""))["Statement"]
+    own = {"ReadTheSessionsKey", "GiveWhatIsBuilt"}  # of the template alone; the probe is for servers that are not AWS
+    deployed = [one for one in policies[role] if "s3:" in json.dumps(one["Action"]) and one["Sid"] not in own]
+    assert deployed == [one for one in documented if one["Sid"] != "ProbeServersThatAreNotAws"]
+
+
+def test_no_right_is_given_by_a_wildcard(policies):
+    for statements in policies.values():
+        for one in statements:
+            assert one["Effect"] == "Allow"
+            assert not any("*" in action for action in as_list(one["Action"]))
+            if "*" in as_list(one["Resource"]):
+                assert set(as_list(one["Action"])) <= ON_ALL, one["Sid"]
+
+
+@pytest.mark.parametrize("role", ["WorkerRole", "ExecutionRole", "BuildRole"])
+def test_a_service_may_take_a_role_for_this_account_alone(account, stack, role):
+    (found,) = [one for one in account.get("iam").list_roles()["Roles"] if f"-{role}-" in one["RoleName"]]
+    (statement,) = found["AssumeRolePolicyDocument"]["Statement"]
+    assert statement["Condition"]["StringEquals"] == {"aws:SourceAccount": "123456789012"}
+
+
+# What a person needs not, and who does it.
+NOT_FOR_CLIENTS = {
+    "servicequotas:RequestServiceQuotaIncrease",  # whoever administers the account
+    "ssm:GetParameter",  # workers
+}
+PREFIXES = {"service-quotas": "servicequotas", "logs": "logs"}
+
+
+def calls_of(path: Path) -> set[str]:
+    """The actions that a module asks of AWS, as far as its source tells: methods that a service it names has."""
+    source = path.read_text(encoding="utf-8")
+    services = set(re.findall(r'\.get\(\s*"([a-z][a-z0-9-]+)"', source)) & set(boto3.Session().get_available_services())
+    called = {
+        node.func.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and hasattr(node.func, "attr")
+    }
+    called |= set(re.findall(r'get_paginator\(\s*"(\w+)"', source))
+    return {
+        f"{PREFIXES.get(service, service)}:{operations[name]}"
+        for service in services
+        for operations in [boto3.client(service, region_name=REGION).meta.method_to_api_mapping]
+        for name in called & operations.keys()
+    }
+
+
+def test_whatever_launchers_ask_for_is_in_the_policy_for_people(policies):
+    administration = {"setup.py", "changes.py", "contents.py", "teardown.py", "checks.py", "doctor.py", "clients.py"}
+    folders = [ROOT / "starburst_executor" / name for name in ("aws", "launch")]
+    modules = [path for folder in folders for path in sorted(folder.glob("*.py")) if path.name not in administration]
+    asked = set().union(*map(calls_of, modules))
+    assert "cloudformation:DescribeStacks" in asked
+    given = {action for one in policies["Client"] for action in as_list(one["Action"])}
+    assert sorted(asked - given - NOT_FOR_CLIENTS) == []
+
+
+# ----------------------------------------------------------------------------------------------------- the template
+
+
+class _Loader(yaml.SafeLoader):
+    """Functions such as !Sub are left as what they are given."""
+
+
+def _given(loader: _Loader, _: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    return loader.construct_scalar(node)
+
+
+_Loader.add_multi_constructor("!", _given)
+
+
+def test_cfn_lint_finds_nothing():
+    regions = ["eu-west-1", "us-east-1", "us-west-1", "cn-north-1", "us-gov-west-1"]
+    command = [
+        sys.executable,
+        "-c",
+        "from cfnlint.runner import main; main()",
+        "--regions",
+        *regions,
+        "--template",
+        str(TEMPLATE),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_the_template_fits_into_one_request():
+    assert len(template().encode()) <= 51_200, "the most that CloudFormation takes as a text"
+
+
+def test_everything_that_can_be_tagged_bears_the_stack_s_name():
+    parsed = yaml.load(template(), _Loader)
+    # No tags of their own; CloudFormation's are put on what they belong to.
+    without = {
+        "AWS::AutoScaling::AutoScalingGroup",  # tags of another form, below
+        "AWS::EC2::LaunchTemplate",
+        "AWS::EC2::Route",
+        "AWS::EC2::SubnetRouteTableAssociation",
+        "AWS::EC2::VPCEndpoint",
+        "AWS::EC2::VPCGatewayAttachment",
+        "AWS::ECS::ClusterCapacityProviderAssociations",
+        "AWS::IAM::InstanceProfile",
+        "AWS::IAM::ManagedPolicy",
+        "AWS::S3::BucketPolicy",
+    }
+    untagged = [
+        name
+        for name, resource in parsed["Resources"].items()
+        if resource["Type"] not in without
+        and "starburst:stack" not in json.dumps(resource["Properties"].get("Tags", ""))
+    ]
+    assert untagged == []
+    for name in ("Ec2Group", "Ec2SpotGroup", "LaunchTemplate"):
+        assert "starburst:stack" in json.dumps(parsed["Resources"][name])
+
+
+def test_the_outputs_are_the_fields_of_a_stack():
+    outputs = set(yaml.load(template(), _Loader)["Outputs"])
+    source = (ROOT / "starburst_executor/aws/stack.py").read_text(encoding="utf-8")
+    assert outputs == set(re.findall(r'(?:needed|outputs\.get)\("(\w+)"\)', source))

@@ -1,0 +1,107 @@
+"""The `starburst` command: its exit statuses, what it prints where, and what works without its extra."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from starburst_executor import DetachedExecutor, StarburstError
+from starburst_executor.cli import entry
+from starburst_executor.cli.main import COMMANDS
+from tests.aws_rig import run
+
+
+@pytest.fixture
+def session():
+    """A detached session in the default store, with three tasks that nobody runs."""
+    with DetachedExecutor(launcher="none") as executor:
+        executor.map(abs, range(3))
+    return executor
+
+
+def test_every_command_can_be_loaded_and_says_what_it_does():
+    for name in COMMANDS:
+        result = run(name, "--help")
+        assert result.exit_code == 0
+        assert result.stdout.startswith(f"Usage: starburst {name}")
+    assert all(name in run("--help").stdout for name in [*COMMANDS, "starburst worker"])
+
+
+def test_exit_statuses(capsys):
+    assert entry(["--version"]) == 0
+    assert entry(["no-such-command"]) == 2
+    assert entry(["status", "20260101-000000-0a1b2c3d"]) == 3
+    assert capsys.readouterr().err.splitlines()[-1].startswith("starburst: no key for this session")
+
+
+def test_the_worker_needs_no_click():
+    program = "import sys; sys.modules['click'] = None; from starburst_executor.cli import entry; sys.exit(entry(sys.argv[1:]))"
+    worker = subprocess.run(
+        [sys.executable, "-c", program, "worker", "nonsense"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert worker.returncode == 3
+    assert "not a session's URL: 'nonsense'" in worker.stderr
+    other = subprocess.run(
+        [sys.executable, "-c", program, "sessions"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert other.returncode == 2
+    assert "pip install 'starburst-executor[cli]'" in other.stderr
+    assert other.stderr.count("\n") == 1
+
+
+def test_sessions_are_listed(session):
+    assert session.id in run("sessions").stdout
+    (found,) = json.loads(run("sessions", "--json").stdout)
+    assert (found["id"], found["n_tasks"], found["state"]) == (session.id, 3, "open")
+
+
+def test_no_sessions_is_said_on_standard_error():
+    result = run("sessions")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no sessions\n")
+
+
+def test_status_counts_and_starts_nothing(session):
+    assert "0 of 3 ended" in run("status", session.id).stdout
+    found = json.loads(run("status", session.url, "--json").stdout)
+    assert (found["total"], found["pending"], found["workers"]) == (3, 3, 0)
+
+
+def test_cleanup_asks_and_then_ends(session):
+    refused = run("cleanup", session.id, answer="n\n")
+    assert refused.exit_code == 1
+    assert "end it?" in refused.stderr
+    assert json.loads(run("status", session.id, "--json").stdout)["state"] == "open"
+    assert run("cleanup", session.id, answer="y\n").stdout == f"session {session.id}: ended\n"
+    assert json.loads(run("status", session.id, "--json").stdout)["cancelled"] == 3
+    assert run("cleanup", session.id, "--force", "--yes").stdout == f"session {session.id}: deleted\n"
+    assert run("sessions").stdout == ""
+
+
+def test_key_export_prints_the_key_alone(session):
+    assert run("key", "export", session.id).stdout == f"{session.key.hex()}\n"
+    assert run("key", "export", session.url).stdout == f"{session.key.hex()}\n"
+    unknown = run("key", "export", "20260101-000000-0a1b2c3d")
+    assert unknown.exit_code == 3
+    assert "no such session was started on this machine" in unknown.stderr
+
+
+def test_a_fault_of_ours_is_not_hidden(monkeypatch):
+    def fault(_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(DetachedExecutor, "list_sessions", fault)
+    with pytest.raises(ZeroDivisionError):
+        run("sessions")
+    assert not issubclass(ZeroDivisionError, StarburstError)
+
+
+def test_interrupted(monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(DetachedExecutor, "list_sessions", interrupt)
+    assert entry(["sessions"]) == 130
+    assert "starburst: interrupted" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""Specs of launchers: from a text to the launcher, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from starburst_executor import Batch, ConfigError, Ec2, Fargate, Local
+from starburst_executor.launch.ecs import OnAws
+from starburst_executor.launch.open import is_on_aws, open_launcher
+from starburst_executor.testing import FakeClock
+
+IMAGE = "1.dkr.ecr.eu-west-1.amazonaws.com/starburst:py3.12-0011-x86_64"
+HERE = {"image": IMAGE, "stack": "team", "region": "eu-west-1"}
+
+
+def opened(spec: str, *, detached: bool = False) -> Any:
+    return open_launcher(spec, FakeClock(), detached=detached)
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        Fargate(**HERE),
+        Fargate(cpu=0.25, memory="512MB", spot=True, fallback=True, arch="arm64", ephemeral_gb=100, slots=2, **HERE),
+        Batch(cpu=4, memory="8GB", spot=True, **HERE),
+        Batch(on="ec2", cpu=3, gpus=1, arch="arm64", **HERE),
+    ],
+)
+def test_a_spec_makes_the_same_launcher_again(launcher: OnAws) -> None:
+    again = opened(launcher.spec)
+    assert again == launcher
+    assert is_on_aws(launcher.spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "launcher"),
+    [
+        ("fargate-spot?cpu=2", Fargate(spot=True, cpu=2.0)),
+        ("ec2?gpus=1&spot=0&warm_s=60", Ec2(gpus=1, spot=False, warm_s=60.0)),
+        ("batch-spot", Batch(spot=True)),
+        ("aws", Fargate()),
+    ],
+)
+def test_kinds_and_options(spec: str, launcher: OnAws) -> None:
+    assert opened(spec) == launcher
+
+
+def test_aws_is_batch_for_a_session_that_outlives_its_client() -> None:
+    assert opened("aws?cpu=2", detached=True) == Batch(cpu=2.0)
+
+
+def test_on_this_machine_or_nowhere() -> None:
+    assert opened("none") is None
+    assert opened("local").spec == Local().spec == "local"
+    assert opened("local?agents=3").spec == "local?agents=3"
+    assert not is_on_aws("local?agents=3")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("moon", "there are local, none, aws, fargate"),
+        ("none?cpu=1", "no such option"),
+        ("local?agents=x", "no such"),
+        ("local?agents=0", "must be 1..256"),
+        ("fargate?cpus=1", "no such option: 'cpus'; there are arch, cpu,"),
+        ("fargate?cpu=one", "cpu='one' is not float"),
+        ("fargate?spot=maybe", "spot='maybe' is not bool"),
+        ("fargate?fallback=1", "is for spot=True"),
+        ("fargate?arch=mips", "must be 'x86_64' or 'arm64'"),
+        ("fargate?ephemeral_gb=500", "must be 20..200"),
+        ("fargate?slots=0", "must be 1..256"),
+        ("ec2?gpus=99", "must be 0..16"),
+        ("ec2?warm_s=-1", "must be 0..86400"),
+        ("ec2?memory=much", "must be a size"),
+        ("batch?on=moon", "must be 'fargate' or 'ec2'"),
+        ("batch?gpus=1", "with on='ec2'"),
+        ("batch?on=ec2&cpu=1.5", "whole number"),
+    ],
+)
+def test_what_is_no_launcher(spec: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        opened(spec)
