@@ -260,12 +260,30 @@ def commit(status: Status, claim_id: str, ended: Mapping[int, Ended], now: float
     return status.with_entries({i: _committed(status.entries[i], ended[i], now) for i in mine}), mine
 
 
-def release(status: Status, claim_id: str, indices: Iterable[int], *, refused: bool = False) -> Status:
-    """Make tasks of a claim pending again, nothing counted; with `refused`, one refusal each."""
+def release(
+    status: Status,
+    claim_id: str,
+    indices: Iterable[int],
+    *,
+    refused: bool = False,
+    failures: Mapping[int, int] | None = None,
+) -> Status:
+    """Make tasks of a claim pending again, no loss counted.
+
+    Args:
+        refused: Count one refusal each.
+        failures: Failed attempts so far, of tasks that failed under this claim: whoever claims them counts on.
+    """
     mine = set(status.under(claim_id)).intersection(indices)
+    failed = failures or {}
     entries = ((i, status.entries[i]) for i in mine)
     return status.with_entries(
-        {i: e._replace(state=State.PENDING, claim="", refusals=e.refusals + refused) for i, e in entries}
+        {
+            i: e._replace(
+                state=State.PENDING, claim="", refusals=e.refusals + refused, failures=failed.get(i, e.failures)
+            )
+            for i, e in entries
+        }
     )
 
 

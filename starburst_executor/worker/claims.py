@@ -71,6 +71,7 @@ class Claim:
         seen: The status object as this worker last wrote or read it.
         open: Tasks claimed and not yet committed or released.
         found: Tasks that have ended and wait for their commit.
+        failures: Failed attempts of this run so far, of tasks that failed under this claim and are to be tried again.
         n_parts: Outcome and log objects written so far.
         has_losses: It holds a task that has lost a worker before.
     """
@@ -81,6 +82,7 @@ class Claim:
     seen: Versioned
     open: set[int]
     found: dict[int, Finding] = field(default_factory=dict)
+    failures: dict[int, int] = field(default_factory=dict)
     n_parts: int = 0
     has_losses: bool = False
 
@@ -202,7 +204,7 @@ class Claims:
             return
         seen = claim.seen
         while True:
-            changed = status.release(seen.status, claim.claim_id, wanted, refused=refused)
+            changed = status.release(seen.status, claim.claim_id, wanted, refused=refused, failures=claim.failures)
             if changed is seen.status:
                 break
             try:

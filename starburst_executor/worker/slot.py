@@ -135,7 +135,6 @@ class Slot:
         self._jobs: dict[int, _Placed] = {}
         self._backlog: deque[_Placed] = deque()
         self._waiting: list[_Waiting] = []
-        self._failures: dict[tuple[str, int], int] = {}
         self._started = 0.0  # when the runner's oldest job was started, as far as we know
         self._committed = 0.0
         self._overrun = False
@@ -467,7 +466,7 @@ class Slot:
     ) -> None:
         """A failed try: the next one after a pause if retries are left, else the task fails."""
         n_failures = self._n_failures(placed) + 1
-        self._failures[placed.claim.claim_id, placed.index] = n_failures
+        placed.claim.failures[placed.index] = n_failures
         if n_failures > self._session.manifest.retries:
             self._found(placed, Finding(State.FAILED, outcome, output, seconds, n_failures))
             return
@@ -521,8 +520,8 @@ class Slot:
         )
 
     def _n_failures(self, placed: _Placed) -> int:
-        claimed = placed.claim.entry(placed.index).failures
-        return self._failures.get((placed.claim.claim_id, placed.index), claimed)
+        claim = placed.claim
+        return claim.failures.get(placed.index, claim.entry(placed.index).failures)
 
     def _found(self, placed: _Placed, finding: Finding) -> None:
         if placed.index in placed.claim.open:
@@ -631,5 +630,3 @@ class Slot:
         if not claim.open and claim in self._open:
             self._open.remove(claim)
             self._finder.ends(claim.key)
-            for key in [key for key in self._failures if key[0] == claim.claim_id]:
-                del self._failures[key]

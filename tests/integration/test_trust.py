@@ -179,7 +179,7 @@ def test_no_key_is_seen_anywhere(store_url: str, caplog: pytest.LogCaptureFixtur
     engine, session = executor._engine, session_of(executor)
     pids = worker_pids(executor)
     shown = commands([os.getpid(), *pids, *(below for pid in pids for below in descendants(pid))])
-    order = engine._order(1)
+    order = engine._order("a launch", 1)
     for each in (
         executor,
         engine,
@@ -403,7 +403,7 @@ def test_a_spoilt_status_object_costs_its_tasks_alone(store_url: str, how: str, 
     bodies = {
         "garbage": b"\xc1" * 64,
         "pickle": trap + b"." * (-len(trap) % 8),
-        "newer format": body.replace(b"\xa6format\x01", b"\xa6format\x02"),
+        "newer format": body.replace(b"\xa6format\x02", b"\xa6format\x03"),
         "another object's": body_of(session, key_of(executor, 2)[0]),
         "empty": b"",
     }
@@ -476,12 +476,12 @@ def test_a_forged_handle_neither_shows_nor_removes_nor_kills_anything(store_url:
     precious.write_text("a secret")
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     from starburst_executor.config import machine_boot
-    from starburst_executor.launch.local import _started
+    from starburst_executor.launch.processes import started_at
 
     executor = waiting(store_url, (echo, 1))
     session = session_of(executor)
     dead = [(f"w{i}", machine_boot(), 2**22 - 7, "0", str(precious), 1) for i in range(5)]
-    alive = [("w9", machine_boot(), bystander.pid, _started(bystander.pid), str(precious), 0)]
+    alive = [("w9", machine_boot(), bystander.pid, started_at(bystander.pid), str(precious), 0)]
     handles = [msgpack.packb([*dead, *alive]).hex(), "not hexadecimal", msgpack.packb([("few",)]).hex(), "c1"]
 
     def forge(manifest: Manifest) -> Manifest:

@@ -197,7 +197,7 @@ def expire_on_what_is_remembered(patch: pytest.MonkeyPatch) -> None:
 def release_what_has_ended(patch: pytest.MonkeyPatch) -> None:
     """Whatever bears the claim's id is made pending, ended or not."""
 
-    def release(seen: Status, claim_id: str, indices: Any, *, refused: bool = False) -> Status:
+    def release(seen: Status, claim_id: str, indices: Any, **_: Any) -> Status:
         mine = [i for i, entry in enumerate(seen.entries) if entry.claim == claim_id]
         return seen.with_entries({i: seen.entries[i]._replace(state=State.PENDING, claim="") for i in mine})
 

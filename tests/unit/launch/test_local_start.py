@@ -57,7 +57,7 @@ def test_a_fork_server_that_cannot_start_says_why(local: Local, order: Order, mo
     monkeypatch.setattr("starburst_executor.launch.local._START", "import sys; sys.exit('no such luck')")
     monkeypatch.setattr(fork_server, "FORKS", True)
     with pytest.raises(LaunchError, match=r"gone; exit status 1; no such luck"):
-        local.start(order).handle
+        local.start(order)
 
 
 @FORKS
@@ -91,7 +91,7 @@ def test_what_the_system_refuses_half_way_leaves_a_handle_for_the_others(
     wait_until(lambda: len(local.deaths(handle)) == 2)
     local.let_go(handle)
     with pytest.raises(LaunchError, match="refused"):
-        local.start(order).handle
+        local.start(order)
 
 
 @FORKS
@@ -131,7 +131,7 @@ def test_a_client_that_can_open_no_more_files_keeps_its_fork_server(
     with monkeypatch.context() as patch:
         patch.setattr(fork_server, "_duplicate", refuse)
         with pytest.raises(LaunchError, match="Too many open files"):
-            local.start(order).handle
+            local.start(order)
     second = local.start(order).handle
     assert local._servers == servers
     for handle in (first, second):

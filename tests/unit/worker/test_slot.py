@@ -673,6 +673,26 @@ def test_draining_releases_what_waits_for_a_retry() -> None:
     assert stage.rig.states(key) == [State.PENDING]
 
 
+def test_what_is_released_between_two_tries_has_not_more_of_them() -> None:
+    stage = Stage(workers=1, retries=3)
+    stage.default = Act(error=ValueError("x"))
+    stage.script[1] = [Act(seconds=0.01), Act(seconds=100.0)]
+    key = stage.rig.submit(2)
+    stage.durations.add(DIGEST, 0.01)
+    stage.look()
+    # Task 0 fails and waits; whenever it is due task 1 turns out long, or the slot is told to give up what waits.
+    for n_tries in range(1, 5):
+        stage.step_until(lambda n_tries=n_tries: stage.ran.count((0, n_tries)) or len(stage.ran) >= 2 * n_tries)
+        stage.slot._backlog.extend(waiting.placed for waiting in stage.slot._waiting)
+        stage.slot._waiting.clear()
+        stage.slot._release_unstarted()
+        stage.look()
+    stage.run()
+    assert stage.rig.states(key)[0] == State.FAILED
+    assert stage.rig.read(key).entries[0].failures == 4
+    assert sum(index == 0 for index, _ in stage.ran) == 4
+
+
 def test_when_the_grace_time_is_over_what_ran_is_released_without_a_loss() -> None:
     stage = Stage(workers=1)
     stage.default = Act(seconds=0.1)
