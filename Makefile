@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
+# Most tests wait for processes, so three at a time are right for two cores.
+PYTEST_AT_ONCE ?= -n 3 --dist worksteal
 BENCH_RESULTS := benchmarks/results
 BENCH_ARGS ?= --out $(BENCH_RESULTS)
 MINORS := 13 12 11 10
@@ -34,7 +36,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: lint types
-	$(BIN)/python -m pytest -m "not stress and not aws and not image" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "not stress and not aws and not image" $(PYTEST_AT_ONCE) $(PYTEST_ARGS)
 
 check: lint types unit
 
@@ -124,7 +126,7 @@ test-all:
 	    if [ ! -e $$venv/.test ] || [ pyproject.toml -nt $$venv/.test ]; then \
 	        "$$python" -m venv --clear $$venv && $$venv/bin/python $(PIP_INSTALL) --editable '.[test]' && touch $$venv/.test \
 	            || { failed="$$failed 3.$$minor(install)"; continue; }; fi; \
-	    if $$venv/bin/python -m pytest -m "not stress and not aws and not image" $(PYTEST_ARGS); \
+	    if $$venv/bin/python -m pytest -m "not stress and not aws and not image" $(PYTEST_AT_ONCE) $(PYTEST_ARGS); \
 	    then passed="$$passed 3.$$minor"; else failed="$$failed 3.$$minor"; fi; done; \
 	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
 	[ -z "$$failed" ] && [ -n "$$passed" ]
