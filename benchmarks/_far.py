@@ -59,7 +59,7 @@ class Played:
 
 
 def play(naps: list[float], workers: int, *, seed: int = 1) -> Played:
-    """Run tasks of these lengths on so many workers, which are up and have been idle for a moment."""
+    """Run tasks of these lengths on so many workers, which are up and have just run others."""
     played = Played()
     world = _World(seed, workers)
     client = ClientProcess(world.scheduler, "client")
@@ -70,6 +70,10 @@ def play(naps: list[float], workers: int, *, seed: int = 1) -> Played:
         world.scheduler.run(lambda: not client.is_alive or bool(world.scheduler.errors), _MOST_S)
         for process in world.processes():
             process.kill("it is over")
+        if client.executor is not None:
+            # Its memory is gone: nothing of it ends sessions any more.
+            client.executor._finalizer.detach()  # noqa: SLF001
+            client.executor._engine._pid = -1  # noqa: SLF001
         world.scheduler.run(lambda: False, 0.0)
     if world.scheduler.errors:
         where, error = world.scheduler.errors[0]
@@ -90,7 +94,10 @@ def _main(world: _World, client: Any, naps: list[float], workers: int, played: P
     executor.submit(_warm_up, 0, Behaviour.WELL.value, 0.0, b"")
     while sum("/workers/" in key for key in world.vault.objects) < workers:
         strand.sleep(0.5)
-    strand.sleep(1.0)
+    # As the measurements of real processes begin: everybody has just run something.
+    for future in [executor.submit(_warm_up, i, Behaviour.WELL.value, 0.2, b"") for i in range(4 * workers)]:
+        while not future.done():
+            strand.sleep(0.01)
     before, began = world.counts.copy(), scheduler.now
     futures = []
     for number, seconds in enumerate(naps, 1):
