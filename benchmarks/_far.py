@@ -30,6 +30,7 @@ from starburst_executor.testing.simulation.weather import CALM
 from starburst_executor.testing.simulation.workers import SimulatedLauncher, guarded
 from starburst_executor.testing.simulation.world import KEY, World
 from starburst_executor.worker import agent
+from starburst_executor.worker.agent import Stop
 from starburst_executor.worker.jobs import Job
 
 __all__ = ["Played", "play"]
@@ -58,7 +59,7 @@ class Played:
 
 
 def play(naps: list[float], workers: int, *, seed: int = 1) -> Played:
-    """Run tasks of these lengths on so many workers, which are up and have been idle for a moment."""
+    """Run tasks of these lengths on so many workers, which are up and have just run others."""
     played = Played()
     world = _World(seed, workers)
     client = ClientProcess(world.scheduler, "client")
@@ -69,6 +70,10 @@ def play(naps: list[float], workers: int, *, seed: int = 1) -> Played:
         world.scheduler.run(lambda: not client.is_alive or bool(world.scheduler.errors), _MOST_S)
         for process in world.processes():
             process.kill("it is over")
+        if client.executor is not None:
+            # Its memory is gone: nothing of it ends sessions any more.
+            client.executor._finalizer.detach()  # noqa: SLF001
+            client.executor._engine._pid = -1  # noqa: SLF001
         world.scheduler.run(lambda: False, 0.0)
     if world.scheduler.errors:
         where, error = world.scheduler.errors[0]
@@ -86,14 +91,17 @@ def _main(world: _World, client: Any, naps: list[float], workers: int, played: P
     client.executor = executor
     world.url = executor.url
     # Another function than that of the tasks: nobody has measured that one yet.
-    executor.submit(_warm_up, 0, Behaviour.WELL.value, 0.0)
+    executor.submit(_warm_up, 0, Behaviour.WELL.value, 0.0, b"")
     while sum("/workers/" in key for key in world.vault.objects) < workers:
         strand.sleep(0.5)
-    strand.sleep(1.0)
+    # As the measurements of real processes begin: everybody has just run something.
+    for future in [executor.submit(_warm_up, i, Behaviour.WELL.value, 0.2, b"") for i in range(4 * workers)]:
+        while not future.done():
+            strand.sleep(0.01)
     before, began = world.counts.copy(), scheduler.now
     futures = []
     for number, seconds in enumerate(naps, 1):
-        futures.append(executor.submit(simulated_task, number, Behaviour.WELL.value, seconds))
+        futures.append(executor.submit(simulated_task, number, Behaviour.WELL.value, seconds, b""))
         strand.sleep(SUBMIT_S)
     while not futures[0].done():
         strand.sleep(0.01)
@@ -101,15 +109,16 @@ def _main(world: _World, client: Any, naps: list[float], workers: int, played: P
     for future in futures:
         while not future.done():
             strand.sleep(0.01)
+        future.result()
     played.seconds = scheduler.now - began
     played.requests = world.counts - before
     executor.shutdown()
     client.executor = None
 
 
-def _warm_up(number: int, behaviour: str, seconds: float) -> str:
+def _warm_up(number: int, behaviour: str, seconds: float, shared: bytes) -> str:
     """Never called, as `simulated_task`."""
-    raise NotImplementedError(f"{number} {behaviour} {seconds}")
+    raise NotImplementedError(f"{number} {behaviour} {seconds} {len(shared)}")
 
 
 class _World(World):
@@ -133,7 +142,9 @@ class _World(World):
         return f"{number}/{job.task_id}"
 
     def log(self, who: str, what: str) -> None:
-        """No history is kept."""
+        """No history is kept. A worker that cannot go on ends all: it would be replaced, and the next one fail as well."""
+        if what == f"ends: {Stop.FAILED.value}":
+            self.scheduler.errors.append((who, RuntimeError("the worker cannot go on; its log says why")))
 
     def wrote(self, *_: object) -> None:
         """Nothing is checked."""

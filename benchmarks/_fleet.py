@@ -33,7 +33,7 @@ from starburst_executor.testing.simulation.scheduler import Process, Scheduler, 
 from starburst_executor.testing.simulation.stage import on_stage
 from starburst_executor.testing.simulation.tasks import Behaviour, SimulatedNursery, simulated_task
 from starburst_executor.testing.simulation.threads import Event, ProcessClock, Thread
-from starburst_executor.worker.agent import Agent
+from starburst_executor.worker.agent import Agent, Stop
 from starburst_executor.worker.jobs import Job
 
 __all__ = ["Fleet", "Flight"]
@@ -142,7 +142,7 @@ class Fleet:
                 self._seconds = started, self._scheduler.now
 
         for i in range(n_tasks):
-            executor.submit(simulated_task, i, Behaviour.WELL.value, task_s).add_done_callback(done)
+            executor.submit(simulated_task, i, Behaviour.WELL.value, task_s, b"").add_done_callback(done)
         # Not by `result()`, which waits with a real lock; what is left of this process are its threads.
         clock.wait(Event(), 1e9)
 
@@ -165,7 +165,8 @@ class Fleet:
         nursery: Any = SimulatedNursery(worker, self._lots.fork(), self._starts, self._tries, _nobody_is_poisoned)
         agent = Agent(session, store, worker.worker_id, nursery, clock, n_slots=1)
         self._n_up += 1
-        agent.run()
+        if agent.run() is Stop.FAILED:
+            raise RuntimeError(f"a worker cannot go on: {agent.words}")
 
 
 class _Starts:

@@ -73,18 +73,23 @@ class SystemClock:
 
 
 class Backoff:
-    """Pauses that double from `first_s` to `most_s`, each with jitter of half its length. Not thread-safe."""
+    """Pauses that grow from `first_s` to `most_s`, each with jitter of half its length. Not thread-safe.
 
-    def __init__(self, clock: Clock, first_s: float, most_s: float) -> None:
+    Args:
+        growth: By how much each pause is longer than the one before.
+    """
+
+    def __init__(self, clock: Clock, first_s: float, most_s: float, *, growth: float = 2.0) -> None:
         self._clock = clock
         self._first_s = first_s
         self._most_s = most_s
+        self._growth = growth
         self._next_s = first_s
 
     def next_s(self) -> float:
-        """The pause to make now; the following one is up to twice as long."""
+        """The pause to make now."""
         pause_s = self._next_s * (0.5 + self._clock.random() / 2)
-        self._next_s = min(self._next_s * 2, self._most_s)
+        self._next_s = min(self._next_s * self._growth, self._most_s)
         return pause_s
 
     def reset(self) -> None:

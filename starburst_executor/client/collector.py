@@ -44,6 +44,12 @@ _B = TypeVar("_B")
 FEW_REMOTE = 12
 # In the embedded store one query lists them all, which is less work than two questions.
 FEW_EMBEDDED = 1
+# By how much a pause is longer than the one before: they grow to about a third of the time without news.
+_GROWTH = 1.5
+# Of the time that a task takes: how long a result may go unseen while many more are to come.
+_PACE = 0.25
+# How much of the estimate of that time each task is.
+_WEIGHT = 0.05
 _WARN_BYTES = 256 * 2**20
 
 
@@ -85,7 +91,8 @@ class Collector:
         self._lock = threading.Lock()  # guards: _watched, the futures in it
         self._watched: dict[str, _Watched] = {}
         timings = session.manifest.timings
-        self._backoff = Backoff(session.clock, timings.poll_min_s, timings.poll_max_s)
+        self._backoff = Backoff(session.clock, timings.poll_min_s, timings.poll_max_s, growth=_GROWTH)
+        self._mean_s = 0.0  # about how long the tasks took that ended last
         self.done = threading.Condition()
         self.news = threading.Event()
         self.n_waiting = 0
@@ -137,8 +144,16 @@ class Collector:
         return {key: indices for key, indices in found.items() if indices}
 
     def pause_s(self) -> float:
-        """How long to pause before the next poll, in seconds."""
-        return self._backoff.next_s()
+        """How long to pause before the next poll, in seconds.
+
+        While more tasks wait than can run, results come one after the other for long: none is missed if it is seen after a
+        quarter of the time that a task takes. The last ones, which somebody waits for, are seen as soon as any.
+        """
+        pause_s = self._backoff.next_s()
+        manifest = self._session.manifest
+        if self.n_waiting <= manifest.workers:
+            return pause_s
+        return max(pause_s, min(_PACE * self._mean_s, manifest.timings.poll_max_s))
 
     def poll(self) -> bool:
         """One round: read what changed, complete futures; whether anything changed.
@@ -184,11 +199,17 @@ class Collector:
                 for future in mine:
                     future.mark_running()
         if ended:
+            self._measure([seen.entries[index] for index, _ in ended])
             self._complete(key, seen, ended)
             self._forget(key, ended)
         return n_news + len(ended)
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _measure(self, ended: list[Entry]) -> None:
+        for entry in ended:
+            if entry.state == State.COMPLETED:
+                self._mean_s += _WEIGHT * (entry.seconds - self._mean_s)
 
     def _doubt_one(self, watched: list[_Watched]) -> None:
         """Have one object read at the next poll that nobody has read: a spoilt one may look as if all were pending."""

@@ -272,6 +272,9 @@ class Engine:
                 for one in batch.queued:
                     one.future.complete(None, error)
                 raise
+            if self.session.ring_due() is not None:
+                # The keeper rings once it may be done again: it is to know when.
+                self._wake_keeper.set()
             # While this thread waits for the next batch, nobody but their callers keeps these futures.
             del batch
 

@@ -38,8 +38,9 @@ __all__ = ["Acknowledged", "Batch", "Submitter"]
 _INLINE_BYTES = 32 * 1024
 _LEAST_INLINE_BYTES = 512
 _MAX_CALLS_BYTES = 64 * 2**20
-# A burst's first objects: fewer tasks would cost more requests, more would leave workers without work.
-_LEAST_GROUP = 16
+# A burst's first objects. Who has an object for himself neither loses races nor reads it again before each commit, so there
+# are to be many soon; they are not too many in a long burst, as so few requests fly at once.
+_LEAST_GROUP = 5
 # A request that has no answer by then is being tried again, and may be for minutes.
 _FLIGHT_S = 10.0
 

@@ -211,7 +211,7 @@ def claim(
     (`alone`).
     """
     taken: list[int] = []
-    for index, entry in enumerate(status.entries):
+    for index, entry in enumerate(status.entries if at_most else ()):
         if entry.state != _PENDING or (entry.losses and ahead):
             continue
         if entry.losses >= max_losses - 1 and not alone:

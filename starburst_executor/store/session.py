@@ -72,11 +72,12 @@ class SessionStore:
         self.keys = SessionKeys(session_id)
         self.sealer = sealer
         self.clock = clock
-        self._lock = threading.Lock()  # guards: _manifest, _manifest_etag, _last_ring, _unrung
+        self._lock = threading.Lock()  # guards: _manifest, _manifest_etag, _unrung, _rung, _rings
         self._manifest: Manifest | None = None
         self._manifest_etag: str | None = None
-        self._last_ring = float("-inf")
         self._unrung: tuple[list[str], int] = ([], 0)
+        self._rung = (float("-inf"), float("-inf"))  # when the last two rings began
+        self._rings = False
 
     @property
     def session_id(self) -> str:
@@ -350,9 +351,10 @@ class SessionStore:
     # --- the bell -----------------------------------------------------------------------------------------------------
 
     def ring(self, keys: Sequence[str], n_tasks: int) -> None:
-        """Wake idle workers for these status objects; at most one ring each `ring_gap_s`, the rest gathers.
+        """Wake idle workers for these status objects; two rings each `2 * ring_gap_s` at the most, the rest gathers.
 
-        Call `ring_due` until it returns None to have the gathered ones rung. Store: 1 PUT or none.
+        So what gathers while the first ring of a burst is written is rung at once after it. Call `ring_due` until it
+        returns None to have rung what gathers later. Store: 1 PUT or none; 2 if others gathered more meanwhile.
         """
         with self._lock:
             gathered, n_before = self._unrung
@@ -361,19 +363,27 @@ class SessionStore:
         self.ring_due()
 
     def ring_due(self) -> float | None:
-        """Ring for what has gathered, if it is time; otherwise in how many seconds it is; None if there is nothing."""
-        now = self.clock.monotonic()
-        with self._lock:
-            keys, n_tasks = self._unrung
-            if not keys and not n_tasks:
-                return None
-            wait_s = self._last_ring + self.manifest.timings.ring_gap_s - now if self._manifest else 0.0
-            if wait_s > 0:
-                return wait_s
-            self._unrung = ([], 0)
-            self._last_ring = now
-        self.store.put(self.keys.bell, records.encode(Bell(tuple(keys), n_tasks), self.clock.new_id()))
-        return None
+        """Ring for what has gathered, if it is time; otherwise in how many seconds it is; None if there is nothing, or
+        somebody rings at this moment, who does so again for what has gathered meanwhile.
+        """
+        while True:
+            now = self.clock.monotonic()
+            with self._lock:
+                keys, n_tasks = self._unrung
+                if self._rings or not (keys or n_tasks):
+                    return None
+                gap_s = self._manifest.timings.ring_gap_s if self._manifest else 0.0
+                wait_s = self._rung[0] + 2 * gap_s - now
+                if wait_s > 0:
+                    return wait_s
+                self._unrung = ([], 0)
+                self._rung = (self._rung[1], now)
+                self._rings = True
+            try:
+                self.store.put(self.keys.bell, records.encode(Bell(tuple(keys), n_tasks), self.clock.new_id()))
+            finally:
+                with self._lock:
+                    self._rings = False
 
     def read_bell(self, unless: str | None) -> tuple[Bell, str] | None:
         """The bell and its ETag; None if it has not been rung since. Store: 1 GET, mostly a 304."""

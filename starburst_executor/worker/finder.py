@@ -31,14 +31,22 @@ _MANY_KEYS = 32
 # After so many tries in vain, one after the other, what is known is out of date. A look takes about as long as three
 # GETs, and tells of all objects what a GET tells of one.
 _STALE = 2
+# So many of all that look for work at the same time try the oldest object.
+_FOR_THE_OLDEST = 3
+# An idle worker's pauses grow to about half the time that it has been idle: work that comes soon after work is found soon,
+# and to get from 50 ms to a second takes seven questions.
+_GROWTH = 1.75
 
 
 @dataclass(slots=True)
 class _Ring:
-    """A ring that this worker has not looked after yet, and its chance to do so at the next poll."""
+    """A ring that this worker has not looked after yet, its chance to do so at the next poll, and how many more tasks than
+    are told of have become pending since this worker last heard of any.
+    """
 
     bell: Bell
     chance: float
+    n_missed: int
 
 
 @dataclass(slots=True)
@@ -74,13 +82,13 @@ class Finder:
         self.wanted = threading.Event()
         self._bell_etag: str | None = None
         self._ring: _Ring | None = None
-        self._backoff = Backoff(clock, timings.bell_min_s, timings.bell_max_s)
+        self._backoff = Backoff(clock, timings.bell_min_s, timings.bell_max_s, growth=_GROWTH)
         self._next_look = self._looked_at = float("-inf")
 
     # --- for slots ----------------------------------------------------------------------------------------------------
 
     def take(self, *, worth_sharing: int = 1) -> str | None:
-        """A key to try, one of the oldest 2W at random, rather an old one; None if none is known (`wanted` is set then).
+        """A key to try, one of the oldest 2W at random, now and then the very oldest; None if none is known (`wanted` is set then).
 
         Objects that nobody works on come first, those that another slot of this worker works on last: who shares an
         object loses races at every commit. With fewer than `worth_sharing` tasks pending these do not come at all for a
@@ -98,9 +106,10 @@ class Finder:
             if n_all == self._n_slots:
                 return choices[0]
             choices = [key for key in choices if key in self._untouched] or choices
-            # The square prefers the oldest, for whose results somebody waits, and still keeps workers apart: of W that
-            # choose at once among 2W, about as many collide as if they chose evenly among 1.2 W.
-            return choices[int(self._clock.random() ** 2 * len(choices))]
+            # A few go for the oldest, for whose results somebody waits. If many did they would collide, which costs all more.
+            oldest_chance = min(0.5, _FOR_THE_OLDEST / n_all)
+            lot = self._clock.random() - oldest_chance
+            return choices[0] if lot < 0 else choices[int(lot / (1 - oldest_chance) * len(choices))]
 
     def _is_shared(self, key: str) -> bool:
         """Whether a second slot may work on an object. After a while always: the first may have met a long task."""
@@ -173,25 +182,34 @@ class Finder:
         with self._lock:
             return bool(self._solo) or self._has_offers()
 
+    def has_untouched(self) -> bool:
+        """Whether another object is known that nobody has claimed anything of."""
+        with self._lock:
+            return len(self._untouched) > 1
+
     def fair_share(self) -> int:
         """At most so many tasks a slice, so that the others get theirs."""
         return max(1, math.ceil(self._n_pending() / self._n_all_slots()))
 
-    def is_plenty(self, task_s: float) -> bool:
+    def is_plenty(self, task_s: float, *, surely: bool = False) -> bool:
         """Whether there are more pending tasks than slots, so that one claimed ahead is not missed elsewhere.
 
         A worker that is busy hears nothing, while each slot of the others takes a task every `task_s`. So what it knows is
         believed until by that pace it may be used up, or has turned out to be; then it looks.
 
+        Args:
+            surely: Count one task for an object that others work on; otherwise half of its tasks. Of tasks that take long
+                one too many claimed ahead is one that an idle worker would have begun sooner.
+
         Store: nothing, mostly; 1 LIST an open epoch when what is known may be used up.
         """
         n_all = self._n_all_slots()
-        n_known, age_s = self._n_pending(), self._clock.monotonic() - self._looked_at
+        n_known, age_s = self._n_pending(surely), self._clock.monotonic() - self._looked_at
         n_gone = (n_all - self._n_slots) * age_s / task_s
         is_old = age_s >= self._timings.slice_s and n_known > n_all >= n_known - n_gone
         if is_old or self._has_run_dry():
             self.look()
-        return self._n_pending() > n_all
+        return self._n_pending(surely) > n_all
 
     def solo(self) -> tuple[str, float] | None:
         """An object with a task that waits for a worker of its own, and for how many seconds it has been seen waiting."""
@@ -222,8 +240,8 @@ class Finder:
             self._ring = self._heard(bell if has_looked else Bell())
         if self._ring is not None:
             if self._clock.random() < self._ring.chance:
-                bell, self._ring = self._ring.bell, None
-                self._answer(bell)
+                ring, self._ring = self._ring, None
+                self._answer(ring)
             else:
                 self._ring.chance *= 2
         elif now >= self._next_look or self._has_run_dry():
@@ -268,25 +286,26 @@ class Finder:
             self._dry = not found
         return found
 
-    def _answer(self, bell: Bell) -> None:
-        if not bell.keys or len(bell.keys) >= _MANY_KEYS:
+    def _answer(self, ring: _Ring) -> None:
+        bell, n_all = ring.bell, self._n_all_slots()
+        # Rings come faster than a worker asks: what it missed is as likely to be still there as what it is told of.
+        is_told = self._clock.random() * (bell.n_tasks + ring.n_missed) >= ring.n_missed
+        if not bell.keys or len(bell.keys) >= _MANY_KEYS or not is_told:
             self.look()
             return
-        parsed = [(key, self._session.keys.parse_group(key)) for key in bell.keys]
-        refs = sorted((ref, key) for key, ref in parsed if ref is not None)
-        n_all = self._n_all_slots()
         with self._lock:
-            for ref, key in refs:
-                # Rings come faster than a worker asks: between what it knows and what this one names may be more. Again
-                # about as many workers look as are needed for so many tasks.
-                n_missed = ref.first - self._known.get(ref.ordinal, 0)
-                self._dry = self._dry and self._clock.random() * n_all >= n_missed * self._n_slots
-                self._know(ref)
+            self._dry = self._dry and self._clock.random() * n_all >= ring.n_missed * self._n_slots
+            for ref, key in self._refs(bell):
                 if key not in self._ignored:
                     self._candidates[key] = ref.n_tasks
                     self._untouched.add(key)
         # The bell is a hint and may have been rung twice: look for oneself soon, but not for each lone task.
         self._next_look = min(self._next_look, self._clock.monotonic() + self._timings.bell_max_s)
+
+    def _refs(self, bell: Bell) -> list[tuple[GroupRef, str]]:
+        """What a ring names, oldest first."""
+        parsed = [(self._session.keys.parse_group(key), key) for key in bell.keys]
+        return sorted((ref, key) for ref, key in parsed if ref is not None)
 
     def _has_offers(self) -> bool:
         return any(map(self._is_shared, self._candidates))
@@ -301,20 +320,26 @@ class Finder:
 
     def _heard(self, bell: Bell) -> _Ring:
         """A ring, with the one before if that was not looked after yet: its tasks may still wait."""
-        chance = self._first_chance(bell)
+        n_missed = 0
+        with self._lock:
+            for ref, _ in self._refs(bell):
+                n_missed += max(0, ref.first - self._known.get(ref.ordinal, 0))
+                self._know(ref)
+        # About as many workers react as are needed.
+        n_tasks = max(1, bell.n_tasks + n_missed)
+        chance = 1.0 if not bell.keys else min(1.0, self._n_slots * n_tasks / self._n_all_slots())
         before = self._ring
         if before is None:
-            return _Ring(bell, chance)
+            return _Ring(bell, chance, n_missed)
         keys = tuple(dict.fromkeys(before.bell.keys + bell.keys)) if before.bell.keys and bell.keys else ()
-        return _Ring(Bell(keys, before.bell.n_tasks + bell.n_tasks), max(before.chance, chance))
+        both = Bell(keys, before.bell.n_tasks + bell.n_tasks)
+        return _Ring(both, max(before.chance, chance), before.n_missed + n_missed)
 
-    def _first_chance(self, bell: Bell) -> float:
-        """About as many workers react as are needed."""
-        return 1.0 if not bell.keys else min(1.0, self._n_slots * max(1, bell.n_tasks) / self._n_all_slots())
-
-    def _n_pending(self) -> int:
-        """About how many tasks are pending, as far as this worker knows."""
+    def _n_pending(self, surely: bool = False) -> int:
+        """About how many tasks are pending, or at least how many, as far as this worker knows."""
         with self._lock:
+            if surely:
+                return sum(n_tasks if key in self._untouched else 1 for key, n_tasks in self._candidates.items())
             return sum(self._candidates.values())
 
     def _rest_s(self) -> float:

@@ -48,6 +48,10 @@ _FEED_BYTES = 64 * 2**20
 # A task that takes longer than so many slices' worth of time is not claimed ahead: the claim would cost a few percent
 # of its time, but an idle worker would have to wait for it.
 _AHEAD_SLICES = 5
+# Where few tasks are left the next one is claimed so long before the one that runs should end: a LIST, a GET and a PUT.
+_LEAD_S = 0.3
+# With more pending tasks in an object than so many for each who works on it, nobody is kept from work by a claim ahead.
+_LEFT = 2
 # Less than this share of a slice is not left to others, however many idle: a claim and a commit take as long, and the race
 # between two that share an object longer.
 _LEAST_SLICE = 0.2
@@ -239,7 +243,9 @@ class Slot:
         self._finder.begins(key)
         claim = None
         try:
-            claim, seen = self._claims.claim(key, size=self._slice_size, alone=alone, ahead=ahead)
+            claim, seen = self._claims.claim(
+                key, size=self._slice_size if alone else self._share_size, alone=alone, ahead=ahead
+            )
         except (RecordInvalid, VersionMismatch) as error:
             _log.warning("a status object cannot be read and is left alone: error=%s", error)
             self._finder.ignore(key)
@@ -269,6 +275,11 @@ class Slot:
         wanted = self._timings.slice_s / max(estimate_s, 1e-6)
         shared = max(self._finder.fair_share(), self._least_slice(estimate_s))
         return max(1, min(int(wanted), shared, status.MAX_TASKS))
+
+    def _share_size(self, seen: Status) -> int:
+        """As `_slice_size`, but nothing of an object that others work on while there are some where nobody does."""
+        is_shared = any(entry.state == State.CLAIMED for entry in seen.entries)
+        return 0 if is_shared and self._finder.has_untouched() else self._slice_size(seen)
 
     def _least_slice(self, estimate_s: float | None) -> int:
         """How many tasks of that duration are not worth sharing; one, if it is unknown."""
@@ -300,11 +311,35 @@ class Slot:
             return False
         if any(each.has_losses for each in self._open):
             return False
-        entry = next(iter(claim.seen.status.entries[index] for index in claim.open), None)
-        estimate_s = None if entry is None else self._durations.of(claim.seen.status.functions[entry.function])
+        estimate_s = self._estimate_s(claim)
         if estimate_s is None or estimate_s > _AHEAD_SLICES * self._timings.slice_s:
             return False
-        return self._finder.is_plenty(max(estimate_s, 1e-6))
+        if self._has_plenty(claim.seen.status) or self._finder.is_plenty(
+            max(estimate_s, 1e-6), surely=estimate_s >= _LEAD_S
+        ):
+            return True
+        ahead_at = self._ahead_at()
+        return ahead_at is not None and self._clock.monotonic() >= ahead_at
+
+    @staticmethod
+    def _has_plenty(seen: Status) -> bool:
+        """Whether an object has so many pending tasks that whoever looks for work finds some there."""
+        n_pending = sum(entry.state == State.PENDING for entry in seen.entries)
+        claims = {entry.claim for entry in seen.entries if entry.state == State.CLAIMED}
+        return n_pending > _LEFT * max(1, len({claim.partition(".")[0] for claim in claims}))
+
+    def _estimate_s(self, claim: Claim) -> float | None:
+        entry = next(iter(claim.seen.status.entries[index] for index in claim.open), None)
+        return None if entry is None else self._durations.of(claim.seen.status.functions[entry.function])
+
+    def _ahead_at(self) -> float | None:
+        """From when on the next task is claimed even if others may want it: the one that runs is about to end."""
+        if len(self._open) != 1 or len(self._jobs) != 1 or self._backlog:
+            return None
+        estimate_s = self._estimate_s(self._open[0])
+        if estimate_s is None or not _LEAD_S <= estimate_s <= _AHEAD_SLICES * self._timings.slice_s:
+            return None
+        return self._started + estimate_s - _LEAD_S
 
     # --- feeding the runner -------------------------------------------------------------------------------------------
 
@@ -533,6 +568,9 @@ class Slot:
         """How long the runner may be listened to before something else is due, in seconds."""
         now = self._clock.monotonic()
         dues = [now + self._timings.commit_s, *(waiting.due for waiting in self._waiting)]
+        ahead_at = self._ahead_at()
+        if ahead_at is not None and ahead_at > now:
+            dues.append(ahead_at)
         if any(claim.found for claim in self._open):
             dues.append(self._committed + self._timings.commit_s)
         if any(claim.is_run for claim in self._open):

@@ -62,8 +62,8 @@ def test_arguments_that_no_calls_share_cost_one_object_for_each_status_object() 
     for i in range(20):
         client.add((i, bytes([i]) * 100_000))
     batches = client.send_all()
-    assert len(batches) == 2
-    assert len(calls_stored(client)) == 2
+    assert len(batches) == 4
+    assert len(calls_stored(client)) == 4
     assert sum(calls_stored(client)) == 20 * 100_000
     assert [args[0] for args in all_calls(client)] == list(range(20))  # type: ignore[index]
 

@@ -11,6 +11,7 @@ from starburst_executor.protocol import records, status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
 from starburst_executor.protocol.records import Bell, Manifest, SessionState
 from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
+from starburst_executor.store.base import Body
 from starburst_executor.store.session import SessionStore
 from starburst_executor.testing import Fault
 from tests.unit.session_rig import DIGEST, FUNCTION, Rig
@@ -247,20 +248,42 @@ def test_rings_gather_while_the_gap_lasts() -> None:
         rig.session.ring(["a"], 1)
         assert rig.bell() == Bell(("a",), 1)
         rig.session.ring(["b"], 2)
+        assert rig.bell() == Bell(("b",), 2)
         rig.session.ring(["c"], 3)
-        assert rig.bell() == Bell(("a",), 1)
+        rig.session.ring(["d"], 4)
+        assert rig.bell() == Bell(("b",), 2)
         wait_s = rig.session.ring_due()
-        assert wait_s == pytest.approx(rig.timings.ring_gap_s)
+        assert wait_s == pytest.approx(2 * rig.timings.ring_gap_s)
         rig.clock.advance(wait_s)
         assert rig.session.ring_due() is None
-        assert rig.bell() == Bell(("b", "c"), 5)
+        assert rig.bell() == Bell(("c", "d"), 7)
         assert rig.session.ring_due() is None
+    assert counts == {"put": 3}
+
+
+def test_what_gathers_while_a_ring_is_written_is_rung_by_whoever_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    put = rig.session.store.put
+    rung = []
+
+    def put_slowly(key: str, body: Body) -> str:
+        if not rung:
+            rung.append(rig.session.ring(["b"], 2))
+            rung.append(rig.session.ring(["c"], 3))
+            assert rig.session.ring_due() is None
+        return put(key, body)
+
+    monkeypatch.setattr(rig.session.store, "put", put_slowly)
+    with rig.requests() as counts:
+        rig.session.ring(["a"], 1)
+    assert rig.bell() == Bell(("b", "c"), 5)
     assert counts == {"put": 2}
 
 
 def test_a_ring_names_only_the_newest_keys() -> None:
     rig = Rig()
     rig.session.ring(["first"], 1)
+    rig.session.ring(["second"], 1)
     for number in range(50):
         rig.session.ring([str(number)], 1)
     rig.clock.advance(1.0)

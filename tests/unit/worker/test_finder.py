@@ -181,17 +181,33 @@ def test_the_chance_to_react_grows_however_often_it_is_rung() -> None:
     assert n_polls <= 11
 
 
-def test_a_ring_that_names_not_all_that_is_new_leads_to_a_look_once_that_is_used_up() -> None:
+def test_a_ring_that_names_not_all_that_is_new_leads_to_a_look_at_once_or_when_that_is_used_up() -> None:
     rig = Rig()
     finder = settled(rig, n_slots=4)
     missed, named = rig.submit(3), rig.submit(1, first=3)
     rig.session.ring([named], 1)
-    finder.step()
-    assert drained(finder) == [named]
+    found = []
     with rig.requests() as counts:
-        finder.step()
+        while not {missed, named} <= set(found):
+            finder.step()
+            found += drained(finder)
     assert counts["list"] == 1
-    assert missed in drained(finder)
+
+
+def test_what_was_missed_counts_for_the_chance_to_react() -> None:
+    rig = Rig(workers=1000)
+    finder = settled(rig)
+    rig.submit(1000)
+    rig.session.ring([rig.submit(1, first=1000)], 1)
+    finder.step()
+    assert finder.has_candidates()
+    # Only once: of the next ring nothing has been missed.
+    drained(finder)
+    finder.look()
+    drained(finder)
+    rig.session.ring([rig.submit(1, first=1001)], 1)
+    finder.step()
+    assert not finder.has_candidates()
 
 
 def test_after_a_ring_it_soon_looks_for_itself() -> None:
@@ -234,13 +250,13 @@ def test_what_is_not_worth_sharing_is_left_to_the_slot_that_has_it_for_a_while()
     assert finder.take(worth_sharing=101) == key
 
 
-def test_the_oldest_are_rather_taken_than_the_newest() -> None:
+def test_some_go_for_the_oldest_the_others_for_any() -> None:
     rig = Rig(workers=10)
     keys = [rig.submit(1, first=first) for first in range(20)]
     finder = settled(rig)
     taken = Counter(finder.take() for _ in range(1000))
-    assert 100 < taken[keys[0]] < 400
-    assert sum(taken[key] for key in keys[:10]) > 600
+    assert 200 < taken[keys[0]] < 450
+    assert all(10 < taken[key] < 100 for key in keys[1:])
 
 
 def test_objects_that_nobody_works_on_come_first() -> None:
