@@ -24,6 +24,7 @@ from starburst_executor.launch.bootstrap import (
     EXIT_DRAINED,
     MOST_SLOTS,
     Bootstrap,
+    grace_of,
     new_worker_id,
     read_bootstrap,
 )
@@ -130,7 +131,8 @@ def _work(
     session.check_python()
     n_slots = options.slots or config.resolve(detached=False, store=store_url).workers
     life = _stdin() if bootstrap.bound else None
-    agent = Agent(session, store, bootstrap.worker_id, nursery, clock, n_slots=n_slots, life=life)
+    grace_s = grace_of(options.engine, session.manifest.timings.grace_s)
+    agent = Agent(session, store, bootstrap.worker_id, nursery, clock, n_slots=n_slots, life=life, grace_s=grace_s)
     signal.signal(signal.SIGTERM, agent.on_sigterm)
     # ^C reaches the whole terminal: a worker bound to a client ends with it, others are told by hand.
     signal.signal(signal.SIGINT, signal.SIG_IGN if bootstrap.bound else agent.on_sigterm)

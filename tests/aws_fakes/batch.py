@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.aws_fakes.containers import Container
+from tests.aws_fakes.containers import ENTRY_POINT, Container
 from tests.aws_fakes.refusal import LostAnswer, Refusal
 
 TAKEN = "Your Spot Task was interrupted."
@@ -130,7 +130,9 @@ class FakeBatch:
                     if ":" in job_id:
                         given["AWS_BATCH_JOB_ARRAY_INDEX"] = job_id.partition(":")[2]
                     platform = {**self._platform(ecs_task), **given}
-                    running = Container(overrides["command"], environment, platform, self._folder)
+                    # Batch has no say in a container's entry point: a job's command is what Docker calls CMD.
+                    command = [*ENTRY_POINT, *overrides["command"]]
+                    running = Container(command, environment, platform, self._folder)
                     self.containers[job_id] = self.streams[stream] = running
                     job["status"] = "RUNNING"
             status = None if running is None else running.wait()
