@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -35,6 +36,12 @@ def test_exit_statuses(capsys):
     assert entry(["no-such-command"]) == 2
     assert entry(["status", "20260101-000000-0a1b2c3d"]) == 3
     assert capsys.readouterr().err.splitlines()[-1].startswith("starburst: no key for this session")
+
+
+def test_an_answer_that_is_no_is_an_exit_status(monkeypatch, session):
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert entry(["cleanup", session.id]) == 1
+    assert entry(["cleanup", session.id, "--yes"]) == 0
 
 
 def test_the_worker_needs_no_click():
