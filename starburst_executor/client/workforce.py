@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 
+from starburst_executor.client.handles import handle_of
 from starburst_executor.clock import Backoff
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
@@ -93,8 +94,8 @@ class Workforce:
     def _handles(self) -> Iterator[tuple[Launcher, str]]:
         if self._launcher is not None:
             for launch in self._session.manifest.launches:
-                if launch.handle and launch.launcher == self._launcher.name:
-                    yield self._launcher, launch.handle
+                if launch.launcher == self._launcher.name and (handle := handle_of(self._session.sealer, launch)):
+                    yield self._launcher, handle
 
 
 def _sum_requests(beats: Iterable[WorkerBeat]) -> dict[str, int]:
