@@ -69,8 +69,12 @@ class FakeBatch:
         }
 
     def _describejobdefinitions(self, request: dict[str, Any]) -> dict[str, Any]:
-        found = self.definitions.get(request["jobDefinitionName"])
-        return {"jobDefinitions": [] if found is None else [found]}
+        name = request.get("jobDefinitionName")
+        return {"jobDefinitions": [one for known, one in self.definitions.items() if name in (None, known)]}
+
+    def _deregisterjobdefinition(self, request: dict[str, Any]) -> dict[str, Any]:
+        del self.definitions[request["jobDefinition"].rpartition("/")[2].partition(":")[0]]
+        return {}
 
     def _submitjob(self, request: dict[str, Any]) -> dict[str, Any]:
         size = request.get("arrayProperties", {}).get("size", 1)
@@ -172,9 +176,25 @@ class FakeBatch:
         return {name: value for name, value in self.jobs[job_id].items() if name != "why"}
 
     def _listjobs(self, request: dict[str, Any]) -> dict[str, Any]:
-        names = [value.lower() for one in request["filters"] for value in one["values"]]
-        found = [one for one in self.jobs.values() if one["jobName"].lower() in names and ":" not in one["jobId"]]
+        found = [
+            one for one in self.jobs.values() if ":" not in one["jobId"] and one["jobQueue"] == request["jobQueue"]
+        ]
+        if "filters" in request:
+            # With filters the status is of no account.
+            names = [value.lower() for one in request["filters"] for value in one["values"]]
+            found = [one for one in found if one["jobName"].lower() in names]
+        else:
+            found = [one for one in found if self._status(one) == request.get("jobStatus", "RUNNING")]
         return {"jobSummaryList": [{"jobId": one["jobId"], "jobName": one["jobName"]} for one in found]}
+
+    def _status(self, job: dict[str, Any]) -> str:
+        """Of an array: PENDING until all of its children have ended."""
+        children = [one["status"] for known, one in self.jobs.items() if known.startswith(f"{job['jobId']}:")]
+        if not children:
+            return str(job["status"])
+        if not all(status in _ENDED for status in children):
+            return "PENDING"
+        return "FAILED" if "FAILED" in children else "SUCCEEDED"
 
     def _terminatejob(self, request: dict[str, Any]) -> dict[str, Any]:
         asked = request["jobId"]
