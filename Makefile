@@ -13,7 +13,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 PYTEST_ARGS ?=
 MINORS := 13 12 11 10
 
-.PHONY: help demo test check format lint types unit stress bench image-check docs test-all clean
+.PHONY: help demo test check format lint types unit stress bench image-check test-aws docs test-all clean
 
 help:
 	@echo "make demo      what it does, on the standard library's own sources; two minutes"
@@ -23,6 +23,7 @@ help:
 	@echo "make stress    thousands of tasks while workers and clients are killed; minutes"
 	@echo "make bench     the benchmarks"
 	@echo "make image-check  build the worker's image and run a session in it; needs docker, podman or buildah"
+	@echo "make test-aws  in a real AWS account, for some cents: see tests/aws/README.md"
 	@echo "make docs      run every example in the documentation"
 	@echo "make format    make the code look alike"
 	@echo "make clean     remove what these made"
@@ -60,6 +61,10 @@ bench: $(VENV)/.demo
 # BASE_IMAGE=debian: on a base made from Debian's packages, where no image registry can be reached (needs root, debootstrap).
 image-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m image -s $(PYTEST_ARGS)
+
+# Skipped unless STARBURST_TEST_AWS=1 and STARBURST_TEST_AWS_STACK are set.
+test-aws: $(VENV)/.dev
+	$(BIN)/python -m pytest -m aws -s $(PYTEST_ARGS) tests/aws
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
