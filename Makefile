@@ -17,7 +17,7 @@ BENCH_RESULTS := benchmarks/results
 BENCH_ARGS ?= --out $(BENCH_RESULTS)
 MINORS := 13 12 11 10
 
-.PHONY: help demo test check format lint types unit stress bench plots image-check docs test-all clean
+.PHONY: help demo test check format lint types unit stress bench plots image-check test-aws docs test-all clean
 
 help:
 	@echo "make demo      what it does, on the standard library's own sources; two minutes"
@@ -28,6 +28,7 @@ help:
 	@echo "make bench     the benchmarks, an hour; rows and plots in benchmarks/results; BENCH_ARGS=--quick to see that they work"
 	@echo "make plots     draw benchmarks/results, and write their figures into the documentation"
 	@echo "make image-check  build the worker's image and run a session in it; needs docker, podman or buildah"
+	@echo "make test-aws  in a real AWS account, for some cents: see tests/aws/README.md"
 	@echo "make docs      run every example in the documentation"
 	@echo "make format    make the code look alike"
 	@echo "make clean     remove what these made"
@@ -71,6 +72,10 @@ plots: $(VENV)/.bench
 # BASE_IMAGE=debian: on a base made from Debian's packages, where no image registry can be reached (needs root, debootstrap).
 image-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m image -s $(PYTEST_ARGS)
+
+# Skipped unless STARBURST_TEST_AWS=1 and STARBURST_TEST_AWS_STACK are set.
+test-aws: $(VENV)/.dev
+	$(BIN)/python -m pytest -m aws -s $(PYTEST_ARGS) tests/aws
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)

@@ -9,11 +9,13 @@ all over the same buckets:
     rude      500 to the loser of a conditional write
     lawless   conditions are ignored
 
-`python -m tests.moto_server` prints the endpoints and serves until its standard input ends.
+`python -m tests.moto_server` prints the endpoints and serves until its standard input ends. With `--account` it is an
+account in which `starburst setup` finds all that it needs: `moto_more.py`.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import logging
@@ -65,9 +67,9 @@ def moto_server() -> Iterator[MotoServer]:
 
 
 @contextmanager
-def serving() -> Iterator[MotoServer]:
+def serving(*options: str) -> Iterator[MotoServer]:
     """A running server with one bucket; `AWS_*` variables point to it, for child processes too."""
-    command = [sys.executable, "-m", "tests.moto_server"]
+    command = [sys.executable, "-m", "tests.moto_server", *options]
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin
     assert process.stdout
@@ -149,6 +151,8 @@ def _serve() -> None:
     class Handler(MotoRequestHandler):
         protocol_version = "HTTP/1.1"  # connections are kept, as on S3
 
+    if "--account" in sys.argv:
+        importlib.import_module("tests.moto_more")  # adds what moto lacks
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     application = DomainDispatcherApplication(create_backend_app)
     endpoints = {}

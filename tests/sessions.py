@@ -16,6 +16,7 @@ import msgpack
 import pytest
 
 from starburst_executor import DetachedExecutor, StarburstExecutor, Timings
+from starburst_executor.client.handles import handle_of
 from starburst_executor.launch.processes import started_at
 from starburst_executor.store.session import SessionStore
 from tests.moto_server import ROOT, MotoServer
@@ -69,8 +70,8 @@ def local_pids(session: SessionStore) -> list[int]:
     """Process ids of a session's local workers that live, from the handles in its manifest."""
     pids = []
     for launch in session.refresh().launches:
-        if launch.handle:
-            for _, _, pid, started, *_ in msgpack.unpackb(bytes.fromhex(launch.handle)):
+        if handle := handle_of(session.sealer, launch):
+            for _, _, pid, started, *_ in msgpack.unpackb(bytes.fromhex(handle)):
                 if started_at(pid) == started:
                     pids.append(pid)
     return pids

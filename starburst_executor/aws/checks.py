@@ -167,7 +167,7 @@ def _images(patient: Patient) -> str:
         raise
     if not tags and patient.stack.codebuild_project is None:
         raise Wrong("no images, and nothing that could build one", "run `starburst setup --codebuild`")
-    return f"{len(tags)} in {repository}" if tags else "none yet: the first session builds one"
+    return f"{len(tags)} in {repository}" if tags else "none yet: `starburst image build` makes one"
 
 
 def _logs(patient: Patient) -> str:

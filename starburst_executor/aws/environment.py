@@ -43,6 +43,7 @@ class Environment:
         wheel: This library.
         base_image: What the image is built on.
         dockerfile: How.
+        project: The script or folder that it was found for, as `starburst image build` takes it.
     """
 
     python: str
@@ -51,6 +52,7 @@ class Environment:
     wheel: Wheel
     base_image: str
     dockerfile: str
+    project: Path = Path()
 
     def files(self) -> dict[str, bytes]:
         """The folder that the image is built in: contents by name."""
@@ -98,6 +100,7 @@ def find_environment(
         wheel=library_wheel(),
         base_image=base_image or _BASE.format(python=python),
         dockerfile=_dockerfile(),
+        project=(script or start).absolute(),
     )
 
 

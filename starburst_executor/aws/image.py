@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import platform
+import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,11 +47,20 @@ def image_uri(clients: Clients, stack: Stack, environment: Environment, arch: st
     """
     tag = environment.tag(arch)
     if not _exists(clients, stack, tag):
+        command = f"starburst image build {_shown(environment.project)}" + (
+            f" --arch {arch}" if arch != ARCHS[0] else ""
+        )
         raise LaunchError(
-            f"no image for this environment: run `starburst image build --arch {arch}` in the same folder, or name one "
-            f"with image=: tag={tag}, requirements={environment.requirements.source}, repository={stack.repository_uri}"
+            f"no image for this environment: run `{command}`, or name one with image=: tag={tag}, "
+            f"requirements={environment.requirements.source}, repository={stack.repository_uri}"
         )
     return f"{stack.repository_uri}:{tag}"
+
+
+def _shown(project: Path) -> str:
+    """A path as it is typed in the working folder."""
+    here = Path.cwd()
+    return shlex.quote(str(project.relative_to(here) if project.is_relative_to(here) else project))
 
 
 def build_image(

@@ -73,13 +73,12 @@ def starburst() -> None:
 def run(words: list[str]) -> int:
     """Run the command that `words` spell; the exit status."""
     try:
-        starburst.main(words, prog_name="starburst", standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
+        # Like this click catches its own Exit and returns what it says; of a command that just ends it returns None.
+        status = starburst.main(words, prog_name="starburst", standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("starburst: interrupted", err=True)
         return EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    return 0
+    return status if isinstance(status, int) else 0

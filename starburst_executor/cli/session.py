@@ -7,6 +7,7 @@ import json
 
 import click
 
+from starburst_executor import config
 from starburst_executor.cli import EXIT_NO
 from starburst_executor.cli.options import json_option, store_option
 from starburst_executor.client.detached import DetachedExecutor
@@ -23,7 +24,8 @@ def sessions(store: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
     elif not found:
-        click.echo("no sessions", err=True)
+        where = config.resolve(detached=True, store=store).store
+        click.echo(f"no sessions in {where}; --store names another store", err=True)
     for one in () if as_json else found:
         click.echo(str(one))
 

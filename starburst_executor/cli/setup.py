@@ -92,3 +92,4 @@ def _show(stack: Stack) -> None:
     click.echo(f"Batch        {'yes' if stack.batch_fargate_queue else 'no: starburst setup --batch'}")
     click.echo(f"for users    attach the policy {stack.client_policy_arn}")
     click.echo("check it     starburst doctor")
+    click.echo("then         starburst image build SCRIPT, for what workers run")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+from starburst_executor.client.handles import handle_of
 from starburst_executor.client.starter import Starter
 from starburst_executor.errors import ObjectNotFound, StoreUnavailable
 from starburst_executor.launch.base import Launcher, Order
@@ -151,8 +152,8 @@ class ClientKeeper:
         deaths = [
             death
             for launch in self._session.manifest.launches
-            if launch.handle and launch.launcher == launcher.name
-            for death in launcher.deaths(launch.handle)
+            if launch.launcher == launcher.name and (handle := handle_of(self._session.sealer, launch))
+            for death in launcher.deaths(handle)
             if death.worker_id not in self._buried
         ]
         if not deaths:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from starburst_executor.client.handles import handle_of, sealed_handle
 from starburst_executor.clock import Backoff
 from starburst_executor.errors import ConfigError, LaunchError, NoCapacity
 from starburst_executor.launch.base import Death, Launcher, Order, Started
@@ -130,8 +131,9 @@ class Starter:
         manifest = self._session.manifest
         surplus = self._n_slots_alive(manifest) - manifest.workers
         for launch in reversed(manifest.launches):
-            if surplus > 0 and launch.handle and launch.launcher == self._launcher.name and self._slots_of(launch):
-                surplus -= self._launcher.shed(launch.handle, surplus)
+            handle = self._handle_of(launch) if launch.launcher == self._launcher.name else ""
+            if surplus > 0 and handle and self._slots_of(launch):
+                surplus -= self._launcher.shed(handle, surplus)
 
     def saw_death(self, death: Death, *, heard: bool) -> None:
         """A worker has died, which had been heard of or not."""
@@ -160,7 +162,7 @@ class Starter:
             missing = current.workers - self._n_slots_alive(current)
             if current.state != SessionState.OPEN or missing <= 0:
                 return None
-            left = next((one for one in current.launches if one.handle and self._is_abandoned(one)), None)
+            left = next((one for one in current.launches if self._is_abandoned(one) and self._handle_of(one)), None)
             mine[:] = [Launch(launch_id, launcher.name, missing, "", at) if left is None else replace(left, at=at)]
             kept = tuple(one for one in current.launches if one != left and self._slots_of(one))
             return replace(current, launches=(*kept, *mine))
@@ -183,7 +185,7 @@ class Starter:
             return
         launch = going.launch
         try:
-            started = self._launcher.start(self._order(launch.launch_id, launch.slots), launch.handle)
+            started = self._launcher.start(self._order(launch.launch_id, launch.slots), self._handle_of(launch))
         except (LaunchError, ConfigError, OSError) as error:
             self._going = None
             self._drop_or_settle(launch)
@@ -191,7 +193,8 @@ class Starter:
             return
         too_late = self._clock.monotonic() - going.began_at > self._timings.launch_s
         done = started.more_s is None or too_late
-        changed = replace(launch, handle=started.handle, at=self._clock.now(), settled=done)
+        handle = sealed_handle(self._session.sealer, launch, started.handle)
+        changed = replace(launch, handle=handle, at=self._clock.now(), settled=done)
         # Crash here: workers run that no handle names; whoever takes the launch over asks the engine for the same ones
         # again, and an engine that cannot tell finds them by their beats: they leave when idle.
         self._write(going, replace(changed, slots=started.n_slots) if done else changed)
@@ -287,7 +290,7 @@ class Starter:
     def _silence(self, manifest: Manifest) -> str:
         name = self._launcher.name
         said = [str(self._error)] if self._error is not None else []
-        said += [self._launcher.describe(launch.handle) for launch in self._mine(manifest) if launch.handle]
+        said += [self._launcher.describe(handle) for handle in self._handles(manifest)]
         words = "; ".join(filter(None, said))
         return f"no worker of launcher {name!r} was heard of within {self._timings.launch_s:g} s" + (
             f": {words}" if words else ""
@@ -301,8 +304,13 @@ class Starter:
 
     # --- how many there are -------------------------------------------------------------------------------------------
 
-    def _mine(self, manifest: Manifest) -> list[Launch]:
-        return [launch for launch in manifest.launches if launch.launcher == self._launcher.name]
+    def _handles(self, manifest: Manifest) -> list[str]:
+        """The handles that this launcher has given."""
+        mine = [launch for launch in manifest.launches if launch.launcher == self._launcher.name]
+        return list(filter(None, map(self._handle_of, mine)))
+
+    def _handle_of(self, launch: Launch) -> str:
+        return handle_of(self._session.sealer, launch)
 
     def _n_slots_alive(self, manifest: Manifest) -> int:
         return sum(map(self._slots_of, manifest.launches))
@@ -315,7 +323,8 @@ class Starter:
             return launch.slots if is_young or self._watcher.watch.living() else 0
         if not launch.settled and not self._is_abandoned(launch):
             return launch.slots
-        return self._launcher.slots_alive(launch.handle) if launch.handle else 0
+        handle = self._handle_of(launch)
+        return self._launcher.slots_alive(handle) if handle else 0
 
     def _is_abandoned(self, launch: Launch) -> bool:
         """Whether it is unsettled and nobody is at it; judged by this client's own clock."""
@@ -329,7 +338,6 @@ class Starter:
     def _break(self, reason: str) -> None:
         manifest = self._session.end(SessionState.BROKEN, reason)
         # Whatever is on its way would come, find that the session is over, and leave: paid for, and of use to nobody.
-        for launch in self._mine(manifest):
-            if launch.handle:
-                self._launcher.stop(launch.handle, at_once=False)
+        for handle in self._handles(manifest):
+            self._launcher.stop(handle, at_once=False)
         end_what_is_left(self._session, manifest)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 
+from starburst_executor.client.handles import handle_of
+from starburst_executor.client.session import own_launcher
 from starburst_executor.clock import Backoff
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
@@ -44,15 +46,15 @@ class Workforce:
             launcher.let_go(handle)
 
     def stop(self) -> None:
-        """Stop exactly this session's workers, at once, those that other clients of this machine started included."""
+        """Stop exactly this session's workers, at once, those that other clients started included."""
         # An empty ring: idle workers elsewhere look at the manifest at once.
         self._session.ring((), 1)
-        for launcher, handle in self._handles():
+        for launcher, handle in self._all_handles():
             launcher.stop(handle, at_once=True)
 
     def forget(self) -> None:
-        """Remove what the launcher keeps of them, such as log files."""
-        for launcher, handle in self._handles():
+        """Remove what launchers keep of them, such as log files."""
+        for launcher, handle in self._all_handles():
             launcher.forget(handle)
 
     def wait_until_gone(self, buried: frozenset[str]) -> None:
@@ -92,9 +94,22 @@ class Workforce:
 
     def _handles(self) -> Iterator[tuple[Launcher, str]]:
         if self._launcher is not None:
-            for launch in self._session.manifest.launches:
-                if launch.handle and launch.launcher == self._launcher.name:
-                    yield self._launcher, launch.handle
+            yield from self._handles_of(self._launcher)
+
+    def _all_handles(self) -> Iterator[tuple[Launcher, str]]:
+        """Also those of the session's own launcher where this client has another one, or none."""
+        yield from self._handles()
+        name = None if self._launcher is None else self._launcher.name
+        if all(launch.launcher == name for launch in self._session.manifest.launches):
+            return
+        own = own_launcher(self._session)
+        if own is not None and own.name != name:
+            yield from self._handles_of(own)
+
+    def _handles_of(self, launcher: Launcher) -> Iterator[tuple[Launcher, str]]:
+        for launch in self._session.manifest.launches:
+            if launch.launcher == launcher.name and (handle := handle_of(self._session.sealer, launch)):
+                yield launcher, handle
 
 
 def _sum_requests(beats: Iterable[WorkerBeat]) -> dict[str, int]:

@@ -25,7 +25,7 @@ from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError, StarburstError
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import EXIT_DRAINED, worker_id_of
-from starburst_executor.launch.remote import ENTRY_POINT, Account, batch_digits
+from starburst_executor.launch.remote import Account, batch_digits
 from starburst_executor.launch.sizes import Size
 from starburst_executor.store.url import split_url
 
@@ -193,7 +193,8 @@ class BatchJobs:
             # Its users may end those jobs only that are the stack's.
             "tags": {"starburst:stack": account.stack.name},
             "containerOverrides": {
-                "command": [*ENTRY_POINT, *account.command(order.url, here.n_slots_each, "batch")],
+                # Arguments of the image's own entry point, which Batch leaves as it is.
+                "command": account.command(order.url, here.n_slots_each, "batch"),
                 "environment": account.environment(here.session_id, here.launch_id),
             },
         }

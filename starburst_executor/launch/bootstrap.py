@@ -15,6 +15,8 @@ __all__ = [
     "EXIT_DRAINED",
     "MOST_SLOTS",
     "Bootstrap",
+    "grace_of",
+    "launched_at",
     "new_launch_id",
     "new_worker_id",
     "read_bootstrap",
@@ -27,6 +29,9 @@ MOST_SLOTS = 1024
 _LENGTH_BYTES = 4
 # What may start a worker without a bootstrap record.
 ENGINES = ("ecs", "batch")
+# Batch kills what has not ended 30 s after it was told to, and no job definition of one container can change that:
+# https://docs.aws.amazon.com/batch/latest/userguide/job_timeouts.html. What is left is for releasing what still runs.
+_BATCH_GRACE_S = 20.0
 # What a worker of Batch exits with that was told to stop, as a shell reports a SIGTERM: Batch starts it again elsewhere.
 EXIT_DRAINED = 143
 
@@ -79,6 +84,11 @@ def launched_at(launch_id: str) -> float:
 def worker_id_of(launch_id: str, digits: str) -> str:
     """The id of a worker that its engine names: both sides can tell it, and it sorts by the time of its launch."""
     return f"{launch_id.partition('-')[0]}-{digits}"
+
+
+def grace_of(engine: str | None, grace_s: float) -> float:
+    """How long what runs may go on once this worker is told to stop: as the session has it, or as the engine lets it."""
+    return min(grace_s, _BATCH_GRACE_S) if engine == "batch" else grace_s
 
 
 def write_bootstrap(pipe: IO[bytes], bootstrap: Bootstrap) -> None:

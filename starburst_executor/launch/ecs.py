@@ -32,8 +32,8 @@ class OnAws:
 
     Attributes:
         slots: Tasks at once in each worker; one per vCPU unless given.
-        image: What workers run: a container image with this library, and this version of Python. The one that was built
-            for the session's packages unless given.
+        image: What workers run: a container image with this library, this version of Python, and for Batch the worker as
+            its entry point, as `starburst image` builds them. The one that was built for the session's packages unless given.
         stack: Name of the stack; like region and profile, as `starburst setup` has noted it unless given.
         region: Its region.
         profile: A profile of the AWS config files.

@@ -30,11 +30,11 @@ from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import Bootstrap, worker_id_of
 from starburst_executor.store.url import split_url
 
-__all__ = ["DIGITS", "ENTRY_POINT", "Account", "batch_digits", "engine_bootstrap", "worker_url"]
+__all__ = ["DIGITS", "Account", "batch_digits", "engine_bootstrap", "worker_url"]
 
 _log = logging.getLogger(__name__)
 
-ENTRY_POINT = ["python", "-m", "starburst_executor.worker"]
+_ENTRY_POINT = ["python", "-m", "starburst_executor.worker"]
 # So many of an ECS task's digits tell it apart: 64 bits, as many as all our ids have.
 DIGITS = 16
 # What AWS gives between SIGTERM and SIGKILL at most; a worker's `grace_s` and its last commits fit in.
@@ -133,7 +133,7 @@ class Account:
             "name": CONTAINER,
             "image": image,
             "essential": True,
-            "entryPoint": ENTRY_POINT,
+            "entryPoint": _ENTRY_POINT,
             "stopTimeout": STOP_TIMEOUT_S,
             # Somebody has to collect the children that user code leaves behind.
             "linuxParameters": {"initProcessEnabled": True},
@@ -141,6 +141,7 @@ class Account:
         }
 
     def command(self, url: str, n_slots: int, engine: str) -> list[str]:
+        """The worker's arguments."""
         return [worker_url(url), "--slots", str(n_slots), "--engine", engine]
 
     def environment(self, session_id: str, launch_id: str) -> list[dict[str, str]]:

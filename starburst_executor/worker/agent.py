@@ -68,6 +68,7 @@ class Agent:
 
     Args:
         life: Ends when the client does to which this worker is bound; None for a worker bound to none.
+        grace_s: How long what runs may go on once it is told to stop; as the session has it unless given.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Agent:
         *,
         n_slots: int,
         life: IO[bytes] | None = None,
+        grace_s: float | None = None,
     ) -> None:
         self._session = session
         self._clock = clock
         self._nursery = nursery
         self._life = life
         self._timings = session.manifest.timings
+        self._grace_s = self._timings.grace_s if grace_s is None else grace_s
         self._draining = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()  # guards: _why, _words
@@ -205,13 +208,13 @@ class Agent:
 
     def _drain(self, slot_threads: list[threading.Thread]) -> None:
         """Let what runs end within the grace time, then release it."""
-        deadline = self._clock.monotonic() + self._timings.grace_s
+        deadline = self._clock.monotonic() + self._grace_s
         for thread in slot_threads:
             thread.join(max(0.0, deadline - self._clock.monotonic()))
         for slot in self._slots:
             slot.hurry.set()
         for thread in slot_threads:
-            thread.join(self._timings.grace_s)
+            thread.join(self._grace_s)
         if (ring_s := self._session.ring_due()) is not None:
             self._clock.wait(self._over, ring_s)
             self._session.ring_due()

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 from starburst_executor import config
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import KeyNotFound, StarburstError
-from starburst_executor.launch.bootstrap import EXIT_DRAINED, Bootstrap, new_worker_id, read_bootstrap
+from starburst_executor.launch.bootstrap import EXIT_DRAINED, Bootstrap, grace_of, new_worker_id, read_bootstrap
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.url import split_url
 from starburst_executor.worker.runner import Nursery
@@ -55,7 +55,7 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine
                 bootstrap = Bootstrap(key=secret or "", path=tuple(sys.path), worker_id=new_worker_id(clock))
             nursery.configure(sys_path=bootstrap.path, tee=bootstrap.tee, authkey=bootstrap.authkey)
             key = config.find_session_key(session_id, bootstrap.key or None)
-            why, words = _work(n_slots, bootstrap, nursery, store_url, Sealer(bytes(key), session_id), clock)
+            why, words = _work(n_slots, engine, bootstrap, nursery, store_url, Sealer(bytes(key), session_id), clock)
         finally:
             nursery.close()
     except StarburstError as error:
@@ -76,6 +76,7 @@ def _engine_bootstrap(engine: str, clock: SystemClock) -> Bootstrap:
 
 def _work(
     n_slots: int | None,
+    engine: str | None,
     bootstrap: Bootstrap,
     nursery: Nursery,
     store_url: str,
@@ -100,7 +101,8 @@ def _work(
     session.check_python()
     n_slots = n_slots or config.resolve(detached=False, store=store_url).workers
     life = _stdin() if bootstrap.bound else None
-    agent = Agent(session, store, bootstrap.worker_id, nursery, clock, n_slots=n_slots, life=life)
+    grace_s = grace_of(engine, session.manifest.timings.grace_s)
+    agent = Agent(session, store, bootstrap.worker_id, nursery, clock, n_slots=n_slots, life=life, grace_s=grace_s)
     signal.signal(signal.SIGTERM, agent.on_sigterm)
     # ^C reaches the whole terminal: a worker bound to a client ends with it, others are told by hand.
     signal.signal(signal.SIGINT, signal.SIG_IGN if bootstrap.bound else agent.on_sigterm)

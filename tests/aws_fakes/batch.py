@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.aws_fakes.containers import Container
+from tests.aws_fakes.containers import ENTRY_POINT, Container
 from tests.aws_fakes.refusal import LostAnswer, Refusal
 
 TAKEN = "Your Spot Task was interrupted."
@@ -69,8 +69,12 @@ class FakeBatch:
         }
 
     def _describejobdefinitions(self, request: dict[str, Any]) -> dict[str, Any]:
-        found = self.definitions.get(request["jobDefinitionName"])
-        return {"jobDefinitions": [] if found is None else [found]}
+        name = request.get("jobDefinitionName")
+        return {"jobDefinitions": [one for known, one in self.definitions.items() if name in (None, known)]}
+
+    def _deregisterjobdefinition(self, request: dict[str, Any]) -> dict[str, Any]:
+        del self.definitions[request["jobDefinition"].rpartition("/")[2].partition(":")[0]]
+        return {}
 
     def _submitjob(self, request: dict[str, Any]) -> dict[str, Any]:
         size = request.get("arrayProperties", {}).get("size", 1)
@@ -130,7 +134,9 @@ class FakeBatch:
                     if ":" in job_id:
                         given["AWS_BATCH_JOB_ARRAY_INDEX"] = job_id.partition(":")[2]
                     platform = {**self._platform(ecs_task), **given}
-                    running = Container(overrides["command"], environment, platform, self._folder)
+                    # Batch has no say in a container's entry point: a job's command is what Docker calls CMD.
+                    command = [*ENTRY_POINT, *overrides["command"]]
+                    running = Container(command, environment, platform, self._folder)
                     self.containers[job_id] = self.streams[stream] = running
                     job["status"] = "RUNNING"
             status = None if running is None else running.wait()
@@ -170,9 +176,25 @@ class FakeBatch:
         return {name: value for name, value in self.jobs[job_id].items() if name != "why"}
 
     def _listjobs(self, request: dict[str, Any]) -> dict[str, Any]:
-        names = [value.lower() for one in request["filters"] for value in one["values"]]
-        found = [one for one in self.jobs.values() if one["jobName"].lower() in names and ":" not in one["jobId"]]
+        found = [
+            one for one in self.jobs.values() if ":" not in one["jobId"] and one["jobQueue"] == request["jobQueue"]
+        ]
+        if "filters" in request:
+            # With filters the status is of no account.
+            names = [value.lower() for one in request["filters"] for value in one["values"]]
+            found = [one for one in found if one["jobName"].lower() in names]
+        else:
+            found = [one for one in found if self._status(one) == request.get("jobStatus", "RUNNING")]
         return {"jobSummaryList": [{"jobId": one["jobId"], "jobName": one["jobName"]} for one in found]}
+
+    def _status(self, job: dict[str, Any]) -> str:
+        """Of an array: PENDING until all of its children have ended."""
+        children = [one["status"] for known, one in self.jobs.items() if known.startswith(f"{job['jobId']}:")]
+        if not children:
+            return str(job["status"])
+        if not all(status in _ENDED for status in children):
+            return "PENDING"
+        return "FAILED" if "FAILED" in children else "SUCCEEDED"
 
     def _terminatejob(self, request: dict[str, Any]) -> dict[str, Any]:
         asked = request["jobId"]

@@ -12,20 +12,23 @@ from pathlib import Path
 
 from tests.moto_server import ROOT
 
-_ENTRY_POINT = ["python", "-m", "starburst_executor.worker"]
+# As the image of `worker_image/Dockerfile` has it.
+ENTRY_POINT = ["/usr/bin/tini", "-s", "--", "python", "-m", "starburst_executor.worker"]
+_WORKER = ENTRY_POINT[-3:]
 
 
 class Container:
     """One process; its output is kept as a log stream would be.
 
     Args:
-        command: Of an image whose Python is this one.
+        command: All that is run, entry point and arguments, in an image whose Python is this one.
         environment: What the container's definition says.
         platform: What the engine adds, credentials of the role included.
     """
 
     def __init__(self, command: list[str], environment: dict[str, str], platform: dict[str, str], folder: Path) -> None:
-        assert command[:3] == _ENTRY_POINT, command
+        words = command[3:] if command[:3] == ENTRY_POINT[:3] else command
+        assert words[:3] == _WORKER, command
         inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
         # The image holds this library and the modules of the tests.
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
@@ -34,7 +37,7 @@ class Container:
         self._log = folder / f"{os.urandom(8).hex()}.log"
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, *command[1:]], env=self.environment, stdout=output, stderr=output, cwd=folder
+                [sys.executable, *words[1:]], env=self.environment, stdout=output, stderr=output, cwd=folder
             )
 
     @property

@@ -94,6 +94,18 @@ class FakeEcs:
             raise Refusal("ClientException", "Unable to describe task definition.")
         return {"taskDefinition": self.definitions[request["taskDefinition"]]}
 
+    def _ListTaskDefinitionFamilies(self, request: dict[str, Any]) -> dict[str, Any]:
+        return {"families": [family for family in self.definitions if family.startswith(request["familyPrefix"])]}
+
+    def _ListTaskDefinitions(self, request: dict[str, Any]) -> dict[str, Any]:
+        found = [self.definitions[family] for family in self.definitions if family == request["familyPrefix"]]
+        return {"taskDefinitionArns": [one["taskDefinitionArn"] for one in found]}
+
+    def _DeregisterTaskDefinition(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.registrations.take()
+        family = request["taskDefinition"].rpartition("/")[2].partition(":")[0]
+        return {"taskDefinition": {**self.definitions.pop(family), "status": "INACTIVE"}}
+
     # --- running ------------------------------------------------------------------------------------------------------
 
     def _RunTask(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""The fake's HTTP: every service at one address, told apart by the request. boto3 finds it by `AWS_ENDPOINT_URL_…`."""
+"""The fake's HTTP: every service at one address, told apart by the request. boto3 finds it by `AWS_ENDPOINT_URL_…`.
+
+What is not known here is moto's: it is asked, and answers.
+"""
 
 from __future__ import annotations
 
 import json
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -78,6 +83,22 @@ class FakeAws:
         self._server.server_close()
         self._thread.join()
 
+    def knows(self, target: str | None, path: str) -> bool:
+        """Whether an operation is imitated here; else it is moto's."""
+        service, _, operation = (target or "").partition(".")
+        if target is None:
+            return hasattr(self.batch, f"_{path[4:]}") if path.startswith("/v1/") else True
+        return hasattr(self.ecs if service.startswith("AmazonEC2ContainerService") else self, f"_{operation}")
+
+    def forward(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        """What moto answers."""
+        request = urllib.request.Request(f"{self._moto.endpoint_url}{path}", body, headers, method="POST")
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+
     # --- the small services -------------------------------------------------------------------------------------------
 
     def ask(self, target: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -104,6 +125,16 @@ class FakeAws:
         if self.parameters.pop(request["Name"], None) is None:
             raise Refusal("ParameterNotFound", "")
         return {}
+
+    def _DeleteParameters(self, request: dict[str, Any]) -> dict[str, Any]:
+        if not 1 <= len(request["Names"]) <= 10:
+            raise Refusal("ValidationException", "Member must have length less than or equal to 10")
+        return {"DeletedParameters": [name for name in request["Names"] if self.parameters.pop(name, None)]}
+
+    def _DescribeParameters(self, request: dict[str, Any]) -> dict[str, Any]:
+        [wanted] = request["ParameterFilters"]
+        assert (wanted["Key"], wanted["Option"]) == ("Name", "BeginsWith")
+        return {"Parameters": [{"Name": name} for name in self.parameters if name.startswith(tuple(wanted["Values"]))]}
 
     def _GetServiceQuota(self, request: dict[str, Any]) -> dict[str, Any]:
         code = request["QuotaCode"]
@@ -149,7 +180,10 @@ def _handler(aws: FakeAws) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             try:
                 target = self.headers.get("X-Amz-Target")
-                if target:
+                if not aws.knows(target, self.path):
+                    status, answer = aws.forward(self.path, dict(self.headers), body)
+                    self._answer(status, answer.decode())
+                elif target:
                     self._answer(200, json.dumps(aws.ask(target, json.loads(body or b"{}"))))
                 elif self.path.startswith("/v1/"):
                     self._answer(200, json.dumps(aws.batch.ask(self.path[4:], json.loads(body or b"{}"))))

@@ -139,8 +139,12 @@ def test_another_client_goes_on_with_the_same_launcher(aws: FakeAws) -> None:
     assert again.submit(abs, -2).result(timeout=60) == 2
     assert {task["cpu"] for task in aws.ecs.tasks.values()} == {"512"}
     assert len(aws.ecs.tasks) == 2
-    assert len(aws.ecs.definitions) == 1
-    again.cleanup(force=True)
+    assert aws.ecs.n_calls("RegisterTaskDefinition") == 1
+    again.detach()
+    # Whoever has chosen another launcher stops them with the session's own.
+    DetachedExecutor.reattach(ex.url, key=ex.key, launcher="none").cleanup(force=True)
+    assert aws.parameters == {}
+    assert {task["stopCode"] for task in aws.ecs.tasks.values()} == {"UserInitiated"}
 
 
 def test_fewer_workers_are_drained_and_the_others_kept(aws: FakeAws) -> None:

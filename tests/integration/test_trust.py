@@ -32,6 +32,7 @@ from starburst_executor import (
     StarburstExecutor,
     VersionMismatch,
 )
+from starburst_executor.client.handles import sealed_handle
 from starburst_executor.config import find_session_key, log_folder, user_key
 from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest
@@ -470,8 +471,11 @@ def test_a_pickle_in_place_of_the_manifest_ends_in_an_error(store_url: str, kind
 
 
 @SQLITE
-def test_a_forged_handle_neither_shows_nor_removes_nor_kills_anything(store_url: str, tmp_path: Path) -> None:
-    """Handles are metadata: whoever can write the store can write them. They must not reach beyond workers."""
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_a_forged_handle_neither_shows_nor_removes_nor_kills_anything(
+    store_url: str, tmp_path: Path, is_sealed: bool
+) -> None:
+    """Whoever can write the store can write handles, but not seal them. Not even sealed ones reach beyond workers."""
     precious = tmp_path / "precious"
     precious.write_text("a secret")
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
@@ -487,8 +491,10 @@ def test_a_forged_handle_neither_shows_nor_removes_nor_kills_anything(store_url:
     def forge(manifest: Manifest) -> Manifest:
         from starburst_executor.protocol.records import Launch
 
-        launches = tuple(Launch(f"l{i}", "local", 1, handle, time.time(), True) for i, handle in enumerate(handles))
-        return replace(manifest, launches=launches)
+        launches = [Launch(f"l{i}", "local", 1, handle, time.time(), True) for i, handle in enumerate(handles)]
+        if is_sealed:
+            launches = [replace(one, handle=sealed_handle(session.sealer, one, one.handle)) for one in launches]
+        return replace(manifest, launches=tuple(launches))
 
     session.change(forge)
     [error] = run(executor)

@@ -140,11 +140,18 @@ def build(account: Account, environment: Environment, arch: str = "x86_64", **ho
     return uri, said
 
 
-def test_no_image_is_an_error_that_says_what_to_type(account: Account, environment: Environment) -> None:
-    with pytest.raises(
-        LaunchError, match=r"run `starburst image build --arch arm64`.*requirements=.*requirements\.txt"
-    ):
+def test_no_image_is_an_error_that_says_what_to_type(
+    account: Account, environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = r"run `starburst image build \. --arch arm64`.*requirements=.*requirements\.txt"
+    with pytest.raises(LaunchError, match=words):
         image_uri(account, account.stack, environment, "arm64")  # type: ignore[arg-type]
+    # What a script imports is found by the script's name only.
+    script = tmp_path / "my run.py"
+    script.write_text("import tqdm\n")
+    with pytest.raises(LaunchError, match=r"run `starburst image build 'my run\.py'`, or"):
+        image_uri(account, account.stack, find_environment(script=script))  # type: ignore[arg-type]
 
 
 def test_an_image_is_built_once_with_an_engine_here(

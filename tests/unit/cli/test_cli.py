@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import subprocess
 import sys
 
@@ -37,6 +39,12 @@ def test_exit_statuses(capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith("starburst: no key for this session")
 
 
+def test_an_answer_that_is_no_is_an_exit_status(monkeypatch, session):
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    assert entry(["cleanup", session.id]) == 1
+    assert entry(["cleanup", session.id, "--yes"]) == 0
+
+
 def test_the_worker_needs_no_click():
     program = "import sys; sys.modules['click'] = None; from starburst_executor.cli import entry; sys.exit(entry(sys.argv[1:]))"
     worker = subprocess.run(
@@ -60,7 +68,8 @@ def test_sessions_are_listed(session):
 
 def test_no_sessions_is_said_on_standard_error():
     result = run("sessions")
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no sessions\n")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert re.fullmatch(r"no sessions in sqlite:///.*; --store names another store\n", result.stderr)
 
 
 def test_status_counts_and_starts_nothing(session):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from starburst_executor.client.handles import handle_of
 from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.protocol.records import Launch, decode_client_beat
@@ -91,4 +93,6 @@ class Client:
 
 
 def launches(rig: Rig) -> tuple[Launch, ...]:
-    return rig.another().manifest.launches
+    """Those in the manifest, with their handles as the launcher gave them."""
+    session = rig.another()
+    return tuple(replace(one, handle=handle_of(session.sealer, one)) for one in session.manifest.launches)
