@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+from starburst_executor.client.money import check_cost
 from starburst_executor.clock import Backoff
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
@@ -27,12 +28,14 @@ class Workforce:
     def __init__(self, session: SessionStore, launcher: Launcher | None) -> None:
         self._session = session
         self._launcher = launcher
-        self._requests: dict[str, int] = {}
+        self._beats: list[WorkerBeat] = []
 
-    def check(self, n_slots: int) -> None:
-        """Refuse a number that the launcher would refuse. Raises: ConfigError."""
+    def check(self, n_slots: int, *, cost_alert_threshold: float | None) -> None:
+        """Refuse a number that the launcher would refuse, or that costs too much. Raises: ConfigError, BudgetExceeded."""
         if self._launcher is not None:
             self._launcher.check(n_slots)
+        limit = self._session.manifest.max_hourly_cost
+        check_cost(self._launcher, n_slots, max_hourly_cost=limit, cost_alert_threshold=cost_alert_threshold)
 
     def dead(self) -> set[str]:
         """Workers whose death the launcher has seen."""
@@ -79,27 +82,16 @@ class Workforce:
                 return
             session.clock.wait(never, min(backoff.next_s(), max(0.0, next_look - session.clock.monotonic())))
 
-    def requests(self, *, fresh: bool) -> dict[str, int]:
-        """Store requests of all of them as of their last beats; `fresh`: read these anew. Store: 1 LIST, 1 GET each."""
-        if fresh:
-            self._read()
-        return self._requests
+    def beats(self, *, fresh: bool) -> list[WorkerBeat]:
+        """The last beats of all of them; `fresh`: read these anew. Store: 1 LIST, 1 GET each."""
+        return self._read() if fresh else self._beats
 
     def _read(self) -> list[WorkerBeat]:
-        beats = [beat for beat, _ in read_beats(self._session)]
-        self._requests = _sum_requests(beats)
-        return beats
+        self._beats = [beat for beat, _ in read_beats(self._session)]
+        return self._beats
 
     def _handles(self) -> Iterator[tuple[Launcher, str]]:
         if self._launcher is not None:
             for launch in self._session.manifest.launches:
                 if launch.handle and launch.launcher == self._launcher.name:
                     yield self._launcher, launch.handle
-
-
-def _sum_requests(beats: Iterable[WorkerBeat]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for beat in beats:
-        for kind, n in beat.requests.items():
-            total[kind] = total.get(kind, 0) + n
-    return total

@@ -91,8 +91,24 @@ class Batch(OnAws):
             spot=self.spot,
             gpus=self.gpus,
             arch=self.arch,
-            n_slots_each=self.slots or max(1, int(self.cpu)),
+            n_slots_each=self._slots_each,
         )
+
+    @property
+    def _slots_each(self) -> int:
+        return self.slots or max(1, int(self.cpu))
+
+    def usd_per_hour(self, n_slots: int) -> float:
+        """What workers with so many slots cost an hour, estimated. Price list: 1 once a day.
+
+        Spot counts as On-Demand, which is what its queue takes where there is no spare capacity: limits are to hold.
+        """
+        pricing, (vcpu, mib) = self.account.pricing, self.size
+        if self.on == "fargate":
+            price = pricing.fargate(vcpu, mib / 1024, arch=self.arch)
+        else:
+            price = pricing.share(vcpu, mib / 1024, self.gpus)
+        return -(-n_slots // self._slots_each) * price.usd_per_hour
 
     def check(self, n_slots: int) -> None:
         """See that there is a stack with such a queue, and an image. Raises: ConfigError, LaunchError."""

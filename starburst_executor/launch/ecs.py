@@ -16,6 +16,8 @@ from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.sizes import Size, fargate_size, memory_mib
 
 if TYPE_CHECKING:
+    from starburst_executor.aws.pricing import Price
+    from starburst_executor.launch.ec2_hosts import Hosts
     from starburst_executor.launch.ecs_tasks import EcsTasks
     from starburst_executor.launch.remote import Account
 
@@ -96,6 +98,18 @@ class _OnEcs(OnAws):
     def check(self, n_slots: int) -> None:  # noqa: ARG002 - how many the account may run is known to AWS, and changes
         """See that there is a stack, and an image. Raises: ConfigError, LaunchError. CloudFormation: 1, once."""
         self._tasks.check()
+
+    def usd_per_hour(self, n_slots: int) -> float:
+        """What workers with so many slots cost an hour, estimated. Price list: 1 once a day."""
+        return -(-n_slots // self._slots_each) * self._price().usd_per_hour
+
+    def _price(self) -> Price:
+        """Of one worker."""
+        raise NotImplementedError
+
+    @property
+    def _slots_each(self) -> int:
+        raise NotImplementedError
 
     def start(self, order: Order, handle: str = "") -> Started:
         return self._tasks.start(order, handle)
@@ -188,9 +202,23 @@ class Fargate(_OnEcs):
             self.account,
             define=self._definition,
             providers=([spot, on_demand] if self.fallback else [spot]) if self.spot else [on_demand],
-            n_slots_each=self.slots or max(1, int(self.cpu)),
+            n_slots_each=self._slots_each,
             vcpu_each=float(self.cpu),
             in_vpc=True,
+        )
+
+    @property
+    def _slots_each(self) -> int:
+        return self.slots or max(1, int(self.cpu))
+
+    def _price(self) -> Price:
+        return self.account.pricing.fargate(
+            self.size.vcpu,
+            self.size.mib / 1024,
+            arch=self.arch,
+            # What may come On-Demand may cost as much: limits are to hold.
+            spot=self.spot and not self.fallback,
+            disk_gb=self.ephemeral_gb,
         )
 
     def _definition(self) -> dict[str, Any]:
@@ -255,16 +283,35 @@ class Ec2(_OnEcs):
             warm_s=float(self.warm_s) or None,
         )
 
-    def _make(self) -> EcsTasks:
+    @cached_property
+    def _hosts(self) -> Hosts:
         from starburst_executor.launch.ec2_hosts import Hosts
+
+        return Hosts(self.account, self.instance_type, spot=self.spot, warm_s=self.warm_s)
+
+    @property
+    def _slots_each(self) -> int:
+        return self.slots or self._hosts.machine.vcpus
+
+    def _price(self) -> Price:
+        machine = self._hosts.machine
+        return self.account.pricing.instance(
+            self._hosts.instance_type,
+            spot=self.spot,
+            vcpus=machine.vcpus,
+            memory_gb=machine.mib / 1024,
+            gpus=machine.gpus,
+        )
+
+    def _make(self) -> EcsTasks:
         from starburst_executor.launch.ecs_tasks import EcsTasks, Provider
 
-        hosts = Hosts(self.account, self.instance_type, spot=self.spot, warm_s=self.warm_s)
+        hosts = self._hosts
         return EcsTasks(
             self.account,
             define=lambda: hosts.definition(memory=self.memory, gpus=self.gpus),
             providers=lambda: [Provider(hosts.provider, hosts.quota_kind)],
-            n_slots_each=lambda: self.slots or hosts.machine.vcpus,
+            n_slots_each=lambda: self._slots_each,
             vcpu_each=lambda: float(hosts.machine.vcpus),
             in_vpc=False,
             at_end=hosts.keep_warm,

@@ -21,7 +21,7 @@ from tests.moto_server import MotoServer
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/starburst:test"
 _ROLE = "arn:aws:iam::123456789012:role"
-_SERVICES = ("ECS", "BATCH", "SSM", "SERVICE_QUOTAS", "CLOUDFORMATION", "CLOUDWATCH_LOGS")
+_SERVICES = ("ECS", "BATCH", "SSM", "SERVICE_QUOTAS", "CLOUDFORMATION", "CLOUDWATCH_LOGS", "PRICING")
 
 
 class FakeAws:
@@ -116,6 +116,9 @@ class FakeAws:
 
     def _RequestServiceQuotaIncrease(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"RequestedQuota": {"Status": "PENDING", "DesiredValue": request["DesiredValue"]}}
+
+    def _GetProducts(self, request: dict[str, Any]) -> dict[str, Any]:
+        raise Refusal("AccessDeniedException", "not authorized to perform: pricing:GetProducts")
 
     def _GetLogEvents(self, request: dict[str, Any]) -> dict[str, Any]:
         stream = request["logStreamName"]
