@@ -5,6 +5,7 @@ What may be asked for is checked here, before boto3 is loaded; what is asked of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.sizes import Size, fargate_size, memory_mib
 
 if TYPE_CHECKING:
+    from starburst_executor.aws.logs import Event
     from starburst_executor.aws.pricing import Price
     from starburst_executor.launch.ec2_hosts import Hosts
     from starburst_executor.launch.ecs_tasks import EcsTasks
@@ -70,6 +72,16 @@ class OnAws:
     def store_url(self) -> str:
         """The store that goes with it: the stack's bucket. Raises: LaunchError, ConfigError. CloudFormation: 1, once."""
         return self.account.stack.store_url(self.account.settings.profile)
+
+    def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:
+        """Workers, those of these launches and these, by the name of their log stream in CloudWatch, or its beginning."""
+        raise NotImplementedError
+
+    def log_events(self, prefix: str, since: float) -> Iterator[Event]:
+        """What was written to streams whose names begin so. Raises: LaunchError, ConfigError."""
+        from starburst_executor.aws.logs import events
+
+        return events(self.account.clients, self.account.stack, prefix, since)
 
     @cached_property
     def account(self) -> Account:
@@ -134,6 +146,13 @@ class _OnEcs(OnAws):
 
     def forget(self, handle: str) -> None:
         """Nothing is kept but logs, which CloudWatch drops in time."""
+
+    def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:
+        # No request: a worker's id ends in digits of its ECS task, after which its stream is named.
+        from starburst_executor.aws.logs import stream_of
+
+        known = [one for handle in handles for one in self._tasks.worker_ids(handle)]
+        return {stream_of(one.rpartition("-")[2]): one for one in [*known, *worker_ids]}
 
 
 @dataclass(frozen=True, kw_only=True)
