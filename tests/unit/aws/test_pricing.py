@@ -128,7 +128,7 @@ def test_a_file_that_is_spoilt_is_as_none(text: str, starburst_home: Path) -> No
 
 
 def test_spot_is_the_mean_of_the_newest_price_in_each_zone() -> None:
-    clients = FakeClients(spot=[("a", 5, "0.04"), ("a", 9, "0.06"), ("b", 3, "0.02")])
+    clients = FakeClients(spot=[("a", 9, "0.06"), ("a", 5, "0.04"), ("b", 3, "0.02")])
     price = pricing(clients).instance("c7g.xlarge", spot=True)
     assert price.usd_per_hour == pytest.approx(0.04 + prices.EBS_USD + prices.IPV4_USD)
 
