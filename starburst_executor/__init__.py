@@ -9,6 +9,7 @@
 from starburst_executor.client.detached import DetachedExecutor
 from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.money import Cost
 from starburst_executor.client.report import SessionStatus, TaskOutcome
 from starburst_executor.client.session import SessionSummary
 from starburst_executor.config import Timings
@@ -46,6 +47,7 @@ __all__ = [
     "Batch",
     "BudgetExceeded",
     "ConfigError",
+    "Cost",
     "DetachedExecutor",
     "Ec2",
     "ExecutorBroken",

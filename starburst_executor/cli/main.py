@@ -24,6 +24,7 @@ COMMANDS = {
     "teardown": "teardown:teardown",
     "sessions": "session:sessions",
     "status": "session:status",
+    "logs": "logs:logs",
     "cleanup": "session:cleanup",
     "key": "key:key",
     "image": "image:image",

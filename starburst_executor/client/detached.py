@@ -22,6 +22,7 @@ from starburst_executor import config
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.executor import StarburstExecutor, open_given
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.money import check_cost
 from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of, status_of
 from starburst_executor.client.session import (
     Opened,
@@ -31,13 +32,13 @@ from starburst_executor.client.session import (
     own_launcher,
 )
 from starburst_executor.clock import SystemClock
-from starburst_executor.config import SessionKey
+from starburst_executor.config import SessionKey, Settings
 from starburst_executor.errors import ConfigError, SessionExpired
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.protocol.status import SizeClass, State, Status
-from starburst_executor.store.session import Group
+from starburst_executor.store.session import Group, SessionStore
 
 __all__ = ["DetachedExecutor"]
 
@@ -68,6 +69,9 @@ class DetachedExecutor(StarburstExecutor):
         store: str | None = None,
         key: str | bytes | SessionKey | None = None,
         launcher: str | Launcher | None = None,
+        max_hourly_cost: float | None = None,
+        cost_alert_threshold: float | None = None,
+        budget_usd: float | None = None,
     ) -> DetachedExecutor:
         """Attach to a session that exists. Several clients may be attached at once.
 
@@ -77,10 +81,15 @@ class DetachedExecutor(StarburstExecutor):
             key: The session's key, if the key file here is not that of whoever started it.
             launcher: What starts workers that are missing while tasks are left, as for the constructor; the session's own
                 unless given; `"none"` for nothing.
+            max_hourly_cost: The session's limit from now on, for every client; as it is unless given. A session without
+                one gets this machine's settings, if workers may be started.
+            cost_alert_threshold: As for the constructor.
+            budget_usd: As `max_hourly_cost`. What is raised in time lets the session live.
 
-        Raises: SessionNotFound, KeyNotFound, VersionMismatch, ConfigError, StoreUnavailable, AccessDenied. An expired
+        Raises: BudgetExceeded: its workers would cost more than the limit; `launcher="none"` attaches without.
+            SessionNotFound, KeyNotFound, VersionMismatch, ConfigError, StoreUnavailable, AccessDenied. An expired
             session can be read.
-        Store: 1 GET.
+        Store: 1 GET; 1 swap for another limit.
         """
         clock = SystemClock()
         # Before anything is asked of the store: a misspelt launcher is the caller's.
@@ -88,18 +97,31 @@ class DetachedExecutor(StarburstExecutor):
         opened = attach(id_or_url, clock, store=store, key=key)
         if launcher is None:
             starts = own_launcher(opened.session)
+        try:
+            settings = config.resolve(
+                detached=True,
+                store=opened.store.url,
+                max_hourly_cost=max_hourly_cost,
+                cost_alert_threshold=cost_alert_threshold,
+                budget_usd=budget_usd,
+            )
+            given = {"max_hourly_cost": max_hourly_cost, "budget_usd": budget_usd}
+            _limit(opened.session, starts, settings, given)
+        except BaseException:
+            opened.store.close()
+            raise
         self = cls.__new__(cls)
-        self._attach(opened, starts)
+        self._attach(opened, starts, settings)
         return self
 
-    def _attach(self, opened: Opened, launcher: Launcher | None) -> None:
+    def _attach(self, opened: Opened, launcher: Launcher | None, settings: Settings) -> None:
         engine = Engine(
             opened,
             launcher,
             opened.session.clock,
             detached=True,
             ordinal=None,
-            settings=config.resolve(detached=True, store=opened.store.url),
+            settings=settings,
             reattach=self._reattach_function(),
         )
         self._take_over(engine, opened.session.manifest.workers)
@@ -195,7 +217,8 @@ class DetachedExecutor(StarburstExecutor):
         Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET a
         worker.
         """
-        return status_of(self._engine.session, self._engine.workforce.dead())
+        engine = self._engine
+        return status_of(engine.session, engine.workforce.dead(), engine.cost_of)
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
@@ -266,10 +289,11 @@ class DetachedExecutor(StarburstExecutor):
         """Change how many tasks run at once, 1..10,000. Missing workers are started while there is work; surplus ones end
         when what they run has ended.
 
+        Raises: BudgetExceeded if they would cost more than the session's `max_hourly_cost`; ConfigError.
         Store: 1 swap.
         """
         n_workers = config.resolve(detached=True, store=self._engine.opened.store.url, workers=workers).workers
-        self._engine.workforce.check(n_workers)
+        self._engine.workforce.check(n_workers, cost_alert_threshold=self._engine.cost_alert_threshold)
         self._engine.session.change(lambda manifest: _with(manifest, workers=n_workers))
         self._max_workers = n_workers
         self._engine.renumber()
@@ -323,6 +347,39 @@ class DetachedExecutor(StarburstExecutor):
             sys.stderr.write(
                 f"session {self.id} goes on: DetachedExecutor.reattach({self.id!r}); elsewhere: reattach({self.url!r}, key=...)\n"
             )
+
+
+def _limit(
+    session: SessionStore, launcher: Launcher | None, settings: Settings, given: dict[str, float | None]
+) -> None:
+    """Settle the session's limits of money, and see that what may be started keeps them. Store: 1 swap if they change.
+
+    Raises: BudgetExceeded.
+    """
+
+    def step(manifest: Manifest) -> Manifest | None:
+        def limit(name: str, own: float | None, here: float | None) -> float | None:
+            is_for_here = given[name] is not None or (own is None and launcher is not None)
+            return here if is_for_here else own
+
+        budget_usd = limit("budget_usd", manifest.budget_usd, settings.budget_usd)
+        hourly = limit("max_hourly_cost", manifest.max_hourly_cost, settings.max_hourly_cost)
+        if (budget_usd, hourly) == (manifest.budget_usd, manifest.max_hourly_cost) or manifest.state.is_over:
+            return None
+        return replace(manifest, budget_usd=budget_usd, max_hourly_cost=hourly)
+
+    manifest = session.manifest
+    changed = step(manifest) or manifest
+    has_limit = changed.max_hourly_cost is not None or settings.cost_alert_threshold is not None
+    if has_limit and manifest.state == SessionState.OPEN:
+        check_cost(
+            launcher,
+            manifest.workers,
+            max_hourly_cost=changed.max_hourly_cost,
+            cost_alert_threshold=settings.cost_alert_threshold,
+        )
+    if changed is not manifest:
+        session.change(step)
 
 
 def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest | None:

@@ -16,6 +16,7 @@ import logging
 import os
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collec
 from starburst_executor.client.functions import FunctionPickles, Prepared
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.keeper import ClientKeeper
+from starburst_executor.client.money import Cost, cost_of
 from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.session import Opened, code_for, delete_session, is_embedded, open_submitter, sweep
 from starburst_executor.client.submitter import Acknowledged, Submitter
@@ -43,7 +45,8 @@ from starburst_executor.errors import (
 )
 from starburst_executor.launch.base import Launcher, Order
 from starburst_executor.protocol import payload, status
-from starburst_executor.protocol.records import SessionState
+from starburst_executor.protocol.money import ended_by
+from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat
 from starburst_executor.protocol.status import Status
 from starburst_executor.store.repair import end_what_is_left
 
@@ -91,6 +94,7 @@ class Engine:
         self._clock = clock
         self._reattach = reattach
         self._queue_bytes = settings.queue_bytes
+        self.cost_alert_threshold = settings.cost_alert_threshold
         self._pid = os.getpid()
         self._embedded = is_embedded(opened.store.url)
         self._pool = None if self._embedded else ThreadPoolExecutor(_REMOTE_SENDERS, "starburst-fetch")
@@ -117,6 +121,7 @@ class Engine:
         self._wake_keeper = threading.Event()
         self._finish_lock = threading.Lock()  # held over the end, so that it is done once
         self.finished = threading.Event()
+        self._cost: Cost | None = None  # once it has ended
         _engines.add(self)
 
     def lost_in_fork(self) -> None:
@@ -218,8 +223,8 @@ class Engine:
                 f"the session's absolute_timeout has passed: session={manifest.session_id}; its outcomes can be read, start a "
                 "new session to submit more"
             )
-        if manifest.state == SessionState.BROKEN:
-            raise ExecutorBroken(f"{manifest.reason}: session={manifest.session_id}")
+        if (error := ended_by(manifest)) is not None:
+            raise error
         if manifest.state != SessionState.OPEN:
             raise RuntimeError(f"{_ENDED_WORDS}: session={manifest.session_id}, state={manifest.state.value}")
 
@@ -447,6 +452,7 @@ class Engine:
                 self.session.end(SessionState.TERMINATED, "shut down")
                 self.workforce.let_go()
                 self.workforce.wait_until_gone(self._keeper.buried)
+                self._tell_cost()
                 if not self.keep:
                     delete_session(self.session)
             except StarburstError as error:
@@ -488,6 +494,7 @@ class Engine:
                 end_what_is_left(self.session, manifest)
                 self.collector.poll()
                 self.workforce.wait_until_gone(self._keeper.buried)
+                self._tell_cost()
             except SessionNotFound:
                 if not delete:
                     raise
@@ -506,10 +513,34 @@ class Engine:
 
     def requests(self) -> dict[str, int]:
         """Store requests so far, by kind: this client's, and its workers' as of their last beats."""
-        counts = dict(self.opened.store.requests.snapshot())
-        for kind, n in self.workforce.requests(fresh=not self.finished.is_set()).items():
-            counts[kind] = counts.get(kind, 0) + n
-        return counts
+        return self.all_requests(self.workforce.beats(fresh=not self.finished.is_set()))
+
+    def all_requests(self, beats: Iterable[WorkerBeat]) -> dict[str, int]:
+        """This client's store requests and those that the beats tell of."""
+        counts = Counter(self.opened.store.requests.snapshot())
+        for beat in beats:
+            counts.update(beat.requests)
+        return dict(counts)
+
+    def cost(self) -> Cost:
+        """What the session has cost so far; after its end, in all."""
+        if self.finished.is_set() and self._cost is not None:
+            return self._cost
+        if self.finished.is_set():
+            return self.cost_of(self.session.manifest, self.workforce.beats(fresh=False))
+        return self.cost_of(self.session.refresh(), self.workforce.beats(fresh=True))
+
+    def cost_of(self, manifest: Manifest, beats: list[WorkerBeat]) -> Cost:
+        """What manifest and beats say that it has cost."""
+        dead = self.workforce.dead() | self._keeper.buried
+        counts = self.all_requests(beats)
+        return cost_of(manifest, self._clock.now(), beats, dead, counts, self.opened.store.url)
+
+    def _tell_cost(self) -> None:
+        """The session has ended: say what it has cost, if anything. Nothing is asked of the store."""
+        self._cost = self.cost_of(self.session.manifest, self.workforce.beats(fresh=False))
+        if self._cost.total_usd:
+            _log.info("the session has cost %s: session=%s", self._cost, self.session.session_id)
 
     def _stop_threads(self) -> None:
         self._stop.set()

@@ -27,6 +27,7 @@ from starburst_executor import config
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.functions import Prepared
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.money import Cost, check_cost
 from starburst_executor.client.session import is_embedded, start
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.config import SessionKey, Timings
@@ -67,11 +68,17 @@ class StarburstExecutor(Executor):
         keep: Keep the session's objects at the end.
         launch_timeout: Seconds within which the first worker must be heard of; by the launcher unless given: 60 for local
             workers, 600 on Fargate.
+        max_hourly_cost: Workers that would cost more dollars an hour are not started: `BudgetExceeded`.
+        cost_alert_threshold: A warning is logged where workers cost more dollars an hour.
+        budget_usd: At so many dollars in all the session ends, also with no client there: what has not ended fails with
+            `BudgetExceeded`. All three are about estimates (docs/howto/costs.md).
         key: The session's key, if it is not to be made from the user's key file.
         timings: Every interval of the session; the defaults fit the store.
 
     Raises:
-        ConfigError: a value is out of range; it is a `ValueError`. Also StoreUnavailable, AccessDenied.
+        ConfigError: a value is out of range; it is a `ValueError`.
+        BudgetExceeded: workers would cost more than `max_hourly_cost`; nothing was started. Also StoreUnavailable,
+            AccessDenied.
 
     Settings that are not given are looked up as `STARBURST_*` variables and in the config file. Thread-safe.
 
@@ -100,6 +107,9 @@ class StarburstExecutor(Executor):
         max_result_bytes: int | None = None,
         keep: bool | None = None,
         launch_timeout: float | None = None,
+        max_hourly_cost: float | None = None,
+        cost_alert_threshold: float | None = None,
+        budget_usd: float | None = None,
         key: str | bytes | SessionKey | None = None,
         timings: Timings | None = None,
     ) -> None:
@@ -123,6 +133,9 @@ class StarburstExecutor(Executor):
             max_result_bytes=max_result_bytes,
             keep=keep,
             launch_timeout=launch_timeout,
+            max_hourly_cost=max_hourly_cost,
+            cost_alert_threshold=cost_alert_threshold,
+            budget_usd=budget_usd,
         )
         engine_launcher = given
         if given is None:
@@ -130,6 +143,12 @@ class StarburstExecutor(Executor):
         if engine_launcher is not None:
             _check_reach(engine_launcher, settings.store)
             engine_launcher.check(settings.workers)
+        check_cost(
+            engine_launcher,
+            settings.workers,
+            max_hourly_cost=settings.max_hourly_cost,
+            cost_alert_threshold=settings.cost_alert_threshold,
+        )
         opened = start(
             settings,
             clock,
@@ -262,6 +281,14 @@ class StarburstExecutor(Executor):
         Store: 1 LIST, 1 GET a worker; nothing after `shutdown`.
         """
         return self._engine.requests()
+
+    def cost(self) -> Cost:
+        """What this session has cost so far, in dollars: an estimate. After its end, in all.
+
+        Of S3 requests those of its workers and of this client are counted, as `requests` does.
+        Store: 1 GET, 1 LIST, 1 GET a worker; nothing after `shutdown`.
+        """
+        return self._engine.cost()
 
     def output(self, future: StarburstFuture[Any]) -> tuple[str, str]:
         """What a task of this session wrote to its standard output and error, once it has ended; of each up to 1 MB.

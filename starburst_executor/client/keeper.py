@@ -15,6 +15,7 @@ from starburst_executor.client.starter import Starter
 from starburst_executor.errors import ObjectNotFound, StoreUnavailable
 from starburst_executor.launch.base import Launcher, Order
 from starburst_executor.protocol.records import ClientBeat
+from starburst_executor.store.budget import Budget
 from starburst_executor.store.own import OwnObject
 from starburst_executor.store.repair import Watcher, end_what_is_left, read_beat
 from starburst_executor.store.session import SessionStore
@@ -51,6 +52,7 @@ class ClientKeeper:
         self._clock = session.clock
         self._timings = session.manifest.timings
         self._watcher = Watcher(session, self._timings.looks_until_lost)
+        self._budget = Budget(session)
         self._beat = ClientBeat(client_id, 0, self._clock.now())
         self._own = OwnObject(session.store, session.keys.client(client_id), session.clock)
         self._next_beat = self._next_deaths = float("-inf")
@@ -129,7 +131,8 @@ class ClientKeeper:
         if self._n_looks % self._timings.looks_until_lost == 0:
             self._repair()
         self._session.refresh()
-        manifest = self._session.expire_if_due()
+        self._session.expire_if_due()
+        manifest = self._budget.keep(watches=True, dead=self._buried)
         if manifest.state.is_over:
             end_what_is_left(self._session, manifest)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.money import Cost
 from starburst_executor.client.session import census
-from starburst_executor.protocol.records import WorkerBeat, WorkerState
+from starburst_executor.protocol.records import Manifest, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import State
 from starburst_executor.store.repair import read_beats
 from starburst_executor.store.session import SessionStore
@@ -35,6 +36,7 @@ class SessionStatus:
         slots: Tasks that these can run at once.
         per_s: Tasks ended per second, lately.
         seconds_left: Estimated from that; None if nothing ends.
+        cost: What it has cost so far.
     """
 
     id: str
@@ -50,6 +52,7 @@ class SessionStatus:
     slots: int
     per_s: float
     seconds_left: float | None
+    cost: Cost
 
     def __str__(self) -> str:
         ended = self.completed + self.failed + self.cancelled
@@ -62,6 +65,7 @@ class SessionStatus:
                 f"           {self.completed:,} completed, {self.failed:,} failed, {self.cancelled:,} cancelled",
                 f"           {self.pending:,} pending, {self.claimed:,} claimed, {self.running:,} running",
                 f"  workers  {self.workers:,} alive with {self.slots:,} slots; {self.per_s:,.1f} tasks/s{left}",
+                *([f"  cost     {self.cost}"] if self.cost.total_usd else []),
             ]
         )
 
@@ -103,18 +107,22 @@ def outcome_of(future: StarburstFuture[Any]) -> TaskOutcome:
     return TaskOutcome(future.task_id, future.index, "completed", future.result(), None)
 
 
-def status_of(session: SessionStore, dead: Collection[str] = ()) -> SessionStatus:
+def status_of(
+    session: SessionStore, dead: Collection[str], cost_of: Callable[[Manifest, list[WorkerBeat]], Cost]
+) -> SessionStatus:
     """Count tasks and workers.
 
     Args:
         dead: Workers whose death is known, whatever their last beat says.
+        cost_of: What manifest and beats say that it has cost.
 
     Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET a
     worker; 1 GET.
     """
     manifest = session.refresh()
     counts = census(session)
-    alive = [beat for beat, _ in read_beats(session) if _is_alive(beat, session) and beat.worker_id not in dead]
+    beats = [beat for beat, _ in read_beats(session)]
+    alive = [beat for beat in beats if _is_alive(beat, session) and beat.worker_id not in dead]
     per_s = sum(beat.per_s for beat in alive)
     n_left = counts[State.PENDING] + counts[State.CLAIMED]
     return SessionStatus(
@@ -131,6 +139,7 @@ def status_of(session: SessionStore, dead: Collection[str] = ()) -> SessionStatu
         slots=sum(beat.slots for beat in alive),
         per_s=per_s,
         seconds_left=n_left / per_s if per_s > 0 and n_left else None,
+        cost=cost_of(manifest, beats),
     )
 
 

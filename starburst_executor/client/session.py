@@ -200,6 +200,8 @@ def _first_manifest(
         # An attached local worker costs nothing while it is idle and ends with its client.
         idle_exit=detached or launcher is None or is_on_aws(spec),
         submitters=(submitter_record(clock.new_id(4)),),
+        budget_usd=settings.budget_usd,
+        max_hourly_cost=settings.max_hourly_cost,
     )
 
 

@@ -16,12 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from starburst_executor.client.handles import handle_of, sealed_handle
+from starburst_executor.client.money import hourly_usd
 from starburst_executor.clock import Backoff
-from starburst_executor.errors import ConfigError, LaunchError, NoCapacity
+from starburst_executor.errors import BudgetExceeded, ConfigError, LaunchError, NoCapacity
 from starburst_executor.launch.base import Death, Launcher, Order, Started
 from starburst_executor.launch.bootstrap import new_launch_id
-from starburst_executor.protocol.records import Launch, Manifest, SessionState
-from starburst_executor.store.repair import Watcher, end_what_is_left
+from starburst_executor.protocol.money import refusal_reason, settled, without
+from starburst_executor.protocol.records import Launch, Manifest, SessionState, WorkerBeat
+from starburst_executor.store.repair import Watcher, end_what_is_left, read_beats
 from starburst_executor.store.session import SessionStore
 
 __all__ = ["Starter"]
@@ -88,7 +90,7 @@ class Starter:
         self._no_room = Backoff(self._clock, _NO_ROOM_S, _NO_ROOM_MOST_S)
         self._seen_at: dict[tuple[str, float], float] = {}  # launch and its renewal to when it was first seen here
         self._warned: set[str] = set()
-        self._error: LaunchError | None = None
+        self._error: LaunchError | BudgetExceeded | None = None
         self._never = threading.Event()
 
     def turn(self) -> None:
@@ -156,6 +158,8 @@ class Starter:
         launcher, at = self._launcher, self._clock.now()
         launch_id = new_launch_id(self._clock)
         mine: list[Launch] = []
+        refusals: list[BudgetExceeded] = []
+        beats = self._beats_of_paid()
 
         def intend(current: Manifest) -> Manifest | None:
             # Whoever lands first starts; the other sees it here.
@@ -163,12 +167,23 @@ class Starter:
             if current.state != SessionState.OPEN or missing <= 0:
                 return None
             left = next((one for one in current.launches if self._is_abandoned(one) and self._handle_of(one)), None)
-            mine[:] = [Launch(launch_id, launcher.name, missing, "", at) if left is None else replace(left, at=at)]
-            kept = tuple(one for one in current.launches if one != left and self._slots_of(one))
-            return replace(current, launches=(*kept, *mine))
+            rate = hourly_usd(launcher, missing) or 0.0
+            fresh = Launch(launch_id, launcher.name, missing, "", at, since=at, usd_per_hour=rate)
+            over = [one for one in current.launches if one != left and not self._slots_of(one)]
+            kept = without(current, over, at, beats)
+            if left is None:
+                refusals[:] = filter(None, [self._too_dear(kept, rate)])
+            if refusals:
+                return None
+            mine[:] = [fresh if left is None else replace(left, at=at)]
+            return replace(kept, launches=(*(one for one in kept.launches if one != left), *mine))
 
         # Crash here: an intent without a handle; after twenty seconds it counts no more and the next client starts anew.
-        if not set(self._session.change(intend).launches).intersection(mine):
+        changed = self._session.change(intend)
+        if refusals:
+            self._could_not_start(refusals[0])
+            return
+        if not set(changed.launches).intersection(mine):
             return
         now = self._clock.monotonic()
         if self._heard or self._waits_since is None:
@@ -176,6 +191,24 @@ class Starter:
             self._before, self._heard, self._waits_since = self._worker_keys(), False, now
         self._going = _Going(mine[0], now, now, now)
         self._go_on(self._going)
+
+    def _too_dear(self, manifest: Manifest, usd_more: float) -> BudgetExceeded | None:
+        """Why no more workers may be started, besides those of these launches that live."""
+        limit = manifest.max_hourly_cost
+        now_usd = sum(one.usd_per_hour * self._slots_of(one) / max(1, one.slots) for one in manifest.launches)
+        if limit is None or not usd_more or now_usd + usd_more <= limit:
+            return None
+        return BudgetExceeded(
+            f"workers for about ${now_usd + usd_more:.2f} an hour would run, max_hourly_cost is ${limit:.2f}; ask for fewer "
+            "or cheaper ones, or reattach with a larger max_hourly_cost"
+        )
+
+    def _beats_of_paid(self) -> list[WorkerBeat]:
+        """The beats, if somebody has paid for workers that are gone. Store: nothing mostly; 1 LIST, 1 GET a worker."""
+        launches = self._session.manifest.launches
+        if any(one.usd_per_hour and not self._slots_of(one) for one in launches):
+            return [beat for beat, _ in read_beats(self._session)]
+        return []
 
     def _go_on(self, going: _Going) -> None:
         now = self._clock.monotonic()
@@ -193,11 +226,12 @@ class Starter:
             return
         too_late = self._clock.monotonic() - going.began_at > self._timings.launch_s
         done = started.more_s is None or too_late
-        handle = sealed_handle(self._session.sealer, launch, started.handle)
-        changed = replace(launch, handle=handle, at=self._clock.now(), settled=done)
+        handle, at = sealed_handle(self._session.sealer, launch, started.handle), self._clock.now()
+        since = launch.since if launch.started else at
+        changed = replace(launch, handle=handle, at=at, started=started.n_slots, since=since)
         # Crash here: workers run that no handle names; whoever takes the launch over asks the engine for the same ones
         # again, and an engine that cannot tell finds them by their beats: they leave when idle.
-        self._write(going, replace(changed, slots=started.n_slots) if done else changed)
+        self._write(going, settled(changed, started.n_slots) if done else changed)
         going.next_at = self._clock.monotonic() + (started.more_s or 0.0)
         if done:
             self._going = None
@@ -229,7 +263,7 @@ class Starter:
             if launch not in current.launches:
                 return None
             others = tuple(one for one in current.launches if one != launch)
-            return replace(current, launches=(*others, replace(launch, settled=True)) if launch.handle else others)
+            return replace(current, launches=(*others, settled(launch, launch.started)) if launch.handle else others)
 
         self._session.change(settle)
 
@@ -258,8 +292,8 @@ class Starter:
             self._n_futile = 0
             self._next_start = self._clock.monotonic() + self._no_room.next_s()
         else:
-            self._error = error if isinstance(error, LaunchError) else LaunchError(str(error))
-            self._break(reason)
+            self._error = error if isinstance(error, LaunchError | BudgetExceeded) else LaunchError(str(error))
+            self._break(refusal_reason(error) if isinstance(error, BudgetExceeded) else reason)
 
     # --- the first beat -----------------------------------------------------------------------------------------------
 

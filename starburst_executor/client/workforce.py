@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from starburst_executor.client.handles import handle_of
+from starburst_executor.client.money import check_cost
 from starburst_executor.client.session import own_launcher
 from starburst_executor.clock import Backoff
 from starburst_executor.launch.base import Launcher
@@ -29,12 +30,14 @@ class Workforce:
     def __init__(self, session: SessionStore, launcher: Launcher | None) -> None:
         self._session = session
         self._launcher = launcher
-        self._requests: dict[str, int] = {}
+        self._beats: list[WorkerBeat] = []
 
-    def check(self, n_slots: int) -> None:
-        """Refuse a number that the launcher would refuse. Raises: ConfigError."""
+    def check(self, n_slots: int, *, cost_alert_threshold: float | None) -> None:
+        """Refuse a number that the launcher would refuse, or that costs too much. Raises: ConfigError, BudgetExceeded."""
         if self._launcher is not None:
             self._launcher.check(n_slots)
+        limit = self._session.manifest.max_hourly_cost
+        check_cost(self._launcher, n_slots, max_hourly_cost=limit, cost_alert_threshold=cost_alert_threshold)
 
     def dead(self) -> set[str]:
         """Workers whose death the launcher has seen."""
@@ -81,16 +84,13 @@ class Workforce:
                 return
             session.clock.wait(never, min(backoff.next_s(), max(0.0, next_look - session.clock.monotonic())))
 
-    def requests(self, *, fresh: bool) -> dict[str, int]:
-        """Store requests of all of them as of their last beats; `fresh`: read these anew. Store: 1 LIST, 1 GET each."""
-        if fresh:
-            self._read()
-        return self._requests
+    def beats(self, *, fresh: bool) -> list[WorkerBeat]:
+        """The last beats of all of them; `fresh`: read these anew. Store: 1 LIST, 1 GET each."""
+        return self._read() if fresh else self._beats
 
     def _read(self) -> list[WorkerBeat]:
-        beats = [beat for beat, _ in read_beats(self._session)]
-        self._requests = _sum_requests(beats)
-        return beats
+        self._beats = [beat for beat, _ in read_beats(self._session)]
+        return self._beats
 
     def _handles(self) -> Iterator[tuple[Launcher, str]]:
         if self._launcher is not None:
@@ -110,11 +110,3 @@ class Workforce:
         for launch in self._session.manifest.launches:
             if launch.launcher == launcher.name and (handle := handle_of(self._session.sealer, launch)):
                 yield launcher, handle
-
-
-def _sum_requests(beats: Iterable[WorkerBeat]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for beat in beats:
-        for kind, n in beat.requests.items():
-            total[kind] = total.get(kind, 0) + n
-    return total

@@ -16,7 +16,7 @@ disk nor the environment. Import its names from here; which module they live in 
 from starburst_executor.config.aws import AwsSettings, forget_aws, remember_aws, resolve_aws
 from starburst_executor.config.engine import EngineStart, engine_environment, engine_start
 from starburst_executor.config.environment import variable_names
-from starburst_executor.config.folders import default_store, log_folder, machine_boot, registry_folder
+from starburst_executor.config.folders import default_store, log_folder, machine_boot, price_file, registry_folder
 from starburst_executor.config.settings import LAUNCHERS, Settings, resolve
 from starburst_executor.config.timings import Timings
 from starburst_executor.config.user_keys import (
@@ -50,6 +50,7 @@ __all__ = [
     "log_folder",
     "machine_boot",
     "new_session_key",
+    "price_file",
     "registry_folder",
     "remember_aws",
     "resolve",

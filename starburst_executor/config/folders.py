@@ -1,7 +1,7 @@
 """Where this machine keeps what belongs to the user: config, data, logs, registry, and the default store.
 
     config folder   config.toml, key                   STARBURST_HOME replaces both folders
-    data folder     sessions/, registry/, logs/
+    data folder     sessions/, registry/, logs/, prices.json
 
 Guarantees that every folder it makes can be entered by this user alone, and that no store is put by default where
 SQLite's locks do not hold. A folder is made when it is asked for. What is written into it is left to others.
@@ -21,7 +21,15 @@ from urllib.parse import quote
 
 from starburst_executor.errors import ConfigError
 
-__all__ = ["config_folder", "default_store", "log_folder", "machine_boot", "make_private", "registry_folder"]
+__all__ = [
+    "config_folder",
+    "default_store",
+    "log_folder",
+    "machine_boot",
+    "make_private",
+    "price_file",
+    "registry_folder",
+]
 
 _APP = "starburst_executor"
 
@@ -60,6 +68,12 @@ def registry_folder() -> Path | None:
     """Where this machine notes which session lies in which store; None where nothing can be kept."""
     folder = _data_folder() / "registry"
     return folder if make_private(folder) is None else None
+
+
+def price_file() -> Path | None:
+    """Where this machine keeps the prices that AWS has told it; None where nothing can be kept."""
+    folder = _data_folder()
+    return folder / "prices.json" if make_private(folder) is None else None
 
 
 def log_folder() -> Path:

@@ -37,6 +37,7 @@ class _Rule:
     highest: float = math.inf
     optional: bool = False
     choices: tuple[str, ...] = ()
+    unit: str = "seconds"
 
     def allowed(self) -> str:
         if self.kind is bool:
@@ -53,6 +54,9 @@ class _Rule:
 
 def _setting(rule: _Rule, **default: Any) -> Any:
     return field(metadata={"rule": rule}, **default)
+
+
+_DOLLARS = _Rule(float, 0.01, optional=True, unit="dollars")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +77,9 @@ class Settings:
         keep: Whether the end of an attached session leaves its objects in the store.
         launch_timeout: Seconds within which the first worker must be heard of, or None for what the launcher needs.
         code_exclude: What of the user's own modules is not sent to workers: patterns, separated by commas or spaces.
+        max_hourly_cost: Workers that cost more dollars an hour are not started, or None.
+        cost_alert_threshold: Workers that cost more dollars an hour are worth a warning, or None.
+        budget_usd: At so many dollars in all the session ends, or None.
     """
 
     workers: int = _setting(_Rule(int, 1, 10_000))
@@ -88,6 +95,9 @@ class Settings:
     keep: bool = _setting(_Rule(bool), default=False)
     launch_timeout: float | None = _setting(_Rule(float, 1, 604_800, optional=True), default=None)
     code_exclude: str = _setting(_Rule(str), default="")
+    max_hourly_cost: float | None = _setting(_DOLLARS, default=None)
+    cost_alert_threshold: float | None = _setting(_DOLLARS, default=None)
+    budget_usd: float | None = _setting(_DOLLARS, default=None)
 
 
 def resolve(detached: bool, *, store_of: Callable[[str], str | None] | None = None, **arguments: object) -> Settings:
@@ -166,7 +176,7 @@ def _checked(name: str, value: Any, rule: _Rule, source: str | None) -> object:
     except TypeError:
         if source is not None:
             refuse()
-        noun = {int: "an integer", float: "a number of seconds", str: "a string", bool: "a bool"}[rule.kind]
+        noun = {int: "an integer", float: f"a number of {rule.unit}", str: "a string", bool: "a bool"}[rule.kind]
         raise TypeError(f"{name} must be {noun}, not {type(value).__name__}") from None
     # Options of a launcher are its own to check: `launch/open.py`.
     if rule.choices and str(settled).partition("?")[0] not in rule.choices:

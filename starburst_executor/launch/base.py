@@ -100,6 +100,9 @@ class Launcher(Protocol):
     def check(self, n_slots: int) -> None:
         """Refuse, before anything is started, a number of slots that it could never run. Raises: ConfigError."""
 
+    def usd_per_hour(self, n_slots: int) -> float | None:
+        """What workers with so many slots cost an hour, in dollars: an estimate. None: nothing that is known."""
+
     def start(self, order: Order, handle: str = "") -> Started:
         """Start workers, or the next few of them: one step.
 

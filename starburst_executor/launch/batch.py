@@ -4,6 +4,7 @@ there. What may be asked for is checked here; what is asked of Batch is in `batc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -91,8 +92,24 @@ class Batch(OnAws):
             spot=self.spot,
             gpus=self.gpus,
             arch=self.arch,
-            n_slots_each=self.slots or max(1, int(self.cpu)),
+            n_slots_each=self._slots_each,
         )
+
+    @property
+    def _slots_each(self) -> int:
+        return self.slots or max(1, int(self.cpu))
+
+    def usd_per_hour(self, n_slots: int) -> float:
+        """What workers with so many slots cost an hour, estimated. Price list: 1 once a day.
+
+        Spot counts as On-Demand, which is what its queue takes where there is no spare capacity: limits are to hold.
+        """
+        pricing, (vcpu, mib) = self.account.pricing, self.size
+        if self.on == "fargate":
+            price = pricing.fargate(vcpu, mib / 1024, arch=self.arch)
+        else:
+            price = pricing.share(vcpu, mib / 1024, self.gpus)
+        return -(-n_slots // self._slots_each) * price.usd_per_hour
 
     def check(self, n_slots: int) -> None:
         """See that there is a stack with such a queue, and an image. Raises: ConfigError, LaunchError."""
@@ -121,3 +138,7 @@ class Batch(OnAws):
 
     def forget(self, handle: str) -> None:
         """Nothing is kept but logs, which CloudWatch drops in time."""
+
+    def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:  # noqa: ARG002
+        # Of a job that no launch names nobody knows the ECS task any more. Batch: 1 for 100 jobs.
+        return {stream: one for handle in handles for stream, one in self._jobs.log_streams(handle)}

@@ -248,6 +248,23 @@ class BatchJobs:
         n_each = 0 if here is None else here.n_slots_each
         return sum(n_each for _, seen in self._look(handle) if seen.status not in _ENDED)
 
+    def log_streams(self, handle: str) -> Iterator[tuple[str, str]]:
+        """The log stream and the worker's id of each attempt. Raises: LaunchError, ConfigError. Batch: 1 for 100 jobs."""
+        here = _Handle.load(handle)
+        children = [] if here is None or not here.job_id else here.children
+        for i in range(0, len(children), _DESCRIBE_MOST):
+            try:
+                answer = self._account.clients.get("batch").describe_jobs(jobs=children[i : i + _DESCRIBE_MOST])
+            except FOREIGN as error:
+                raise meaning(error, "asking Batch where its jobs log") from error
+            for job in answer.get("jobs", []):
+                attempts = [one.get("container", {}) for one in job.get("attempts", [])]
+                named = [str(one["logStreamName"]) for one in attempts if one.get("logStreamName")]
+                running = str(job.get("container", {}).get("logStreamName", ""))
+                for number, stream in enumerate(dict.fromkeys([*named, *filter(None, [running])]), 1):
+                    assert here is not None  # there are children  # noqa: S101
+                    yield stream, worker_id_of(here.launch_id, batch_digits(str(job["jobId"]), number))
+
     def describe(self, handle: str) -> str:
         """How many are in which state, and what Batch says of one."""
         found = [seen for _, seen in self._look(handle)]

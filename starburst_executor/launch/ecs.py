@@ -5,6 +5,7 @@ What may be asked for is checked here, before boto3 is loaded; what is asked of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.sizes import Size, fargate_size, memory_mib
 
 if TYPE_CHECKING:
+    from starburst_executor.aws.logs import Event
+    from starburst_executor.aws.pricing import Price
+    from starburst_executor.launch.ec2_hosts import Hosts
     from starburst_executor.launch.ecs_tasks import EcsTasks
     from starburst_executor.launch.remote import Account
 
@@ -69,6 +73,16 @@ class OnAws:
         """The store that goes with it: the stack's bucket. Raises: LaunchError, ConfigError. CloudFormation: 1, once."""
         return self.account.stack.store_url(self.account.settings.profile)
 
+    def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:
+        """Workers, those of these launches and these, by the name of their log stream in CloudWatch, or its beginning."""
+        raise NotImplementedError
+
+    def log_events(self, prefix: str, since: float) -> Iterator[Event]:
+        """What was written to streams whose names begin so. Raises: LaunchError, ConfigError."""
+        from starburst_executor.aws.logs import events
+
+        return events(self.account.clients, self.account.stack, prefix, since)
+
     @cached_property
     def account(self) -> Account:
         """The account, found when it is first needed."""
@@ -97,6 +111,18 @@ class _OnEcs(OnAws):
         """See that there is a stack, and an image. Raises: ConfigError, LaunchError. CloudFormation: 1, once."""
         self._tasks.check()
 
+    def usd_per_hour(self, n_slots: int) -> float:
+        """What workers with so many slots cost an hour, estimated. Price list: 1 once a day."""
+        return -(-n_slots // self._slots_each) * self._price().usd_per_hour
+
+    def _price(self) -> Price:
+        """Of one worker."""
+        raise NotImplementedError
+
+    @property
+    def _slots_each(self) -> int:
+        raise NotImplementedError
+
     def start(self, order: Order, handle: str = "") -> Started:
         return self._tasks.start(order, handle)
 
@@ -120,6 +146,13 @@ class _OnEcs(OnAws):
 
     def forget(self, handle: str) -> None:
         """Nothing is kept but logs, which CloudWatch drops in time."""
+
+    def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:
+        # No request: a worker's id ends in digits of its ECS task, after which its stream is named.
+        from starburst_executor.aws.logs import stream_of
+
+        known = [one for handle in handles for one in self._tasks.worker_ids(handle)]
+        return {stream_of(one.rpartition("-")[2]): one for one in [*known, *worker_ids]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +221,23 @@ class Fargate(_OnEcs):
             self.account,
             define=self._definition,
             providers=([spot, on_demand] if self.fallback else [spot]) if self.spot else [on_demand],
-            n_slots_each=self.slots or max(1, int(self.cpu)),
+            n_slots_each=self._slots_each,
             vcpu_each=float(self.cpu),
             in_vpc=True,
+        )
+
+    @property
+    def _slots_each(self) -> int:
+        return self.slots or max(1, int(self.cpu))
+
+    def _price(self) -> Price:
+        return self.account.pricing.fargate(
+            self.size.vcpu,
+            self.size.mib / 1024,
+            arch=self.arch,
+            # What may come On-Demand may cost as much: limits are to hold.
+            spot=self.spot and not self.fallback,
+            disk_gb=self.ephemeral_gb,
         )
 
     def _definition(self) -> dict[str, Any]:
@@ -255,16 +302,35 @@ class Ec2(_OnEcs):
             warm_s=float(self.warm_s) or None,
         )
 
-    def _make(self) -> EcsTasks:
+    @cached_property
+    def _hosts(self) -> Hosts:
         from starburst_executor.launch.ec2_hosts import Hosts
+
+        return Hosts(self.account, self.instance_type, spot=self.spot, warm_s=self.warm_s)
+
+    @property
+    def _slots_each(self) -> int:
+        return self.slots or self._hosts.machine.vcpus
+
+    def _price(self) -> Price:
+        machine = self._hosts.machine
+        return self.account.pricing.instance(
+            self._hosts.instance_type,
+            spot=self.spot,
+            vcpus=machine.vcpus,
+            memory_gb=machine.mib / 1024,
+            gpus=machine.gpus,
+        )
+
+    def _make(self) -> EcsTasks:
         from starburst_executor.launch.ecs_tasks import EcsTasks, Provider
 
-        hosts = Hosts(self.account, self.instance_type, spot=self.spot, warm_s=self.warm_s)
+        hosts = self._hosts
         return EcsTasks(
             self.account,
             define=lambda: hosts.definition(memory=self.memory, gpus=self.gpus),
             providers=lambda: [Provider(hosts.provider, hosts.quota_kind)],
-            n_slots_each=lambda: self.slots or hosts.machine.vcpus,
+            n_slots_each=lambda: self._slots_each,
             vcpu_each=lambda: float(hosts.machine.vcpus),
             in_vpc=False,
             at_end=hosts.keep_warm,

@@ -274,6 +274,11 @@ class EcsTasks:
         """Slots of those that ECS means to run: one that it is stopping is as good as gone. ECS: as `deaths`."""
         return sum(n_slots for _, n_slots, seen in self._look(handle) if seen.stays)
 
+    def worker_ids(self, handle: str) -> list[str]:
+        """Its workers, heard of or not. No request."""
+        here = EcsHandle.load(handle)
+        return [] if here is None else [_worker_id(here, task_id) for task_id, _ in here.tasks]
+
     def describe(self, handle: str) -> str:
         """How many are in which state, and why one stopped."""
         found = list(self._look(handle))

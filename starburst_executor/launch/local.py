@@ -96,6 +96,10 @@ class Local:
                 f"{self._agents} agents; ask for fewer, or let workers elsewhere join a session with launcher='none'"
             )
 
+    def usd_per_hour(self, n_slots: int) -> float | None:  # noqa: ARG002 - a machine that is there costs nothing more
+        """None."""
+        return None
+
     def start(self, order: Order, handle: str = "") -> Started:  # noqa: ARG002 - one step starts them all
         self.check(order.n_slots)
         n_agents = min(self._agents, order.n_slots)

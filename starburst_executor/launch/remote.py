@@ -21,6 +21,7 @@ from starburst_executor.aws.image import image_uri
 from starburst_executor.aws.logs import CONTAINER, STREAM_PREFIX
 from starburst_executor.aws.metadata import ecs_task_id
 from starburst_executor.aws.parameter import delete_key, parameter_name, put_key, read_key
+from starburst_executor.aws.pricing import Pricing
 from starburst_executor.aws.quotas import KINDS, read_quota
 from starburst_executor.aws.stack import Stack, read_stack
 from starburst_executor.clock import Clock
@@ -63,6 +64,11 @@ class Account:
     def once(self) -> Clients:
         """For what is to be tried once: what an unclear answer means is decided here."""
         return Clients(self.settings, tries=1)
+
+    @cached_property
+    def pricing(self) -> Pricing:
+        """What its machines cost."""
+        return Pricing(self.once)
 
     @cached_property
     def stack(self) -> Stack:
@@ -117,13 +123,17 @@ class Account:
     # --- a container --------------------------------------------------------------------------------------------------
 
     def log_configuration(self) -> dict[str, Any]:
-        """Logs go to the stack's group, and never keep a worker waiting."""
+        """Logs go to the stack's group, each line of them.
+
+        Otherwise lines are dropped in silence when CloudWatch is slow: that is AWS's own default since June 2025. A worker
+        writes little here, tasks' output goes to the store, so there is nothing to be gained by dropping.
+        Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/using_awslogs.html
+        """
         options = {
             "awslogs-group": self.stack.log_group,
             "awslogs-region": self.stack.region,
             "awslogs-stream-prefix": STREAM_PREFIX,
-            "mode": "non-blocking",
-            "max-buffer-size": "4m",
+            "mode": "blocking",
         }
         return {"logDriver": "awslogs", "options": options}
 

@@ -109,6 +109,9 @@ class Launch:
         handle: What the launcher needs to find them again, and to start the rest; empty while only intended.
         at: When, UTC epoch seconds of the client that asked; renewed until all are started.
         settled: No more of them will be started.
+        started: Slots started so far.
+        since: When the first of them were, UTC epoch seconds of that client.
+        usd_per_hour: What all `slots` cost an hour, estimated; 0 if nothing is known to.
     """
 
     launch_id: str
@@ -117,11 +120,20 @@ class Launch:
     handle: str
     at: float
     settled: bool = False
+    started: int = 0
+    since: float = 0.0
+    usd_per_hour: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The configuration and the state of a session."""
+    """The configuration and the state of a session.
+
+    Attributes, of money (`protocol/money.py`):
+        budget_usd: At so many dollars the session ends, or None.
+        max_hourly_cost: No workers are started that make it cost more an hour, in dollars, or None.
+        spent_usd: What the workers of launches have cost that are in `launches` no more.
+    """
 
     session_id: str
     kind: str
@@ -145,6 +157,9 @@ class Manifest:
     idle_exit: bool = True
     submitters: tuple[Submitter, ...] = ()
     launches: tuple[Launch, ...] = ()
+    budget_usd: float | None = None
+    max_hourly_cost: float | None = None
+    spent_usd: float = 0.0
 
     def open_epochs(self) -> list[tuple[int, int]]:
         """(ordinal, number) of every epoch that is listed."""
@@ -247,6 +262,9 @@ def decode_manifest(body: bytes) -> Manifest:
         idle_exit=fields.take("idle_exit", bool),
         submitters=tuple(_submitter(raw) for raw in fields.take("submitters", tuple)),
         launches=tuple(_launch(raw) for raw in fields.take("launches", tuple)),
+        budget_usd=fields.optional("budget_usd", float),
+        max_hourly_cost=fields.optional("max_hourly_cost", float),
+        spent_usd=fields.take("spent_usd", float),
     )
 
 
@@ -356,7 +374,7 @@ def _launch(raw: object) -> Launch:
     fields = _of(raw, tuple, where)
     if len(fields) != len(Launch.__slots__):
         raise RecordInvalid(f"a wrong length in a {where}")
-    launch_id, launcher, slots, handle, at, settled = fields
+    launch_id, launcher, slots, handle, at, settled, started, since, usd_per_hour = fields
     return Launch(
         _of(launch_id, str, where),
         _of(launcher, str, where),
@@ -364,6 +382,9 @@ def _launch(raw: object) -> Launch:
         _of(handle, str, where),
         _of(at, float, where),
         _of(settled, bool, where),
+        _of(started, int, where),
+        _of(since, float, where),
+        _of(usd_per_hour, float, where),
     )
 
 

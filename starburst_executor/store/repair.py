@@ -9,7 +9,6 @@ from __future__ import annotations
 from contextlib import suppress
 
 from starburst_executor.errors import (
-    ExecutorBroken,
     ObjectNotFound,
     PreconditionFailed,
     RecordInvalid,
@@ -20,6 +19,7 @@ from starburst_executor.errors import (
 from starburst_executor.protocol import records, status
 from starburst_executor.protocol.keys import worker_of
 from starburst_executor.protocol.liveness import Watch, suspects
+from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.payload import dump_reason
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import Entry, SizeClass, Status
@@ -163,8 +163,8 @@ def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
     error: Exception | None = None
     if manifest.state == SessionState.EXPIRED:
         error = SessionExpired(f"the session's absolute_timeout passed first: session={manifest.session_id}")
-    elif manifest.state == SessionState.BROKEN:
-        error = ExecutorBroken(f"{manifest.reason}: session={manifest.session_id}")
+    else:
+        error = ended_by(manifest)
 
     def step(current: Status) -> Status:
         if error is None:

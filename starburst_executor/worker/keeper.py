@@ -1,4 +1,4 @@
-"""A worker's life signs: its beat, its look at the others' beats, the session's state and deadline.
+"""A worker's life signs: its beat, its look at the others' beats, the session's state, deadline and budget.
 
 Owned by one thread of the agent. Each turn: beat, then look and repair if this worker is one of the three oldest, then
 the manifest. The beat comes first, so that a look counts only when the worker itself has been heard.
@@ -16,6 +16,7 @@ from dataclasses import replace
 from starburst_executor.clock import Clock
 from starburst_executor.errors import ObjectNotFound, StoreUnavailable
 from starburst_executor.protocol.records import DETACHED, Manifest, SessionState, WorkerBeat, WorkerState
+from starburst_executor.store.budget import Budget
 from starburst_executor.store.own import OwnObject
 from starburst_executor.store.repair import Watcher, read_beat, read_beats
 from starburst_executor.store.session import SessionStore
@@ -30,7 +31,7 @@ _N_WATCHERS = 3
 
 
 class Keeper:
-    """Beats, watches, keeps the deadline. Its `turn` is called by one thread; `say` by any.
+    """Beats, watches, keeps deadline and budget. Its `turn` is called by one thread; `say` by any.
 
     Args:
         bound: This worker ends with the client that started it, by a pipe, so it need not watch that client's beats.
@@ -68,6 +69,7 @@ class Keeper:
         self._own = OwnObject(session.store, session.keys.worker(worker_id), clock)
         self._lock = threading.Lock()  # guards: _beat, _own, held over the swap: beats are written one by one
         self._watcher = Watcher(session, timings.looks_until_lost)
+        self._budget = Budget(session)
         self._watches = False
         self._n_looks = 0
         self._next_look = 0.0
@@ -130,7 +132,9 @@ class Keeper:
             self._look()
             self._watch_clients()
         self._session.refresh()
-        return self._session.expire_if_due()
+        self._session.expire_if_due()
+        # The three that watch look at the beats; the others only once these have had the time to be replaced.
+        return self._budget.keep(watches=self._watches, patience_s=self._timings.rank_s)
 
     def _learn_rank(self) -> None:
         """Whether this is one of the three oldest workers that live. Store: 1 LIST, 3 GETs, 1 more for each that left."""

@@ -26,7 +26,7 @@ from tests.moto_server import MotoServer
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/starburst:test"
 _ROLE = "arn:aws:iam::123456789012:role"
-_SERVICES = ("ECS", "BATCH", "SSM", "SERVICE_QUOTAS", "CLOUDFORMATION", "CLOUDWATCH_LOGS")
+_SERVICES = ("ECS", "BATCH", "SSM", "SERVICE_QUOTAS", "CLOUDFORMATION", "CLOUDWATCH_LOGS", "PRICING")
 
 
 class FakeAws:
@@ -148,12 +148,28 @@ class FakeAws:
     def _RequestServiceQuotaIncrease(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"RequestedQuota": {"Status": "PENDING", "DesiredValue": request["DesiredValue"]}}
 
+    def _GetProducts(self, request: dict[str, Any]) -> dict[str, Any]:
+        raise Refusal("AccessDeniedException", "not authorized to perform: pricing:GetProducts")
+
     def _GetLogEvents(self, request: dict[str, Any]) -> dict[str, Any]:
         stream = request["logStreamName"]
         container = self.batch.streams.get(stream) or self.ecs.containers.get(stream.rpartition("/")[2])
         if container is None:
             raise Refusal("ResourceNotFoundException", "The specified log stream does not exist.")
         return {"events": [{"message": line, "timestamp": 0} for line in container.lines()[-request["limit"] :]]}
+
+    def _FilterLogEvents(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A line a page, and an empty page before each: what AWS allows itself."""
+        streams = {f"worker/worker/{task_id}": one for task_id, one in self.ecs.containers.items()} | self.batch.streams
+        lines = [
+            {"message": line, "timestamp": request["startTime"], "logStreamName": name, "eventId": f"{name}/{n}"}
+            for name, container in streams.items()
+            if name.startswith(request["logStreamNamePrefix"])
+            for n, line in enumerate(container.lines())
+        ]
+        page = int(request.get("nextToken", "0"))
+        answer: dict[str, Any] = {"events": lines[page // 2 : page // 2 + 1] if page % 2 else []}
+        return answer | ({"nextToken": str(page + 1)} if page + 1 < 2 * len(lines) else {})
 
     def stack_xml(self) -> str:
         outputs = "".join(

@@ -60,6 +60,9 @@ class SimulatedLauncher:
     def check(self, n_slots: int) -> None:
         """Any number will do."""
 
+    def usd_per_hour(self, n_slots: int) -> float | None:  # noqa: ARG002 - nobody pays
+        return None
+
     def start(self, order: Order, handle: str = "") -> Started:  # noqa: ARG002 - one step starts them all
         started = []
         left = order.n_slots

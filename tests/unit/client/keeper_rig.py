@@ -26,9 +26,13 @@ class FakeLauncher:
         self.dead: dict[str, str] = {}  # handle (also its worker's id) to last words
         self.stopped: list[tuple[str, bool]] = []
         self.refusal: Exception | None = None
+        self.usd_each: float | None = None
 
     def check(self, n_slots: int) -> None:
         """Any number will do."""
+
+    def usd_per_hour(self, n_slots: int) -> float | None:
+        return None if self.usd_each is None else self.usd_each * n_slots
 
     def start(self, order: Order, handle: str = "") -> Started:
         if self.refusal is not None:

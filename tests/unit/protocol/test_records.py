@@ -46,7 +46,10 @@ MANIFEST = Manifest(
     deadline_at=1.8e9,
     idle_exit=False,
     submitters=(Submitter("a", 2, (0, 1), ((1, "hold"),)), Submitter("b", 1, ())),
-    launches=(Launch("l", "local", 4, "00ff", 1.7e9, True),),
+    launches=(Launch("l", "local", 4, "00ff", 1.7e9, True, 3, 1.6e9, 0.25),),
+    budget_usd=5.0,
+    max_hourly_cost=1.5,
+    spent_usd=0.75,
 )
 BEAT = WorkerBeat(
     "w", 7, WorkerState.LEAVING, 4, 1.0, 2.0, {"w.1": "key"}, (("0-1", 1.5),), 9, 0.5, {"get": 3}, "host:1"
@@ -163,7 +166,7 @@ def test_another_format_is_named_and_missing_fields_are_refused(what: str) -> No
     record = msgpack.unpackb(body)
     with pytest.raises(VersionMismatch, match="format=2, known=1"):
         decode(msgpack.packb({**record, "format": 2}))
-    optional = {"task_timeout", "max_tasks_per_child", "initializer", "deadline_at"}
+    optional = {"task_timeout", "max_tasks_per_child", "initializer", "deadline_at", "budget_usd", "max_hourly_cost"}
     for name in record.keys() - optional - {"nonce"}:
         with pytest.raises(RecordInvalid):
             decode(msgpack.packb({key: value for key, value in record.items() if key != name}))

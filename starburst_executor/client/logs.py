@@ -1,0 +1,159 @@
+"""What a session's tasks and workers wrote: tasks' captured output from the store, workers' own lines from CloudWatch.
+
+Both are read in rounds, each giving what is new since the one before, so that they can be followed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from starburst_executor.client.handles import handle_of
+from starburst_executor.errors import ConfigError, ObjectNotFound
+from starburst_executor.launch.ecs import OnAws
+from starburst_executor.store.session import Group, SessionStore
+
+__all__ = ["LogLine", "TaskLogs", "WorkerLogs", "has_ended"]
+
+# Streams of workers all begin so.
+_ALL = "worker/"
+# CloudWatch shows lines some seconds late, and not in order: so far back it is asked again for what is new.
+_LATE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """A line, without its end.
+
+    Attributes:
+        source: The task's or worker's id.
+        is_error: It went to standard error; of a worker's lines that is not known.
+    """
+
+    source: str
+    text: str
+    is_error: bool = False
+
+
+def has_ended(session: SessionStore) -> bool:
+    """Whether there is nothing to follow: the session is over, or every task of it has ended. Store: 1 GET, 1 LIST."""
+    return session.refresh().state.is_over or all(group.size_class.has_ended for group in session.all_groups())
+
+
+class TaskLogs:
+    """The captured output of tasks that have ended.
+
+    Args:
+        task: One task's id; None for all.
+    Raises:
+        ConfigError: that is not a task's id.
+    """
+
+    def __init__(self, session: SessionStore, task: str | None = None) -> None:
+        self._session = session
+        self._task = None if task is None else _parsed(task)
+        self._etags: dict[str, str] = {}
+        self._told: set[str] = set()
+
+    def fresh(self) -> Iterator[LogLine]:
+        """Lines of tasks that have ended since the last round, in submission order; standard output first.
+
+        Raises: ConfigError: the session has no such task.
+        Store: 1 LIST per 1,000 status objects, 1 GET for each that has changed, 1 GET for each task that wrote anything.
+        """
+        groups = [group for group in self._session.all_groups() if self._is_asked(group)]
+        if self._task is not None and not groups:
+            raise ConfigError(f"the session has no such task: task={self._task[0]}-{self._task[1]}")
+        for group in groups:
+            if self._etags.get(group.key) != group.etag:
+                yield from self._of(group)
+                self._etags[group.key] = group.etag
+
+    def _is_asked(self, group: Group) -> bool:
+        ref = group.ref
+        if self._task is None:
+            return True
+        ordinal, index = self._task
+        return ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks
+
+    def _of(self, group: Group) -> Iterator[LogLine]:
+        try:
+            found = self._session.read(group.key)
+        except ObjectNotFound:
+            return
+        assert found is not None  # no ETag was sent  # noqa: S101
+        for index, entry in enumerate(found.status.entries, group.ref.first):
+            name = f"{group.ref.ordinal}-{index}"
+            run = f"{name}/{entry.run}"
+            if entry.log is None or not entry.has_ended or run in self._told:
+                continue
+            if self._task is not None and self._task != (group.ref.ordinal, index):
+                continue
+            self._told.add(run)
+            for text, is_error in zip(self._session.output(group.ref.group_id, entry), (False, True), strict=True):
+                yield from (LogLine(name, line, is_error) for line in text.splitlines())
+
+
+class WorkerLogs:
+    """Workers' own lines.
+
+    Args:
+        launcher: The session's own.
+        worker: One worker's id; None for all.
+    Raises:
+        ConfigError: the session's workers do not log to CloudWatch.
+    """
+
+    def __init__(self, session: SessionStore, launcher: object, worker: str | None = None) -> None:
+        if not isinstance(launcher, OnAws):
+            raise ConfigError(
+                f"only workers on AWS log to CloudWatch: launcher={session.manifest.launcher!r}; a local worker of a detached "
+                "session writes to a file in logs/ of the data folder, any other one to its standard error"
+            )
+        self._session = session
+        self._launcher = launcher
+        self._worker = worker
+        self._since = session.manifest.created_at
+        self._told: dict[str, float] = {}
+
+    def fresh(self) -> Iterator[LogLine]:
+        """Lines since the last round, oldest first.
+
+        Raises: ConfigError: the session has no such worker; LaunchError.
+        Store: 1 GET, 1 LIST. CloudWatch Logs: 1 for 10,000 lines; Batch: 1 for 100 jobs.
+        """
+        streams = self._streams()
+        (prefix,) = streams if self._worker is not None else (_ALL,)
+        # Whole seconds: CloudWatch counts in milliseconds, and what is remembered must be what it is asked for again.
+        since = math.floor(max(self._session.manifest.created_at, self._since - _LATE_S))
+        self._told = {one: at for one, at in self._told.items() if at >= since}
+        for event in self._launcher.log_events(prefix, since):
+            # Other sessions of the stack log to the same group.
+            worker = next((one for begins, one in streams.items() if event.stream.startswith(begins)), None)
+            if worker is None or event.event_id in self._told:
+                continue
+            self._told[event.event_id] = event.at
+            self._since = max(self._since, event.at)
+            yield LogLine(worker, event.text)
+
+    def _streams(self) -> dict[str, str]:
+        session = self._session
+        mine = [one for one in session.refresh().launches if one.launcher == self._launcher.name]
+        handles = [handle for one in mine if (handle := handle_of(session.sealer, one))]
+        heard = [line.key.rpartition("/")[2] for line in session.store.list(session.keys.workers)]
+        streams = self._launcher.log_streams(handles, heard)
+        if self._worker is None:
+            return streams
+        wanted = {stream: one for stream, one in streams.items() if one == self._worker}
+        if not wanted:
+            known = ", ".join(sorted(set(streams.values()))[:10]) or "none"
+            raise ConfigError(f"the session has no such worker on AWS: worker={self._worker}; known are {known}")
+        return wanted
+
+
+def _parsed(task: str) -> tuple[int, int]:
+    ordinal, _, index = task.partition("-")
+    if not (ordinal.isdecimal() and index.isdecimal()):
+        raise ConfigError(f"not a task's id: {task!r}; it is ordinal and index, such as 0-17")
+    return int(ordinal), int(index)
