@@ -325,7 +325,10 @@ def leave_without_looking(patch: pytest.MonkeyPatch) -> None:
 
 # Each with the number of seeds that it may take, and words of what is then found broken.
 MUTATIONS: dict[Patch, tuple[int, str]] = {
-    skip_the_nonce_check: (60, "outcome has changed|claim was replaced|epoch was forgotten|committed"),
+    skip_the_nonce_check: (
+        60,
+        "outcome has changed|claim was replaced|epoch was forgotten|committed|out of every list|had given up",
+    ),
     trust_every_412: (60, "does not know of"),
     trust_a_lost_claim: (60, "does not know of"),
     commit_without_the_claim_id: (1500, "committed for another worker"),
