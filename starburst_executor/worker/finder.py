@@ -1,6 +1,6 @@
 """Which status objects a worker should try next: the bell, the listing, and the lots that keep workers apart.
 
-    idle:  bell? ──304──► pause, doubling ──► bell? …             now and then, unasked: LIST
+    idle:  bell? ──304──► pause, growing ──► bell? …             now and then, unasked: LIST
              │ rung
              ▼
            candidates ──take: at random, one of the oldest 2W──► claim ──nothing pending──► forget it
