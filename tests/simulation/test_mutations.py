@@ -327,7 +327,7 @@ def leave_without_looking(patch: pytest.MonkeyPatch) -> None:
 MUTATIONS: dict[Patch, tuple[int, str]] = {
     skip_the_nonce_check: (
         60,
-        "outcome has changed|claim was replaced|epoch was forgotten|committed|out of every list|had given up",
+        "outcome has changed|claim was replaced|epoch was forgotten|committed|pending task cannot|out of every list|had given up",
     ),
     trust_every_412: (60, "does not know of"),
     trust_a_lost_claim: (60, "does not know of"),
