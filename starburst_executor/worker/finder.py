@@ -1,6 +1,6 @@
 """Which status objects a worker should try next: the bell, the listing, and the lots that keep workers apart.
 
-    idle:  bell? ──304──► pause, doubling ──► bell? …             now and then, unasked: LIST
+    idle:  bell? ──304──► pause, growing ──► bell? …             now and then, unasked: LIST
              │ rung
              ▼
            candidates ──take: at random, one of the oldest 2W──► claim ──nothing pending──► forget it
@@ -183,9 +183,13 @@ class Finder:
             return bool(self._solo) or self._has_offers()
 
     def has_untouched(self) -> bool:
-        """Whether another object is known that nobody has claimed anything of."""
+        """Whether `take` would give another object, one that nobody has claimed anything of as far as is known."""
         with self._lock:
-            return len(self._untouched) > 1
+            n_all = self._n_all_slots()
+            if n_all == self._n_slots:
+                return False
+            oldest = islice(self._candidates, 2 * n_all)
+            return any(key in self._untouched and key not in self._worked for key in oldest)
 
     def fair_share(self) -> int:
         """At most so many tasks a slice, so that the others get theirs."""

@@ -325,10 +325,13 @@ def leave_without_looking(patch: pytest.MonkeyPatch) -> None:
 
 # Each with the number of seeds that it may take, and words of what is then found broken.
 MUTATIONS: dict[Patch, tuple[int, str]] = {
-    skip_the_nonce_check: (60, "outcome has changed|claim was replaced|epoch was forgotten|committed"),
+    skip_the_nonce_check: (
+        60,
+        "outcome has changed|claim was replaced|epoch was forgotten|committed|pending task cannot|out of every list|had given up",
+    ),
     trust_every_412: (60, "does not know of"),
     trust_a_lost_claim: (60, "does not know of"),
-    commit_without_the_claim_id: (1500, "committed for another worker"),
+    commit_without_the_claim_id: (1500, "committed for another worker|under a wrong seal"),
     commit_what_has_ended: (150, "pending task cannot|outcome has changed|claim was replaced|committed"),
     take_back_without_reading_the_beat_again: (500, "another beat than its newest|still holds"),
     count_every_look_twice: (500, "taken for lost after"),

@@ -136,7 +136,7 @@ class Users:
 
     def _extend(self) -> None:
         executor = self._reattach(self._world.lots)
-        for _ in range(12):
+        for _ in range(60):
             executor.extend(self._world.lots.between(0.05, 0.5))
             current_strand().sleep(self._world.lots.between(0.0, 0.5))
         executor.detach()

@@ -157,6 +157,25 @@ def test_polls_follow_each_other_quickly_after_news_and_slowly_without() -> None
     assert client.collector.pause_s() <= client.rig.timings.poll_min_s
 
 
+def test_while_more_tasks_wait_than_can_run_polls_keep_the_pace_of_the_tasks() -> None:
+    client = Client()
+    key, _ = client.submit(100)
+    for i in range(99):
+        client.rig.claim(key, "w.1", 1)
+        client.rig.write(
+            key,
+            lambda seen, i=i: status.commit(  # type: ignore[misc]
+                seen, "w.1", {i: Ended(State.COMPLETED, b"", None, 2.0, 0)}, 0.0
+            )[0],
+        )
+        if i == 89:
+            client.collector.poll()
+            assert client.rig.session.manifest.workers < client.collector.n_waiting == 10
+            assert 0.4 < client.collector.pause_s() <= 0.5
+    client.collector.poll()
+    assert client.collector.pause_s() <= client.rig.timings.poll_min_s
+
+
 # --- futures ----------------------------------------------------------------------------------------------------------
 
 

@@ -272,6 +272,20 @@ def test_objects_that_nobody_works_on_come_first() -> None:
     assert {finder.take() for _ in range(100)} == set(keys)
 
 
+def test_an_object_is_passed_over_only_for_one_that_would_be_taken() -> None:
+    rig = Rig(workers=3)
+    keys = [rig.submit(2, first=2 * i) for i in range(7)]
+    for key in keys[1:6]:
+        rig.claim(key, "w.1", 1)
+    finder = settled(rig)
+    assert finder.has_untouched()
+    # Another slot of this worker is at it, and the last one is not among the oldest twice W.
+    finder.begins(keys[0])
+    assert not finder.has_untouched()
+    # Who has all slots takes the oldest, whoever works on it.
+    assert not settled(rig, n_slots=3).has_untouched()
+
+
 def test_after_two_tries_in_vain_what_is_known_counts_as_out_of_date() -> None:
     rig = Rig(workers=2)
     keys = [rig.submit(1, first=first) for first in range(10)]

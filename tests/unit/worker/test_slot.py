@@ -374,6 +374,29 @@ def test_nothing_is_claimed_ahead_when_it_would_wait_for_nothing(reason: str) ->
         assert len(stage.claims.held()) == 1
 
 
+def test_where_few_are_left_the_next_task_is_claimed_shortly_before_this_one_should_end() -> None:
+    stage = Stage(workers=4)
+    stage.default = Act(seconds=3.0)
+    stage.durations.add(DIGEST, 1.0)
+    stage.rig.submit(3)
+    stage.look()
+    began = stage.rig.clock.monotonic()
+    stage.slot.step()
+    assert len(stage.claims.held()) == 1
+    assert stage.rig.clock.monotonic() - began == pytest.approx(0.7)
+    stage.slot.step()
+    assert len(stage.claims.held()) == 2
+
+
+def test_an_object_that_others_work_on_is_passed_over_while_there_is_another() -> None:
+    stage = Stage(workers=4)
+    shared, own = stage.rig.submit(8), stage.rig.submit(2, first=8)
+    stage.look()
+    stage.rig.claim(shared, "other.1", 1)
+    stage.slot.step()
+    assert set(stage.claims.held().values()) == {own}
+
+
 def test_a_task_with_a_loss_runs_with_nothing_ahead_of_it_or_behind() -> None:
     stage = Stage(workers=1)
     stage.default = Act(seconds=0.3)
