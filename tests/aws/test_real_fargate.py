@@ -57,7 +57,7 @@ def test_a_session_on_spot_and_what_its_workers_may_do(purse: Purse, clients: Cl
         assert {what: code for what, code in refused.items() if code not in _DENIED} == {}
     name = parameter_name(real.parameter_prefix, session_id)
     ssm = clients.get("ssm")
-    wanted = [{"Key": "Name", "Option": "Equals", "Values": [name]}]
+    wanted = [{"Key": "Name", "Option": "BeginsWith", "Values": [name]}]
     assert ssm.describe_parameters(ParameterFilters=wanted)["Parameters"] == []
     wait_until(lambda: not tasks_of(clients, real, session_id), 300)
     stopped = tasks_of(clients, real, session_id, "STOPPED")

@@ -182,7 +182,7 @@ class FakeBatch:
         if "filters" in request:
             # With filters the status is of no account.
             names = [value.lower() for one in request["filters"] for value in one["values"]]
-            found = [one for one in found if one["jobName"].lower() in names]
+            found = [one for one in found if any(fnmatch.fnmatchcase(one["jobName"].lower(), name) for name in names)]
         else:
             found = [one for one in found if self._status(one) == request.get("jobStatus", "RUNNING")]
         return {"jobSummaryList": [{"jobId": one["jobId"], "jobName": one["jobName"]} for one in found]}

@@ -41,8 +41,8 @@ def test_a_forged_launch_is_not_asked_for_stopped_or_gone_on_with() -> None:
     client = Client(rig, launcher)
     client.keeper.turn()
     (own,) = rig.another().manifest.launches
-    forged = replace(own, handle="w7")
-    unfinished = replace(own, launch_id="l2", handle="w8", settled=False)
+    forged = replace(own, handle="forged.w7")
+    unfinished = replace(own, launch_id="l2", handle="forged.w8", settled=False)
     rig.session.change(lambda m: replace(m, launches=(forged, unfinished)))
     launcher.dead["w7"] = "a lie"
     client.turns(60.0)
