@@ -23,6 +23,7 @@ from benchmarks.peers.tasks import no_op
 from starburst_executor import config
 from starburst_executor.client.collector import FEW_REMOTE, Collector
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.money import cost_of
 from starburst_executor.client.report import SessionStatus, status_of
 from starburst_executor.client.session import Opened, start
 from starburst_executor.client.submitter import Acknowledged, Submitter
@@ -75,7 +76,9 @@ def census(n_groups: int) -> Row:
         beat = WorkerBeat(f"w{i:02}", 1, WorkerState.WORKING, 1, clock.now(), clock.now())
         store.create(keys.worker(beat.worker_id), encode(beat, clock.new_id()))
     before = Counter(opened.store.requests.snapshot())
-    found = status_of(opened.session)
+    found = status_of(
+        opened.session, (), lambda manifest, beats: cost_of(manifest, clock.now(), beats, (), before, opened.store.url)
+    )
     requests = Counter(opened.store.requests.snapshot()) - before
     check_census(found, n_groups)
     lists, gets = requests["list"], requests["get"] + requests["not_modified"]

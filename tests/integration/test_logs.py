@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor import Batch, DetachedExecutor, Fargate
+from starburst_executor.client.handles import sealed_handle
 from starburst_executor.client.logs import TaskLogs, WorkerLogs
 from starburst_executor.client.session import attach, own_launcher
 from starburst_executor.clock import SystemClock
@@ -78,7 +79,8 @@ def test_workers_own_lines_come_from_cloudwatch(aws: FakeAws, launcher: Fargate 
     ex = DetachedExecutor(workers=2, launcher=launcher, timings=REMOTE)
     order = Order(new_launch_id(SystemClock()), ex.url, ex.key.hex(), 2, True)
     handle = launcher.start(order, launcher.start(order).handle).handle
-    launch = Launch(order.launch_id, launcher.name, 2, handle, 0.0, True)
+    launch = Launch(order.launch_id, launcher.name, 2, "", 0.0, True)
+    launch = replace(launch, handle=sealed_handle(ex._engine.session.sealer, launch, handle))
     ex._engine.session.change(lambda manifest: replace(manifest, launches=(launch,)))
     wait_until(lambda: all_have_stopped(aws))
     result = run("logs", ex.url, "--worker", "all")

@@ -349,7 +349,7 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     store_functions_after_the_tasks: (60, "before its function"),
     store_pieces_after_the_tasks: (60, "before a piece"),
     commit_before_big_outcomes: (60, "before it was stored"),
-    beat_unconditionally: (150, "beat went back|another beat|still holds"),
+    beat_unconditionally: (150, "beat went back|another beat|still holds|a loss of its own"),
     leave_what_is_left_of_a_session_that_is_over: (300, "come to an end"),
     count_a_forgotten_claim_as_a_loss: (60, "too few losses"),
     never_take_back_what_was_forgotten: (60, "stood for too long|come to an end"),
