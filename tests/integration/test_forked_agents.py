@@ -76,13 +76,15 @@ from tests.sessions import descendants, timings_for, wait_until, worker_pids
 executor = StarburstExecutor(workers=3, store=sys.argv[1], timings=timings_for(sys.argv[1]), launcher=Local(agents=3))
 futures = [executor.submit(time.sleep, 600) for _ in range(3)]
 wait_until(lambda: len(worker_pids(executor)) == 3 and all(future.running() for future in futures))
+# The fork server; agent, nursery and runner of each. A task is claimed a moment before its runner is there.
+wait_until(lambda: len(descendants(os.getpid())) >= 1 + 3 * 3)
 print(*descendants(os.getpid()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     client = run_python(code, store_url)
     beneath = [int(pid) for pid in client.communicate(timeout=100)[0].split()]
     assert client.returncode == -signal.SIGKILL
-    assert len(beneath) >= 1 + 3 * 3  # the fork server; agent, nursery and runner of each
+    assert len(beneath) >= 1 + 3 * 3
     wait_until(lambda: not any(map(is_alive, beneath)))
 
 
