@@ -63,6 +63,7 @@ class StarburstExecutor(Executor):
         launcher: `"local"`, `"none"` (others start workers, `python -m starburst_executor.worker <url>`), `"fargate"` and
             others on AWS, with options as in `"fargate?cpu=4&spot=1"`; or a launcher object such as `Fargate(cpu=4)`.
         retries: How many times a task that raises is tried again, 0..100.
+        max_losses: A task fails with `WorkerLost` once so many workers were lost while it ran, 1..100; 3 unless given.
         task_timeout: Seconds after which a task is stopped and fails with `TaskTimeout`; None for never.
         max_result_bytes: A larger result fails its task with `PayloadError`.
         keep: Keep the session's objects at the end.
@@ -102,6 +103,7 @@ class StarburstExecutor(Executor):
         store: str | None = None,
         launcher: str | Launcher | None = None,
         retries: int | None = None,
+        max_losses: int | None = None,
         task_timeout: float | None = None,
         absolute_timeout: float | None = None,
         max_result_bytes: int | None = None,
@@ -127,6 +129,7 @@ class StarburstExecutor(Executor):
             store=store,
             launcher=launcher if isinstance(launcher, str) else None,
             retries=retries,
+            max_losses=max_losses,
             task_timeout=task_timeout,
             absolute_timeout=absolute_timeout,
             max_tasks_per_child=max_tasks_per_child,

@@ -193,6 +193,7 @@ def _first_manifest(
         launcher=spec,
         launcher_seal=_launcher_seal(session, spec),
         retries=settings.retries,
+        max_losses=settings.max_losses,
         max_result_bytes=settings.max_result_bytes,
         task_timeout=settings.task_timeout,
         max_tasks_per_child=settings.max_tasks_per_child,

@@ -68,6 +68,7 @@ class Settings:
         store: URL of the object store, without credentials.
         launcher: Who starts workers, a kind with its options: "fargate?cpu=4&spot=1"; "none": somebody else does.
         retries: How often a task that raises is tried again.
+        max_losses: A task fails once it has lost so many workers, since most likely it kills them.
         task_timeout: Seconds that one try may take, or None.
         max_tasks_per_child: A runner child is replaced after so many tasks, or never.
         absolute_timeout: Seconds after which the session expires, or None.
@@ -86,6 +87,7 @@ class Settings:
     store: str = _setting(_Rule(str))
     launcher: str = _setting(_Rule(str, choices=LAUNCHERS), default="local")
     retries: int = _setting(_Rule(int, 0, 100), default=0)
+    max_losses: int = _setting(_Rule(int, 1, 100), default=3)
     task_timeout: float | None = _setting(_Rule(float, 0.001, 31_622_400, optional=True), default=None)
     max_tasks_per_child: int | None = _setting(_Rule(int, 1, optional=True), default=None)
     absolute_timeout: float | None = _setting(_Rule(float, 1, 31_622_400, optional=True), default=None)

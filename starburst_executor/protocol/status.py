@@ -43,6 +43,7 @@ __all__ = [
     "end_rest",
     "has_pending",
     "inline_bytes",
+    "is_on_last_try",
     "outcome_label",
     "release",
     "retry",
@@ -214,7 +215,7 @@ def claim(
     for index, entry in enumerate(status.entries if at_most else ()):
         if entry.state != _PENDING or (entry.losses and ahead):
             continue
-        if entry.losses >= max_losses - 1 and not alone:
+        if is_on_last_try(entry, max_losses) and not alone:
             continue
         if entry.losses and taken:
             break
@@ -249,15 +250,40 @@ def has_pending(status: Status) -> bool:
     return any(entry.state == _PENDING for entry in status.entries)
 
 
+def is_on_last_try(entry: Entry, max_losses: int) -> bool:
+    """Whether the next loss fails this task, which has lost workers before: it is to have its worker to itself.
+
+    A task that has lost none is no suspect, also where the first loss is the last (`max_losses` of 1).
+    """
+    return entry.losses > 0 and entry.losses >= max_losses - 1
+
+
 def awaits_solo(status: Status, max_losses: int) -> bool:
     """Whether a pending task waits for a worker that has nothing else."""
-    return any(e.losses >= max_losses - 1 and e.state == _PENDING for e in status.entries)
+    return any(e.state == _PENDING and is_on_last_try(e, max_losses) for e in status.entries)
 
 
-def commit(status: Status, claim_id: str, ended: Mapping[int, Ended], now: float) -> tuple[Status, list[int]]:
-    """End tasks of a claim; the indices that were still under it. The others' outcomes are to be dropped."""
-    mine = [i for i in status.under(claim_id) if i in ended]
-    return status.with_entries({i: _committed(status.entries[i], ended[i], now) for i in mine}), mine
+def commit(
+    status: Status,
+    claim_id: str,
+    ended: Mapping[int, Ended],
+    now: float,
+    *,
+    failures: Mapping[int, int] | None = None,
+) -> tuple[Status, list[int]]:
+    """End tasks of a claim; the indices that were still under it. The others' outcomes are to be dropped.
+
+    Args:
+        failures: Failed attempts so far, of tasks that stay under the claim to be tried again: whoever claims them after
+            this worker's death counts on.
+    """
+    held = status.under(claim_id)
+    mine = [i for i in held if i in ended]
+    changed = {i: _committed(status.entries[i], ended[i], now) for i in mine}
+    for i, n_failures in (failures or {}).items():
+        if i in held and i not in ended and status.entries[i].failures != n_failures:
+            changed[i] = status.entries[i]._replace(failures=n_failures)
+    return status.with_entries(changed), mine
 
 
 def release(
@@ -298,7 +324,8 @@ def take_back(
 ) -> Status:
     """Take tasks from claims whose worker is lost (a loss each) or has forgotten them (no loss).
 
-    A task that was lost `max_losses` times has had a worker to itself the last time: it fails with `outcome`.
+    A task that was lost `max_losses` times fails with `outcome`. If it may be lost more than once, it has had a worker to
+    itself the last time.
     """
     changed = {}
     for i, entry in enumerate(status.entries):

@@ -72,6 +72,7 @@ class Claim:
         open: Tasks claimed and not yet committed or released.
         found: Tasks that have ended and wait for their commit.
         failures: Failed attempts of this run so far, of tasks that failed under this claim and are to be tried again.
+        tries: How often these were tried under this claim, in vain.
         n_parts: Outcome and log objects written so far.
         has_losses: It holds a task that has lost a worker before.
     """
@@ -83,11 +84,12 @@ class Claim:
     open: set[int]
     found: dict[int, Finding] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
+    tries: dict[int, int] = field(default_factory=dict)
     n_parts: int = 0
     has_losses: bool = False
 
     def entry(self, index: int) -> Entry:
-        """The entry as claimed: its attempt, its call, its failures so far."""
+        """The entry as this worker last saw it: its attempt, its call, its stored failures."""
         return self.seen.status.entries[index]
 
     @property
@@ -160,7 +162,8 @@ class Claims:
         return _claim(claim_id, key, ref, seen, taken), seen.status
 
     def commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
-        """Store what has been found of a claim, and claim up to `then` more tasks of the same object in the same swap.
+        """Store what has been found of a claim and how often its tasks have failed, and claim up to `then` more tasks of
+        the same object in the same swap.
 
         Outcomes whose entries are no longer under this claim are dropped. Harmless if there is nothing to store.
         `ahead` as in `claim`.
@@ -174,7 +177,7 @@ class Claims:
         seen = claim.seen
         is_old = self._is_shared(seen.status)
         while True:
-            changed, _ = status.commit(seen.status, claim.claim_id, ended, self._clock.now())
+            changed, _ = status.commit(seen.status, claim.claim_id, ended, self._clock.now(), failures=claim.failures)
             taken = seen.status.under(next_id) if next_id else []
             if next_id and not taken:
                 changed, taken = self._take(changed, next_id, then, ahead=ahead)
@@ -195,6 +198,10 @@ class Claims:
             seen = fresh
         # Crash here: the outcomes are stored; the next slice is claimed by a worker that is gone and goes back as lost.
         return self._settle(claim, seen, ended, next_id, taken)
+
+    def has_unstored_failures(self, claim: Claim) -> bool:
+        """Whether tasks of it have failed more often than the object says: they would start anew if this worker died."""
+        return any(claim.entry(index).failures != n for index, n in claim.failures.items() if index in claim.open)
 
     def release(self, claim: Claim, indices: Collection[int], *, refused: bool = False) -> None:
         """Make tasks of a claim pending again and ring for them. Store: 1 swap, 1 ring; 1 GET, 1 swap per lost race."""

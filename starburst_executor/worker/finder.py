@@ -136,7 +136,7 @@ class Finder:
     def saw(self, key: str, seen: Status) -> None:
         """A slot has read or written this object: what is pending there now."""
         max_losses = self._session.manifest.max_losses
-        n_pending = sum(e.state == State.PENDING and e.losses < max_losses - 1 for e in seen.entries)
+        n_pending = sum(e.state == State.PENDING and not status.is_on_last_try(e, max_losses) for e in seen.entries)
         with self._lock:
             was_known = key in self._candidates or key in self._solo
             self._untouched.discard(key)

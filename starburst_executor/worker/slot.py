@@ -346,9 +346,14 @@ class Slot:
     def _requeue_due(self) -> None:
         now = self._clock.monotonic()
         due = [waiting for waiting in self._waiting if waiting.due <= now]
-        if due:
-            self._waiting = [waiting for waiting in self._waiting if waiting.due > now]
-            self._backlog.extend(waiting.placed for waiting in due)
+        if not due:
+            return
+        self._waiting = [waiting for waiting in self._waiting if waiting.due > now]
+        # A failure is stored before the next try begins, which may cost this worker its life: it must count for good.
+        for claim in list(self._open):
+            if any(waiting.placed.claim is claim for waiting in due) and self._claims.has_unstored_failures(claim):
+                self._commit(claim)
+        self._backlog.extend(waiting.placed for waiting in due)
 
     def _feed(self) -> None:
         """Hand the backlog to the runner, as much as it may have."""
@@ -411,7 +416,7 @@ class Slot:
         name = task_id(claim.ref.ordinal, sequence)
         self._next_job += 1
         # A task that is tried again under the same claim is on a further attempt for whoever asks `current_task()`.
-        attempt = entry.attempt + self._n_failures(placed) - entry.failures
+        attempt = entry.attempt + claim.tries.get(placed.index, 0)
         return Job(self._next_job, sequence, attempt, name, digest, call.call, call.pieces)
 
     def _digest(self, placed: _Placed) -> str:
@@ -502,6 +507,7 @@ class Slot:
         """A failed try: the next one after a pause if retries are left, else the task fails."""
         n_failures = self._n_failures(placed) + 1
         placed.claim.failures[placed.index] = n_failures
+        placed.claim.tries[placed.index] = placed.claim.tries.get(placed.index, 0) + 1
         if n_failures > self._session.manifest.retries:
             self._found(placed, Finding(State.FAILED, outcome, output, seconds, n_failures))
             return

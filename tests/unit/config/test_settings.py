@@ -71,6 +71,7 @@ def test_none_as_a_variable_undoes_the_file(starburst_home, monkeypatch):
         ("workers", "0", "must be 1..10000"),
         ("workers", "many", "must be 1..10000"),
         ("retries", "101", "must be 0..100"),
+        ("max_losses", "0", "must be 1..100"),
         (
             "launcher",
             "cloud",

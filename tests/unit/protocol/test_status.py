@@ -236,6 +236,30 @@ def test_the_last_try_needs_a_worker_to_itself_and_only_then_is_lost() -> None:
     assert seen.entries[0].outcome == REASON
 
 
+@pytest.mark.parametrize("max_losses", [1, 2, 5])
+def test_a_task_fails_of_so_many_losses_and_only_a_suspect_waits_for_a_worker_to_itself(max_losses: int) -> None:
+    seen = fresh(2)
+    for n_losses in range(max_losses):
+        is_suspect = 0 < n_losses == max_losses - 1
+        assert status.awaits_solo(seen, max_losses) == is_suspect
+        _, taken = status.claim(seen, "w.1", at_most=1, now=1.0, max_losses=max_losses)
+        assert taken == [1 if is_suspect else 0]
+        seen, taken = status.claim(seen, "w.1", at_most=1, now=1.0, max_losses=max_losses, alone=True)
+        assert taken == [0]
+        seen = status.take_back(seen, {"w.1"}, lost=True, max_losses=max_losses, now=2.0, outcome=lambda *_: REASON)
+    assert [entry.state for entry in seen.entries] == [State.FAILED, State.PENDING]
+
+
+def test_a_commit_keeps_the_failures_of_what_stays_claimed_and_of_nothing_else() -> None:
+    seen, _ = claimed(fresh(3), "w.1", 2)
+    ended = {0: Ended(State.COMPLETED, b"out", None, 0.1, 0)}
+    changed, mine = status.commit(seen, "w.1", ended, 3.0, failures={0: 7, 1: 2, 2: 5})
+    assert mine == [0]
+    assert [entry.failures for entry in changed.entries] == [0, 2, 0]
+    assert [entry.failures for entry in lose(changed, "w.1").entries] == [0, 2, 0]
+    assert status.commit(changed, "w.1", {}, 3.0, failures={1: 2})[0] is changed
+
+
 def test_a_retry_forgets_losses_but_never_attempts() -> None:
     seen, _ = claimed(fresh(1), "w.1")
     seen, _ = end(lose(seen, "w.1"), "w.1", 0)

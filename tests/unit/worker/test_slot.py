@@ -472,6 +472,42 @@ def test_when_retries_are_used_up_the_last_error_counts() -> None:
     assert len(stage.ran) == 2
 
 
+def test_a_failure_is_stored_before_the_next_try_which_may_cost_the_worker_its_life() -> None:
+    rig = Rig(retries=2, workers=1)
+    one = Stage(rig=rig)
+    one.script[0] = [Act(error=ValueError("no"))]
+    key = rig.submit(1)
+    one.look()
+    one.step_until(lambda: len(one.ran) == 2)
+    (entry,) = rig.read(key).entries
+    assert (entry.state, entry.attempt, entry.failures) == (State.CLAIMED, 1, 1)
+    # Its worker dies now; the one that comes after it counts on.
+    rig.write(
+        key,
+        lambda seen: status.take_back(
+            seen, {entry.claim}, lost=True, max_losses=3, now=0.0, outcome=lambda *_: b"lost"
+        ),
+    )
+    two = Stage(rig=rig, worker_id="x")
+    two.script[0] = [Act(error=ValueError("still no"))]
+    two.run()
+    (entry,) = rig.read(key).entries
+    assert (entry.state, entry.attempt, entry.failures, entry.losses) == (State.FAILED, 2, 3, 1)
+    assert [attempt for _, attempt in one.ran + two.ran] == [1, 2, 2, 3]
+
+
+def test_a_stored_failure_costs_one_swap() -> None:
+    stage = Stage(retries=1, workers=1)
+    stage.script[0] = [Act(error=ValueError("no")), Act()]
+    stage.rig.submit(1)
+    stage.look()
+    with stage.rig.requests() as counts:
+        while stage.slot.step():
+            pass
+    # Function and object are read; claim, failure and commit are swaps.
+    assert counts == {"get": 2, "swap": 3}
+
+
 def test_others_run_while_one_waits_for_its_retry() -> None:
     stage = Stage(retries=1, workers=1)
     stage.script[0] = [Act(error=ValueError("x")), Act()]
