@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from benchmarks.s3_endpoint.latency import Latency
 from starburst_executor.client import engine, keeper, submitter
 from starburst_executor.client.executor import StarburstExecutor
-from starburst_executor.store import session as store_session
+from starburst_executor.session import store as store_session
 from starburst_executor.testing.simulation import threads
 from starburst_executor.testing.simulation.plot import Plot
 from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
@@ -31,7 +31,7 @@ from starburst_executor.testing.simulation.workers import SimulatedLauncher, gua
 from starburst_executor.testing.simulation.world import KEY, World
 from starburst_executor.worker import agent
 from starburst_executor.worker.agent import Stop
-from starburst_executor.worker.jobs import Job
+from starburst_executor.worker.runner.jobs import Job
 
 __all__ = ["Played", "play"]
 

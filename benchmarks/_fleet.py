@@ -24,8 +24,8 @@ from starburst_executor import StarburstExecutor, Timings
 from starburst_executor.launch.bootstrap import new_worker_id
 from starburst_executor.protocol.keys import SessionKeys
 from starburst_executor.protocol.seal import Sealer
+from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
-from starburst_executor.store.session import SessionStore
 from starburst_executor.store.url import split_url
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
@@ -34,7 +34,7 @@ from starburst_executor.testing.simulation.stage import on_stage
 from starburst_executor.testing.simulation.tasks import Behaviour, SimulatedNursery, simulated_task
 from starburst_executor.testing.simulation.threads import Event, ProcessClock, Thread
 from starburst_executor.worker.agent import Agent, Stop
-from starburst_executor.worker.jobs import Job
+from starburst_executor.worker.runner.jobs import Job
 
 __all__ = ["Fleet", "Flight"]
 

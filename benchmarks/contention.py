@@ -26,8 +26,8 @@ from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef, Session
 from starburst_executor.protocol.records import ATTACHED, Manifest, Submitter, encode
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Entry, Status
+from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
-from starburst_executor.store.session import SessionStore
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.scheduler import Process, Scheduler
 from starburst_executor.testing.simulation.stage import on_stage

@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._rows import Cpu, Row, Run, arguments, cost_usd, cpu_seconds, n_requests
 from benchmarks.s3_endpoint.process import Running, running
 from starburst_executor import StarburstExecutor
-from starburst_executor.launch.local import Local
+from starburst_executor.launch.local.launcher import Local
 
 WORKERS = 50
 

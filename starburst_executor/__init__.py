@@ -37,9 +37,9 @@ from starburst_executor.errors import (
     VersionMismatch,
     WorkerLost,
 )
-from starburst_executor.launch.batch import Batch
-from starburst_executor.launch.ecs import Ec2, Fargate
-from starburst_executor.launch.local import Local
+from starburst_executor.launch.aws.batch import Batch
+from starburst_executor.launch.aws.ecs import Ec2, Fargate
+from starburst_executor.launch.local.launcher import Local
 from starburst_executor.version import __version__
 
 __all__ = [

@@ -17,9 +17,9 @@ import pytest
 
 from starburst_executor import DetachedExecutor, StarburstExecutor, Timings
 from starburst_executor.client.handles import handle_of
-from starburst_executor.launch.processes import started_at
-from starburst_executor.store.session import SessionStore
-from tests.moto_server import ROOT, MotoServer
+from starburst_executor.launch.local.processes import started_at
+from starburst_executor.session.store import SessionStore
+from tests.support.moto_server import ROOT, MotoServer
 
 # A worker is lost after a second and a half instead of a minute. Everything else about the protocol is as in use.
 EMBEDDED = replace(Timings.embedded(), beat_s=0.3, look_s=0.3, rank_s=1.0, grace_s=5.0, retry_first_s=0.05)

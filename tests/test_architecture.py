@@ -1,6 +1,7 @@
 """The layering of the package, read from its sources: who may import whom, who may read clocks and the environment.
 
-    errors, clock, config, context, modules, version ─► protocol ─► store ─► launch, aws ─► client | worker ─► testing ─► cli
+    errors, clock, config, context, modules, version ─► protocol ─► store ─► session ─► aws ─► launch ─► client | worker
+        ─► testing ─► cli
 
 A module imports only from its own layer and from those on its left. `client` and `worker` never meet but in the store.
 The public front, `starburst_executor/__init__.py`, collects names and is imported by `testing` and `cli` alone.
@@ -27,7 +28,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     BOTTOM,
     ("protocol",),
     ("store",),
-    ("launch", "aws"),
+    ("session",),
+    ("aws",),
+    ("launch",),
     ("client", "worker"),
     ("testing",),
     ("cli",),
@@ -37,11 +40,11 @@ STRANGERS = {("client", "worker"), ("worker", "client")}
 
 # Who alone may import what, as prefixes of paths beneath the package.
 GUARDED: dict[str, tuple[str, ...]] = {
-    "boto3": ("store/s3", "launch/", "aws/"),
-    "botocore": ("store/s3", "launch/", "aws/"),
+    "boto3": ("store/s3/", "launch/aws/", "aws/"),
+    "botocore": ("store/s3/", "launch/aws/", "aws/"),
     "cloudpickle": (
         "protocol/payload.py",
-        "worker/nursery.py",  # loads it once, before it forks the children that will need it
+        "worker/runner/nursery.py",  # loads it once, before it forks the children that will need it
     ),
     "click": ("cli/",),
     "tomlkit": ("config/file.py", "cli/__init__.py"),
@@ -49,7 +52,7 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "uuid": ("clock.py",),
     "random": (
         "clock.py",
-        "worker/child.py",  # gives each forked child a seed of its own, as the user's code expects
+        "worker/runner/process.py",  # gives each forked child a seed of its own, as the user's code expects
     ),
 }
 # `os` functions that read or change the environment; `config/` is their only user.
@@ -162,14 +165,14 @@ def test_every_top_level_unit_has_a_layer():
     ("check", "path", "source"),
     [
         (layering_faults, "protocol/status.py", "from starburst_executor.store import base"),
-        (layering_faults, "store/s3.py", "import starburst_executor.client.executor"),
+        (layering_faults, "store/s3/store.py", "import starburst_executor.client.executor"),
         (layering_faults, "client/executor.py", "def f():\n    from starburst_executor.worker.agent import Agent"),
         (layering_faults, "worker/agent.py", "from starburst_executor import client"),
         (layering_faults, "worker/agent.py", "from starburst_executor import StarburstExecutor"),
         (layering_faults, "errors.py", "from starburst_executor.protocol.keys import bell"),
         (guarded_faults, "client/executor.py", "def f():\n    import boto3"),
         (guarded_faults, "store/base.py", "from botocore.exceptions import ClientError"),
-        (guarded_faults, "store/sqlite.py", "import cloudpickle"),
+        (guarded_faults, "store/sqlite/store.py", "import cloudpickle"),
         (guarded_faults, "worker/agent.py", "from time import sleep"),
         (guarded_faults, "worker/agent.py", "import random"),
         (guarded_faults, "protocol/keys.py", "import uuid"),
@@ -192,7 +195,7 @@ def test_each_check_finds_its_fault(check, path, source):
         (layering_faults, "client/executor.py", "from starburst_executor.store.base import ObjectStore"),
         (layering_faults, "__init__.py", "from starburst_executor.client.executor import StarburstExecutor"),
         (layering_faults, "testing/memory.py", "from starburst_executor import StarburstExecutor"),
-        (guarded_faults, "store/s3_http.py", "import boto3"),
+        (guarded_faults, "store/s3/http.py", "import boto3"),
         (guarded_faults, "clock.py", "import time, random, uuid"),
         (environment_faults, "config/settings.py", "import os\nx = os.environ"),
         (docstring_faults, "errors.py", '"""Doc."""\n__all__ = ["f"]\ndef f():\n    "Doc."\ndef g(): pass'),

@@ -36,7 +36,7 @@ from starburst_executor import Timings, errors
 from starburst_executor.config import Settings
 from starburst_executor.protocol import keys
 from starburst_executor.worker.__main__ import _parser
-from tests.moto_server import ROOT, MotoServer, moto_server
+from tests.support.moto_server import ROOT, MotoServer, moto_server
 
 __all__ = ["moto_server"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.moto_server import ROOT
+from tests.support.moto_server import ROOT
 
 EXAMPLES = ROOT / "examples"
 # What each of the short ones prints, among other things.

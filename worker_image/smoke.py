@@ -15,8 +15,8 @@ from pathlib import Path
 import smoke_tasks
 
 from starburst_executor import StarburstExecutor, Timings
-from starburst_executor.aws.environment import find_environment
-from tests.moto_server import BUCKET, MotoServer, serving
+from starburst_executor.aws.image.environment import find_environment
+from tests.support.moto_server import BUCKET, MotoServer, serving
 
 # Beside /tmp, where Debian lets everybody write. On a read-only root only what is mounted is left.
 WRITABLE = {"/tmp", "/var/tmp", "/run/lock", "/var/lock"}

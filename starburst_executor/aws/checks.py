@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from starburst_executor import config
+from starburst_executor.aws.billing.quotas import KINDS, read_quota
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code
-from starburst_executor.aws.quotas import KINDS, read_quota
-from starburst_executor.aws.stack import Stack
+from starburst_executor.aws.stack.outputs import Stack
 from starburst_executor.clock import Clock
 from starburst_executor.errors import AccessDenied, PreconditionFailed, SessionNotFound, StarburstError
 from starburst_executor.protocol.keys import SessionKeys
 from starburst_executor.protocol.seal import Sealer
+from starburst_executor.session.store import SessionStore
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import open_store
-from starburst_executor.store.session import SessionStore
 
 __all__ = ["CHECKS", "Patient", "Wrong"]
 

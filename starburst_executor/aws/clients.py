@@ -1,6 +1,6 @@
 """The boto3 clients of one stack, made in one place: region, profile, retries, and the name under which we call.
 
-Not for S3 objects: a session's store has an engine of its own (`store/s3.py`), whose retries are off.
+Not for S3 objects: a session's store has an engine of its own (`store/s3/store.py`), whose retries are off.
 """
 
 from __future__ import annotations

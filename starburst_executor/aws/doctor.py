@@ -12,7 +12,7 @@ from functools import partial
 
 from starburst_executor.aws.checks import CHECKS, Patient, Wrong
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code, is_denied, meaning
-from starburst_executor.aws.stack import Stack, find_stack, read_stack
+from starburst_executor.aws.stack.outputs import Stack, find_stack, read_stack
 from starburst_executor.clock import Clock
 from starburst_executor.errors import StarburstError
 from starburst_executor.version import __version__

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from starburst_executor.aws.clients import FOREIGN, Clients, meaning
-from starburst_executor.aws.stack import Stack
+from starburst_executor.aws.stack.outputs import Stack
 
 __all__ = ["CONTAINER", "STREAM_PREFIX", "Event", "events", "last_lines", "stream_of"]
 

@@ -15,7 +15,7 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError
 
 if TYPE_CHECKING:
-    from starburst_executor.aws.environment import Environment
+    from starburst_executor.aws.image.environment import Environment
 
 __all__ = ["image"]
 
@@ -41,8 +41,8 @@ def build(clients: Any, project: Path, archs: tuple[str, ...], engine: str | Non
     PROJECT is a folder with a lock file, requirements.txt or pyproject.toml (or one beneath such a folder), or a script
     whose imports are looked for.
     """
-    from starburst_executor.aws.image import build_image
-    from starburst_executor.aws.stack import read_stack
+    from starburst_executor.aws.image.images import build_image
+    from starburst_executor.aws.stack.outputs import read_stack
 
     environment = _environment(project, base_image)
     stack = read_stack(clients)
@@ -56,8 +56,8 @@ def build(clients: Any, project: Path, archs: tuple[str, ...], engine: str | Non
 @stack_options
 def list_(clients: Any, as_json: bool) -> None:
     """List the images of the stack, newest first."""
-    from starburst_executor.aws.image import list_images
-    from starburst_executor.aws.stack import read_stack
+    from starburst_executor.aws.image.images import list_images
+    from starburst_executor.aws.stack.outputs import read_stack
 
     images = list_images(clients, read_stack(clients))
     if as_json:
@@ -86,7 +86,7 @@ def context(folder: Path, project: Path, base_image: str | None) -> None:
 
 
 def _environment(project: Path, base_image: str | None) -> Environment:
-    from starburst_executor.aws.environment import find_environment
+    from starburst_executor.aws.image.environment import find_environment
 
     if not project.exists():
         raise ConfigError(f"no such folder or script: {project}")

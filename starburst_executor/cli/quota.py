@@ -29,7 +29,7 @@ def quota(clients: Clients, kind: str | None, vcpus: float | None, yes: bool, as
 
     KIND: fargate, fargate-spot, ec2, ec2-spot, ec2-gpu, ec2-gpu-spot.
     """
-    from starburst_executor.aws.quotas import KINDS, read_quota, request_quota
+    from starburst_executor.aws.billing.quotas import KINDS, read_quota, request_quota
 
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"no such kind of quota: {kind!r}; there are {', '.join(KINDS)}")

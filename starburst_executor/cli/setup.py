@@ -11,7 +11,7 @@ from starburst_executor.clock import SystemClock
 
 if TYPE_CHECKING:
     from starburst_executor.aws.clients import Clients
-    from starburst_executor.aws.stack import Stack
+    from starburst_executor.aws.stack.outputs import Stack
 
 __all__ = ["setup"]
 
@@ -53,7 +53,7 @@ def setup(
     Run it again to change choices, after an upgrade, or after an interruption: what differs is changed, and choices that
     are not made again stay.
     """
-    from starburst_executor.aws.setup import Wishes, propose, set_up, template
+    from starburst_executor.aws.stack.setup import Wishes, propose, set_up, template
 
     if show_template:
         click.echo(template(), nl=False)

@@ -27,8 +27,8 @@ def teardown(clients: Clients, yes: bool, force: bool) -> None:
 
     Refused while workers run, unless --force. If it is interrupted, run it again.
     """
-    from starburst_executor.aws.contents import contents, running
-    from starburst_executor.aws.teardown import tear_down
+    from starburst_executor.aws.stack.contents import contents, running
+    from starburst_executor.aws.stack.teardown import tear_down
 
     clock, settings = SystemClock(), clients.settings
     has = contents(clients)

@@ -38,7 +38,7 @@ from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.protocol.status import SizeClass, State, Status
-from starburst_executor.store.session import Group, SessionStore
+from starburst_executor.session.store import Group, SessionStore
 
 __all__ = ["DetachedExecutor"]
 

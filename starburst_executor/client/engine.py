@@ -48,7 +48,7 @@ from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat
 from starburst_executor.protocol.status import Status
-from starburst_executor.store.repair import end_what_is_left
+from starburst_executor.session.repair import end_what_is_left
 
 __all__ = ["Engine"]
 

@@ -32,8 +32,8 @@ from starburst_executor.client.session import is_embedded, start
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import ConfigError, StarburstError
+from starburst_executor.launch.aws.ecs import OnAws
 from starburst_executor.launch.base import Launcher
-from starburst_executor.launch.ecs import OnAws
 from starburst_executor.launch.open import open_launcher
 
 __all__ = ["StarburstExecutor", "open_given"]

@@ -15,10 +15,10 @@ from starburst_executor.client.starter import Starter
 from starburst_executor.errors import ObjectNotFound, StoreUnavailable
 from starburst_executor.launch.base import Launcher, Order
 from starburst_executor.protocol.records import ClientBeat
-from starburst_executor.store.budget import Budget
-from starburst_executor.store.own import OwnObject
-from starburst_executor.store.repair import Watcher, end_what_is_left, read_beat
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.budget import Budget
+from starburst_executor.session.own import OwnObject
+from starburst_executor.session.repair import Watcher, end_what_is_left, read_beat
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["ClientKeeper"]
 

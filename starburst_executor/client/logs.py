@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from starburst_executor.client.handles import handle_of
 from starburst_executor.errors import ConfigError, ObjectNotFound
-from starburst_executor.launch.ecs import OnAws
-from starburst_executor.store.session import Group, SessionStore
+from starburst_executor.launch.aws.ecs import OnAws
+from starburst_executor.session.store import Group, SessionStore
 
 __all__ = ["LogLine", "TaskLogs", "WorkerLogs", "has_ended"]
 

@@ -1,7 +1,7 @@
 """A session's dollars on the client's side: estimated before workers are started, counted while they run, told after.
 
 What they have cost is estimated from manifest and beats (`protocol/money.py`), what a launcher starts from its prices
-(`aws/pricing.py`). That a session ends at its budget is `store/budget.py`'s, since workers see to it as well.
+(`aws/billing/pricing.py`). That a session ends at its budget is `session/budget.py`'s, since workers see to it as well.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
-from starburst_executor.aws.prices import requests_usd
+from starburst_executor.aws.billing.prices import requests_usd
 from starburst_executor.errors import BudgetExceeded, StarburstError
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol.money import spent, usd_per_hour

@@ -12,8 +12,8 @@ from starburst_executor.client.money import Cost
 from starburst_executor.client.session import census
 from starburst_executor.protocol.records import Manifest, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import State
-from starburst_executor.store.repair import read_beats
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.repair import read_beats
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["SessionStatus", "TaskOutcome", "outcome_of", "status_of"]
 

@@ -35,10 +35,10 @@ from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.records import ATTACHED, DETACHED, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import State
+from starburst_executor.session.store import SessionStore, new_token
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
-from starburst_executor.store.session import SessionStore, new_token
 from starburst_executor.store.url import join_url, split_url
 from starburst_executor.version import __version__
 
@@ -234,7 +234,7 @@ def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
     from tenacity import Retrying, retry_if_exception_type
 
     from starburst_executor.store.probe import probe_conditional_writes
-    from starburst_executor.store.s3 import S3Store
+    from starburst_executor.store.s3.store import S3Store
 
     if not isinstance(store, S3Store):
         return

@@ -23,8 +23,8 @@ from starburst_executor.launch.base import Death, Launcher, Order, Started
 from starburst_executor.launch.bootstrap import new_launch_id
 from starburst_executor.protocol.money import refusal_reason, settled, without
 from starburst_executor.protocol.records import Launch, Manifest, SessionState, WorkerBeat
-from starburst_executor.store.repair import Watcher, end_what_is_left, read_beats
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.repair import Watcher, end_what_is_left, read_beats
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["Starter"]
 

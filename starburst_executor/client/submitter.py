@@ -29,7 +29,7 @@ from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.records import Submitter as SubmitterRecord
 from starburst_executor.protocol.status import Entry, Located, State, Status
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["Acknowledged", "Batch", "Submitter"]
 

@@ -11,8 +11,8 @@ from starburst_executor.client.session import own_launcher
 from starburst_executor.clock import Backoff
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
-from starburst_executor.store.repair import Watcher, read_beats
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.repair import Watcher, read_beats
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["Workforce"]
 

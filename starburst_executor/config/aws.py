@@ -6,7 +6,7 @@
     profile = "research"
 
 `starburst setup` writes the table; arguments and `STARBURST_AWS_STACK`, `…_REGION`, `…_PROFILE` come first. What the
-stack holds is not kept here: it is read from the stack itself (`aws/stack.py`).
+stack holds is not kept here: it is read from the stack itself (`aws/stack/outputs.py`).
 """
 
 from __future__ import annotations

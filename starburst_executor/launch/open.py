@@ -17,10 +17,10 @@ from urllib.parse import parse_qsl
 
 from starburst_executor.clock import Clock
 from starburst_executor.errors import ConfigError
+from starburst_executor.launch.aws.batch import Batch
+from starburst_executor.launch.aws.ecs import Ec2, Fargate
 from starburst_executor.launch.base import Launcher
-from starburst_executor.launch.batch import Batch
-from starburst_executor.launch.ecs import Ec2, Fargate
-from starburst_executor.launch.local import Local
+from starburst_executor.launch.local.launcher import Local
 
 __all__ = ["is_on_aws", "open_launcher"]
 

@@ -36,9 +36,9 @@ def preload(url: str) -> None:
     """
     scheme = urlsplit(url).scheme
     if scheme == "sqlite":
-        import starburst_executor.store.sqlite  # noqa: F401 - loaded for later
+        import starburst_executor.store.sqlite.store  # noqa: F401 - loaded for later
     elif scheme == "s3":
-        from starburst_executor.store import s3
+        from starburst_executor.store.s3 import store as s3
 
         s3.preload()
 
@@ -49,7 +49,7 @@ def register_scheme(scheme: str, opener: Callable[[str], ObjectStore]) -> None:
 
 
 def _open_sqlite(url: str) -> ObjectStore:
-    from starburst_executor.store.sqlite import SqliteStore
+    from starburst_executor.store.sqlite.store import SqliteStore
 
     parts = urlsplit(url)
     folder = Path(unquote(parts.path))
@@ -59,7 +59,7 @@ def _open_sqlite(url: str) -> ObjectStore:
 
 
 def _open_s3(url: str) -> ObjectStore:
-    from starburst_executor.store.s3 import S3Store
+    from starburst_executor.store.s3.store import S3Store
 
     return S3Store.from_url(url)
 

@@ -27,9 +27,9 @@ from starburst_executor.errors import (
 )
 from starburst_executor.protocol.payload import describe_outcome
 from starburst_executor.protocol.records import SessionState, WorkerState
+from starburst_executor.session.repair import end_what_is_left
+from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
-from starburst_executor.store.repair import end_what_is_left
-from starburst_executor.store.session import SessionStore
 from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.code import Code
@@ -37,7 +37,7 @@ from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
 from starburst_executor.worker.keeper import Keeper
-from starburst_executor.worker.runner import Nursery
+from starburst_executor.worker.runner.handle import Nursery
 from starburst_executor.worker.slot import Slot
 from starburst_executor.worker.solitude import Solitude
 

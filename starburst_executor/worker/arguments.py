@@ -21,7 +21,7 @@ from starburst_executor.protocol import pieces
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.status import Located
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["Arguments", "Arrived", "Wanted"]
 

@@ -31,7 +31,7 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.seal import SEAL_BYTES
 from starburst_executor.protocol.status import Ended, Entry, Located, State, Status
-from starburst_executor.store.session import SessionStore, Versioned
+from starburst_executor.session.store import SessionStore, Versioned
 
 __all__ = ["Claim", "Claims", "Finding"]
 

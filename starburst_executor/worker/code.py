@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from starburst_executor.errors import LaunchError, RecordInvalid
 from starburst_executor.protocol.keys import code_digest
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["Code", "unpack"]
 

@@ -22,7 +22,7 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.records import Bell
 from starburst_executor.protocol.status import SizeClass, State, Status
-from starburst_executor.store.session import Group, SessionStore
+from starburst_executor.session.store import Group, SessionStore
 
 __all__ = ["Finder"]
 

@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from starburst_executor import config
-from starburst_executor.launch import fork_wire
-from starburst_executor.launch.fork_wire import REPORT, Asked
+from starburst_executor.launch.local import fork_wire
+from starburst_executor.launch.local.fork_wire import REPORT, Asked
 from starburst_executor.protocol import payload
 from starburst_executor.store.open import preload
 from starburst_executor.store.url import split_url

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from starburst_executor.protocol import payload
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.code import Code
 
 __all__ = ["Function", "Functions"]

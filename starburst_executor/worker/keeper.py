@@ -16,10 +16,10 @@ from dataclasses import replace
 from starburst_executor.clock import Clock
 from starburst_executor.errors import ObjectNotFound, StoreUnavailable
 from starburst_executor.protocol.records import DETACHED, Manifest, SessionState, WorkerBeat, WorkerState
-from starburst_executor.store.budget import Budget
-from starburst_executor.store.own import OwnObject
-from starburst_executor.store.repair import Watcher, read_beat, read_beats
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.budget import Budget
+from starburst_executor.session.own import OwnObject
+from starburst_executor.session.repair import Watcher, read_beat, read_beats
+from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.claims import Claims
 
 __all__ = ["Keeper"]

@@ -16,7 +16,7 @@ from starburst_executor.errors import KeyNotFound, StarburstError
 from starburst_executor.launch.bootstrap import EXIT_DRAINED, Bootstrap, grace_of, new_worker_id, read_bootstrap
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.url import split_url
-from starburst_executor.worker.runner import Nursery
+from starburst_executor.worker.runner.handle import Nursery
 
 if TYPE_CHECKING:
     from starburst_executor.worker.agent import Stop
@@ -69,7 +69,7 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine
 
 
 def _engine_bootstrap(engine: str, clock: SystemClock) -> Bootstrap:
-    from starburst_executor.launch.remote import engine_bootstrap  # boto3 is for those who are on AWS
+    from starburst_executor.launch.aws.remote import engine_bootstrap  # boto3 is for those who are on AWS
 
     return engine_bootstrap(engine, clock, tuple(sys.path))
 
@@ -84,9 +84,9 @@ def _work(
     clock: SystemClock,
 ) -> tuple[Stop, str]:
     # Here, because a worker of its own has forked its nursery before; a fork server has loaded them.
+    from starburst_executor.session.store import SessionStore
     from starburst_executor.store.open import open_store
     from starburst_executor.store.patient import PatientStore
-    from starburst_executor.store.session import SessionStore
     from starburst_executor.worker.agent import Agent
 
     stop = threading.Event()

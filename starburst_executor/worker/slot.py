@@ -30,13 +30,13 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import task_id
 from starburst_executor.protocol.payload import dump_reason
 from starburst_executor.protocol.status import State, Status
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.arguments import Arguments, Arrived, Trouble, Wanted
 from starburst_executor.worker.claims import Claim, Claims, Finding
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
-from starburst_executor.worker.runner import BrokenStart, Died, Finished, Job, Runner
+from starburst_executor.worker.runner.handle import BrokenStart, Died, Finished, Job, Runner
 from starburst_executor.worker.solitude import Solitude
 
 __all__ = ["Slot"]

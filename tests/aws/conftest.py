@@ -14,14 +14,14 @@ import pytest
 
 from starburst_executor import Batch, DetachedExecutor, Ec2, Fargate, StarburstExecutor, config
 from starburst_executor.aws.clients import FOREIGN, Clients
-from starburst_executor.aws.environment import find_environment
-from starburst_executor.aws.image import build_image
+from starburst_executor.aws.image.environment import find_environment
+from starburst_executor.aws.image.images import build_image
 from starburst_executor.aws.parameter import delete_key, parameter_name
-from starburst_executor.aws.stack import Stack, read_stack
+from starburst_executor.aws.stack.outputs import Stack, read_stack
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import StarburstError
 from starburst_executor.protocol.keys import is_session_id
-from tests.moto_server import ROOT
+from tests.support.moto_server import ROOT
 
 # Read before any test takes them away: tests have an environment of their own.
 _IS_WANTED = os.environ.get("STARBURST_TEST_AWS") == "1"

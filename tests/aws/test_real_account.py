@@ -8,7 +8,7 @@ import there
 from starburst_executor import Ec2
 from starburst_executor.aws.clients import Clients
 from starburst_executor.aws.doctor import WRONG, examine
-from starburst_executor.aws.stack import Stack
+from starburst_executor.aws.stack.outputs import Stack
 from starburst_executor.clock import SystemClock
 from tests.aws.conftest import Purse
 

@@ -9,7 +9,7 @@ import there
 
 from starburst_executor import Batch, DetachedExecutor
 from starburst_executor.aws.clients import Clients
-from starburst_executor.aws.stack import Stack
+from starburst_executor.aws.stack.outputs import Stack
 from tests.aws.conftest import Purse
 from tests.sessions import wait_until
 

@@ -10,16 +10,16 @@ import pytest
 import there
 
 from starburst_executor import ExecutorBroken, Fargate, QuotaExceeded
+from starburst_executor.aws.billing.quotas import KINDS, read_quota
 from starburst_executor.aws.clients import Clients
 from starburst_executor.aws.logs import last_lines, stream_of
 from starburst_executor.aws.parameter import parameter_name
-from starburst_executor.aws.quotas import KINDS, read_quota
-from starburst_executor.aws.stack import Stack
+from starburst_executor.aws.stack.outputs import Stack
 from starburst_executor.clock import SystemClock
-from starburst_executor.launch import ecs_tasks
+from starburst_executor.launch.aws import ecs_tasks
+from starburst_executor.launch.aws.ecs_handle import EcsHandle
 from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import new_launch_id
-from starburst_executor.launch.ecs_handle import EcsHandle
 from tests.aws.conftest import MOST_WORKERS, Purse
 from tests.sessions import wait_until
 

@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from starburst_executor.aws.clients import Clients
-from starburst_executor.aws.stack import Stack
+from starburst_executor.aws.stack.outputs import Stack
 
 pytestmark = pytest.mark.aws
 

@@ -12,7 +12,7 @@ from starburst_executor.store.base import ObjectStore
 from starburst_executor.testing.faulty import Fault
 from starburst_executor.testing.memory import MemoryStore
 from tests.contract.stores import impatient_line, s3_store, sqlite_store
-from tests.moto_server import MotoServer, moto_server
+from tests.support.moto_server import MotoServer, moto_server
 
 __all__ = ["moto_server"]
 

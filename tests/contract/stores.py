@@ -13,13 +13,14 @@ import pytest
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import PreconditionFailed
-from starburst_executor.store import s3_boto, s3_obstore
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
-from starburst_executor.store.s3 import S3Store
-from starburst_executor.store.s3_boto import BotoEngine
-from starburst_executor.store.sqlite import SqliteStore
+from starburst_executor.store.s3 import boto as s3_boto
+from starburst_executor.store.s3 import obstore as s3_obstore
+from starburst_executor.store.s3.boto import BotoEngine
+from starburst_executor.store.s3.store import S3Store
+from starburst_executor.store.sqlite.store import SqliteStore
 from starburst_executor.testing.faulty import Asked, Fault, FaultyStore
 
 FAULT_RATE = 0.3

@@ -19,7 +19,7 @@ import pytest
 
 from tests.contract.cpython_suite.adapt import CLASSES, LEFT_OUT
 from tests.contract.cpython_suite.interpreters import Interpreter, NotReady, find_interpreters
-from tests.moto_server import ROOT
+from tests.support.moto_server import ROOT
 
 # They wait more than they compute.
 _AT_ONCE = 4

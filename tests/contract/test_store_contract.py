@@ -16,7 +16,7 @@ from starburst_executor.store.base import ObjectStore, Stored
 from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
 from tests.contract.stores import append_mark
-from tests.moto_server import ROOT
+from tests.support.moto_server import ROOT
 
 KEY = "sessions/s-1/status/0001/one-1"
 BIG = bytes(range(256)) * (3 << 14)  # 12 MB: chunks on SQLite, three parts on S3

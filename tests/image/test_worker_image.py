@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.moto_server import ROOT
+from tests.support.moto_server import ROOT
 
 NO_ENGINE = 77
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.aws_fakes.server import aws
-from tests.moto_server import moto_server
 from tests.sessions import store_url
+from tests.support.aws_fakes.server import aws
+from tests.support.moto_server import moto_server
 
 __all__ = ["aws", "moto_server", "store_url"]

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from starburst_executor import Batch, ConfigError, DetachedExecutor, ExecutorBroken, StarburstExecutor
-from starburst_executor.launch import batch_jobs
-from tests.aws_fakes.server import IMAGE, FakeAws
+from starburst_executor.launch.aws import batch_jobs
 from tests.sessions import REMOTE, run_python, wait_until
+from tests.support.aws_fakes.server import IMAGE, FakeAws
 
 _CLIENT = """
 import sys

@@ -9,13 +9,13 @@ from dataclasses import replace
 import pytest
 
 from starburst_executor import BudgetExceeded, DetachedExecutor, Fargate, StarburstExecutor
-from starburst_executor.aws import prices
+from starburst_executor.aws.billing import prices
 from starburst_executor.client.session import attach
 from starburst_executor.clock import SystemClock
-from starburst_executor.launch import ecs_tasks
-from tests.aws_fakes.server import IMAGE, FakeAws
-from tests.moto_server import BUCKET
+from starburst_executor.launch.aws import ecs_tasks
 from tests.sessions import REMOTE, wait_until
+from tests.support.aws_fakes.server import IMAGE, FakeAws
+from tests.support.moto_server import BUCKET
 
 # Each of them costs more than a cent an hour for ten slots, and 10,000 of them more than twenty dollars.
 KINDS = ["fargate", "fargate-spot", "ec2", "batch"]

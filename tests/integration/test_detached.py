@@ -27,8 +27,8 @@ from starburst_executor import (
     VersionMismatch,
 )
 from starburst_executor.protocol.records import SessionState
-from tests.moto_server import ROOT
 from tests.sessions import detached, is_alive, kill, run_python, timings_for, wait_until, worker_pids
+from tests.support.moto_server import ROOT
 
 
 def square(x: int) -> int:
@@ -392,7 +392,7 @@ def test_idle_workers_leave_and_come_back_when_there_is_work(store_url: str) -> 
 
 
 def test_workers_that_cannot_start_become_an_error(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("starburst_executor.launch.local._START", "raise SystemExit('no such luck')")
+    monkeypatch.setattr("starburst_executor.launch.local.launcher._START", "raise SystemExit('no such luck')")
     executor = detached(store_url, workers=1)
     future = executor.submit(square, 3)
     error = future.exception(60)

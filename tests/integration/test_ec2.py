@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from starburst_executor import Ec2, StarburstExecutor
-from starburst_executor.launch import ecs_tasks
-from tests.aws_fakes.server import IMAGE, FakeAws
+from starburst_executor.launch.aws import ecs_tasks
 from tests.sessions import REMOTE, wait_until
+from tests.support.aws_fakes.server import IMAGE, FakeAws
 
 
 def test_a_worker_for_each_instance_with_a_slot_for_each_vcpu(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,11 +25,11 @@ from starburst_executor import (
     Timings,
 )
 from starburst_executor.errors import StarburstError
-from starburst_executor.launch import ecs_tasks
-from starburst_executor.launch.ecs_handle import EcsHandle
-from tests.aws_fakes.ecs import CAPACITY, VCPUS, Step, failing, losing, refusing
-from tests.aws_fakes.server import IMAGE, FakeAws
+from starburst_executor.launch.aws import ecs_tasks
+from starburst_executor.launch.aws.ecs_handle import EcsHandle
 from tests.sessions import REMOTE, wait_until
+from tests.support.aws_fakes.ecs import CAPACITY, VCPUS, Step, failing, losing, refusing
+from tests.support.aws_fakes.server import IMAGE, FakeAws
 
 ROLE_MISSING = "unable to assume the role"
 

@@ -12,8 +12,8 @@ import pytest
 from starburst_executor import AccessDenied, DetachedExecutor, StarburstExecutor, StoreUnavailable, WorkerLost
 from starburst_executor.protocol.status import Entry
 from tests.fault_proxy import Asked, Fault, FaultProxy, by_chance, in_turn, is_write
-from tests.moto_server import MotoServer
 from tests.sessions import REMOTE, detached, is_alive, kill_workers, wait_until, worker_pids
+from tests.support.moto_server import MotoServer
 
 
 @pytest.fixture

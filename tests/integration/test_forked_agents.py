@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from starburst_executor import DetachedExecutor, Local, StarburstExecutor
-from starburst_executor.launch import fork_server
-from tests.moto_server import ROOT
+from starburst_executor.launch.local import fork_server
 from tests.sessions import descendants, is_alive, kill, run_python, timings_for, wait_until, worker_pids
+from tests.support.moto_server import ROOT
 
 pytestmark = pytest.mark.skipif(not fork_server.FORKS, reason="agents are interpreters of their own here")
 SQLITE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

@@ -27,8 +27,8 @@ from starburst_executor import (
     Timings,
     VersionMismatch,
 )
-from tests.moto_server import ROOT, MotoServer
 from tests.sessions import EMBEDDED, REMOTE, descendants, detached, is_alive, kill, run_python, wait_until, worker_pids
+from tests.support.moto_server import ROOT, MotoServer
 
 SQLITE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 RUN_WORKER = "import sys; from starburst_executor.worker.__main__ import main; sys.exit(main(sys.argv[1:]))"

@@ -17,9 +17,9 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import new_launch_id
 from starburst_executor.protocol.records import Launch
-from tests.aws_fakes.server import IMAGE, FakeAws
-from tests.aws_rig import run
 from tests.sessions import REMOTE, wait_until
+from tests.support.aws_fakes.server import IMAGE, FakeAws
+from tests.support.aws_rig import run
 
 
 def talk(n: int, gate: str = "") -> None:

@@ -15,8 +15,8 @@ from typing import IO
 import boto3
 import pytest
 
-from tests.moto_server import ROOT, MotoServer
 from tests.sessions import kill_workers
+from tests.support.moto_server import ROOT, MotoServer
 
 # It leads its client line by line, so that a worker can be started between, and files be changed.
 CLIENT = """

@@ -25,8 +25,8 @@ from starburst_executor import (
     StoreError,
     StoreUnavailable,
 )
-from tests.moto_server import ROOT, MotoServer
 from tests.sessions import REMOTE, detached, kill, kill_workers, wait_until
+from tests.support.moto_server import ROOT, MotoServer
 
 
 @pytest.fixture
@@ -47,7 +47,11 @@ class OwnStore:
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnStore]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.moto_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "tests.support.moto_server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
     assert process.stdout is not None
     server = MotoServer(json.loads(process.stdout.readline()))

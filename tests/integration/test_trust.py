@@ -38,7 +38,7 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.seal import SEAL_BYTES
 from starburst_executor.protocol.status import Entry, Located, Status
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.store import SessionStore
 from tests.sessions import descendants, detached, is_alive, local_pids, run_python, timings_for, wait_until, worker_pids
 
 SQLITE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
@@ -480,7 +480,7 @@ def test_a_forged_handle_neither_shows_nor_removes_nor_kills_anything(
     precious.write_text("a secret")
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     from starburst_executor.config import machine_boot
-    from starburst_executor.launch.processes import started_at
+    from starburst_executor.launch.local.processes import started_at
 
     executor = waiting(store_url, (echo, 1))
     session = session_of(executor)

@@ -11,8 +11,8 @@ from starburst_executor.client import detached
 from starburst_executor.client.submitter import submitter_record
 from starburst_executor.protocol.records import Manifest, Submitter
 from starburst_executor.protocol.status import State
-from starburst_executor.store import session as store_session
-from tests.unit.session_rig import Rig
+from starburst_executor.session import store as store_session
+from tests.support.session_rig import Rig
 
 
 def _with_another_epoch(manifest: Manifest) -> Manifest | None:

@@ -22,8 +22,9 @@ from starburst_executor.client.submitter import Submitter
 from starburst_executor.protocol import liveness, status
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
 from starburst_executor.protocol.status import Ended, Entry, State, Status
-from starburst_executor.store import own, patient, repair
-from starburst_executor.store.session import Group, SessionStore
+from starburst_executor.session import own, repair
+from starburst_executor.session.store import Group, SessionStore
+from starburst_executor.store import patient
 from starburst_executor.testing.simulation import simulate
 from starburst_executor.worker import agent, keeper
 from starburst_executor.worker.claims import Claim, Claims

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.moto_server import moto_server
 from tests.sessions import store_url
+from tests.support.moto_server import moto_server
 
 __all__ = ["moto_server", "store_url"]

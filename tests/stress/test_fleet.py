@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from starburst_executor import Fargate, StarburstExecutor
-from starburst_executor.launch import ecs_tasks
-from tests.aws_fakes.ecs import CAPACITY, failing, losing
-from tests.aws_fakes.refusal import Bucket
-from tests.aws_fakes.server import IMAGE, FakeAws, aws
-from tests.moto_server import moto_server
+from starburst_executor.launch.aws import ecs_tasks
 from tests.sessions import REMOTE, wait_until
+from tests.support.aws_fakes.ecs import CAPACITY, failing, losing
+from tests.support.aws_fakes.refusal import Bucket
+from tests.support.aws_fakes.server import IMAGE, FakeAws, aws
+from tests.support.moto_server import moto_server
 
 __all__ = ["aws", "moto_server"]
 

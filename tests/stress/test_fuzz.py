@@ -20,7 +20,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from tests.moto_server import ROOT
+from tests.support.moto_server import ROOT
 
 pytestmark = [
     pytest.mark.stress,
@@ -149,7 +149,7 @@ def _decoders() -> dict[str, tuple[Decoder, list[bytes]]]:
     from starburst_executor.protocol import payload, records, status
     from starburst_executor.protocol.seal import Sealer
     from starburst_executor.protocol.status import Ended, Entry, Located, State, Status
-    from starburst_executor.store.session import SessionStore
+    from starburst_executor.session.store import SessionStore
     from starburst_executor.testing.memory import MemoryStore
 
     manifest = records.Manifest(

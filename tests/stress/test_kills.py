@@ -20,7 +20,7 @@ from starburst_executor import DetachedExecutor
 from starburst_executor.client.session import attach, census
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol.status import State
-from starburst_executor.store.session import SessionStore
+from starburst_executor.session.store import SessionStore
 from tests.sessions import kill, local_pids, run_python, wait_until
 
 N_TASKS = int(os.environ.get("STRESS_TASKS", "5000"))

@@ -21,9 +21,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from starburst_executor import DetachedExecutor
-from tests.aws_fakes.server import FakeAws
-from tests.moto_server import BUCKET, ROOT, MotoServer, serving
 from tests.sessions import wait_until
+from tests.support.aws_fakes.server import FakeAws
+from tests.support.moto_server import BUCKET, ROOT, MotoServer, serving
 
 pytestmark = pytest.mark.stress
 

@@ -11,8 +11,8 @@ import pytest
 from starburst_executor import DetachedExecutor, Local, Timings
 from starburst_executor.protocol.status import Entry
 from tests.fault_proxy import Fault, FaultProxy, by_chance
-from tests.moto_server import MotoServer
 from tests.sessions import is_alive, kill, kill_workers, wait_until, worker_pids
+from tests.support.moto_server import MotoServer
 
 pytestmark = pytest.mark.stress
 # Longer than a lease: four looks of fifteen seconds.

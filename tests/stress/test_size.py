@@ -12,8 +12,8 @@ import pytest
 
 from starburst_executor import DetachedExecutor, StarburstExecutor
 from starburst_executor.protocol.status import State
-from tests.moto_server import ROOT
 from tests.sessions import timings_for
+from tests.support.moto_server import ROOT
 
 pytestmark = pytest.mark.stress
 SQLITE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor.modules import Modules, find_modules, is_hidden
-from tests.moto_server import ROOT
+from tests.support.moto_server import ROOT
 
 PROJECT = {
     "main.py": "import single, pkg.deep, json, msgpack\nfrom space.part import leaf\ndef f():\n    import lazy\n",

@@ -209,7 +209,7 @@ def test_what_clients_and_workers_ask_through_failures_is_allowed(monkeypatch: p
 
 def test_every_operation_of_the_store_is_thought_of() -> None:
     operations = boto3.client("s3", region_name="us-east-1").meta.method_to_api_mapping
-    tree = ast.parse((ROOT / "starburst_executor/store/s3_boto.py").read_text(encoding="utf-8"))
+    tree = ast.parse((ROOT / "starburst_executor/store/s3/boto.py").read_text(encoding="utf-8"))
     called = {node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")}
     assert called & operations.keys() == ACTIONS.keys()
     assert set(ACTIONS.values()) == {action for actions in METHODS.values() for action in actions}

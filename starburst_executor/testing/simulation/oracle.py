@@ -20,7 +20,7 @@ from starburst_executor.testing.simulation.processes import WorkerProcess
 from starburst_executor.testing.simulation.scheduler import Process
 from starburst_executor.testing.simulation.store import Kept
 from starburst_executor.testing.simulation.tasks import value_name
-from starburst_executor.worker.jobs import Job
+from starburst_executor.worker.runner.jobs import Job
 
 __all__ = ["Execution", "Oracle", "Task"]
 

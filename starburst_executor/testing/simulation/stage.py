@@ -61,7 +61,7 @@ class _Registry:
 _SMALL: dict[tuple[str, str], object] = {
     ("client.submitter", "_LEAST_GROUP"): 3,
     ("client.submitter", "GROUPS_PER_EPOCH"): 2,
-    ("store.session", "GROUPS_PER_EPOCH"): 2,
+    ("session.store", "GROUPS_PER_EPOCH"): 2,
     ("client.engine", "_REMOTE_SENDERS"): 3,
 }
 

@@ -17,8 +17,8 @@ from starburst_executor.protocol.pieces import PIECE_BYTES
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.processes import WorkerProcess
 from starburst_executor.testing.simulation.threads import Event
-from starburst_executor.worker.jobs import Died, Finished, Job
-from starburst_executor.worker.jobs import Event as RunnerEvent
+from starburst_executor.worker.runner.jobs import Died, Finished, Job
+from starburst_executor.worker.runner.jobs import Event as RunnerEvent
 
 __all__ = ["SHARED", "Behaviour", "SimulatedNursery", "Starts", "simulated_task", "value_name"]
 

@@ -10,8 +10,8 @@ from starburst_executor.errors import StarburstError
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import new_worker_id
 from starburst_executor.protocol.seal import Sealer
+from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
-from starburst_executor.store.session import SessionStore
 from starburst_executor.store.url import split_url
 from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
 from starburst_executor.testing.simulation.scheduler import Process, current_strand

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.moto_server import ROOT
+from tests.support.moto_server import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from starburst_executor.aws.causes import Cause, advice, first_cause
+from starburst_executor.aws.stack.causes import Cause, advice, first_cause
 
 
 def event(resource: str, status: str, reason: str = "", kind: str = "AWS::EC2::VPC") -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from starburst_executor.aws.changes import Change, Changes
+from starburst_executor.aws.stack.changes import Change, Changes
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.testing import FakeClock

@@ -12,8 +12,8 @@ from botocore.exceptions import ClientError
 
 from starburst_executor.aws import checks, doctor
 from starburst_executor.testing import FakeClock
-from tests import moto_more
-from tests.aws_rig import REGION, account, run, stack
+from tests.support import moto_more
+from tests.support.aws_rig import REGION, account, run, stack
 
 __all__ = ["account", "stack"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor.aws.engines import Engine, find_engine
+from starburst_executor.aws.image.engines import Engine, find_engine
 from starburst_executor.errors import ConfigError, LaunchError
 
 SCRIPT = """#!/bin/sh

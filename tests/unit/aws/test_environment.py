@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor.aws.environment import Environment, context_zip, find_environment
-from starburst_executor.aws.wheel import Wheel, library_wheel
+from starburst_executor.aws.image.environment import Environment, context_zip, find_environment
+from starburst_executor.aws.image.wheel import Wheel, library_wheel
 from starburst_executor.version import __version__
-from tests.moto_server import ROOT
+from tests.support.moto_server import ROOT
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_program_has_the_environment_that_is_built_for_its_script(
     monkeypatch.chdir(ROOT / "tests")
     assert find_environment().requirements.source == str(ROOT / "pyproject.toml")
     (project / "requirements.txt").unlink()
-    program = "from starburst_executor.aws.environment import find_environment\nimport msgpack\nprint(find_environment().tag('arm64'))"
+    program = "from starburst_executor.aws.image.environment import find_environment\nimport msgpack\nprint(find_environment().tag('arm64'))"
     (project / "program.py").write_text(program)
     done = subprocess.run(
         [sys.executable, project / "program.py"],

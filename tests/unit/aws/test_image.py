@@ -15,10 +15,10 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from starburst_executor.aws import image
-from starburst_executor.aws.environment import Environment, find_environment
-from starburst_executor.aws.image import build_image, image_uri, list_images
-from starburst_executor.aws.stack import Stack
+from starburst_executor.aws.image import images as image
+from starburst_executor.aws.image.environment import Environment, find_environment
+from starburst_executor.aws.image.images import build_image, image_uri, list_images
+from starburst_executor.aws.stack.outputs import Stack
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.testing import FakeClock
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from starburst_executor.aws import prices
-from starburst_executor.aws.pricing import Pricing
+from starburst_executor.aws.billing import prices
+from starburst_executor.aws.billing.pricing import Pricing
 from starburst_executor.testing import FakeClock
 
 

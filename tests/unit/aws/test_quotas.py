@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from starburst_executor.aws.quotas import KINDS, kind_of_instance, read_quota, request_quota
+from starburst_executor.aws.billing.quotas import KINDS, kind_of_instance, read_quota, request_quota
 from starburst_executor.cli.main import run
 from starburst_executor.errors import ConfigError, LaunchError, QuotaExceeded
-from starburst_executor.launch.remote import Account
+from starburst_executor.launch.aws.remote import Account
 from starburst_executor.testing import FakeClock
 
 METRIC = {

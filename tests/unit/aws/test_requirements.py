@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor.aws.requirements import find_requirements
+from starburst_executor.aws.image.requirements import find_requirements
 from starburst_executor.errors import ConfigError
 
 PYPROJECT = '[project]\nname = "mine"\ndependencies = ["numpy>=1", "helper", "starburst-executor", "tool[extra] ; python_version < \'4\'"]\n'

@@ -18,14 +18,14 @@ import boto3
 import pytest
 import yaml
 
-from starburst_executor.aws.setup import template
-from starburst_executor.aws.stack import Stack
-from tests.aws_rig import REGION, Account, account, stack
+from starburst_executor.aws.stack.outputs import Stack
+from starburst_executor.aws.stack.setup import template
+from tests.support.aws_rig import REGION, Account, account, stack
 
 __all__ = ["account", "stack"]
 
 ROOT = Path(__file__).parents[3]
-TEMPLATE = ROOT / "starburst_executor/aws/template.yaml"
+TEMPLATE = ROOT / "starburst_executor/aws/stack/template.yaml"
 BUCKET = "arn:aws:s3:::the-bucket"
 HERE = f"{REGION}:123456789012"
 KEY = f"arn:aws:ssm:{HERE}:parameter/starburst/starburst/20260101-000000-0a1b2c3d"
@@ -242,7 +242,7 @@ def calls_of(path: Path) -> set[str]:
 def test_whatever_launchers_ask_for_is_in_the_policy_for_people(policies):
     administration = {"setup.py", "changes.py", "contents.py", "teardown.py", "checks.py", "doctor.py", "clients.py"}
     folders = [ROOT / "starburst_executor" / name for name in ("aws", "launch")]
-    modules = [path for folder in folders for path in sorted(folder.glob("*.py")) if path.name not in administration]
+    modules = [path for folder in folders for path in sorted(folder.rglob("*.py")) if path.name not in administration]
     asked = set().union(*map(calls_of, modules))
     assert "cloudformation:DescribeStacks" in asked
     given = {action for one in policies["Client"] for action in as_list(one["Action"])}
@@ -314,5 +314,5 @@ def test_everything_that_can_be_tagged_bears_the_stack_s_name():
 
 def test_the_outputs_are_the_fields_of_a_stack():
     outputs = set(yaml.load(template(), _Loader)["Outputs"])
-    source = (ROOT / "starburst_executor/aws/stack.py").read_text(encoding="utf-8")
+    source = (ROOT / "starburst_executor/aws/stack/outputs.py").read_text(encoding="utf-8")
     assert outputs == set(re.findall(r'(?:needed|outputs\.get)\("(\w+)"\)', source))

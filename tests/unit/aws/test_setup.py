@@ -6,8 +6,8 @@ import pytest
 
 from starburst_executor import config
 from starburst_executor.aws.clients import Clients
-from starburst_executor.aws.stack import read_stack
-from tests.aws_rig import REGION, account, run
+from starburst_executor.aws.stack.outputs import read_stack
+from tests.support.aws_rig import REGION, account, run
 
 __all__ = ["account"]
 
@@ -72,7 +72,7 @@ def test_what_a_failed_attempt_left_is_removed_first(account):
 
 
 def test_a_dry_run_that_was_interrupted_is_gone_on_from(account):
-    from starburst_executor.aws.setup import template
+    from starburst_executor.aws.stack.setup import template
 
     account.get("cloudformation").create_change_set(
         StackName="starburst", ChangeSetName="starburst-setup", ChangeSetType="CREATE", TemplateBody=template()
@@ -133,6 +133,6 @@ def test_what_cannot_be_is_said_before_anything_is_made(account, words, said):
 
 
 def test_the_template_is_printed_for_administrators(account):
-    from starburst_executor.aws.setup import template
+    from starburst_executor.aws.stack.setup import template
 
     assert run("setup", "--template").stdout == template()

@@ -8,10 +8,10 @@ import pytest
 
 from starburst_executor import config
 from starburst_executor.aws.clients import Clients
-from starburst_executor.aws.stack import Stack, default_store, read_stack
+from starburst_executor.aws.stack.outputs import Stack, default_store, read_stack
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.store.open import open_store
-from tests.aws_rig import REGION, account, stack
+from tests.support.aws_rig import REGION, account, stack
 
 __all__ = ["account", "stack"]
 

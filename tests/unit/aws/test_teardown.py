@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from starburst_executor import config
-from starburst_executor.aws import teardown
-from starburst_executor.aws.changes import Changes
-from starburst_executor.aws.contents import contents, running
+from starburst_executor.aws.stack import teardown
+from starburst_executor.aws.stack.changes import Changes
+from starburst_executor.aws.stack.contents import contents, running
 from starburst_executor.client.session import start
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import LaunchError
 from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode
-from tests.aws_rig import REGION, account, run, stack
+from tests.support.aws_rig import REGION, account, run, stack
 
 __all__ = ["account", "stack"]
 

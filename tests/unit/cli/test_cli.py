@@ -13,7 +13,7 @@ import pytest
 from starburst_executor import DetachedExecutor, StarburstError
 from starburst_executor.cli import entry
 from starburst_executor.cli.main import COMMANDS
-from tests.aws_rig import run
+from tests.support.aws_rig import run
 
 
 @pytest.fixture

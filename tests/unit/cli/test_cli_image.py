@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.aws import image as images
-from starburst_executor.aws import stack
-from starburst_executor.aws.environment import Environment, find_environment
-from starburst_executor.aws.image import Image
+from starburst_executor.aws.image import images
+from starburst_executor.aws.image.environment import Environment, find_environment
+from starburst_executor.aws.image.images import Image
+from starburst_executor.aws.stack import outputs as stack
 from starburst_executor.cli.main import run
 
 

@@ -12,8 +12,8 @@ from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.records import Launch, SessionState, WorkerState
 from starburst_executor.protocol.status import State
 from starburst_executor.testing import Fault
-from tests.unit.client.keeper_rig import Client, FakeLauncher, launches
-from tests.unit.session_rig import Rig
+from tests.support.keeper_rig import Client, FakeLauncher, launches
+from tests.support.session_rig import Rig
 
 
 def reason_of(rig: Rig, key: str) -> BaseException | None:

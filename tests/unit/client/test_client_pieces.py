@@ -14,8 +14,8 @@ from starburst_executor.errors import StoreUnavailable
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.testing import Fault
 from starburst_executor.worker.arguments import Arguments, Arrived, Wanted
+from tests.support.session_rig import DIGEST
 from tests.unit.client.test_submitter import Client
-from tests.unit.session_rig import DIGEST
 
 MB = 2**20
 

@@ -16,7 +16,7 @@ from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Ended, Located, State
 from starburst_executor.testing import Fault
-from tests.unit.session_rig import Rig
+from tests.support.session_rig import Rig
 
 
 class NoCanceller:

@@ -17,10 +17,10 @@ from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import AccessDenied, ExecutorBroken, SessionExpired, SessionNotFound, StarburstError
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import State
+from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
-from starburst_executor.store.session import SessionStore
 from starburst_executor.testing import Fault
-from tests.unit.session_rig import KEY, SESSION, Rig
+from tests.support.session_rig import KEY, SESSION, Rig
 
 PATIENCE_S = 20.0
 

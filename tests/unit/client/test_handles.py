@@ -10,8 +10,8 @@ from starburst_executor.client.handles import handle_of, sealed_handle
 from starburst_executor.client.workforce import Workforce
 from starburst_executor.protocol.records import Launch
 from starburst_executor.protocol.seal import Sealer
-from tests.unit.client.keeper_rig import Client, FakeLauncher
-from tests.unit.session_rig import Rig
+from tests.support.keeper_rig import Client, FakeLauncher
+from tests.support.session_rig import Rig
 
 SEALER = Sealer(b"key", "a-session")
 LAUNCH = Launch("l1", "fake", 4, "", 1.0)

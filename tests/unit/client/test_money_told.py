@@ -9,8 +9,8 @@ import pytest
 from starburst_executor.client.money import check_cost, cost_of, hourly_usd
 from starburst_executor.errors import BudgetExceeded, LaunchError
 from starburst_executor.protocol.records import SessionState
-from tests.unit.client.keeper_rig import Client, FakeLauncher, launches
-from tests.unit.session_rig import Rig
+from tests.support.keeper_rig import Client, FakeLauncher, launches
+from tests.support.session_rig import Rig
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from starburst_executor import Fargate
 from starburst_executor.client.session import own_launcher
 from starburst_executor.protocol.records import DETACHED
-from tests.unit.session_rig import Rig
+from tests.support.session_rig import Rig
 
 SPEC = "fargate?cpu=2&image=workers:1&stack=team&region=eu-west-1"
 

@@ -10,8 +10,8 @@ import pytest
 from starburst_executor.errors import LaunchError, NoCapacity
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.protocol.records import SessionState
-from tests.unit.client.keeper_rig import Client, FakeLauncher, launches
-from tests.unit.session_rig import Rig
+from tests.support.keeper_rig import Client, FakeLauncher, launches
+from tests.support.session_rig import Rig
 
 
 class SlowLauncher(FakeLauncher):

@@ -15,7 +15,7 @@ from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH
 from starburst_executor.protocol.status import Located, SizeClass, State
 from starburst_executor.testing import Asked, Fault
-from tests.unit.session_rig import DIGEST, FUNCTION, Rig
+from tests.support.session_rig import DIGEST, FUNCTION, Rig
 
 
 class NoCanceller:

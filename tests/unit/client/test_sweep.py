@@ -10,7 +10,7 @@ from starburst_executor.client.session import SWEEP_AFTER_S, sweep
 from starburst_executor.protocol.keys import SessionKeys
 from starburst_executor.protocol.records import ATTACHED, DETACHED
 from starburst_executor.testing import FakeClock, MemoryStore
-from tests.unit.session_rig import Rig
+from tests.support.session_rig import Rig
 
 OLD = "20200101-000000-aaaaaaaa"
 
@@ -32,7 +32,7 @@ def test_what_landed_in_a_session_after_its_manifest_was_deleted_is_swept() -> N
 
 @pytest.mark.parametrize(("kind", "n_left"), [(ATTACHED, 0), (DETACHED, 2)])
 def test_of_whole_sessions_only_attached_ones_are_swept(kind: str, n_left: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tests.unit.session_rig.SESSION", OLD)
+    monkeypatch.setattr("tests.support.session_rig.SESSION", OLD)
     clock = FakeClock()
     rig = Rig(clock=clock, kind=kind)
     _age(clock)

@@ -6,8 +6,8 @@ import json
 import re
 
 from starburst_executor.launch.bootstrap import grace_of
-from tests.aws_fakes.containers import ENTRY_POINT
-from tests.moto_server import ROOT
+from tests.support.aws_fakes.containers import ENTRY_POINT
+from tests.support.moto_server import ROOT
 
 
 def test_the_fakes_run_what_the_image_runs():

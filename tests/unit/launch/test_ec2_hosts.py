@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from starburst_executor.aws.stack import Stack
+from starburst_executor.aws.stack.outputs import Stack
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError
-from starburst_executor.launch.ec2_hosts import Hosts
-from starburst_executor.launch.remote import Account
+from starburst_executor.launch.aws.ec2_hosts import Hosts
+from starburst_executor.launch.aws.remote import Account
 
 STACK = Stack(
     name="team",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from starburst_executor.launch.ecs_handle import Call, EcsHandle
+from starburst_executor.launch.aws.ecs_handle import Call, EcsHandle
 
 BEGUN = EcsHandle("a-session", "0190a0b0c0d-0011223344556677", 4, 50, True)
 

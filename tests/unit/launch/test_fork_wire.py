@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from starburst_executor.launch import fork_wire
-from starburst_executor.launch.fork_wire import Asked
+from starburst_executor.launch.local import fork_wire
+from starburst_executor.launch.local.fork_wire import Asked
 
 
 @pytest.fixture

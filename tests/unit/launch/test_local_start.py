@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 
 from starburst_executor.errors import LaunchError
-from starburst_executor.launch import fork_server
 from starburst_executor.launch.base import Order
-from starburst_executor.launch.local import Local
+from starburst_executor.launch.local.launcher import Local, fork_server
 from tests.sessions import descendants, kill, wait_until
 
 FORKS = pytest.mark.skipif(not fork_server.FORKS, reason="agents are interpreters of their own here")
@@ -54,7 +53,7 @@ def test_agents_that_cannot_go_on_are_dead_with_their_status_and_words(
 
 
 def test_a_fork_server_that_cannot_start_says_why(local: Local, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("starburst_executor.launch.local._START", "import sys; sys.exit('no such luck')")
+    monkeypatch.setattr("starburst_executor.launch.local.launcher._START", "import sys; sys.exit('no such luck')")
     monkeypatch.setattr(fork_server, "FORKS", True)
     with pytest.raises(LaunchError, match=r"gone; exit status 1; no such luck"):
         local.start(order)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from starburst_executor import Batch, ConfigError, Ec2, Fargate, Local
-from starburst_executor.launch.ecs import OnAws
+from starburst_executor.launch.aws.ecs import OnAws
 from starburst_executor.launch.open import is_on_aws, open_launcher
 from starburst_executor.testing import FakeClock
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from starburst_executor.errors import ConfigError
-from starburst_executor.launch.sizes import Size, fargate_size, memory_mib
+from starburst_executor.launch.aws.sizes import Size, fargate_size, memory_mib
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.store.open import open_store
-from starburst_executor.store.s3 import S3Store
-from starburst_executor.store.sqlite import SqliteStore
+from starburst_executor.store.s3.store import S3Store
+from starburst_executor.store.sqlite.store import SqliteStore
 from starburst_executor.testing.memory import MemoryStore
-from tests.moto_server import ROOT
+from tests.support.moto_server import ROOT
 
 
 @pytest.mark.parametrize(

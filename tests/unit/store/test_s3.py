@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from starburst_executor.errors import AccessDenied, ConfigError, PreconditionFailed, StoreUnavailable
-from starburst_executor.store import s3_boto
 from starburst_executor.store.probe import probe_conditional_writes
-from starburst_executor.store.s3 import S3Store
-from tests.moto_server import MotoServer, moto_server
-from tests.scripted_s3 import ScriptedServer, scripted_server
+from starburst_executor.store.s3 import boto as s3_boto
+from starburst_executor.store.s3.store import S3Store
+from tests.support.moto_server import MotoServer, moto_server
+from tests.support.scripted_s3 import ScriptedServer, scripted_server
 
 __all__ = ["moto_server"]
 

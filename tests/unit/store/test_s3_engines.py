@@ -32,12 +32,14 @@ from starburst_executor.errors import (
     StarburstError,
     StoreUnavailable,
 )
-from starburst_executor.store import s3_boto, s3_engine, s3_obstore
 from starburst_executor.store.base import Listed, Stored
-from starburst_executor.store.s3 import S3Store
-from starburst_executor.store.s3_obstore import address_of
-from tests.moto_server import MotoServer, moto_server
-from tests.scripted_s3 import Asked, ScriptedServer, scripted_server
+from starburst_executor.store.s3 import boto as s3_boto
+from starburst_executor.store.s3 import engine as s3_engine
+from starburst_executor.store.s3 import obstore as s3_obstore
+from starburst_executor.store.s3.obstore import address_of
+from starburst_executor.store.s3.store import S3Store
+from tests.support.moto_server import MotoServer, moto_server
+from tests.support.scripted_s3 import Asked, ScriptedServer, scripted_server
 
 __all__ = ["moto_server"]
 
@@ -575,7 +577,7 @@ def test_an_obstore_of_another_version(server: ScriptedServer, monkeypatch: pyte
 
 
 def test_without_obstore(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "starburst_executor.store.s3_obstore", None)
+    monkeypatch.setitem(sys.modules, "starburst_executor.store.s3.obstore", None)
     store = S3Store("bucket", endpoint_url=server.url)
     assert store.engine == "boto3"
     assert store.get("key") == Stored(b"body", "etag")
@@ -678,7 +680,7 @@ def test_a_child_of_a_process_that_only_loaded_obstore_asks_by_it(moto_server: M
         from starburst_executor.store.open import preload
         preload("s3://any/where")
         if (child := os.fork()) == 0:
-            from starburst_executor.store.s3 import S3Store
+            from starburst_executor.store.s3.store import S3Store
             store = S3Store(sys.argv[1], "preloaded")
             store.put("key", b"body")
             assert store.get("key").body == b"body"

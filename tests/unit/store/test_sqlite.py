@@ -17,11 +17,12 @@ import pytest
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import AccessDenied, ConfigError, ObjectNotFound, RecordInvalid, StoreUnavailable
-from starburst_executor.store import sqlite, sqlite_files
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.patient import PatientStore
-from starburst_executor.store.sqlite import SqliteStore
-from tests.moto_server import ROOT
+from starburst_executor.store.sqlite import files as sqlite_files
+from starburst_executor.store.sqlite import store as sqlite
+from starburst_executor.store.sqlite.store import SqliteStore
+from tests.support.moto_server import ROOT
 
 KEY = "sessions/s-1/manifest"
 CHUNK = 1 << 20
@@ -281,7 +282,7 @@ def test_forking_while_other_threads_write(store: SqliteStore) -> None:
 _WRITER = """
 import sys
 from pathlib import Path
-from starburst_executor.store.sqlite import SqliteStore
+from starburst_executor.store.sqlite.store import SqliteStore
 store = SqliteStore(Path(sys.argv[1]))
 etag = store.create("sessions/s-1/count", b"0")
 for number in range(1, 10**9):

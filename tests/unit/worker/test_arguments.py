@@ -14,7 +14,7 @@ from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.status import Located
 from starburst_executor.testing import Fault
 from starburst_executor.worker.arguments import Arguments, Arrived, Wanted
-from tests.unit.session_rig import Rig
+from tests.support.session_rig import Rig
 
 REF = GroupRef(0, 0, 8, 0)
 KB = 1024

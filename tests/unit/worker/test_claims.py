@@ -10,7 +10,7 @@ from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.status import Located, State, Status
 from starburst_executor.testing import Asked, Fault
 from starburst_executor.worker.claims import Claim, Claims, Finding
-from tests.unit.session_rig import Rig
+from tests.support.session_rig import Rig
 
 UNCLEAR = [Fault.ANSWER_LOST, Fault.ERROR_AFTER]
 NOT_LANDED = [Fault.RESET, Fault.CONFLICT, Fault.THROTTLED]

@@ -11,7 +11,7 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
 from starburst_executor.protocol.status import Entry, State, Status
 from starburst_executor.worker.finder import Finder
-from tests.unit.session_rig import DIGEST, Rig
+from tests.support.session_rig import DIGEST, Rig
 
 
 def finder_of(rig: Rig, n_slots: int = 1) -> Finder:

@@ -12,11 +12,11 @@ import pytest
 from starburst_executor.errors import ObjectNotFound, SessionNotFound, StoreUnavailable
 from starburst_executor.protocol.records import DETACHED, ClientBeat, SessionState, WorkerBeat, WorkerState, encode
 from starburst_executor.protocol.status import State
-from starburst_executor.store.repair import read_beat
+from starburst_executor.session.repair import read_beat
 from starburst_executor.testing import Asked, Fault
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.keeper import Keeper
-from tests.unit.session_rig import Rig
+from tests.support.session_rig import Rig
 
 
 class Worker:

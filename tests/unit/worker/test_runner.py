@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from runner_rig import Rig, death, events, finished, value_of, wait_until
 
 from starburst_executor.context import current_task
 from starburst_executor.errors import RemoteTraceback
 from starburst_executor.protocol import payload
-from starburst_executor.worker.runner import BrokenStart, Died, Job
+from starburst_executor.worker.runner.handle import BrokenStart, Died, Job
+from tests.support.runner_rig import Rig, death, events, finished, value_of, wait_until
 
 
 def test_a_slice_comes_back_in_order() -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runner_rig import Rig, death, finished, is_running, wait_until
 
 from starburst_executor.errors import LaunchError
-from starburst_executor.worker.runner import Died, Finished, Runner
+from starburst_executor.worker.runner.handle import Died, Finished, Runner
+from tests.support.runner_rig import Rig, death, finished, is_running, wait_until
 
 
 def _kill_me(number: int) -> None:
@@ -164,7 +164,7 @@ def test_the_nursery_dying_takes_runners_along_and_is_told() -> None:
 _AGENT = """
 import json, os, subprocess, sys, threading
 from starburst_executor.protocol import payload
-from starburst_executor.worker.runner import Job, Nursery
+from starburst_executor.worker.runner.handle import Job, Nursery
 
 def task():
     return os.getpid(), subprocess.Popen(["sleep", "1000"]).pid

@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from runner_rig import Rig, death, finished, value_of, wait_until
 
-from starburst_executor.worker import capture
-from starburst_executor.worker.capture import CapturedStream
+from starburst_executor.worker.runner import capture
+from starburst_executor.worker.runner.capture import CapturedStream
+from tests.support.runner_rig import Rig, death, finished, value_of, wait_until
 
 
 def test_output_belongs_to_the_task_that_made_it() -> None:
@@ -127,7 +127,7 @@ def test_endless_output_does_not_fill_the_disk() -> None:
 _TEE = """
 import sys
 from starburst_executor.protocol import payload
-from starburst_executor.worker.runner import Job, Nursery
+from starburst_executor.worker.runner.handle import Job, Nursery
 
 def talk(i):
     import os, sys, time

@@ -11,10 +11,9 @@ import pytest
 from starburst_executor.protocol import payload, pieces
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.worker import runner as runner_module
-from starburst_executor.worker import wire
-from starburst_executor.worker.runner import Job, Runner
-from tests.unit.worker.runner_rig import Rig, finished, value_of
+from starburst_executor.worker.runner import handle as runner_module
+from starburst_executor.worker.runner.handle import Job, Runner, wire
+from tests.support.runner_rig import Rig, finished, value_of
 
 SEALER = Sealer(b"k" * 32, "a-session")
 KB = 1024

@@ -23,10 +23,10 @@ from starburst_executor.worker.code import Code
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
-from starburst_executor.worker.jobs import BrokenStart, Died, Event, Finished, Job
+from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
 from starburst_executor.worker.slot import Slot
 from starburst_executor.worker.solitude import Solitude
-from tests.unit.session_rig import DIGEST, Rig
+from tests.support.session_rig import DIGEST, Rig
 
 
 @dataclass

@@ -14,7 +14,7 @@ import pytest
 
 from starburst_executor.errors import LaunchError, PayloadError, RecordInvalid
 from starburst_executor.worker.code import Code, unpack
-from tests.unit.session_rig import Rig
+from tests.support.session_rig import Rig
 
 
 def zipped(**files: str) -> bytes:

@@ -1,0 +1,1 @@
+"""What an account may run, and what that costs."""

@@ -1,0 +1,1 @@
+"""Images of workers: what must be in one, and who builds it."""

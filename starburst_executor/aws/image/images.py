@@ -1,0 +1,164 @@
+"""Images of workers: found by their tag, or built and pushed, by an engine of this machine or by CodeBuild.
+
+    Environment ──tag──► is it in the repository? ──yes──► its URI
+                                                  └─no──► docker | podman | buildah, else CodeBuild ──► its URI
+
+A tag says what an image holds and is written once, so an image that exists is never built again.
+"""
+
+from __future__ import annotations
+
+import base64
+import platform
+import shlex
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from starburst_executor.aws.clients import FOREIGN, Clients, error_code, meaning
+from starburst_executor.aws.image.codebuild import build_there
+from starburst_executor.aws.image.engines import Engine, find_engine
+from starburst_executor.aws.image.environment import ARCHS, Environment
+from starburst_executor.aws.stack.outputs import Stack
+from starburst_executor.clock import Clock
+from starburst_executor.errors import ConfigError, LaunchError
+
+__all__ = ["CODEBUILD", "Image", "build_image", "image_uri", "list_images", "native_arch"]
+
+CODEBUILD = "codebuild"
+_MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image in the stack's repository. `pushed_at` is UTC epoch seconds, `n_bytes` is as it is stored, packed."""
+
+    uri: str
+    tag: str
+    pushed_at: float
+    n_bytes: int
+
+
+def image_uri(clients: Clients, stack: Stack, environment: Environment, arch: str = "x86_64") -> str:
+    """The image that holds this environment.
+
+    Raises: LaunchError: it has not been built. ECR: 1 DescribeImages.
+    """
+    tag = environment.tag(arch)
+    if not _exists(clients, stack, tag):
+        command = f"starburst image build {_shown(environment.project)}" + (
+            f" --arch {arch}" if arch != ARCHS[0] else ""
+        )
+        raise LaunchError(
+            f"no image for this environment: run `{command}`, or name one with image=: tag={tag}, "
+            f"requirements={environment.requirements.source}, repository={stack.repository_uri}"
+        )
+    return f"{stack.repository_uri}:{tag}"
+
+
+def _shown(project: Path) -> str:
+    """A path as it is typed in the working folder."""
+    here = Path.cwd()
+    return shlex.quote(str(project.relative_to(here) if project.is_relative_to(here) else project))
+
+
+def build_image(
+    clients: Clients,
+    stack: Stack,
+    environment: Environment,
+    arch: str = "x86_64",
+    *,
+    clock: Clock,
+    say: Callable[[str], None],
+    engine: str | None = None,
+) -> str:
+    """The image that holds this environment, built and pushed unless it exists; its URI.
+
+    Args:
+        arch: `x86_64` or `arm64`.
+        say: Called with each line of progress.
+        engine: `docker`, `podman`, `buildah` or `codebuild`. If left out, the first of those three that answers, and
+            CodeBuild if none does or if this machine has another processor.
+    Raises:
+        LaunchError: it could not be built or pushed. ConfigError: an unknown engine or processor.
+    ECR: 1 DescribeImages, then 1 GetAuthorizationToken and the engine's own, or CodeBuild's.
+    """
+    if arch not in ARCHS:
+        raise ConfigError(f"arch={arch!r}: must be {' or '.join(ARCHS)}")
+    tag = environment.tag(arch)
+    uri = f"{stack.repository_uri}:{tag}"
+    if _exists(clients, stack, tag):
+        say(f"exists: {uri}")
+        return uri
+    say(f"Python {environment.python}, {environment.requirements.source}")
+    found = _engine(stack, arch, engine, say)
+    try:
+        if found is None:
+            build_there(
+                clients, stack, tag, environment.files(), environment.build_arguments(), arch, clock=clock, say=say
+            )
+        else:
+            _build_here(clients, found, environment, uri, arch)
+    except LaunchError:
+        # Tags are written once: whoever is second with the same one is refused.
+        if not _exists(clients, stack, tag):
+            raise
+    say(f"pushed: {uri}")
+    return uri
+
+
+def list_images(clients: Clients, stack: Stack) -> list[Image]:
+    """The images in the stack's repository that have a tag, newest first. ECR: 1 DescribeImages per 100."""
+    try:
+        pages = clients.get("ecr").get_paginator("describe_images").paginate(repositoryName=stack.repository)
+        found = [
+            Image(f"{stack.repository_uri}:{tag}", tag, detail["imagePushedAt"].timestamp(), detail["imageSizeInBytes"])
+            for page in pages
+            for detail in page["imageDetails"]
+            for tag in detail.get("imageTags", ())
+        ]
+    except FOREIGN as error:
+        raise meaning(error, f"listing the images of {stack.repository_uri}") from error
+    return sorted(found, key=lambda image: -image.pushed_at)
+
+
+def native_arch() -> str | None:
+    """This machine's processor as images name it; None if it is of another kind."""
+    return _MACHINES.get(platform.machine().lower())
+
+
+def _engine(stack: Stack, arch: str, wanted: str | None, say: Callable[[str], None]) -> Engine | None:
+    """The engine to build with; None for CodeBuild."""
+    if wanted == CODEBUILD:
+        return None
+    # An engine can imitate another processor, some ten times slower, if it was set up for that; CodeBuild has both.
+    if wanted is None and arch != native_arch() and stack.codebuild_project is not None:
+        return None
+    return find_engine(say, wanted)
+
+
+def _build_here(clients: Clients, engine: Engine, environment: Environment, uri: str, arch: str) -> None:
+    # The registry first: whoever may not write there should hear of it before minutes are spent.
+    registry = uri.partition("/")[0]
+    try:
+        [granted] = clients.get("ecr").get_authorization_token()["authorizationData"]
+    except FOREIGN as error:
+        raise meaning(error, "logging in to the image registry; `--engine codebuild` needs no such right") from error
+    user, _, password = base64.b64decode(granted["authorizationToken"]).decode().partition(":")
+    engine.login(registry, user, password)
+    with tempfile.TemporaryDirectory(prefix="starburst-image-") as folder:
+        for name, body in environment.files().items():
+            Path(folder, name).write_bytes(body)
+        engine.build(Path(folder), uri, arch, environment.build_arguments())
+    engine.push(uri)
+
+
+def _exists(clients: Clients, stack: Stack, tag: str) -> bool:
+    try:
+        clients.get("ecr").describe_images(repositoryName=stack.repository, imageIds=[{"imageTag": tag}])
+    except FOREIGN as error:
+        if error_code(error) == "ImageNotFoundException":
+            return False
+        raise meaning(error, f"looking for an image in {stack.repository_uri}") from error
+    return True

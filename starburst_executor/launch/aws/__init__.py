@@ -1,0 +1,1 @@
+"""Workers that Amazon ECS or AWS Batch starts."""

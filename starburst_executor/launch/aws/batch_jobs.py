@@ -1,0 +1,372 @@
+"""One array job of AWS Batch for each launch: its children are the workers; for one worker a plain job.
+
+Batch has no token that makes a submission safe to repeat. So the job's name is the launch's, and it is looked for by
+that name before it is submitted: after a lost answer it is found, not made twice.
+
+Source: https://docs.aws.amazon.com/batch/latest/userguide/array_jobs.html, job_retries.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import msgpack
+
+from starburst_executor.aws.clients import FOREIGN, error_code, is_throttled, is_unclear, meaning
+from starburst_executor.aws.logs import last_lines
+from starburst_executor.clock import Clock, SystemClock
+from starburst_executor.errors import ConfigError, LaunchError, StarburstError
+from starburst_executor.launch.aws.remote import Account, batch_digits
+from starburst_executor.launch.aws.sizes import Size
+from starburst_executor.launch.base import Death, Order, Started
+from starburst_executor.launch.bootstrap import EXIT_DRAINED, worker_id_of
+from starburst_executor.store.url import split_url
+
+__all__ = ["BatchJobs"]
+
+_log = logging.getLogger(__name__)
+
+_CHILDREN_MOST = 10_000  # Batch's own limit of an array
+_ATTEMPTS = 10  # … and of a retry strategy
+_DESCRIBE_MOST = 100
+_POLL_S = 15.0
+_PAUSE_S = 5.0
+_LOGS_MOST = 3
+_ENDED = ("SUCCEEDED", "FAILED")
+# In order; what matches none is retried. A worker that a host's end drained says so by its exit status, and goes again.
+_RETRY = {
+    "attempts": _ATTEMPTS,
+    "evaluateOnExit": [
+        {"onExitCode": "0", "action": "EXIT"},
+        {"onExitCode": "3", "action": "EXIT"},
+        {"onReason": "CannotPullContainerError*", "action": "EXIT"},
+        {"onExitCode": str(EXIT_DRAINED), "action": "RETRY"},
+    ],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Handle:
+    """One launch: the job, once it is submitted."""
+
+    session_id: str
+    launch_id: str
+    n_slots_each: int
+    n_jobs: int
+    detached: bool
+    job_id: str = ""
+
+    def dump(self) -> str:
+        fields = (self.session_id, self.launch_id, self.n_slots_each, self.n_jobs, self.detached, self.job_id)
+        packed: bytes = msgpack.packb(fields)
+        return packed.hex()
+
+    @classmethod
+    def load(cls, handle: str) -> _Handle | None:
+        """Back from `dump`; None if it is no such handle: whoever can write the store can write one."""
+        try:
+            fields = msgpack.unpackb(bytes.fromhex(handle), use_list=False)
+        except (ValueError, TypeError, msgpack.UnpackException):
+            return None
+        if not isinstance(fields, tuple) or tuple(map(type, fields)) != (str, str, int, int, bool, str):
+            return None
+        found = cls(*fields)
+        return found if 0 < found.n_jobs <= _CHILDREN_MOST and found.n_slots_each > 0 else None
+
+    @property
+    def name(self) -> str:
+        return f"starburst-{self.session_id}-{self.launch_id}"
+
+    @property
+    def children(self) -> list[str]:
+        """The ids of its jobs: an array's children are numbered."""
+        return [self.job_id] if self.n_jobs == 1 else [f"{self.job_id}:{i}" for i in range(self.n_jobs)]
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A job as last described."""
+
+    status: str
+    reason: str = ""
+    deaths: tuple[Death, ...] = ()
+
+
+class BatchJobs:
+    """Submits and watches jobs. Called by one thread at a time."""
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        size: Size,
+        on: str,
+        spot: bool,
+        gpus: int,
+        arch: str,
+        n_slots_each: int,
+        clock: Clock | None = None,
+    ) -> None:
+        self._account = account
+        self._size = size
+        self._on = on
+        self._spot = spot
+        self._gpus = gpus
+        self._arch = arch
+        self._n_slots_each = n_slots_each
+        self._clock = clock or SystemClock()
+        self._seen: dict[str, _Seen] = {}
+        self._next_look: dict[str, float] = {}
+        self._gone: set[str] = set()
+
+    def check(self, n_slots: int) -> None:
+        """Refuse more workers than an array has children. Raises: ConfigError, LaunchError."""
+        if -(-n_slots // self._n_slots_each) > _CHILDREN_MOST:
+            raise ConfigError(
+                f"workers={n_slots}: an array of AWS Batch has at most {_CHILDREN_MOST} jobs; give each slots"
+            )
+        _ = self._queue
+        self._account.image_for(self._arch)
+
+    @cached_property
+    def _queue(self) -> str:
+        stack = self._account.stack
+        queue = {
+            ("fargate", False): stack.batch_fargate_queue,
+            ("fargate", True): stack.batch_fargate_spot_queue,
+            ("ec2", False): stack.batch_ec2_queue,
+            ("ec2", True): stack.batch_ec2_spot_queue,
+        }[self._on, self._spot]
+        if queue is None:
+            raise ConfigError(
+                f"the stack {stack.name!r} has no Batch queue for on={self._on!r}, spot={self._spot}: run `starburst "
+                "setup --batch`, or use Fargate(...)"
+            )
+        return queue
+
+    # --- starting -----------------------------------------------------------------------------------------------------
+
+    def start(self, order: Order, handle: str) -> Started:
+        """One step of two: a plan, which makes nothing, then the job. Batch: 2, and 1 to register the definition."""
+        if not handle:
+            n_jobs = -(-order.n_slots // self._n_slots_each)
+            session_id = split_url(order.url)[1]
+            plan = _Handle(session_id, order.launch_id, min(order.n_slots, self._n_slots_each), n_jobs, order.detached)
+            return Started(plan.dump(), 0, more_s=0.0)
+        here = _Handle.load(handle)
+        if here is None:
+            raise LaunchError("the launch's handle is not one of AWS Batch")
+        self._account.put_key(order)
+        try:
+            here = replace(here, job_id=self._find(here) or self._submit(order, here))
+        except FOREIGN as error:
+            found = meaning(error, f"submitting workers to the Batch queue {self._queue}")
+            if not is_unclear(error) and not is_throttled(error):
+                raise found from error
+            # The job may be there: by then Batch lists it.
+            return Started(handle, 0, more_s=_PAUSE_S, error=LaunchError(str(found)))
+        self._next_look[here.launch_id] = self._clock.monotonic() + _POLL_S
+        return Started(here.dump(), here.n_jobs * here.n_slots_each)
+
+    def _find(self, here: _Handle) -> str:
+        """The job of that launch, if it was submitted before."""
+        listed = self._account.clients.get("batch").list_jobs(
+            jobQueue=self._queue, filters=[{"name": "JOB_NAME", "values": [here.name]}]
+        )
+        return next((str(job["jobId"]) for job in listed.get("jobSummaryList", [])), "")
+
+    def _submit(self, order: Order, here: _Handle) -> str:
+        account = self._account
+        request: dict[str, Any] = {
+            "jobName": here.name,
+            "jobQueue": self._queue,
+            "jobDefinition": self._definition,
+            "retryStrategy": _RETRY,
+            "propagateTags": True,
+            # Its users may end those jobs only that are the stack's.
+            "tags": {"starburst:stack": account.stack.name},
+            "containerOverrides": {
+                # Arguments of the image's own entry point, which Batch leaves as it is.
+                "command": account.command(order.url, here.n_slots_each, "batch"),
+                "environment": account.environment(here.session_id, here.launch_id),
+            },
+        }
+        if here.n_jobs > 1:
+            request["arrayProperties"] = {"size": here.n_jobs}
+        return str(account.once.get("batch").submit_job(**request)["jobId"])
+
+    @cached_property
+    def _definition(self) -> str:
+        """The job definition's name, which is named after what is in it. Batch: 1, and 1 to register it."""
+        stack, batch = self._account.stack, self._account.clients.get("batch")
+        needs = [("VCPU", f"{self._size.vcpu:g}"), ("MEMORY", str(self._size.mib))]
+        needs += [("GPU", str(self._gpus))] if self._gpus else []
+        container: dict[str, Any] = {
+            "image": self._account.image_for(self._arch),
+            "executionRoleArn": stack.execution_role_arn,
+            "jobRoleArn": stack.worker_role_arn,
+            "resourceRequirements": [{"type": kind, "value": value} for kind, value in needs],
+            "logConfiguration": self._account.log_configuration(),
+            "linuxParameters": {"initProcessEnabled": True},
+        }
+        if self._on == "fargate":
+            container["networkConfiguration"] = {"assignPublicIp": "ENABLED"}
+            container["runtimePlatform"] = {"operatingSystemFamily": "LINUX", "cpuArchitecture": self._arch.upper()}
+        definition = {
+            "type": "container",
+            "platformCapabilities": [self._on.upper()],
+            "containerProperties": container,
+        }
+        digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:20]
+        name = f"{stack.task_family_prefix}{digest}"
+        try:
+            found = batch.describe_job_definitions(jobDefinitionName=name, status="ACTIVE")
+            if not found.get("jobDefinitions"):
+                batch.register_job_definition(
+                    jobDefinitionName=name, tags={"starburst:stack": stack.name}, **definition
+                )
+        except FOREIGN as error:
+            raise meaning(error, f"registering the job definition {name}") from error
+        return name
+
+    # --- watching -----------------------------------------------------------------------------------------------------
+
+    def deaths(self, handle: str) -> list[Death]:
+        """The attempts that have ended: each was a worker. Batch: 1 DescribeJobs for 100 jobs, each 15 s at most."""
+        return [death for _, seen in self._look(handle) for death in seen.deaths]
+
+    def slots_alive(self, handle: str) -> int:
+        """Slots of jobs that have not ended for good: what was taken down Batch starts again. Batch: as `deaths`."""
+        here = _Handle.load(handle)
+        n_each = 0 if here is None else here.n_slots_each
+        return sum(n_each for _, seen in self._look(handle) if seen.status not in _ENDED)
+
+    def log_streams(self, handle: str) -> Iterator[tuple[str, str]]:
+        """The log stream and the worker's id of each attempt. Raises: LaunchError, ConfigError. Batch: 1 for 100 jobs."""
+        here = _Handle.load(handle)
+        children = [] if here is None or not here.job_id else here.children
+        for i in range(0, len(children), _DESCRIBE_MOST):
+            try:
+                answer = self._account.clients.get("batch").describe_jobs(jobs=children[i : i + _DESCRIBE_MOST])
+            except FOREIGN as error:
+                raise meaning(error, "asking Batch where its jobs log") from error
+            for job in answer.get("jobs", []):
+                attempts = [one.get("container", {}) for one in job.get("attempts", [])]
+                named = [str(one["logStreamName"]) for one in attempts if one.get("logStreamName")]
+                running = str(job.get("container", {}).get("logStreamName", ""))
+                for number, stream in enumerate(dict.fromkeys([*named, *filter(None, [running])]), 1):
+                    assert here is not None  # there are children  # noqa: S101
+                    yield stream, worker_id_of(here.launch_id, batch_digits(str(job["jobId"]), number))
+
+    def describe(self, handle: str) -> str:
+        """How many are in which state, and what Batch says of one."""
+        found = [seen for _, seen in self._look(handle)]
+        if not found:
+            return ""
+        counts = Counter(seen.status for seen in found)
+        words = f"{len(found)} jobs: " + ", ".join(f"{n} {status}" for status, n in counts.most_common())
+        said = [seen.reason for seen in found if seen.reason] + [seen.deaths[-1].words for seen in found if seen.deaths]
+        return "; ".join([words, *said[-1:]])
+
+    def _look(self, handle: str) -> Iterator[tuple[str, _Seen]]:
+        here = _Handle.load(handle)
+        if here is None or not here.job_id:
+            return
+        now = self._clock.monotonic()
+        if now >= self._next_look.get(here.launch_id, now):
+            self._next_look[here.launch_id] = now + _POLL_S
+            self._ask(here)
+        for job_id in here.children:
+            yield job_id, self._seen.get(job_id, _Seen("SUBMITTED"))
+
+    def _ask(self, here: _Handle) -> None:
+        """Describe those that have not ended. What fails is logged: whoever cannot tell says that nobody died."""
+        open_ = [one for one in here.children if one not in self._seen or self._seen[one].status not in _ENDED]
+        n_logs = _LOGS_MOST
+        for i in range(0, len(open_), _DESCRIBE_MOST):
+            asked = open_[i : i + _DESCRIBE_MOST]
+            try:
+                answer = self._account.clients.get("batch").describe_jobs(jobs=asked)
+            except (*FOREIGN, StarburstError) as error:
+                _log.info("Batch does not say how its jobs are; asking again later: %s", error)
+                return
+            for job in answer.get("jobs", []):
+                n_logs -= self._take_in(here, job, n_logs)
+
+    def _take_in(self, here: _Handle, job: dict[str, Any], n_logs: int) -> int:
+        """What a description says; how many logs were read for it."""
+        job_id = str(job["jobId"])
+        known = self._seen.get(job_id, _Seen("SUBMITTED")).deaths
+        attempts = job.get("attempts", [])
+        fresh: list[Death] = []
+        n_read = 0
+        for number in range(len(known) + 1, len(attempts) + 1):
+            container = attempts[number - 1].get("container", {})
+            exit_code = container.get("exitCode")
+            words = [str(attempts[number - 1].get("statusReason", "")), str(container.get("reason", ""))]
+            words.append("" if exit_code is None else f"exit status {exit_code}")
+            if exit_code not in (None, 0, EXIT_DRAINED) and container.get("logStreamName") and n_read < n_logs:
+                n_read += 1
+                words.append(last_lines(self._account.clients, self._account.stack, str(container["logStreamName"])))
+            told = "; ".join(dict.fromkeys(filter(None, words)))
+            worker_id = worker_id_of(here.launch_id, batch_digits(job_id, number))
+            # Batch starts it again by its own rules, so it is no sign that workers cannot start.
+            again = job.get("status") not in _ENDED
+            fresh.append(Death(worker_id, f"{told}: job {job_id}, attempt {number}", was_taken=again))
+        self._seen[job_id] = _Seen(str(job["status"]), str(job.get("statusReason", "")), (*known, *fresh))
+        return n_read
+
+    # --- stopping -----------------------------------------------------------------------------------------------------
+
+    def shed(self, handle: str, n_slots: int) -> int:
+        """End the last children, but no more slots than asked for."""
+        here = _Handle.load(handle)
+        if here is None:
+            return 0
+        open_ = [job_id for job_id, seen in self._look(handle) if seen.status not in _ENDED]
+        chosen = open_[len(open_) - min(len(open_), n_slots // here.n_slots_each) :]
+        for job_id in chosen:
+            self._terminate(job_id, "fewer workers are wanted")
+        return len(chosen) * here.n_slots_each
+
+    def stop(self, handle: str, *, for_good: bool) -> None:
+        """End the launch's jobs: SIGTERM, then SIGKILL. None of them is started again.
+
+        Args:
+            for_good: The session is over: its key is deleted too.
+        """
+        here = _Handle.load(handle)
+        if here is None:
+            return
+        if for_good:
+            self._account.delete_key(here.session_id)
+        try:
+            # A job that was submitted by a client that died before it could say so.
+            job_id = here.job_id or self._find(here)
+        except (*FOREIGN, StarburstError) as error:
+            _log.warning("Batch does not list the session's jobs: %s", error)
+            return
+        if job_id and job_id not in self._gone:
+            self._gone.add(job_id)
+            self._terminate(job_id, "the session has ended" if for_good else "the session stops its workers")
+
+    def let_go(self, handle: str) -> None:
+        """The client of an attached session ends: its workers with it."""
+        here = _Handle.load(handle)
+        if here is not None and not here.detached:
+            self.stop(handle, for_good=True)
+
+    def _terminate(self, job_id: str, reason: str) -> None:
+        """Of an array's id all its children. What fails is logged: such a worker leaves by itself."""
+        try:
+            self._account.clients.get("batch").terminate_job(jobId=job_id, reason=reason)
+        except FOREIGN as error:
+            if error_code(error) != "ClientException":
+                _log.warning("a job was not ended, and its worker will leave by itself: %s: %s", job_id, error)

@@ -1,0 +1,143 @@
+"""The EC2 instances of a stack, as its launcher needs them: what fits on one, and how long they stay.
+
+The stack has a capacity provider for one instance type, On-Demand and Spot; ECS's managed scaling starts an instance
+for each ECS task that finds none, and ends those without any. One ECS task fills one instance.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from starburst_executor.aws.billing.quotas import kind_of_instance
+from starburst_executor.aws.clients import FOREIGN, meaning
+from starburst_executor.clock import SystemClock
+from starburst_executor.errors import ConfigError
+from starburst_executor.launch.aws.remote import Account
+from starburst_executor.launch.aws.sizes import memory_mib
+
+__all__ = ["Hosts", "Machine"]
+
+_log = logging.getLogger(__name__)
+
+# What the kernel, the container engine and ECS's agent keep: about a twelfth, and some of it however small the machine.
+_KEPT_PART, _KEPT_MIB = 12, 256
+_WARM = "starburst-warm"
+
+
+class Machine(NamedTuple):
+    """An instance type."""
+
+    vcpus: int
+    mib: int
+    gpus: int
+
+    @property
+    def usable_mib(self) -> int:
+        """What an ECS task may have of its memory."""
+        return self.mib - self.mib // _KEPT_PART - _KEPT_MIB
+
+
+class Hosts:
+    """The instances of one kind in a stack.
+
+    Args:
+        instance_type: As the user named it; None for the stack's.
+    """
+
+    def __init__(self, account: Account, instance_type: str | None, *, spot: bool, warm_s: float) -> None:
+        self._account = account
+        self._asked = instance_type
+        self._spot = spot
+        self._warm_s = warm_s
+
+    @property
+    def instance_type(self) -> str:
+        """Raises: ConfigError if the stack has none, or another than was asked for."""
+        stack = self._account.stack
+        if stack.ec2_instance_type is None:
+            raise ConfigError(
+                f"the stack {stack.name!r} has no EC2 instances: add them with `starburst setup --ec2`, or "
+                "use Fargate(...)"
+            )
+        if self._asked not in (None, stack.ec2_instance_type):
+            raise ConfigError(
+                f"instance_type={self._asked!r} (an argument): the stack {stack.name!r} starts {stack.ec2_instance_type}; "
+                f"change it with `starburst setup --instance-type {self._asked}`, or name another stack"
+            )
+        return stack.ec2_instance_type
+
+    @property
+    def provider(self) -> str:
+        """The capacity provider's name."""
+        stack = self._account.stack
+        name = stack.ec2_spot_provider if self._spot else stack.ec2_provider
+        if name is None:
+            raise ConfigError(
+                f"the stack {stack.name!r} has no EC2 instances with spot={self._spot}: run `starburst setup --ec2`"
+            )
+        return name
+
+    @property
+    def quota_kind(self) -> str | None:
+        return kind_of_instance(self.instance_type, spot=self._spot)
+
+    @cached_property
+    def machine(self) -> Machine:
+        """What an instance has. Raises: LaunchError, ConfigError. EC2: 1, once."""
+        try:
+            answer = self._account.clients.get("ec2").describe_instance_types(InstanceTypes=[self.instance_type])
+        except FOREIGN as error:
+            raise meaning(error, f"asking what an instance {self.instance_type} has") from error
+        found = answer["InstanceTypes"][0]
+        gpus = sum(int(one.get("Count", 0)) for one in found.get("GpuInfo", {}).get("Gpus", []))
+        return Machine(int(found["VCpuInfo"]["DefaultVCpus"]), int(found["MemoryInfo"]["SizeInMiB"]), gpus)
+
+    def definition(self, *, memory: str | None, gpus: int) -> dict[str, Any]:
+        """A task definition that fills one instance. Raises: ConfigError if the instance has not so much."""
+        stack, machine = self._account.stack, self.machine
+        mib = machine.usable_mib if memory is None else memory_mib(memory)
+        if mib > machine.usable_mib:
+            raise ConfigError(
+                f"memory={memory!r} (an argument): an instance {self.instance_type} has {machine.mib} MiB, of which an ECS "
+                f"task may have {machine.usable_mib}"
+            )
+        if gpus > machine.gpus:
+            raise ConfigError(f"gpus={gpus} (an argument): an instance {self.instance_type} has {machine.gpus}")
+        arch = "arm64" if stack.ec2_arch == "arm64" else "x86_64"
+        container = self._account.container(self._account.image_for(arch))
+        if gpus:
+            container["resourceRequirements"] = [{"type": "GPU", "value": str(gpus)}]
+        return {
+            "requiresCompatibilities": ["EC2"],
+            # With a network interface of its own it would have no public IP, and no way out.
+            "networkMode": "bridge",
+            "cpu": str(machine.vcpus * 1024),
+            "memory": str(mib),
+            "executionRoleArn": stack.execution_role_arn,
+            "taskRoleArn": stack.worker_role_arn,
+            "containerDefinitions": [container],
+        }
+
+    def keep_warm(self, n_instances: int) -> None:
+        """Let so many instances stay for `warm_s`, whatever becomes of this client: AWS itself ends that. What fails is
+        logged. ECS: 1, Auto Scaling: 2.
+        """
+        if not self._warm_s or not n_instances:
+            return
+        clients = self._account.clients
+        try:
+            answer = clients.get("ecs").describe_capacity_providers(capacityProviders=[self.provider])
+            arn = answer["capacityProviders"][0]["autoScalingGroupProvider"]["autoScalingGroupArn"]
+            group = str(arn).rpartition("/")[2]
+            scaling = clients.get("autoscaling")
+            ends = datetime.fromtimestamp(SystemClock().now(), timezone.utc) + timedelta(seconds=self._warm_s)
+            # First the end, then the beginning: what is kept warm is never without an end.
+            scaling.put_scheduled_update_group_action(
+                AutoScalingGroupName=group, ScheduledActionName=_WARM, StartTime=ends, MinSize=0
+            )
+            scaling.update_auto_scaling_group(AutoScalingGroupName=group, MinSize=n_instances)
+        except (*FOREIGN, LookupError) as error:
+            _log.warning("instances are not kept warm: %s", error)

@@ -1,0 +1,343 @@
+"""Workers on Amazon ECS: `Fargate`, where AWS has the machines, and `Ec2`, where they are instances of the stack's.
+
+What may be asked for is checked here, before boto3 is loaded; what is asked of ECS is in `ecs_tasks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from starburst_executor import config
+from starburst_executor.errors import ConfigError
+from starburst_executor.launch.aws.sizes import Size, fargate_size, memory_mib
+from starburst_executor.launch.base import Death, Order, Started
+
+if TYPE_CHECKING:
+    from starburst_executor.aws.billing.pricing import Price
+    from starburst_executor.aws.logs import Event
+    from starburst_executor.launch.aws.ec2_hosts import Hosts
+    from starburst_executor.launch.aws.ecs_tasks import EcsTasks
+    from starburst_executor.launch.aws.remote import Account
+
+__all__ = ["Ec2", "Fargate", "OnAws", "check_arch"]
+
+_ARCHS = ("x86_64", "arm64")
+_EPHEMERAL_GB = (20, 200)
+_SLOTS_MOST = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnAws:
+    """What every launcher on AWS takes: where to find the stack, and what its workers are made of.
+
+    Attributes:
+        slots: Tasks at once in each worker; one per vCPU unless given.
+        image: What workers run: a container image with this library, this version of Python, and for Batch the worker as
+            its entry point, as `starburst image` builds them. The one that was built for the session's packages unless given.
+        stack: Name of the stack; like region and profile, as `starburst setup` has noted it unless given.
+        region: Its region.
+        profile: A profile of the AWS config files.
+    """
+
+    slots: int | None = None
+    image: str | None = None
+    stack: str | None = None
+    region: str | None = None
+    profile: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Whose handles it understands."""
+        raise NotImplementedError
+
+    def _check_common(self) -> None:
+        if self.slots is not None and (type(self.slots) is not int or not 1 <= self.slots <= _SLOTS_MOST):
+            raise ConfigError(f"slots={self.slots!r} (an argument): must be 1..{_SLOTS_MOST}")
+
+    def spec_of(self, arch_of_image: str, **options: object) -> str:
+        """A spec: what differs from the default, where the stack is, and the image, which another client's folder might
+        not lead to. A profile is one machine's: it stays here.
+        """
+        account = self.account
+        given = {**options, "slots": self.slots, "image": account.image_for(arch_of_image)}
+        given |= {"stack": account.settings.stack, "region": account.clients.region}
+        told = {key: _told(value) for key, value in given.items() if value not in (None, False)}
+        return f"{self.name}?{urlencode(told, safe=':/@')}"
+
+    @property
+    def store_url(self) -> str:
+        """The store that goes with it: the stack's bucket. Raises: LaunchError, ConfigError. CloudFormation: 1, once."""
+        return self.account.stack.store_url(self.account.settings.profile)
+
+    def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:
+        """Workers, those of these launches and these, by the name of their log stream in CloudWatch, or its beginning."""
+        raise NotImplementedError
+
+    def log_events(self, prefix: str, since: float) -> Iterator[Event]:
+        """What was written to streams whose names begin so. Raises: LaunchError, ConfigError."""
+        from starburst_executor.aws.logs import events
+
+        return events(self.account.clients, self.account.stack, prefix, since)
+
+    @cached_property
+    def account(self) -> Account:
+        """The account, found when it is first needed."""
+        from starburst_executor.launch.aws.remote import Account
+
+        return Account(config.resolve_aws(stack=self.stack, region=self.region, profile=self.profile), self.image)
+
+
+def _told(value: object) -> str:
+    return "1" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class _OnEcs(OnAws):
+    """The part of a launcher that is the same for both: what `EcsTasks` does for it."""
+
+    keeps_trying = False
+
+    def _make(self) -> EcsTasks:
+        raise NotImplementedError
+
+    @cached_property
+    def _tasks(self) -> EcsTasks:
+        return self._make()
+
+    def check(self, n_slots: int) -> None:  # noqa: ARG002 - how many the account may run is known to AWS, and changes
+        """See that there is a stack, and an image. Raises: ConfigError, LaunchError. CloudFormation: 1, once."""
+        self._tasks.check()
+
+    def usd_per_hour(self, n_slots: int) -> float:
+        """What workers with so many slots cost an hour, estimated. Price list: 1 once a day."""
+        return -(-n_slots // self._slots_each) * self._price().usd_per_hour
+
+    def _price(self) -> Price:
+        """Of one worker."""
+        raise NotImplementedError
+
+    @property
+    def _slots_each(self) -> int:
+        raise NotImplementedError
+
+    def start(self, order: Order, handle: str = "") -> Started:
+        return self._tasks.start(order, handle)
+
+    def deaths(self, handle: str) -> list[Death]:
+        return self._tasks.deaths(handle)
+
+    def slots_alive(self, handle: str) -> int:
+        return self._tasks.slots_alive(handle)
+
+    def describe(self, handle: str) -> str:
+        return self._tasks.describe(handle)
+
+    def shed(self, handle: str, n_slots: int) -> int:
+        return self._tasks.shed(handle, n_slots)
+
+    def stop(self, handle: str, *, at_once: bool) -> None:
+        self._tasks.stop(handle, for_good=at_once)
+
+    def let_go(self, handle: str) -> None:
+        self._tasks.let_go(handle)
+
+    def forget(self, handle: str) -> None:
+        """Nothing is kept but logs, which CloudWatch drops in time."""
+
+    def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:
+        # No request: a worker's id ends in digits of its ECS task, after which its stream is named.
+        from starburst_executor.aws.logs import stream_of
+
+        known = [one for handle in handles for one in self._tasks.worker_ids(handle)]
+        return {stream_of(one.rpartition("-")[2]): one for one in [*known, *worker_ids]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fargate(_OnEcs):
+    """Workers on AWS Fargate: nothing to manage, a minute to start, paid by the second.
+
+    Attributes:
+        cpu: vCPUs of each worker: 0.25, 0.5, 1, 2, 4, 8 or 16.
+        memory: Of each worker, such as `"8GB"`; two GB a vCPU unless given.
+        spot: On spare capacity: up to 70 % cheaper, and taken back with two minutes' notice. No task is lost by that.
+        fallback: With `spot`: On-Demand where there is no spare capacity.
+        arch: `"x86_64"` or `"arm64"`, which costs a fifth less.
+        ephemeral_gb: Disk of each worker, 20..200.
+
+    Those of `slots`, `image`, `stack`, `region` and `profile` are the same for every launcher on AWS.
+
+    Raises: ConfigError; for a size that Fargate does not have it names the nearest one.
+    """
+
+    cpu: float = 1
+    memory: str | None = None
+    spot: bool = False
+    fallback: bool = False
+    arch: str = "x86_64"
+    ephemeral_gb: int = 20
+
+    name = "fargate"
+    # Pulling a large image, and asking again while there is no capacity.
+    launch_s = 600.0
+
+    def __post_init__(self) -> None:
+        self._check_common()
+        check_arch(self.arch)
+        lowest, highest = _EPHEMERAL_GB
+        if type(self.ephemeral_gb) is not int or not lowest <= self.ephemeral_gb <= highest:
+            raise ConfigError(f"ephemeral_gb={self.ephemeral_gb!r} (an argument): must be {lowest}..{highest}")
+        if self.fallback and not self.spot:
+            raise ConfigError("fallback=True (an argument): is for spot=True; without it all is On-Demand")
+        _ = self.size
+
+    @property
+    def size(self) -> Size:
+        """What each worker has."""
+        return fargate_size(self.cpu, self.memory)
+
+    @property
+    def spec(self) -> str:
+        disk = None if self.ephemeral_gb == _EPHEMERAL_GB[0] else self.ephemeral_gb
+        arch = None if self.arch == _ARCHS[0] else self.arch
+        return self.spec_of(
+            self.arch,
+            cpu=float(self.cpu),
+            memory=self.memory,
+            spot=self.spot,
+            fallback=self.fallback,
+            arch=arch,
+            ephemeral_gb=disk,
+        )
+
+    def _make(self) -> EcsTasks:
+        from starburst_executor.launch.aws.ecs_tasks import EcsTasks, Provider
+
+        spot = Provider("FARGATE_SPOT", "fargate-spot")
+        on_demand = Provider("FARGATE", "fargate")
+        return EcsTasks(
+            self.account,
+            define=self._definition,
+            providers=([spot, on_demand] if self.fallback else [spot]) if self.spot else [on_demand],
+            n_slots_each=self._slots_each,
+            vcpu_each=float(self.cpu),
+            in_vpc=True,
+        )
+
+    @property
+    def _slots_each(self) -> int:
+        return self.slots or max(1, int(self.cpu))
+
+    def _price(self) -> Price:
+        return self.account.pricing.fargate(
+            self.size.vcpu,
+            self.size.mib / 1024,
+            arch=self.arch,
+            # What may come On-Demand may cost as much: limits are to hold.
+            spot=self.spot and not self.fallback,
+            disk_gb=self.ephemeral_gb,
+        )
+
+    def _definition(self) -> dict[str, Any]:
+        stack, size = self.account.stack, self.size
+        definition: dict[str, Any] = {
+            "requiresCompatibilities": ["FARGATE"],
+            "networkMode": "awsvpc",
+            "cpu": str(size.cpu_units),
+            "memory": str(size.mib),
+            "runtimePlatform": {"operatingSystemFamily": "LINUX", "cpuArchitecture": self.arch.upper()},
+            "executionRoleArn": stack.execution_role_arn,
+            "taskRoleArn": stack.worker_role_arn,
+            "containerDefinitions": [self.account.container(self.account.image_for(self.arch))],
+        }
+        if self.ephemeral_gb != _EPHEMERAL_GB[0]:
+            definition["ephemeralStorage"] = {"sizeInGiB": self.ephemeral_gb}
+        return definition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ec2(_OnEcs):
+    """Workers on EC2 instances of the stack, one on each; the stack's Auto Scaling group starts and ends them.
+
+    Attributes:
+        instance_type: The stack's, which is what is taken unless given; for another type make a stack with that one.
+        spot: On spare capacity: up to 90 % cheaper, and taken back with two minutes' notice. No task is lost by that.
+        gpus: Of each worker; the instance must have so many.
+        memory: Of each worker, such as `"6GB"`; what the instance can give unless given.
+        warm_s: For so many seconds after the session's end its instances stay, so that the next one starts in seconds.
+            They cost money meanwhile.
+
+    Those of `slots`, `image`, `stack`, `region` and `profile` are the same for every launcher on AWS.
+    """
+
+    instance_type: str | None = None
+    spot: bool = True
+    gpus: int = 0
+    memory: str | None = None
+    warm_s: float = 0
+
+    name = "ec2"
+    # An instance takes some minutes; without capacity its Auto Scaling group goes on asking.
+    launch_s = 900.0
+
+    def __post_init__(self) -> None:
+        self._check_common()
+        if self.memory is not None:
+            memory_mib(self.memory)
+        if type(self.gpus) is not int or not 0 <= self.gpus <= 16:  # noqa: PLR2004 - no instance has more
+            raise ConfigError(f"gpus={self.gpus!r} (an argument): must be 0..16")
+        if not 0 <= self.warm_s <= 24 * 3600:
+            raise ConfigError(f"warm_s={self.warm_s!r} (an argument): must be 0..86400 seconds")
+
+    @property
+    def spec(self) -> str:
+        return self.spec_of(
+            "arm64" if self.account.stack.ec2_arch == "arm64" else "x86_64",
+            instance_type=self.instance_type,
+            spot="0" if not self.spot else None,
+            gpus=self.gpus or None,
+            memory=self.memory,
+            warm_s=float(self.warm_s) or None,
+        )
+
+    @cached_property
+    def _hosts(self) -> Hosts:
+        from starburst_executor.launch.aws.ec2_hosts import Hosts
+
+        return Hosts(self.account, self.instance_type, spot=self.spot, warm_s=self.warm_s)
+
+    @property
+    def _slots_each(self) -> int:
+        return self.slots or self._hosts.machine.vcpus
+
+    def _price(self) -> Price:
+        machine = self._hosts.machine
+        return self.account.pricing.instance(
+            self._hosts.instance_type,
+            spot=self.spot,
+            vcpus=machine.vcpus,
+            memory_gb=machine.mib / 1024,
+            gpus=machine.gpus,
+        )
+
+    def _make(self) -> EcsTasks:
+        from starburst_executor.launch.aws.ecs_tasks import EcsTasks, Provider
+
+        hosts = self._hosts
+        return EcsTasks(
+            self.account,
+            define=lambda: hosts.definition(memory=self.memory, gpus=self.gpus),
+            providers=lambda: [Provider(hosts.provider, hosts.quota_kind)],
+            n_slots_each=lambda: self._slots_each,
+            vcpu_each=lambda: float(hosts.machine.vcpus),
+            in_vpc=False,
+            at_end=hosts.keep_warm,
+        )
+
+
+def check_arch(arch: str) -> None:
+    """Raises: ConfigError if AWS has no such machines."""
+    if arch not in _ARCHS:
+        raise ConfigError(f"arch={arch!r} (an argument): must be {' or '.join(map(repr, _ARCHS))}")

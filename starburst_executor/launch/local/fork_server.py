@@ -1,0 +1,225 @@
+"""The fork server as the client sees it: one interpreter per session that has everything loaded, and forks agents.
+
+    client ──start──► fork server ──fork──► agent, with a session (`setsid`), pipe, output and environment of its own
+       ▲                   └─ how each agent ended ─┐
+       └────────────────────────────────────────────┘
+
+It owns nothing that matters. Agents are bound to the client by pipes that it does not hold; when it ends, they go on
+and whether they live is told by their start times. It ends itself when the client closes `control`, or is gone.
+
+Source: docs/design/0005-forked-agents.md
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import subprocess
+import sys
+import weakref
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from starburst_executor import config
+from starburst_executor.errors import LaunchError
+from starburst_executor.launch.local import fork_wire
+from starburst_executor.launch.local.fork_wire import REPORT, Asked
+from starburst_executor.launch.local.processes import started_at
+
+__all__ = ["FORKS", "ForkServer", "Forked"]
+
+# Not on macOS: its frameworks, and with them Apple's SQLite and the proxy settings that every HTTP client reads, may have
+# begun threads when they are imported, and end a process that uses them after a fork without exec. Agents are
+# interpreters of their own there. (CPython does not fork there unless told to either: bpo-33725.)
+FORKS = sys.platform == "linux"
+
+# A machine may be so busy that loading takes seconds. A fork server that says nothing for this long never will.
+_ANSWER_S = 60.0
+_END_S = 5.0
+_WORDS_BYTES = 2000
+
+
+class ForkServer:
+    """Forks agents of one session. Not thread-safe."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Start it; does not wait until it is ready. Raises: OSError."""
+        import tempfile  # not needed by an import of the package
+
+        self._control, theirs = socket.socketpair()
+        self._control.settimeout(_ANSWER_S)
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with this object
+        self._n_asked = 0
+        self._received = b""
+        self._exit_codes: dict[int, int] = {}
+        self._answers: dict[int, tuple[bytes, int]] = {}
+        self.is_up = True
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=theirs.fileno(),
+                stdout=self._errors,
+                stderr=self._errors,
+                start_new_session=True,
+                env=config.worker_environment(),
+            )
+        except BaseException:
+            self._control.close()
+            self._errors.close()
+            raise
+        finally:
+            theirs.close()
+        # A client may leave without a word to its launcher, when no handle names a worker any more.
+        self._end = weakref.finalize(self, _end, self._process, self._control, self._errors)
+
+    def fork(self, n_slots: int, output: IO[bytes] | None) -> Forked:
+        """Fork an agent. Waits until it is there, the first time until the fork server has loaded everything.
+
+        Args:
+            output: Where its output and errors go; None for this process's own.
+        Raises:
+            LaunchError: the system refused another process, or the fork server is gone; `is_up` tells which.
+            OSError: this process cannot open any more files.
+        """
+        self._n_asked += 1
+        asked = Asked(self._n_asked, n_slots, _folder(), config.worker_environment())
+        with ExitStack() as opened:
+            reading, writing = os.pipe()
+            opened.callback(os.close, reading)
+            life = os.fdopen(writing, "wb")
+            on_failure = opened.enter_context(ExitStack())
+            on_failure.callback(life.close)
+            fds = [reading]
+            for fd in (1, 2) if output is None else (output.fileno(), output.fileno()):
+                fds.append(_duplicate(fd))
+                opened.callback(os.close, fds[-1])
+            kind, value = self._ask(asked, fds)
+            if kind == fork_wire.REFUSED:
+                raise LaunchError(f"the system refused another process: {os.strerror(value)}; ask for fewer agents")
+            on_failure.pop_all()
+        return Forked(self, asked.number, value, life)
+
+    def exit_code(self, number: int) -> int | None:
+        """How this agent ended, as `subprocess` tells it; None if it has not, or if the fork server ended before."""
+        while self.is_up and number not in self._exit_codes and _has_news(self._control):
+            self._listen()
+        return self._exit_codes.get(number)
+
+    def close(self) -> None:
+        """End it. Agents go on. A second call is harmless."""
+        self.is_up = False
+        self._end()
+
+    def abandon(self) -> None:
+        """For the child of a fork of the user's: its end must mean that the client's own process has ended."""
+        self.is_up = False
+        self._end.detach()
+        self._control.close()
+        self._errors.close()
+        # It is no child of this process: nothing here is to wait for it.
+        self._process.returncode = 0
+
+    def _ask(self, asked: Asked, fds: Sequence[int]) -> tuple[bytes, int]:
+        try:
+            fork_wire.ask(self._control, asked, fds)
+            while asked.number not in self._answers:
+                if not self._listen():
+                    raise ConnectionResetError("it has ended")
+        except OSError as error:
+            raise LaunchError(self._gone(error)) from error
+        return self._answers.pop(asked.number)
+
+    def _listen(self) -> bool:
+        """Take in what it says next; False if it says nothing any more."""
+        try:
+            received = self._control.recv(4096)
+        except ConnectionResetError:
+            received = b""
+        self._received += received
+        while len(self._received) >= REPORT.size:
+            kind, number, value = REPORT.unpack_from(self._received)
+            self._received = self._received[REPORT.size :]
+            if kind == fork_wire.ENDED:
+                self._exit_codes[number] = value
+            else:
+                self._answers[number] = kind, value
+        self.is_up = self.is_up and bool(received)
+        return bool(received)
+
+    def _gone(self, error: OSError) -> str:
+        """Why it cannot be asked any more, with its last words. It is ended for good."""
+        self.is_up = False
+        self._control.close()
+        try:
+            status = f"exit status {self._process.wait(0 if isinstance(error, TimeoutError) else _END_S)}"
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            status = str(error)
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(0, size - _WORDS_BYTES))
+        words = self._errors.read().decode("utf-8", "replace").strip()
+        return "; ".join(filter(None, ["the process that forks workers is gone", status, words]))
+
+
+class Forked:
+    """An agent that a fork server has forked."""
+
+    def __init__(self, server: ForkServer, number: int, pid: int, life: IO[bytes]) -> None:
+        self._server = server
+        self._number = number
+        self.pid = pid
+        self.life = life
+        self.started = started_at(pid)
+        self._has_ended = False
+
+    def has_ended(self, *, closely: bool = False) -> bool:
+        if not self._has_ended:
+            is_told = self._server.exit_code(self._number) is not None
+            # While there is a fork server it tells, unless it was stopped, and asking the system costs ten times as much.
+            asks = not is_told and (closely or not self._server.is_up)
+            # One whose start was not seen had ended by then.
+            self._has_ended = is_told or (asks and (not self.started or started_at(self.pid) != self.started))
+        return self._has_ended
+
+    def exit_words(self) -> str:
+        code = self._server.exit_code(self._number)
+        return "" if code is None else f"exit status {code}"
+
+    def let_go(self) -> None:
+        """Nothing: it is no child of this process."""
+
+    def abandon(self) -> None:
+        self.life.close()
+
+
+def _end(process: subprocess.Popen[bytes], control: socket.socket, errors: IO[bytes]) -> None:
+    control.close()
+    process.kill()  # it has nothing to finish, and may be stopped
+    process.wait()
+    errors.close()
+
+
+def _duplicate(fd: int) -> int:
+    """This descriptor, or the null device in place of one that this process has closed."""
+    try:
+        return os.dup(fd)
+    except OSError:
+        return os.open(os.devnull, os.O_RDWR)
+
+
+def _has_news(control: socket.socket) -> bool:
+    poller = select.poll()
+    poller.register(control, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _folder() -> str:
+    """The working directory; empty if it was removed."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return ""

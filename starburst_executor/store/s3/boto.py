@@ -1,0 +1,259 @@
+"""BotoEngine: everything that S3 can be asked, by boto3. The reference that other engines are measured by.
+
+Credentials, region, profile and endpoint are found as boto3 finds them everywhere else. Its own retries are off.
+
+Bodies above 64 MB travel in parts, a few at once: up as a multipart upload whose completion bears the condition, down
+as ranges of one ETag.
+
+Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from typing import Any
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.loaders import Loader
+
+from starburst_executor.errors import PreconditionFailed, StarburstError, StoreUnavailable
+from starburst_executor.store.base import Body, Listed, Stored
+from starburst_executor.store.s3.engine import Etags, range_end
+from starburst_executor.store.s3.errors import FOREIGN, error_code, meaning, meaning_of_code
+from starburst_executor.store.s3.listing import EVENT, lines_of, take_lines
+
+__all__ = ["BotoEngine", "preload"]
+
+_CONNECT_S = 5.0
+_READ_S = 60.0
+_POOL = 64  # the submitter's 16 requests in flight and the collector's, with room for parts
+_WHOLE_BYTES = 64 << 20
+_PART_BYTES = 16 << 20
+_PARTS_MOST = 9_000  # S3 takes 10,000
+_PARTS_AT_ONCE = 4
+_KEYS_AT_ONCE = 1_000  # S3's limit, of a listing's page and of DeleteObjects
+_PIECE_BYTES = 1 << 20
+
+
+class BotoEngine:
+    """A boto3 client for one bucket.
+
+    Attributes:
+        client: boto3's.
+        credentials: botocore's, which refresh themselves; None if none were found.
+        ca_bundle: The file or folder of certificates that the user has configured, if any.
+        how: Endpoint, profile and source of the credentials, for messages.
+    """
+
+    name = "boto3"
+
+    def __init__(
+        self, bucket: str, etags: Etags, *, endpoint_url: str | None, region: str | None, profile: str | None
+    ) -> None:
+        self.bucket = bucket
+        self._etags = etags
+        config = Config(
+            connect_timeout=_CONNECT_S,
+            read_timeout=_READ_S,
+            retries={"total_max_attempts": 1, "mode": "standard"},
+            max_pool_connections=_POOL,
+            signature_version="s3v4",
+            tcp_keepalive=True,
+            # Bodies are signed by their SHA-256 already, and not every server knows the newer checksums.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        )
+        try:
+            core = _core()
+            session = boto3.Session(profile_name=profile, botocore_session=core)
+            self.client: Any = session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
+            self.credentials: Any = session.get_credentials()
+            self.ca_bundle: str | None = core.get_config_variable("ca_bundle")
+        except (*FOREIGN, ValueError) as error:  # a ValueError: the endpoint is no URL
+            how = f"endpoint={endpoint_url or 'default'}, profile={profile or 'default'}"
+            raise meaning(error, f"s3://{bucket}", how) from error
+        self.client.meta.events.register(EVENT, take_lines)
+        found = self.credentials.method if self.credentials else "none found"
+        self.how = f"endpoint={self.client.meta.endpoint_url}, profile={profile or 'default'}, credentials={found}"
+
+    def close(self) -> None:
+        self.client.close()
+
+    def get(self, key: str, *, unless: str | None, start: int, length: int | None) -> Stored | None:
+        end = range_end(start, length)
+        asked = {} if start == 0 and end is None else {"Range": _range(start, end)}
+        if unless is not None:
+            asked["IfNoneMatch"] = self._etags.header(unless)
+        try:
+            response = self.client.get_object(**self._object(key), **asked)
+            stored = self._read(key, response, start)
+        except FOREIGN as error:
+            if error_code(error) == "304":
+                return None
+            if error_code(error) == "InvalidRange":  # it starts behind the end
+                return Stored(b"", self._asked_etag(key))
+            raise self._meaning(error, key) from error
+        return Stored(b"", stored.etag) if length == 0 else stored
+
+    def write(self, key: str, body: Body, *, absent: bool = False, expected: str | None = None) -> str:
+        condition = {"IfNoneMatch": "*"} if absent else {}
+        if expected is not None:
+            condition["IfMatch"] = self._etags.header(expected)
+        try:
+            if len(body) > _WHOLE_BYTES:
+                return self._write_parts(key, memoryview(body), condition)
+            whole = bytes(body) if isinstance(body, memoryview) else body
+            return self._etag_of(key, self.client.put_object(**self._object(key), Body=whole, **condition))
+        except FOREIGN as error:
+            raise self._meaning(error, key) from error
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        """The names between `prefix` and the next "/", in no order."""
+        pages = self._pages(prefix, Delimiter="/")
+        return (line["Prefix"][len(prefix) : -1] for page in pages for line in page.get("CommonPrefixes", ()))
+
+    def list(self, prefix: str) -> Iterator[Listed]:
+        """Every object whose key starts with `prefix`, in no order."""
+        return (line for page in self._pages(prefix) for line in lines_of(page))
+
+    def delete(self, keys: Iterable[str]) -> None:
+        rest = iter(keys)
+        while batch := [*islice(rest, _KEYS_AT_ONCE)]:
+            named = [{"Key": key} for key in batch]
+            try:
+                response = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": named, "Quiet": True})
+            except FOREIGN as error:
+                raise self._meaning(error, batch[0]) from error
+            for failed in response.get("Errors", ()):
+                raise meaning_of_code(failed["Code"], 0, f"s3://{self.bucket}/{failed['Key']}", self.how)
+
+    def _object(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": key}
+
+    def _asked_etag(self, key: str) -> str:
+        try:
+            return self._etag_of(key, self.client.head_object(**self._object(key)))
+        except FOREIGN as error:
+            raise self._meaning(error, key) from error
+
+    def _read(self, key: str, response: dict[str, Any], start: int) -> Stored:
+        size, stream = int(response["ContentLength"]), response["Body"]
+        with stream:
+            etag = self._etag_of(key, response)
+            if size <= _WHOLE_BYTES:
+                return Stored(stream.read(), etag)
+            # Its value is its buffer, so that gigabytes are held once, not twice.
+            whole = io.BytesIO(bytes(size))
+            with whole.getbuffer() as view:
+                _pour(stream, view[:_PART_BYTES])
+                stream.close()
+                self._read_parts(key, etag, start, view)
+        return Stored(whole.getvalue(), etag)
+
+    def _read_parts(self, key: str, etag: str, start: int, view: memoryview) -> None:
+        """Fill the rest of `view`, which begins at `start` of the object."""
+
+        def read_part(first: int) -> None:
+            part = view[first : first + _PART_BYTES]
+            asked = {"Range": _range(start + first, start + first + len(part)), "IfMatch": self._etags.header(etag)}
+            with self.client.get_object(**self._object(key), **asked)["Body"] as stream:
+                _pour(stream, part)
+
+        try:
+            with ThreadPoolExecutor(_PARTS_AT_ONCE, "starburst-s3-part") as pool:
+                for _ in pool.map(read_part, range(_PART_BYTES, len(view), _PART_BYTES)):
+                    pass
+        except FOREIGN as error:
+            told = self._meaning(error, key)
+            if isinstance(told, PreconditionFailed):
+                told = StoreUnavailable(f"the object changed while it was read: s3://{self.bucket}/{key}")
+            raise told from error
+
+    def _write_parts(self, key: str, view: memoryview, condition: dict[str, str]) -> str:
+        """Upload in parts; nothing is there until the completion, which bears the condition.
+
+        # Crash here: parts without an object, which cost money until a lifecycle rule of the bucket removes them.
+        """
+        client = self.client
+        part_bytes = max(_PART_BYTES, -(-len(view) // _PARTS_MOST))
+        upload = {**self._object(key), "UploadId": client.create_multipart_upload(**self._object(key))["UploadId"]}
+
+        def write_part(number: int) -> dict[str, Any]:
+            part = bytes(view[(number - 1) * part_bytes : number * part_bytes])
+            return {"PartNumber": number, "ETag": client.upload_part(**upload, PartNumber=number, Body=part)["ETag"]}
+
+        try:
+            with ThreadPoolExecutor(_PARTS_AT_ONCE, "starburst-s3-part") as pool:
+                parts = [*pool.map(write_part, range(1, -(-len(view) // part_bytes) + 1))]
+            done = client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}, **condition)
+        except BaseException:
+            with suppress(*FOREIGN):
+                client.abort_multipart_upload(**upload)
+            raise
+        return self._etag_of(key, done)
+
+    def _etag_of(self, key: str, answer: dict[str, Any]) -> str:
+        if etag := Etags.opaque(answer.get("ETag", "")):
+            return etag
+        raise StoreUnavailable(f"the answer names no ETag: s3://{self.bucket}/{key}, {self.how}")
+
+    def _pages(self, prefix: str, **asked: str) -> Iterator[dict[str, Any]]:
+        asked |= {"Bucket": self.bucket, "Prefix": prefix}
+        while True:
+            try:
+                page = self.client.list_objects_v2(**asked)
+            except FOREIGN as error:
+                raise self._meaning(error, prefix) from error
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            asked["ContinuationToken"] = page["NextContinuationToken"]
+
+    def _meaning(self, error: Exception, key: str) -> StarburstError:
+        return meaning(error, f"s3://{self.bucket}/{key}", self.how)
+
+
+def _range(start: int, end: int | None) -> str:
+    return f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+
+
+def _pour(stream: Any, into: memoryview) -> None:
+    """Read exactly as much as there is room for."""
+    at = 0
+    while at < len(into):
+        piece = stream.read(min(_PIECE_BYTES, len(into) - at))
+        if not piece:
+            raise StoreUnavailable(f"the answer was cut short: expected={len(into)} bytes, got={at}")
+        into[at : at + len(piece)] = piece
+        at += len(piece)
+
+
+def preload() -> None:
+    """Read what the SDK reads of its own files for every client, once for all forks of this process."""
+    global _loader  # noqa: PLW0603 - set once, before there are threads
+    import encodings.idna  # noqa: F401 - for the first host name
+
+    import boto3.s3.inject  # noqa: F401 - for the first client
+
+    loader = botocore.session.Session().get_component("data_loader")
+    for kind in ("service-2", "endpoint-rule-set-1"):
+        loader.load_service_model("s3", kind)
+    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
+        loader.load_data(name)
+    _loader = loader
+
+
+_loader: Loader | None = None
+
+
+def _core() -> botocore.session.Session:
+    session = botocore.session.get_session()
+    if _loader is not None:
+        session.register_component("data_loader", _loader)
+    return session

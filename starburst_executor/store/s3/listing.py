@@ -1,0 +1,69 @@
+"""Listings in a tenth of the SDK's time: a hook of botocore's that reads the lines of a page before its parser would.
+
+botocore turns every value of a page into Python by a general description of the answer, 60 to 200 ms for 1,000 keys.
+Here the lines are taken out first and the rest, with errors, tokens and flags, is left for botocore to read as ever.
+Without the hook's event, in a botocore older than it, pages come as botocore reads them: `lines_of` takes both.
+
+Source: botocore's own use of `before-parse`, which may replace the body and add to what is parsed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree as ET
+
+from starburst_executor.store.base import Listed
+from starburst_executor.store.s3.engine import Etags
+
+__all__ = ["EVENT", "lines_of", "take_lines"]
+
+EVENT = "before-parse.s3.ListObjectsV2"
+_LINES = "StarburstLines"
+_OK = 200
+
+
+def take_lines(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """Take the lines out of an answered page. What is no page, or has lines of another form, stays as it is."""
+    if response_dict["status_code"] != _OK:
+        return
+    try:
+        page = ET.fromstring(response_dict["body"])  # noqa: S314 - as botocore does
+    except ET.ParseError:
+        return
+    space = page.tag.rpartition("ListBucketResult")[0]
+    lines = page.findall(f"{space}Contents")
+    try:
+        is_quoted = page.findtext(f"{space}EncodingType") == "url"
+        taken = [_line({field.tag: field.text for field in line}, space, is_quoted) for line in lines]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return
+    for line in lines:
+        page.remove(line)
+    response_dict["body"] = ET.tostring(page)
+    customized_response_dict[_LINES] = taken
+
+
+def lines_of(page: dict[str, Any]) -> list[Listed]:
+    """The lines of a page, whoever read them; keys are whole."""
+    taken: list[Listed] | None = page.get(_LINES)
+    if taken is not None:
+        return taken
+    return [
+        Listed(line["Key"], line["Size"], Etags.opaque(line["ETag"]), line["LastModified"].timestamp())
+        for line in page.get("Contents", ())
+    ]
+
+
+def _line(fields: dict[str, Any], space: str, is_quoted: bool) -> Listed:
+    key, modified = fields[f"{space}Key"], fields[f"{space}LastModified"]
+    if not modified.endswith("Z"):
+        raise ValueError(modified)
+    return Listed(
+        unquote_plus(key) if is_quoted else key,
+        int(fields[f"{space}Size"]),
+        Etags.opaque(fields[f"{space}ETag"]),
+        # To the second, as S3 has it; what other servers add is cut off.
+        datetime.fromisoformat(f"{modified[:19]}+00:00").timestamp(),
+    )

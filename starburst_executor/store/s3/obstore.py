@@ -1,0 +1,287 @@
+"""ObstoreEngine: small objects by obstore, a client in Rust that needs a twentieth of boto3's CPU time per request.
+
+Guarantee: whatever is answered here, boto3 would have answered too. Where that is not certain the call is declined:
+
+    before anything is sent     a key or a body that it cannot take; credentials that cannot be had
+    refused                     credentials, rights, bucket, region: boto3 knows where a bucket has moved, and has the
+                                last word
+    answered in other words     of a read; a write without a clear answer is unclear
+
+boto3 lends it what it has found out: the address, by signing one request that is looked at and not sent, and the
+credentials, asked for anew at each request so that boto3 refreshes them.
+
+`ObstoreEngine` cannot be made, and boto3 makes all requests, where the two would differ: beside a proxy, certificates of
+the user's own, `AWS_*` variables that obstore heeds and boto3 does not, another kind of signature, an obstore whose
+words are not known here, and in a child after a fork, where obstore's threads are not.
+
+Source: docs/design/0004-s3-engines.md
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from datetime import timedelta
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies
+
+import obstore
+from obstore.exceptions import BaseError, NotModifiedError, UnknownConfigurationKeyError
+from obstore.store import S3Store as Connection
+
+from starburst_executor.config import variable_names
+from starburst_executor.errors import AccessDenied, ConfigError, StarburstError, StoreUnavailable
+from starburst_executor.store.base import Body, Stored
+from starburst_executor.store.s3.boto import BotoEngine
+from starburst_executor.store.s3.engine import Declined, Etags, may_be_forked, range_end, say_unused
+from starburst_executor.store.s3.errors import FOREIGN, meaning_of_code
+
+__all__ = ["Address", "ObstoreEngine", "address_of"]
+
+# The words of errors are read below; tests/unit/store/test_s3_engines.py has checked those of these versions.
+_VERSIONS = ("0.11.", "0.12.")
+_PROBE_KEY = "k"
+_WRITTEN_BYTES = 1 << 20  # its clock for an answer begins with the sending: 30 s for more than this may be too short
+_READ_BYTES = 64 << 20
+_CLIENT = {
+    "connect_timeout": timedelta(seconds=5),
+    "read_timeout": timedelta(seconds=30),
+    "timeout": timedelta(hours=1),  # of a whole answer; each read has its own
+}
+_NO_RETRIES = {"max_retries": 0, "retry_timeout": timedelta(0)}
+# Variables that obstore heeds too, but is told about by us, from what boto3 has made of them.
+_TOLD = frozenset(
+    {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_BUCKET",
+        "AWS_BUCKET_NAME",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_DEFAULT_REGION",
+        "AWS_ENDPOINT",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_REGION",
+        "AWS_ROLE_ARN",
+        "AWS_ROLE_SESSION_NAME",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_TOKEN",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+    }
+)
+# Answers to a request that was signed for another region than the bucket's; boto3 goes and finds the right one.
+_MOVED = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "301"})
+_SIGNED = re.compile(r"AWS4-HMAC-SHA256 Credential=[^/]+/\d+/(?P<region>[\w-]+)/s3/aws4_request,")
+_STATUS = re.compile(r" - Server returned non-2xx status code: (\d{3})")
+_CODE = re.compile(r"<Code>\s*(\w+)\s*</Code>")
+_NO_ANSWER = "HTTP error: "
+_REDIRECTED = "error following redirect"
+_MOVED_WORDS = "Received redirect without LOCATION"
+
+
+class Address(NamedTuple):
+    """Where requests for a bucket go, and for which region they are signed."""
+
+    endpoint: str
+    has_bucket: bool
+    region: str
+
+
+class ObstoreEngine:
+    """Reads and writes small objects as `boto` would.
+
+    Raises: Declined, if it would not be as boto3 does it.
+    """
+
+    name = "obstore"
+
+    def __init__(self, boto: BotoEngine, etags: Etags) -> None:
+        if reason := _hindrance():
+            raise Declined(reason)
+        say_unused(is_unused=False)
+        self._address = address_of(boto)
+        if self._address.endpoint.startswith("https:") and (boto.ca_bundle or "REQUESTS_CA_BUNDLE" in variable_names()):
+            raise Declined("a bundle of certificates is configured")
+        self._boto = boto
+        self._etags = etags
+        self._lock = threading.Lock()  # guards _made, while it is replaced
+        self._made: tuple[Any, Connection] | None = None
+        self._connection()
+
+    def get(self, key: str, *, unless: str | None, start: int, length: int | None) -> Stored | None:
+        path = _path(key)
+        options: Any = {}
+        if unless is not None:
+            options["if_none_match"] = self._etags.header(unless)
+        if start or length is not None:
+            end = range_end(start, length)
+            options["range"] = {"offset": start} if end is None else (start, end)
+        try:
+            answer = obstore.get(self._connection(), path, options=options or None)
+            etag, (first, end) = answer.meta["e_tag"], answer.range
+            if not etag or end - first > _READ_BYTES:
+                raise Declined("a big object, or one without an ETag")
+            body = bytes(answer.bytes())
+        except NotModifiedError as error:
+            if unless is None:
+                raise Declined("unchanged, and nobody had asked") from error
+            return None
+        except (BaseError, FileNotFoundError, ValueError) as error:
+            raise self._meaning(error, key, is_read=True) from error
+        return Stored(b"" if length == 0 else body, Etags.opaque(etag))
+
+    def write(self, key: str, body: Body, *, absent: bool = False, expected: str | None = None) -> str:
+        if len(body) > _WRITTEN_BYTES:
+            raise Declined("a big object")
+        path, mode = _path(key), "create" if absent else "overwrite"
+        condition: Any = mode if expected is None else {"e_tag": self._etags.header(expected)}
+        try:
+            done = obstore.put(self._connection(), path, bytes(body), mode=condition, use_multipart=False)
+        except (BaseError, FileNotFoundError, ValueError) as error:
+            raise self._meaning(error, key, is_read=False) from error
+        if etag := done["e_tag"]:
+            return Etags.opaque(etag)
+        raise StoreUnavailable(f"the answer names no ETag: s3://{self._boto.bucket}/{key}, {self._boto.how}")
+
+    def _connection(self) -> Connection:
+        """The connections that are signed by the credentials of now."""
+        try:
+            now = self._boto.credentials.get_frozen_credentials()
+        except FOREIGN as error:
+            raise Declined(f"credentials cannot be had: {error}") from error
+        made = self._made
+        if made is not None and made[0] == now:
+            return made[1]
+        with self._lock:
+            self._made = now, self._new_connection(now)
+            return self._made[1]
+
+    def _new_connection(self, credentials: Any) -> Connection:
+        address = self._address
+        options: Any = {**_CLIENT, "allow_http": address.endpoint.startswith("http:")}
+        retries: Any = _NO_RETRIES
+        signed_by: Any = {
+            "access_key_id": credentials.access_key,
+            "secret_access_key": credentials.secret_key,
+            "token": credentials.token,
+            "expires_at": None,
+        }
+        try:
+            return Connection(
+                self._boto.bucket,
+                region=address.region,
+                endpoint=address.endpoint,
+                # The variable of this name would come before `endpoint`.
+                aws_endpoint_url_s3=address.endpoint,
+                virtual_hosted_style_request=address.has_bucket,
+                client_options=options,
+                retry_config=retries,
+                # Not as `access_key_id`: then a token in the environment would be added to them.
+                credential_provider=lambda: signed_by,
+            )
+        except (BaseError, ValueError) as error:  # no certificates on this machine, for example
+            raise Declined(f"obstore cannot be set up: {_first_words(error)}", for_good=True) from error
+
+    def _meaning(self, error: Exception, key: str, *, is_read: bool) -> StarburstError | Declined:
+        """What an error of obstore means; its class is not enough: it calls 409 and 412 by one name."""
+        text = str(error)
+        words = _first_words(error)
+        place = f"s3://{self._boto.bucket}/{key}"
+        if found := _STATUS.search(words):
+            named = _CODE.search(words, found.end())
+            code = named[1] if named else found[1]
+            told = meaning_of_code(code, int(found[1]), place, self._boto.how)
+            return Declined(words, for_good=code in _MOVED) if isinstance(told, (AccessDenied, ConfigError)) else told
+        if "InvalidCertificate" in text:  # so nothing was sent
+            return Declined("obstore does not trust the server's certificate", for_good=True)
+        if _MOVED_WORDS in words or _REDIRECTED in words:
+            return Declined(words, for_good=_MOVED_WORDS in words)
+        if is_read and _NO_ANSWER not in words:
+            return Declined(words)
+        return StoreUnavailable(f"no answer from S3: {place}, {self._boto.how}: {type(error).__name__}: {words}")
+
+
+class _Ready(Exception):
+    """Carries a request that is signed and would be sent next."""
+
+    def __init__(self, request: Any) -> None:
+        super().__init__()
+        self.request = request
+
+
+def address_of(boto: BotoEngine) -> Address:
+    """Where boto3 sends requests for its bucket, seen from one that it has signed and is kept from sending.
+
+    Not from a presigned URL: those go to other hosts than requests do. Raises: Declined.
+    """
+    events, event = boto.client.meta.events, "before-send.s3.GetObject"
+    events.register(event, _stop)
+    try:
+        boto.client.get_object(Bucket=boto.bucket, Key=_PROBE_KEY)
+    except _Ready as ready:
+        return _address_in(boto.bucket, ready.request.url, ready.request.headers)
+    except FOREIGN as error:
+        raise Declined(f"boto3 cannot sign: {error}") from error
+    finally:
+        events.unregister(event, _stop)
+    raise Declined("boto3 does not show its requests")
+
+
+def _stop(request: Any, **_: object) -> None:
+    raise _Ready(request)
+
+
+def _address_in(bucket: str, url: str, headers: Any) -> Address:
+    signed, parts = headers.get("Authorization", b""), urlsplit(url)
+    found = _SIGNED.match(signed.decode() if isinstance(signed, bytes) else signed)
+    if found is None:
+        raise Declined("requests are signed in another way")
+    in_path = f"/{bucket}/{_PROBE_KEY}"
+    server, path = f"{parts.scheme}://{parts.netloc}", unquote(parts.path)
+    if path.endswith(in_path):
+        return Address(server + path.removesuffix(in_path), False, found["region"])
+    if path == f"/{_PROBE_KEY}" and parts.netloc.startswith(f"{bucket}."):
+        return Address(server, True, found["region"])
+    raise Declined("the bucket has an address of another form")
+
+
+def _hindrance() -> str:
+    """Why obstore is of no use in this process; empty if it is."""
+    if not obstore.__version__.startswith(_VERSIONS):
+        return f"obstore {obstore.__version__} is not known here"
+    if may_be_forked():
+        return "obstore does not survive a fork"
+    if {"http", "https", "all"} & getproxies().keys():
+        return "a proxy is configured"
+    if heeded := sorted(filter(_is_heeded, variable_names() - _TOLD)):
+        return f"obstore would heed {', '.join(heeded)}, and boto3 would not"
+    return ""
+
+
+def _is_heeded(variable: str) -> bool:
+    """Whether obstore takes a setting from this variable."""
+    if not variable.startswith("AWS_"):
+        return False
+    asked: Any = {variable.lower(): ""}
+    try:
+        Connection("bucket", config=asked)
+    except UnknownConfigurationKeyError:
+        return False
+    except (BaseError, ValueError):
+        return True
+    return True
+
+
+def _path(key: str) -> str:
+    """The key, if obstore can spell it. Raises: Declined."""
+    if key.isprintable() and not {"", ".", ".."} & set(key.split("/")):
+        return key
+    raise Declined("obstore cannot spell the key")
+
+
+def _first_words(error: Exception) -> str:
+    """An error without the innards that obstore adds to it."""
+    return str(error).split("\n\nDebug source", 1)[0]

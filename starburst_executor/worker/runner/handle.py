@@ -1,0 +1,441 @@
+"""Runners as the agent sees them: processes that are given jobs and give outcomes back, and that may die.
+
+    nursery = Nursery.start(…)         once, before the agent has threads
+    runner = nursery.spawn(…)          per slot; again after it died
+    runner.send(jobs, functions)       a slice
+    runner.poll(timeout_s)             Finished, …, or at last Died
+    runner.retract()                   what has not started
+
+# Guarantee: each job sent comes back exactly once: as `Finished`, in the list of one `retract`, or as the `culprit` of
+`Died`. The culprit is the one job that had started and has no outcome; no other is ever blamed. After `Died`, `retract`
+returns those that had not started.
+
+A `Runner` belongs to one thread. A `Nursery` is for all.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+import msgpack
+
+from starburst_executor.clock import SystemClock
+from starburst_executor.errors import LaunchError
+from starburst_executor.worker.runner import nursery, wire
+from starburst_executor.worker.runner import process as child
+from starburst_executor.worker.runner.capture import CapturedStream
+from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
+from starburst_executor.worker.runner.tokens import Tokens
+
+__all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Nursery", "Runner"]
+
+_SOCKET_BYTES = 1024 * 1024  # asked for; the system may give less
+_PIECES_BYTES = 64 * 2**20  # of calls, kept by a runner beside those of the call that runs
+_WATCH_S = 0.05  # how often the output of a running task is looked at
+_IDLE_WATCH_S = 1.0  # the same between tasks, for threads left running
+_SPAWN_TIMEOUT_S = 30.0
+_CLOSE_TIMEOUT_S = 10.0
+_DEAF_GRACE_S = 1.0  # between the end of its data and its exit code; then it hangs on without being able to answer
+_CLOCK = SystemClock()
+
+
+class Nursery:
+    """Makes runners. Thread-safe."""
+
+    def __init__(
+        self,
+        control: socket.socket,
+        pid: int,
+        *,
+        session_id: str,
+        sys_path: Sequence[str],
+        capture_bytes: int,
+        tee: bool,
+    ) -> None:
+        self.pid = pid
+        self._settings: dict[str, object] = {"session_id": session_id}
+        self._sys_path = list(sys_path)
+        self._capture_bytes = capture_bytes
+        self._tee = tee
+        self._lock = threading.Lock()  # guards _control: one request at a time
+        self._control = control
+
+    @classmethod
+    def start(
+        cls, *, session_id: str, sys_path: Sequence[str] = (), capture_bytes: int = 1_000_000, tee: bool = False
+    ) -> Nursery:
+        """Fork the nursery. Call it before this process has threads, and before it imports what does not fork well.
+
+        Args:
+            sys_path: The client's; goes ahead of this process's own in every runner.
+            capture_bytes: The most that is kept of what one task prints, for stdout and stderr each.
+            tee: Also write what tasks print to this process's own stdout and stderr, as it comes.
+        """
+        sys.stdout.flush()  # or the child would have this text too
+        sys.stderr.flush()
+        control, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                nursery.serve(theirs)
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(child.EXIT_INTERNAL)
+        theirs.close()
+        return cls(control, pid, session_id=session_id, sys_path=sys_path, capture_bytes=capture_bytes, tee=tee)
+
+    def configure(self, *, sys_path: Sequence[str], tee: bool, authkey: bytes = b"") -> None:
+        """What runners made from now on get; see `start`. For what is learned only after the fork.
+
+        Args:
+            authkey: The `multiprocessing` key of the client.
+        """
+        self._sys_path = list(sys_path)
+        self._settings["authkey"] = authkey
+        self._tee = tee
+
+    def spawn(self, code: Sequence[str] = (), *, initializer: bytes | None = None) -> Runner:
+        """Fork a runner. Takes a few milliseconds; does not wait for the initializer.
+
+        It has the environment that this process had when it forked the nursery.
+
+        Args:
+            code: Folders that go to the front of its `sys.path`.
+            initializer: What `payload.load_function` makes a callable without arguments of.
+        Raises:
+            LaunchError: the system refused another process, or the nursery is gone and this worker must leave.
+        """
+        data, their_data = socket.socketpair()
+        tokens, their_tokens = socket.socketpair()
+        lifeline, their_lifeline = socket.socketpair()
+        stdout, stderr = (
+            CapturedStream(keep_bytes=self._capture_bytes, show_fd=fd if self._tee else None) for fd in (1, 2)
+        )
+        for end in (data, their_data):
+            for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                end.setsockopt(socket.SOL_SOCKET, buffer, _SOCKET_BYTES)
+        try:
+            pid = self._ask((their_lifeline, their_data, their_tokens), (stdout, stderr), lifeline)
+        except BaseException:
+            for opened in (data, tokens, their_tokens, lifeline, stdout, stderr):
+                opened.close()
+            raise
+        finally:
+            their_data.close()
+            their_lifeline.close()
+        runner = Runner(pid, data, Tokens(tokens, their_tokens), lifeline, (stdout, stderr))
+        path = [*code, *self._sys_path]
+        runner._set_up({**self._settings, "sys_path": path, "initializer": initializer})  # noqa: SLF001 - its maker
+        return runner
+
+    def close(self) -> None:
+        """Kill every runner with all it started, and wait until they are gone. A second call is harmless."""
+        with self._lock:
+            if self._control.fileno() < 0:
+                return
+            self._control.close()
+        _wait_for_exit(self.pid)
+
+    def _ask(self, theirs: Sequence[socket.socket], streams: Sequence[CapturedStream], lifeline: socket.socket) -> int:
+        fds = [*(end.fileno() for end in theirs), *(stream.fd for stream in streams)]
+        try:
+            with self._lock:
+                socket.send_fds(self._control, [nursery.SPAWN], fds)
+            report = self._report(lifeline)
+        except OSError as error:
+            raise LaunchError(
+                f"the process that starts runners is gone; replace this worker: pid={self.pid}"
+            ) from error
+        if not report:
+            raise LaunchError(f"the process that starts runners does not answer; replace this worker: pid={self.pid}")
+        (pid,) = nursery.REPORT.unpack(report)
+        if pid < 0:
+            raise LaunchError(f"the system refused another process: {os.strerror(-pid)}; lower the number of slots")
+        return int(pid)
+
+    def _report(self, lifeline: socket.socket) -> bytes:
+        """The nursery's answer, or nothing if it gave none.
+
+        All the while the agent's copies of what was sent stay open: macOS may lose a descriptor whose last copy is
+        on its way. So the end of the nursery does not show on the lifeline yet, but on the control socket.
+        """
+        poller = select.poll()
+        poller.register(lifeline, select.POLLIN)
+        poller.register(self._control, select.POLLIN)
+        ready = dict(poller.poll(_SPAWN_TIMEOUT_S * 1000))
+        return lifeline.recv(nursery.REPORT.size) if lifeline.fileno() in ready else b""
+
+
+class Runner:
+    """One runner process. Not thread-safe; made by `Nursery.spawn`.
+
+    Attributes:
+        pid: Its process id, which is also its group's and session's.
+        is_ready: True when the initializer has run.
+    """
+
+    def __init__(
+        self,
+        pid: int,
+        data: socket.socket,
+        tokens: Tokens,
+        lifeline: socket.socket,
+        streams: tuple[CapturedStream, CapturedStream],
+    ) -> None:
+        self.pid = pid
+        self.is_ready = False
+        self._data, self._tokens, self._lifeline, self._streams = data, tokens, lifeline, streams
+        data.setblocking(False)
+        lifeline.setblocking(False)
+        self._inbox, self._outbox = wire.Inbox(data), wire.Outbox(data)
+        self._open: dict[int, None] = {}  # jobs sent, without outcome, in order
+        self._known: set[str] = set()  # functions the runner has
+        self._pieces: dict[bytes, int] = {}  # pieces of calls that it has and their lengths, the longest unused first
+        self._last_number = 0
+        self._events: list[Event] = []
+        self._killed_why: str | None = None
+        self._deaf_at: float | None = None  # when its data ended
+        self._ended = False
+
+    def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
+        """Give it jobs to run after those it has. Does not wait.
+
+        Args:
+            functions: By digest; needed for those that this runner has not been sent yet.
+        """
+        for job in jobs:
+            if job.number <= self._last_number:
+                raise ValueError(f"job numbers must ascend: number={job.number}, last={self._last_number}")
+            if job.digest not in self._known:
+                self._outbox.add([wire.FUNCTION, job.digest], functions[job.digest])
+                self._known.add(job.digest)
+            if job.pieces:
+                self._give_pieces(job)
+            head = [wire.JOB, job.number, job.digest, job.index, job.attempt, job.task_id]
+            self._outbox.add(head, job.call, number=job.number)
+            self._last_number = job.number
+            self._open[job.number] = None
+        if not self._ended:
+            self._flush()
+            self._tokens.give([job.number for job in jobs])
+
+    def retract(self) -> list[int]:
+        """Take back the jobs that have not started, and say which those are; they never will start."""
+        taken = list(self._open) if self._ended else self._tokens.take_back()
+        for number in taken:
+            del self._open[number]
+        self._outbox.drop(set(taken))
+        return taken
+
+    def running(self) -> int | None:
+        """The job that has started and has no outcome yet, as far as has been polled."""
+        oldest = next(iter(self._open), None)
+        return None if self._ended or oldest is None or oldest in self._not_started() else oldest
+
+    def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
+        """Wait until there is something to poll for, a descriptor in `also` can be read, or time is up."""
+        deadline = _CLOCK.monotonic() + timeout_s
+        while not self._events and not self._ended:
+            left_s = deadline - _CLOCK.monotonic()
+            pause_s = max(0.0, min(left_s, _WATCH_S if self._open else _IDLE_WATCH_S))
+            if self._is_readable(pause_s, also) or self._is_deaf_for_long():
+                return
+            for stream in self._streams:
+                stream.watch()
+            if left_s <= pause_s:
+                return
+
+    def poll(self, timeout_s: float = 0.0) -> list[Event]:
+        """What has happened, in order, after waiting up to `timeout_s` for the first. `Died` comes once, last."""
+        self.wait(timeout_s)
+        if not self._ended:
+            self._flush()
+            self._receive()
+            if not self._events:
+                self._look_for_end()
+        events, self._events = self._events, []
+        return events
+
+    def kill(self) -> None:
+        """Kill it and all it started; `poll` then says `Died`. Harmless if it is dead."""
+        self._kill("killed by the worker")
+
+    def stop(self, grace_s: float = 1.0) -> None:
+        """Let it end between tasks, kill it if it does not, and what it started in any case. Its last use.
+
+        Its events are lost: first poll what is wanted.
+        """
+        if not self._ended:
+            self._tokens.end()
+            deadline = _CLOCK.monotonic() + grace_s
+            while (left_s := deadline - _CLOCK.monotonic()) > 0:
+                if any(isinstance(event, Died) for event in self.poll(left_s)):
+                    return
+            self.close()
+
+    def close(self) -> None:
+        """Let go of it; if it lives, it is killed with all it started. A second call is harmless."""
+        self._ended = True
+        for opened in (self._data, self._tokens, self._lifeline, *self._streams):
+            opened.close()
+
+    def _give_pieces(self, job: Job) -> None:
+        """See to it that the runner has a job's pieces by then. It keeps them for others, within bounds that we watch.
+
+        Frames are read in order, so what is forgotten here is still there for the jobs sent before.
+        """
+        needed = dict(job.pieces)
+        missing = [name for name in needed if name not in self._pieces]
+        n_bytes = sum(self._pieces.values()) + sum(len(needed[name]) for name in missing)
+        for name in [name for name in self._pieces if name not in needed]:
+            if n_bytes <= _PIECES_BYTES:
+                break
+            n_bytes -= self._pieces.pop(name)
+            self._outbox.add([wire.FORGET, name], b"")
+        for name in missing:
+            self._outbox.add([wire.PIECE, name], needed[name])
+        for name, body in needed.items():
+            self._pieces.pop(name, None)
+            self._pieces[name] = len(body)  # last in the order is what was needed last
+
+    def _set_up(self, settings: Mapping[str, object]) -> None:
+        self._outbox.add([wire.SETUP], msgpack.packb(settings, unicode_errors="surrogateescape"))
+        self._flush()
+
+    def _not_started(self) -> range:
+        first = self._tokens.first_unread()
+        return range(first, self._last_number + 1) if first is not None else range(0)
+
+    def _flush(self) -> None:
+        with suppress(OSError):  # it is dying; `_look_for_end` will know more
+            self._outbox.flush()
+            self._tokens.flush()
+
+    def _is_readable(self, timeout_s: float, also: Sequence[int]) -> bool:
+        """Wait for something to read, writing meanwhile what can be written."""
+        poller = select.poll()
+        poller.register(self._lifeline, select.POLLIN)
+        data_mask = (select.POLLIN if self._deaf_at is None else 0) | (select.POLLOUT if self._outbox else 0)
+        if data_mask:
+            poller.register(self._data, data_mask)
+        for fd in also:
+            poller.register(fd, select.POLLIN)
+        ready = poller.poll(math.ceil(timeout_s * 1000))
+        writable = any(mask & select.POLLOUT for _, mask in ready)
+        if writable or self._tokens:
+            self._flush()
+        return any(mask & ~select.POLLOUT for _, mask in ready)
+
+    def _receive(self) -> None:
+        """Take in every frame that has arrived."""
+        while self._deaf_at is None:
+            try:
+                if not self._inbox.fill():
+                    self._deaf_at = _CLOCK.monotonic()
+            except BlockingIOError:
+                return
+            except OSError:
+                self._deaf_at = _CLOCK.monotonic()
+            while (frame := self._inbox.next()) is not None:
+                self._on_frame(frame)
+
+    def _on_frame(self, frame: wire.Frame) -> None:
+        *facts, stdout_end, stderr_end = frame.head
+        stdout, stderr = self._streams[0].take(stdout_end), self._streams[1].take(stderr_end)
+        if facts[0] == wire.OUTCOME:
+            _, number, ok, loaded, seconds = facts
+            body = frame.payload
+            outcome = body if isinstance(body, bytes) else memoryview(body)
+            del self._open[number]
+            self._events.append(Finished(number, ok, loaded, outcome, seconds, stdout, stderr))
+        elif facts[0] == wire.BROKEN:
+            self._events.append(BrokenStart(bytes(frame.payload)))
+        else:
+            self.is_ready = True
+
+    def _look_for_end(self) -> None:
+        try:
+            report = self._lifeline.recv(nursery.REPORT.size)
+        except BlockingIOError:
+            if self._is_deaf_for_long():
+                self._kill(_DEAF_WORDS)
+            return
+        except OSError:
+            report = b""
+        if report:
+            (code,) = nursery.REPORT.unpack(report)
+            reason = _words(code, self._killed_why)
+        else:
+            self._kill_group()
+            reason = "the process that starts runners died and took it along"
+        self._receive()
+        self._bury(reason)
+
+    def _is_deaf_for_long(self) -> bool:
+        return self._deaf_at is not None and _CLOCK.monotonic() - self._deaf_at > _DEAF_GRACE_S
+
+    def _bury(self, reason: str) -> None:
+        not_started = self._tokens.take_back()
+        culprit = next((number for number in self._open if number not in set(not_started)), None)
+        stdout, stderr = (stream.take() for stream in self._streams)
+        self._events.append(Died(reason, culprit, stdout, stderr))
+        self._open = dict.fromkeys(not_started)
+        self.close()
+
+    def _kill(self, why: str) -> None:
+        if not self._ended:
+            self._killed_why = self._killed_why or why
+            self._kill_group()
+
+    def _kill_group(self) -> None:
+        try:
+            self._lifeline.send(nursery.KILL)
+        except OSError:  # no nursery that could do it; what is left of the group has kept its number
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+
+_DEAF_WORDS = "the task closed file descriptors that were not its own, the connection to its worker among them"
+_SIGNAL_WORDS = {
+    signal.SIGKILL: "killed by SIGKILL, possibly out of memory",
+    signal.SIGSEGV: "segmentation fault (SIGSEGV)",
+    signal.SIGBUS: "bus error (SIGBUS)",
+    signal.SIGABRT: "aborted (SIGABRT)",
+    signal.SIGILL: "illegal instruction (SIGILL)",
+    signal.SIGFPE: "arithmetic error (SIGFPE)",
+}
+
+
+def _words(code: int, killed_why: str | None) -> str:
+    """What an exit code means, for the user."""
+    if code == child.EXIT_DEAF:
+        return _DEAF_WORDS
+    if code >= 0:
+        return f"exited with status {code}"
+    if code == -signal.SIGKILL and killed_why is not None:
+        return killed_why
+    try:
+        number = signal.Signals(-code)
+    except ValueError:
+        return f"killed by signal {-code}"
+    return _SIGNAL_WORDS.get(number, f"killed by {number.name}")
+
+
+def _wait_for_exit(pid: int) -> None:
+    """Wait for a child of this process; kill it if it does not end."""
+    ended = threading.Event()
+    deadline = _CLOCK.monotonic() + _CLOSE_TIMEOUT_S
+    with suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG) == (0, 0):
+            if _CLOCK.monotonic() > deadline:
+                os.kill(pid, signal.SIGKILL)
+            _CLOCK.wait(ended, 0.005)

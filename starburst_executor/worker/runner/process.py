@@ -1,0 +1,255 @@
+"""A runner: one process that runs tasks one after the other and says after each how it went.
+
+It reads a token, finds that job's frame (those before it were taken back), runs it and sends the outcome at once, so
+that whatever kills it later costs no outcome. User code may do what it likes here: everything it raises is an outcome,
+`SystemExit` and `KeyboardInterrupt` included; what it closes, forks or leaves running is contained.
+
+What one task changes the next one sees, as in any process pool: imported modules, globals, signal handlers, threads.
+Only the working directory is restored, because relative paths mean something to every task. `random` starts anew in
+each runner (the standard library sees to it at a fork), NumPy's too.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import os
+import resource
+import signal
+import socket
+import stat
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from io import TextIOWrapper
+from multiprocessing.process import current_process
+from types import ModuleType
+from typing import Any, NamedTuple, NoReturn, cast
+
+import msgpack
+
+from starburst_executor import context
+from starburst_executor.clock import SystemClock
+from starburst_executor.protocol import payload
+from starburst_executor.worker.runner import tokens, wire
+
+__all__ = ["EXIT_DEAF", "EXIT_INTERNAL", "Descriptors", "run"]
+
+# Exit codes that user code does not use by chance; `runner.py` has the words.
+EXIT_DEAF = 213  # the sockets to the agent were closed or replaced in this process
+EXIT_INTERNAL = 214  # an error of our own; its traceback is in the captured stderr
+
+_HIGH_FD = 200  # out of the way of code that closes "all" descriptors, and below every usual limit
+
+
+class Descriptors(NamedTuple):
+    """A runner's own descriptors, at high numbers and closed on exec. `stdout` and `stderr` are also 1 and 2."""
+
+    data: int
+    tokens: int
+    stdout: int
+    stderr: int
+
+    @classmethod
+    def claim(cls, data: int, tokens: int, stdout: int, stderr: int) -> Descriptors:
+        """Move these out of harm's way, and let 1 and 2 be the output files."""
+        high = cls(*(_move_up(fd) for fd in (data, tokens, stdout, stderr)))
+        os.dup2(high.stdout, 1)
+        os.dup2(high.stderr, 2)
+        return high
+
+
+def _move_up(fd: int) -> int:
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = _HIGH_FD if soft_limit == resource.RLIM_INFINITY else max(3, min(_HIGH_FD, soft_limit - 16))
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
+
+
+def run(descriptors: Descriptors) -> NoReturn:
+    """Be a runner until the agent ends it. Never returns."""
+    try:
+        _Runner(descriptors).run()
+    except (BrokenPipeError, ConnectionResetError):  # the agent is gone, or does not want to know
+        os._exit(0)
+    except OSError:
+        _die_deaf_or_ill(descriptors)
+    except BaseException:
+        faulthandler.disable()
+        sys.excepthook(*sys.exc_info())
+        os._exit(EXIT_INTERNAL)
+
+
+def _die_deaf_or_ill(descriptors: Descriptors) -> NoReturn:
+    sys.excepthook(*sys.exc_info())
+    are_sockets = all(_is_socket(fd) for fd in (descriptors.data, descriptors.tokens))
+    os._exit(EXIT_INTERNAL if are_sockets else EXIT_DEAF)
+
+
+def _is_socket(fd: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+    except OSError:
+        return False
+
+
+class _Result(NamedTuple):
+    ok: bool
+    loaded: bool
+    outcome: bytes | memoryview
+
+
+class _Runner:
+    def __init__(self, descriptors: Descriptors) -> None:
+        self._stdout_fd, self._stderr_fd = descriptors.stdout, descriptors.stderr
+        self._data = socket.socket(fileno=descriptors.data)
+        self._tokens = socket.socket(fileno=descriptors.tokens)
+        self._inbox = wire.Inbox(self._data)
+        self._clock = SystemClock()
+        self._pid = os.getpid()
+        self._loader = payload.FunctionLoader()
+        self._functions: dict[str, Callable[..., Any]] = {}
+        self._bodies: dict[str, bytes] = {}  # of functions not yet loaded
+        self._pieces: dict[bytes, bytes] = {}  # of calls, as long as the agent says
+        self._in_user_code = False
+        self._session_id = ""
+        self._folder: int | None = None
+        self._streams: tuple[TextIOWrapper, ...] = ()
+
+    def run(self) -> NoReturn:
+        self._become_a_plain_process()
+        self._set_up(self._next_frame())
+        while (number := tokens.read_token(self._tokens)) is not None:
+            self._run(*self._job(number))
+        self._flush()
+        os._exit(0)
+
+    def _become_a_plain_process(self) -> None:
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        # A task that forks: its child must neither answer for us nor keep our sockets open after we died.
+        os.register_at_fork(after_in_child=self._close)
+        self._streams = tuple(
+            open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 - for good
+            for fd in (1, 2)
+        )
+        stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+        sys.stdin, sys.stdout, sys.stderr = stdin, *self._streams
+        sys.__stdin__, sys.__stdout__, sys.__stderr__ = stdin, *self._streams  # type: ignore[misc]  # final for others
+        faulthandler.enable(2)
+        main = ModuleType("__main__")
+        vars(main)["__builtins__"] = __builtins__
+        sys.modules["__main__"] = main
+        sys.argv = [""]
+        if (numpy_random := sys.modules.get("numpy.random")) is not None:
+            numpy_random.seed()
+
+    def _set_up(self, frame: wire.Frame) -> None:
+        settings = msgpack.unpackb(frame.payload, unicode_errors="surrogateescape")
+        self._session_id = settings["session_id"]
+        path = settings["sys_path"]
+        sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
+        if settings.get("authkey"):
+            current_process().authkey = settings["authkey"]
+        if settings["initializer"] is not None:
+            self._initialize(settings["initializer"])
+        with suppress(OSError):
+            self._folder = _move_up(os.open(".", os.O_RDONLY | os.O_DIRECTORY))
+        wire.send_frame(self._data, [wire.READY, *self._ends()])
+
+    def _initialize(self, body: bytes) -> None:
+        try:
+            self._in_user_code = True
+            self._loader.initialize(body)
+            self._in_user_code = False
+        except BaseException as error:  # user code
+            self._in_user_code = False
+            wire.send_frame(self._data, [wire.BROKEN, *self._ends()], payload.dump_error(error, hide_frames=1))
+            os._exit(1)
+
+    def _next_frame(self) -> wire.Frame:
+        while (frame := self._inbox.next()) is None:
+            if not self._inbox.fill():
+                os._exit(0)
+        return frame
+
+    def _job(self, number: int) -> tuple[list[Any], bytes]:
+        """This job's head and call. Jobs before it were taken back; functions and pieces are kept on the way."""
+        while True:
+            head, received = self._next_frame()
+            body = cast("bytes", received)  # a bytearray if it is big; unpickling takes either
+            if head[0] == wire.FUNCTION:
+                self._bodies[head[1]] = body
+            elif head[0] == wire.PIECE:
+                self._pieces[head[1]] = body
+            elif head[0] == wire.FORGET:
+                del self._pieces[head[1]]
+            elif head[1] == number:
+                return head, body
+
+    def _run(self, head: list[Any], call: bytes) -> None:
+        _, number, digest, index, attempt, task_id = head
+        started_at = self._clock.monotonic()
+        context.enter(index=index, attempt=attempt, session_id=self._session_id, task_id=task_id)
+        result = self._perform(digest, call)
+        context.leave()
+        seconds = self._clock.monotonic() - started_at
+        wire.send_frame(
+            self._data, [wire.OUTCOME, number, result.ok, result.loaded, seconds, *self._ends()], result.outcome
+        )
+        self._restore_folder()
+
+    def _perform(self, digest: str, call: bytes) -> _Result:
+        loaded = False
+        try:
+            self._in_user_code = True  # loading runs user code as well: imports, __setstate__
+            function = self._function(digest)
+            args, kwargs = self._loader.load_call(call, self._pieces)
+            loaded = True
+            outcome = payload.dump_value(function(*args, **kwargs))
+            self._in_user_code = False
+        except BaseException as error:  # user code
+            self._in_user_code = False
+            self._leave_if_forked(error)
+            return _Result(False, loaded, payload.dump_error(error, hide_frames=1))
+        self._leave_if_forked(None)
+        return _Result(True, True, outcome)
+
+    def _function(self, digest: str) -> Callable[..., Any]:
+        function = self._functions.get(digest)
+        if function is None:
+            # The body is kept until it could be loaded: what is missing now may be there for a later task.
+            function = self._functions[digest] = self._loader.load(self._bodies[digest])
+            del self._bodies[digest]
+        return function
+
+    def _leave_if_forked(self, error: BaseException | None) -> None:
+        """End a child that a task forked and that came back here, as it would have ended in a plain program."""
+        if os.getpid() != self._pid:
+            self._flush()
+            code = error.code if isinstance(error, SystemExit) else error and 1
+            os._exit(code if isinstance(code, int) else int(code is not None))
+
+    def _ends(self) -> tuple[int, int]:
+        """How long the output files are now."""
+        self._flush()
+        return os.lseek(self._stdout_fd, 0, os.SEEK_END), os.lseek(self._stderr_fd, 0, os.SEEK_END)
+
+    def _flush(self) -> None:
+        for stream in self._streams:
+            with suppress(ValueError, OSError):  # closed, or 1 and 2 replaced, by user code
+                stream.flush()
+
+    def _restore_folder(self) -> None:
+        if self._folder is not None:
+            with suppress(OSError):
+                os.fchdir(self._folder)
+
+    def _on_interrupt(self, _number: int, _frame: object) -> None:
+        """A KeyboardInterrupt for user code; between tasks an interrupt means nothing."""
+        if self._in_user_code:
+            raise KeyboardInterrupt
+
+    def _close(self) -> None:
+        self._data.close()
+        self._tokens.close()

@@ -1,0 +1,68 @@
+"""Containers as processes: what an ECS task or a job of Batch runs, on this machine, with its own environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from tests.support.moto_server import ROOT
+
+# As the image of `worker_image/Dockerfile` has it.
+ENTRY_POINT = ["/usr/bin/tini", "-s", "--", "python", "-m", "starburst_executor.worker"]
+_WORKER = ENTRY_POINT[-3:]
+
+
+class Container:
+    """One process; its output is kept as a log stream would be.
+
+    Args:
+        command: All that is run, entry point and arguments, in an image whose Python is this one.
+        environment: What the container's definition says.
+        platform: What the engine adds, credentials of the role included.
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str], platform: dict[str, str], folder: Path) -> None:
+        words = command[3:] if command[:3] == ENTRY_POINT[:3] else command
+        assert words[:3] == _WORKER, command
+        inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
+        # The image holds this library and the modules of the tests.
+        path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
+        home = {"HOME": str(folder), "PYTHONPATH": path, "STARBURST_HOME": str(folder / "none")}
+        self.environment = {**inherited, **home, **platform, **environment}
+        self._log = folder / f"{os.urandom(8).hex()}.log"
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, *words[1:]], env=self.environment, stdout=output, stderr=output, cwd=folder
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait(self) -> int:
+        """Its exit status as containers have it: 128 and the signal for one that was killed."""
+        status = self._process.wait()
+        return 128 - status if status < 0 else status
+
+    def lines(self) -> list[str]:
+        return self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def stop(self, kill_after_s: float) -> None:
+        """SIGTERM, then SIGKILL."""
+        self._signal(signal.SIGTERM)
+        timer = threading.Timer(kill_after_s, self.kill)
+        timer.daemon = True
+        timer.start()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)

@@ -1,0 +1,102 @@
+"""A client's keeper that a test turns by hand, with a launcher that starts nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from starburst_executor.client.handles import handle_of
+from starburst_executor.client.keeper import ClientKeeper
+from starburst_executor.launch.base import Death, Order, Started
+from starburst_executor.protocol.records import Launch, decode_client_beat
+from tests.support.session_rig import Rig
+
+__all__ = ["Client", "FakeLauncher", "launches"]
+
+
+class FakeLauncher:
+    """Starts nothing and says of each order what the test wants. Shared by the clients of one machine."""
+
+    name = spec = "fake"
+    launch_s = 60.0
+    keeps_trying = False
+
+    def __init__(self) -> None:
+        self.orders: list[Order] = []
+        self.dead: dict[str, str] = {}  # handle (also its worker's id) to last words
+        self.stopped: list[tuple[str, bool]] = []
+        self.refusal: Exception | None = None
+        self.usd_each: float | None = None
+
+    def check(self, n_slots: int) -> None:
+        """Any number will do."""
+
+    def usd_per_hour(self, n_slots: int) -> float | None:
+        return None if self.usd_each is None else self.usd_each * n_slots
+
+    def start(self, order: Order, handle: str = "") -> Started:
+        if self.refusal is not None:
+            raise self.refusal
+        self.orders.append(order)
+        return Started(f"w{len(self.orders) - 1}", order.n_slots)
+
+    def kill(self, handle: str, words: str = "exit status 1") -> None:
+        self.dead[handle] = words
+
+    def deaths(self, handle: str) -> list[Death]:
+        return [Death(handle, self.dead[handle])] if handle in self.dead else []
+
+    def slots_alive(self, handle: str) -> int:
+        return 0 if handle in self.dead else self.orders[int(handle[1:])].n_slots
+
+    def describe(self, handle: str) -> str:
+        return f"{handle} is on its way"
+
+    def shed(self, handle: str, n_slots: int) -> int:
+        self.stop(handle, at_once=False)
+        return self.orders[int(handle[1:])].n_slots
+
+    def stop(self, handle: str, *, at_once: bool) -> None:
+        self.stopped.append((handle, at_once))
+        self.kill(handle)
+
+    def let_go(self, handle: str) -> None:
+        pass
+
+    def forget(self, handle: str) -> None:
+        pass
+
+
+class Client:
+    """A keeper that the test turns."""
+
+    def __init__(self, rig: Rig, launcher: FakeLauncher | None = None, client_id: str = "c") -> None:
+        self.rig = rig
+        self.needs = True
+        session = rig.another()
+        session.refresh()
+        self.session = session
+        self.client_id = client_id
+        self.keeper = ClientKeeper(
+            session,
+            client_id,
+            launcher,
+            order=lambda launch_id, n_slots: Order(launch_id, "memory://m/a-session", "00", n_slots, False),
+            needs_workers=lambda: self.needs,
+        )
+
+    def turns(self, seconds: float) -> None:
+        until = self.rig.clock.monotonic() + seconds
+        while self.rig.clock.monotonic() < until:
+            self.rig.clock.advance(max(self.keeper.turn(), 0.01))
+
+    def beat(self) -> Any:
+        stored = self.rig.objects.get(self.rig.keys.client(self.client_id))
+        assert stored is not None
+        return decode_client_beat(stored.body)
+
+
+def launches(rig: Rig) -> tuple[Launch, ...]:
+    """Those in the manifest, with their handles as the launcher gave them."""
+    session = rig.another()
+    return tuple(replace(one, handle=handle_of(session.sealer, one)) for one in session.manifest.launches)

@@ -1,0 +1,231 @@
+"""What is taken back from whom, and what is not; and the end of what is left."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from starburst_executor.errors import ExecutorBroken, SessionExpired, WorkerLost
+from starburst_executor.protocol import payload, status
+from starburst_executor.protocol.records import SessionState, WorkerState
+from starburst_executor.protocol.status import State
+from starburst_executor.session.repair import Watcher, end_what_is_left, read_beats
+from tests.support.session_rig import Rig
+
+LOOKS = 4
+
+
+def watching(rig: Rig, n_looks: int = LOOKS + 1) -> Watcher:
+    watcher = Watcher(rig.session, LOOKS)
+    for _ in range(n_looks):
+        watcher.look()
+    return watcher
+
+
+def claimed_by_silent(n_tasks: int = 2) -> tuple[Rig, str, Watcher]:
+    """A claim by a worker that has been silent for long enough to be lost."""
+    rig = Rig()
+    rig.beat("w", claims={"w.1": "key"})
+    key = rig.submit(n_tasks)
+    rig.claim(key, "w.1")
+    return rig, key, watching(rig)
+
+
+def error_of(rig: Rig, key: str, index: int) -> BaseException | None:
+    seen = rig.read(key)
+    entry = seen.entries[index]
+    assert isinstance(entry.outcome, bytes)
+    label = status.outcome_label(seen, index, entry)
+    return payload.load_outcome(rig.sealer.open_sealed("outcome", label, entry.outcome))[1]
+
+
+def test_the_tasks_of_the_lost_go_back_and_workers_are_rung_for() -> None:
+    rig, key, watcher = claimed_by_silent()
+    assert watcher.repair() == 2
+    assert rig.states(key) == [State.PENDING] * 2
+    assert [(entry.losses, entry.attempt, entry.claim) for entry in rig.read(key).entries] == [(1, 1, "")] * 2
+    bell = rig.bell()
+    assert bell is not None
+    assert bell.keys == (key,)
+    assert watcher.repair() == 0
+
+
+def test_nothing_goes_back_before_enough_looks() -> None:
+    rig, key, _ = claimed_by_silent()
+    assert watching(rig, LOOKS).repair() == 0
+    assert rig.states(key) == [State.CLAIMED] * 2
+
+
+def test_nothing_goes_back_if_the_beat_has_moved_since_it_was_judged() -> None:
+    rig, key, watcher = claimed_by_silent()
+    rig.beat("w", 2, claims={"w.1": "key"})
+    assert watcher.repair() == 0
+    assert rig.states(key) == [State.CLAIMED] * 2
+
+
+@pytest.mark.parametrize("moment", ["worker", "object"])
+def test_nothing_goes_back_if_the_worker_shows_itself_at_the_last_moment(moment: str) -> None:
+    rig, key, watcher = claimed_by_silent()
+    if moment == "worker":
+        rig.before("get", rig.keys.worker("w"), lambda: rig.beat("w", 2, claims={"w.1": "key"}))
+    else:
+        # It commits between the object's being read and the swap.
+        rig.before("swap", key, lambda: rig.write_entries(key, state=State.COMPLETED, call=None, outcome=b""))
+    assert watcher.repair() == 0
+    assert State.PENDING not in rig.states(key)
+
+
+def test_a_worker_that_was_never_looked_at_is_judged_by_its_beat() -> None:
+    """It may have started, beaten and claimed between this watcher's look and its reading of the object."""
+    rig = Rig()
+    key = rig.submit(2)
+    watcher = watching(rig)
+    rig.beat("new", claims={"new.1": key})
+    rig.claim(key, "new.1")
+    assert watcher.repair() == 0
+    rig.write_entries(key, claim="gone.1")
+    assert watcher.repair() == 2
+
+
+def test_the_dead_lose_at_once_whatever_their_beat_says() -> None:
+    rig = Rig()
+    key = rig.submit(1)
+    rig.beat("w", claims={"w.1": key})
+    rig.claim(key, "w.1")
+    watcher = watching(rig, 1)
+    watcher.watch.dead.add("w")
+    assert watcher.repair() == 1
+    assert rig.read(key).entries[0].losses == 1
+
+
+def test_what_a_worker_that_left_still_holds_goes_back_without_a_loss() -> None:
+    rig = Rig()
+    keys = [rig.submit(1, first=first) for first in range(3)]
+    for number, key in enumerate(keys):
+        rig.claim(key, f"w.{number}")
+    rig.beat("w", state=WorkerState.LEFT, claims={"w.0": keys[0]})
+    assert watching(rig, 1).repair() == 3
+    for key in keys:
+        assert rig.read(key).entries[0].losses == 0
+        assert rig.states(key) == [State.PENDING]
+
+
+def test_a_claim_that_its_worker_forgot_goes_back_without_a_loss_after_two_more_beats() -> None:
+    rig = Rig()
+    key = rig.submit(2)
+    rig.claim(key, "w.1", 1)
+    rig.claim(key, "w.2", 1)
+    watcher = Watcher(rig.session, LOOKS)
+    n_tasks = []
+    for number in (5, 6, 7):
+        rig.beat("w", number, claims={"w.2": key})
+        watcher.look()
+        n_tasks.append(watcher.repair())
+    assert n_tasks == [0, 0, 1]
+    assert rig.states(key) == [State.PENDING, State.CLAIMED]
+    assert rig.read(key).entries[0].losses == 0
+
+
+def test_the_third_loss_of_a_task_that_was_alone_fails_it() -> None:
+    rig = Rig()
+    key = rig.submit(1)
+    for nth in range(3):
+        rig.claim(key, f"gone{nth}.1")
+        assert watching(rig, 0).repair() == 1
+    assert rig.states(key) == [State.FAILED]
+    error = error_of(rig, key, 0)
+    assert isinstance(error, WorkerLost)
+    assert "lost 3 times" in str(error)
+    assert "task=0-0, worker=gone2, attempt=3" in str(error)
+
+
+def test_repair_costs_nothing_for_what_has_ended_or_waits() -> None:
+    rig = Rig()
+    rig.submit(1)
+    rig.end(rig.submit(1, first=1))
+    with rig.requests() as counts:
+        watching(rig, 0).repair()
+    assert counts == {"get": 1, "list": 1}
+
+
+def test_an_object_that_cannot_be_read_keeps_nothing_else_from_repair() -> None:
+    rig, _key, watcher = claimed_by_silent()
+    broken = rig.submit(1, first=5)
+    rig.objects.put(broken, b"\xc1" * 10)  # some claimed, by its size
+    assert watcher.repair() == 2
+
+
+def test_beats_that_cannot_be_read_are_left_out() -> None:
+    rig = Rig()
+    rig.beat("b")
+    rig.beat("a")
+    rig.objects.put(rig.keys.worker("c"), b"\xc1")
+    assert [beat.worker_id for beat, _ in read_beats(rig.session)] == ["a", "b"]
+
+
+# --- the end of what is left ------------------------------------------------------------------------------------------
+
+
+def ended(state: SessionState, reason: str = "why") -> tuple[Rig, str, int]:
+    rig = Rig()
+    key = rig.submit(3)
+    rig.end(rig.submit(1, first=9))
+    rig.claim(key, "w.1", 1)
+    manifest = rig.session.end(state, reason)
+    return rig, key, end_what_is_left(rig.session, manifest)
+
+
+def test_what_is_left_of_a_terminated_session_is_cancelled() -> None:
+    rig, key, n_changed = ended(SessionState.TERMINATED)
+    assert n_changed == 1
+    assert rig.states(key) == [State.CANCELLED] * 3
+    assert end_what_is_left(rig.session, rig.session.manifest) == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "words"),
+    [
+        (SessionState.EXPIRED, SessionExpired, "absolute_timeout"),
+        (SessionState.BROKEN, ExecutorBroken, "no worker: session=a-session"),
+    ],
+)
+def test_what_is_left_of_an_expired_or_broken_session_fails(
+    state: SessionState, kind: type[Exception], words: str
+) -> None:
+    rig, key, _ = ended(state, "no worker")
+    assert rig.states(key) == [State.FAILED] * 3
+    for index in range(3):
+        error = error_of(rig, key, index)
+        assert type(error) is kind
+        assert words in str(error)
+
+
+def test_a_session_that_goes_on_is_left_alone() -> None:
+    rig, key, n_changed = ended(SessionState.CLOSING)
+    assert n_changed == 0
+    assert rig.states(key) == [State.CLAIMED, State.PENDING, State.PENDING]
+
+
+@pytest.mark.parametrize("body", [b"\xc1" * 8, b"\xc1" * 10])
+def test_an_object_that_cannot_be_read_keeps_nothing_else_from_its_end(body: bytes) -> None:
+    rig = Rig()
+    rig.objects.put(rig.submit(1), body)
+    key = rig.submit(1, first=1)
+    end_what_is_left(rig.session, rig.session.end(SessionState.TERMINATED, ""))
+    assert rig.states(key) == [State.CANCELLED]
+
+
+def test_a_worker_that_commits_meanwhile_keeps_its_outcome() -> None:
+    rig = Rig()
+    key = rig.submit(2)
+    rig.claim(key, "w.1", 1)
+
+    def done() -> None:
+        return rig.write(
+            key, lambda seen: replace(seen, entries=(seen.entries[0]._replace(state=State.COMPLETED), seen.entries[1]))
+        )
+
+    rig.before("swap", key, done)
+    end_what_is_left(rig.session, rig.session.end(SessionState.TERMINATED, ""))
+    assert rig.states(key) == [State.COMPLETED, State.CANCELLED]

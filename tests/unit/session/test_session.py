@@ -1,0 +1,323 @@
+"""The objects of one session, changed by several at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from starburst_executor.errors import ObjectNotFound, PayloadError, RecordInvalid, SessionNotFound, StoreUnavailable
+from starburst_executor.protocol import records, status
+from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
+from starburst_executor.protocol.records import Bell, Manifest, SessionState
+from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
+from starburst_executor.session.store import SessionStore
+from starburst_executor.store.base import Body
+from starburst_executor.testing import Fault
+from tests.support.session_rig import DIGEST, FUNCTION, Rig
+
+
+def more_workers(manifest: Manifest) -> Manifest | None:
+    return replace(manifest, workers=manifest.workers + 1)
+
+
+def hold(session: SessionStore, epoch: int = 0) -> None:
+    """What a retry does first."""
+    session.change(lambda m: m.with_submitter(0, replace(m.submitters[0], open=(epoch,), holds=((epoch, "a hold"),))))
+
+
+# --- the manifest -----------------------------------------------------------------------------------------------------
+
+
+def test_a_change_costs_one_request() -> None:
+    rig = Rig()
+    with rig.requests() as counts:
+        assert rig.session.change(more_workers).workers == 5
+    assert counts == {"swap": 1}
+    assert rig.another().manifest.workers == 5
+
+
+def test_a_change_that_lost_a_race_is_made_on_what_the_winner_wrote() -> None:
+    rig = Rig()
+    other = rig.another()
+    rig.before("swap", rig.keys.manifest, lambda: other.end(SessionState.CLOSING, "other"), nth=1)
+    changed = rig.session.change(more_workers)
+    assert (changed.workers, changed.state) == (5, SessionState.CLOSING)
+    assert rig.another().manifest == changed
+
+
+def test_of_changes_by_two_sessions_none_is_lost() -> None:
+    rig = Rig()
+    one, other = rig.another(), rig.another()
+    for _ in range(5):
+        one.change(more_workers)
+        other.change(more_workers)
+    assert rig.session.refresh().workers == 14
+
+
+@pytest.mark.parametrize("fault", [Fault.ANSWER_LOST, Fault.ERROR_AFTER, Fault.RESET, Fault.CONFLICT])
+def test_an_unclear_change_is_made_once(fault: Fault) -> None:
+    rig = Rig()
+    rig.fail("swap", rig.keys.manifest, fault)
+    assert rig.session.change(lambda m: replace(m, workers=9)).workers == 9
+    assert rig.another().manifest.workers == 9
+
+
+def test_nothing_to_do_is_said_by_a_fresh_manifest_only() -> None:
+    rig = Rig()
+    stale = rig.another()
+    assert stale.manifest.workers == 4
+    rig.session.change(more_workers)
+    # By what it remembers there is nothing to do.
+    assert stale.change(lambda m: replace(m, workers=9) if m.workers == 5 else None).workers == 9
+
+
+def test_nothing_to_do_writes_nothing() -> None:
+    rig = Rig()
+    with rig.requests() as counts:
+        rig.session.change(lambda _: None)
+    assert counts == {"get": 1}
+
+
+def test_the_state_moves_only_forward() -> None:
+    rig = Rig()
+    assert rig.session.end(SessionState.EXPIRED, "late").state == SessionState.EXPIRED
+    assert rig.another().end(SessionState.TERMINATED, "again").reason == "late"
+    assert rig.session.end(SessionState.DELETED, "").state == SessionState.DELETED
+
+
+def test_a_session_that_is_gone_says_so() -> None:
+    rig = Rig()
+    rig.objects.delete([rig.keys.manifest])
+    for ask in (rig.another().refresh, lambda: rig.session.change(more_workers), rig.session.refresh):
+        with pytest.raises(SessionNotFound, match="session=a-session"):
+            ask()
+
+
+def test_an_unchanged_manifest_is_not_read_again() -> None:
+    rig = Rig()
+    before = rig.session.manifest
+    assert rig.session.refresh() is before
+
+
+def test_a_wrong_key_is_noticed() -> None:
+    rig = Rig()
+    assert rig.session.has_right_key()
+    rig.session.change(lambda m: replace(m, token=b"x" * 32))
+    assert not rig.session.has_right_key()
+
+
+# --- status objects ---------------------------------------------------------------------------------------------------
+
+
+def test_an_update_lands_on_what_others_wrote() -> None:
+    rig = Rig()
+    key = rig.submit(2)
+    rig.before("swap", key, lambda: rig.claim(key, "w.1", 1))
+    found = rig.session.update(key, lambda seen: status.cancel(seen, [0, 1], 1.0)[0])
+    assert found is not None
+    assert rig.states(key) == [State.CLAIMED, State.CANCELLED]
+    assert rig.session.read(key, found.etag) is None
+
+
+def test_an_update_whose_answer_is_lost_is_made_once() -> None:
+    rig = Rig()
+    key = rig.submit(2)
+    rig.fail("swap", key, Fault.ANSWER_LOST)
+    rig.session.update(key, lambda seen: status.claim(seen, "w.1", at_most=1, now=0.0, max_losses=3)[0])
+    assert [entry.attempt for entry in rig.read(key).entries] == [1, 0]
+
+
+def test_an_update_with_nothing_to_do_writes_nothing() -> None:
+    rig = Rig()
+    key = rig.submit(1)
+    with rig.requests() as counts:
+        assert rig.session.update(key, lambda seen: seen) is not None
+    assert counts == {"get": 1}
+    assert rig.session.update(key.replace("-1", "-2"), lambda seen: seen) is None
+
+
+def test_a_listing_tells_how_things_stand_without_a_read() -> None:
+    rig = Rig()
+    keys = [rig.submit(2, first=first) for first in (0, 2, 4, 6)]
+    rig.claim(keys[1], "w.1", 1)
+    rig.claim(keys[2], "w.2")
+    rig.end(keys[3])
+    rig.objects.put(f"{rig.keys.status}0000.000000/stray", b"")
+    rig.objects.put(keys[0].replace("-2", "-3"), b"1234567")  # no class has this size
+    with rig.requests() as counts:
+        groups = rig.session.groups([(0, 0)])
+    assert counts == {"list": 1}
+    assert [group.key for group in groups] == keys
+    classes = [SizeClass.ALL_PENDING, SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED, SizeClass.ALL_COMPLETED]
+    assert [group.size_class for group in groups] == classes
+    assert rig.session.all_groups() == groups
+
+
+@pytest.mark.parametrize("change", [{"first": 5}, {"ordinal": 1}, {"entries": ()}])
+def test_a_body_under_anothers_key_is_refused(change: dict[str, object]) -> None:
+    """Its outcomes are sealed for the tasks that it names; they must not become those of the tasks that its key names."""
+    rig = Rig()
+    key = rig.submit(2)
+    if "entries" in change:
+        change = {"entries": rig.read(key).entries[:1]}
+    rig.write(key, lambda seen: replace(seen, **change))  # type: ignore[arg-type]
+    with pytest.raises(RecordInvalid, match="not what its key says"):
+        rig.session.read(key)
+
+
+# --- epochs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full() -> Rig:
+    """A session whose first epoch is full and has ended."""
+    rig = Rig()
+    done = Entry.pending(0, b"")._replace(state=State.COMPLETED, call=None, outcome=b"")
+    for first in range(GROUPS_PER_EPOCH):
+        body = status.encode(Status(0, first, (DIGEST,), (done,)), "n")
+        rig.objects.create(rig.keys.group(GroupRef(0, first, 1, 0)), body)
+    return rig
+
+
+def open_epochs(rig: Rig) -> list[tuple[int, int]]:
+    return rig.another().manifest.open_epochs()
+
+
+def test_a_full_and_ended_epoch_is_listed_no_more(full: Rig) -> None:
+    full.session.close_epochs(full.session.groups([(0, 0)]))
+    assert open_epochs(full) == []
+    with full.requests() as counts:
+        full.session.close_epochs(full.session.all_groups())
+    assert counts["swap"] == 0
+
+
+def test_an_epoch_that_is_not_full_or_not_ended_stays_open(full: Rig) -> None:
+    groups = full.session.groups([(0, 0)])
+    full.session.close_epochs(groups[:-1])
+    assert open_epochs(full) == [(0, 0)]
+    # The listing is a hint: a task was retried since.
+    full.write_entries(groups[5].key, state=State.PENDING)
+    full.session.close_epochs(groups)
+    assert open_epochs(full) == [(0, 0)]
+
+
+def test_a_retry_that_holds_an_epoch_keeps_it_open(full: Rig) -> None:
+    groups = full.session.groups([(0, 0)])
+    hold(full.another())
+    full.session.close_epochs(groups)
+    assert open_epochs(full) == [(0, 0)]
+
+
+@pytest.mark.parametrize("moment", ["list", "swap"])
+def test_a_hold_that_comes_between_is_seen(full: Rig, moment: str) -> None:
+    """After the manifest was read, whether before or after the epoch is listed again, the hold makes the swap fail."""
+    groups = full.session.groups([(0, 0)])
+    key = full.keys.manifest if moment == "swap" else full.keys.epoch(0, 0)
+    full.before(moment, key, lambda: hold(full.another()))
+    full.session.close_epochs(groups)
+    assert open_epochs(full) == [(0, 0)]
+    assert full.session.manifest.submitters[0].holds == ((0, "a hold"),)
+
+
+# --- payloads ---------------------------------------------------------------------------------------------------------
+
+
+def test_payloads_are_checked_and_missing_ones_named() -> None:
+    rig = Rig()
+    assert rig.session.function(DIGEST) == FUNCTION
+    with pytest.raises(PayloadError, match=r"missing: function nothing"):
+        rig.session.function("nothing")
+    rig.objects.put(rig.keys.function("moved"), rig.sealer.sealed("function", DIGEST, FUNCTION))
+    with pytest.raises(RecordInvalid):
+        rig.session.function("moved")
+    rig.objects.put(rig.keys.calls("g"), b"before call after")
+    assert rig.session.calls("g", 7, 4) == b"call"
+    with pytest.raises(PayloadError, match=r"missing: big calls"):
+        rig.session.calls("none", 0, 1)
+    rig.objects.put(rig.keys.outcomes("g", "w.1-1"), rig.sealer.sealed("outcome", "l", b"V"))
+    assert bytes(rig.session.outcome("g", Located("w.1-1", 0, 33), "l")) == b"V"
+
+
+# --- the bell ---------------------------------------------------------------------------------------------------------
+
+
+def test_rings_gather_while_the_gap_lasts() -> None:
+    rig = Rig()
+    with rig.requests() as counts:
+        rig.session.ring(["a"], 1)
+        assert rig.bell() == Bell(("a",), 1)
+        rig.session.ring(["b"], 2)
+        assert rig.bell() == Bell(("b",), 2)
+        rig.session.ring(["c"], 3)
+        rig.session.ring(["d"], 4)
+        assert rig.bell() == Bell(("b",), 2)
+        wait_s = rig.session.ring_due()
+        assert wait_s == pytest.approx(2 * rig.timings.ring_gap_s)
+        rig.clock.advance(wait_s)
+        assert rig.session.ring_due() is None
+        assert rig.bell() == Bell(("c", "d"), 7)
+        assert rig.session.ring_due() is None
+    assert counts == {"put": 3}
+
+
+def test_what_gathers_while_a_ring_is_written_is_rung_by_whoever_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig()
+    put = rig.session.store.put
+    rung = []
+
+    def put_slowly(key: str, body: Body) -> str:
+        if not rung:
+            rung.append(rig.session.ring(["b"], 2))
+            rung.append(rig.session.ring(["c"], 3))
+            assert rig.session.ring_due() is None
+        return put(key, body)
+
+    monkeypatch.setattr(rig.session.store, "put", put_slowly)
+    with rig.requests() as counts:
+        rig.session.ring(["a"], 1)
+    assert rig.bell() == Bell(("b", "c"), 5)
+    assert counts == {"put": 2}
+
+
+def test_a_ring_names_only_the_newest_keys() -> None:
+    rig = Rig()
+    rig.session.ring(["first"], 1)
+    rig.session.ring(["second"], 1)
+    for number in range(50):
+        rig.session.ring([str(number)], 1)
+    rig.clock.advance(1.0)
+    rig.session.ring_due()
+    assert rig.bell() == Bell(tuple(str(number) for number in range(18, 50)), 50)
+
+
+def test_an_empty_ring_rings() -> None:
+    rig = Rig()
+    rig.session.ring((), 1)
+    assert rig.bell() == Bell((), 1)
+
+
+def test_the_bell_is_read_once_and_a_broken_one_still_says_look() -> None:
+    rig = Rig()
+    assert rig.session.read_bell(None) is None
+    rig.session.ring(["a"], 1)
+    found = rig.session.read_bell(None)
+    assert found is not None
+    assert found[0].keys == ("a",)
+    assert rig.session.read_bell(found[1]) is None
+    for body in (b"\xc1", records.encode(Bell(), "n").replace(b"\xa6format\x01", b"\xa6format\x02")):
+        rig.objects.put(rig.keys.bell, body)
+        broken = rig.session.read_bell(found[1])
+        assert broken is not None
+        assert broken[0] == Bell()
+
+
+def test_what_is_unclear_for_too_long_is_raised() -> None:
+    rig = Rig()
+    key = rig.submit(1)
+    rig.plan = lambda asked: Fault.RESET if asked.kind == "get" else None
+    with pytest.raises(StoreUnavailable):
+        rig.session.update(key, lambda seen: seen)
+    rig.plan = lambda _: None
+    with pytest.raises(ObjectNotFound):
+        rig.session.read(key + "0")
