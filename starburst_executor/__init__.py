@@ -3,43 +3,51 @@
     with StarburstExecutor(workers=50) as executor:     # a drop-in replacement for ProcessPoolExecutor
         results = list(executor.map(function, items))
 
-`DetachedExecutor` is the same executor with another end: it outlives the process that made it.
+`DetachedExecutor` is the same executor, except that leaving it detaches the client while the work continues.
+Each name is imported when it is first used, so that `import starburst_executor` alone takes a few milliseconds.
 """
 
-from starburst_executor.client.detached import DetachedExecutor
-from starburst_executor.client.executor import StarburstExecutor
-from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.money import Cost
-from starburst_executor.client.report import SessionStatus, TaskOutcome
-from starburst_executor.client.session import SessionSummary
-from starburst_executor.config import Timings
-from starburst_executor.context import TaskContext, current_task
-from starburst_executor.errors import (
-    AccessDenied,
-    BudgetExceeded,
-    ConfigError,
-    ExecutorBroken,
-    KeyNotFound,
-    LaunchError,
-    NoCapacity,
-    PayloadError,
-    QuotaExceeded,
-    RecordInvalid,
-    RemoteTraceback,
-    SessionExpired,
-    SessionNotFound,
-    StarburstError,
-    StoreError,
-    StoreUnavailable,
-    TaskCrashed,
-    TaskFailed,
-    TaskTimeout,
-    VersionMismatch,
-    WorkerLost,
-)
-from starburst_executor.launch.aws.batch import Batch
-from starburst_executor.launch.aws.ecs import Ec2, Fargate
-from starburst_executor.launch.local.launcher import Local
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starburst_executor.client.detached import DetachedExecutor
+    from starburst_executor.client.executor import StarburstExecutor
+    from starburst_executor.client.future import StarburstFuture
+    from starburst_executor.client.money import Cost
+    from starburst_executor.client.report import SessionStatus, TaskOutcome
+    from starburst_executor.client.session import SessionSummary
+    from starburst_executor.config import Timings
+    from starburst_executor.context import TaskContext, current_task
+    from starburst_executor.errors import (
+        AccessDenied,
+        BudgetExceeded,
+        ConfigError,
+        ExecutorBroken,
+        KeyNotFound,
+        LaunchError,
+        NoCapacity,
+        PayloadError,
+        QuotaExceeded,
+        RecordInvalid,
+        RemoteTraceback,
+        SessionExpired,
+        SessionNotFound,
+        StarburstError,
+        StoreError,
+        StoreUnavailable,
+        TaskCrashed,
+        TaskFailed,
+        TaskTimeout,
+        VersionMismatch,
+        WorkerLost,
+    )
+    from starburst_executor.launch.aws.batch import Batch
+    from starburst_executor.launch.aws.ecs import Ec2, Fargate
+    from starburst_executor.launch.local.launcher import Local
+
 from starburst_executor.version import __version__
 
 __all__ = [
@@ -80,3 +88,54 @@ __all__ = [
     "__version__",
     "current_task",
 ]
+
+# Where each name is defined. A module is imported when its first name is used: `import starburst_executor` stays fast.
+_DEFINED_IN = {
+    "AccessDenied": "errors",
+    "Batch": "launch.aws.batch",
+    "BudgetExceeded": "errors",
+    "ConfigError": "errors",
+    "Cost": "client.money",
+    "DetachedExecutor": "client.detached",
+    "Ec2": "launch.aws.ecs",
+    "ExecutorBroken": "errors",
+    "Fargate": "launch.aws.ecs",
+    "KeyNotFound": "errors",
+    "LaunchError": "errors",
+    "Local": "launch.local.launcher",
+    "NoCapacity": "errors",
+    "PayloadError": "errors",
+    "QuotaExceeded": "errors",
+    "RecordInvalid": "errors",
+    "RemoteTraceback": "errors",
+    "SessionExpired": "errors",
+    "SessionNotFound": "errors",
+    "SessionStatus": "client.report",
+    "SessionSummary": "client.session",
+    "StarburstError": "errors",
+    "StarburstExecutor": "client.executor",
+    "StarburstFuture": "client.future",
+    "StoreError": "errors",
+    "StoreUnavailable": "errors",
+    "TaskContext": "context",
+    "TaskCrashed": "errors",
+    "TaskFailed": "errors",
+    "TaskOutcome": "client.report",
+    "TaskTimeout": "errors",
+    "Timings": "config",
+    "VersionMismatch": "errors",
+    "WorkerLost": "errors",
+    "current_task": "context",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DEFINED_IN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

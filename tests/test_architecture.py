@@ -222,6 +222,27 @@ def test_importing_the_package_is_light():
     assert len(loaded) < 300, sorted(loaded)
 
 
+def test_importing_the_front_alone_loads_no_module_of_an_executor():
+    program = f"import sys, {PACKAGE}; print(*sorted(name for name in sys.modules if name.startswith({PACKAGE!r})))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == [PACKAGE, f"{PACKAGE}.version"]
+
+
+def test_the_front_says_the_same_to_type_checkers_and_at_run_time():
+    package = importlib.import_module(PACKAGE)
+    declared = {
+        alias.name: node.module.removeprefix(f"{PACKAGE}.")
+        for node in ast.walk(ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(PACKAGE)
+        for alias in node.names
+    }
+    assert declared.pop("__version__") == "version"
+    assert declared == package._DEFINED_IN
+    assert {*declared, "__version__"} == set(package.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Stduy'"):
+        package.Stduy  # noqa: B018 - the access is what is tested
+
+
 def module_names() -> list[str]:
     paths = [path.relative_to(ROOT.parent).with_suffix("") for path in SOURCES if path.stem != "__main__"]
     return [".".join(path.parts).removesuffix(".__init__") for path in paths]
