@@ -1,5 +1,8 @@
 # The two commands that matter: `make demo` and `make test`. Each needs Python 3.10 or newer and PyPI, nothing else:
-# it makes its own virtual environment in .venv, and installs again only when pyproject.toml changes.
+# it makes its own virtual environment in .venv, and installs again only when pyproject.toml or lock.txt changes.
+#
+# All that is installed here comes in the versions of lock.txt, so that a release elsewhere never changes what a commit
+# does; `make update` renews it. What the library itself requires are ranges, and `make test-latest` tries their ends.
 #
 #   make PYTHON=/usr/local/bin/python3.12 test     another interpreter (remove .venv first)
 #   make PYTEST_ARGS="-k claims -x" test           other arguments for pytest
@@ -10,19 +13,31 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+LOCK := lock.txt
+LOCKED := $(PIP_INSTALL) --constraint $(LOCK)
+# Builds use what is installed, so what builds is locked too; without this, pip fetches the newest for each build.
+EDITABLE := --no-build-isolation --editable
+BUILDERS := hatchling editables
 PYTEST_ARGS ?=
 # Most tests wait for processes, so three at a time are right for two cores.
 PYTEST_AT_ONCE ?= -n 3 --dist worksteal
 BENCH_RESULTS := benchmarks/results
 BENCH_ARGS ?= --out $(BENCH_RESULTS)
-MINORS := 13 12 11 10
+PYTEST_RUN = -m pytest -m "not stress and not aws and not image" $(PYTEST_AT_ONCE) $(PYTEST_ARGS)
+MINORS := 14 13 12 11 10
+OLDEST_FIRST := 10 11 12 13 14
+# Which of those found .venv is made with, unless one is named: the newest on which this is in daily use.
+PREFERRED := 13 12 11 10 14
 
-.PHONY: help demo test check format lint types unit stress bench plots image-check test-aws docs test-all clean
+.PHONY: help demo test check format lint types unit stress bench plots image-check test-aws docs test-all test-latest \
+	update clean
 
 help:
 	@echo "make demo      what it does, on the standard library's own sources; two minutes"
 	@echo "make test      lint, types and every test but stress and AWS, on one interpreter"
-	@echo "make test-all  the tests on each of Python 3.10 to 3.13 that is found"
+	@echo "make test-all  the tests on each of Python 3.10 to 3.14 that is found"
+	@echo "make test-latest  the tests with the newest releases of all that is used, and with the oldest that are allowed"
+	@echo "make update    renew lock.txt: the versions that tests and tools are installed in"
 	@echo "make check     lint, types and unit tests: before each commit"
 	@echo "make stress    thousands of tasks while workers and clients are killed; minutes"
 	@echo "make bench     the benchmarks, an hour; rows and plots in benchmarks/results; BENCH_ARGS=--quick to see that they work"
@@ -37,7 +52,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 test: lint types
-	$(BIN)/python -m pytest -m "not stress and not aws and not image" $(PYTEST_AT_ONCE) $(PYTEST_ARGS)
+	$(BIN)/python $(PYTEST_RUN)
 
 check: lint types unit
 
@@ -57,7 +72,7 @@ types: $(VENV)/.dev
 
 # Where there is no atheris to install, its tests are skipped and say so.
 stress: $(VENV)/.dev
-	-$(BIN)/python $(PIP_INSTALL) --only-binary atheris --editable '.[fuzz]'
+	-$(BIN)/python $(LOCKED) --only-binary atheris $(EDITABLE) '.[fuzz]'
 	$(BIN)/python -m pytest -m stress $(PYTEST_ARGS)
 
 bench: $(VENV)/.bench
@@ -88,7 +103,7 @@ clean:
 
 # A name on PATH proves nothing: version managers put shims there that only tell how to install. So each is run.
 WORKS := -c 'import sys; sys.exit(sys.version_info < (3, 10))'
-FIND_PYTHON = for name in $(PYTHON) $(if $(PYTHON),,$(MINORS:%=python3.%) python3); do \
+FIND_PYTHON = for name in $(PYTHON) $(if $(PYTHON),,$(PREFERRED:%=python3.%) python3); do \
 	if "$$name" $(WORKS) >/dev/null 2>&1; then python=$$name; break; fi; done
 
 $(BIN)/python:
@@ -104,34 +119,71 @@ $(BIN)/python:
 	echo "making $(VENV) with $$("$$python" -V)"; \
 	"$$python" -m venv --clear $(VENV)
 
-$(VENV)/.demo: pyproject.toml $(BIN)/python
-	$(BIN)/python $(PIP_INSTALL) --editable '.[progress]'
+$(VENV)/.build: pyproject.toml $(LOCK) $(BIN)/python
+	$(BIN)/python $(LOCKED) $(BUILDERS)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.build
+	$(BIN)/python $(LOCKED) $(EDITABLE) '.[progress]'
 	@touch $@
 
 # Libraries to compare with: the benchmarks say which are not installed.
-$(VENV)/.bench: pyproject.toml $(BIN)/python
-	$(BIN)/python $(PIP_INSTALL) --editable '.[bench]'
-	-$(BIN)/python $(PIP_INSTALL) --editable '.[peers]'
+$(VENV)/.bench: $(VENV)/.build
+	$(BIN)/python $(LOCKED) $(EDITABLE) '.[bench]'
+	-$(BIN)/python $(LOCKED) $(EDITABLE) '.[peers]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml $(BIN)/python
-	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+$(VENV)/.dev: $(VENV)/.build
+	$(BIN)/python $(LOCKED) $(EDITABLE) '.[dev]'
 	@touch $@
 
-# One environment per interpreter in .venvs; the newest patch of those that pyenv has, where PATH has none.
+# For every Python from the oldest supported on, and for every system, in one file.
+update: $(VENV)/.build
+	$(BIN)/python $(LOCKED) uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.$(firstword $(OLDEST_FIRST)) --all-extras --upgrade \
+	    --custom-compile-command "make update" --output-file $(LOCK) pyproject.toml
+	@git diff --stat -- $(LOCK) 2>/dev/null || true
+
+# Sets `python` to an interpreter of Python 3.$$minor: from PATH, or else the newest patch that pyenv has; or to nothing.
+FIND_MINOR = python=; \
+	for name in python3.$$minor $$(ls -d "$$HOME"/.pyenv/versions/3.$$minor.*/bin/python 2>/dev/null | sort -t. -k4nr); do \
+	    if "$$name" -c "import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, $$minor))" >/dev/null 2>&1; \
+	    then python=$$name; break; fi; done
+
+# One environment per interpreter in .venvs.
 test-all:
 	@failed=; missing=; passed=; \
 	for minor in $(MINORS); do \
-	    python=; \
-	    for name in python3.$$minor $$(ls -d "$$HOME"/.pyenv/versions/3.$$minor.*/bin/python 2>/dev/null | sort -t. -k4nr); do \
-	        if "$$name" -c "import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, $$minor))" >/dev/null 2>&1; \
-	        then python=$$name; break; fi; done; \
+	    $(FIND_MINOR); \
 	    if [ -z "$$python" ]; then missing="$$missing 3.$$minor"; continue; fi; \
 	    venv=.venvs/3.$$minor; echo "== Python 3.$$minor: $$python"; \
-	    if [ ! -e $$venv/.test ] || [ pyproject.toml -nt $$venv/.test ]; then \
-	        "$$python" -m venv --clear $$venv && $$venv/bin/python $(PIP_INSTALL) --editable '.[test]' && touch $$venv/.test \
+	    if [ ! -e $$venv/.test ] || [ pyproject.toml -nt $$venv/.test ] || [ $(LOCK) -nt $$venv/.test ]; then \
+	        "$$python" -m venv --clear $$venv && $$venv/bin/python $(LOCKED) $(BUILDERS) \
+	            && $$venv/bin/python $(LOCKED) $(EDITABLE) '.[test]' && touch $$venv/.test \
 	            || { failed="$$failed 3.$$minor(install)"; continue; }; fi; \
-	    if $$venv/bin/python -m pytest -m "not stress and not aws and not image" $(PYTEST_AT_ONCE) $(PYTEST_ARGS); \
+	    if $$venv/bin/python $(PYTEST_RUN); \
 	    then passed="$$passed 3.$$minor"; else failed="$$failed 3.$$minor"; fi; done; \
 	echo "passed:$${passed:- none}; failed:$${failed:- none}; not found:$${missing:- none}"; \
 	[ -z "$$failed" ] && [ -n "$$passed" ]
+
+# Made anew each time, since releases are what it is about. The newest of everything on the newest Python found; the
+# oldest that the library's own ranges allow on the oldest Python found, with the newest of all that only tests use.
+test-latest: $(VENV)/.build
+	@$(BIN)/python $(LOCKED) uv
+	@failed=; passed=; \
+	for end in newest oldest; do \
+	    if [ $$end = newest ]; then minors="$(MINORS)"; else minors="$(OLDEST_FIRST)"; fi; \
+	    for minor in $$minors; do $(FIND_MINOR); if [ -n "$$python" ]; then break; fi; done; \
+	    if [ -z "$$python" ]; then echo "no Python 3.10 or newer found" >&2; exit 1; fi; \
+	    venv=.venvs/$$end; limits=.venvs/$$end.txt; echo "== the $$end releases, on Python 3.$$minor: $$python"; \
+	    mkdir -p .venvs && : > $$limits; \
+	    if [ $$end = oldest ]; then \
+	        $(BIN)/uv pip compile --quiet --resolution lowest-direct --python-version 3.$$minor --extra cli --extra progress \
+	            --no-annotate --no-header --output-file $$limits pyproject.toml || { failed="$$failed $$end(resolve)"; continue; }; fi; \
+	    "$$python" -m venv --clear $$venv && $$venv/bin/python $(PIP_INSTALL) --constraint $$limits $(BUILDERS) \
+	        && $$venv/bin/python $(PIP_INSTALL) --constraint $$limits $(EDITABLE) '.[test]' \
+	        || { failed="$$failed $$end(install)"; continue; }; \
+	    if TEST_CONSTRAINTS=$$limits $$venv/bin/python $(PYTEST_RUN); \
+	    then passed="$$passed $$end"; else failed="$$failed $$end"; fi; done; \
+	echo "passed:$${passed:- none}; failed:$${failed:- none}"; \
+	[ -z "$$failed" ]

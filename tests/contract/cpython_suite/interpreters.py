@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support.moto_server import ROOT
+from tests.support.packages import constraints, install
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,7 +20,7 @@ else:
 
 __all__ = ["Interpreter", "NotReady", "find_interpreters"]
 
-_MINORS = range(10, 14)
+_MINORS = range(10, 15)
 # `test` is the standard library's; many distributions leave it out, or parts of it.
 _PROBE = """
 import sys, importlib.util
@@ -82,11 +83,12 @@ def _probe(path: str) -> str | None:
 
 def _environment(python: str, folder: Path) -> str:
     made = folder / "bin" / "python"
-    wanted = "\n".join(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"])
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    wanted = "\n".join([*needed, *constraints()])
     stamp = folder / ".installed"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
         _call([python, "-m", "venv", "--clear", str(folder)])
-        _call([str(made), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted.splitlines()])
+        _call(install(str(made), *needed))
         stamp.write_text(wanted, encoding="utf-8")
     return str(made)
 
