@@ -12,14 +12,17 @@ Guarantee: *lost* is a state, not an event: it holds at every look until the wor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from starburst_executor.protocol.keys import worker_of
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
 from starburst_executor.protocol.status import State, Status
 
-__all__ = ["Suspects", "Verdict", "Watch", "suspects"]
+__all__ = ["Suspects", "Verdict", "Watch", "hopeless", "may_have_started", "suspects"]
+
+# So many workers that could not do anything, on so many machines, say that no other will.
+_FAILED_WORKERS, _FAILED_HOSTS = 3, 2
 
 
 @dataclass(slots=True)
@@ -121,3 +124,23 @@ def suspects(status: Status, watch: Watch) -> Suspects:
     claims = {e.claim for e in status.entries if e.state == State.CLAIMED}
     lost = frozenset(claim for claim in claims if watch.is_lost(worker_of(claim)))
     return Suspects(lost, frozenset(claims) - lost)
+
+
+def may_have_started(claim_id: str, beat: WorkerBeat) -> bool:
+    """Whether tasks of a worker that left were running under this claim when it could no longer go on.
+
+    One that leaves in good order has ended or released what ran; whatever claim of its lands later runs nowhere.
+    """
+    return bool(beat.words) and claim_id in beat.claims
+
+
+def hopeless(beats: Collection[WorkerBeat]) -> str:
+    """Why no worker can do any work of this session, in the words of the last; empty while there is hope.
+
+    Each that ever took part has left because it could not go on, without a single outcome, and not on one sick machine alone.
+    """
+    if not all(beat.has_failed for beat in beats) or len(beats) < _FAILED_WORKERS:
+        return ""
+    return (
+        "" if len({beat.host for beat in beats}) < _FAILED_HOSTS else max(beats, key=lambda beat: beat.worker_id).words
+    )

@@ -189,7 +189,9 @@ class WorkerBeat:
         n_ended: Tasks ended so far.
         per_s: Tasks ended per second, lately.
         requests: Store requests so far, by kind.
-        where: Host and process, for people.
+        where: Host and process.
+        words: In the last beat of a worker that cannot go on: why. It names the claims whose tasks may have started, and
+            no others.
     """
 
     worker_id: str
@@ -204,6 +206,17 @@ class WorkerBeat:
     per_s: float = 0.0
     requests: Mapping[str, int] = field(default_factory=dict)
     where: str = ""
+    words: str = ""
+
+    @property
+    def host(self) -> str:
+        """The machine, for whoever would rather try another one."""
+        return self.where.rpartition(":")[0]
+
+    @property
+    def has_failed(self) -> bool:
+        """It has left because it could not go on, and has not ended a single task."""
+        return self.state == WorkerState.LEFT and bool(self.words) and not self.n_ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +297,7 @@ def decode_beat(body: bytes) -> WorkerBeat:
         per_s=fields.take("per_s", float),
         requests=fields.mapping("requests", int),
         where=fields.take("where", str),
+        words=fields.take("words", str),
     )
 
 

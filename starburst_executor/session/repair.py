@@ -18,7 +18,7 @@ from starburst_executor.errors import (
 )
 from starburst_executor.protocol import records, status
 from starburst_executor.protocol.keys import worker_of
-from starburst_executor.protocol.liveness import Watch, suspects
+from starburst_executor.protocol.liveness import Watch, may_have_started, suspects
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.payload import dump_reason
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
@@ -121,8 +121,10 @@ class Watcher:
         if not n_tasks or not self._still_stands(worker_id, claim_id, beat, lost=lost):
             return 0
         if beat is not None and beat[0].state == WorkerState.LEFT:
-            # It ended in good order, whatever claim of its landed late: no task has cost it its life.
-            lost = False
+            # It ended in good order, whatever claim of its landed late: no task has cost it its life. Or it could not go on,
+            # and any task that it ran then may be why.
+            lost = may_have_started(claim_id, beat[0])
+            self.words.setdefault(worker_id, beat[0].words)
         manifest = session.manifest
         changed = status.take_back(
             found.status,

@@ -19,7 +19,6 @@ from typing import IO
 
 from starburst_executor.clock import Clock
 from starburst_executor.errors import (
-    AccessDenied,
     ObjectNotFound,
     SessionNotFound,
     StarburstError,
@@ -47,6 +46,8 @@ _log = logging.getLogger(__name__)
 
 # What a client that ends in good order writes before it lets go: it cleans up itself.
 LEAVE_QUIETLY = b"q"
+# How long a worker that cannot go on tries to say so.
+_FAREWELL_S = 5.0
 # How soon a signal is acted on: its handler only sets a flag, since it must not touch a lock.
 _SIGNAL_S = 0.25
 
@@ -84,6 +85,7 @@ class Agent:
         grace_s: float | None = None,
     ) -> None:
         self._session = session
+        self._store = store
         self._clock = clock
         self._nursery = nursery
         self._life = life
@@ -98,6 +100,7 @@ class Agent:
         self._more = threading.Condition()  # guards: _n_finds
         self._n_finds = 0
         claims = Claims(session, worker_id, clock)
+        self._has_worked = claims.has_worked
         self._finder = Finder(session, clock, n_slots)
         self._code = Code(session)
         functions, arguments = Functions(session, self._code), Arguments(session)
@@ -201,10 +204,25 @@ class Agent:
         self._code.close()
         if why == Stop.CLIENT_DIED:
             self._guard(partial(self._session.end, SessionState.TERMINATED, "its client died"))
-        if why != Stop.FAILED:
+        if why == Stop.FAILED:
+            self._guard(partial(self._give_up, slot_threads))
+        else:
             self._guard(self._keeper.left)
         _log.info("worker ends: %s %s", why.value, self.words)
         return why
+
+    def _give_up(self, slot_threads: list[threading.Thread]) -> None:
+        """It cannot go on: what has not started goes back without a loss, and the last beat says why."""
+        # What cannot be said now is found out by those who look.
+        self._store.patience_s = min(self._store.patience_s, _FAREWELL_S)
+        until = self._clock.monotonic() + 2 * _FAREWELL_S
+        for thread, slot in zip(slot_threads, self._slots, strict=True):
+            left_s = until - self._clock.monotonic()
+            thread.join(max(0.0, left_s))
+            if left_s > 0 and not thread.is_alive():
+                slot.give_back()
+        self._keeper.left(self.words or Stop.FAILED.value)
+        end_what_is_left(self._session, self._keeper.break_if_hopeless())
 
     def _drain(self, slot_threads: list[threading.Thread]) -> None:
         """Let what runs end within the grace time, then release it."""
@@ -234,7 +252,12 @@ class Agent:
                     self._more.wait(self._timings.beat_s)
 
     def _keep(self) -> None:
-        while not self._clock.wait(self._over, self._timings.beat_s):
+        is_known = False
+        while True:
+            # Its first outcome is told at once: one that ends without any is a sign that others will do no better.
+            is_known = self._clock.wait(self._over if is_known else self._has_worked, self._timings.beat_s) or is_known
+            if self._over.is_set():
+                return
             try:
                 manifest = self._keeper.turn()
             except StoreUnavailable as error:
@@ -259,11 +282,11 @@ class Agent:
             target()
         except (SessionNotFound, ObjectNotFound) as error:
             self._stop(Stop.SESSION_OVER, str(error))
-        except AccessDenied as error:
-            self._stop(Stop.FAILED, str(error))
         except StoreUnavailable as error:
             if not self._over.is_set():
                 self._stop(Stop.FAILED, str(error))
+        except StarburstError as error:
+            self._stop(Stop.FAILED, str(error))
         except Exception as error:
             _log.exception("a worker's thread failed")
             self._stop(Stop.FAILED, f"{type(error).__name__}: {error}")
@@ -273,6 +296,7 @@ class Agent:
             if self._why is None:
                 self._why, self.words = why, words
         (self._draining if why == Stop.DRAINED else self._over).set()
+        self._has_worked.set()  # it may be waited for
         self._finder.wanted.set()
         with self._more:
             self._more.notify_all()

@@ -99,7 +99,12 @@ class Claim:
 
 
 class Claims:
-    """All claims of one worker. Thread-safe; a single claim is not."""
+    """All claims of one worker. Thread-safe; a single claim is not.
+
+    Attributes:
+        n_ended: Tasks whose outcome was committed.
+        has_worked: Set once there was one.
+    """
 
     def __init__(self, session: SessionStore, worker_id: str, clock: Clock) -> None:
         self._session = session
@@ -109,6 +114,7 @@ class Claims:
         self._held: dict[str, str] = {}
         self._n_claims = 0
         self.n_ended = 0
+        self.has_worked = threading.Event()
 
     def held(self) -> dict[str, str]:
         """Claim id to key of every claim held or being written, for the next beat."""
@@ -287,6 +293,8 @@ class Claims:
         n_mine = sum(entry.has_ended and entry.claim == claim.claim_id for entry in mine)
         with self._lock:
             self.n_ended += n_mine
+        if n_mine:
+            self.has_worked.set()
         self._close_if_done(claim)
         if not taken:
             self._forget(next_id)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from starburst_executor.clock import Clock
-from starburst_executor.errors import ObjectNotFound, StoreUnavailable
+from starburst_executor.errors import AccessDenied, ObjectNotFound, StoreUnavailable
+from starburst_executor.protocol.liveness import hopeless
 from starburst_executor.protocol.records import DETACHED, Manifest, SessionState, WorkerBeat, WorkerState
 from starburst_executor.session.budget import Budget
 from starburst_executor.session.own import OwnObject
@@ -26,6 +27,10 @@ __all__ = ["Keeper"]
 
 _log = logging.getLogger(__name__)
 
+# How long a last beat waits for one that is being written.
+_FAREWELL_S = 5.0
+_WORDS_CHARS = 2000
+_FEW_WORKERS = 32
 # Three watchers: two may be lost at once, and the cost of watching does not grow with the workers.
 _N_WATCHERS = 3
 
@@ -84,9 +89,12 @@ class Keeper:
     def say(self, state: WorkerState | None = None) -> WorkerBeat:
         """Beat now; the beat once it is acknowledged. Store: 1 swap."""
         with self._lock:
-            self._beat = self._next_beat(state or self._present_state())
-            self._own.write(self._beat)
-            return self._beat
+            return self._say(state or self._present_state())
+
+    def _say(self, state: WorkerState, words: str = "") -> WorkerBeat:
+        self._beat = replace(self._next_beat(state), words=words)
+        self._own.write(self._beat)
+        return self._beat
 
     def _present_state(self) -> WorkerState:
         """What the next beat says unless told otherwise: a worker that is leaving goes on leaving."""
@@ -213,9 +221,28 @@ class Keeper:
         # In a detached session nobody else would come: keep a second one in reserve.
         return n_stay >= (2 if self._session.manifest.kind == DETACHED else 1)
 
-    def left(self) -> None:
-        """The last beat. Store: 1 swap."""
+    def left(self, words: str = "") -> None:
+        """The last beat, with why if this worker cannot go on. Store: 1 swap."""
+        # A beat that waits for the store holds the lock for as long; who cannot go on does not wait for it.
+        if not self._lock.acquire(timeout=_FAREWELL_S if words else -1):
+            return
         try:
-            self.say(WorkerState.LEFT)
-        except (ObjectNotFound, StoreUnavailable) as error:
+            self._say(WorkerState.LEFT, words[:_WORDS_CHARS])
+        except (AccessDenied, ObjectNotFound, StoreUnavailable) as error:
             _log.info("left without saying so: %s", error)
+        finally:
+            self._lock.release()
+
+    def break_if_hopeless(self) -> Manifest:
+        """This worker has left because it could not go on: end the session if all others did too, on other machines.
+
+        A client that is there has others started meanwhile; with none, tasks would wait for workers that never come.
+        Store: 1 LIST, 1 GET a worker; 1 swap to end it.
+        """
+        session = self._session
+        # Where there were many, most will have worked: it is left to a client to read them all.
+        if len(session.store.list(session.keys.workers)) <= _FEW_WORKERS:
+            words = hopeless([beat for beat, _ in read_beats(session)])
+            if words:
+                return session.end(SessionState.BROKEN, f"no worker could do any work: {words}")
+        return session.manifest

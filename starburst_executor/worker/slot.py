@@ -15,10 +15,12 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from starburst_executor.clock import Clock
 from starburst_executor.errors import (
+    LaunchError,
     PayloadError,
     RecordInvalid,
     StarburstError,
@@ -64,7 +66,7 @@ _FEW_JOBS = 8
 _MOST_HELD = 3
 # Many look for their next object at the same time, and some lose a race; the task that runs leaves time for another.
 _TRIES_AHEAD = 4
-# A runner that dies so often without having started a task will not do better the next time.
+# A runner that dies so often without having started a task will not do better on this machine: another is to try.
 _STARTS = 3
 
 
@@ -192,6 +194,26 @@ class Slot:
         self._open.clear()
         self._jobs.clear()
         self._backlog.clear()
+
+    def give_back(self) -> None:
+        """This worker cannot go on: let others have at once what has not started. Called when nothing steps it any more.
+
+        What may have started stays claimed, and is lost with this worker. Store: 1 swap a claim; 1 more for what has ended.
+        """
+        if self._runner is not None:
+            for event in self._runner.poll(0.0):
+                if isinstance(event, Finished):
+                    self._hear(event)
+            for number in self._runner.retract():
+                self._jobs.pop(number, None)
+        started = list(self._jobs.values())
+        for claim in list(self._open):
+            kept = {placed.index for placed in started if placed.claim is claim}
+            # What cannot be written any more goes back when its worker is found gone.
+            with suppress(StarburstError):
+                if claim.found:
+                    self._commit(claim)
+                self._claims.release(claim, claim.open - kept)
 
     # --- taking work --------------------------------------------------------------------------------------------------
 
@@ -536,9 +558,7 @@ class Slot:
         elif not is_bystander:
             self._n_bad_starts += 1
             if self._n_bad_starts >= _STARTS:
-                self._broken(
-                    dump_reason(TaskCrashed(f"the processes that should run tasks die at once: {event.reason}"))
-                )
+                raise LaunchError(f"the processes that should run tasks die at once: {event.reason}")
 
     def _death(self, placed: _Placed, event: Died, *, is_late: bool) -> StarburstError:
         name = task_id(placed.claim.ref.ordinal, placed.claim.ref.first + placed.index)

@@ -58,7 +58,9 @@ def trust_a_lost_claim(patch: pytest.MonkeyPatch) -> None:
 def commit_without_the_claim_id(patch: pytest.MonkeyPatch) -> None:
     """Whoever holds the entry now, it is ended."""
 
-    def commit(seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float) -> tuple[Status, list[int]]:
+    def commit(
+        seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float, **_: Any
+    ) -> tuple[Status, list[int]]:
         mine = [i for i in ended if seen.entries[i].state == State.CLAIMED]
         changed = {
             i: seen.entries[i]._replace(state=ended[i].state, outcome=ended[i].outcome, at=now, seconds=1.0)
@@ -72,7 +74,9 @@ def commit_without_the_claim_id(patch: pytest.MonkeyPatch) -> None:
 def commit_what_has_ended(patch: pytest.MonkeyPatch) -> None:
     """An entry that somebody else has ended is ended once more."""
 
-    def commit(seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float) -> tuple[Status, list[int]]:
+    def commit(
+        seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float, **_: Any
+    ) -> tuple[Status, list[int]]:
         changed = {
             i: seen.entries[i]._replace(state=end.state, claim=claim_id, outcome=end.outcome, at=now, seconds=1.0)
             for i, end in ended.items()
@@ -324,6 +328,11 @@ def leave_without_looking(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Finder, "look", lambda self: False)
 
 
+def keep_failures_in_memory(patch: pytest.MonkeyPatch) -> None:
+    """How often a task has failed is stored when it ends, and not before it is tried again."""
+    patch.setattr(Claims, "has_unstored_failures", lambda self, claim: False)
+
+
 # Each with the number of seeds that it may take, and words of what is then found broken.
 MUTATIONS: dict[Patch, tuple[int, str]] = {
     skip_the_nonce_check: (
@@ -355,6 +364,7 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     count_a_forgotten_claim_as_a_loss: (60, "too few losses"),
     never_take_back_what_was_forgotten: (60, "stood for too long|come to an end"),
     leave_without_looking: (60, "come to an end|not found"),
+    keep_failures_in_memory: (60, "before its failure was stored"),
 }
 
 

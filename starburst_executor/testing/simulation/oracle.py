@@ -79,6 +79,8 @@ class Oracle:
         self.is_deleted = False
         self.born_late: set[str] = set()  # status objects that landed when the session was over
         self._attempts: dict[tuple[str, str], list[int]] = {}  # task and worker to the attempts that it claimed
+        self._failed: Counter[tuple[str, int, str]] = Counter()  # tries in vain, by task, attempt and worker
+        self._keys: dict[str, str] = {}  # task to status object
         self._given_up: set[tuple[str, int]] = set()  # task and attempt that their own worker released or committed
         self._unended: Counter[tuple[int, int]] = Counter()
 
@@ -96,9 +98,26 @@ class Oracle:
         # One that claimed it twice may yet have it in the runner of the first claim, if that was taken back.
         # And once the session is over, its worker may be on its way out.
         is_over = self.manifest is None or self.manifest.state.is_over
+        entry = self._entry(job.task_id)
+        n_failed = self._failed[job.task_id, claimed[-1], process.worker_id]
+        if (
+            entry is not None
+            and (entry.state, entry.attempt) == (State.CLAIMED, claimed[-1])
+            and entry.failures < n_failed
+        ):
+            self._fail(f"a task was tried again before its failure was stored: task={job.task_id}, failures={n_failed}")
         if len(claimed) == 1 and (job.task_id, claimed[0]) in self._given_up and not is_over:
             self._fail(f"a task was started that its worker had given up: task={job.task_id}, attempt={claimed[0]}")
         return name
+
+    def failed(self, process: WorkerProcess, job: Job) -> None:
+        """A task that was started has raised or crashed."""
+        claimed = self._attempts.get((job.task_id, process.worker_id), [0])
+        self._failed[job.task_id, claimed[-1], process.worker_id] += 1
+
+    def _entry(self, task_id: str) -> Entry | None:
+        seen = self.statuses.get(self._keys.get(task_id, ""))
+        return None if seen is None else seen.entries[int(task_id.partition("-")[2]) - seen.first]
 
     # --- writes -------------------------------------------------------------------------------------------------------
 
@@ -196,6 +215,7 @@ class Oracle:
                 continue
             (number, behaviour, *_), _ = payload.load_call(call[32:], found)
             task_id = f"{new.ordinal}-{new.first + index}"
+            self._keys[task_id] = key
             self.tasks[task_id] = Task(number, behaviour)
             if self.numbers.setdefault(number, task_id) != task_id:
                 self._fail(f"one submit became two tasks: {task_id} and {self.numbers[number]}")
@@ -245,6 +265,8 @@ class Oracle:
             return "an outcome has changed within a run"
         if b.attempt != a.attempt + (a.state == State.PENDING and b.state == State.CLAIMED):
             return "the attempt has changed other than by a claim"
+        if b.failures < a.failures:
+            return "failures were forgotten"
         if b.has_ended:
             self.counts[_NAMES[b.state].lower()] += 1
             self.ended[task_id, b.run] = b
@@ -287,7 +309,7 @@ class Oracle:
         owner = self._workers.get(worker_of(a.claim))
         is_own = owner is process
         if b.state == State.CLAIMED:
-            return "a claim was replaced by another"
+            return "" if is_own and b == a._replace(failures=b.failures) else "a claim was replaced by another"
         if b.has_ended and b.losses == a.losses and not is_over:
             if b.state == State.CANCELLED:
                 return "a claimed task was cancelled"

@@ -46,9 +46,11 @@ def simulated_task(number: int, behaviour: str, seconds: float, shared: bytes) -
 
 
 class Starts(Protocol):
-    """Is told of every start of a task and gives it its name."""
+    """Hears of every start of a task, which it gives a name, and of each that fails."""
 
     def started(self, process: WorkerProcess, job: Job, number: int) -> str: ...
+
+    def failed(self, process: WorkerProcess, job: Job) -> None: ...
 
 
 class SimulatedNursery:
@@ -147,6 +149,7 @@ class SimulatedRunner:
             self._nursery.poisoned(self._process, job.task_id)
             return
         if behaviour is Behaviour.CRASHES:
+            self._nursery.starts.failed(self._process, job)
             self._die("killed by SIGKILL, possibly out of memory")
             return
         ok, loaded, outcome, printed = True, True, b"", b""
@@ -155,6 +158,7 @@ class SimulatedRunner:
             outcome = payload.dump_reason(StarburstError("no such module"))
         elif behaviour is Behaviour.RAISES or (behaviour is Behaviour.FLAKY and self._nursery.tries[number] < 2):  # noqa: PLR2004 - the first time
             ok = False
+            self._nursery.starts.failed(self._process, job)
             outcome = payload.dump_reason(StarburstError(name))
         else:
             value = f"{name}/{_BIG}" if behaviour is Behaviour.BIG else name

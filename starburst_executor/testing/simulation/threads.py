@@ -91,14 +91,17 @@ class Lock:
         self._depth = 0
         self._queue = _Queue()
 
-    def acquire(self) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: ARG002 - as `threading.Lock` has it
         me = getcurrent()
         if isinstance(me, Strand) and self._owner is not me:
             scheduler = me.process.scheduler
             if scheduler.preempt_rate and scheduler.lots.random() < scheduler.preempt_rate:
                 me.sleep(scheduler.lots.random() * 0.01)
+            until = scheduler.now + timeout
             while self._owner is not None:
-                self._queue.wait(None)
+                if timeout >= 0 and scheduler.now >= until:
+                    return False
+                self._queue.wait(None if timeout < 0 else until - scheduler.now)
         self._owner = me
         self._depth += 1
         return True

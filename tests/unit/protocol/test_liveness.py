@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starburst_executor.protocol import status
-from starburst_executor.protocol.liveness import Watch, suspects
+from starburst_executor.protocol.liveness import Watch, hopeless, suspects
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
 from starburst_executor.protocol.status import Entry, State, Status
 
@@ -127,3 +128,30 @@ def test_suspects_are_the_claims_of_the_lost_and_the_rest_is_to_be_checked() -> 
     assert suspects(seen, watch).to_check == {"w.1"}
     watch.look({"w": "a", "v": "b"})
     assert suspects(seen, watch).lost == {"gone.1", "w.1"}
+
+
+# --- workers that cannot work -----------------------------------------------------------------------------------------
+
+
+def end_of(worker_id: str, host: str, words: str = "no right", n_ended: int = 0, left: bool = True) -> WorkerBeat:
+    state = WorkerState.LEFT if left else WorkerState.IDLE
+    return WorkerBeat(worker_id, 2, state, 1, 0.0, 0.0, n_ended=n_ended, where=f"{host}:1", words=words)
+
+
+@pytest.mark.parametrize(
+    ("why", "last", "is_hopeless"),
+    [
+        ("all failed on several machines", end_of("3", "b"), True),
+        ("all on one machine", end_of("3", "a"), False),
+        ("one has worked", end_of("3", "b", n_ended=1), False),
+        ("one has left in good order", end_of("3", "b", words=""), False),
+        ("one is there", end_of("3", "b", words="", left=False), False),
+    ],
+)
+def test_only_failures_without_exception_on_more_than_one_machine_leave_no_hope(
+    why: str, last: WorkerBeat, is_hopeless: bool
+) -> None:
+    beats = [end_of("2", "a"), last, end_of("1", "a", "older words")]
+    assert bool(hopeless(beats)) is is_hopeless, why
+    assert hopeless(beats) in ("", "no right")
+    assert not hopeless(beats[:2])

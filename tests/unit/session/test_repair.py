@@ -51,6 +51,25 @@ def test_the_tasks_of_the_lost_go_back_and_workers_are_rung_for() -> None:
     assert watcher.repair() == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "named", "losses"),
+    [("", True, 0), ("", False, 0), ("no right to read", True, 1), ("no right to read", False, 0)],
+)
+def test_of_a_worker_that_could_not_go_on_only_what_it_names_counts_as_lost(
+    words: str, named: bool, losses: int
+) -> None:
+    rig = Rig()
+    key = rig.submit(1)
+    rig.beat("w", claims={"w.1": key})
+    rig.claim(key, "w.1")
+    rig.beat("w", 2, WorkerState.LEFT, claims={"w.1": key} if named else {}, words=words)
+    watcher = Watcher(rig.session, LOOKS)
+    watcher.look()
+    assert watcher.repair() == 1
+    (entry,) = rig.read(key).entries
+    assert (entry.state, entry.losses) == (State.PENDING, losses)
+
+
 def test_nothing_goes_back_before_enough_looks() -> None:
     rig, key, _ = claimed_by_silent()
     assert watching(rig, LOOKS).repair() == 0

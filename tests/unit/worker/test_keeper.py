@@ -340,3 +340,42 @@ def test_the_last_idle_worker_stays_while_anothers_claim_stands(
         beating(worker.rig, "peer", peer)
     assert worker.keeper.may_leave(worker.give_up) is goes
     assert worker.beat().state == (WorkerState.LEAVING if goes else WorkerState.IDLE)
+
+
+# --- when it cannot go on ---------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_cannot_go_on_says_why_in_its_last_beat() -> None:
+    worker = Worker()
+    worker.keeper.say()
+    worker.keeper.left("no right to read functions")
+    beat = worker.beat()
+    assert (beat.state, beat.words, beat.has_failed) == (WorkerState.LEFT, "no right to read functions", True)
+
+
+def test_the_last_of_several_that_cannot_go_on_ends_the_session_with_the_reason() -> None:
+    worker = Worker(kind=DETACHED)
+    for name, host in (("w1", "a"), ("w2", "b")):
+        worker.rig.beat(name, 2, WorkerState.LEFT, words="no right", where=f"{host}:1")
+    worker.keeper.say()
+    assert worker.keeper.break_if_hopeless().state == SessionState.OPEN
+    worker.keeper.left("no right here either")
+    manifest = worker.keeper.break_if_hopeless()
+    assert (manifest.state, manifest.reason) == (
+        SessionState.BROKEN,
+        "no worker could do any work: no right here either",
+    )
+
+
+def test_a_beat_that_waits_for_the_store_does_not_keep_a_worker_that_cannot_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("starburst_executor.worker.keeper._FAREWELL_S", 0.01)
+    worker = Worker()
+    worker.keeper.say()
+    with worker.keeper._lock:  # a beat is on its way
+        leaving = threading.Thread(target=worker.keeper.left, args=("no right",))
+        leaving.start()
+        leaving.join(10)
+        assert not leaving.is_alive()
+    assert worker.beat().state == WorkerState.IDLE

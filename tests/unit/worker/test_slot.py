@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 from starburst_executor.config import Timings
-from starburst_executor.errors import PayloadError, RecordInvalid, TaskCrashed, TaskTimeout
+from starburst_executor.errors import (
+    AccessDenied,
+    LaunchError,
+    PayloadError,
+    RecordInvalid,
+    TaskCrashed,
+    TaskTimeout,
+)
 from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.status import State
 from starburst_executor.worker.arguments import Arguments
@@ -556,9 +563,9 @@ def test_a_runner_that_dies_between_tasks_costs_none() -> None:
     assert stage.reasons == []
 
 
-def test_runners_that_always_die_before_they_work_break_the_session() -> None:
+def test_runners_that_always_die_before_they_work_end_this_worker_and_nothing_else() -> None:
     stage = Stage()
-    stage.rig.submit(1)
+    key = stage.rig.submit(1)
     stage.look()
     spawn = stage.spawn
 
@@ -568,10 +575,48 @@ def test_runners_that_always_die_before_they_work_break_the_session() -> None:
         return runner
 
     stage.slot._spawn = dying  # type: ignore[assignment]
-    stage.step_until(lambda: bool(stage.reasons), most=5)
-    failure = payload.describe_outcome(stage.reasons[0])
-    assert failure is not None
-    assert "exited with status 1" in failure.message
+    with pytest.raises(LaunchError, match="exited with status 1"):
+        stage.step_until(lambda: len(stage.runners) > 5, most=5)
+    assert len(stage.runners) == 3
+    # Nothing has been said of the session: another machine may do better, and its tasks have lost nothing.
+    assert stage.reasons == []
+    stage.slot.give_back()
+    (entry,) = stage.rig.read(key).entries
+    assert (entry.state, entry.losses) == (State.PENDING, 0)
+    assert stage.claims.held() == {}
+
+
+def test_what_a_worker_that_cannot_go_on_has_not_started_goes_back_and_what_runs_stays_its_own() -> None:
+    stage = Stage(workers=1)
+    stage.durations.add(DIGEST, 0.05)
+    stage.default = Act(seconds=0.05)
+    stage.script[1] = [Act(seconds=9.0)]
+    key = stage.rig.submit(10)
+    stage.look()
+    stage.step_until(lambda: len(stage.ran) == 1)
+    stage.slot.give_back()
+    states = stage.rig.states(key)
+    assert states[:2] == [State.COMPLETED, State.CLAIMED]
+    assert states[2:] == [State.PENDING] * 8
+    assert len(stage.claims.held()) == 1
+
+
+def test_who_cannot_read_a_function_has_lost_no_task() -> None:
+    stage = Stage()
+    key = stage.rig.submit(2)
+    stage.look()
+    get = stage.rig.objects.get
+
+    def denied(key: str, **options: Any) -> Any:
+        if "/functions/" in key:
+            raise AccessDenied("no right to read it")
+        return get(key, **options)
+
+    stage.rig.objects.get = denied  # type: ignore[method-assign]
+    with pytest.raises(AccessDenied):
+        stage.step_until(lambda: False, most=5)
+    stage.slot.give_back()
+    assert [(entry.state, entry.losses) for entry in stage.rig.read(key).entries] == [(State.PENDING, 0)] * 2
 
 
 def test_an_initializer_that_raises_breaks_the_session() -> None:
