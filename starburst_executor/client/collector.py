@@ -9,6 +9,9 @@ longer and longer while nothing does. `watch` may be called by any.
 
 Guarantee: each future is completed from one entry of its run or a later one, after the outcome's seal was checked; a
 payload is downloaded once.
+
+Guarantee: an ETag is believed for a while only. An object that has been silent for long is read whatever its ETag, so
+that one whose bytes are spoilt under the ETag that is known ends in an error and not in silence.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
-from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.future import StarburstFuture, for_each
 from starburst_executor.clock import Backoff
 from starburst_executor.errors import (
     ObjectNotFound,
@@ -50,6 +53,8 @@ _GROWTH = 1.5
 _PACE = 0.25
 # How much of the estimate of that time each task is.
 _WEIGHT = 0.05
+# An object without news is read again after this many of the longest polls: 20 s on S3, for a twentieth more requests.
+_SILENT_POLLS = 20
 _WARN_BYTES = 256 * 2**20
 
 
@@ -62,12 +67,13 @@ class Mapper(Protocol):
 class _Watched:
     """One status object and the futures that wait for its tasks."""
 
-    __slots__ = ("etag", "futures", "is_unread", "key", "ref")
+    __slots__ = ("etag", "futures", "is_unread", "key", "read_at", "ref")
 
-    def __init__(self, key: str, ref: GroupRef, etag: str) -> None:
+    def __init__(self, key: str, ref: GroupRef, etag: str, read_at: float) -> None:
         self.key = key
         self.ref = ref
-        self.etag = etag
+        self.etag = etag  # empty: to be read at the next poll
+        self.read_at = read_at  # when its bytes were known for the last time; monotonic
         self.is_unread = False
         self.futures: dict[int, list[StarburstFuture[Any]]] = {}
 
@@ -88,14 +94,15 @@ class Collector:
         self._parallel = parallel
         self._few = few
         self._warn_bytes = warn_bytes
-        self._lock = threading.Lock()  # guards: _watched, the futures in it
+        self._lock = threading.Lock()  # guards: _watched, the futures in it, n_waiting
         self._watched: dict[str, _Watched] = {}
+        self.done = threading.Condition(self._lock)  # n_waiting became less
+        self.n_waiting = 0
         timings = session.manifest.timings
+        self._silent_s = _SILENT_POLLS * timings.poll_max_s
         self._backoff = Backoff(session.clock, timings.poll_min_s, timings.poll_max_s, growth=_GROWTH)
         self._mean_s = 0.0  # about how long the tasks took that ended last
-        self.done = threading.Condition()
         self.news = threading.Event()
-        self.n_waiting = 0
 
     def watch(
         self,
@@ -115,7 +122,7 @@ class Collector:
         with self._lock:
             watched = self._watched.get(key)
             if watched is None:
-                watched = self._watched[key] = _Watched(key, ref, etag)
+                watched = self._watched[key] = _Watched(key, ref, etag, self._session.clock.monotonic())
                 watched.is_unread = unread
             elif not etag:
                 watched.etag = ""
@@ -132,6 +139,23 @@ class Collector:
         """The futures that are not done yet."""
         with self._lock:
             return [f for watched in self._watched.values() for futures in watched.futures.values() for f in futures]
+
+    def wait_done(self) -> None:
+        """Wait until no future waits."""
+        with self.done:
+            self.done.wait_for(lambda: self.n_waiting <= 0)
+
+    def give_up_all(self, error: BaseException) -> None:
+        """Complete every future that waits with this error, and watch none any more."""
+        with self._lock:
+            left = [f for watched in self._watched.values() for futures in watched.futures.values() for f in futures]
+            self._watched.clear()
+            self.n_waiting = 0
+        try:
+            for_each(left, lambda future: future.complete(None, error))
+        finally:
+            with self.done:
+                self.done.notify_all()
 
     def keys_of(self, futures: Iterable[StarburstFuture[Any]]) -> dict[str, list[int]]:
         """Which indices of which status objects these futures wait for."""
@@ -178,8 +202,7 @@ class Collector:
                     raise
         if n_news:
             self._backoff.reset()
-        else:
-            self._doubt_one(watched)
+        self._doubt_one(watched, is_quiet=not n_news)
         return bool(n_news)
 
     def take_in(self, key: str, seen: Status) -> int:
@@ -211,12 +234,17 @@ class Collector:
             if entry.state == State.COMPLETED:
                 self._mean_s += _WEIGHT * (entry.seconds - self._mean_s)
 
-    def _doubt_one(self, watched: list[_Watched]) -> None:
-        """Have one object read at the next poll that nobody has read: a spoilt one may look as if all were pending."""
-        for each in watched:
-            if each.is_unread:
-                each.is_unread, each.etag = False, ""
-                return
+    def _doubt_one(self, watched: list[_Watched], *, is_quiet: bool) -> None:
+        """Have one object read at the next poll whatever its ETag: one that has not been read for longest.
+
+        Args:
+            is_quiet: There was nothing else to do: an object that was never read is not kept waiting.
+        """
+        longest = min(watched, key=lambda each: each.read_at)
+        if is_quiet:
+            longest = next((each for each in watched if each.is_unread), longest)
+        if (is_quiet and longest.is_unread) or self._session.clock.monotonic() - longest.read_at >= self._silent_s:
+            longest.is_unread, longest.etag = False, ""
 
     def _changed(self, watched: list[_Watched]) -> list[_Watched]:
         """Which of many objects to read: those whose ETag moved."""
@@ -235,8 +263,12 @@ class Collector:
         return changed
 
     def _read(self, watched: _Watched) -> tuple[_Watched, Versioned | None]:
+        now = self._session.clock.monotonic()
         try:
-            return watched, self._session.read(watched.key, watched.etag or None)
+            found = self._session.read(watched.key, watched.etag or None)
+            if found is not None:
+                watched.read_at = now
+            return watched, found
         except ObjectNotFound:
             self._missing(watched)
         except (RecordInvalid, VersionMismatch) as error:
@@ -253,9 +285,10 @@ class Collector:
         with self._lock:
             futures = [future for waiting in watched.futures.values() for future in waiting]
             indices = [(index, list(waiting)) for index, waiting in watched.futures.items()]
-        for future in futures:
-            future.complete(None, error)
-        self._forget(watched.key, indices)
+        try:
+            for_each(futures, lambda future: future.complete(None, error))
+        finally:
+            self._forget(watched.key, indices)
 
     def _complete(self, key: str, seen: Status, ended: list[tuple[int, list[StarburstFuture[Any]]]]) -> None:
         ref = self._session.keys.parse_group(key)
@@ -297,7 +330,6 @@ class Collector:
                     watched.futures.pop(index, None)
             if not watched.futures:
                 del self._watched[key]
-        with self.done:
             self.done.notify_all()
 
 

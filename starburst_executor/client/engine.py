@@ -23,17 +23,18 @@ from typing import Any, TypeVar
 
 from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector
 from starburst_executor.client.functions import FunctionPickles, Prepared
-from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture, for_each
 from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.client.money import Cost, cost_of
 from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.session import Opened, code_for, delete_session, is_embedded, open_submitter, sweep
-from starburst_executor.client.submitter import Acknowledged, Submitter
+from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
 from starburst_executor.client.workforce import Workforce
 from starburst_executor.clock import Clock
 from starburst_executor.config import Settings
 from starburst_executor.errors import (
     ExecutorBroken,
+    LaunchError,
     ObjectNotFound,
     RecordInvalid,
     SessionExpired,
@@ -97,7 +98,7 @@ class Engine:
         self.cost_alert_threshold = settings.cost_alert_threshold
         self._pid = os.getpid()
         self._embedded = is_embedded(opened.store.url)
-        self._pool = None if self._embedded else ThreadPoolExecutor(_REMOTE_SENDERS, "starburst-fetch")
+        self._pool = None if self._embedded else ThreadPoolExecutor(_REMOTE_SENDERS, f"{THREAD_PREFIX}fetch")
         self._functions = FunctionPickles()
         self._client_id = clock.new_id(4)
         self.collector = Collector(
@@ -232,7 +233,7 @@ class Engine:
         self.collector.watch(batch.key, batch.ref, batch.etag, enumerate(batch.futures))
         if self._error is not None:
             # Acknowledged after `_fail` had told everybody: nobody polls any more.
-            self._tell(self._error)
+            self.collector.give_up_all(self._error)
 
     # --- threads ------------------------------------------------------------------------------------------------------
 
@@ -247,9 +248,10 @@ class Engine:
 
     def _start_thread(self, name: str, target: Callable[[], None]) -> None:
         """Start one of the threads, once. Raises: RuntimeError where there can be no more; the next submit tries again."""
-        if any(thread.name == f"starburst-{name}" for thread in self._threads):
+        name = THREAD_PREFIX + name
+        if any(thread.name == name for thread in self._threads):
             return
-        thread = threading.Thread(target=self._guard, args=(target,), name=f"starburst-{name}", daemon=True)
+        thread = threading.Thread(target=self._guard, args=(target,), name=name, daemon=True)
         self._threads.append(thread)
         try:
             thread.start()
@@ -257,10 +259,11 @@ class Engine:
             self._threads.remove(thread)
             raise
 
-    def _guard(self, target: Callable[[], None]) -> None:
+    def _guard(self, target: Callable[[], object]) -> None:
+        """A thread's last resort: whatever it raises is said on every future that waits. No thread ends in silence."""
         try:
             target()
-        except Exception as error:
+        except BaseException as error:
             if not self._stop.is_set():
                 self._fail(error)
 
@@ -273,15 +276,19 @@ class Engine:
                 return
             try:
                 submitter.send(batch)
-            except Exception as error:
-                for one in batch.queued:
-                    one.future.complete(None, error)
-                raise
+            except BaseException as error:
+                raise self._refused(batch, self._named(error)) from error
             if self.session.ring_due() is not None:
                 # The keeper rings once it may be done again: it is to know when.
                 self._wake_keeper.set()
             # While this thread waits for the next batch, nobody but their callers keeps these futures.
             del batch
+
+    @staticmethod
+    def _refused(batch: Batch, error: StarburstError) -> StarburstError:
+        """Say on each future of a batch why it was not stored; the error."""
+        for_each([one.future for one in batch.queued], lambda future: future.complete(None, error))
+        return error
 
     def _collect(self) -> None:
         collector = self.collector
@@ -305,28 +312,30 @@ class Engine:
             self._clock.wait(self._wake_keeper, pause_s)
             self._wake_keeper.clear()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: BaseException) -> None:
         """The client cannot go on: say why on every future that waits. The session itself may be well."""
-        if isinstance(error, (SessionNotFound, ObjectNotFound)):
-            error = SessionNotFound(
-                f"the session was deleted while this client was attached: {self.session.session_id}"
-            )
-        elif not isinstance(error, StarburstError):
-            _log.error("a thread of the client failed", exc_info=error)
+        error = self._named(error)
         with self._lock:
             self._error = self._error or error
         unsent = self._submitter.fail(error) if self._submitter is not None else []
-        for future in unsent:
-            future.complete(None, error)
-        self._tell(error)
+        try:
+            for_each(unsent, lambda future: future.complete(None, error))
+        finally:
+            self.collector.give_up_all(error)
 
-    def _tell(self, error: BaseException) -> None:
-        """Fail whatever waits for an outcome."""
-        for future in self.collector.waiting():
-            future.complete(None, error)
-        with self.collector.done:
-            self.collector.n_waiting = 0
-            self.collector.done.notify_all()
+    def _named(self, error: BaseException) -> StarburstError:
+        """What ends a client as an error of ours: callers need not know what libraries below raise."""
+        session_id = self.session.session_id
+        if isinstance(error, (SessionNotFound, ObjectNotFound)):
+            return SessionNotFound(f"the session was deleted while this client was attached: {session_id}")
+        if isinstance(error, StarburstError):
+            return error
+        _log.error("a thread of the client failed", exc_info=error)
+        named = ExecutorBroken(
+            f"this client cannot go on; the session itself may be well: {type(error).__name__}: {error}, session={session_id}"
+        )
+        named.__cause__ = error
+        return named
 
     def _map(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
         """Several requests at once where the store is far away."""
@@ -379,17 +388,18 @@ class Engine:
             if sum(map(len, keys.values())) >= len(left) or submitter is None:
                 break
             # Some are being sent at this moment: once acknowledged they can be cancelled where they are.
-            with contextlib.suppress(StarburstError):
-                submitter.wait_flown()
+            submitter.wait_flown(left)
         return n_cancelled
 
     def cancel_soon(self, futures: list[StarburstFuture[Any]]) -> None:
         """As `cancel`, in a thread of its own: takes no lock, so that the garbage collector may call it anywhere."""
         if futures and not self._stop.is_set() and self.is_of_this_process():
             # Not joined: what it finds when the session has ended meanwhile is of no interest.
-            threading.Thread(
-                target=self._guard, args=(lambda: self.cancel(futures),), name="starburst-cancel", daemon=True
-            ).start()
+            cancel = threading.Thread(
+                target=self._guard, args=(lambda: self.cancel(futures),), name=f"{THREAD_PREFIX}cancel", daemon=True
+            )
+            with contextlib.suppress(RuntimeError):  # there can be no more threads: they run, and are of no use
+                cancel.start()
 
     def cancel_unsent(self) -> int:
         """Cancel what has not been sent; how many."""
@@ -436,11 +446,9 @@ class Engine:
         """Wait until every future is done."""
         submitter = self._submitter
         if submitter is not None:
-            with contextlib.suppress(StarburstError):
+            with contextlib.suppress(Exception):  # it is on the futures
                 submitter.flush()
-        collector = self.collector
-        with collector.done:
-            collector.done.wait_for(lambda: collector.n_waiting <= 0)
+        self.collector.wait_done()
 
     def end_session(self) -> None:
         """End an attached session: its workers leave, its objects go. Called once every future is done."""
@@ -455,8 +463,8 @@ class Engine:
                 self._tell_cost()
                 if not self.keep:
                     delete_session(self.session)
-            except StarburstError as error:
-                _log.warning("the session could not be ended in good order: %s", error)
+            except Exception as error:
+                _warn("the session could not be ended in good order: %s", error)
             finally:
                 self._close()
 
@@ -474,8 +482,12 @@ class Engine:
                 self.opened.hurry.set()
                 with contextlib.suppress(StoreError):
                     self._keeper.leave()
+            except LaunchError:
+                raise
             except (SessionNotFound, StoreUnavailable) as error:
                 _log.info("left without saying so: %s", error)
+            except Exception as error:
+                _warn("left without saying so: %s", error)
             finally:
                 self._close()
 
@@ -495,16 +507,17 @@ class Engine:
                 self.collector.poll()
                 self.workforce.wait_until_gone(self._keeper.buried)
                 self._tell_cost()
+                if delete:
+                    delete_session(self.session)
+                    self.workforce.forget()
             except SessionNotFound:
                 if not delete:
                     raise
             finally:
-                for future in self.unfinished():
-                    future.mark_cancelled()
-            if delete:
-                delete_session(self.session)
-                self.workforce.forget()
-            self._close()
+                try:
+                    for_each(self.unfinished(), StarburstFuture.mark_cancelled)
+                finally:
+                    self._close()
 
     def renumber(self) -> None:
         """The number of workers asked for has changed."""
@@ -557,13 +570,26 @@ class Engine:
         self._threads.clear()
 
     def _close(self) -> None:
-        # Also where the store refused the rest: no worker that is bound to this client stays.
-        self.workforce.let_go()
+        """Let go of everything, whatever of it fails."""
+        try:
+            # Also where the store refused the rest: no worker that is bound to this client stays.
+            for let_go in (self.workforce.let_go, self._close_pool, self.opened.store.close):
+                try:
+                    let_go()
+                except Exception as error:
+                    _warn("a client did not end in good order: %s", error)
+        finally:
+            self.finished.set()
+            _engines.discard(self)
+
+    def _close_pool(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=False)
-        self.finished.set()
-        _engines.discard(self)
-        self.opened.store.close()
+
+
+def _warn(words: str, error: Exception) -> None:
+    """Log it: in a word if it is an error of ours, else with its traceback."""
+    _log.warning(words, error, exc_info=None if isinstance(error, StarburstError) else error)
 
 
 def _after_fork() -> None:

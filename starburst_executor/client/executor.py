@@ -26,12 +26,12 @@ from typing import Any, ParamSpec, TypeVar
 from starburst_executor import config
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.functions import Prepared
-from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture
 from starburst_executor.client.money import Cost, check_cost
 from starburst_executor.client.session import is_embedded, start
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.config import SessionKey, Timings
-from starburst_executor.errors import ConfigError, StarburstError
+from starburst_executor.errors import ConfigError
 from starburst_executor.launch.aws.ecs import OnAws
 from starburst_executor.launch.base import Launcher
 from starburst_executor.launch.open import open_launcher
@@ -367,19 +367,34 @@ def end(engine: Engine) -> None:
 def stop_at_once(engine: Engine) -> None:
     """A second ^C: kill the workers of an attached session and cancel what is left. A detached one is left as it is."""
     if not engine.detached and engine.is_of_this_process():
-        with suppress(StarburstError):
+        try:
             engine.cleanup(delete=not engine.keep)
+        except Exception as error:
+            _log.warning("a session was not ended in good order: %r", error)
 
 
 def _end_in_background(engine: Engine) -> None:
     # Also called by the garbage collector, in whatever thread and holding whatever locks: so it takes none itself.
     if not engine.finished.is_set() and engine.is_of_this_process():
         # A daemon: the interpreter's end waits for the engine, not for this thread.
-        threading.Thread(target=end, args=(engine,), name="starburst-end", daemon=True).start()
+        thread = threading.Thread(target=_end_in_order, args=(engine,), name=f"{THREAD_PREFIX}end", daemon=True)
+        with suppress(RuntimeError):  # there can be no more threads; the interpreter's end ends the session
+            thread.start()
+
+
+def _end_in_order(engine: Engine) -> None:
+    """End a session where no caller is left to raise to."""
+    try:
+        end(engine)
+    except BaseException as error:
+        _log.warning("a session was not ended in good order: %r", error)
 
 
 def _end_all() -> None:
-    """Before the interpreter goes: end every session that is still open, as `ProcessPoolExecutor` does."""
+    """Before the interpreter goes: end every session that is still open, as `ProcessPoolExecutor` does.
+
+    # Guarantee: whatever goes wrong with one, the others are ended too.
+    """
     # An unhandled ^C has been printed by now; as at the end of a `with` block, it cancels what has not begun.
     is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
     for engine in Engine.all_here():
@@ -389,9 +404,10 @@ def _end_all() -> None:
                 engine.cancel(engine.unfinished())
             end(engine)
         except KeyboardInterrupt:
-            stop_at_once(engine)
-        except StarburstError as error:
-            _log.warning("a session was not ended in good order: %s", error)
+            with suppress(BaseException):
+                stop_at_once(engine)
+        except BaseException as error:
+            _log.warning("a session was not ended in good order: %r", error)
 
 
 # Runs before the threads are joined that user code has left; `atexit` would be too late for them, and for starting any.

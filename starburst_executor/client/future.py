@@ -9,18 +9,24 @@ futures are never waited for one by one, so here these are made when somebody fi
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar, cast
 
 from starburst_executor.protocol.keys import task_id
 
-__all__ = ["Canceller", "StarburstFuture"]
+__all__ = ["THREAD_PREFIX", "Canceller", "StarburstFuture", "for_each"]
+
+# The standard library's: programs that listen to it for failed callbacks hear of ours too.
+_log = logging.getLogger("concurrent.futures")
 
 T = TypeVar("T")
+# Every thread of a client is named so.
+THREAD_PREFIX = "starburst-"
 _PENDING, _RUNNING, _CANCELLED, _FINISHED = "PENDING", "RUNNING", "CANCELLED", "FINISHED"
 _ENDED = (_CANCELLED, "CANCELLED_AND_NOTIFIED", _FINISHED)
 
@@ -170,3 +176,42 @@ class StarburstFuture(Future[T]):
                 self.set_result(value)
             else:
                 self.set_exception(error)
+
+    def _invoke_callbacks(self) -> None:
+        """Call every callback, whatever one of them raises.
+
+        What is no `Exception`, such as `sys.exit()`, ends neither the other callbacks nor a thread of the client. In a
+        thread of the user's own, which has cancelled the task, it is raised once all have been called.
+        """
+        ends: BaseException | None = None
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except Exception:
+                _log.exception("exception calling callback for %r", self)
+            except BaseException as error:
+                if threading.current_thread().name.startswith(THREAD_PREFIX):
+                    _log.exception("a callback would have ended a thread of the client; it goes on: %r", self)
+                else:
+                    ends = ends or error
+        if ends is not None:
+            try:
+                raise ends
+            finally:
+                # The traceback holds this frame, which must not hold the exception in turn.
+                del ends
+
+
+def for_each(futures: Iterable[StarburstFuture[Any]], do: Callable[[StarburstFuture[Any]], None]) -> None:
+    """Complete each of these futures, whatever a callback of one of them raises; then raise the first of that."""
+    ends: BaseException | None = None
+    for future in futures:
+        try:
+            do(future)
+        except BaseException as error:
+            ends = ends or error
+    if ends is not None:
+        try:
+            raise ends
+        finally:
+            del ends

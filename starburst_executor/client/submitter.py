@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -172,9 +172,13 @@ class Submitter:
         return unsent
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything added is acknowledged; False if time ran out. Raises what made sending impossible."""
+        """Wait until everything added so far is acknowledged; False if time ran out. Raises what made sending impossible.
+
+        # Guarantee: what other threads add meanwhile is not waited for.
+        """
         with self._changed:
-            done = self._changed.wait_for(lambda: self._error is not None or self._is_empty(), timeout_s)
+            end = self._n_added
+            done = self._changed.wait_for(lambda: self._error is not None or self._is_acknowledged(end), timeout_s)
             if self._error is not None and self._is_lost:
                 raise self._error
             return done
@@ -190,10 +194,17 @@ class Submitter:
             flying = [one.future for batch in self._flying for one in batch.queued]
             return [*flying, *(one.future for one in self._queue)]
 
-    def wait_flown(self) -> None:
-        """Wait until what is being sent at this moment is acknowledged, if it does not take for ever."""
+    def wait_flown(self, futures: Iterable[StarburstFuture[Any]]) -> None:
+        """Wait until those of these tasks that are being sent at this moment are acknowledged, for 10 s at the most.
+
+        # Guarantee: what other threads submit meanwhile is not waited for.
+        """
+        indices = {future.index for future in futures}
         with self._changed:
-            self._changed.wait_for(lambda: not self._flying or self._error is not None, _FLIGHT_S)
+            theirs = [batch for batch in self._flying if any(one.future.index in indices for one in batch.queued)]
+            self._changed.wait_for(
+                lambda: self._error is not None or not any(batch in self._flying for batch in theirs), _FLIGHT_S
+            )
 
     def close(self) -> None:
         """Let `take` end once the queue is empty."""
@@ -249,6 +260,12 @@ class Submitter:
 
     def _is_empty(self) -> bool:
         return not self._queue and not self._flying
+
+    def _is_acknowledged(self, end: int) -> bool:
+        """Whether every task with an index below `end` is. The queue and each batch hold consecutive indices."""
+        if self._queue and self._queue[0].future.index < end:
+            return False
+        return all(batch.queued[0].future.index >= end for batch in self._flying)
 
     def _is_ready(self) -> bool:
         """Nothing flies, or enough has gathered for an object of its own."""

@@ -233,6 +233,7 @@ def acknowledge_before_the_store_does(patch: pytest.MonkeyPatch) -> None:
             return
 
     patch.setattr(Submitter, "_is_empty", lambda self: not self._queue)
+    patch.setattr(Submitter, "_is_acknowledged", lambda self, end: not self._queue)
     patch.setattr(Submitter, "send", early)
 
 

@@ -391,3 +391,61 @@ def test_a_deleted_session_is_told_and_not_mistaken_for_a_missing_object(few: in
     with pytest.raises(SessionNotFound):
         client.collector.poll()
     assert not future.done()
+
+
+# --- silence ----------------------------------------------------------------------------------------------------------
+
+
+def spoil(client: Client, key: str) -> None:
+    """Other bytes under the same ETag, as a disk or a server that is broken has them."""
+    stored = client.rig.objects._objects[key]
+    client.rig.objects._objects[key] = replace(stored, body=b"spoilt" + stored.body[6:])
+
+
+@pytest.mark.parametrize("few", [1, 12])
+@pytest.mark.parametrize("was_read", [False, True])
+def test_bytes_that_changed_under_their_etag_are_found(few: int, was_read: bool) -> None:
+    client = Client(few=few)
+    submitted = [client.submit(1, first) for first in range(3)]
+    if was_read:
+        for key, _ in submitted:
+            client.rig.claim(key, "w.1")
+        client.collector.poll()
+    key, (future,) = submitted[1]
+    spoil(client, key)
+    for _ in range(25):
+        client.rig.clock.advance(client.rig.timings.poll_max_s)
+        client.collector.poll()
+    error = future.exception(0)
+    assert isinstance(error, RecordInvalid)
+    assert key in str(error)
+    assert [other.done() for _, (other,) in submitted] == [False, True, False]
+
+
+def test_news_of_others_do_not_keep_a_silent_object_from_being_read() -> None:
+    client = Client()
+    key, (future,) = client.submit()
+    spoil(client, key)
+    for first in range(1, 30):
+        other, _ = client.submit(1, first)
+        client.rig.end(other)
+        client.rig.clock.advance(client.rig.timings.poll_max_s)
+        assert client.collector.poll() or future.done()
+    assert isinstance(future.exception(0), RecordInvalid)
+
+
+def test_silence_costs_one_read_in_twenty_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+    client.submit()
+    get, n_reads = client.rig.objects.get, 0
+
+    def counted(key: str, *, unless: str | None = None, **how: int) -> Any:
+        nonlocal n_reads
+        n_reads += unless is None
+        return get(key, unless=unless, **how)
+
+    monkeypatch.setattr(client.rig.objects, "get", counted)
+    for _ in range(200):
+        client.rig.clock.advance(client.rig.timings.poll_max_s)
+        client.collector.poll()
+    assert 1 <= n_reads <= 200 / 20

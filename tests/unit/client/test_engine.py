@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from starburst_executor import config
+from starburst_executor.client import executor
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.session import Opened
 from starburst_executor.client.submitter import Acknowledged
@@ -30,7 +34,7 @@ class Client:
 
     def __init__(self) -> None:
         clock = SystemClock()
-        self.rig = Rig(clock=clock, timings=Timings.embedded())
+        self.rig = Rig(clock=clock, timings=replace(Timings.embedded(), beat_s=0.2))
         store = PatientStore(self.rig.faulty, clock, patience_s=0.2)
         session = SessionStore(store, SESSION, self.rig.sealer, clock)
         session.refresh()
@@ -188,3 +192,74 @@ def test_an_attached_session_leaves_nothing_behind(client: Client) -> None:
     client.end()
     assert client.rig.objects.list("") == []
     assert not any(thread.name.startswith("starburst-") and thread.is_alive() for thread in client.engine._threads)
+
+
+# --- whatever a thread raises -----------------------------------------------------------------------------------------
+
+
+class Odd(BaseException):
+    """What no `except Exception` catches."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, TypeError, SystemExit, Odd])
+@pytest.mark.parametrize("where", ["/status/", "/clients/", "/workers/"])
+def test_what_no_store_should_raise_ends_in_good_order(client: Client, where: str, kind: type[BaseException]) -> None:
+    """As botocore does of a program that prints credentials: in each thread, and in those that end the session."""
+    early = client.submit()
+    assert client.engine.flush(PATIENCE_S)
+
+    def plan(asked: Any) -> None:
+        if where in asked.key:
+            raise kind("credentials were refreshed, but they have expired")
+
+    client.rig.plan = plan
+    with contextlib.suppress(ExecutorBroken):
+        client.submit()
+    error = early.exception(PATIENCE_S)
+    assert isinstance(error, ExecutorBroken)
+    assert "they have expired" in str(error)
+    threads = list(client.engine._threads)
+
+    def end() -> None:
+        # What is no `Exception` goes on to the caller, once everything is closed.
+        with contextlib.suppress(SystemExit, Odd):
+            client.end()
+
+    assert ends(end)
+    assert client.engine.finished.is_set()
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_a_callback_that_leaves_does_not_silence_the_client(client: Client) -> None:
+    first = client.submit()
+    first.add_done_callback(lambda _: sys.exit())
+    second = client.submit()
+    second.add_done_callback(lambda _: sys.exit())
+    assert client.engine.flush(PATIENCE_S)
+    client.work()
+    assert (first.result(PATIENCE_S), second.result(PATIENCE_S)) == (8, 8)
+    third = client.submit()
+    assert client.engine.flush(PATIENCE_S)
+    client.work()
+    assert third.result(PATIENCE_S) == 8
+
+
+def test_everything_is_let_go_whatever_of_it_fails(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(client.engine.workforce, "let_go", lambda: 1 / 0)
+    monkeypatch.setattr(client.rig.faulty, "close", lambda: closed.append("store"))
+    assert ends(client.end)
+    assert closed == ["store"]
+    assert client.engine.finished.is_set()
+
+
+def test_one_engine_that_fails_at_the_interpreters_end_does_not_keep_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients = [Client() for _ in range(3)]
+    for one in clients[:2]:
+        monkeypatch.setattr(one.engine, "flush", lambda: 1 / 0)
+        monkeypatch.setattr(one.engine, "wait_done", lambda: sys.exit("no"))
+    monkeypatch.setattr(Engine, "all_here", staticmethod(lambda: [one.engine for one in clients]))
+    executor._end_all()
+    assert clients[2].engine.finished.is_set()
+    for one in clients[:2]:
+        one.engine.end_session()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture, for_each
 
 
 class Store:
@@ -194,3 +194,57 @@ def test_a_fork_while_another_thread_completes_futures_blocks_nothing() -> None:
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     completer.join()
+
+
+# --- callbacks that end threads ---------------------------------------------------------------------------------------
+
+
+def leave(_: Future[Any]) -> None:
+    sys.exit("a callback leaves")
+
+
+def interrupt(_: Future[Any]) -> None:
+    raise KeyboardInterrupt
+
+
+def give_up(_: Future[Any]) -> None:
+    raise GeneratorExit
+
+
+@pytest.mark.parametrize("ends", [leave, interrupt, give_up])
+@pytest.mark.parametrize("how", ["completed", "failed", "cancelled"])
+def test_a_callback_ends_no_thread_of_the_client(ends: Callable[[Future[Any]], None], how: str) -> None:
+    future, called, reached = future_of(), [], []
+    future.add_done_callback(ends)
+    future.add_done_callback(called.append)
+
+    def collect() -> None:
+        if how == "cancelled":
+            future.mark_cancelled()
+        else:
+            future.complete(1, None if how == "completed" else ValueError("no"))
+        reached.append(how)
+
+    thread = threading.Thread(target=collect, name=f"{THREAD_PREFIX}collect")
+    thread.start()
+    thread.join(10.0)
+    assert (called, reached) == ([future], [how])
+
+
+def test_what_a_callback_raises_in_a_thread_of_the_users_is_raised_there_once_all_were_called() -> None:
+    future, called = future_of(Store()), []
+    future.add_done_callback(interrupt)
+    future.add_done_callback(called.append)
+    with pytest.raises(KeyboardInterrupt):
+        future.cancel()
+    assert future.cancelled()
+    assert called == [future]
+
+
+def test_several_are_completed_whatever_a_callback_of_one_raises() -> None:
+    futures = [future_of() for _ in range(3)]
+    futures[0].add_done_callback(leave)
+    futures[1].add_done_callback(interrupt)
+    with pytest.raises(SystemExit):
+        for_each(futures, StarburstFuture.mark_cancelled)
+    assert all(future.cancelled() for future in futures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -419,3 +420,50 @@ def test_senders_side_by_side_store_each_task_once() -> None:
     assert indices == list(range(2000))
     asked: list[Asked] = [each for each in client.rig.asked if "/functions/" in each.key]
     assert len(asked) == 3
+
+
+# --- beside other threads ---------------------------------------------------------------------------------------------
+
+
+def waits(target: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("wait", ["flush", "wait_flown"])
+def test_what_others_submit_meanwhile_is_not_waited_for(wait: str) -> None:
+    """Another thread submits all the time: at no moment is nothing queued or being sent."""
+    client = Client()
+    mine = client.add()
+    batch = client.take()
+    assert batch is not None
+    submitter = client.submitter
+    waiter = waits(submitter.flush if wait == "flush" else lambda: submitter.wait_flown([mine]))
+    while not client.submitter._changed._waiters:  # type: ignore[attr-defined]  # it has begun to wait
+        waiter.join(0.001)
+        assert waiter.is_alive()
+    for _ in range(30):
+        client.add()
+    other = client.take()
+    assert other is not None
+    client.add()
+    client.submitter.send(batch)
+    waiter.join(10.0)
+    assert not waiter.is_alive()
+    assert not client.submitter.is_empty()
+    client.submitter.send(other)
+    client.send_all()
+
+
+def test_flush_waits_for_what_is_queued_and_for_what_flies() -> None:
+    client = Client()
+    client.add()
+    first = client.take()
+    client.add()
+    assert first is not None
+    assert not client.submitter.flush(0.0)
+    client.submitter.send(first)
+    assert not client.submitter.flush(0.0)
+    client.send_all()
+    assert client.submitter.flush(0.0)
