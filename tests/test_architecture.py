@@ -1,6 +1,6 @@
 """The layering of the package, read from its sources: who may import whom, who may read clocks and the environment.
 
-    errors, clock, config, context, modules, version ─► protocol ─► store ─► session ─► aws ─► launch ─► client | worker
+    errors, clock, config, context, modules, source, version ─► protocol ─► store ─► session ─► aws ─► launch ─► client | worker
         ─► testing ─► cli
 
 A module imports only from its own layer and from those on its left. `client` and `worker` never meet but in the store.
@@ -23,7 +23,7 @@ PACKAGE = "starburst_executor"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 SOURCES = sorted(ROOT.rglob("*.py"))
 
-BOTTOM = ("errors", "clock", "config", "context", "modules", "version")
+BOTTOM = ("errors", "clock", "config", "context", "modules", "source", "version")
 LAYERS: tuple[tuple[str, ...], ...] = (
     BOTTOM,
     ("protocol",),
@@ -42,10 +42,7 @@ STRANGERS = {("client", "worker"), ("worker", "client")}
 GUARDED: dict[str, tuple[str, ...]] = {
     "boto3": ("store/s3/", "launch/aws/", "aws/"),
     "botocore": ("store/s3/", "launch/aws/", "aws/"),
-    "cloudpickle": (
-        "protocol/payload.py",
-        "worker/runner/nursery.py",  # loads it once, before it forks the children that will need it
-    ),
+    "cloudpickle": ("protocol/pickling.py",),
     "click": ("cli/",),
     "tomlkit": ("config/file.py", "cli/__init__.py"),
     "time": ("clock.py",),
@@ -216,7 +213,7 @@ def test_importing_the_package_is_light():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     loaded = set(done.stdout.split())
     heavy = {"boto3", "botocore", "cloudpickle", "asyncio", "tqdm", "sqlite3", "http.client", "ssl"}
-    heavy |= {"platformdirs", "tempfile", "tomli", "tomllib"}  # of use to a session, not to an import
+    heavy |= {"platformdirs", "tomli", "tomllib"}  # of use to a session, not to an import
     assert not loaded & heavy
     # About 150 with the standard library's own; twice that would be felt at every start of a worker.
     assert len(loaded) < 300, sorted(loaded)

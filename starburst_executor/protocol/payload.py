@@ -32,6 +32,7 @@ import msgpack
 from starburst_executor import errors
 from starburst_executor.protocol import pieces
 from starburst_executor.protocol.pieces import PIECE_BYTES, Piece
+from starburst_executor.protocol.rebuilding import Unpickler
 
 __all__ = [
     "Failure",
@@ -80,15 +81,16 @@ class Failure(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _cloudpickle() -> ModuleType:
-    # Loaded at first use: importing the package stays fast.
-    import cloudpickle
+def _pickling() -> ModuleType:
+    # Loaded at first use, because it loads cloudpickle: importing the package stays fast.
+    from starburst_executor.protocol import pickling
 
-    return cloudpickle  # type: ignore[no-any-return]  # cloudpickle has no types
+    return pickling
 
 
 def _dumps(value: object) -> bytes:
-    return _cloudpickle().dumps(value, protocol=_PROTOCOL)  # type: ignore[no-any-return]  # no types
+    pickled: bytes = _pickling().dumps(value)
+    return pickled
 
 
 def digest(pickled: bytes) -> str:
@@ -106,7 +108,7 @@ def dump_function(function: Callable[..., Any], code: str = "") -> bytes:
     name = code.encode("ascii")
     stream = io.BytesIO()
     stream.write(bytes([len(name)]) + name)
-    _cloudpickle().dump(function, stream, protocol=_PROTOCOL)
+    _pickling().dump(function, stream)
     return stream.getvalue()
 
 
@@ -120,7 +122,7 @@ def code_of(body: bytes) -> str:
 
 def has_modules_by_value() -> bool:
     """Whether modules are registered with cloudpickle to travel by value, so that a name alone says nothing."""
-    return bool(_cloudpickle().list_registry_pickle_by_value())
+    return bool(_pickling().has_modules_by_value())
 
 
 def load_function(body: bytes) -> Callable[..., Any]:
@@ -164,7 +166,7 @@ def dump_call_in_parts(
         del pickled
     stream = _Parts(keep, wants_frames=len(args) + len(kwargs) < 2)  # noqa: PLR2004 - nothing stands before the value
     try:
-        _cloudpickle().Pickler(stream, _PROTOCOL).dump((args, kwargs))
+        _pickling().Pickler(stream).dump((args, kwargs))
     except _FramesCame:
         return _dump_one_by_one(args, kwargs, keep)
     return stream.all()
@@ -179,7 +181,7 @@ def _dump_one_by_one(
     those differ; and what two values share stays shared.
     """
     stream = _Parts(keep, wants_frames=True)
-    pickler = _cloudpickle().Pickler(stream, _PROTOCOL)
+    pickler = _pickling().Pickler(stream)
     pickler.dump([len(args), *kwargs])
     for value in (*args, *kwargs.values()):
         pickler.dump(value)
@@ -268,31 +270,26 @@ class FunctionLoader:
 
     def load(self, body: bytes) -> Callable[..., Any]:
         """As `load_function`."""
-        return self._load(body) if self._left else load_function(body)
+        unpickler = _MainUnpickler(_function_stream(body))
+        loaded: Callable[..., Any] = unpickler.load()
+        self._hand_on(unpickler)
+        return loaded
 
     def load_call(
         self, body: bytes | memoryview, found: Mapping[bytes, bytes] = _NO_PIECES
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As the function `load_call`."""
-        if not self._left:
-            return load_call(body, found)
         unpickler = _MainUnpickler(_opened(body, found))
         call = _read_call(unpickler)
         self._hand_on(unpickler)
         return call
-
-    def _load(self, body: bytes) -> Any:
-        unpickler = _MainUnpickler(_function_stream(body))
-        loaded = unpickler.load()
-        self._hand_on(unpickler)
-        return loaded
 
     def _hand_on(self, unpickler: _MainUnpickler) -> None:
         for main in unpickler.mains:
             main.update(self._left)
 
 
-class _MainUnpickler(pickle.Unpickler):
+class _MainUnpickler(Unpickler):
     """Notes the globals of the functions of `__main__` that it rebuilds."""
 
     def __init__(self, stream: _Source) -> None:
@@ -391,7 +388,7 @@ def dump_value(value: object) -> bytes:
         return b"V" + pickle.dumps(value, _PROTOCOL)
     stream = io.BytesIO(b"V")
     stream.seek(1)
-    _cloudpickle().dump(value, stream, protocol=_PROTOCOL)
+    _pickling().dump(value, stream)
     return stream.getvalue()  # shares the stream's memory
 
 
