@@ -6,7 +6,8 @@ A class exists only where a caller acts differently on it; each docstring says w
 
 from __future__ import annotations
 
-from concurrent.futures import BrokenExecutor
+# It takes the import of the package from 150 modules to 163; programs that were written for a process pool name it.
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 __all__ = [
@@ -140,8 +141,10 @@ class WorkerLost(StarburstError):
     """The task's worker was lost on each allowed try, the last time with that worker to itself. Most likely it kills it."""
 
 
-class ExecutorBroken(StarburstError, BrokenExecutor):
-    """The session cannot go on: its initializer failed, or no worker could be started. Start a new one."""
+class ExecutorBroken(StarburstError, BrokenProcessPool):
+    """The session cannot go on: its initializer failed, no worker could be started, or `terminate_workers` ended it. Start
+    a new one. It is a `BrokenProcessPool`, and so a `BrokenExecutor`.
+    """
 
 
 @dataclass(eq=False)
@@ -149,6 +152,11 @@ class RemoteTraceback(Exception):
     """Cause of an exception that came back from a task: the traceback as text, where the task ran."""
 
     text: str
+
+    @property
+    def tb(self) -> str:
+        """The text, under the name that the cause of a process pool's errors has for it."""
+        return self.text
 
     def __str__(self) -> str:
         return f'\n"""\n{self.text}"""'

@@ -122,6 +122,7 @@ class Engine:
         self._wake_keeper = threading.Event()
         self._finish_lock = threading.Lock()  # held over the end, so that it is done once
         self.finished = threading.Event()
+        self.is_stopped = False  # its workers were killed: nothing more is waited for
         self._cost: Cost | None = None  # once it has ended
         _engines.add(self)
 
@@ -488,6 +489,50 @@ class Engine:
                 _log.info("left without saying so: %s", error)
             except Exception as error:
                 _warn("left without saying so: %s", error)
+            finally:
+                self._close()
+
+    def stop_workers(self) -> None:
+        """Kill the workers: what runs fails with `ExecutorBroken`, all else is cancelled. `end_stopped` ends the session.
+
+        Harmless if it has ended, or is about to. Store: nothing.
+        """
+        self.begin_end()
+        with self._finish_lock:
+            if self.finished.is_set() or self.is_stopped:
+                return
+            self._stop_threads()
+            self.is_stopped = True
+            try:
+                self.workforce.kill()
+            except StarburstError as error:
+                _log.warning("some workers were not killed: %s: session=%s", error, self.session.session_id)
+        # Callbacks run here, which may wait for the session's end, so not under the lock.
+        broken = ExecutorBroken(
+            f"the task's worker was killed by terminate_workers or kill_workers: session={self.session.session_id}"
+        )
+        for future in self.unfinished():
+            if future.running():
+                future.complete(None, broken)
+            else:
+                future.mark_cancelled()
+        self._tell(broken)
+
+    def end_stopped(self) -> None:
+        """End the session whose workers were killed; a detached one keeps its outcomes. A second call is harmless."""
+        with self._finish_lock:
+            if self.finished.is_set():
+                return
+            try:
+                manifest = self.session.end(SessionState.TERMINATED, "its workers were killed")
+                self.workforce.stop()
+                end_what_is_left(self.session, manifest)
+                self.workforce.wait_until_gone(self._keeper.buried)
+                self._tell_cost()
+                if not self.detached and not self.keep:
+                    delete_session(self.session)
+            except StarburstError as error:
+                _log.warning("the session could not be ended in good order: %s", error)
             finally:
                 self._close()
 

@@ -253,6 +253,21 @@ class StarburstExecutor(Executor):
         else:
             _end_in_background(self._engine)
 
+    def terminate_workers(self) -> None:
+        """Stop the workers at once, and end the session: as `ProcessPoolExecutor.terminate_workers` of Python 3.14.
+
+        What runs fails with `ExecutorBroken`, which is a `BrokenProcessPool`; what no worker has begun is cancelled; further
+        submits raise `RuntimeError`. Returns when the workers of this client are gone; the session ends in the background.
+        A second call is harmless.
+        """
+        if self._engine.is_of_this_process():
+            self._engine.stop_workers()
+            _end_in_background(self._engine)
+
+    def kill_workers(self) -> None:
+        """As `terminate_workers`: either way no worker is asked, so that none can refuse."""
+        self.terminate_workers()
+
     # --- beside it ----------------------------------------------------------------------------------------------------
 
     @property
@@ -354,7 +369,9 @@ def _first_result(futures: deque[StarburstFuture[T]], timeout: float | None) -> 
 def end(engine: Engine) -> None:
     """End an executor's session in its way: attached, when every future is done; detached, when all is acknowledged."""
     engine.begin_end()
-    if engine.detached:
+    if engine.is_stopped:
+        engine.end_stopped()
+    elif engine.detached:
         try:
             engine.flush()
         finally:

@@ -66,7 +66,8 @@ class StarburstFuture(Future[T]):
 
     `cancel()` asks the store, in one swap: it cancels a task that no worker has claimed and refuses one that a worker
     has. `running()` turns true when a worker has claimed the task. A future of a detached session can be pickled; the
-    copy is attached to the session anew.
+    copy is attached to the session anew. A future that is made without arguments, as tests of other libraries do, has no
+    task: it is cancelled and completed as a plain `Future` is.
 
     >>> from starburst_executor import StarburstExecutor
     >>> with StarburstExecutor(workers=1) as executor:
@@ -80,7 +81,7 @@ class StarburstFuture(Future[T]):
         "index", "ordinal", "run",
     )  # fmt: skip
 
-    def __init__(self, canceller: Canceller, ordinal: int, sequence: int, run: int = 1) -> None:
+    def __init__(self, canceller: Canceller | None = None, ordinal: int = 0, sequence: int = 0, run: int = 1) -> None:
         # Not the base's: it makes what `__getattr__` makes when it is needed.
         self._state = _PENDING
         self._result = self._exception = None
@@ -107,12 +108,14 @@ class StarburstFuture(Future[T]):
 
     def cancel(self) -> bool:
         """Cancel the task if no worker has claimed it. Store: 1 GET, 1 swap, or none if it was not sent yet."""
+        if self._canceller is None:
+            return super().cancel()
         if not self.done():
             self._canceller.cancel([self])
         return self.cancelled()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        how = self._canceller.reattacher()
+        how = None if self._canceller is None else self._canceller.reattacher()
         if how is None:
             raise TypeError("only futures of a DetachedExecutor can be pickled: this session ends with its executor")
         function, arguments = how
