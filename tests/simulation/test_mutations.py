@@ -57,10 +57,12 @@ def trust_a_lost_claim(patch: pytest.MonkeyPatch) -> None:
 
 def commit_without_the_claim_id(patch: pytest.MonkeyPatch) -> None:
     """Whoever holds the entry now, it is ended."""
+    right = status.commit
 
     def commit(
-        seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float, **_: Any
+        seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float, **options: Any
     ) -> tuple[Status, list[int]]:
+        seen, _ = right(seen, claim_id, {}, now, **options)
         mine = [i for i in ended if seen.entries[i].state == State.CLAIMED]
         changed = {
             i: seen.entries[i]._replace(state=ended[i].state, outcome=ended[i].outcome, at=now, seconds=1.0)
@@ -74,9 +76,12 @@ def commit_without_the_claim_id(patch: pytest.MonkeyPatch) -> None:
 def commit_what_has_ended(patch: pytest.MonkeyPatch) -> None:
     """An entry that somebody else has ended is ended once more."""
 
+    right = status.commit
+
     def commit(
-        seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float, **_: Any
+        seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float, **options: Any
     ) -> tuple[Status, list[int]]:
+        seen, _ = right(seen, claim_id, {}, now, **options)
         changed = {
             i: seen.entries[i]._replace(state=end.state, claim=claim_id, outcome=end.outcome, at=now, seconds=1.0)
             for i, end in ended.items()
@@ -353,7 +358,7 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     claim_a_task_with_a_loss_beside_others: (60, "claimed along|beside others"),
     claim_without_counting_the_attempt: (60, "attempt has changed"),
     expire_on_what_is_remembered: (300, "expired before its deadline"),
-    release_what_has_ended: (60, "outcome has changed"),
+    release_what_has_ended: (60, "outcome has changed|come to an end"),
     retry_without_a_hold: (150, "out of every list"),
     cancel_what_is_claimed: (60, "claimed task was cancelled"),
     acknowledge_before_the_store_does: (150, "acknowledged task"),
