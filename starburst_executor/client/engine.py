@@ -505,18 +505,23 @@ class Engine:
             self.is_stopped = True
             try:
                 self.workforce.kill()
-            except StarburstError as error:
-                _log.warning("some workers were not killed: %s: session=%s", error, self.session.session_id)
+            except Exception as error:
+                _warn("some workers were not killed: %s", error)
         # Callbacks run here, which may wait for the session's end, so not under the lock.
         broken = ExecutorBroken(
             f"the task's worker was killed by terminate_workers or kill_workers: session={self.session.session_id}"
         )
-        for future in self.unfinished():
+
+        def end(future: StarburstFuture[Any]) -> None:
             if future.running():
                 future.complete(None, broken)
             else:
                 future.mark_cancelled()
-        self._tell(broken)
+
+        try:
+            for_each(self.unfinished(), end)
+        finally:
+            self.collector.give_up_all(broken)
 
     def end_stopped(self) -> None:
         """End the session whose workers were killed; a detached one keeps its outcomes. A second call is harmless."""
@@ -531,8 +536,8 @@ class Engine:
                 self._tell_cost()
                 if not self.detached and not self.keep:
                     delete_session(self.session)
-            except StarburstError as error:
-                _log.warning("the session could not be ended in good order: %s", error)
+            except Exception as error:
+                _warn("the session could not be ended in good order: %s", error)
             finally:
                 self._close()
 

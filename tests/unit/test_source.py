@@ -33,7 +33,7 @@ def test_a_function_has_its_lines_from_the_first_decorator_to_the_last_bracket()
             x,
             x + 1,
         ]
-        return [value for value in values]
+        return sorted(value for value in values)
 
     found = source.source_of(decorated.__code__)
     assert found.strip() == inspect.getsource(decorated).strip()

@@ -19,7 +19,7 @@ from starburst_executor.protocol.rebuilding import Unpickler
 from tests.support.runner_rig import Rig, finished
 
 FILE = "/nowhere/on/this/machine/script.py"
-SCRIPT = '''\
+SCRIPT = """\
 import functools
 def fail(x):
     inner = lambda: x[0] + (
@@ -36,7 +36,7 @@ def counted(n):
     def count(): return n[1]
     return count
 last = lambda x: x[-1]
-'''
+"""
 
 
 @pytest.fixture(params=["named", "nameless"])
@@ -104,7 +104,9 @@ def test_equal_functions_have_equal_pickles(script: ModuleType) -> None:
 
 
 @pytest.mark.usefixtures("cloudpickle_kind")
-@pytest.mark.parametrize("filename", [FILE, "<ipython-input-3-0123456789ab>", "/tmp/ipykernel_7/1.py", "<python-input-0>"])
+@pytest.mark.parametrize(
+    "filename", [FILE, "<ipython-input-3-0123456789ab>", "/tmp/ipykernel_7/1.py", "<python-input-0>"]
+)
 @pytest.mark.parametrize(
     ("name", "argument"),
     [("fail", 1), ("Model().predict", 1), ("Model.of", [1]), ("last", 1), ("counted(2)", None)],
