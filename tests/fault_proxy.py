@@ -43,6 +43,8 @@ class Fault(Enum):
     CONFLICT = "409 ConditionalRequestConflict, not carried out"
     EXPIRED = "403 ExpiredToken, not carried out"
     DENIED = "403 AccessDenied, not carried out"
+    EMPTY = "200 and nothing, not carried out"
+    PAGE = "200 and a page of HTML, not carried out"
 
 
 class Asked(NamedTuple):
@@ -62,7 +64,18 @@ _CODES = {
     Fault.EXPIRED: (403, "ExpiredToken"),
     Fault.DENIED: (403, "AccessDenied"),
 }
-_NOT_CARRIED_OUT = frozenset({Fault.REFUSED, Fault.LATE, Fault.SLOW_DOWN, Fault.CONFLICT, Fault.EXPIRED, Fault.DENIED})
+# As a gateway answers that stands before the server.
+_GATEWAY = {
+    Fault.EMPTY: (200, [("Content-Type", "application/xml")], b""),
+    Fault.PAGE: (
+        200,
+        [("Content-Type", "text/html"), ("ETag", '"page"')],
+        b"<html><body><p>One moment.<br></body></html>",
+    ),
+}
+_NOT_CARRIED_OUT = frozenset(
+    {Fault.REFUSED, Fault.LATE, Fault.SLOW_DOWN, Fault.CONFLICT, Fault.EXPIRED, Fault.DENIED, *_GATEWAY}
+)
 
 
 def is_write(asked: Asked) -> bool:
@@ -207,6 +220,8 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
                 self.reset()
             elif fault in _CODES:
                 self.answer_error(*_CODES[fault])
+            elif fault in _GATEWAY:
+                self.answer(*_GATEWAY[fault], cut=False)
             elif answer is not None:
                 self.answer(*answer, cut=fault is Fault.CUT)
 

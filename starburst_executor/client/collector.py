@@ -247,7 +247,10 @@ class Collector:
             longest.is_unread, longest.etag = False, ""
 
     def _changed(self, watched: list[_Watched]) -> list[_Watched]:
-        """Which of many objects to read: those whose ETag moved."""
+        """Which of many objects to read: those whose ETag moved, and those that the listing lacks.
+
+        # Guarantee: that an object is gone is believed of an answer about this object only.
+        """
         epochs = sorted({(each.ref.ordinal, each.ref.epoch) for each in watched})
         lines = self._session.lines(epochs)
         if len(lines) >= GROUPS_PER_EPOCH:
@@ -256,9 +259,7 @@ class Collector:
         changed = []
         for each in watched:
             etag = etags.get(each.key)
-            if etag is None:
-                self._missing(each)
-            elif etag != each.etag:
+            if etag != each.etag:
                 changed.append(each)
         return changed
 

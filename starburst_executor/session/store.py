@@ -278,7 +278,9 @@ class SessionStore:
             submitter = manifest.submitters[ordinal]
             if number not in submitter.open or any(held == number for held, _ in submitter.holds):
                 return
-            if not all(group.size_class.has_ended for group in self.groups([(ordinal, number)])):
+            groups = self.groups([(ordinal, number)])
+            # A listing that lacks objects must not close an epoch over their tasks.
+            if len(groups) < GROUPS_PER_EPOCH or not all(group.size_class.has_ended for group in groups):
                 return
             closed = replace(submitter, open=tuple(n for n in submitter.open if n != number))
             changed = manifest.with_submitter(ordinal, closed)

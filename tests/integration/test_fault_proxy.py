@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +35,14 @@ def entries(executor: StarburstExecutor) -> list[Entry]:
     return [e for group in session.all_groups() for e in session.read(group.key).status.entries]  # type: ignore[union-attr]
 
 
+def is_read(asked: Asked) -> bool:
+    return not is_write(asked)
+
+
+def is_listing(asked: Asked) -> bool:
+    return "list-type=2" in asked.path and "status" in asked.path
+
+
 def touch(folder: str, value: int) -> int:
     """Leave one file for each start."""
     Path(folder, f"{value}.{time.monotonic_ns()}").touch()
@@ -43,14 +51,19 @@ def touch(folder: str, value: int) -> int:
 
 @pytest.mark.parametrize(
     "fault",
-    [Fault.ANSWER_LOST, Fault.ERROR_AFTER, Fault.LATE, Fault.CUT, Fault.SLOW_DOWN, Fault.CONFLICT],
+    [
+        *(Fault.ANSWER_LOST, Fault.ERROR_AFTER, Fault.LATE, Fault.CUT, Fault.SLOW_DOWN, Fault.CONFLICT),
+        *(Fault.EMPTY, Fault.PAGE),
+    ],
     ids=lambda fault: fault.name.lower(),
 )
 def test_a_fault_in_every_fourth_request_costs_time_and_nothing_else(
     proxy: FaultProxy, url: str, tmp_path: Path, fault: Fault
 ) -> None:
     executor = detached(url, workers=2)
-    of = is_write if fault in (Fault.LATE, Fault.CONFLICT) else lambda _: True
+    of: Callable[[Asked], bool] = is_write if fault in (Fault.LATE, Fault.CONFLICT) else lambda _: True
+    if fault is Fault.PAGE:  # to a write it says an ETag: who believes that of a gateway has lost
+        of = is_read
     proxy.plan = by_chance(1, 1 / 4, fault, of=of)
     folder = tmp_path / "starts"
     folder.mkdir()
@@ -65,9 +78,26 @@ def test_a_fault_in_every_fourth_request_costs_time_and_nothing_else(
     executor.cleanup(force=True)
 
 
+@pytest.mark.parametrize("fault", [Fault.EMPTY, Fault.PAGE])
+def test_one_listing_that_is_none_fails_no_future(proxy: FaultProxy, url: str, fault: Fault) -> None:
+    """Read as an empty one it says that every task is gone. More than twelve objects are listed instead of read."""
+    executor = detached(url, workers=1, launcher="none")
+    futures = []
+    for i in range(14):
+        futures.append(executor.submit(pow, i, 2))
+        executor.flush()
+    proxy.plan = in_turn(fault, fault, fault, of=is_listing)
+    wait_until(lambda: proxy.counts[fault] >= 3)
+    proxy.plan = lambda _: None
+    n_before = proxy.counts[None]
+    wait_until(lambda: proxy.counts[None] >= n_before + 10)  # listed again
+    assert not any(future.done() for future in futures)
+    executor.cleanup(force=True)
+
+
 @pytest.mark.parametrize("engine", ["obstore", "boto3"])
 def test_every_kind_of_fault_at_once(proxy: FaultProxy, url: str, engine: str) -> None:
-    mixed = [fault for fault in Fault if fault not in (Fault.EXPIRED, Fault.DENIED)]
+    mixed = [fault for fault in Fault if fault not in (Fault.EXPIRED, Fault.DENIED, Fault.PAGE)]
     executor = detached(f"{url}?engine=boto3" if engine == "boto3" else url, workers=2)
     proxy.plan = by_chance(2, 0.2, *mixed)
     futures = [executor.submit(bytes, 10_000 * (i % 4) + i) for i in range(60)]

@@ -11,25 +11,37 @@ Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes
 from __future__ import annotations
 
 import io
+import socket
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.loaders import Loader
 
-from starburst_executor.errors import PreconditionFailed, StarburstError, StoreUnavailable
+from starburst_executor.errors import ConfigError, PreconditionFailed, StarburstError, StoreUnavailable
 from starburst_executor.store.base import Body, Listed, Stored
-from starburst_executor.store.s3.engine import Etags, range_end
-from starburst_executor.store.s3.errors import FOREIGN, error_code, meaning, meaning_of_code
-from starburst_executor.store.s3.listing import EVENT, lines_of, take_lines
+from starburst_executor.store.s3.engine import Etags, is_foreign_body, range_end
+from starburst_executor.store.s3.errors import FOREIGN, error_code, is_nowhere, meaning, meaning_of_code
+from starburst_executor.store.s3.listing import (
+    EVENT,
+    EVENT_OF_DELETION,
+    is_deletion,
+    is_page,
+    lines_of,
+    note_root,
+    take_lines,
+)
 
 __all__ = ["BotoEngine", "preload"]
 
+AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 _CONNECT_S = 5.0
 _READ_S = 60.0
 _POOL = 64  # the submitter's 16 requests in flight and the collector's, with room for parts
@@ -39,6 +51,7 @@ _PARTS_MOST = 9_000  # S3 takes 10,000
 _PARTS_AT_ONCE = 4
 _KEYS_AT_ONCE = 1_000  # S3's limit, of a listing's page and of DeleteObjects
 _PIECE_BYTES = 1 << 20
+_PARTIAL = 206
 
 
 class BotoEngine:
@@ -75,10 +88,11 @@ class BotoEngine:
             self.client: Any = session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
             self.credentials: Any = session.get_credentials()
             self.ca_bundle: str | None = core.get_config_variable("ca_bundle")
-        except (*FOREIGN, ValueError) as error:  # a ValueError: the endpoint is no URL
+        except FOREIGN as error:
             how = f"endpoint={endpoint_url or 'default'}, profile={profile or 'default'}"
             raise meaning(error, f"s3://{bucket}", how) from error
         self.client.meta.events.register(EVENT, take_lines)
+        self.client.meta.events.register(EVENT_OF_DELETION, note_root)
         found = self.credentials.method if self.credentials else "none found"
         self.how = f"endpoint={self.client.meta.endpoint_url}, profile={profile or 'default'}, credentials={found}"
 
@@ -92,9 +106,11 @@ class BotoEngine:
             asked["IfNoneMatch"] = self._etags.header(unless)
         try:
             response = self.client.get_object(**self._object(key), **asked)
-            stored = self._read(key, response, start)
+            stored = self._read(key, response, start, is_range="Range" in asked)
+        except StarburstError:
+            raise
         except FOREIGN as error:
-            if error_code(error) == "304":
+            if error_code(error) == "304" and unless is not None:
                 return None
             if error_code(error) == "InvalidRange":  # it starts behind the end
                 return Stored(b"", self._asked_etag(key))
@@ -110,17 +126,30 @@ class BotoEngine:
                 return self._write_parts(key, memoryview(body), condition)
             whole = bytes(body) if isinstance(body, memoryview) else body
             return self._etag_of(key, self.client.put_object(**self._object(key), Body=whole, **condition))
+        except StarburstError:
+            raise
         except FOREIGN as error:
             raise self._meaning(error, key) from error
 
     def folders(self, prefix: str) -> Iterator[str]:
         """The names between `prefix` and the next "/", in no order."""
         pages = self._pages(prefix, Delimiter="/")
-        return (line["Prefix"][len(prefix) : -1] for page in pages for line in page.get("CommonPrefixes", ()))
+        for line in (line for page in pages for line in page.get("CommonPrefixes", ())):
+            name = line.get("Prefix", "")
+            if not name.startswith(prefix):
+                raise self._no_answer(prefix, "a listing of something else")
+            yield name[len(prefix) : -1]
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """Every object whose key starts with `prefix`, in no order."""
-        return (line for page in self._pages(prefix) for line in lines_of(page))
+        for page in self._pages(prefix):
+            try:
+                lines = lines_of(page)
+            except FOREIGN as error:
+                raise self._meaning(error, prefix) from error
+            if not all(line.key.startswith(prefix) for line in lines):
+                raise self._no_answer(prefix, "a listing of something else")
+            yield from lines
 
     def delete(self, keys: Iterable[str]) -> None:
         rest = iter(keys)
@@ -130,6 +159,8 @@ class BotoEngine:
                 response = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": named, "Quiet": True})
             except FOREIGN as error:
                 raise self._meaning(error, batch[0]) from error
+            if not is_deletion(response):
+                raise self._no_answer(batch[0], "no answer to a deletion")
             for failed in response.get("Errors", ()):
                 raise meaning_of_code(failed["Code"], 0, f"s3://{self.bucket}/{failed['Key']}", self.how)
 
@@ -139,13 +170,19 @@ class BotoEngine:
     def _asked_etag(self, key: str) -> str:
         try:
             return self._etag_of(key, self.client.head_object(**self._object(key)))
+        except StarburstError:
+            raise
         except FOREIGN as error:
             raise self._meaning(error, key) from error
 
-    def _read(self, key: str, response: dict[str, Any], start: int) -> Stored:
+    def _read(self, key: str, response: dict[str, Any], start: int, *, is_range: bool) -> Stored:
         size, stream = int(response["ContentLength"]), response["Body"]
         with stream:
             etag = self._etag_of(key, response)
+            if is_foreign_body(response.get("ContentType")):
+                raise self._no_answer(key, "a page of HTML")
+            if is_range and response["ResponseMetadata"]["HTTPStatusCode"] != _PARTIAL:
+                raise self._no_answer(key, "a whole object, and a range was asked for")
             if size <= _WHOLE_BYTES:
                 return Stored(stream.read(), etag)
             # Its value is its buffer, so that gigabytes are held once, not twice.
@@ -169,6 +206,8 @@ class BotoEngine:
             with ThreadPoolExecutor(_PARTS_AT_ONCE, "starburst-s3-part") as pool:
                 for _ in pool.map(read_part, range(_PART_BYTES, len(view), _PART_BYTES)):
                     pass
+        except StarburstError:
+            raise
         except FOREIGN as error:
             told = self._meaning(error, key)
             if isinstance(told, PreconditionFailed):
@@ -201,7 +240,11 @@ class BotoEngine:
     def _etag_of(self, key: str, answer: dict[str, Any]) -> str:
         if etag := Etags.opaque(answer.get("ETag", "")):
             return etag
-        raise StoreUnavailable(f"the answer names no ETag: s3://{self.bucket}/{key}, {self.how}")
+        raise self._no_answer(key, "an answer without an ETag")
+
+    def _no_answer(self, key: str, what: str) -> StoreUnavailable:
+        """S3 said 200 and something that it never says: nothing is known, as after an answer that was lost."""
+        return StoreUnavailable(f"S3 answered with what is no answer: {what}: s3://{self.bucket}/{key}, {self.how}")
 
     def _pages(self, prefix: str, **asked: str) -> Iterator[dict[str, Any]]:
         asked |= {"Bucket": self.bucket, "Prefix": prefix}
@@ -210,13 +253,39 @@ class BotoEngine:
                 page = self.client.list_objects_v2(**asked)
             except FOREIGN as error:
                 raise self._meaning(error, prefix) from error
+            if not is_page(page):
+                raise self._no_answer(prefix, "no page of a listing")
             yield page
             if not page.get("IsTruncated"):
                 return
-            asked["ContinuationToken"] = page["NextContinuationToken"]
+            token = page.get("NextContinuationToken")
+            if not token or token == asked.get("ContinuationToken"):
+                raise self._no_answer(prefix, "a page that does not say where the next one is")
+            asked["ContinuationToken"] = token
 
     def _meaning(self, error: Exception, key: str) -> StarburstError:
-        return meaning(error, f"s3://{self.bucket}/{key}", self.how)
+        return (is_nowhere(error) and self.no_such_region(key)) or meaning(error, f"s3://{self.bucket}/{key}", self.how)
+
+    def no_such_region(self, key: str) -> ConfigError | None:
+        """What to say after no answer came, if the region is known to nobody: neither to the SDK nor as a host's name."""
+        if not self._unknown_region:
+            return None
+        try:
+            socket.getaddrinfo(urlsplit(self.client.meta.endpoint_url).hostname, None)
+        except OSError as error:
+            place = f"s3://{self.bucket}/{key}"
+            return ConfigError(f"there is no such region, correct it: region={self._unknown_region}: {place}: {error}")
+        return None
+
+    @cached_property
+    def _unknown_region(self) -> str:
+        """The region, if requests go to Amazon and the SDK has not heard of it. It may be newer than the SDK."""
+        region, host = str(self.client.meta.region_name), urlsplit(self.client.meta.endpoint_url).hostname or ""
+        if not host.endswith(AWS_HOSTS) or region == "aws-global":
+            return ""
+        known = boto3.Session()
+        regions = [one for each in known.get_available_partitions() for one in known.get_available_regions("s3", each)]
+        return "" if region in regions else region
 
 
 def _range(start: int, end: int | None) -> str:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from starburst_executor.store.base import Body, Stored
 
-__all__ = ["Declined", "Engine", "Etags", "may_be_forked", "range_end", "say_unused"]
+__all__ = ["Declined", "Engine", "Etags", "is_foreign_body", "may_be_forked", "range_end", "say_unused"]
 
 # Assumes: this module is loaded before an engine is, so that who had loaded obstore before was somebody else.
 _was_obstore_loaded = "obstore" in sys.modules
@@ -84,6 +84,11 @@ def say_unused(*, is_unused: bool) -> None:
     """Say that obstore is loaded here and was not used, so that a child after a fork may; or that it is used now."""
     global _is_unused  # noqa: PLW0603 - a fact of this process
     _is_unused = is_unused
+
+
+def is_foreign_body(content_type: str | None) -> bool:
+    """Whether a body is a page for people, as gateways show one: nothing of ours was stored as such."""
+    return (content_type or "").partition(";")[0].strip().lower() in ("text/html", "application/xhtml+xml")
 
 
 def range_end(start: int, length: int | None) -> int | None:

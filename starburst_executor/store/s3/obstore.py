@@ -34,7 +34,7 @@ from starburst_executor.config import variable_names
 from starburst_executor.errors import AccessDenied, ConfigError, StarburstError, StoreUnavailable
 from starburst_executor.store.base import Body, Stored
 from starburst_executor.store.s3.boto import BotoEngine
-from starburst_executor.store.s3.engine import Declined, Etags, may_be_forked, range_end, say_unused
+from starburst_executor.store.s3.engine import Declined, Etags, is_foreign_body, may_be_forked, range_end, say_unused
 from starburst_executor.store.s3.errors import FOREIGN, meaning_of_code
 
 __all__ = ["Address", "ObstoreEngine", "address_of"]
@@ -124,6 +124,8 @@ class ObstoreEngine:
             etag, (first, end) = answer.meta["e_tag"], answer.range
             if not etag or end - first > _READ_BYTES:
                 raise Declined("a big object, or one without an ETag")
+            if is_foreign_body(answer.attributes.get("Content-Type")):
+                raise Declined("a page of HTML")
             body = bytes(answer.bytes())
         except NotModifiedError as error:
             if unless is None:
@@ -201,7 +203,9 @@ class ObstoreEngine:
             return Declined(words, for_good=_MOVED_WORDS in words)
         if is_read and _NO_ANSWER not in words:
             return Declined(words)
-        return StoreUnavailable(f"no answer from S3: {place}, {self._boto.how}: {type(error).__name__}: {words}")
+        return self._boto.no_such_region(key) or StoreUnavailable(
+            f"no answer from S3: {place}, {self._boto.how}: {type(error).__name__}: {words}"
+        )
 
 
 class _Ready(Exception):

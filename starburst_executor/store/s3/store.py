@@ -35,7 +35,6 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _QUERY = ("endpoint_url", "engine", "etag_quotes", "profile", "region")
-_AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 
 
 @dataclass(slots=True)
@@ -129,7 +128,10 @@ class S3Store:
     @property
     def is_aws(self) -> bool:
         """Whether Amazon answers, whose conditional writes need no proof."""
-        return (urlsplit(self.endpoint_url).hostname or "").endswith(_AWS_HOSTS)
+        # Loaded by then: boto3 says where requests go.
+        from starburst_executor.store.s3.boto import AWS_HOSTS
+
+        return (urlsplit(self.endpoint_url).hostname or "").endswith(AWS_HOSTS)
 
     @property
     def etag_quotes(self) -> bool:

@@ -13,9 +13,10 @@ from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.errors import PayloadError, RecordInvalid, SessionNotFound, StoreUnavailable
 from starburst_executor.protocol import payload, status
+from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Ended, Located, State
-from starburst_executor.testing import Fault
+from starburst_executor.testing import Fault, MemoryStore
 from tests.support.session_rig import Rig
 
 
@@ -449,3 +450,22 @@ def test_silence_costs_one_read_in_twenty_polls(monkeypatch: pytest.MonkeyPatch)
         client.rig.clock.advance(client.rig.timings.poll_max_s)
         client.collector.poll()
     assert 1 <= n_reads <= 200 / 20
+
+
+@pytest.mark.parametrize("n_lacking", [1, 3])
+def test_an_object_that_a_listing_lacks_is_read_before_it_counts_as_gone(
+    monkeypatch: pytest.MonkeyPatch, n_lacking: int
+) -> None:
+    """A listing may lag, and a server may answer with less than there is."""
+    client = Client(few=1)
+    all_futures = [client.submit(first=first)[1][0] for first in range(3)]
+    rig, whole = client.rig, MemoryStore.list
+    monkeypatch.setattr(MemoryStore, "list", lambda store, prefix: whole(store, prefix)[n_lacking:])
+    with rig.requests() as asked:
+        assert not client.collector.poll()
+    assert asked["get"] + asked["not_modified"] >= n_lacking
+    assert not any(future.done() for future in all_futures)
+    monkeypatch.undo()
+    rig.end(rig.keys.group(GroupRef(0, 0, 1, 0)), 8)
+    client.collector.poll()
+    assert all_futures[0].result(0) == 8

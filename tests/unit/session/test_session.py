@@ -13,7 +13,7 @@ from starburst_executor.protocol.records import Bell, Manifest, SessionState
 from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.base import Body
-from starburst_executor.testing import Fault
+from starburst_executor.testing import Fault, MemoryStore
 from tests.support.session_rig import DIGEST, FUNCTION, Rig
 
 
@@ -198,6 +198,17 @@ def test_an_epoch_that_is_not_full_or_not_ended_stays_open(full: Rig) -> None:
     assert open_epochs(full) == [(0, 0)]
     # The listing is a hint: a task was retried since.
     full.write_entries(groups[5].key, state=State.PENDING)
+    full.session.close_epochs(groups)
+    assert open_epochs(full) == [(0, 0)]
+
+
+def test_a_listing_that_lacks_an_object_closes_no_epoch(full: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = full.session.groups([(0, 0)])
+    full.write_entries(groups[5].key, state=State.PENDING)
+    whole = MemoryStore.list
+    monkeypatch.setattr(
+        MemoryStore, "list", lambda store, prefix: [line for line in whole(store, prefix) if line.key != groups[5].key]
+    )
     full.session.close_epochs(groups)
     assert open_epochs(full) == [(0, 0)]
 
