@@ -116,7 +116,7 @@ class Agent:
                 durations,
                 solitude,
                 clock,
-                spawn=partial(nursery.spawn, initializer=functions.initializer),
+                spawn=partial(nursery.spawn, initializer=functions.initializer, is_leaving=self._is_leaving),
                 draining=self._draining,
                 stopped=self._over,
                 broken=self._break_session,
@@ -134,6 +134,9 @@ class Agent:
             running=lambda: [running for slot in self._slots if (running := slot.running())],
             requests=store.requests.snapshot,
         )
+
+    def _is_leaving(self) -> bool:
+        return self._term or self._draining.is_set() or self._over.is_set()
 
     def on_sigterm(self, *_: object) -> None:
         """Signal handler: drain. Only sets a flag."""

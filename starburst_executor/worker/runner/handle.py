@@ -10,7 +10,8 @@
 `Died`. The culprit is the one job that had started and has no outcome; no other is ever blamed. After `Died`, `retract`
 returns those that had not started.
 
-A `Runner` belongs to one thread. A `Nursery` is for all.
+A `Runner` is listened to by one thread, which calls `wait`, `poll` and `close`; any thread may give it jobs, take them
+back or kill it meanwhile. A `Nursery` is for all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import msgpack
@@ -44,6 +45,8 @@ _IDLE_WATCH_S = 1.0  # the same between tasks, for threads left running
 _SPAWN_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 10.0
 _DEAF_GRACE_S = 1.0  # between the end of its data and its exit code; then it hangs on without being able to answer
+# A SIGTERM to a whole process group reaches its processes one by one: how long a runner's may come before its worker's.
+_TERM_GRACE_S = 1.0
 _CLOCK = SystemClock()
 
 
@@ -103,7 +106,13 @@ class Nursery:
         self._settings["authkey"] = authkey
         self._tee = tee
 
-    def spawn(self, code: Sequence[str] = (), *, initializer: bytes | None = None) -> Runner:
+    def spawn(
+        self,
+        code: Sequence[str] = (),
+        *,
+        initializer: bytes | None = None,
+        is_leaving: Callable[[], bool] = lambda: False,
+    ) -> Runner:
         """Fork a runner. Takes a few milliseconds; does not wait for the initializer.
 
         It has the environment that this process had when it forked the nursery.
@@ -111,6 +120,8 @@ class Nursery:
         Args:
             code: Folders that go to the front of its `sys.path`.
             initializer: What `payload.load_function` makes a callable without arguments of.
+            is_leaving: Whether this worker has been asked to leave. A runner that catches SIGTERM goes on if it has, and
+                dies of it if it has not: then the signal was meant for this process alone.
         Raises:
             LaunchError: the system refused another process, or the nursery is gone and this worker must leave.
         """
@@ -132,7 +143,7 @@ class Nursery:
         finally:
             their_data.close()
             their_lifeline.close()
-        runner = Runner(pid, data, Tokens(tokens, their_tokens), lifeline, (stdout, stderr))
+        runner = Runner(pid, data, Tokens(tokens, their_tokens), lifeline, (stdout, stderr), is_leaving)
         path = [*code, *self._sys_path]
         runner._set_up({**self._settings, "sys_path": path, "initializer": initializer})  # noqa: SLF001 - its maker
         return runner
@@ -176,7 +187,10 @@ class Nursery:
 
 
 class Runner:
-    """One runner process. Not thread-safe; made by `Nursery.spawn`.
+    """One runner process; made by `Nursery.spawn`.
+
+    `wait`, `poll`, `stop` and `close` belong to one thread, the rest may be called by any. Nothing here waits for anything
+    but the process.
 
     Attributes:
         pid: Its process id, which is also its group's and session's.
@@ -190,7 +204,9 @@ class Runner:
         tokens: Tokens,
         lifeline: socket.socket,
         streams: tuple[CapturedStream, CapturedStream],
+        is_leaving: Callable[[], bool],
     ) -> None:
+        self._lock = threading.RLock()  # guards all that follows; not held while waiting for the process
         self.pid = pid
         self.is_ready = False
         self._data, self._tokens, self._lifeline, self._streams = data, tokens, lifeline, streams
@@ -204,6 +220,9 @@ class Runner:
         self._events: list[Event] = []
         self._killed_why: str | None = None
         self._deaf_at: float | None = None  # when its data ended
+        self._is_leaving = is_leaving
+        self._term_at: float | None = None  # when it caught a SIGTERM that its worker has not had yet
+        self._bell = _Bell()
         self._ended = False
 
     def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
@@ -212,42 +231,57 @@ class Runner:
         Args:
             functions: By digest; needed for those that this runner has not been sent yet.
         """
-        for job in jobs:
-            if job.number <= self._last_number:
-                raise ValueError(f"job numbers must ascend: number={job.number}, last={self._last_number}")
-            if job.digest not in self._known:
-                self._outbox.add([wire.FUNCTION, job.digest], functions[job.digest])
-                self._known.add(job.digest)
-            if job.pieces:
-                self._give_pieces(job)
-            head = [wire.JOB, job.number, job.digest, job.index, job.attempt, job.task_id]
-            self._outbox.add(head, job.call, number=job.number)
-            self._last_number = job.number
-            self._open[job.number] = None
-        if not self._ended:
-            self._flush()
-            self._tokens.give([job.number for job in jobs])
+        with self._lock:
+            was_idle = not self._open
+            for job in jobs:
+                self._add(job, functions)
+            if not self._ended:
+                self._flush()
+                self._tokens.give([job.number for job in jobs])
+                if was_idle:
+                    self._bell.ring()
+
+    def _add(self, job: Job, functions: Mapping[str, bytes]) -> None:
+        if job.number <= self._last_number:
+            raise ValueError(f"job numbers must ascend: number={job.number}, last={self._last_number}")
+        if job.digest not in self._known:
+            self._outbox.add([wire.FUNCTION, job.digest], functions[job.digest])
+            self._known.add(job.digest)
+        if job.pieces:
+            self._give_pieces(job)
+        head = [wire.JOB, job.number, job.digest, job.index, job.attempt, job.task_id]
+        self._outbox.add(head, job.call, number=job.number)
+        self._last_number = job.number
+        self._open[job.number] = None
 
     def retract(self) -> list[int]:
         """Take back the jobs that have not started, and say which those are; they never will start."""
-        taken = list(self._open) if self._ended else self._tokens.take_back()
-        for number in taken:
-            del self._open[number]
-        self._outbox.drop(set(taken))
-        return taken
+        with self._lock:
+            taken = list(self._open) if self._ended else self._tokens.take_back()
+            for number in taken:
+                del self._open[number]
+            self._outbox.drop(set(taken))
+            return taken
 
     def running(self) -> int | None:
         """The job that has started and has no outcome yet, as far as has been polled."""
-        oldest = next(iter(self._open), None)
-        return None if self._ended or oldest is None or oldest in self._not_started() else oldest
+        with self._lock:
+            oldest = next(iter(self._open), None)
+            return None if self._ended or oldest is None or oldest in self._not_started() else oldest
 
-    def wait(self, timeout_s: float, also: Sequence[int] = ()) -> None:
-        """Wait until there is something to poll for, a descriptor in `also` can be read, or time is up."""
+    def wake(self) -> None:
+        """End the `wait` of the thread that listens."""
+        with self._lock:
+            if not self._ended:
+                self._bell.ring()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there is something to poll for, `wake` was called, or time is up. Keeps the output within bounds."""
         deadline = _CLOCK.monotonic() + timeout_s
         while not self._events and not self._ended:
             left_s = deadline - _CLOCK.monotonic()
             pause_s = max(0.0, min(left_s, _WATCH_S if self._open else _IDLE_WATCH_S))
-            if self._is_readable(pause_s, also) or self._is_deaf_for_long():
+            if self._is_readable(pause_s) or self._is_deaf_for_long() or self._is_termed():
                 return
             for stream in self._streams:
                 stream.watch()
@@ -257,13 +291,14 @@ class Runner:
     def poll(self, timeout_s: float = 0.0) -> list[Event]:
         """What has happened, in order, after waiting up to `timeout_s` for the first. `Died` comes once, last."""
         self.wait(timeout_s)
-        if not self._ended:
-            self._flush()
-            self._receive()
-            if not self._events:
-                self._look_for_end()
-        events, self._events = self._events, []
-        return events
+        with self._lock:
+            if not self._ended:
+                self._flush()
+                self._receive()
+                if not self._events:
+                    self._look_for_end()
+            events, self._events = self._events, []
+            return events
 
     def kill(self) -> None:
         """Kill it and all it started; `poll` then says `Died`. Harmless if it is dead."""
@@ -274,19 +309,22 @@ class Runner:
 
         Its events are lost: first poll what is wanted.
         """
-        if not self._ended:
+        with self._lock:
+            if self._ended:
+                return
             self._tokens.end()
-            deadline = _CLOCK.monotonic() + grace_s
-            while (left_s := deadline - _CLOCK.monotonic()) > 0:
-                if any(isinstance(event, Died) for event in self.poll(left_s)):
-                    return
-            self.close()
+        deadline = _CLOCK.monotonic() + grace_s
+        while (left_s := deadline - _CLOCK.monotonic()) > 0:
+            if any(isinstance(event, Died) for event in self.poll(left_s)):
+                return
+        self.close()
 
     def close(self) -> None:
         """Let go of it; if it lives, it is killed with all it started. A second call is harmless."""
-        self._ended = True
-        for opened in (self._data, self._tokens, self._lifeline, *self._streams):
-            opened.close()
+        with self._lock:
+            self._ended = True
+            for opened in (self._data, self._tokens, self._lifeline, self._bell, *self._streams):
+                opened.close()
 
     def _give_pieces(self, job: Job) -> None:
         """See to it that the runner has a job's pieces by then. It keeps them for others, within bounds that we watch.
@@ -320,20 +358,28 @@ class Runner:
             self._outbox.flush()
             self._tokens.flush()
 
-    def _is_readable(self, timeout_s: float, also: Sequence[int]) -> bool:
+    def _is_readable(self, timeout_s: float) -> bool:
         """Wait for something to read, writing meanwhile what can be written."""
-        poller = select.poll()
-        poller.register(self._lifeline, select.POLLIN)
-        data_mask = (select.POLLIN if self._deaf_at is None else 0) | (select.POLLOUT if self._outbox else 0)
-        if data_mask:
-            poller.register(self._data, data_mask)
-        for fd in also:
-            poller.register(fd, select.POLLIN)
-        ready = poller.poll(math.ceil(timeout_s * 1000))
-        writable = any(mask & select.POLLOUT for _, mask in ready)
-        if writable or self._tokens:
-            self._flush()
-        return any(mask & ~select.POLLOUT for _, mask in ready)
+        with self._lock:
+            poller = select.poll()
+            poller.register(self._lifeline, select.POLLIN)
+            poller.register(self._bell, select.POLLIN)
+            if self._tokens.fileno() >= 0:
+                poller.register(self._tokens, select.POLLIN)
+            data_mask = (select.POLLIN if self._deaf_at is None else 0) | (select.POLLOUT if self._outbox else 0)
+            if data_mask:
+                poller.register(self._data, data_mask)
+        ready = dict(poller.poll(math.ceil(timeout_s * 1000)))
+        with self._lock:
+            if self._bell.fileno() in ready:
+                self._bell.silence()
+            if self._tokens.fileno() in ready and self._tokens.take_terms():
+                self._term_at = self._term_at or _CLOCK.monotonic()
+                del ready[self._tokens.fileno()]
+            writable = any(mask & select.POLLOUT for mask in ready.values())
+            if writable or self._tokens:
+                self._flush()
+        return any(mask & ~select.POLLOUT for mask in ready.values())
 
     def _receive(self) -> None:
         """Take in every frame that has arrived."""
@@ -368,6 +414,9 @@ class Runner:
         except BlockingIOError:
             if self._is_deaf_for_long():
                 self._kill(_DEAF_WORDS)
+            elif self._is_termed():
+                self._term_at = None
+                self._kill(_SIGTERM_WORDS)
             return
         except OSError:
             report = b""
@@ -375,13 +424,22 @@ class Runner:
             (code,) = nursery.REPORT.unpack(report)
             reason = _words(code, self._killed_why)
         else:
-            self._kill_group()
+            self._kill_orphans()
             reason = "the process that starts runners died and took it along"
         self._receive()
         self._bury(reason)
 
     def _is_deaf_for_long(self) -> bool:
         return self._deaf_at is not None and _CLOCK.monotonic() - self._deaf_at > _DEAF_GRACE_S
+
+    def _is_termed(self) -> bool:
+        """Whether it caught a SIGTERM that was meant for it alone: its worker has not been asked to leave."""
+        if self._term_at is None or _CLOCK.monotonic() - self._term_at < _TERM_GRACE_S:
+            return False
+        if self._is_leaving():
+            self._term_at = None
+            return False
+        return True
 
     def _bury(self, reason: str) -> None:
         not_started = self._tokens.take_back()
@@ -392,19 +450,59 @@ class Runner:
         self.close()
 
     def _kill(self, why: str) -> None:
-        if not self._ended:
-            self._killed_why = self._killed_why or why
-            self._kill_group()
+        with self._lock:
+            if not self._ended:
+                self._killed_why = self._killed_why or why
+                self._kill_group()
 
     def _kill_group(self) -> None:
         try:
             self._lifeline.send(nursery.KILL)
-        except OSError:  # no nursery that could do it; what is left of the group has kept its number
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+        except OSError:
+            # The nursery has closed its end. If it has left an exit code, the runner is reaped and its number may be
+            # another process's by now; if not, the nursery is gone.
+            with suppress(OSError):
+                if self._lifeline.recv(nursery.REPORT.size, socket.MSG_PEEK):
+                    return
+            self._kill_orphans()
+
+    def _kill_orphans(self) -> None:
+        """There is no nursery that could do it. What is left of the group has kept its number."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
 
 
+class _Bell:
+    """Wakes a thread that polls. On Linux one descriptor, elsewhere the two of a pipe."""
+
+    def __init__(self) -> None:
+        if sys.platform == "linux":
+            self._reader = self._writer = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self._reader, self._writer = os.pipe()
+            os.set_blocking(self._reader, False)
+            os.set_blocking(self._writer, False)
+
+    def fileno(self) -> int:
+        return self._reader
+
+    def ring(self) -> None:
+        with suppress(BlockingIOError):  # it has been rung often enough
+            os.write(self._writer, _RING)
+
+    def silence(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._reader, 4096)
+
+    def close(self) -> None:
+        for fd in {self._reader, self._writer} - {-1}:
+            os.close(fd)
+        self._reader = self._writer = -1
+
+
+_RING = (1).to_bytes(8, sys.byteorder)  # what an eventfd takes
 _DEAF_WORDS = "the task closed file descriptors that were not its own, the connection to its worker among them"
+_SIGTERM_WORDS = "killed by SIGTERM"
 _SIGNAL_WORDS = {
     signal.SIGKILL: "killed by SIGKILL, possibly out of memory",
     signal.SIGSEGV: "segmentation fault (SIGSEGV)",

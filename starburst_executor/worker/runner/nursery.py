@@ -55,6 +55,13 @@ def serve(control: socket.socket) -> NoReturn:
 
 
 class _Nursery:
+    """Forks, kills and reaps.
+
+    One `select` may report several things about one runner at once: its exit, its agent's order to kill it, the end of
+    its lifeline. So a pid is looked up only where it cannot have been reaped meanwhile, and a callback is bound to its
+    lifeline, which is never given to another runner, and not to a pid or a descriptor, which may be.
+    """
+
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._pid = os.getpid()
@@ -95,7 +102,7 @@ class _Nursery:
             if pid == 0:
                 self._become_runner(*fds[1:])
             self._runners[pid] = lifeline
-            self._selector.register(lifeline, selectors.EVENT_READ, lambda: self._on_lifeline(pid))
+            self._selector.register(lifeline, selectors.EVENT_READ, lambda: self._on_lifeline(pid, lifeline))
             _tell(lifeline, pid)
         for fd in fds[1:]:
             os.close(fd)
@@ -114,8 +121,10 @@ class _Nursery:
         finally:
             os._exit(child.EXIT_INTERNAL)
 
-    def _on_lifeline(self, pid: int) -> None:
-        lifeline = self._runners[pid]
+    def _on_lifeline(self, pid: int, lifeline: socket.socket) -> None:
+        if self._runners.get(pid) is not lifeline:
+            # Reaped since `select` returned: the pid may be another process's by now, even another runner's.
+            return
         try:
             request = lifeline.recv(1)
         except OSError:

@@ -19,6 +19,7 @@ import signal
 import socket
 import stat
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
@@ -114,6 +115,7 @@ class _Runner:
         self._session_id = ""
         self._folder: int | None = None
         self._streams: tuple[TextIOWrapper, ...] = ()
+        self._masks = threading.local()  # of signals, in threads that fork
 
     def run(self) -> NoReturn:
         self._become_a_plain_process()
@@ -125,10 +127,14 @@ class _Runner:
 
     def _become_a_plain_process(self) -> None:
         signal.signal(signal.SIGINT, self._on_interrupt)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # A handler and not SIG_IGN, which programs that a task starts would inherit: they could not be terminated.
+        signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         # A task that forks: its child must neither answer for us nor keep our sockets open after we died.
-        os.register_at_fork(after_in_child=self._close)
+        # And SIGTERM is its end again, also one that comes before it gets there: until then the signal waits.
+        os.register_at_fork(
+            before=self._hold_term, after_in_parent=self._let_term_through, after_in_child=self._become_child_of_task
+        )
         self._streams = tuple(
             open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 - for good
             for fd in (1, 2)
@@ -250,6 +256,20 @@ class _Runner:
         if self._in_user_code:
             raise KeyboardInterrupt
 
-    def _close(self) -> None:
+    def _on_term(self, _number: int, _frame: object) -> None:
+        """SIGTERM may mean the worker's whole process group or this process alone: the agent decides what to do."""
+        tokens.send_term(self._tokens)
+
+    def _hold_term(self) -> None:
+        self._masks.before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+
+    def _let_term_through(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before_fork)
+
+    def _become_child_of_task(self) -> None:
         self._data.close()
         self._tokens.close()
+        with suppress(ValueError):  # forked by a thread of a subinterpreter
+            if signal.getsignal(signal.SIGTERM) == self._on_term:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._let_term_through()

@@ -10,6 +10,8 @@ only ever read by eights are never torn. Linux: `unix_stream_read_generic` holds
 this size is one buffer. macOS: `soreceive` holds the receive buffer's lock (`sblock`), and up to 64 bytes fit into one
 mbuf, which is appended under the socket's lock. That is why a send has eight tokens at most. A datagram socket would be
 safe by definition, but Linux queues only ten datagrams (`net.unix.max_dgram_qlen`).
+
+The other direction of the pair carries one thing: a byte each time that the runner catches SIGTERM (`send_term`).
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterable
+from contextlib import suppress
 
-__all__ = ["TOKEN_BYTES", "Tokens", "read_token"]
+__all__ = ["TOKEN_BYTES", "Tokens", "read_token", "send_term"]
 
 _TOKEN = struct.Struct("<Q")
 TOKEN_BYTES = _TOKEN.size
@@ -30,6 +33,12 @@ def read_token(sock: socket.socket) -> int | None:
     """Wait for the next job that may start; None if there will be no more. For the runner. Raises: OSError."""
     token = sock.recv(TOKEN_BYTES)
     return _TOKEN.unpack(token)[0] if token else None
+
+
+def send_term(sock: socket.socket) -> None:
+    """Tell the agent that SIGTERM was caught. For the runner's signal handler: one system call that never waits."""
+    with suppress(OSError):  # the agent is gone or has not read the last ones, or the task has closed the descriptor
+        sock.send(b"T", socket.MSG_DONTWAIT)
 
 
 class Tokens:
@@ -73,6 +82,17 @@ class Tokens:
         """The first job that has not started, if it was given and could be sent."""
         token = self._read(TOKEN_BYTES, socket.MSG_PEEK)
         return _TOKEN.unpack(token)[0] if token else None
+
+    def fileno(self) -> int:
+        """The descriptor that can be read when the runner has caught SIGTERM; -1 after `end`."""
+        return self._writer.fileno()
+
+    def take_terms(self) -> bool:
+        """Whether the runner has caught SIGTERM since the last call."""
+        try:
+            return bool(self._writer.recv(_TAKE_BYTES, socket.MSG_DONTWAIT))
+        except OSError:  # nothing is there, or it is closed
+            return False
 
     def end(self) -> None:
         """Tell the runner that there will be no more."""

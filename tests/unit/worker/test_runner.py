@@ -15,7 +15,7 @@ import pytest
 from starburst_executor.context import current_task
 from starburst_executor.errors import RemoteTraceback
 from starburst_executor.protocol import payload
-from starburst_executor.worker.runner.handle import BrokenStart, Died, Job
+from starburst_executor.worker.runner.handle import BrokenStart, Died, Event, Finished, Job
 from tests.support.runner_rig import Rig, death, events, finished, value_of, wait_until
 
 
@@ -342,19 +342,35 @@ def test_a_forked_child_can_use_the_standard_librarys_pool() -> None:
 # ------------------------------------------------------------------------------------------------------------- waiting
 
 
-def test_wait_ends_when_another_descriptor_can_be_read() -> None:
-    reader, writer = os.pipe()
-    try:
-        with Rig() as rig:
-            runner = rig.spawn()
-            wait_until(lambda: runner.poll(0.1) or runner.is_ready)
-            os.write(writer, b"x")
-            started_at = time.monotonic()
-            runner.wait(20, also=[reader])
-            assert time.monotonic() - started_at < 10
-    finally:
-        os.close(reader)
-        os.close(writer)
+def test_wait_ends_when_it_is_woken() -> None:
+    with Rig() as rig:
+        runner = rig.spawn()
+        wait_until(lambda: runner.poll(0.1) or runner.is_ready)
+        runner.wake()
+        started_at = time.monotonic()
+        runner.wait(20)
+        assert time.monotonic() - started_at < 10
+
+
+def test_a_thread_that_listens_hears_of_jobs_that_another_sends() -> None:
+    with Rig() as rig:
+        runner = rig.spawn()
+        heard: list[Event] = []
+
+        def listen() -> None:
+            while len(heard) < 3:
+                heard.extend(runner.poll(60))
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        wait_until(lambda: runner.is_ready)
+        # More than the sockets hold: what is left over is the listener's to send.
+        rig.send(runner, len, (bytes(2**23),), (bytes(2**23),))
+        wait_until(lambda: len(heard) == 2)
+        runner.kill()
+        listener.join(30)
+        assert [value_of(event) for event in heard[:2] if isinstance(event, Finished)] == [2**23] * 2
+        assert isinstance(heard[2], Died)
 
 
 def test_wait_ends_when_time_is_up() -> None:

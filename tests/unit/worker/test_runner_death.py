@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ import pytest
 
 from starburst_executor.errors import LaunchError
 from starburst_executor.worker.runner.handle import Died, Finished, Runner
-from tests.support.runner_rig import Rig, death, finished, is_running, wait_until
+from tests.support.runner_rig import Rig, death, finished, is_running, value_of, wait_until
+
+LINUX = sys.platform == "linux"
 
 
 def _kill_me(number: int) -> None:
@@ -294,3 +298,113 @@ def test_retracting_while_jobs_start_gives_each_to_one_side() -> None:
             retracted = runner.retract()
             started += [event.number for event in finished(runner, len(numbers) - len(retracted) - len(started))]
             assert started + retracted == numbers
+
+
+# --- SIGTERM ----------------------------------------------------------------------------------------------------------
+
+
+def _announce_and_wait(folder: str) -> str:
+    Path(folder, "started").touch()
+    while not Path(folder, "go").exists():
+        threading.Event().wait(0.01)
+    return "went on"
+
+
+def test_a_runner_goes_on_through_its_groups_sigterm(tmp_path: Path) -> None:
+    """Its own may come before its worker's, which then decides."""
+    leaving = threading.Event()
+    with Rig() as rig:
+        runner = rig.spawn(is_leaving=leaving.is_set)
+        rig.send(runner, _announce_and_wait, (str(tmp_path),))
+        wait_until((tmp_path / "started").exists)
+        os.kill(runner.pid, signal.SIGTERM)
+        leaving.set()
+        for _ in range(3):
+            os.kill(runner.pid, signal.SIGTERM)
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            assert runner.poll(0.1) == []
+        (tmp_path / "go").touch()
+        assert value_of(*finished(runner, 1)) == "went on"
+
+
+def test_a_sigterm_for_a_runner_alone_is_its_death(tmp_path: Path) -> None:
+    with Rig() as rig:
+        runner = rig.spawn()
+        [number] = rig.send(runner, _announce_and_wait, (str(tmp_path),))
+        wait_until((tmp_path / "started").exists)
+        os.kill(runner.pid, signal.SIGTERM)
+        assert death(runner)[1] == Died("killed by SIGTERM", number, b"", b"")
+
+
+@pytest.mark.parametrize("how", ["program", "fork", "multiprocessing"])
+def test_what_a_task_starts_can_be_terminated(how: str) -> None:
+    def start_and_terminate() -> int:
+        if how == "program":
+            with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as program:
+                program.terminate()
+            return program.returncode
+        if how == "fork":
+            pid = os.fork()
+            if pid == 0:
+                threading.Event().wait()
+            os.kill(pid, signal.SIGTERM)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        process = multiprocessing.get_context("fork").Process(target=threading.Event().wait)
+        process.start()
+        process.terminate()
+        process.join()
+        return process.exitcode or 0
+
+    with Rig() as rig:
+        assert rig.run(rig.spawn(), start_and_terminate) == -signal.SIGTERM
+
+
+# --- several things at once -------------------------------------------------------------------------------------------
+
+
+_NURSERY = """
+import os, socket, sys
+from starburst_executor.worker.runner.nursery import KILL, REPORT, _Nursery
+
+control, theirs = socket.socketpair()
+nursery = _Nursery(theirs)
+lifelines = []
+for _ in range(2):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(3)
+    mine, lifeline = socket.socketpair()
+    nursery._runners[pid] = lifeline
+    nursery._selector.register(
+        lifeline, 1, lambda pid=pid, lifeline=lifeline: nursery._on_lifeline(pid, lifeline)
+    )
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    mine.send(KILL)
+    lifelines.append(mine)
+lifelines[1].close()
+ready = sorted(nursery._selector.select(), key=lambda one: one[0].fileobj is not nursery._wakeup)
+assert len(ready) == 3
+for key, _ in ready if sys.argv[1] == "exit first" else reversed(ready):
+    key.data()
+assert lifelines[0].recv(8) == REPORT.pack(3)
+assert not nursery._runners
+"""
+
+
+@pytest.mark.parametrize("order", ["exit first", "kill first"])
+def test_the_nursery_survives_an_exit_and_a_kill_in_one_select(order: str) -> None:
+    subprocess.run([sys.executable, "-c", _NURSERY, order], check=True, timeout=60)
+
+
+def test_nothing_is_killed_by_the_number_of_a_runner_that_was_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another process's by then."""
+    killed: list[int] = []
+    with Rig() as rig:
+        runner = rig.spawn()
+        rig.send(runner, os._exit, (3,))
+        wait_until(lambda: not Path(f"/proc/{runner.pid}").exists() if LINUX else not is_running(runner.pid))
+        monkeypatch.setattr("os.killpg", lambda pid, _number: killed.append(pid))
+        runner.kill()
+        assert killed == []
+        assert death(runner)[1].reason == "exited with status 3"
