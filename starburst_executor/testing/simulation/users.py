@@ -91,7 +91,7 @@ class Users:
             shared = SHARED[self._n_submitted % 3] if self._n_submitted % 4 == 0 else b""
             future = executor.submit(simulated_task, self._n_submitted, behaviour.value, seconds, shared)
             mine.append(future)
-            self._world.futures.append(future)
+            self._world.given([future])
             if lots.chance(0.2):
                 strand.sleep(lots.between(0.0, 4.0))
         self._world.log(strand.process.name, f"submitted {len(mine)} tasks")
@@ -163,7 +163,7 @@ class Users:
         launcher: Any = SimulatedLauncher(self._world, client) if self._world.is_calm or lots.chance(0.8) else "none"
         executor: Any = DetachedExecutor.reattach(self._world.url, key=KEY, launcher=launcher)
         client.executor = executor
-        self._world.futures += executor.futures
+        self._world.given(executor.futures)
         return executor
 
     def _do_something(self, executor: Any, lots: Lots) -> None:
@@ -175,7 +175,7 @@ class Users:
             executor.cancel()
         elif what == "retry":
             fresh = executor.retry_failed()
-            self._world.futures += fresh
+            self._world.given(fresh)
         elif what == "status":
             executor.status()
         elif what == "extend":

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.protocol.keys import SessionKeys
@@ -14,7 +15,7 @@ from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.oracle import Oracle
 from starburst_executor.testing.simulation.plot import LEASE_S, Plot, draw_plot
 from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
-from starburst_executor.testing.simulation.scheduler import Process, Scheduler
+from starburst_executor.testing.simulation.scheduler import Process, Scheduler, current_process
 from starburst_executor.testing.simulation.store import Kept, Vault
 from starburst_executor.testing.simulation.weather import Trouble
 
@@ -63,7 +64,7 @@ class World:
         is_ending: The last client has come.
         has_failed: A promise was broken.
         url: The session's, once it was created.
-        futures: Every future that a client was given.
+        futures: Every future that a client was given, but those that its death found undone.
     """
 
     def __init__(self, seed: int, plot: Plot | None) -> None:
@@ -104,6 +105,16 @@ class World:
         """How the clock of a new process runs."""
         skew = self.plot.weather.skew
         return {"rate": 1 + skew * (2 * self.lots.random() - 1), "ahead_s": self.lots.between(-100.0, 100.0) * skew}
+
+    def given(self, futures: list[StarburstFuture[str]]) -> None:
+        """The client that runs was given these: they are checked at the end."""
+        self.futures += futures
+        # What a dead process's handlers still say while its strands are unwound is read by no user.
+        current_process().on_end.append(partial(self._forget_undone, futures))
+
+    def _forget_undone(self, futures: list[StarburstFuture[str]]) -> None:
+        undone = {id(future) for future in futures if not future.done()}
+        self.futures = [future for future in self.futures if id(future) not in undone]
 
     def processes(self) -> list[Process]:
         """Every process that there was."""
