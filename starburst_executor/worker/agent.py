@@ -102,7 +102,7 @@ class Agent:
         claims = Claims(session, worker_id, clock)
         self._has_worked = claims.has_worked
         self._finder = Finder(session, clock, n_slots)
-        self._code = Code(session)
+        self._code = Code(session, nursery.root_name)
         functions, arguments = Functions(session, self._code), Arguments(session)
         durations, solitude = Durations(), Solitude()
         self._slots = [

@@ -8,7 +8,6 @@ the folder that it belongs in. A folder is complete before it has its name.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import threading
 import zipfile
@@ -18,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from starburst_executor.errors import LaunchError, RecordInvalid
 from starburst_executor.protocol.keys import code_digest
 from starburst_executor.session.store import SessionStore
+from starburst_executor.worker.code_root import CodeRoot
 
 __all__ = ["Code", "unpack"]
 
@@ -25,14 +25,19 @@ _EXECUTABLE = 0o100
 
 
 class Code:
-    """Folders with the code that functions name. Thread-safe; `close` removes them."""
+    """Folders with the code that functions name. Thread-safe; `close` removes them.
 
-    def __init__(self, session: SessionStore) -> None:
+    Args:
+        root_name: Of the folder that holds them all, from `code_root.new_name`.
+    """
+
+    def __init__(self, session: SessionStore, root_name: str) -> None:
         self._session = session
+        self._root_name = root_name
         self._lock = threading.Lock()  # guards: _folders, _fetching, _root
         self._folders: dict[str, str] = {}
         self._fetching: dict[str, threading.Event] = {}  # set when it is there, or has failed
-        self._root: Path | None = None
+        self._root: CodeRoot | None = None
 
     def folder(self, name: str) -> str:
         """The folder of the code of this name, complete; whoever asks while it is fetched waits for that.
@@ -64,7 +69,7 @@ class Code:
             root, self._root = self._root, None
             self._folders.clear()
         if root is not None:
-            shutil.rmtree(root, ignore_errors=True)
+            root.close()
 
     def _fetch(self, name: str) -> str:
         body = self._session.code(name)
@@ -81,9 +86,8 @@ class Code:
     def _make_root(self) -> Path:
         with self._lock:
             if self._root is None:
-                # Mode 700: nobody else puts anything there.
-                self._root = Path(tempfile.mkdtemp(prefix="starburst-code-"))
-            return self._root
+                self._root = CodeRoot(self._root_name)
+            return self._root.path
 
 
 def unpack(body: bytes, folder: Path) -> None:

@@ -15,7 +15,7 @@ from typing import IO
 import boto3
 import pytest
 
-from tests.sessions import kill_workers
+from tests.sessions import kill_workers, wait_until
 from tests.support.moto_server import ROOT, MotoServer
 
 # It leads its client line by line, so that a worker can be started between, and files be changed.
@@ -164,3 +164,14 @@ def test_code_that_was_changed_in_the_store_is_not_run(
     said = client.ask("repr(future.exception(60))")
     assert "code that is not what was stored; it was not run" in str(said)
     client.end()
+
+
+def test_a_worker_that_is_killed_leaves_no_code_behind(project: Path, tmp_path: Path, store: str) -> None:
+    client = Client(project, store, tmp_path)
+    where = Path(str(client.ask("executor.submit(helper.where)")))
+    root = where.parents[1]
+    assert root.parent == tmp_path
+    client.worker.kill()
+    assert client.worker.wait() == -signal.SIGKILL
+    wait_until(lambda: not root.exists())
+    client.process.communicate()

@@ -61,6 +61,8 @@ class SimulatedNursery:
         tries: How often each task was executed so far, everywhere.
     """
 
+    root_name = "nothing is unpacked"
+
     def __init__(
         self,
         process: WorkerProcess,

@@ -30,6 +30,7 @@ import msgpack
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import LaunchError
+from starburst_executor.worker import code_root
 from starburst_executor.worker.runner import nursery, wire
 from starburst_executor.worker.runner import process as child
 from starburst_executor.worker.runner.capture import CapturedStream
@@ -51,12 +52,17 @@ _CLOCK = SystemClock()
 
 
 class Nursery:
-    """Makes runners. Thread-safe."""
+    """Makes runners. Thread-safe.
+
+    Attributes:
+        root_name: Of the folder for code: this is removed when the agent has ended in whatever way.
+    """
 
     def __init__(
         self,
         control: socket.socket,
         pid: int,
+        root_name: str,
         *,
         session_id: str,
         sys_path: Sequence[str],
@@ -64,6 +70,7 @@ class Nursery:
         tee: bool,
     ) -> None:
         self.pid = pid
+        self.root_name = root_name
         self._settings: dict[str, object] = {"session_id": session_id}
         self._sys_path = list(sys_path)
         self._capture_bytes = capture_bytes
@@ -85,16 +92,19 @@ class Nursery:
         sys.stdout.flush()  # or the child would have this text too
         sys.stderr.flush()
         control, theirs = socket.socketpair()
+        root_name = code_root.new_name()
         pid = os.fork()
         if pid == 0:
             try:
-                nursery.serve(theirs)
+                nursery.serve(theirs, root_name)
             except BaseException:
                 sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(child.EXIT_INTERNAL)
         theirs.close()
-        return cls(control, pid, session_id=session_id, sys_path=sys_path, capture_bytes=capture_bytes, tee=tee)
+        return cls(
+            control, pid, root_name, session_id=session_id, sys_path=sys_path, capture_bytes=capture_bytes, tee=tee
+        )
 
     def configure(self, *, sys_path: Sequence[str], tee: bool, authkey: bytes = b"") -> None:
         """What runners made from now on get; see `start`. For what is learned only after the fork.

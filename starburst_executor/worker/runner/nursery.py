@@ -28,6 +28,7 @@ from typing import NoReturn
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import payload
+from starburst_executor.worker import code_root
 from starburst_executor.worker.runner import process as child
 
 __all__ = ["KILL", "REPORT", "SPAWN", "serve"]
@@ -44,14 +45,18 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 _LIBC = ctypes.CDLL(None)
 
 
-def serve(control: socket.socket) -> NoReturn:
-    """Become the nursery; for a child just forked from the agent. Never returns."""
+def serve(control: socket.socket, root_name: str) -> NoReturn:
+    """Become the nursery; for a child just forked from the agent. Never returns.
+
+    Args:
+        root_name: Of the folder for code, which is removed at the end: an agent that was killed has not removed it.
+    """
     # What the agent had at the fork must not be finalised here: that could close a descriptor of another owner.
     gc.freeze()
     _isolate(control)
     payload.dump_value(())  # imports cloudpickle
     gc.freeze()  # runners share these pages
-    _Nursery(control).run()
+    _Nursery(control, root_name).run()
 
 
 class _Nursery:
@@ -62,8 +67,9 @@ class _Nursery:
     lifeline, which is never given to another runner, and not to a pid or a descriptor, which may be.
     """
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, root_name: str) -> None:
         self._control = control
+        self._root_name = root_name
         self._pid = os.getpid()
         self._runners: dict[int, socket.socket] = {}  # pid to lifeline; not yet waited for
         self._selector = selectors.DefaultSelector()
@@ -185,6 +191,7 @@ class _Nursery:
         while self._runners and clock.monotonic() < deadline:
             for key, _ in self._selector.select(deadline - clock.monotonic()):
                 key.data()
+        code_root.remove(self._root_name)
         os._exit(0)
 
 

@@ -368,7 +368,7 @@ import os, socket, sys
 from starburst_executor.worker.runner.nursery import KILL, REPORT, _Nursery
 
 control, theirs = socket.socketpair()
-nursery = _Nursery(theirs)
+nursery = _Nursery(theirs, "no such folder")
 lifelines = []
 for _ in range(2):
     pid = os.fork()

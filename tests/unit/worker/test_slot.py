@@ -24,6 +24,7 @@ from starburst_executor.errors import (
 )
 from starburst_executor.protocol import payload, status
 from starburst_executor.protocol.status import State
+from starburst_executor.worker import code_root
 from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.code import Code
@@ -150,7 +151,7 @@ class Stage:
         self.claims = Claims(session, worker_id, self.rig.clock)
         self.finder = Finder(session, self.rig.clock, n_slots)
         self.durations, self.solitude = Durations(), Solitude()
-        functions = Functions(session, Code(session))
+        functions = Functions(session, Code(session, code_root.new_name()))
         self.slots = [
             Slot(
                 number,

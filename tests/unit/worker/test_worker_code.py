@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor.errors import LaunchError, PayloadError, RecordInvalid
+from starburst_executor.worker import code_root
 from starburst_executor.worker.code import Code, unpack
 from tests.support.session_rig import Rig
 
@@ -34,7 +35,7 @@ def store(rig: Rig, body: bytes) -> str:
 @pytest.fixture
 def code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Code:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return Code(Rig().session)
+    return Code(Rig().session, code_root.new_name())
 
 
 def rig_of(code: Code) -> Rig:
