@@ -27,7 +27,7 @@ from starburst_executor.client.money import cost_of
 from starburst_executor.client.report import SessionStatus, status_of
 from starburst_executor.client.session import Opened, start
 from starburst_executor.client.submitter import Acknowledged, Submitter
-from starburst_executor.protocol import payload, status
+from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
 from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode
 from starburst_executor.protocol.status import Ended, Entry, State, Status
@@ -122,8 +122,8 @@ class LoneSubmits:
             store, ordinal=0, n_workers=lambda: N_WORKERS, queue_bytes=1 << 20, acknowledged=self._acknowledged
         )
         self._finder, self._claims = Finder(store, self._clock, N_WORKERS), Claims(store, "w", self._clock)
-        pickled = payload.dump_function(no_op)
-        self._function = payload.digest(pickled), pickled
+        pickled = calls.dump_function(no_op)
+        self._function = calls.digest(pickled), pickled
 
     def requests(self) -> Counter[str]:
         return Counter(self._opened.store.requests.snapshot())
@@ -131,7 +131,7 @@ class LoneSubmits:
     def call(self, number: int) -> None:
         """One call, from submit to result."""
         digest, pickled = self._function
-        future = self._submitter.add(_future, digest, pickled, payload.dump_call((number,), {}))
+        future = self._submitter.add(_future, digest, pickled, calls.dump_call((number,), {}))
         batch = self._submitter.take(0.0)
         assert batch is not None  # nothing else is under way
         self._submitter.send(batch)
@@ -141,7 +141,7 @@ class LoneSubmits:
         assert key is not None  # it was rung for
         claim, _ = self._claims.claim(key, size=lambda _: 1)
         assert claim is not None  # nobody else is there
-        claim.found[0] = Finding(State.COMPLETED, payload.dump_value(number))
+        claim.found[0] = Finding(State.COMPLETED, outcomes.dump_value(number))
         self._claims.commit(claim)
         self._finder.saw(key, claim.seen.status)
         self._collector.poll()
@@ -158,16 +158,16 @@ def _future(index: int) -> StarburstFuture[Any]:
 
 def lone_submits(n_calls: int) -> Iterator[Row]:
     """Requests a call: of the session's first calls, and of its last."""
-    calls = LoneSubmits()
+    submits = LoneSubmits()
     window = min(1000, n_calls // 3)
     marks = {0: "first", n_calls - window: "last"}
     for number in range(n_calls):
         if number in marks:
-            before = calls.requests()
-        calls.call(number)
+            before = submits.requests()
+        submits.call(number)
         start_of_window = number + 1 - window
         if start_of_window in marks:
-            took = calls.requests() - before
+            took = submits.requests() - before
             row = Row(f"a lone submit, mean of the {marks[start_of_window]} {window:,} of {n_calls:,}", "requests", [])
             row.values = [n_requests(took) / window]
             row.requests = dict(took)

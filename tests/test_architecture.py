@@ -42,7 +42,7 @@ STRANGERS = {("client", "worker"), ("worker", "client")}
 GUARDED: dict[str, tuple[str, ...]] = {
     "boto3": ("store/s3/", "launch/aws/", "aws/"),
     "botocore": ("store/s3/", "launch/aws/", "aws/"),
-    "cloudpickle": ("protocol/pickling.py",),
+    "cloudpickle": ("protocol/pickler.py",),
     "click": ("cli/",),
     "tomlkit": ("config/file.py", "cli/__init__.py"),
     "time": ("clock.py",),

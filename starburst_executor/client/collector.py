@@ -32,7 +32,7 @@ from starburst_executor.errors import (
 )
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
-from starburst_executor.protocol.payload import load_outcome
+from starburst_executor.protocol.outcomes import load_outcome
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Entry, Located, State, Status
 from starburst_executor.session.store import SessionStore, Versioned

@@ -45,7 +45,7 @@ from starburst_executor.errors import (
     VersionMismatch,
 )
 from starburst_executor.launch.base import Launcher, Order
-from starburst_executor.protocol import payload, status
+from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat
 from starburst_executor.protocol.status import Status
@@ -170,11 +170,11 @@ class Engine:
         call: bytes | BigCall = b""
         if error is None:
             try:
-                parts = payload.dump_call_in_parts(args, kwargs, submitter.pieces.keep)
+                parts = calls.dump_call_in_parts(args, kwargs, submitter.pieces.keep)
                 call = parts if isinstance(parts, bytes) else BigCall(parts)
             except BaseException as raised:  # user code runs here: __reduce__
                 error = raised
-        failed = None if error is None else payload.dump_error(error)
+        failed = None if error is None else outcomes.dump_error(error)
         future = submitter.add(self._new_future, digest, pickled, call, failed)
         if self._keeper.awaits_work:
             self._wake_keeper.set()

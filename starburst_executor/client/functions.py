@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import calls
 
 __all__ = ["FunctionPickles", "Prepared"]
 
@@ -53,7 +53,7 @@ class FunctionPickles:
         """Pickle a function, unless it is known to give the same bytes as the last time.
 
         Args:
-            code: As for `payload.dump_function`.
+            code: As for `calls.dump_function`.
         """
         last, n_modules = self._last, len(sys.modules)
         # Another function cannot be the same, and need not be looked at.
@@ -62,10 +62,10 @@ class FunctionPickles:
         if is_again and last is not None and parts and last.n_modules == n_modules and _are_same(parts, last.parts):
             return last.prepared
         try:
-            pickled = payload.dump_function(function, code)
+            pickled = calls.dump_function(function, code)
         except BaseException as error:  # user code runs here: __reduce__
             return Prepared(_NO_DIGEST, b"", error)
-        prepared = Prepared(payload.digest(pickled), pickled, None)
+        prepared = Prepared(calls.digest(pickled), pickled, None)
         # Looked at before and after: another thread may have changed something while it was pickled.
         is_settled = parts and len(sys.modules) == n_modules and _are_same(parts, _parts(function))
         self._last = _Remembered(parts, n_modules, code, prepared) if is_settled else None
@@ -78,7 +78,7 @@ def _are_same(parts: list[object], others: list[object]) -> bool:
 
 def _parts(function: Callable[..., Any]) -> list[object]:
     """All that goes into a function's pickle; nothing if that may change inside, or is not known."""
-    if type(function) is not FunctionType or payload.has_modules_by_value():
+    if type(function) is not FunctionType or calls.has_modules_by_value():
         return []
     parts: list[object] = []
     todo: list[object] = [function]

@@ -30,7 +30,7 @@ from starburst_executor.errors import (
 )
 from starburst_executor.launch.base import Launcher
 from starburst_executor.launch.open import is_on_aws, open_launcher
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import calls
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.records import ATTACHED, DETACHED, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
@@ -256,8 +256,8 @@ def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
 
 
 def _store_initializer(session: SessionStore, initializer: Callable[[], object], code: str) -> str:
-    pickled = payload.dump_function(initializer, code)
-    digest = payload.digest(pickled)
+    pickled = calls.dump_function(initializer, code)
+    digest = calls.digest(pickled)
     session.store.create(session.keys.function(digest), session.sealer.sealed("function", digest, pickled))
     return digest
 

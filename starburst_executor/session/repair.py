@@ -20,7 +20,7 @@ from starburst_executor.protocol import records, status
 from starburst_executor.protocol.keys import worker_of
 from starburst_executor.protocol.liveness import Watch, may_have_started, suspects
 from starburst_executor.protocol.money import ended_by
-from starburst_executor.protocol.payload import dump_reason
+from starburst_executor.protocol.outcomes import dump_reason
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import Entry, SizeClass, Status
 from starburst_executor.session.store import Group, SessionStore

@@ -24,7 +24,7 @@ from starburst_executor.errors import (
     StarburstError,
     StoreUnavailable,
 )
-from starburst_executor.protocol.payload import describe_outcome
+from starburst_executor.protocol.outcomes import describe_outcome
 from starburst_executor.protocol.records import SessionState, WorkerState
 from starburst_executor.session.repair import end_what_is_left
 from starburst_executor.session.store import SessionStore

@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
 
 
 class Arrived(NamedTuple):
-    """A call to hand to a runner: as `payload.load_call` reads it, and its pieces by name."""
+    """A call to hand to a runner: as `calls.load_call` reads it, and its pieces by name."""
 
     call: bytes
     pieces: tuple[tuple[bytes, bytes], ...]

@@ -24,7 +24,7 @@ from contextlib import suppress
 from starburst_executor import config
 from starburst_executor.launch.local import fork_wire
 from starburst_executor.launch.local.fork_wire import REPORT, Asked
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import outcomes
 from starburst_executor.store.open import preload
 from starburst_executor.store.url import split_url
 from starburst_executor.worker import program
@@ -51,7 +51,7 @@ def _load(url: str) -> None:
     import starburst_executor.worker.agent  # noqa: F401 - loaded for later
 
     preload(split_url(url)[0])
-    payload.dump_value(())  # imports cloudpickle
+    outcomes.dump_value(())  # imports cloudpickle
     gc.collect()
     gc.freeze()  # a collection in an agent would write to every page, and so copy it
 

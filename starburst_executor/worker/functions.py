@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import calls
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.code import Code
 
@@ -15,7 +15,7 @@ class Function(NamedTuple):
     """A function and the folders with the modules that it needs; a runner has the same ones for life.
 
     Attributes:
-        body: As `payload.load_function` reads it.
+        body: As `calls.load_function` reads it.
         code: Folders for the front of `sys.path`: the function's own, then the initializer's.
     """
 
@@ -47,9 +47,9 @@ class Functions:
             body = self._session.function(digest)
             # The initializer runs first in every runner, so its modules are there too: another client's functions may
             # come with other code. Where both have a module, the function's counts.
-            names = dict.fromkeys(filter(None, (payload.code_of(body), self._initializer_code())))
+            names = dict.fromkeys(filter(None, (calls.code_of(body), self._initializer_code())))
             self._known[digest] = Function(body, tuple(map(self._code.folder, names)))
         return self._known[digest]
 
     def _initializer_code(self) -> str:
-        return "" if self.initializer is None else payload.code_of(self.initializer)
+        return "" if self.initializer is None else calls.code_of(self.initializer)

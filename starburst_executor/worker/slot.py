@@ -30,7 +30,7 @@ from starburst_executor.errors import (
 )
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import task_id
-from starburst_executor.protocol.payload import dump_reason
+from starburst_executor.protocol.outcomes import dump_reason
 from starburst_executor.protocol.status import State, Status
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.arguments import Arguments, Arrived, Trouble, Wanted

@@ -146,7 +146,7 @@ def _decoders() -> dict[str, tuple[Decoder, list[bytes]]]:
     from starburst_executor.clock import SystemClock
     from starburst_executor.config import Timings
     from starburst_executor.launch.bootstrap import Bootstrap, read_bootstrap, write_bootstrap
-    from starburst_executor.protocol import payload, records, status
+    from starburst_executor.protocol import outcomes, records, status
     from starburst_executor.protocol.seal import Sealer
     from starburst_executor.protocol.status import Ended, Entry, Located, State, Status
     from starburst_executor.session.store import SessionStore
@@ -195,8 +195,8 @@ def _decoders() -> dict[str, tuple[Decoder, list[bytes]]]:
         "client-beat": (records.decode_client_beat, [records.encode(records.ClientBeat("c", 3, 1.0, True), "n")]),
         "bell": (records.decode_bell, [bell]),
         "outcome": (
-            payload.describe_outcome,
-            [payload.dump_error(ValueError("no")), payload.dump_reason(ValueError("no")), payload.dump_value(1)],
+            outcomes.describe_outcome,
+            [outcomes.dump_error(ValueError("no")), outcomes.dump_reason(ValueError("no")), outcomes.dump_value(1)],
         ),
         "bootstrap": (
             lambda body: read_bootstrap(io.BytesIO(len(body).to_bytes(4, "big") + body)),

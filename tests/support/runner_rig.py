@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import calls, outcomes
 from starburst_executor.worker.runner.handle import Died, Event, Finished, Job, Nursery, Runner
 
 PATIENCE_S = 30.0
@@ -35,19 +35,19 @@ class Rig:
         self.nursery.close()
 
     def spawn(self, initializer: Callable[[], object] | None = None, **options: Any) -> Runner:
-        body = payload.dump_function(initializer) if initializer is not None else None
+        body = calls.dump_function(initializer) if initializer is not None else None
         self._runners.append(self.nursery.spawn(initializer=body, **options))
         return self._runners[-1]
 
-    def send(self, runner: Runner, function: Callable[..., Any], *calls: tuple[Any, ...]) -> list[int]:
+    def send(self, runner: Runner, function: Callable[..., Any], *arguments: tuple[Any, ...]) -> list[int]:
         """One job per tuple of arguments, in one message; their numbers."""
-        return self.send_body(runner, payload.dump_function(function), *calls)
+        return self.send_body(runner, calls.dump_function(function), *arguments)
 
-    def send_body(self, runner: Runner, body: bytes, *calls: tuple[Any, ...]) -> list[int]:
+    def send_body(self, runner: Runner, body: bytes, *arguments: tuple[Any, ...]) -> list[int]:
         digest = hashlib.sha256(body).hexdigest()
         jobs = [
-            Job(next(self._numbers), index, 1, f"0-{index}", digest, payload.dump_call(args, {}))
-            for index, args in enumerate(calls)
+            Job(next(self._numbers), index, 1, f"0-{index}", digest, calls.dump_call(args, {}))
+            for index, args in enumerate(arguments)
         ]
         runner.send(jobs, {digest: body})
         return [job.number for job in jobs]
@@ -83,7 +83,7 @@ def death(runner: Runner) -> tuple[list[Event], Died]:
 
 
 def value_of(event: Finished) -> Any:
-    value, error = payload.load_outcome(event.outcome)
+    value, error = outcomes.load_outcome(event.outcome)
     assert event.ok is (error is None)
     if error is not None:
         raise error

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from starburst_executor.config import Timings
-from starburst_executor.protocol import payload, status
+from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.records import (
     ATTACHED,
@@ -30,8 +30,8 @@ from starburst_executor.worker.arguments import Arguments, Arrived, Wanted
 
 SESSION = "a-session"
 KEY = b"k" * 32
-FUNCTION = payload.dump_function(pow)
-DIGEST = payload.digest(FUNCTION)
+FUNCTION = calls.dump_function(pow)
+DIGEST = calls.digest(FUNCTION)
 
 
 class Rig:
@@ -112,7 +112,7 @@ class Rig:
     def submit(self, n_tasks: int, *, first: int = 0, epoch: int = 0, call: Any = (2, 3), digest: str = DIGEST) -> str:
         """A status object of pending tasks, each `pow(*call)`; its key."""
         ref = GroupRef(0, first, n_tasks, epoch)
-        pickled = payload.dump_call(call, {})
+        pickled = calls.dump_call(call, {})
         entries = tuple(
             Entry.pending(0, self.sealer.sealed("call", status.call_label(0, first + i, digest), pickled))
             for i in range(n_tasks)
@@ -136,7 +136,7 @@ class Rig:
         (arrived,) = Arguments(self.session).get([Wanted(ref, entry.call, label)], 1)
         if not isinstance(arrived, Arrived):
             raise arrived
-        return payload.load_call(arrived.call, dict(arrived.pieces))
+        return calls.load_call(arrived.call, dict(arrived.pieces))
 
     def states(self, key: str) -> list[State]:
         return [State(entry.state) for entry in self.read(key).entries]
@@ -163,7 +163,7 @@ class Rig:
     def end(self, key: str, value: object = 8, *, claim_id: str = "other.1") -> None:
         """Somebody else claims and completes every pending task."""
         self.claim(key, claim_id)
-        body = payload.dump_value(value)
+        body = outcomes.dump_value(value)
 
         def step(seen: Status) -> Status:
             ended = {

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from starburst_executor.errors import RecordInvalid
-from starburst_executor.protocol import payload, pieces, records, status
+from starburst_executor.protocol import calls, outcomes, pieces, records, status
 from starburst_executor.protocol.keys import SessionKeys, worker_of
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records import Manifest, SessionState
@@ -213,7 +213,7 @@ class Oracle:
             if found is None:
                 self._fail(f"a task was stored before a piece of its call: {key}")
                 continue
-            (number, behaviour, *_), _ = payload.load_call(call[32:], found)
+            (number, behaviour, *_), _ = calls.load_call(call[32:], found)
             task_id = f"{new.ordinal}-{new.first + index}"
             self._keys[task_id] = key
             self.tasks[task_id] = Task(number, behaviour)
@@ -367,7 +367,7 @@ class Oracle:
             return "an outcome was committed under a wrong seal"
         if b.state != State.COMPLETED:
             return ""
-        value, _ = payload.load_outcome(opened)
+        value, _ = outcomes.load_outcome(opened)
         execution = self.executions.get(value_name(value))
         if execution is None or execution.task_id != task_id:
             return f"another task's outcome was committed ({value_name(value)})"

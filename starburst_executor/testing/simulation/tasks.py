@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from starburst_executor.errors import LaunchError, StarburstError
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import calls, outcomes
 from starburst_executor.protocol.pieces import PIECE_BYTES
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.processes import WorkerProcess
@@ -139,7 +139,7 @@ class SimulatedRunner:
             return
         self._current = next(iter(self._open))
         job = self._open[self._current]
-        (number, behaviour, seconds, _), _ = payload.load_call(job.call, dict(job.pieces))
+        (number, behaviour, seconds, _), _ = calls.load_call(job.call, dict(job.pieces))
         name = self._nursery.starts.started(self._process, job, number)
         self._nursery.tries[number] = self._nursery.tries.get(number, 0) + 1
         self._process.scheduler.at(seconds, partial(self._end, job, number, Behaviour(behaviour), name, seconds))
@@ -157,14 +157,14 @@ class SimulatedRunner:
         ok, loaded, outcome, printed = True, True, b"", b""
         if behaviour is Behaviour.REFUSED:
             ok = loaded = False
-            outcome = payload.dump_reason(StarburstError("no such module"))
+            outcome = outcomes.dump_reason(StarburstError("no such module"))
         elif behaviour is Behaviour.RAISES or (behaviour is Behaviour.FLAKY and self._nursery.tries[number] < 2):  # noqa: PLR2004 - the first time
             ok = False
             self._nursery.starts.failed(self._process, job)
-            outcome = payload.dump_reason(StarburstError(name))
+            outcome = outcomes.dump_reason(StarburstError(name))
         else:
             value = f"{name}/{_BIG}" if behaviour is Behaviour.BIG else name
-            outcome = bytes(payload.dump_value(value))
+            outcome = bytes(outcomes.dump_value(value))
             printed = b"a line\n" if behaviour is Behaviour.PRINTS else b""
         del self._open[job.number]
         self._current = None

@@ -129,7 +129,7 @@ class Nursery:
 
         Args:
             code: Folders that go to the front of its `sys.path`.
-            initializer: What `payload.load_function` makes a callable without arguments of.
+            initializer: What `calls.load_function` makes a callable without arguments of.
             is_leaving: Whether this worker has been asked to leave. A runner that catches SIGTERM goes on if it has, and
                 dies of it if it has not: then the signal was meant for this process alone.
         Raises:

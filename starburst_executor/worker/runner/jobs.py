@@ -33,7 +33,7 @@ class Finished(NamedTuple):
     Attributes:
         ok: False if `outcome` holds an exception.
         loaded: False if the function or the call could not be rebuilt here, so that user code did not start.
-        outcome: As `payload.load_outcome` reads it; a memoryview if it is big.
+        outcome: As `outcomes.load_outcome` reads it; a memoryview if it is big.
         seconds: From loading the call to having pickled the value.
         stdout: What was printed meanwhile; the middle is left out if it was more than `capture_bytes`.
     """

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from starburst_executor.clock import SystemClock
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import outcomes
 from starburst_executor.worker import code_root
 from starburst_executor.worker.runner import process as child
 
@@ -54,7 +54,7 @@ def serve(control: socket.socket, root_name: str) -> NoReturn:
     # What the agent had at the fork must not be finalised here: that could close a descriptor of another owner.
     gc.freeze()
     _isolate(control)
-    payload.dump_value(())  # imports cloudpickle
+    outcomes.dump_value(())  # imports cloudpickle
     gc.freeze()  # runners share these pages
     _Nursery(control, root_name).run()
 

@@ -31,8 +31,9 @@ import msgpack
 
 from starburst_executor import context
 from starburst_executor.clock import SystemClock
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import outcomes
 from starburst_executor.worker.runner import tokens, wire
+from starburst_executor.worker.runner.loader import Loader
 
 __all__ = ["EXIT_DEAF", "EXIT_INTERNAL", "Descriptors", "run"]
 
@@ -107,7 +108,7 @@ class _Runner:
         self._inbox = wire.Inbox(self._data)
         self._clock = SystemClock()
         self._pid = os.getpid()
-        self._loader = payload.FunctionLoader()
+        self._loader = Loader()
         self._functions: dict[str, Callable[..., Any]] = {}
         self._bodies: dict[str, bytes] = {}  # of functions not yet loaded
         self._pieces: dict[bytes, bytes] = {}  # of calls, as long as the agent says
@@ -170,7 +171,7 @@ class _Runner:
             self._in_user_code = False
         except BaseException as error:  # user code
             self._in_user_code = False
-            wire.send_frame(self._data, [wire.BROKEN, *self._ends()], payload.dump_error(error, hide_frames=1))
+            wire.send_frame(self._data, [wire.BROKEN, *self._ends()], outcomes.dump_error(error, hide_frames=1))
             os._exit(1)
 
     def _next_frame(self) -> wire.Frame:
@@ -212,12 +213,12 @@ class _Runner:
             function = self._function(digest)
             args, kwargs = self._loader.load_call(call, self._pieces)
             loaded = True
-            outcome = payload.dump_value(function(*args, **kwargs))
+            outcome = outcomes.dump_value(function(*args, **kwargs))
             self._in_user_code = False
         except BaseException as error:  # user code
             self._in_user_code = False
             self._leave_if_forked(error)
-            return _Result(False, loaded, payload.dump_error(error, hide_frames=1))
+            return _Result(False, loaded, outcomes.dump_error(error, hide_frames=1))
         self._leave_if_forked(None)
         return _Result(True, True, outcome)
 

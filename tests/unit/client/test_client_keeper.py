@@ -8,7 +8,7 @@ import pytest
 
 from starburst_executor.errors import ExecutorBroken, LaunchError, ObjectNotFound, StoreUnavailable
 from starburst_executor.launch.base import Order, Started
-from starburst_executor.protocol import payload, status
+from starburst_executor.protocol import outcomes, status
 from starburst_executor.protocol.records import Launch, SessionState, WorkerState
 from starburst_executor.protocol.status import State
 from starburst_executor.testing import Fault
@@ -21,7 +21,7 @@ def reason_of(rig: Rig, key: str) -> BaseException | None:
     outcome = seen.entries[0].outcome
     assert isinstance(outcome, bytes)
     body = rig.sealer.open_sealed("outcome", status.outcome_label(seen, 0, seen.entries[0]), outcome)
-    return payload.load_outcome(body)[1]
+    return outcomes.load_outcome(body)[1]
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.errors import PayloadError, RecordInvalid, SessionNotFound, StoreUnavailable
-from starburst_executor.protocol import payload, status
+from starburst_executor.protocol import outcomes, status
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Ended, Located, State
@@ -65,7 +65,7 @@ class Client:
         seen, body, ended = rig.read(key), b"", {}
         for i, value in enumerate(values):
             sealed = rig.sealer.sealed(
-                "outcome", status.outcome_label(seen, i, seen.entries[i]), payload.dump_value(value)
+                "outcome", status.outcome_label(seen, i, seen.entries[i]), outcomes.dump_value(value)
             )
             ended[i] = Ended(State.COMPLETED, Located(part, len(body), len(sealed)), None, 0.0, 0)
             body += sealed
@@ -310,7 +310,7 @@ def test_a_wrong_seal_fails_that_future_alone_and_nothing_is_unpickled() -> None
     client = Client()
     key, (bad, good) = client.submit(2)
     client.rig.end(key, "value")
-    hostile = b"x" * 32 + b"V" + payload.dump_value("evil")[1:]
+    hostile = b"x" * 32 + b"V" + outcomes.dump_value("evil")[1:]
     client.rig.write(key, lambda seen: seen.with_entries({0: seen.entries[0]._replace(outcome=hostile)}))
     client.collector.poll()
     assert isinstance(bad.exception(0), RecordInvalid)

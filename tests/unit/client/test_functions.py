@@ -13,7 +13,7 @@ import cloudpickle
 import pytest
 
 from starburst_executor.client.functions import FunctionPickles
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import calls
 
 
 @pytest.fixture
@@ -35,24 +35,24 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def n_dumps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    dump, calls = payload.dump_function, []
+    dump, seen = calls.dump_function, []
 
     def counted(function: Callable[..., Any], code: str) -> bytes:
-        calls.append(function)
+        seen.append(function)
         return dump(function, code)
 
-    monkeypatch.setattr(payload, "dump_function", counted)
-    return lambda: len(calls)
+    monkeypatch.setattr(calls, "dump_function", counted)
+    return lambda: len(seen)
 
 
 def test_a_loop_of_submits_pickles_its_function_once(script: ModuleType, n_dumps: Callable[[], int]) -> None:
     pickles = FunctionPickles()
-    for function in (script.scale, script.typed, payload.digest):
+    for function in (script.scale, script.typed, calls.digest):
         prepared = [pickles.prepare(function) for _ in range(100)]
         assert len(set(prepared)) == 1
-        assert prepared[0].digest == payload.digest(prepared[0].pickled)
+        assert prepared[0].digest == calls.digest(prepared[0].pickled)
     assert n_dumps() == 3
-    assert payload.load_function(pickles.prepare(script.scale).pickled)(1.5) == 8
+    assert calls.load_function(pickles.prepare(script.scale).pickled)(1.5) == 8
 
 
 CHANGES: dict[str, Callable[[ModuleType], object]] = {
@@ -90,7 +90,7 @@ def test_a_change_of_anything_that_goes_into_it_shows(
 def test_new_modules_of_the_users_own_show(script: ModuleType, n_dumps: Callable[[], int]) -> None:
     pickles = FunctionPickles()
     old, new = (f"2026-11/{digit * 64}" for digit in "01")
-    names = [payload.code_of(pickles.prepare(script.scale, code).pickled) for code in (old, old, new)]
+    names = [calls.code_of(pickles.prepare(script.scale, code).pickled) for code in (old, old, new)]
     assert names == [old, old, new]
     assert n_dumps() == 2
 
@@ -100,7 +100,7 @@ def test_what_may_change_inside_is_pickled_each_time(script: ModuleType, n_dumps
     first = pickles.prepare(script.first)
     script.names[0] = "b"
     second = pickles.prepare(script.first)
-    assert [payload.load_function(each.pickled)(0) for each in (first, second)] == ["a", "b"]
+    assert [calls.load_function(each.pickled)(0) for each in (first, second)] == ["a", "b"]
     for function in (script.make(1), print, math.floor, Callable, lambda: script):
         n_before = n_dumps()
         pickles.prepare(function)
@@ -116,13 +116,13 @@ def test_what_cannot_be_pickled_says_so_each_time(script: ModuleType) -> None:
 
 
 def test_a_change_while_it_is_pickled_is_not_remembered(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    pickles, dump = FunctionPickles(), payload.dump_function
+    pickles, dump = FunctionPickles(), calls.dump_function
 
     def changed_meanwhile(function: Callable[..., Any], code: str) -> bytes:
         pickled = dump(function, code)
         script.factor += 1
         return pickled
 
-    monkeypatch.setattr(payload, "dump_function", changed_meanwhile)
-    found = [payload.load_function(pickles.prepare(script.helper).pickled)(0) for _ in range(3)]
+    monkeypatch.setattr(calls, "dump_function", changed_meanwhile)
+    found = [calls.load_function(pickles.prepare(script.helper).pickled)(0) for _ in range(3)]
     assert found == [3, 4, 5]

@@ -12,7 +12,7 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
 from starburst_executor.errors import StoreUnavailable
-from starburst_executor.protocol import payload, status
+from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH
 from starburst_executor.protocol.status import Located, SizeClass, State
 from starburst_executor.testing import Asked, Fault
@@ -50,11 +50,11 @@ class Client:
     ) -> StarburstFuture[Any]:
         pickled: bytes | BigCall = b""
         if failed is None:
-            parts = payload.dump_call_in_parts(call, {}, self.submitter.pieces.keep)
+            parts = calls.dump_call_in_parts(call, {}, self.submitter.pieces.keep)
             pickled = parts if isinstance(parts, bytes) else BigCall(parts)
-        outcome = None if failed is None else payload.dump_error(failed)
+        outcome = None if failed is None else outcomes.dump_error(failed)
         return self.submitter.add(
-            lambda index: StarburstFuture(NoCanceller(), 0, index), payload.digest(function), function, pickled, outcome
+            lambda index: StarburstFuture(NoCanceller(), 0, index), calls.digest(function), function, pickled, outcome
         )
 
     def take(self) -> Batch | None:
@@ -184,7 +184,7 @@ def test_big_calls_are_stored_apart_before_the_object_that_names_them() -> None:
 
 def test_a_function_is_stored_once_however_many_use_it() -> None:
     client = Client()
-    other = payload.dump_function(len)
+    other = calls.dump_function(len)
     for function in (FUNCTION, other, FUNCTION, other):
         client.add(function=function)
         client.send_all()
@@ -301,7 +301,7 @@ def test_calls_that_could_not_be_pickled_are_recorded_as_failed() -> None:
     outcome = seen.entries[0].outcome
     assert outcome is not None
     body = client.rig.session.outcome("", outcome, status.outcome_label(seen, 0, seen.entries[0]))
-    error = payload.load_outcome(body)[1]
+    error = outcomes.load_outcome(body)[1]
     assert repr(error) == "TypeError('cannot pickle')"
     assert status.retry(seen, {0: 1}) is seen
     assert batch.etag == ""
@@ -409,7 +409,7 @@ def test_senders_side_by_side_store_each_task_once() -> None:
     ]
     for thread in threads:
         thread.start()
-    functions = [payload.dump_function(f) for f in (pow, len, abs)]
+    functions = [calls.dump_function(f) for f in (pow, len, abs)]
     for number in range(2000):
         client.add(function=functions[number % 3])
     assert client.submitter.flush(20.0)

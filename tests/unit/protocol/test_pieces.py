@@ -10,10 +10,10 @@ import msgpack
 import pytest
 
 from starburst_executor.errors import PayloadError, RecordInvalid
-from starburst_executor.protocol import payload, pieces
-from starburst_executor.protocol.payload import FunctionLoader
+from starburst_executor.protocol import calls, pieces
 from starburst_executor.protocol.pieces import PIECE_BYTES, Piece
 from starburst_executor.protocol.seal import Sealer
+from starburst_executor.worker.runner.loader import Loader
 
 GROUP = "0000.0000000000"
 SEALER = Sealer(b"k" * 32, "a-session")
@@ -41,11 +41,11 @@ class Kept:
         return Piece(name, GROUP, 0, len(body))
 
     def dump(self, *args: Any, **kwargs: Any) -> bytes:
-        parts = payload.dump_call_in_parts(args, kwargs, self.keep)
+        parts = calls.dump_call_in_parts(args, kwargs, self.keep)
         return parts if isinstance(parts, bytes) else pieces.encode(parts)
 
     def load(self, call: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return payload.load_call(call, self.bodies)
+        return calls.load_call(call, self.bodies)
 
     @property
     def sizes(self) -> list[int]:
@@ -79,8 +79,8 @@ def test_what_is_not_big_is_one_pickle(args: tuple[Any, ...]) -> None:
     kept = Kept()
     call = kept.dump(*args)
     assert not kept.bodies
-    assert call == payload.dump_call(args, {})
-    assert payload.load_call(call) == (args, {})
+    assert call == calls.dump_call(args, {})
+    assert calls.load_call(call) == (args, {})
 
 
 def test_a_piece_is_what_the_user_has_and_nothing_around_it() -> None:
@@ -148,10 +148,10 @@ def test_what_the_user_changes_afterwards_is_not_sent() -> None:
 
 
 def test_what_an_initializer_left_is_there_for_functions_in_big_calls() -> None:
-    kept, loader = Kept(), FunctionLoader()
+    kept, loader = Kept(), Loader()
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec("def initialize():\n global left\n left = 5\ndef read(): return left", namespace)
-    loader.initialize(payload.dump_function(namespace["initialize"]))
+    loader.initialize(calls.dump_function(namespace["initialize"]))
     (_, read), _ = loader.load_call(kept.dump([0.5] * 20_000, namespace["read"]), kept.bodies)
     assert read() == 5
 
@@ -159,12 +159,12 @@ def test_what_an_initializer_left_is_there_for_functions_in_big_calls() -> None:
 def test_pickles_that_are_read_by_lines_are_read() -> None:
     old = pickle.dumps((("a", 1.5), {"k": 2}), protocol=0)
     for cut in (1, len(old) // 2):
-        assert payload.load_call(pieces.encode([old[:cut], old[cut:]])) == (("a", 1.5), {"k": 2})
+        assert calls.load_call(pieces.encode([old[:cut], old[cut:]])) == (("a", 1.5), {"k": 2})
 
 
 def test_a_missing_piece_is_said() -> None:
     with pytest.raises(PayloadError, match="missing"):
-        payload.load_call(Kept().dump(b"x" * 100_000), {})
+        calls.load_call(Kept().dump(b"x" * 100_000), {})
 
 
 # --- records ----------------------------------------------------------------------------------------------------------
@@ -173,7 +173,7 @@ def test_a_missing_piece_is_said() -> None:
 def test_a_record_says_its_parts_in_order() -> None:
     parts = [b"small", Piece(b"n" * 32, GROUP, 5, 70_000), b""]
     assert pieces.decode(pieces.encode(parts)) == parts
-    assert pieces.decode(payload.dump_call((1,), {})) is None
+    assert pieces.decode(calls.dump_call((1,), {})) is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from starburst_executor.config import Timings
 from starburst_executor.errors import RecordInvalid, VersionMismatch
 from starburst_executor.launch.bootstrap import Bootstrap, read_bootstrap, write_bootstrap
-from starburst_executor.protocol import payload, records
+from starburst_executor.protocol import outcomes, records
 from starburst_executor.protocol.records import (
     Bell,
     ClientBeat,
@@ -73,7 +73,7 @@ def failure_bytes() -> bytes:
     try:
         raise ValueError("no")
     except ValueError as error:
-        return payload.dump_error(error)
+        return outcomes.dump_error(error)
 
 
 # What is decoded, by which function, from which valid body.
@@ -181,7 +181,7 @@ def test_outcomes_of_random_bytes_are_refused(body: bytes, kind: bytes) -> None:
     if (kind + body)[:1] == b"V":
         return
     with pytest.raises(RecordInvalid):
-        payload.load_outcome(kind + body)
+        outcomes.load_outcome(kind + body)
 
 
 @given(st.data())
@@ -192,7 +192,7 @@ def test_changed_failures_are_refused_or_are_failures(data: st.DataObject) -> No
     fields[3] = b""
     fields[data.draw(st.integers(0, 3))] = data.draw(values.filter(lambda value: not isinstance(value, bytes)))
     body = data.draw(st.sampled_from([b"E", b"R"])) + msgpack.packb(fields)
-    for read in (payload.load_outcome, payload.describe_outcome):
+    for read in (outcomes.load_outcome, outcomes.describe_outcome):
         with contextlib.suppress(RecordInvalid):
             read(body)
 

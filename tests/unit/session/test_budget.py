@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from starburst_executor.errors import BudgetExceeded
-from starburst_executor.protocol.payload import load_outcome
+from starburst_executor.protocol.outcomes import load_outcome
 from starburst_executor.protocol.records import DETACHED, Launch, SessionState, WorkerState
 from starburst_executor.protocol.status import State
 from starburst_executor.session.budget import Budget

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from starburst_executor.errors import ExecutorBroken, SessionExpired, WorkerLost
-from starburst_executor.protocol import payload, status
+from starburst_executor.protocol import outcomes, status
 from starburst_executor.protocol.records import SessionState, WorkerState
 from starburst_executor.protocol.status import State
 from starburst_executor.session.repair import Watcher, end_what_is_left, read_beats
@@ -37,7 +37,7 @@ def error_of(rig: Rig, key: str, index: int) -> BaseException | None:
     entry = seen.entries[index]
     assert isinstance(entry.outcome, bytes)
     label = status.outcome_label(seen, index, entry)
-    return payload.load_outcome(rig.sealer.open_sealed("outcome", label, entry.outcome))[1]
+    return outcomes.load_outcome(rig.sealer.open_sealed("outcome", label, entry.outcome))[1]
 
 
 def test_the_tasks_of_the_lost_go_back_and_workers_are_rung_for() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from starburst_executor.errors import PayloadError, RecordInvalid, StoreUnavailable
-from starburst_executor.protocol import payload, pieces
+from starburst_executor.protocol import calls, pieces
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.status import Located
@@ -59,7 +59,7 @@ def body(number: int, n_bytes: int = 100 * KB) -> bytes:
 
 def test_small_calls_ask_for_nothing() -> None:
     stage = Stage()
-    call = payload.dump_call((1, 2), {})
+    call = calls.dump_call((1, 2), {})
     wanted = Wanted(REF, stage.rig.sealer.sealed("call", "0-0/f", call), "0-0/f")
     assert stage.get([wanted] * 3) == [Arrived(call, ())] * 3
     assert stage.n_gets == 0
@@ -91,12 +91,12 @@ def test_a_range_is_not_longer_than_is_good_for_memory() -> None:
 
 def test_calls_without_pieces_that_were_too_big_to_inline_are_read_together() -> None:
     stage = Stage()
-    calls = [payload.dump_call(([i] * 20_000,), {}) for i in range(3)]
-    sealed = [stage.rig.sealer.sealed("call", f"0-{i}/f", call) for i, call in enumerate(calls)]
+    dumped = [calls.dump_call(([i] * 20_000,), {}) for i in range(3)]
+    sealed = [stage.rig.sealer.sealed("call", f"0-{i}/f", call) for i, call in enumerate(dumped)]
     stage.store(*sealed)
     places = [Located("", sum(map(len, sealed[:i])), len(sealed[i])) for i in range(3)]
     got = stage.get([Wanted(REF, place, f"0-{i}/f") for i, place in enumerate(places)])
-    assert [each.call for each in got] == calls
+    assert [each.call for each in got] == dumped
     assert stage.n_gets == 1
 
 

@@ -6,7 +6,7 @@ import msgpack
 import pytest
 
 from starburst_executor.errors import StoreUnavailable
-from starburst_executor.protocol import payload, status
+from starburst_executor.protocol import outcomes, status
 from starburst_executor.protocol.status import Located, State, Status
 from starburst_executor.testing import Asked, Fault
 from starburst_executor.worker.claims import Claim, Claims, Finding
@@ -34,7 +34,7 @@ class Worker:
 
 
 def finding(value: object = 8, state: State = State.COMPLETED, output: tuple[bytes, bytes] = (b"", b"")) -> Finding:
-    return Finding(state, payload.dump_value(value), output, 0.5)
+    return Finding(state, outcomes.dump_value(value), output, 0.5)
 
 
 def outcome(rig: Rig, key: str, index: int) -> object:
@@ -44,7 +44,7 @@ def outcome(rig: Rig, key: str, index: int) -> object:
     entry = seen.entries[index]
     assert entry.outcome is not None
     body = rig.session.outcome(ref.group_id, entry.outcome, status.outcome_label(seen, index, entry))
-    return payload.load_outcome(body)[0]
+    return outcomes.load_outcome(body)[0]
 
 
 # --- claim ------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 
 from starburst_executor.context import current_task
 from starburst_executor.errors import RemoteTraceback
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import calls, outcomes
 from starburst_executor.worker.runner.handle import BrokenStart, Died, Event, Finished, Job
 from tests.support.runner_rig import Rig, death, events, finished, value_of, wait_until
 
@@ -40,8 +40,8 @@ def test_one_runner_is_one_process_and_not_the_agent() -> None:
 def test_a_function_is_sent_once() -> None:
     with Rig() as rig:
         runner = rig.spawn()
-        call = payload.dump_call((), {})
-        runner.send([Job(1, 0, 1, "0-0", "f", call)], {"f": payload.dump_function(lambda: "here")})
+        call = calls.dump_call((), {})
+        runner.send([Job(1, 0, 1, "0-0", "f", call)], {"f": calls.dump_function(lambda: "here")})
         runner.send([Job(2, 1, 1, "0-1", "f", call)], {})
         assert [value_of(event) for event in finished(runner, 2)] == ["here", "here"]
 
@@ -58,8 +58,8 @@ def test_numbers_that_do_not_ascend_are_refused() -> None:
 def test_a_task_knows_itself() -> None:
     with Rig() as rig:
         runner = rig.spawn()
-        call = payload.dump_call((), {})
-        runner.send([Job(1, 17, 3, "2-40", "f", call)], {"f": payload.dump_function(current_task)})
+        call = calls.dump_call((), {})
+        runner.send([Job(1, 17, 3, "2-40", "f", call)], {"f": calls.dump_function(current_task)})
         task = value_of(*finished(runner, 1))
         assert (task.session_id, task.task_id, task.index, task.attempt) == ("a-session", "2-40", 17, 3)
 
@@ -218,7 +218,7 @@ def test_a_failing_initializer_is_told_and_no_job_starts() -> None:
         numbers = rig.send(runner, os.getpid, (), ())
         broken, died = events(runner, lambda _seen: False)
         assert isinstance(broken, BrokenStart)
-        _, error = payload.load_outcome(broken.outcome)
+        _, error = outcomes.load_outcome(broken.outcome)
         assert isinstance(error, ValueError)
         assert isinstance(died, Died)
         assert died.culprit is None

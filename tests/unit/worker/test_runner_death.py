@@ -167,7 +167,7 @@ def test_the_nursery_dying_takes_runners_along_and_is_told() -> None:
 
 _AGENT = """
 import json, os, subprocess, sys, threading
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import calls, outcomes
 from starburst_executor.worker.runner.handle import Job, Nursery
 
 def task():
@@ -177,13 +177,13 @@ nursery = Nursery.start(session_id="s", sys_path=[])
 pids = [nursery.pid]
 runners = [nursery.spawn() for _ in range(2)]
 for runner in runners:
-    call = payload.dump_call((), {})
+    call = calls.dump_call((), {})
     jobs = [Job(1, 0, 1, "0-0", "task", call), Job(2, 0, 1, "0-0", "hang", call)]
-    hang = payload.dump_function(lambda: __import__("threading").Event().wait())
-    runner.send(jobs, {"task": payload.dump_function(task), "hang": hang})
+    hang = calls.dump_function(lambda: __import__("threading").Event().wait())
+    runner.send(jobs, {"task": calls.dump_function(task), "hang": hang})
     while not (events := runner.poll(10)):
         pass
-    pids += payload.load_outcome(events[0].outcome)[0]
+    pids += outcomes.load_outcome(events[0].outcome)[0]
 print(json.dumps(pids), flush=True)
 threading.Event().wait()
 """

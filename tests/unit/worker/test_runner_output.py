@@ -126,7 +126,7 @@ def test_endless_output_does_not_fill_the_disk() -> None:
 
 _TEE = """
 import sys
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import calls
 from starburst_executor.worker.runner.handle import Job, Nursery
 
 def talk(i):
@@ -144,7 +144,7 @@ def talk(i):
 PATH = sys.argv[1]
 nursery = Nursery.start(session_id="s", sys_path=[], tee=True)
 runner = nursery.spawn()
-runner.send([Job(i + 1, i, 1, "0-0", "f", payload.dump_call((i,), {})) for i in range(3)], {"f": payload.dump_function(talk)})
+runner.send([Job(i + 1, i, 1, "0-0", "f", calls.dump_call((i,), {})) for i in range(3)], {"f": calls.dump_function(talk)})
 n = 0
 while n < 3:
     n += len(runner.poll(10))

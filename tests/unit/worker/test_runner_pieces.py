@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.protocol import payload, pieces
+from starburst_executor.protocol import calls, pieces
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.worker.runner import handle as runner_module
@@ -40,9 +40,9 @@ class Feeder:
 
         monkeypatch.setattr(wire.Outbox, "add", noted)
 
-    def send(self, function: Any, *calls: tuple[Any, ...]) -> None:
-        body = payload.dump_function(function)
-        self.runner.send([self.job(args) for args in calls], {"f": body})
+    def send(self, function: Any, *arguments: tuple[Any, ...]) -> None:
+        body = calls.dump_function(function)
+        self.runner.send([self.job(args) for args in arguments], {"f": body})
 
     def job(self, args: tuple[Any, ...]) -> Job:
         bodies: dict[bytes, bytes] = {}
@@ -52,7 +52,7 @@ class Feeder:
             bodies[name] = bytes(body)
             return Piece(name, "0000.0000000000", 0, len(body))
 
-        parts = payload.dump_call_in_parts(args, {}, keep)
+        parts = calls.dump_call_in_parts(args, {}, keep)
         call = parts if isinstance(parts, bytes) else pieces.encode(parts)
         return Job(next(self._numbers), 0, 1, "0-0", "f", call, tuple(bodies.items()))
 
@@ -121,5 +121,5 @@ def test_a_new_runner_has_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
     job = Feeder(rig.spawn(), monkeypatch).job((bytearray(100 * KB), 1))
     for _ in range(2):
         runner = rig.spawn()
-        runner.send([job], {"f": payload.dump_function(changed)})
+        runner.send([job], {"f": calls.dump_function(changed)})
         assert [value_of(event) for event in finished(runner, 1)] == [(0, 1)]

@@ -22,7 +22,7 @@ from starburst_executor.errors import (
     TaskCrashed,
     TaskTimeout,
 )
-from starburst_executor.protocol import payload, status
+from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.status import State
 from starburst_executor.worker import code_root
 from starburst_executor.worker.arguments import Arguments
@@ -111,7 +111,7 @@ class FakeRunner:
     def finish(self, number: int, act: Act) -> Finished:
         job = self.jobs.pop(number)
         self.stage.ran.append((job.index, job.attempt))
-        outcome = payload.dump_value(act.value) if act.error is None else payload.dump_error(act.error)
+        outcome = outcomes.dump_value(act.value) if act.error is None else outcomes.dump_error(act.error)
         return Finished(number, act.error is None, act.loaded, outcome, act.seconds, act.printed, b"")
 
     def death(self, reason: str, culprit: int | None) -> Died:
@@ -210,7 +210,7 @@ class Stage:
         entry, ref = seen.entries[index], self.rig.keys.parse_group(key)
         assert entry.outcome is not None
         body = self.rig.session.outcome(ref.group_id, entry.outcome, status.outcome_label(seen, index, entry))
-        return payload.load_outcome(body)[1]
+        return outcomes.load_outcome(body)[1]
 
 
 def in_slices(stage: Stage) -> list[int]:
@@ -622,7 +622,7 @@ def test_who_cannot_read_a_function_has_lost_no_task() -> None:
 
 def test_an_initializer_that_raises_breaks_the_session() -> None:
     stage = Stage()
-    stage.broken = payload.dump_error(ValueError("not here"))
+    stage.broken = outcomes.dump_error(ValueError("not here"))
     stage.rig.submit(1)
     stage.look()
     stage.slot.step()
@@ -657,8 +657,8 @@ def test_a_result_too_large_fails_its_task_alone() -> None:
 def test_a_call_with_a_wrong_seal_or_without_its_function_fails_alone() -> None:
     stage = Stage()
     moved = stage.rig.submit(2)
-    calls = [entry.call for entry in stage.rig.read(moved).entries]
-    stage.rig.write(moved, lambda seen: seen.with_entries({0: seen.entries[0]._replace(call=calls[1])}))
+    given = [entry.call for entry in stage.rig.read(moved).entries]
+    stage.rig.write(moved, lambda seen: seen.with_entries({0: seen.entries[0]._replace(call=given[1])}))
     gone = stage.rig.submit(1, first=2, digest="0" * 32)
     stage.run()
     assert stage.rig.states(moved) == [State.FAILED, State.COMPLETED]
@@ -1013,7 +1013,7 @@ def with_code(rig: Rig, body: bytes) -> str:
     """A stored function that needs this code; its digest."""
     name = f"2026-04/{hashlib.sha256(body).hexdigest()}"
     rig.objects.create(f"code/{name}", body)
-    function = payload.dump_function(pow, name)
-    digest = payload.digest(function)
+    function = calls.dump_function(pow, name)
+    digest = calls.digest(function)
     rig.objects.create(rig.keys.function(digest), rig.sealer.sealed("function", digest, function))
     return digest

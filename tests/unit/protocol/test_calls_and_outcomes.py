@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from starburst_executor import errors
 from starburst_executor.errors import PayloadError, RecordInvalid, RemoteTraceback, TaskFailed
-from starburst_executor.protocol import payload
+from starburst_executor.protocol import calls, outcomes
+from starburst_executor.worker.runner.loader import Loader
 
 
 class TwoArguments(Exception):
@@ -90,8 +91,8 @@ def there_and_back(raised: BaseException) -> BaseException:
     try:
         raise raised
     except BaseException as error:
-        body = payload.dump_error(error)
-    value, error = payload.load_outcome(body)
+        body = outcomes.dump_error(error)
+    value, error = outcomes.load_outcome(body)
     assert value is None
     assert error is not None
     return error
@@ -101,9 +102,9 @@ def there_and_back(raised: BaseException) -> BaseException:
     "value", [None, 0, -1.5, 1j, True, "", "ä", b"", b"\x00" * 100, [1, {2: (3,)}], {"a": {1}}, range(3)]
 )
 def test_values_come_back(value: object) -> None:
-    body = payload.dump_value(value)
-    assert payload.load_outcome(body) == (value, None)
-    assert payload.describe_outcome(body) is None
+    body = outcomes.dump_value(value)
+    assert outcomes.load_outcome(body) == (value, None)
+    assert outcomes.describe_outcome(body) is None
 
 
 @given(
@@ -113,34 +114,34 @@ def test_values_come_back(value: object) -> None:
 )
 @settings(max_examples=80)
 def test_any_value_comes_back(value: object) -> None:
-    assert payload.load_outcome(payload.dump_value(value)) == (value, None)
-    assert payload.load_call(payload.dump_call((value,), {"k": value})) == ((value,), {"k": value})
+    assert outcomes.load_outcome(outcomes.dump_value(value)) == (value, None)
+    assert calls.load_call(calls.dump_call((value,), {"k": value})) == ((value,), {"k": value})
 
 
 def test_functions_come_back_lambdas_and_closures_too() -> None:
     base = 10
     for function in (lambda x: x + base, pow, len):
-        pickled = payload.dump_function(function)
-        assert callable(payload.load_function(pickled))
-    assert payload.load_function(payload.dump_function(lambda x: x + base))(5) == 15
-    assert payload.digest(b"one") != payload.digest(b"two")
-    assert len(payload.digest(b"")) == 32
+        pickled = calls.dump_function(function)
+        assert callable(calls.load_function(pickled))
+    assert calls.load_function(calls.dump_function(lambda x: x + base))(5) == 15
+    assert calls.digest(b"one") != calls.digest(b"two")
+    assert len(calls.digest(b"")) == 32
 
 
 def test_a_function_names_its_code_without_being_unpickled() -> None:
-    assert payload.code_of(payload.dump_function(pow)) == ""
-    body = payload.dump_function(pow, "2026-04/5f")
-    assert payload.code_of(body) == "2026-04/5f"
-    assert payload.load_function(body) is pow
-    assert payload.FunctionLoader().load(body) is pow
-    assert payload.code_of(b"") == ""
+    assert calls.code_of(calls.dump_function(pow)) == ""
+    body = calls.dump_function(pow, "2026-04/5f")
+    assert calls.code_of(body) == "2026-04/5f"
+    assert calls.load_function(body) is pow
+    assert Loader().load(body) is pow
+    assert calls.code_of(b"") == ""
     with pytest.raises(RecordInvalid, match="no proper name"):
-        payload.code_of(b"\x02\xff\xff")
+        calls.code_of(b"\x02\xff\xff")
 
 
 def test_plain_calls_are_pickled_as_others_are() -> None:
     for args in ((), (1, "a", b"b", None, 1.5, True), ([1],)):
-        assert payload.load_call(payload.dump_call(args, {})) == (args, {})
+        assert calls.load_call(calls.dump_call(args, {})) == (args, {})
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_exceptions_come_back_as_themselves(raised: BaseException) -> None:
     assert type(error) is type(raised)
     assert error.args == raised.args
     assert isinstance(error.__cause__, RemoteTraceback)
-    assert "test_payload.py" in str(error.__cause__)
+    assert "test_calls_and_outcomes.py" in str(error.__cause__)
     assert type(raised).__name__ in str(error.__cause__)
 
 
@@ -212,26 +213,26 @@ def test_frames_that_are_ours_are_hidden() -> None:
         try:
             theirs()
         except ValueError as error:
-            return payload.dump_error(error, hide_frames=1)
+            return outcomes.dump_error(error, hide_frames=1)
         return b""
 
-    failure = payload.describe_outcome(ours())
+    failure = outcomes.describe_outcome(ours())
     assert failure is not None
     assert "in theirs" in failure.traceback
     assert "in ours" not in failure.traceback
-    never_raised = payload.describe_outcome(payload.dump_error(ValueError("x"), hide_frames=3))
+    never_raised = outcomes.describe_outcome(outcomes.dump_error(ValueError("x"), hide_frames=3))
     assert never_raised is not None
 
 
 def test_text_that_is_no_utf8_is_shown_as_far_as_it_goes() -> None:
-    failure = payload.describe_outcome(payload.dump_error(ValueError("bad \udcff end")))
+    failure = outcomes.describe_outcome(outcomes.dump_error(ValueError("bad \udcff end")))
     assert failure is not None
     assert failure.message == "bad ? end"
 
 
 def test_a_failure_is_described_without_unpickling() -> None:
-    body = payload.dump_error(ValueError("plain"))
-    failure = payload.describe_outcome(body.replace(b"builtins", b"nobuiltn"))
+    body = outcomes.dump_error(ValueError("plain"))
+    failure = outcomes.describe_outcome(body.replace(b"builtins", b"nobuiltn"))
     assert failure is not None
     assert failure[:2] == ("nobuiltn.ValueError", "plain")
 
@@ -248,7 +249,7 @@ def test_a_failure_is_described_without_unpickling() -> None:
     ],
 )
 def test_our_own_reasons_come_back_as_text_and_class(error: Exception, kind: type[Exception]) -> None:
-    value, found = payload.load_outcome(payload.dump_reason(error))
+    value, found = outcomes.load_outcome(outcomes.dump_reason(error))
     assert value is None
     assert type(found) is kind
     assert found.__cause__ is None
@@ -257,7 +258,7 @@ def test_our_own_reasons_come_back_as_text_and_class(error: Exception, kind: typ
 
 def test_a_value_that_cannot_be_rebuilt_says_why() -> None:
     with pytest.raises(PayloadError, match=r"cannot be rebuilt here: Speechless: <no text: RuntimeError>") as caught:
-        payload.load_outcome(payload.dump_value(NoWordsAtReturn()))
+        outcomes.load_outcome(outcomes.dump_value(NoWordsAtReturn()))
     assert isinstance(caught.value.__cause__, Speechless)
 
 
@@ -265,10 +266,10 @@ def test_big_values_are_not_copied_behind_their_kind() -> None:
     value = [b"x" * 50_000_000]
     tracemalloc.start()
     try:
-        body = payload.dump_value(value)
+        body = outcomes.dump_value(value)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     # The stream grows by an eighth at a time; a copy of the whole would take twice its size.
     assert peak_bytes < 1.5 * len(body)
-    assert payload.load_outcome(body) == (value, None)
+    assert outcomes.load_outcome(body) == (value, None)

@@ -1,0 +1,172 @@
+"""Outcomes to bytes and back: values, exceptions, and reasons that no user code raised.
+
+    runner, worker                                    client
+    dump_value | dump_error | dump_reason ──► load_outcome, describe_outcome
+
+Nothing here checks a seal: whoever calls `load_outcome` has checked it before (`protocol/seal.py`).
+
+An outcome is one byte of kind and a body. `V`: a pickled value. `E`: msgpack of the exception's type name, message and
+traceback as plain text, and its pickle, empty where the exception does not survive a round trip; so that a failure can
+be shown without unpickling anything. `R`: the same without a pickle, for failures that no user code raised.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import traceback
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from typing import Any, NamedTuple
+
+import msgpack
+
+from starburst_executor import errors
+from starburst_executor.protocol import pickling
+from starburst_executor.protocol.pickling import PLAIN, PROTOCOL
+
+__all__ = ["Failure", "describe_outcome", "dump_error", "dump_reason", "dump_value", "load_outcome"]
+
+
+class Failure(NamedTuple):
+    """What is known of a failed task without unpickling anything.
+
+    Attributes:
+        type_name: Qualified name of the exception's class, for example `builtins.ValueError`.
+        message: `str(exception)`.
+        traceback: The remote traceback as text; empty for failures that no user code raised.
+    """
+
+    type_name: str
+    message: str
+    traceback: str
+
+
+def dump_value(value: object) -> bytes:
+    """An outcome that holds a value, pickled straight behind its kind so that gigabytes are not copied.
+
+    Raises: whatever pickling raises.
+    """
+    if type(value) in PLAIN:
+        return b"V" + pickle.dumps(value, PROTOCOL)
+    stream = io.BytesIO(b"V")
+    stream.seek(1)
+    pickling.dump(value, stream)
+    return stream.getvalue()  # shares the stream's memory
+
+
+def dump_error(error: BaseException, *, hide_frames: int = 0) -> bytes:
+    """An outcome that holds an exception; never raises, however odd the exception is.
+
+    Args:
+        hide_frames: How many outermost frames are ours and say nothing to the user.
+    """
+    tb = error.__traceback__
+    for _ in range(hide_frames):
+        tb = tb.tb_next if tb is not None else None
+    text = _safe_text(lambda: "".join(traceback.format_exception(type(error), error, tb)))
+    message = _text_of(error)
+    kind = type(error)
+    type_name = f"{kind.__module__}.{kind.__qualname__}"
+    return b"E" + _pack([type_name, message, text, _survivor(error)])
+
+
+def dump_reason(error: BaseException) -> bytes:
+    """An outcome that holds one of this library's own exceptions, as text alone: its class and its message."""
+    kind = type(error)
+    return b"R" + _pack([f"{kind.__module__}.{kind.__qualname__}", str(error), "", b""])
+
+
+def load_outcome(body: bytes | memoryview) -> tuple[Any, BaseException | None]:
+    """The value, None or None, the exception with its remote traceback as cause.
+
+    Raises:
+        RecordInvalid: these bytes are no outcome.
+        PayloadError: the value could not be rebuilt here; the cause says why.
+    """
+    view = memoryview(body)
+    kind = bytes(view[:1])
+    if kind == b"V":
+        try:
+            return pickle.loads(view[1:]), None  # noqa: S301 - sealed, checked by the caller
+        except BaseException as error:
+            words = f"{type(error).__name__}: {_text_of(error)}"
+            raise errors.PayloadError(f"the task returned a value that cannot be rebuilt here: {words}") from error
+    if kind not in (b"E", b"R"):
+        raise errors.RecordInvalid(f"an outcome of an unknown kind: kind={kind!r}")
+    failure, pickled = _unpack_failure(view[1:])
+    if kind == b"R":
+        return None, _own_error(failure)
+    return None, _rebuilt_error(failure, pickled)
+
+
+def describe_outcome(body: bytes | memoryview) -> Failure | None:
+    """What failed, in words, without unpickling; None for a value. Raises: RecordInvalid."""
+    view = memoryview(body)
+    if bytes(view[:1]) == b"V":
+        return None
+    return _unpack_failure(view[1:])[0]
+
+
+def _rebuilt_error(failure: Failure, pickled: bytes) -> BaseException:
+    error: BaseException | None = None
+    if pickled:
+        try:
+            loaded = pickle.loads(pickled)  # noqa: S301 - sealed, checked by the caller
+            error = loaded if isinstance(loaded, BaseException) else None
+        except BaseException:  # user code runs here: an exception's constructor
+            error = None
+    if error is None:
+        error = errors.TaskFailed(f"{failure.type_name}: {failure.message}", failure.type_name)
+    if failure.traceback:
+        # Not by plain assignment: the class may refuse that, a frozen dataclass for one.
+        BaseException.__setattr__(error, "__cause__", errors.RemoteTraceback(failure.traceback))
+    return error
+
+
+def _own_error(failure: Failure) -> BaseException:
+    name = failure.type_name.rpartition(".")[2]
+    if name == "CancelledError":
+        return CancelledError(failure.message)
+    kind = getattr(errors, name, None) if name in errors.__all__ else None
+    if isinstance(kind, type) and issubclass(kind, errors.StarburstError):
+        return kind(failure.message)
+    return errors.TaskFailed(f"{failure.type_name}: {failure.message}", failure.type_name)
+
+
+def _unpack_failure(view: memoryview) -> tuple[Failure, bytes]:
+    try:
+        type_name, message, text, pickled = msgpack.unpackb(view, raw=False)
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise errors.RecordInvalid("a failure that is no failure record") from error
+    if not (isinstance(type_name, str) and isinstance(message, str) and isinstance(text, str)):
+        raise errors.RecordInvalid("a failure record without its texts")
+    if not isinstance(pickled, bytes):
+        raise errors.RecordInvalid("a failure record without its exception")
+    return Failure(type_name, message, text), pickled
+
+
+def _survivor(error: BaseException) -> bytes:
+    """The exception's pickle, or nothing if it does not come back from one as the same class."""
+    try:
+        pickled = pickling.dumps(error)
+        same = type(pickle.loads(pickled)) is type(error)  # noqa: S301 - made one line above
+    except BaseException:  # user code runs here: __reduce__, __init__
+        return b""
+    return pickled if same else b""
+
+
+def _text_of(error: BaseException) -> str:
+    return _safe_text(lambda: str(error))
+
+
+def _safe_text(make: Callable[[], str]) -> str:
+    try:
+        return make().encode("utf-8", "replace").decode("utf-8")
+    except BaseException as error:  # user code runs here: __str__
+        return f"<no text: {type(error).__name__}>"
+
+
+def _pack(fields: list[str | bytes]) -> bytes:
+    packed: bytes = msgpack.packb(fields)
+    return packed
