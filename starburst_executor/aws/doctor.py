@@ -77,10 +77,8 @@ def _stack(clients: Clients, found: list[Stack]) -> str:
     stack = read_stack(clients)
     found.append(stack)
     record = find_stack(clients) or {}
-    made_by = {tag["Key"]: tag["Value"] for tag in record.get("Tags", [])}.get("starburst:version", "")
     status = str(record.get("StackStatus", ""))
-    if made_by and made_by != __version__:
-        raise Wrong(
-            f"{stack.name} was made by version {made_by}, this is {__version__}", "run `starburst setup` to update it"
-        )
+    if stack.version != __version__:
+        made_by = f"version {stack.version}" if stack.version else "an older version"
+        raise Wrong(f"{stack.name} was made by {made_by}, this is {__version__}", "run `starburst setup` to update it")
     return f"{stack.name}: {status.lower().replace('_', ' ')}"

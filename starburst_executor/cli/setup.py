@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,8 +24,25 @@ _AT_REST = (
 @click.command()
 @stack_options
 @click.option("--ec2/--no-ec2", default=None, help="Capacity providers of EC2 instances, On-Demand and Spot.")
-@click.option("--instance-type", metavar="TYPE", help="What they start; implies --ec2.  [default: c7g.xlarge]")
+@click.option(
+    "--instance-type",
+    "instance_types",
+    metavar="TYPE",
+    multiple=True,
+    help="What they start, up to four of one architecture; implies --ec2.  [default: c7g.xlarge]",
+)
+@click.option("--most-instances", type=click.IntRange(1, 5000), help="Start no more of them.  [default: 100]")
+@click.option("--disk-gb", type=click.IntRange(30, 16_000), help="Disk of each instance, Batch's too.  [default: 50]")
 @click.option("--batch/--no-batch", default=None, help="Queues of AWS Batch, on Fargate and EC2.")
+@click.option(
+    "--batch-instance-type",
+    "batch_instance_types",
+    metavar="TYPE",
+    multiple=True,
+    help="What Batch starts on EC2: types or families of one architecture; implies --batch.  [default: optimal, which is "
+    "x86-64 without GPUs]",
+)
+@click.option("--batch-most-vcpus", type=click.IntRange(1), help="Run no more vCPUs at once on Batch.  [default: 1000]")
 @click.option("--codebuild/--no-codebuild", default=None, help="A project that builds images.  [default: codebuild]")
 @click.option("--vpc", metavar="ID", help="A VPC that exists, in place of one of the stack's own.")
 @click.option("--subnet", "subnets", metavar="ID", multiple=True, help="A public subnet of that VPC; two or more.")
@@ -35,19 +52,7 @@ _AT_REST = (
 @click.option(
     "--template", "show_template", is_flag=True, help="Print the CloudFormation template, for administrators."
 )
-def setup(
-    clients: Clients,
-    ec2: bool | None,
-    instance_type: str | None,
-    batch: bool | None,
-    codebuild: bool | None,
-    vpc: str | None,
-    subnets: tuple[str, ...],
-    session_days: int | None,
-    log_days: int | None,
-    dry_run: bool,
-    show_template: bool,
-) -> None:
+def setup(clients: Clients, *, dry_run: bool, show_template: bool, **wishes: Any) -> None:
     """Prepare an AWS account for workers: one CloudFormation stack, and its name in the config file.
 
     Run it again to change choices, after an upgrade, or after an interruption: what differs is changed, and choices that
@@ -58,26 +63,18 @@ def setup(
     if show_template:
         click.echo(template(), nl=False)
         return
-    wishes = Wishes(
-        ec2=ec2,
-        instance_type=instance_type,
-        batch=batch,
-        codebuild=codebuild,
-        vpc=vpc,
-        subnets=subnets,
-        session_days=session_days,
-        log_days=log_days,
-    )
+    # An option's name is a wish's.
+    wished = Wishes(**wishes)
     clock = SystemClock()
     if dry_run:
-        proposed = propose(clients, clock, wishes, _say)
+        proposed = propose(clients, clock, wished, _say)
         if proposed is None:
             click.echo("nothing to change")
         for change in proposed or ():
             click.echo(str(change))
         click.echo(_AT_REST, err=True)
         return
-    _show(set_up(clients, clock, wishes, _say))
+    _show(set_up(clients, clock, wished, _say))
     click.echo(_AT_REST, err=True)
 
 
@@ -88,8 +85,9 @@ def _say(line: str) -> None:
 def _show(stack: Stack) -> None:
     click.echo(f"stack        {stack.name} in {stack.region}, account {stack.account_id}")
     click.echo(f"store        {stack.store_url()}")
-    click.echo(f"EC2          {stack.ec2_instance_type or 'no: starburst setup --ec2'}")
-    click.echo(f"Batch        {'yes' if stack.batch_fargate_queue else 'no: starburst setup --batch'}")
+    click.echo(f"EC2          {', '.join(stack.ec2_instance_types) or 'no: starburst setup --ec2'}")
+    on_batch = f"Fargate, and on EC2 {', '.join(stack.batch_instance_types)} ({stack.batch_arch})"
+    click.echo(f"Batch        {on_batch if stack.batch_fargate_queue else 'no: starburst setup --batch'}")
     click.echo(f"for users    attach the policy {stack.client_policy_arn}")
     click.echo("check it     starburst doctor")
     click.echo("then         starburst image build SCRIPT, for what workers run")

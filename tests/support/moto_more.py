@@ -217,6 +217,22 @@ def _made_bucket(
 
 
 FakeBucket.create_from_cloudformation_json = classmethod(_made_bucket)
+_update_bucket = FakeBucket.update_from_cloudformation_json.__func__
+
+
+def _updated_bucket(
+    cls: type[FakeBucket], original_resource: Any, name: str, record: Any, *where: str, **more: str
+) -> Any:
+    """moto wants the name of one that it has named itself."""
+    named = {**record, "Properties": {**record["Properties"], "BucketName": original_resource.name}}
+    return _update_bucket(cls, original_resource, name, named, *where, **more)
+
+
+FakeBucket.update_from_cloudformation_json = classmethod(
+    lambda cls, original_resource, new_resource_name, cloudformation_json, account_id, region_name: _updated_bucket(
+        cls, original_resource, new_resource_name, cloudformation_json, account_id, region_name
+    )
+)
 
 # --------------------------------------------------------------------------------------------------------- change sets
 
@@ -246,6 +262,8 @@ def _executed(self: CloudFormationBackend, change_set_name: str, stack_name: str
     )
     stack = self.stacks[found.stack_id]
     if found.change_set_type == "UPDATE":
+        # What was not given before had its default: it changes only if it differs from that.
+        stack.resource_map.input_parameters = _as_given(stack.resource_map.resolved_parameters)
         stack.update(found.template, parameters=found.parameters, tags=found.tags)
         return
     made = Stack(
@@ -322,13 +340,26 @@ def _cleaned(value: Any, resources: Any) -> Any:
     return _clean_json(value, resources)
 
 
+_load_parameters = parsing.ResourceMap.load_parameters
+
+
+def _loaded(self: parsing.ResourceMap) -> None:
+    """moto leaves a list that nobody has given as the text that it is in the template."""
+    _load_parameters(self)
+    for name, parameter in self._template.get("Parameters", {}).items():
+        value = self.resolved_parameters[name]
+        if parameter["Type"] == "CommaDelimitedList" and isinstance(value, str):
+            self.resolved_parameters[name] = self._parsed_resources[name] = value.split(",")
+
+
+parsing.ResourceMap.load_parameters = _loaded
 _update_resource = parsing.parse_and_update_resource
 
 
 def _updated(logical_id: str, record: Any, resources: Any, **where: str) -> Any:
-    """moto forgets a resource that it does not know how to update."""
+    """moto forgets a resource that it does not know how to update, and updates what a condition leaves out."""
     before = resources[logical_id]
-    return _update_resource(logical_id, record, resources, **where) or before
+    return before and (_update_resource(logical_id, record, resources, **where) or before)
 
 
 parsing.clean_json = _cleaned

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Cause", "advice", "first_cause"]
+__all__ = ["Cause", "advice", "first_cause", "is_too_early"]
 
 _RIGHTS = "docs/howto/aws-setup.md lists the rights that setting up needs"
 # What the reason says, and what to do: the first that matches counts.
@@ -77,6 +77,10 @@ _ADVICE: tuple[tuple[str, str], ...] = (
     ),
 )
 _ADVICE_ELSE = "correct what it says and run the same again"
+_TOO_EARLY = (
+    r"[Ii]nvalid IAM [Ii]nstance [Pp]rofile|not authorized to perform: sts:AssumeRole|cannot be assumed|"
+    r"[Uu]nable to assume the|[Ii]nvalid [Pp]rincipal|[Vv]erify that the .*service[- ]linked role exists"
+)
 _ECHOES = (
     "Resource creation cancelled",
     "Resource update cancelled",
@@ -120,3 +124,12 @@ def advice(reason: str) -> str:
         if match:
             return words.replace("{what}", match.groupdict().get("what") or "")
     return _ADVICE_ELSE
+
+
+def is_too_early(reason: str) -> bool:
+    """Whether something used a role that was made seconds before, and that its service could not see yet.
+
+    Source: https://github.com/hashicorp/terraform-provider-aws/issues/24910 (instance profiles),
+    https://github.com/1Password/scim-examples/issues/356 (roles that are linked to services)
+    """
+    return re.search(_TOO_EARLY, reason) is not None

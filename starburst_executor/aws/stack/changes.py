@@ -40,6 +40,11 @@ class Change:
     kind: str
     replaced: bool
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether what is there now goes away."""
+        return self.replaced or self.action == "Remove"
+
     def __str__(self) -> str:
         return f"{self.action.lower():<8} {self.resource:<26} {self.kind}{' (replaced)' if self.replaced else ''}"
 

@@ -47,14 +47,19 @@ class Stack:
         ec2_provider: Capacity provider of On-Demand instances. Its ECS tasks are to use network mode `bridge`: one of
             their own would have no public IP and no way out.
         ec2_spot_provider: The same on Spot.
-        ec2_instance_type: What both start.
+        ec2_instance_types: What both may start, of one architecture.
         ec2_arch: `x86_64` or `arm64`.
         batch_fargate_queue: Fargate On-Demand.
         batch_fargate_spot_queue: Fargate Spot, then On-Demand.
         batch_ec2_queue: EC2 On-Demand.
         batch_ec2_spot_queue: EC2 Spot, then On-Demand.
+        batch_instance_types: What Batch chooses from on EC2: types, families, or `optimal`.
+        batch_arch: Theirs: `x86_64` or `arm64`.
+        batch_has_gpus: Whether they have NVIDIA's GPUs.
+        batch_most_vcpus: How many vCPUs at once, in each of Batch's compute environments.
         codebuild_project: Builds images from a source in the bucket under `builds/`, given with each build.
         client_policy_arn: The managed policy that lets a person use the stack.
+        version: Of the library that made or changed it last.
     """
 
     name: str
@@ -74,13 +79,18 @@ class Stack:
     client_policy_arn: str
     ec2_provider: str | None = None
     ec2_spot_provider: str | None = None
-    ec2_instance_type: str | None = None
+    ec2_instance_types: tuple[str, ...] = ()
     ec2_arch: str | None = None
     batch_fargate_queue: str | None = None
     batch_fargate_spot_queue: str | None = None
     batch_ec2_queue: str | None = None
     batch_ec2_spot_queue: str | None = None
+    batch_instance_types: tuple[str, ...] = ()
+    batch_arch: str | None = None
+    batch_has_gpus: bool = False
+    batch_most_vcpus: int | None = None
     codebuild_project: str | None = None
+    version: str = ""
 
     @property
     def repository(self) -> str:
@@ -165,11 +175,20 @@ def _stack_of(found: dict[str, Any], name: str, region: str) -> Stack:
         client_policy_arn=needed("ClientPolicyArn"),
         ec2_provider=outputs.get("Ec2Provider"),
         ec2_spot_provider=outputs.get("Ec2SpotProvider"),
-        ec2_instance_type=outputs.get("Ec2InstanceType"),
+        ec2_instance_types=_several(outputs.get("Ec2InstanceTypes") or outputs.get("Ec2InstanceType")),
         ec2_arch=outputs.get("Ec2Arch"),
         batch_fargate_queue=outputs.get("BatchFargateQueue"),
         batch_fargate_spot_queue=outputs.get("BatchFargateSpotQueue"),
         batch_ec2_queue=outputs.get("BatchEc2Queue"),
         batch_ec2_spot_queue=outputs.get("BatchEc2SpotQueue"),
+        batch_instance_types=_several(outputs.get("BatchInstanceTypes")),
+        batch_arch=outputs.get("BatchArch"),
+        batch_has_gpus=outputs.get("BatchGpus") == "yes",
+        batch_most_vcpus=int(most) if (most := outputs.get("BatchMostVcpus")) else None,
         codebuild_project=outputs.get("CodeBuildProject"),
+        version=outputs.get("Version") or "",
     )
+
+
+def _several(text: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, (text or "").split(",")))

@@ -1,7 +1,8 @@
 """`starburst setup`: from what somebody wants of an account to the parameters of the template, and their deployment.
 
 Guarantee: running it again, after an interruption, a failure or an upgrade, changes what differs and nothing else;
-choices that are not made again stay as they are.
+choices that are not made again stay as they are. What an upgrade changes by itself is an output, never a tag; what would
+take the ground from under workers that run is refused.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
+from threading import Event
 from typing import Any
 
 from starburst_executor import config
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code, is_denied, meaning
+from starburst_executor.aws.machines import batch_parameters, ec2_parameters
+from starburst_executor.aws.stack.causes import is_too_early
 from starburst_executor.aws.stack.changes import Change, Changes
+from starburst_executor.aws.stack.contents import active_jobs, contents, ecs_tasks
 from starburst_executor.aws.stack.outputs import Stack, find_stack, read_stack
 from starburst_executor.clock import Clock
 from starburst_executor.config import AwsSettings
-from starburst_executor.errors import ConfigError
+from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.version import __version__
 
 __all__ = ["Wishes", "propose", "set_up", "template"]
@@ -30,7 +35,15 @@ _LINKED = {
     "spot.amazonaws.com": "ec2",
     "batch.amazonaws.com": "batch",
 }
-_MANY_ZONES = 3
+_MANY_ZONES, _FEW_ZONES = 3, 2
+# Where Fargate has no machines, by what a zone is called in every account.
+# https://docs.aws.amazon.com/AmazonECS/latest/developerguide/AWS_Fargate-Regions.html
+_WITHOUT_FARGATE = ("usw1-az2", "apne1-az3")
+# A role is seen everywhere "a few seconds" after it was made, says
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/troubleshoot.html#troubleshoot_general_eventual-consistency
+_ROLE_S = 30.0
+# Changes of these, in place, do not touch what runs.
+_HARMLESS = ("AWS::IAM::", "AWS::S3::", "AWS::Logs::", "AWS::ECR::", "AWS::CodeBuild::")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +52,26 @@ class Wishes:
 
     Attributes:
         ec2: Capacity providers of EC2 instances.
-        instance_type: What they start; implies `ec2`.
+        instance_types: What they start, one to four types of one architecture; implies `ec2`.
+        most_instances: How many at most, of each of the two capacity providers.
+        disk_gb: Disk of each instance, those of Batch included.
         batch: Queues of AWS Batch.
+        batch_instance_types: What Batch chooses from on EC2, types or families of one architecture; implies `batch`.
+        batch_most_vcpus: How many vCPUs at most, in each of its compute environments.
         codebuild: A project that builds images.
         vpc: A VPC that exists, in place of one of the stack's own; only when the stack is made.
-        subnets: Public subnets of that VPC, in two zones or more.
+        subnets: Public subnets of that VPC, in two zones or more. With EC2 or Batch they must give instances public addresses.
         session_days: How long objects of sessions are kept.
         log_days: How long log lines are kept.
     """
 
     ec2: bool | None = None
-    instance_type: str | None = None
+    instance_types: tuple[str, ...] = ()
+    most_instances: int | None = None
+    disk_gb: int | None = None
     batch: bool | None = None
+    batch_instance_types: tuple[str, ...] = ()
+    batch_most_vcpus: int | None = None
     codebuild: bool | None = None
     vpc: str | None = None
     subnets: tuple[str, ...] = ()
@@ -59,15 +80,16 @@ class Wishes:
 
 
 def template() -> str:
-    """The template's text, as it is in the package."""
-    return resources.files("starburst_executor.aws.stack").joinpath("template.yaml").read_text(encoding="utf-8")
+    """The template's text, with this library's version among its outputs."""
+    text = resources.files("starburst_executor.aws.stack").joinpath("template.yaml").read_text(encoding="utf-8")
+    return text.replace("@VERSION@", __version__)
 
 
 def propose(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], None]) -> list[Change] | None:
     """The resources that setting up would change, None if nothing differs; nothing is changed. Raises: LaunchError, ConfigError."""
     changes = Changes(clients, clock, say)
     try:
-        return changes.propose(template(), _parameters(clients, wishes), _tags(clients.settings))
+        return changes.propose(template(), _parameters(clients, wishes), _tags(clients))
     finally:
         changes.discard()
 
@@ -78,19 +100,20 @@ def set_up(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], 
     Args:
         say: Is told each line of progress.
 
-    Raises: LaunchError with the first cause and what to do; ConfigError.
+    Raises: LaunchError with the first cause and what to do, or because workers run that the changes would end; ConfigError.
     """
     settings = clients.settings
     parameters = _parameters(clients, wishes)
     _link_services(clients, wishes, say)
     changes = Changes(clients, clock, say)
-    proposed = changes.propose(template(), parameters, _tags(settings))
-    if proposed is None:
-        changes.discard()
-        say("nothing to change")
-    else:
-        say(f"{len(proposed)} resources to add or change in {clients.region}")
-        changes.apply()
+    try:
+        _apply(clients, changes, parameters, say)
+    except LaunchError as error:
+        if not is_too_early(str(error)):
+            raise
+        say(f"a role was used before it was seen everywhere: once more in {_ROLE_S:.0f} s")
+        clock.wait(Event(), _ROLE_S)
+        _apply(clients, changes, parameters, say)
     stack = read_stack(clients)
     # Crash here: the stack is whole and the config file does not name it; running the same again writes it.
     path = config.remember_aws(AwsSettings(stack=settings.stack, region=clients.region, profile=settings.profile))
@@ -98,9 +121,56 @@ def set_up(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], 
     return stack
 
 
-def _tags(settings: AwsSettings) -> dict[str, str]:
-    # CloudFormation puts them on all that can have any, also on what the template does not tag.
-    return {"starburst:stack": settings.stack, "starburst:version": __version__}
+def _apply(clients: Clients, changes: Changes, parameters: dict[str, str], say: Callable[[str], None]) -> None:
+    proposed = changes.propose(template(), parameters, _tags(clients))
+    if proposed is None:
+        changes.discard()
+        say("nothing to change")
+        return
+    try:
+        _refuse_while_workers_run(clients, proposed)
+    except LaunchError:
+        changes.discard()
+        raise
+    say(f"{len(proposed)} resources to add or change in {clients.region}" if proposed else "the outputs to change")
+    changes.apply()
+
+
+def _refuse_while_workers_run(clients: Clients, proposed: list[Change]) -> None:
+    """Raises: LaunchError if a change would end what runs: CloudFormation does not ask.
+
+    A compute environment of Batch that is changed while jobs run in it may end as invalid, and its queue with it:
+    https://github.com/aws-cloudformation/cloudformation-coverage-roadmap/issues/2463
+    """
+    touched = [one for one in proposed if one.action != "Add"]
+    of_batch = [one for one in touched if one.kind.startswith("AWS::Batch::")]
+    lost = [one for one in touched if one.is_lost and not (one.action == "Modify" and one.kind.startswith(_HARMLESS))]
+    has = contents(clients) if of_batch or lost else None
+    if has is None:
+        return
+    jobs = list(active_jobs(clients, has))
+    tasks = list(ecs_tasks(clients, has)) if lost else []
+    if jobs or tasks:
+        running = " and ".join(
+            f"{len(found)} {words}" for found, words in ((jobs, "jobs of Batch"), (tasks, "ECS tasks")) if found
+        )
+        names = ", ".join(dict.fromkeys(one.resource for one in (*of_batch, *lost)))
+        raise LaunchError(
+            f"{running} run in the stack {clients.settings.stack!r}, and the update would change what they run on ({names}): "
+            "wait until they are done (`starburst sessions`), or end their sessions (`starburst cleanup SESSION`), then run "
+            "the same again; nothing was changed"
+        )
+
+
+def _tags(clients: Clients) -> dict[str, str]:
+    """What CloudFormation puts on all that can have any, also on what the template does not tag.
+
+    A stack's tags stay as they were made, whatever they are: a compute environment of Batch is replaced when they change.
+    Source: https://github.com/aws-cloudformation/cloudformation-coverage-roadmap/issues/2270
+    """
+    found = find_stack(clients) or {}
+    kept = {str(tag["Key"]): str(tag["Value"]) for tag in found.get("Tags", [])}
+    return {**kept, "starburst:stack": clients.settings.stack}
 
 
 # ------------------------------------------------------------------------------------------------- wishes to parameters
@@ -117,10 +187,25 @@ def _parameters(clients: Clients, wishes: Wishes) -> dict[str, str]:
     for name, days in (("SessionDays", wishes.session_days), ("LogDays", wishes.log_days)):
         if days is not None:
             settled[name] = str(days)
-    if wishes.instance_type is not None:
+    for name, number in (
+        ("Ec2MostInstances", wishes.most_instances),
+        ("Ec2DiskGb", wishes.disk_gb),
+        ("BatchMostVcpus", wishes.batch_most_vcpus),
+    ):
+        if number is not None:
+            settled[name] = str(number)
+    if wishes.instance_types:
         if wishes.ec2 is False:
-            raise ConfigError(f"instance_type={wishes.instance_type!r}: means nothing without EC2; leave one out")
-        settled |= {"Ec2": "yes", **_instance(clients, wishes.instance_type)}
+            raise ConfigError(
+                f"instance_type={','.join(wishes.instance_types)!r}: means nothing without EC2; leave one out"
+            )
+        settled |= {"Ec2": "yes", **ec2_parameters(clients, wishes.instance_types)}
+    if wishes.batch_instance_types:
+        if wishes.batch is False:
+            raise ConfigError(
+                f"batch_instance_type={','.join(wishes.batch_instance_types)!r}: means nothing without Batch; leave one out"
+            )
+        settled |= {"Batch": "yes", **batch_parameters(clients, wishes.batch_instance_types)}
     if wishes.vpc or wishes.subnets:
         if exists:
             raise ConfigError(
@@ -128,39 +213,63 @@ def _parameters(clients: Clients, wishes: Wishes) -> dict[str, str]:
             )
         settled |= _network(clients, wishes)
     elif not exists:
-        settled["Zones"] = "3" if _n_zones(clients) >= _MANY_ZONES else "2"
+        zones = _zones(clients)
+        settled |= {"Zones": str(len(zones)), "ZoneNames": ",".join(zones)}
+    has_own_vpc = not (settled.get("VpcId") or (found and _is_in_given_vpc(found)))
+    if not has_own_vpc and "yes" in (settled.get("Ec2"), settled.get("Batch")):
+        _refuse_without_addresses(clients, settled.get("SubnetIds") or str(_outputs(found)["Subnets"]))
     return settled
 
 
-def _instance(clients: Clients, instance_type: str) -> dict[str, str]:
-    try:
-        answer = clients.get("ec2").describe_instance_types(InstanceTypes=[instance_type])
-    except FOREIGN as error:
-        if error_code(error) in ("InvalidInstanceType", "InvalidParameterValue"):
-            raise ConfigError(f"no such instance type in {clients.region}: instance_type={instance_type!r}") from error
-        raise meaning(error, f"looking up the instance type {instance_type}") from error
-    found = answer["InstanceTypes"][0]
-    is_arm = "arm64" in found["ProcessorInfo"]["SupportedArchitectures"]
-    has_gpu = any(one.get("Manufacturer") == "NVIDIA" for one in found.get("GpuInfo", {}).get("Gpus", []))
-    if is_arm and has_gpu:
-        raise ConfigError(f"GPUs beside ARM processors are not supported: instance_type={instance_type!r}")
-    return {"Ec2InstanceType": instance_type, "Ec2Kind": "arm64" if is_arm else "gpu" if has_gpu else "x86-64"}
+def _zones(clients: Clients) -> list[str]:
+    """Two or three zones for a network of the stack's own, named: what the template would pick by itself are those alone
+    where the account has a default subnet.
 
-
-def _n_zones(clients: Clients) -> int:
-    zones = [
+    Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/intrinsic-function-reference-getavailabilityzones.html
+    """
+    wanted = [
         {"Name": "zone-type", "Values": ["availability-zone"]},
         {"Name": "state", "Values": ["available"]},
     ]
     try:
-        return len(clients.get("ec2").describe_availability_zones(Filters=zones)["AvailabilityZones"])
+        found = clients.get("ec2").describe_availability_zones(Filters=wanted)["AvailabilityZones"]
     except FOREIGN as error:
         raise meaning(error, "listing the availability zones") from error
+    names = sorted(str(one["ZoneName"]) for one in found if one.get("ZoneId") not in _WITHOUT_FARGATE)
+    if len(names) < _FEW_ZONES:
+        raise ConfigError(f"{clients.region} has fewer than two zones that can be used: zones={', '.join(names)}")
+    return names[:_MANY_ZONES]
+
+
+def _is_in_given_vpc(found: dict[str, Any]) -> bool:
+    return any(one["ParameterKey"] == "VpcId" and one.get("ParameterValue") for one in found.get("Parameters", []))
+
+
+def _outputs(found: dict[str, Any] | None) -> dict[str, str]:
+    return {one["OutputKey"]: one["OutputValue"] for one in (found or {}).get("Outputs", [])}
+
+
+def _refuse_without_addresses(clients: Clients, subnets: str) -> None:
+    """Instances, unlike ECS tasks on Fargate, have a public address only if their subnet gives it. Raises: ConfigError.
+
+    Source: https://docs.aws.amazon.com/batch/latest/userguide/job_stuck_in_runnable.html
+    """
+    try:
+        found = clients.get("ec2").describe_subnets(SubnetIds=subnets.split(","))["Subnets"]
+    except FOREIGN as error:
+        raise meaning(error, f"looking at the subnets {subnets}") from error
+    without = [str(one["SubnetId"]) for one in found if not one.get("MapPublicIpOnLaunch")]
+    if without:
+        raise ConfigError(
+            "instances there would have no public address, and so no way to ECS and S3: name subnets that give them one, or "
+            f"have them give it (`aws ec2 modify-subnet-attribute --map-public-ip-on-launch --subnet-id {without[0]}`), or "
+            f"leave out EC2 and Batch: subnets={', '.join(without)}"
+        )
 
 
 def _network(clients: Clients, wishes: Wishes) -> dict[str, str]:
     """A VPC that exists: its subnets are looked at before anything is made, since what is wrong shows only later."""
-    if not wishes.vpc or len(wishes.subnets) < 2:  # noqa: PLR2004 - two zones
+    if not wishes.vpc or len(wishes.subnets) < _FEW_ZONES:
         raise ConfigError("a VPC that exists needs --vpc and at least two --subnet, in different zones")
     ec2 = clients.get("ec2")
     try:
@@ -173,7 +282,7 @@ def _network(clients: Clients, wishes: Wishes) -> dict[str, str]:
     for subnet in subnets:
         if subnet["VpcId"] != wishes.vpc:
             raise ConfigError(f"not a subnet of that VPC: subnet={subnet['SubnetId']}, vpc={wishes.vpc}")
-    if len({subnet["AvailabilityZone"] for subnet in subnets}) < 2:  # noqa: PLR2004 - two zones
+    if len({subnet["AvailabilityZone"] for subnet in subnets}) < _FEW_ZONES:
         raise ConfigError(f"all subnets are in one zone, where capacity may run out: add another: vpc={wishes.vpc}")
     used = {subnet["SubnetId"]: _table_of(subnet["SubnetId"], tables) for subnet in subnets}
     for subnet_id, table in used.items():
@@ -212,8 +321,9 @@ def _table_of(subnet_id: str, tables: list[dict[str, Any]]) -> dict[str, Any] | 
 def _link_services(clients: Clients, wishes: Wishes, say: Callable[[str], None]) -> None:
     """Make the roles that services need and an account has once. Without the right to do so it is left to the services."""
     needed = {"always"}
-    needed |= {"ec2"} if wishes.ec2 or wishes.instance_type or wishes.batch else set()
-    needed |= {"batch"} if wishes.batch else set()
+    batch = wishes.batch or bool(wishes.batch_instance_types)
+    needed |= {"ec2"} if wishes.ec2 or wishes.instance_types or batch else set()
+    needed |= {"batch"} if batch else set()
     iam = clients.get("iam")
     for service in (service for service, when in _LINKED.items() if when in needed):
         try:

@@ -21,8 +21,10 @@ import msgpack
 
 from starburst_executor.aws.clients import FOREIGN, error_code, is_throttled, is_unclear, meaning
 from starburst_executor.aws.logs import last_lines
+from starburst_executor.aws.machines import BATCH_CHOICE, describe_types
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError, StarburstError
+from starburst_executor.launch.aws.ec2_hosts import Machine
 from starburst_executor.launch.aws.remote import Account, batch_digits
 from starburst_executor.launch.aws.sizes import Size
 from starburst_executor.launch.base import Death, Order, Started
@@ -133,7 +135,46 @@ class BatchJobs:
                 f"workers={n_slots}: an array of AWS Batch has at most {_CHILDREN_MOST} jobs; give each slots"
             )
         _ = self._queue
+        if self._on == "ec2":
+            self._refuse_what_no_instance_runs()
         self._account.image_for(self._arch)
+
+    def _refuse_what_no_instance_runs(self) -> None:
+        """A job that fits on none of the stack's instances would wait for one. Raises: ConfigError, LaunchError. EC2: 1."""
+        stack = self._account.stack
+        types = ", ".join(stack.batch_instance_types)
+        has = f"the stack {stack.name!r} has Batch start {types}"
+        if stack.batch_arch not in (None, self._arch):
+            example = "c7g" if self._arch == "arm64" else BATCH_CHOICE
+            raise ConfigError(
+                f"arch={self._arch!r} (an argument): {has}, which is {stack.batch_arch}; set up what runs it with `starburst "
+                f"setup --batch-instance-type {example}`, or name another stack"
+            )
+        if self._gpus and stack.batch_arch and not stack.batch_has_gpus:
+            raise ConfigError(
+                f"gpus={self._gpus} (an argument): {has}, which has no GPUs; set up what has with `starburst setup "
+                "--batch-instance-type g5`, or name another stack"
+            )
+        most = stack.batch_most_vcpus
+        if most is not None and self._size.vcpu > most:
+            raise ConfigError(
+                f"cpu={self._size.vcpu:g} (an argument): the stack {stack.name!r} has Batch run {most} vCPUs at most; change "
+                f"it with `starburst setup --batch-most-vcpus {self._size.vcpu:.0f}`"
+            )
+        chosen = [one for one in stack.batch_instance_types if one != BATCH_CHOICE]
+        if not chosen or len(chosen) < len(stack.batch_instance_types):
+            return
+        machines = [Machine.of(one) for one in describe_types(self._account.clients, chosen)]
+        if not any(
+            one.vcpus >= self._size.vcpu and one.usable_mib >= self._size.mib and one.gpus >= self._gpus
+            for one in machines
+        ):
+            most_of_each = Machine(*(max(one[i] for one in machines) for i in range(len(Machine._fields))))
+            raise ConfigError(
+                f"cpu={self._size.vcpu:g}, memory={self._size.mib} MiB, gpus={self._gpus} (arguments): {has}, none of which has "
+                f"so much: at most {most_of_each.vcpus} vCPUs, {most_of_each.usable_mib} MiB for a job and "
+                f"{most_of_each.gpus} GPUs; set up larger ones with `starburst setup --batch-instance-type TYPE`"
+            )
 
     @cached_property
     def _queue(self) -> str:

@@ -1,7 +1,7 @@
 """The EC2 instances of a stack, as its launcher needs them: what fits on one, and how long they stay.
 
-The stack has a capacity provider for one instance type, On-Demand and Spot; ECS's managed scaling starts an instance
-for each ECS task that finds none, and ends those without any. One ECS task fills one instance.
+The stack has a capacity provider for one or a few instance types, On-Demand and Spot; ECS's managed scaling starts an
+instance for each ECS task that finds none, and ends those without any. One ECS task fills the smallest of the types.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from starburst_executor.aws.billing.quotas import kind_of_instance
-from starburst_executor.aws.clients import FOREIGN, meaning
+from starburst_executor.aws.clients import FOREIGN
+from starburst_executor.aws.machines import describe_types
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError
 from starburst_executor.launch.aws.remote import Account
@@ -34,6 +35,12 @@ class Machine(NamedTuple):
     mib: int
     gpus: int
 
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Machine:
+        """From what EC2 says of a type."""
+        gpus = sum(int(one.get("Count", 0)) for one in record.get("GpuInfo", {}).get("Gpus", []))
+        return cls(int(record["VCpuInfo"]["DefaultVCpus"]), int(record["MemoryInfo"]["SizeInMiB"]), gpus)
+
     @property
     def usable_mib(self) -> int:
         """What an ECS task may have of its memory."""
@@ -44,7 +51,7 @@ class Hosts:
     """The instances of one kind in a stack.
 
     Args:
-        instance_type: As the user named it; None for the stack's.
+        instance_type: As the user named it; None for the stack's, whichever of them starts.
     """
 
     def __init__(self, account: Account, instance_type: str | None, *, spot: bool, warm_s: float) -> None:
@@ -54,20 +61,21 @@ class Hosts:
         self._warm_s = warm_s
 
     @property
-    def instance_type(self) -> str:
-        """Raises: ConfigError if the stack has none, or another than was asked for."""
+    def instance_types(self) -> tuple[str, ...]:
+        """What may start. Raises: ConfigError if the stack has none, or others than was asked for."""
         stack = self._account.stack
-        if stack.ec2_instance_type is None:
+        if not stack.ec2_instance_types:
             raise ConfigError(
                 f"the stack {stack.name!r} has no EC2 instances: add them with `starburst setup --ec2`, or "
                 "use Fargate(...)"
             )
-        if self._asked not in (None, stack.ec2_instance_type):
+        if self._asked is not None and self._asked not in stack.ec2_instance_types:
             raise ConfigError(
-                f"instance_type={self._asked!r} (an argument): the stack {stack.name!r} starts {stack.ec2_instance_type}; "
-                f"change it with `starburst setup --instance-type {self._asked}`, or name another stack"
+                f"instance_type={self._asked!r} (an argument): the stack {stack.name!r} starts "
+                f"{', '.join(stack.ec2_instance_types)}; change it with `starburst setup --instance-type {self._asked}`, or "
+                "name another stack"
             )
-        return stack.ec2_instance_type
+        return stack.ec2_instance_types
 
     @property
     def provider(self) -> str:
@@ -82,30 +90,32 @@ class Hosts:
 
     @property
     def quota_kind(self) -> str | None:
-        return kind_of_instance(self.instance_type, spot=self._spot)
+        return kind_of_instance(self.instance_types[0], spot=self._spot)
 
     @cached_property
+    def machines(self) -> dict[str, Machine]:
+        """What an instance of each type has. Raises: LaunchError, ConfigError. EC2: 1, once."""
+        found = describe_types(self._account.clients, self.instance_types)
+        return {str(one["InstanceType"]): Machine.of(one) for one in found}
+
+    @property
     def machine(self) -> Machine:
-        """What an instance has. Raises: LaunchError, ConfigError. EC2: 1, once."""
-        try:
-            answer = self._account.clients.get("ec2").describe_instance_types(InstanceTypes=[self.instance_type])
-        except FOREIGN as error:
-            raise meaning(error, f"asking what an instance {self.instance_type} has") from error
-        found = answer["InstanceTypes"][0]
-        gpus = sum(int(one.get("Count", 0)) for one in found.get("GpuInfo", {}).get("Gpus", []))
-        return Machine(int(found["VCpuInfo"]["DefaultVCpus"]), int(found["MemoryInfo"]["SizeInMiB"]), gpus)
+        """What every instance has, of whichever type it is. As `machines`."""
+        found = self.machines.values()
+        return Machine(*(min(one[i] for one in found) for i in range(len(Machine._fields))))
 
     def definition(self, *, memory: str | None, gpus: int) -> dict[str, Any]:
         """A task definition that fills one instance. Raises: ConfigError if the instance has not so much."""
         stack, machine = self._account.stack, self.machine
+        types = " or ".join(self.instance_types)
         mib = machine.usable_mib if memory is None else memory_mib(memory)
         if mib > machine.usable_mib:
             raise ConfigError(
-                f"memory={memory!r} (an argument): an instance {self.instance_type} has {machine.mib} MiB, of which an ECS "
+                f"memory={memory!r} (an argument): an instance {types} has {machine.mib} MiB, of which an ECS "
                 f"task may have {machine.usable_mib}"
             )
         if gpus > machine.gpus:
-            raise ConfigError(f"gpus={gpus} (an argument): an instance {self.instance_type} has {machine.gpus}")
+            raise ConfigError(f"gpus={gpus} (an argument): an instance {types} has {machine.gpus}")
         arch = "arm64" if stack.ec2_arch == "arm64" else "x86_64"
         container = self._account.container(self._account.image_for(arch))
         if gpus:

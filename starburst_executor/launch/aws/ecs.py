@@ -262,7 +262,7 @@ class Ec2(_OnEcs):
     """Workers on EC2 instances of the stack, one on each; the stack's Auto Scaling group starts and ends them.
 
     Attributes:
-        instance_type: The stack's, which is what is taken unless given; for another type make a stack with that one.
+        instance_type: One of the stack's, any of which may start; for another type make a stack with that one.
         spot: On spare capacity: up to 90 % cheaper, and taken back with two minutes' notice. No task is lost by that.
         gpus: Of each worker; the instance must have so many.
         memory: Of each worker, such as `"6GB"`; what the instance can give unless given.
@@ -313,14 +313,18 @@ class Ec2(_OnEcs):
         return self.slots or self._hosts.machine.vcpus
 
     def _price(self) -> Price:
-        machine = self._hosts.machine
-        return self.account.pricing.instance(
-            self._hosts.instance_type,
-            spot=self.spot,
-            vcpus=machine.vcpus,
-            memory_gb=machine.mib / 1024,
-            gpus=machine.gpus,
-        )
+        prices = [
+            self.account.pricing.instance(
+                instance_type,
+                spot=self.spot,
+                vcpus=machine.vcpus,
+                memory_gb=machine.mib / 1024,
+                gpus=machine.gpus,
+            )
+            for instance_type, machine in self._hosts.machines.items()
+        ]
+        # Any of them may start: limits are to hold.
+        return max(prices, key=lambda price: price.usd_per_hour)
 
     def _make(self) -> EcsTasks:
         from starburst_executor.launch.aws.ecs_tasks import EcsTasks, Provider

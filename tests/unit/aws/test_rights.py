@@ -109,6 +109,8 @@ def holds(operator: str, wanted: dict[str, Any], facts: dict[str, str]) -> bool:
 
 DEFINITION = f"arn:aws:ecs:{HERE}:task-definition/starburst_5f:1"
 TASK = f"arn:aws:ecs:{HERE}:task/starburst/0123456789abcdef"
+INSTANCE = f"arn:aws:ecs:{HERE}:container-instance/starburst/1"
+BATCH_INSTANCE = f"arn:aws:ecs:{HERE}:container-instance/BatchEc2_Batch_0a/1"
 JOB = f"arn:aws:batch:{HERE}:job/0123"
 TABLE = [
     # role, action, resource, facts, allowed
@@ -147,6 +149,11 @@ TABLE = [
     ("InstanceRole", "s3:GetObject", f"{SESSION}/manifest", {}, False),
     ("BatchInstanceRole", "ecs:Poll", f"arn:aws:ecs:{HERE}:container-instance/BatchEc2_Batch_0a/1", {}, True),
     ("BatchInstanceRole", "ecs:Poll", f"arn:aws:ecs:{HERE}:container-instance/starburst/1", {}, False),
+    ("InstanceRole", "ecs:TagResource", INSTANCE, {"ecs:CreateAction": "RegisterContainerInstance"}, True),
+    ("InstanceRole", "ecs:TagResource", INSTANCE, {"ecs:CreateAction": "RunTask"}, False),
+    ("InstanceRole", "ecs:TagResource", TASK, {"ecs:CreateAction": "RegisterContainerInstance"}, False),
+    ("BatchInstanceRole", "ecs:TagResource", BATCH_INSTANCE, {"ecs:CreateAction": "RegisterContainerInstance"}, True),
+    ("BatchInstanceRole", "ecs:TagResource", INSTANCE, {"ecs:CreateAction": "RegisterContainerInstance"}, False),
     ("Client", "ecs:RunTask", DEFINITION, {"ecs:cluster": CLUSTER}, True),
     ("Client", "ecs:RunTask", DEFINITION, {"ecs:cluster": f"{CLUSTER}-b"}, False),
     ("Client", "ecs:RunTask", f"arn:aws:ecs:{HERE}:task-definition/starburst-b_5f:1", {"ecs:cluster": CLUSTER}, False),
@@ -180,12 +187,13 @@ def test_each_role_may_do_what_it_does_and_no_more(policies):
     assert wrong == []
 
 
-def test_a_client_passes_the_two_roles_to_ecs_alone(policies, stack):
+@pytest.mark.parametrize("service", ["ecs-tasks", "batch"])
+def test_a_client_passes_the_two_roles_to_what_runs_workers_alone(policies, stack, service):
     roles = (stack.worker_role_arn, stack.execution_role_arn)
-    to_ecs, to_ec2 = ({"iam:PassedToService": f"{service}.amazonaws.com"} for service in ("ecs-tasks", "ec2"))
-    assert all(is_allowed(policies["Client"], "iam:PassRole", role, to_ecs) for role in roles)
+    to_service, to_ec2 = ({"iam:PassedToService": f"{name}.amazonaws.com"} for name in (service, "ec2"))
+    assert all(is_allowed(policies["Client"], "iam:PassRole", role, to_service) for role in roles)
     assert not any(is_allowed(policies["Client"], "iam:PassRole", role, to_ec2) for role in roles)
-    assert not is_allowed(policies["Client"], "iam:PassRole", "arn:aws:iam::123456789012:role/Admin", to_ecs)
+    assert not is_allowed(policies["Client"], "iam:PassRole", "arn:aws:iam::123456789012:role/Admin", to_service)
 
 
 @pytest.mark.parametrize(("page", "role"), [("worker", "WorkerRole"), ("client", "Client")])
@@ -217,6 +225,7 @@ def test_a_service_may_take_a_role_for_this_account_alone(account, stack, role):
 NOT_FOR_CLIENTS = {
     "servicequotas:RequestServiceQuotaIncrease",  # whoever administers the account
     "ssm:GetParameter",  # workers
+    "ssm:GetParameters",  # an administrator: the images of instances
 }
 PREFIXES = {"service-quotas": "servicequotas", "logs": "logs"}
 
@@ -312,7 +321,26 @@ def test_everything_that_can_be_tagged_bears_the_stack_s_name():
         assert "starburst:stack" in json.dumps(parsed["Resources"][name])
 
 
+def test_no_tag_of_a_compute_environment_ever_changes():
+    """CloudFormation replaces one whose tags change, as its own schema says."""
+    from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
+
+    schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", "AWS::Batch::ComputeEnvironment").schema
+    assert "/properties/Tags" in schema["createOnlyProperties"]
+    resources = yaml.load(template(), _Loader)["Resources"].values()
+    tags = [one["Properties"]["Tags"] for one in resources if one["Type"] == "AWS::Batch::ComputeEnvironment"]
+    assert tags == [{"starburst:stack": "AWS::StackName"}] * 4
+
+
+def test_what_starts_machines_waits_for_their_way_out():
+    starting = ("AWS::AutoScaling::AutoScalingGroup", "AWS::Batch::ComputeEnvironment")
+    resources = yaml.load(template(), _Loader)["Resources"].values()
+    after = [one.get("Metadata") for one in resources if one["Type"] in starting]
+    assert after == [{"After": ["OwnVpc", "Route", "none"]}] * 6
+
+
 def test_the_outputs_are_the_fields_of_a_stack():
     outputs = set(yaml.load(template(), _Loader)["Outputs"])
     source = (ROOT / "starburst_executor/aws/stack/outputs.py").read_text(encoding="utf-8")
-    assert outputs == set(re.findall(r'(?:needed|outputs\.get)\("(\w+)"\)', source))
+    read = set(re.findall(r'(?:needed|outputs\.get)\("(\w+)"\)', source))
+    assert outputs == read

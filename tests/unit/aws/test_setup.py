@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+from moto.batch.models import batch_backends
 
 from starburst_executor import config
 from starburst_executor.aws.clients import Clients
+from starburst_executor.aws.stack import setup
+from starburst_executor.aws.stack.changes import Changes
 from starburst_executor.aws.stack.outputs import read_stack
+from starburst_executor.errors import ConfigError, LaunchError
+from starburst_executor.testing import FakeClock
 from tests.support.aws_rig import REGION, account, run
 
 __all__ = ["account"]
@@ -47,14 +56,14 @@ def test_setup_makes_a_stack_and_names_it_in_the_config_file(account, starburst_
 def test_a_second_setup_changes_nothing_and_keeps_choices(account):
     assert run("setup", "--instance-type", "m5.xlarge", "--no-codebuild", "--session-days", "9").exit_code == 0
     first = read()
-    assert (first.ec2_instance_type, first.ec2_arch, first.codebuild_project) == ("m5.xlarge", "x86_64", None)
+    assert (first.ec2_instance_types, first.ec2_arch, first.codebuild_project) == (("m5.xlarge",), "x86_64", None)
     result = run("setup")
     assert "nothing to change" in result.stderr
     assert read() == first
     run("setup", "--batch")
     second = read()
     assert second.batch_fargate_spot_queue
-    assert (second.bucket, second.ec2_instance_type, second.codebuild_project) == (first.bucket, "m5.xlarge", None)
+    assert (second.bucket, second.ec2_instance_types, second.codebuild_project) == (first.bucket, ("m5.xlarge",), None)
     assert "nothing to change" in run("setup", "--dry-run").stdout
 
 
@@ -136,3 +145,213 @@ def test_the_template_is_printed_for_administrators(account):
     from starburst_executor.aws.stack.setup import template
 
     assert run("setup", "--template").stdout == template()
+
+
+# ----------------------------------------------------------------------------------------------------------- upgrades
+
+
+def tags_of(account) -> dict[str, str]:
+    found = account.get("cloudformation").describe_stacks(StackName="starburst")["Stacks"][0]["Tags"]
+    return {one["Key"]: one["Value"] for one in found}
+
+
+@pytest.fixture
+def with_batch(account):
+    """A stack that an administrator made for Batch, with tags of theirs."""
+    account.get("cloudformation").create_stack(
+        StackName="starburst",
+        TemplateBody=setup.template(),
+        Capabilities=["CAPABILITY_IAM"],
+        Parameters=[{"ParameterKey": "Batch", "ParameterValue": "yes"}],
+        Tags=[{"Key": "starburst:version", "Value": "0.0.1"}, {"Key": "cost-centre", "Value": "42"}],
+    )
+    return account
+
+
+def test_the_version_is_an_output_and_no_tag_changes_with_it(with_batch, monkeypatch):
+    before = read()
+    monkeypatch.setattr(setup, "__version__", "9.9.9")
+    assert before.version != "9.9.9"
+    assert run("setup").exit_code == 0
+    assert read() == replace(before, version="9.9.9")
+    assert tags_of(with_batch) == {"starburst:version": "0.0.1", "cost-centre": "42", "starburst:stack": "starburst"}
+
+
+def test_an_update_of_what_jobs_run_on_waits_until_they_are_done(with_batch, monkeypatch):
+    queue = next(iter(batch_backends["123456789012"][REGION]._job_queues.values()))
+    queue.jobs.append(SimpleNamespace(status="RUNNING", job_name="j", describe_short=lambda: {"jobId": "j-1"}))
+    # Rights and logs may change under what runs.
+    assert run("setup", "--log-days", "7").exit_code == 0
+    before = setup.template()
+    after = before.replace("Type: FARGATE\n", "Type: FARGATE\n        DesiredvCpus: 0\n")
+    assert after != before
+    monkeypatch.setattr(setup, "template", lambda: after)
+    result = run("setup")
+    assert result.exit_code != 0
+    assert (
+        "1 jobs of Batch run in the stack 'starburst', and the update would change what they run on (BatchFargate"
+        in (result.stderr)
+    )
+    assert "nothing was changed" in result.stderr
+    assert with_batch.get("cloudformation").get_template(StackName="starburst")["TemplateBody"] != after
+    queue.jobs.clear()
+    assert run("setup").exit_code == 0
+    assert with_batch.get("cloudformation").get_template(StackName="starburst")["TemplateBody"] == after
+
+
+# ------------------------------------------------------------------------------------------------ roles that are too new
+
+
+@pytest.mark.parametrize(
+    ("reason", "n_tries"),
+    [
+        ("Ec2Group (AWS::AutoScaling::AutoScalingGroup): Invalid IAM Instance Profile ARN", 2),
+        ("Cluster (AWS::ECS::Cluster): Unable to assume the service linked role", 2),
+        ("BuildProject: CodeBuild is not authorized to perform: sts:AssumeRole on arn:…", 2),
+        ("Vpc (AWS::EC2::VPC): The maximum number of VPCs has been reached", 1),
+    ],
+)
+def test_a_role_that_was_made_a_moment_ago_is_used_once_more(account, monkeypatch, reason, n_tries):
+    tries: list[float] = []
+    clock = FakeClock()
+    apply = Changes.apply
+
+    def fail_once(self: Changes) -> None:
+        tries.append(clock.monotonic())
+        if len(tries) == 1:
+            raise LaunchError(reason)
+        apply(self)
+
+    monkeypatch.setattr(Changes, "apply", fail_once)
+    clients = Clients(config.resolve_aws(region=REGION))
+    if n_tries == 1:
+        with pytest.raises(LaunchError, match="maximum number"):
+            setup.set_up(clients, clock, setup.Wishes(), print)
+    else:
+        assert setup.set_up(clients, clock, setup.Wishes(), print).bucket
+        assert tries[1] - tries[0] >= 20
+    assert len(tries) == n_tries
+
+
+# ----------------------------------------------------------------------------------------------------- zones, machines
+
+
+class Zones:
+    """EC2 with these zones."""
+
+    settings = config.AwsSettings(region="us-west-1")
+    region = "us-west-1"
+
+    def __init__(self, *zones: tuple[str, str]) -> None:
+        self.zones = zones
+
+    def get(self, _: str) -> Any:
+        return self
+
+    def describe_availability_zones(self, Filters: Any) -> Any:
+        return {"AvailabilityZones": [{"ZoneName": name, "ZoneId": zone_id} for name, zone_id in self.zones]}
+
+
+def test_zones_are_picked_by_the_answer_that_counted_them(account):
+    run("setup")
+    names = [f"{REGION}{letter}" for letter in "abc"]
+    subnets = account.get("ec2").describe_subnets(SubnetIds=list(read().subnets))["Subnets"]
+    assert sorted(one["AvailabilityZone"] for one in subnets) == names
+
+
+def test_a_zone_without_fargate_is_left_out():
+    zones = Zones(("us-west-1a", "usw1-az3"), ("us-west-1b", "usw1-az2"), ("us-west-1c", "usw1-az1"))
+    assert setup._zones(zones) == ["us-west-1a", "us-west-1c"]  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="us-west-1 has fewer than two zones that can be used"):
+        setup._zones(Zones(*zones.zones[:2]))  # type: ignore[arg-type]
+
+
+def test_subnets_that_give_instances_no_address_are_refused_where_there_are_instances(account):
+    ec2 = account.get("ec2")
+    vpc = ec2.create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+    subnets = [
+        ec2.create_subnet(VpcId=vpc, CidrBlock=f"10.0.{i}.0/24", AvailabilityZone=f"{REGION}{zone}")["Subnet"][
+            "SubnetId"
+        ]
+        for i, zone in enumerate("ab")
+    ]
+    gateway = ec2.create_internet_gateway()["InternetGateway"]["InternetGatewayId"]
+    ec2.attach_internet_gateway(InternetGatewayId=gateway, VpcId=vpc)
+    (table,) = ec2.describe_route_tables(Filters=[{"Name": "vpc-id", "Values": [vpc]}])["RouteTables"]
+    ec2.create_route(RouteTableId=table["RouteTableId"], DestinationCidrBlock="0.0.0.0/0", GatewayId=gateway)
+    named = ["--vpc", vpc, "--subnet", subnets[0], "--subnet", subnets[1]]
+    for more in (["--ec2"], ["--batch"]):
+        result = run("setup", *named, *more)
+        assert result.exit_code == 3
+        assert "instances there would have no public address" in result.stderr
+        assert subnets[0] in result.stderr
+    # Fargate gives addresses itself.
+    assert run("setup", *named).exit_code == 0
+    assert "instances there would have no public address" in run("setup", "--batch").stderr
+    for subnet in subnets:
+        ec2.modify_subnet_attribute(SubnetId=subnet, MapPublicIpOnLaunch={"Value": True})
+    assert run("setup", "--batch").exit_code == 0
+
+
+def test_several_instance_types_of_one_architecture(account):
+    words = [
+        "--instance-type",
+        "c6g.xlarge",
+        "--instance-type",
+        "m6g.xlarge",
+        "--most-instances",
+        "7",
+        "--disk-gb",
+        "90",
+    ]
+    assert run("setup", *words).exit_code == 0
+    assert (read().ec2_instance_types, read().ec2_arch) == (("c6g.xlarge", "m6g.xlarge"), "arm64")
+    (group,) = {
+        tuple(one["InstanceType"] for one in group["MixedInstancesPolicy"]["LaunchTemplate"]["Overrides"])
+        for group in account.get("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    }
+    assert group == ("c6g.xlarge", "m6g.xlarge")
+    # Fewer than before: what is not named again is gone.
+    assert run("setup", "--instance-type", "m5.large").exit_code == 0
+    assert (read().ec2_instance_types, read().ec2_arch) == (("m5.large",), "x86_64")
+
+
+def test_batch_runs_what_its_instance_types_are(account):
+    assert run("setup", "--batch").exit_code == 0
+    stack = read()
+    assert (stack.batch_instance_types, stack.batch_arch, stack.batch_has_gpus) == (("optimal",), "x86_64", False)
+    assert run("setup", "--batch-instance-type", "c6g", "--batch-most-vcpus", "64").exit_code == 0
+    stack = read()
+    assert (stack.batch_instance_types, stack.batch_arch, stack.batch_most_vcpus) == (("c6g",), "arm64", 64)
+    assert run("setup", "--batch-instance-type", "g4dn.xlarge").exit_code == 0
+    assert (read().batch_arch, read().batch_has_gpus) == ("x86_64", True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--instance-type", "c6g.large", "--instance-type", "m5.large"], "must be of one architecture"),
+        (["--instance-type", "m5.large", "--instance-type", "m5.large"], "must be one to 4 different types"),
+        (["--batch-instance-type", "optimal", "--batch-instance-type", "c6g"], "optimal is x86-64 without GPUs"),
+        (["--batch-instance-type", "q9"], "no such family of instance types in eu-west-1: 'q9'"),
+        (["--batch-instance-type", "c6g", "--no-batch"], "means nothing without Batch"),
+    ],
+)
+def test_instance_types_that_do_not_go_together_are_refused(account, words, said):
+    result = run("setup", *words)
+    assert result.exit_code == 3
+    assert said in result.stderr
+    assert stacks(account) == {}
+
+
+def test_the_image_with_drivers_for_gpus_is_one_that_the_region_has(account, monkeypatch):
+    from starburst_executor.aws import machines
+
+    assert run("setup", "--instance-type", "g4dn.xlarge").exit_code == 0
+    (found,) = account.get("cloudformation").describe_stacks(StackName="starburst")["Stacks"]
+    parameters = {one["ParameterKey"]: one["ParameterValue"] for one in found["Parameters"]}
+    assert parameters["Ec2GpuImage"] in machines._GPU_IMAGES
+    monkeypatch.setattr(machines, "_GPU_IMAGES", ("/aws/service/ecs/none",))
+    assert (
+        "ECS has no image with NVIDIA's drivers in eu-west-1" in run("setup", "--instance-type", "g4dn.xlarge").stderr
+    )

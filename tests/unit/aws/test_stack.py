@@ -20,7 +20,7 @@ def test_every_field_is_read_from_a_whole_stack(stack: Stack):
     values = dataclasses.asdict(stack)
     assert [name for name, value in values.items() if value is None] == []
     assert (stack.name, stack.region, stack.account_id) == ("starburst", REGION, "123456789012")
-    assert (stack.ec2_instance_type, stack.ec2_arch) == ("c7g.xlarge", "arm64")
+    assert (stack.ec2_instance_types, stack.ec2_arch) == (("c7g.xlarge",), "arm64")
     assert len(stack.subnets) == 2
     assert stack.repository == "starburst"
     assert stack.parameter_prefix == "/starburst/starburst/"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ STACK = Stack(
     client_policy_arn="p",
     ec2_provider="team-ec2",
     ec2_spot_provider="team-spot",
-    ec2_instance_type="g5.xlarge",
+    ec2_instance_types=("g5.xlarge",),
     ec2_arch="x86_64",
 )
 GROUP = "arn:aws:autoscaling:eu-west-1:1:autoScalingGroup:uuid:autoScalingGroupName/team-group"
@@ -47,10 +48,18 @@ class FakeClients:
     def get(self, service: str) -> FakeClients:
         return self
 
-    def describe_instance_types(self, **request: Any) -> dict[str, Any]:
-        gpus = {"Gpus": [{"Count": 1}]}
-        one = {"VCpuInfo": {"DefaultVCpus": 4}, "MemoryInfo": {"SizeInMiB": 16384}, "GpuInfo": gpus}
-        return {"InstanceTypes": [one]}
+    def describe_instance_types(self, InstanceTypes: list[str]) -> dict[str, Any]:
+        return {
+            "InstanceTypes": [
+                {
+                    "InstanceType": name,
+                    "VCpuInfo": {"DefaultVCpus": 8 if "12xlarge" in name else 4},
+                    "MemoryInfo": {"SizeInMiB": 12288 if "12xlarge" in name else 16384},
+                    "GpuInfo": {"Gpus": [{"Count": 1}]},
+                }
+                for name in InstanceTypes
+            ]
+        }
 
     def describe_capacity_providers(self, **request: Any) -> dict[str, Any]:
         return {"capacityProviders": [{"autoScalingGroupProvider": {"autoScalingGroupArn": GROUP}}]}
@@ -102,9 +111,9 @@ def test_what_an_instance_has_not_is_refused(asked: str | None, memory: str | No
 def test_a_stack_without_instances_says_how_to_have_them() -> None:
     from dataclasses import replace
 
-    bare = replace(STACK, ec2_instance_type=None, ec2_provider=None, ec2_spot_provider=None)
+    bare = replace(STACK, ec2_instance_types=(), ec2_provider=None, ec2_spot_provider=None)
     with pytest.raises(ConfigError, match="starburst setup --ec2"):
-        _ = hosts(stack=bare)[0].instance_type
+        _ = hosts(stack=bare)[0].instance_types
     with pytest.raises(ConfigError, match="starburst setup --ec2"):
         _ = hosts(stack=bare)[0].provider
 
@@ -129,3 +138,10 @@ def test_without_warm_s_nothing_is_asked() -> None:
     found, clients = hosts()
     found.keep_warm(3)
     assert clients.asked == []
+
+
+def test_of_several_types_a_worker_fits_on_the_smallest() -> None:
+    stack = replace(STACK, ec2_instance_types=("g5.xlarge", "g5.12xlarge"))
+    found = hosts("g5.12xlarge", stack=stack)[0]
+    assert found.machine == (4, 12288, 1)
+    assert {name: one.vcpus for name, one in found.machines.items()} == {"g5.xlarge": 4, "g5.12xlarge": 8}
