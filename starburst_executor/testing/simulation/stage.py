@@ -14,10 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from starburst_executor.client.engine import Engine
+from starburst_executor.errors import StarburstError
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import register_scheme
 from starburst_executor.testing.simulation import threads
-from starburst_executor.testing.simulation.scheduler import current_process
+from starburst_executor.testing.simulation.scheduler import Killed, current_process
 
 __all__ = ["on_stage"]
 
@@ -72,6 +74,8 @@ def _stand_ins() -> dict[tuple[str, str], object]:
         # Polling of what is no request: fewer steps.
         ("client.keeper", "_DEATHS_S"): 1.0,
         ("worker.agent", "_SIGNAL_S"): 1.0,
+        # Simulated processes have none of the system's own: which of them live is known by their beats alone.
+        ("worker.keeper", "identity"): lambda: "",
         ("client.engine", "ThreadPoolExecutor"): _Pool,
         ("client.session", "registry"): _Registry,
         ("client.session", "_probe"): lambda *_, **__: None,
@@ -81,6 +85,16 @@ def _stand_ins() -> dict[tuple[str, str], object]:
         ("client.executor", "SystemClock"): _clock_here,
         ("client.detached", "SystemClock"): _clock_here,
     }
+
+
+_named = Engine._named  # noqa: SLF001 - where a client's threads come to with whatever they raise
+
+
+def _named_if_alive(engine: Engine, error: BaseException) -> StarburstError:
+    """A process that is killed says nothing more: its end is no error of its threads."""
+    if isinstance(error, Killed):
+        raise error
+    return _named(engine, error)
 
 
 def _clock_here() -> Any:
@@ -98,6 +112,7 @@ def on_stage(open_line: Callable[[], ObjectStore], *, small: bool = True) -> Ite
     changes: list[tuple[Any, str, object]] = []
     for (module_name, name), value in {**_stand_ins(), **(_SMALL if small else {})}.items():
         changes.append((importlib.import_module(_PACKAGE + module_name), name, value))
+    changes.append((Engine, "_named", _named_if_alive))
     for name, module in list(sys.modules.items()):
         is_ours = name.startswith(_PACKAGE) and not name.startswith(_LEFT_ALONE)
         if is_ours and getattr(module, "threading", None) is threading:
