@@ -67,7 +67,7 @@ class Mapper(Protocol):
 class _Watched:
     """One status object and the futures that wait for its tasks."""
 
-    __slots__ = ("etag", "futures", "is_unread", "key", "read_at", "ref")
+    __slots__ = ("claims", "etag", "futures", "is_unread", "key", "read_at", "ref")
 
     def __init__(self, key: str, ref: GroupRef, etag: str, read_at: float) -> None:
         self.key = key
@@ -75,6 +75,7 @@ class _Watched:
         self.etag = etag  # empty: to be read at the next poll
         self.read_at = read_at  # when its bytes were known for the last time; monotonic
         self.is_unread = False
+        self.claims: frozenset[str] = frozenset()  # that stood when it was read
         self.futures: dict[int, list[StarburstFuture[Any]]] = {}
 
 
@@ -94,7 +95,7 @@ class Collector:
         self._parallel = parallel
         self._few = few
         self._warn_bytes = warn_bytes
-        self._lock = threading.Lock()  # guards: _watched, the futures in it, n_waiting
+        self._lock = threading.Lock()  # guards: _watched, futures and claims in it, n_waiting
         self._watched: dict[str, _Watched] = {}
         self.done = threading.Condition(self._lock)  # n_waiting became less
         self.n_waiting = 0
@@ -139,6 +140,11 @@ class Collector:
         """The futures that are not done yet."""
         with self._lock:
             return [f for watched in self._watched.values() for futures in watched.futures.values() for f in futures]
+
+    def claims(self) -> frozenset[str]:
+        """Ids of the claims under which tasks of these futures are, as of the last polls."""
+        with self._lock:
+            return frozenset().union(*(watched.claims for watched in self._watched.values()))
 
     def wait_done(self) -> None:
         """Wait until no future waits."""
@@ -210,6 +216,10 @@ class Collector:
         with self._lock:
             watched = self._watched.get(key)
             waiting = [] if watched is None else [(i, list(futures)) for i, futures in watched.futures.items()]
+            if watched is not None:
+                watched.claims = frozenset(
+                    seen.entries[i].claim for i, _ in waiting if seen.entries[i].state == State.CLAIMED
+                )
         ended: list[tuple[int, list[StarburstFuture[Any]]]] = []
         n_news = 0
         for index, futures in waiting:

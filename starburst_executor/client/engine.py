@@ -34,7 +34,6 @@ from starburst_executor.clock import Clock
 from starburst_executor.config import Settings
 from starburst_executor.errors import (
     ExecutorBroken,
-    LaunchError,
     ObjectNotFound,
     RecordInvalid,
     SessionExpired,
@@ -60,6 +59,8 @@ _B = TypeVar("_B")
 # Requests in flight at once: enough that a burst of submits is limited by the store's rate, not by its latency. The
 # embedded store does one write at a time anyway.
 _REMOTE_SENDERS = 16
+# How often a client that waits for a worker to stay looks whether there is anything left to wait for.
+_STAY_S = 0.1
 _ENDED_WORDS = "cannot schedule new futures after shutdown"
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -108,7 +109,12 @@ class Engine:
             warn_bytes=settings.warn_result_bytes,
         )
         self._keeper = ClientKeeper(
-            self.session, self._client_id, launcher, order=self._order, needs_workers=self._needs_workers
+            self.session,
+            self._client_id,
+            launcher,
+            order=self._order,
+            needs_workers=self._needs_workers,
+            claims=self.collector.claims,
         )
         self._code = code_for(opened.store, clock, settings)
         self._lock = threading.Lock()  # guards: _submitter, _sends, _threads, _ending, _error
@@ -470,27 +476,45 @@ class Engine:
                 self._close()
 
     def detach(self) -> None:
-        """Leave a detached session as it is. Called once everything is acknowledged."""
+        """Leave a detached session as it is. Called once everything is acknowledged.
+
+        Raises: LaunchError, BudgetExceeded: no worker is there to do the work, and none can be started.
+        """
         with self._finish_lock:
             if self.finished.is_set():
                 return
             try:
-                self._stop_threads()
-                if self._error is None and self._needs_workers():
-                    self._keeper.see_worker_stay()
-                self.workforce.let_go()
-                # Nobody need know at once that this client has left.
-                self.opened.hurry.set()
-                with contextlib.suppress(StoreError):
-                    self._keeper.leave()
-            except LaunchError:
-                raise
-            except (SessionNotFound, StoreUnavailable) as error:
-                _log.info("left without saying so: %s", error)
-            except Exception as error:
-                _warn("left without saying so: %s", error)
+                if self._needs_workers():
+                    self._see_worker_stay()
             finally:
-                self._close()
+                self._leave()
+
+    def _see_worker_stay(self) -> None:
+        """Wait until the work goes on without this client. The threads run meanwhile: outcomes may come."""
+        keeper = self._keeper
+        keeper.ask_to_leave()
+        self._wake_keeper.set()
+        while self._error is None and self._needs_workers():
+            if self._clock.wait(keeper.may_leave, _STAY_S):
+                break
+        if keeper.leave_error is not None:
+            raise keeper.leave_error
+
+    def _leave(self) -> None:
+        """Say that this client goes, and close it."""
+        try:
+            self._stop_threads()
+            self.workforce.let_go()
+            # Nobody need know at once that this client has left.
+            self.opened.hurry.set()
+            with contextlib.suppress(StoreError):
+                self._keeper.leave()
+        except (SessionNotFound, StoreUnavailable) as error:
+            _log.info("left without saying so: %s", error)
+        except Exception as error:
+            _warn("left without saying so: %s", error)
+        finally:
+            self._close()
 
     def stop_workers(self) -> None:
         """Kill the workers: what runs fails with `ExecutorBroken`, all else is cancelled. `end_stopped` ends the session.

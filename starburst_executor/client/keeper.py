@@ -6,15 +6,17 @@ Owned by one thread of the engine, which calls `turn` often; each part knows whe
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
 from starburst_executor.client.handles import handle_of
 from starburst_executor.client.starter import Starter
-from starburst_executor.errors import ObjectNotFound, StoreUnavailable
+from starburst_executor.client.staying import Staying
+from starburst_executor.errors import BudgetExceeded, LaunchError, ObjectNotFound, StoreUnavailable
 from starburst_executor.launch.base import Launcher, Order
-from starburst_executor.protocol.records import ClientBeat
+from starburst_executor.protocol.records import ClientBeat, SessionState
 from starburst_executor.session.budget import Budget
 from starburst_executor.session.own import OwnObject
 from starburst_executor.session.repair import Watcher, end_what_is_left, read_beat
@@ -35,6 +37,11 @@ class ClientKeeper:
         launcher: Starts workers; None if others start them.
         order: What to start, for a launch's id and a number of slots.
         needs_workers: Whether there is work that is not done.
+        claims: Ids of the claims that stand in what the client collects, as far as it has read.
+
+    Attributes:
+        may_leave: Set once the client may leave its work behind, after `ask_to_leave`; or never will, see `leave_error`.
+        leave_error: Why no worker will do that work.
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class ClientKeeper:
         *,
         order: Callable[[str, int], Order],
         needs_workers: Callable[[], bool],
+        claims: Callable[[], frozenset[str]],
     ) -> None:
         self._session = session
         self._client_id = client_id
@@ -59,6 +67,12 @@ class ClientKeeper:
         self._n_looks = 0
         self._buried: set[str] = set()
         self._is_renumbered = False
+        self._needs_workers = needs_workers
+        self._claims = claims
+        self._is_to_leave = False
+        self._staying: Staying | None = None
+        self.may_leave = threading.Event()
+        self.leave_error: LaunchError | BudgetExceeded | None = None
         self._starter = None
         if launcher is not None:
             self._starter = Starter(session, launcher, order=order, needs_workers=needs_workers, watcher=self._watcher)
@@ -70,6 +84,9 @@ class ClientKeeper:
         Store: nothing mostly; each beat interval 1 swap, 1 LIST, 1 GET; each fourth a repair.
         """
         now = self._clock.monotonic()
+        if self._is_to_leave and self._staying is None and self._launcher is not None:
+            # Before anything is started: the first beat of what is started now counts.
+            self._staying = Staying(self._session, self._watcher, self._claims, self._launcher)
         if now >= self._next_beat:
             self._next_beat = now + self._timings.beat_s
             self._beat_and_look()
@@ -80,8 +97,12 @@ class ClientKeeper:
                 self._is_renumbered = False
                 self._starter.drain_surplus()
             self._starter.turn()
+        if self._is_to_leave and not self.may_leave.is_set() and self._is_sure_to_be_left():
+            self.may_leave.set()
         ring_s = self._session.ring_due()
         waits = [self._next_beat - now, _DEATHS_S if self._starter is not None else self._timings.beat_s]
+        if self._is_to_leave:
+            waits.append(_DEATHS_S / 2)
         return max(0.0, min(waits + ([] if ring_s is None else [ring_s])))
 
     @property
@@ -94,13 +115,22 @@ class ClientKeeper:
         """Workers whose death the launcher has seen, those included that the manifest names no more."""
         return frozenset(self._buried)
 
-    def see_worker_stay(self) -> None:
-        """Before a client leaves work behind: start workers if there are none, and hear of one.
+    def ask_to_leave(self) -> None:
+        """See that a worker stays, at the next turns, until `may_leave` is set. Thread-safe."""
+        self._is_to_leave = True
 
-        Raises: LaunchError if none could be started.
+    def _is_sure_to_be_left(self) -> bool:
+        """Whether the work goes on without this client; missing workers are started meanwhile.
+
+        Store: see `Staying`.
         """
-        if self._starter is not None:
-            self._starter.see_worker_stay(self._bury, _DEATHS_S / 2)
+        starter, staying, state = self._starter, self._staying, self._session.manifest.state
+        if starter is None or staying is None or not self._needs_workers():
+            return True
+        if state != SessionState.OPEN:
+            self.leave_error = starter.error() if state == SessionState.BROKEN else None
+            return True
+        return staying.is_sure(is_starting=starter.is_starting)
 
     def renumber(self) -> None:
         """The number of workers has been changed: drain those that are too many, at the next turn. Thread-safe."""

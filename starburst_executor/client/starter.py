@@ -11,7 +11,6 @@ if nothing was started, else gone on with.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -91,7 +90,6 @@ class Starter:
         self._seen_at: dict[tuple[str, float], float] = {}  # launch and its renewal to when it was first seen here
         self._warned: set[str] = set()
         self._error: LaunchError | BudgetExceeded | None = None
-        self._never = threading.Event()
 
     def turn(self) -> None:
         """Start as many workers as are missing, if there is work for them: the next step of that.
@@ -109,24 +107,14 @@ class Starter:
             return
         self._listen(manifest)
 
-    def see_worker_stay(self, bury: Callable[[], None], pause_s: float) -> None:
-        """Before a client leaves work behind: start workers if there are none, and hear of one, unless the engine goes
-        on by itself.
+    @property
+    def is_starting(self) -> bool:
+        """Whether a launch is under way that this client must go on with."""
+        return self._going is not None
 
-        Args:
-            bury: Looks for deaths.
-        Raises: LaunchError if none could be started.
-        """
-        self.turn()
-        while not self._may_be_left() and self._session.manifest.state == SessionState.OPEN:
-            bury()
-            self.turn()
-            self._clock.wait(self._never, pause_s)
-        if self._session.manifest.state == SessionState.BROKEN:
-            raise type(self._error or LaunchError())(self._session.manifest.reason)
-
-    def _may_be_left(self) -> bool:
-        return self._heard or (self._launcher.keeps_trying and self._going is None)
+    def error(self) -> LaunchError | BudgetExceeded:
+        """Why the session is broken, in the class of what kept workers from being started."""
+        return type(self._error or LaunchError())(self._session.manifest.reason)
 
     def drain_surplus(self) -> None:
         """The number of workers has been changed: drain those that are too many, newest first."""

@@ -192,6 +192,7 @@ class WorkerBeat:
         where: Host and process.
         words: In the last beat of a worker that cannot go on: why. It names the claims whose tasks may have started, and
             no others.
+        process: What this process can be looked up by on its own machine (`launch/local/processes.py`).
     """
 
     worker_id: str
@@ -207,6 +208,7 @@ class WorkerBeat:
     requests: Mapping[str, int] = field(default_factory=dict)
     where: str = ""
     words: str = ""
+    process: str = ""
 
     @property
     def host(self) -> str:
@@ -298,6 +300,7 @@ def decode_beat(body: bytes) -> WorkerBeat:
         requests=fields.mapping("requests", int),
         where=fields.take("where", str),
         words=fields.take("words", str),
+        process=fields.take("process", str),
     )
 
 

@@ -14,6 +14,7 @@ import enum
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import IO
 
@@ -22,6 +23,7 @@ from starburst_executor.errors import (
     ObjectNotFound,
     SessionNotFound,
     StarburstError,
+    StoreError,
     StoreUnavailable,
 )
 from starburst_executor.protocol.outcomes import describe_outcome
@@ -230,6 +232,8 @@ class Agent:
     def _drain(self, slot_threads: list[threading.Thread]) -> None:
         """Let what runs end within the grace time, then release it."""
         deadline = self._clock.monotonic() + self._grace_s
+        # In a thread of its own: what runs must not wait for a store that does not answer.
+        self._thread("leaving", self._say_leaving).start()
         for thread in slot_threads:
             thread.join(max(0.0, deadline - self._clock.monotonic()))
         for slot in self._slots:
@@ -239,6 +243,11 @@ class Agent:
         if (ring_s := self._session.ring_due()) is not None:
             self._clock.wait(self._over, ring_s)
             self._session.ring_due()
+
+    def _say_leaving(self) -> None:
+        """A client that is about to leave work behind must not count on this worker."""
+        with suppress(StoreError):
+            self._keeper.say(WorkerState.LEAVING)
 
     # --- the other threads --------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from starburst_executor.clock import Clock
 from starburst_executor.errors import AccessDenied, ObjectNotFound, StoreUnavailable
+from starburst_executor.launch.local.processes import identity
 from starburst_executor.protocol.liveness import hopeless
 from starburst_executor.protocol.records import DETACHED, Manifest, SessionState, WorkerBeat, WorkerState
 from starburst_executor.session.budget import Budget
@@ -70,7 +71,7 @@ class Keeper:
         self._timings = timings
         now = clock.now()
         where = f"{socket.gethostname()}:{os.getpid()}"
-        self._beat = WorkerBeat(worker_id, 0, WorkerState.WORKING, n_slots, now, now, where=where)
+        self._beat = WorkerBeat(worker_id, 0, WorkerState.WORKING, n_slots, now, now, where=where, process=identity())
         self._own = OwnObject(session.store, session.keys.worker(worker_id), clock)
         self._lock = threading.Lock()  # guards: _beat, _own, held over the swap: beats are written one by one
         self._watcher = Watcher(session, timings.looks_until_lost)

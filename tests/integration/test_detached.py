@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import replace
@@ -24,9 +25,11 @@ from starburst_executor import (
     LaunchError,
     SessionExpired,
     SessionNotFound,
+    Timings,
     VersionMismatch,
 )
-from starburst_executor.protocol.records import SessionState
+from starburst_executor.protocol.records import SessionState, WorkerState
+from starburst_executor.session.repair import read_beats
 from tests.sessions import detached, is_alive, kill, run_python, timings_for, wait_until, worker_pids
 from tests.support.moto_server import ROOT
 
@@ -250,9 +253,13 @@ def test_a_client_that_is_attached_learns_that_the_session_was_deleted(store_url
 
 
 def test_an_expired_session_can_be_read_and_takes_no_more(store_url: str, tmp_path: Path) -> None:
-    executor = detached(store_url, workers=1, absolute_timeout=3.0)
+    executor = detached(store_url, workers=1, absolute_timeout=3600.0)
     assert executor.submit(square, 3).result(60) == 9
     stuck = executor.submit(wait_for_file, str(tmp_path / "never"), 1)
+    wait_until(stuck.running)
+    session = executor._engine.session
+    soon = session.clock.now() + 0.5
+    session.change(lambda manifest: None if manifest.deadline_at == soon else replace(manifest, deadline_at=soon))
     assert isinstance(stuck.exception(60), SessionExpired)
     wait_until(lambda: executor.status().state == "expired")
     executor.detach()
@@ -389,6 +396,64 @@ def test_idle_workers_leave_and_come_back_when_there_is_work(store_url: str) -> 
     wait_until(lambda: not is_alive(pid))
     assert executor.submit(square, 4).result(60) == 16
     executor.cleanup(force=True)
+
+
+def beat_states(executor: DetachedExecutor) -> dict[str, WorkerState]:
+    return {beat.worker_id: beat.state for beat, _ in read_beats(executor._engine.session)}
+
+
+def is_done_with_no_client_that_starts_workers(session_id: str, store_url: str) -> None:
+    watcher = DetachedExecutor.reattach(session_id, store=store_url, launcher="none")
+    wait_until(lambda: (status := watcher.status()).completed == status.total)
+    watcher.detach()
+
+
+def test_work_that_is_left_while_the_last_worker_leaves_is_done(store_url: str) -> None:
+    """It is submitted right after the worker's beat says that it goes: the worker may have looked for the last time."""
+    executor = DetachedExecutor(workers=1, store=store_url, timings=replace(timings_for(store_url), idle_exit_s=0.5))
+    for trial in range(2):
+        executor.submit(square, trial).result(60)
+        gone = {worker_id for worker_id, state in beat_states(executor).items() if state == WorkerState.LEFT}
+        while not any(
+            state in (WorkerState.LEAVING, WorkerState.LEFT)
+            for worker_id, state in beat_states(executor).items()
+            if worker_id not in gone
+        ):
+            pass  # the moment is short
+        executor.submit(square, trial)
+        executor.detach()
+        is_done_with_no_client_that_starts_workers(executor.id, store_url)
+        executor = DetachedExecutor.reattach(executor.id, store=store_url)
+    executor.cleanup(force=True)
+
+
+def test_work_that_is_left_while_the_last_worker_drains_is_done(store_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    executor = detached(store_url, workers=1)
+    blocker = executor.submit(wait_for_file, str(go), 1)
+    wait_until(blocker.running)
+    [pid] = worker_pids(executor)
+    kill(pid, signal.SIGTERM)
+    wait_until(lambda: WorkerState.LEAVING in beat_states(executor).values(), 4.0)
+    executor.submit(square, 3)
+    executor.detach()
+    go.touch()
+    is_done_with_no_client_that_starts_workers(executor.id, store_url)
+    DetachedExecutor.reattach(executor.id, store=store_url).cleanup(force=True)
+
+
+def test_leaving_work_to_a_busy_worker_of_this_machine_takes_no_beat(tmp_path: Path) -> None:
+    go, store_url = tmp_path / "go", f"sqlite://{tmp_path}/sessions"
+    executor = DetachedExecutor(workers=1, store=store_url)  # which beats each 15 s
+    blocker = executor.submit(wait_for_file, str(go), 1)
+    wait_until(blocker.running)
+    executor.submit(square, 3)
+    executor.flush()
+    began = time.monotonic()
+    executor.detach()
+    assert time.monotonic() - began < Timings.embedded().beat_s / 2
+    go.touch()
+    DetachedExecutor.reattach(executor.id, store=store_url).cleanup(force=True)
 
 
 def test_workers_that_cannot_start_become_an_error(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

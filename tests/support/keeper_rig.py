@@ -73,6 +73,7 @@ class Client:
     def __init__(self, rig: Rig, launcher: FakeLauncher | None = None, client_id: str = "c") -> None:
         self.rig = rig
         self.needs = True
+        self.claims: set[str] = set()  # that stand in what it collects
         session = rig.another()
         session.refresh()
         self.session = session
@@ -83,12 +84,23 @@ class Client:
             launcher,
             order=lambda launch_id, n_slots: Order(launch_id, "memory://m/a-session", "00", n_slots, False),
             needs_workers=lambda: self.needs,
+            claims=lambda: frozenset(self.claims),
         )
 
     def turns(self, seconds: float) -> None:
         until = self.rig.clock.monotonic() + seconds
         while self.rig.clock.monotonic() < until:
             self.rig.clock.advance(max(self.keeper.turn(), 0.01))
+
+    def leaves(self, within_s: float = 120.0) -> bool:
+        """Whether it may leave its work behind within so long."""
+        self.keeper.ask_to_leave()
+        until = self.rig.clock.monotonic() + within_s
+        while not self.keeper.may_leave.is_set() and self.rig.clock.monotonic() < until:
+            self.rig.clock.advance(max(self.keeper.turn(), 0.01))
+        if self.keeper.leave_error is not None:
+            raise self.keeper.leave_error
+        return self.keeper.may_leave.is_set()
 
     def beat(self) -> Any:
         stored = self.rig.objects.get(self.rig.keys.client(self.client_id))

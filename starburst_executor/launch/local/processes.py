@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from pathlib import Path
 
-__all__ = ["is_worker", "started_at"]
+from starburst_executor import config
+
+__all__ = ["has_ended", "identity", "is_worker", "started_at"]
+
+
+def identity() -> str:
+    """This process, so that another one of the same machine can look it up: machine and boot, process id, start time."""
+    pid = os.getpid()
+    return f"{config.machine_boot()} {pid} {started_at(pid)}"
+
+
+def has_ended(process: str) -> bool | None:
+    """Whether the process with this `identity` has certainly ended; None if this machine cannot tell.
+
+    Who can write the store can write any identity. So it decides about a worker's life alone: nothing is signalled by it.
+    """
+    machine, _, rest = process.partition(" ")
+    pid, _, started = rest.partition(" ")
+    if not started or not re.fullmatch(r"[0-9]{1,10}", pid) or machine != config.machine_boot():
+        return None
+    return started_at(int(pid)) != started
 
 
 def started_at(pid: int) -> str:

@@ -312,7 +312,7 @@ def test_a_client_that_leaves_work_behind_waits_for_a_worker_to_be_heard() -> No
         return found
 
     launcher.start = started  # type: ignore[method-assign]
-    client.keeper.see_worker_stay()
+    assert client.leaves()
     assert len(launcher.orders) == 1
 
 
@@ -320,5 +320,5 @@ def test_a_client_that_cannot_leave_its_work_to_anybody_says_so() -> None:
     rig, launcher = Rig(), FakeLauncher()
     launcher.refusal = LaunchError("no room")
     with pytest.raises(LaunchError, match="no room"):
-        Client(rig, launcher).keeper.see_worker_stay()
-    Client(rig).keeper.see_worker_stay()
+        Client(rig, launcher).leaves()
+    assert Client(rig).leaves()

@@ -108,7 +108,7 @@ def test_what_never_comes_is_an_error_with_the_engines_words_in_time() -> None:
 def test_leaving_raises_the_error_in_its_own_class() -> None:
     rig, launcher = Rig(workers=4), SlowLauncher(error=NoCapacity("no room"))
     with pytest.raises(NoCapacity, match="no room"):
-        Client(rig, launcher).keeper.see_worker_stay()
+        Client(rig, launcher).leaves()
 
 
 def test_those_that_are_there_work_and_the_others_are_asked_for_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -153,5 +153,5 @@ def test_silence_is_told_with_what_the_engine_says_and_stops_what_is_on_its_way(
 def test_a_client_leaves_to_an_engine_that_goes_on_by_itself_without_hearing_of_a_worker() -> None:
     rig, launcher = Rig(workers=2), SlowLauncher(pause_s=0.1)
     launcher.keeps_trying = True
-    Client(rig, launcher).keeper.see_worker_stay()
+    assert Client(rig, launcher).leaves()
     assert [(launch.handle, launch.settled) for launch in launches(rig)] == [("2", True)]
