@@ -4,13 +4,13 @@
     settings.py     argument > `STARBURST_*` variable > config file > default
     aws.py          the same for the `[aws]` table: which stack, region and profile
     file.py         the config file
-    engine.py       what a launcher on AWS tells a worker in its environment
+    engine.py       what a launcher on AWS passes to a worker in its environment
     folders.py      where this machine keeps config, data and logs; the default store
     user_keys.py    the user's key file and the keys of sessions made from it
-    environment.py  which variables are set at all
+    environment.py  the names of the variables that are set
 
-Nothing here talks to a store, and nothing is read before somebody asks: importing this package touches neither the
-disk nor the environment. Import its names from here; which module they live in is a detail.
+Nothing here accesses a store. Settings are read on demand: importing this package reads neither the disk nor the
+environment. Import its names from this package, not from its modules.
 """
 
 from starburst_executor.config.aws import AwsSettings, forget_aws, remember_aws, resolve_aws

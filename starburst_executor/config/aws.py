@@ -1,12 +1,12 @@
-"""Which stack: the three words that another machine needs to work with it, resolved as every setting is.
+"""Which stack to use: its name, region and profile, resolved like every other setting.
 
     [aws]
     stack = "starburst"
     region = "eu-west-1"
     profile = "research"
 
-`starburst setup` writes the table; arguments and `STARBURST_AWS_STACK`, `…_REGION`, `…_PROFILE` come first. What the
-stack holds is not kept here: it is read from the stack itself (`aws/stack/outputs.py`).
+`starburst setup` writes the table; arguments and `STARBURST_AWS_STACK`, `…_REGION`, `…_PROFILE` take precedence. The
+stack's resources are not stored here: they are read from the stack itself (`aws/stack/outputs.py`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from starburst_executor.errors import ConfigError
 __all__ = ["AwsSettings", "forget_aws", "remember_aws", "resolve_aws"]
 
 TABLE = "aws"
-# A stack's name is part of other names: a repository's must be in lower case, and AWS keeps the beginnings of those of
-# capacity providers for itself.
+# A stack's name is part of other names: a repository's name must be in lower case, and AWS reserves some prefixes of the
+# names of capacity providers.
 _FORMS = {
     "stack": (
         re.compile(r"(?!aws|ecs|fargate)[a-z](-?[a-z0-9]){0,39}"),
@@ -36,12 +36,12 @@ _FORMS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AwsSettings:
-    """Which stack to work with, and as whom; made by `resolve_aws`, which checks it.
+    """Which stack to use, and under which profile; made by `resolve_aws`, which checks it.
 
     Attributes:
         stack: The name of the CloudFormation stack.
-        region: Its region; None: as boto3 finds it.
-        profile: A profile of the AWS config files; None: as boto3 finds it.
+        region: Its region; None means boto3's default.
+        profile: A profile of the AWS config files; None means boto3's default.
     """
 
     stack: str = "starburst"
@@ -50,10 +50,10 @@ class AwsSettings:
 
 
 def resolve_aws(*, stack: str | None = None, region: str | None = None, profile: str | None = None) -> AwsSettings:
-    """Settle the three: argument > variable > config file > default.
+    """Resolve the three settings: argument > variable > config file > default.
 
     Raises:
-        ConfigError: one is malformed, or the table has more than these.
+        ConfigError: a setting is malformed, or the table has an unknown one.
     """
     given = {"stack": stack, "region": region, "profile": profile}
     path, record = read_config_file()
@@ -73,7 +73,7 @@ def resolve_aws(*, stack: str | None = None, region: str | None = None, profile:
 
 
 def aws_table(record: dict[str, object], path: Path | None) -> dict[str, object]:
-    """The `[aws]` table of a config file that was read; empty if there is none. Raises: ConfigError."""
+    """Return the `[aws]` table of a parsed config file; empty if there is none. Raises: ConfigError."""
     table = record.get(TABLE, {})
     known = [one.name for one in fields(AwsSettings)]
     if not isinstance(table, dict):
@@ -85,7 +85,7 @@ def aws_table(record: dict[str, object], path: Path | None) -> dict[str, object]
 
 
 def remember_aws(settings: AwsSettings) -> Path:
-    """Write the `[aws]` table of the config file; its path. Raises: ConfigError."""
+    """Write the `[aws]` table of the config file and return the file's path. Raises: ConfigError."""
     return write_table(TABLE, {name: value for name, value in asdict(settings).items() if value is not None})
 
 

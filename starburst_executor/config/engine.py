@@ -1,4 +1,4 @@
-"""What a worker's engine tells it in its environment: who started it, and where the session's key is. Nothing secret."""
+"""What an engine passes to a worker in its environment: which launch it belongs to and where the session's key is. No secrets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _PARAMETER, _LAUNCH = "STARBURST_KEY_PARAMETER", "STARBURST_LAUNCH"
 
 @dataclass(frozen=True, slots=True)
 class EngineStart:
-    """A worker's start in a container of AWS.
+    """How a worker was started in a container on AWS.
 
     Attributes:
         parameter: The name of the SSM parameter with the session's key.
-        launch_id: The launch that it is part of.
+        launch_id: The launch that it belongs to.
         metadata_url: The metadata endpoint of ECS; empty elsewhere.
-        job_id: The job's id if this is AWS Batch, of an array's child with ":" and its index; else empty.
-        attempt: How often Batch has started this job by now, itself included.
+        job_id: The job's id on AWS Batch (for a child of an array job, with ":" and its index); otherwise empty.
+        attempt: How many times Batch has started this job, including this start.
     """
 
     parameter: str
@@ -32,12 +32,12 @@ class EngineStart:
 
 
 def engine_environment(parameter: str, launch_id: str) -> dict[str, str]:
-    """What a launcher puts into a container's environment for `engine_start` to find."""
+    """Return the variables that a launcher puts into a container's environment, for `engine_start` to read."""
     return {_PARAMETER: parameter, _LAUNCH: launch_id}
 
 
 def engine_start() -> EngineStart:
-    """What this process's environment says. Raises: ConfigError if no launcher started it."""
+    """Read the start from this process's environment. Raises: ConfigError if no launcher started the process."""
     named = os.environ
     for name in (_PARAMETER, _LAUNCH):
         if not named.get(name):

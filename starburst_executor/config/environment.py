@@ -1,4 +1,4 @@
-"""What is set in the environment, by name: whether a setting of somebody else's applies is asked here, its value never."""
+"""The names of the variables that are set, to find out whether another program's setting applies. Values are not read."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ __all__ = ["variable_names"]
 
 
 def variable_names() -> frozenset[str]:
-    """The names of all environment variables that are set, to something or to nothing."""
+    """Return the names of all environment variables that are set, including empty ones."""
     return frozenset(os.environ)

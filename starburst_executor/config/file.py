@@ -1,8 +1,8 @@
-"""The config file: where it is, what is in it, and the one table that a command writes into it.
+"""The config file: its path, its contents, and the one table that a command writes into it.
 
-`STARBURST_CONFIG` replaces its path, which is else `config.toml` in the config folder. What a setting may be is left
-to `settings.py` and `aws.py`. Guarantee: writing a table leaves every other line as it is, comments included, and a
-reader finds the old file or the new one, never half of it.
+`STARBURST_CONFIG` replaces its path, which is `config.toml` in the config folder by default. `settings.py` and `aws.py`
+validate the settings. Guarantee: writing a table leaves every other line unchanged, including comments, and a reader
+finds either the old file or the new one, never a partial file.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ __all__ = ["config_file", "read_config_file", "write_table"]
 
 
 def config_file() -> Path:
-    """The path of the config file; it need not exist."""
+    """Return the path of the config file; the file may be absent."""
     named = os.environ.get("STARBURST_CONFIG")
     return Path(named).expanduser() if named else config_folder() / "config.toml"
 
 
 def read_config_file() -> tuple[Path | None, dict[str, object]]:
-    """The config file's path and what it says; None and nothing if there is no such file.
+    """Return the config file's path and its contents; None and an empty mapping if there is no such file.
 
     Raises:
         ConfigError: it cannot be read, or `STARBURST_CONFIG` names a file that is not there.
@@ -46,9 +46,9 @@ def read_config_file() -> tuple[Path | None, dict[str, object]]:
 
 
 def write_table(name: str, values: dict[str, str] | None) -> Path:
-    """Put one table into the config file in place of the one of that name, or remove it; the file's path.
+    """Replace one table of the config file, or remove it; return the file's path.
 
-    The file and its folder are made if need be. Needs the extra `cli`.
+    The file and its folder are created if needed. Needs the extra `cli`.
 
     Raises:
         ConfigError: the file cannot be read or written.
@@ -83,7 +83,7 @@ def write_table(name: str, values: dict[str, str] | None) -> Path:
 
 
 def _parsed(text: str) -> dict[str, object]:
-    # Most users have no config file, so the parser is not loaded before there is something to parse.
+    # Most users have no config file, so the parser is loaded only when there is a file to parse.
     if sys.version_info >= (3, 11):
         import tomllib
     else:

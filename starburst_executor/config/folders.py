@@ -1,10 +1,10 @@
-"""Where this machine keeps what belongs to the user: config, data, logs, registry, and the default store.
+"""The user's folders on this machine: config, data, logs, registry, and the default store.
 
     config folder   config.toml, key                   STARBURST_HOME replaces both folders
     data folder     sessions/, registry/, logs/, prices.json
 
-Guarantees that every folder it makes can be entered by this user alone, and that no store is put by default where
-SQLite's locks do not hold. A folder is made when it is asked for. What is written into it is left to others.
+Guarantees that only this user can enter the folders it makes, and that no default store is on a file system where
+SQLite's locks do not work. A folder is created when it is first requested. Other modules write its contents.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _APP = "starburst_executor"
 
 
 def config_folder() -> Path:
-    """Where `config.toml` and the key file belong; it need not exist."""
+    """Return the folder of `config.toml` and the key file; it may be absent."""
     return _home() or _platforms("user_config_dir")
 
 
 def default_store(*, detached: bool) -> str:
-    """URL of the embedded store in the user's data folder, which is made if need be.
+    """Return the URL of the embedded store in the user's data folder, which is created if needed.
 
     Where that folder cannot be written, or lies on a network file system whose locks SQLite cannot trust, an attached
     session gets a temporary folder of this user's.
@@ -65,30 +65,30 @@ def _embedded_url(folder: Path) -> str:
 
 
 def registry_folder() -> Path | None:
-    """Where this machine notes which session lies in which store; None where nothing can be kept."""
+    """Return the folder that records which session is in which store; None where no file can be kept."""
     folder = _data_folder() / "registry"
     return folder if make_private(folder) is None else None
 
 
 def price_file() -> Path | None:
-    """Where this machine keeps the prices that AWS has told it; None where nothing can be kept."""
+    """Return the file that caches prices from AWS; None where no file can be kept."""
     folder = _data_folder()
     return folder / "prices.json" if make_private(folder) is None else None
 
 
 def log_folder() -> Path:
-    """Where the logs of local workers go; temporary where the data folder cannot be written."""
+    """Return the folder for logs of local workers; a temporary one if the data folder cannot be written."""
     folder = _data_folder() / "logs"
     return folder if make_private(folder) is None else _temporary_folder("logs")
 
 
 def make_private(folder: Path) -> str | None:
-    """Make a folder that only this user can enter; what stands against it, or None."""
+    """Make a folder that only this user can enter; return the reason why that is impossible, or None."""
     # platformdirs leaves "~" where there is neither HOME nor an entry in the user database.
     if not folder.is_absolute():
         return f"there is no home directory: folder={folder}"
     try:
-        # `parents=True` gives the folders above the usual mode; the one that is this library's must not have it.
+        # `parents=True` gives the folders above it the usual mode; this library's own folder needs a private one.
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
@@ -97,7 +97,7 @@ def make_private(folder: Path) -> str | None:
 
 
 def machine_boot() -> str:
-    """This machine since it was started: process ids mean something only together with it.
+    """Return an id of this machine since its start: a process id is meaningful only together with it.
 
     The host's name is part of it because containers of one machine share its boot id but not their process ids.
     """
@@ -112,8 +112,8 @@ def _data_folder() -> Path:
 
 
 def _platforms(which: str) -> Path:
-    """What platformdirs says; a relative path, which `make_private` refuses, where there is no home directory."""
-    import platformdirs  # here, because importing the package does not need it
+    """Return platformdirs' folders; a relative path, which `make_private` refuses, if there is no home directory."""
+    import platformdirs  # imported here, because importing the package does not need it
 
     try:
         return Path(getattr(platformdirs, which)(_APP, appauthor=False))
@@ -127,14 +127,14 @@ def _home() -> Path | None:
 
 
 def _temporary_folder(name: str) -> Path:
-    """A folder of this user's beneath the temporary one, whoever else may write there."""
+    """Return a folder of this user in the temporary folder, where other users may write too."""
     import tempfile
 
     base = Path(tempfile.gettempdir()).resolve() / f"{_APP}-{os.getuid()}"
     with suppress(FileExistsError):
         base.mkdir(mode=0o700)
     found = base.lstat()
-    # Guarantee: nobody else's folder is used, nor one that others can enter, although anybody may make this name.
+    # Guarantee: a folder of another user, or one that others can enter, is refused, although any user can create this name.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise ConfigError(f"the temporary folder is not yours alone: remove it or set STARBURST_HOME: folder={base}")
     folder = base / name
@@ -157,7 +157,7 @@ def _network_problem(folder: Path) -> str | None:
 
 
 def _mounts() -> dict[str, str]:
-    """Mount points and the kinds of their file systems; empty where the system does not tell."""
+    """Return mount points and the kinds of their file systems; empty if the system does not provide them."""
     with suppress(OSError, subprocess.SubprocessError):
         if sys.platform == "darwin":
             done = subprocess.run(["/sbin/mount"], capture_output=True, text=True, timeout=10, check=True)
@@ -179,5 +179,5 @@ def _parse_mac_mounts(text: str) -> dict[str, str]:
 
 
 def _filesystem_of(path: Path, mounts: Mapping[str, str]) -> str:
-    """The kind of file system that the longest mount point above `path` has; empty if none is known."""
+    """Return the file system kind of the longest mount point above `path`; empty if unknown."""
     return next((mounts[str(above)] for above in (path, *path.parents) if str(above) in mounts), "")

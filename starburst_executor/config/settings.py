@@ -1,7 +1,7 @@
-"""What a session is told at its start, each setting resolved as argument > `STARBURST_*` variable > config file > default.
+"""The settings of a session, each resolved as argument > `STARBURST_*` variable > config file > default.
 
-Guarantees that every setting is checked wherever it came from, and that an error names the value, what is allowed and
-its source. Which stores there are is not known here: a URL is checked for its form only.
+Guarantees that every setting is checked, whatever its source, and that an error names the value, the allowed values and
+the source. This module does not know which stores exist: it checks only the form of a URL.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LAUNCHERS = ("local", "none", "aws", "fargate", "fargate-spot", "ec2", "batch", 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """What a setting may be: its type and, for numbers, its range; `optional` ones may be None, spelled "none"."""
+    """The allowed values of a setting: its type and, for numbers, its range; `optional` ones may be None, spelled "none"."""
 
     kind: type
     lowest: float = 0
@@ -61,26 +61,26 @@ _DOLLARS = _Rule(float, 0.01, optional=True, unit="dollars")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a session is told at its start; made by `resolve`, which checks it.
+    """The settings of a session; made by `resolve`, which checks them.
 
     Attributes:
         workers: How many tasks run at once, over all agents.
         store: URL of the object store, without credentials.
-        launcher: Who starts workers, a kind with its options: "fargate?cpu=4&spot=1"; "none": somebody else does.
+        launcher: What starts workers, a kind with its options: "fargate?cpu=4&spot=1"; "none": workers join by hand.
         retries: How often a task that raises is tried again.
-        max_losses: A task fails once it has lost so many workers, since most likely it kills them.
+        max_losses: A task fails after this number of lost workers, since it probably kills them.
         task_timeout: Seconds that one try may take, or None.
-        max_tasks_per_child: A runner child is replaced after so many tasks, or never.
+        max_tasks_per_child: A runner child is replaced after this number of tasks; None means never.
         absolute_timeout: Seconds after which the session expires, or None.
         max_result_bytes: A larger result fails its task.
         warn_result_bytes: A larger result is worth a warning.
-        queue_bytes: Calls that wait to be written; `submit` blocks beyond.
-        keep: Whether the end of an attached session leaves its objects in the store.
-        launch_timeout: Seconds within which the first worker must be heard of, or None for what the launcher needs.
-        code_exclude: What of the user's own modules is not sent to workers: patterns, separated by commas or spaces.
+        queue_bytes: Most bytes of calls that wait to be written; `submit` blocks when they are exceeded.
+        keep: Whether an attached session's objects stay in the store when it ends.
+        launch_timeout: Seconds within which the first worker must beat; None means the launcher's own default.
+        code_exclude: Patterns of the user's own modules that are not sent to workers, separated by commas or spaces.
         max_hourly_cost: Workers that cost more dollars an hour are not started, or None.
         cost_alert_threshold: Workers that cost more dollars an hour are worth a warning, or None.
-        budget_usd: At so many dollars in all the session ends, or None.
+        budget_usd: The session ends when its workers have cost this many dollars in all, or None.
     """
 
     workers: int = _setting(_Rule(int, 1, 10_000))
@@ -103,16 +103,16 @@ class Settings:
 
 
 def resolve(detached: bool, *, store_of: Callable[[str], str | None] | None = None, **arguments: object) -> Settings:
-    """Settle every setting: argument > variable > config file > default.
+    """Resolve every setting: argument > variable > config file > default.
 
     Args:
-        detached: Whether the session is to outlive this process; its default store must then be a lasting one.
+        detached: Whether the session outlives this process; its default store must then be permanent.
         store_of: Asked, if no store is named, for the store that goes with a launcher; None from it, or without it,
             the embedded default.
         arguments: The fields of `Settings`, and `max_workers` for `workers`. None means not given.
     Raises:
         ConfigError: a value is out of range, or `workers` and `max_workers` differ.
-        TypeError: an argument is of a wrong type, or of no known name.
+        TypeError: an argument has a wrong type or an unknown name.
     """
     given = _one_workers({name: value for name, value in arguments.items() if value is not None})
     file_path, from_file = _from_file()
@@ -138,7 +138,7 @@ def resolve(detached: bool, *, store_of: Callable[[str], str | None] | None = No
 
 
 def _one_workers(arguments: dict[str, object]) -> dict[str, object]:
-    """`max_workers` and `workers` are one setting; what the standard library says of a bad one is kept."""
+    """`max_workers` and `workers` are one setting; a bad value raises the standard library's error."""
     if "max_workers" not in arguments:
         return arguments
     max_workers = arguments.pop("max_workers")
@@ -152,7 +152,7 @@ def _one_workers(arguments: dict[str, object]) -> dict[str, object]:
 
 
 def _from_text(text: str, rule: _Rule) -> object:
-    """A variable's text as the value it spells; the text itself where it spells none, for the error to show."""
+    """Convert a variable's text to the value it spells; return the text itself if it spells none, for the error message."""
     text = text.strip()
     if rule.optional and text.lower() == "none":
         return None
@@ -165,7 +165,7 @@ def _from_text(text: str, rule: _Rule) -> object:
 
 
 def _checked(name: str, value: Any, rule: _Rule, source: str | None) -> object:
-    """The value, in the setting's own type. `source` None means an argument: a wrong type is then a `TypeError`."""
+    """Return the value in the setting's own type. `source` None means an argument: a wrong type is then a `TypeError`."""
 
     def refuse() -> NoReturn:
         origin = "an argument" if source is None else f"from {source}"
@@ -180,7 +180,7 @@ def _checked(name: str, value: Any, rule: _Rule, source: str | None) -> object:
             refuse()
         noun = {int: "an integer", float: f"a number of {rule.unit}", str: "a string", bool: "a bool"}[rule.kind]
         raise TypeError(f"{name} must be {noun}, not {type(value).__name__}") from None
-    # Options of a launcher are its own to check: `launch/open.py`.
+    # Each launcher checks its own options: `launch/open.py`.
     if rule.choices and str(settled).partition("?")[0] not in rule.choices:
         refuse()
     if rule.kind in (int, float) and not rule.lowest <= settled <= rule.highest:

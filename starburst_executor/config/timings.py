@@ -1,7 +1,7 @@
-"""Every interval of a session as one value: how long is waited, how often is asked, when somebody counts as lost.
+"""Every interval of a session as one value: how long to wait, how often to poll, when a worker counts as lost.
 
-Guarantees that a `Timings` is in range wherever it came from. It travels in the session's manifest, so a record of
-another version is read as far as it is understood. Who waits for what is the business of whoever takes the value.
+Guarantees that a `Timings` is in range, whatever its source. It is stored in the session's manifest; of a record from
+another version, the known fields are read. The code that uses a value decides what waits for it.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ __all__ = ["Timings"]
 class Timings:
     """Every interval of a session, in seconds, as one value, so that a test can shorten them together.
 
-    They are stored in the session's manifest: whoever takes part keeps the same ones.
+    They are stored in the session's manifest, so every client and worker uses the same values.
 
     Raises:
         ConfigError: a value is out of range.
     """
 
     # A worker is lost after looks_until_lost * look_s = 60 s: long enough for a store that throttles, short enough
-    # that nobody stops waiting. A beat costs one PUT, so 15 s is $0.0012 per worker and hour on S3.
+    # that users keep waiting. A beat costs one PUT, so 15 s is $0.0012 per worker and hour on S3.
     beat_s: float = 15.0
     look_s: float = 15.0
     looks_until_lost: int = 4
@@ -37,7 +37,7 @@ class Timings:
     poll_max_s: float = 1.0  # … and how late a result may be seen after a long silence
     bell_min_s: float = 0.05  # an idle worker: the same, just after it had work
     bell_max_s: float = 1.0  # … and 300 GETs, $0.0001, until it leaves
-    ring_gap_s: float = 0.2  # five rings a second wake everybody; more would be throttled, they hit one key
+    ring_gap_s: float = 0.2  # five rings a second wake all workers; more would be throttled, since they write one key
     idle_exit_s: float = 300.0  # an idle worker costs money; starting one takes a minute or two
     client_gone_s: float = 300.0  # a laptop that changes its network is back by then
     grace_s: float = 30.0  # what Amazon ECS gives between SIGTERM and SIGKILL unless told otherwise
@@ -67,12 +67,12 @@ class Timings:
 
     @classmethod
     def remote(cls) -> Timings:
-        """For stores that answer in tens of milliseconds and are paid by the request."""
+        """The default for stores that answer in tens of milliseconds and charge per request."""
         return cls()
 
     @classmethod
     def embedded(cls) -> Timings:
-        """For the store on this machine, where a request costs nothing and 0.1 ms."""
+        """The default for the store on this machine, where a request is free and takes 0.1 ms."""
         return cls(
             commit_s=0.2,
             slice_s=0.1,
@@ -89,7 +89,7 @@ class Timings:
 
     @classmethod
     def from_record(cls, record: object) -> Timings:
-        """Back from `to_record`. Unknown names are passed over and missing ones take their default, so that an
+        """Restore a value from `to_record`. Unknown names are ignored and missing ones take their default, so that an
         interval can be added without a new format.
 
         Raises:

@@ -1,9 +1,9 @@
 """One user key per person and machine, and the session keys made from it, so that reattaching needs no list of keys.
 
-One session's key can be handed to a colleague without the others'. Guarantees that no key is ever shown by `repr`,
-stored but in the user's own key file, logged or pickled; `hex()` is the one way out. `STARBURST_KEY` is a session's
-key in the environment: taken out of it in workers, and not passed on to them. What is sealed is left to
-`protocol/seal.py`.
+A user can give one session's key to a colleague without revealing the others. Guarantees that no key is shown by `repr`,
+logged, pickled, or stored outside the user's own key file; `hex()` is the only way to read it. `STARBURST_KEY` holds a
+session's key in the environment: workers remove it, and it is not passed on to local ones. `protocol/seal.py` defines
+what is sealed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _KEY_BYTES = 32
 
 
 class _Secret:
-    """32 bytes that nothing shows by accident. `bytes(key)` for computing with them, `hex()` to hand them over."""
+    """32 bytes that are never shown by accident. `bytes(key)` for computing with them, `hex()` to hand them over."""
 
     __slots__ = ("_raw",)
 
@@ -50,7 +50,7 @@ class _Secret:
         return self._raw
 
     def hex(self) -> str:
-        """The key as 64 hexadecimal digits. Whoever has them can read and write what the key guards."""
+        """Return the key as 64 hexadecimal digits, with which anyone can read and write the sealed data."""
         return self._raw.hex()
 
     def __eq__(self, other: object) -> bool:
@@ -67,13 +67,13 @@ class _Secret:
 
 
 class UserKey(_Secret):
-    """The key of one person; every session key of theirs is made from it."""
+    """The key of one user, from which all of this user's session keys are derived."""
 
     __slots__ = ()
 
 
 class SessionKey(_Secret):
-    """The key of one session: seals and opens all that will be unpickled."""
+    """The key of one session: it seals and opens everything that is unpickled."""
 
     __slots__ = ()
 
@@ -82,9 +82,9 @@ def user_key(*, create: bool) -> UserKey | None:
     """The user's key from the key file, or None if there is no such file.
 
     Args:
-        create: Make the file if there is none. Several processes may do so at once: all get the same key.
+        create: Create the file if there is none. Several processes can do so at once: all get the same key.
     Raises:
-        ConfigError: the file is readable by others, is no key, or cannot be made.
+        ConfigError: the file is readable by others, is not a key, or cannot be created.
     """
     path = _key_path()
     found = _read_key(path)
@@ -106,12 +106,12 @@ def session_key(user: UserKey, session_id: str) -> SessionKey:
 
 
 def ephemeral_session_key() -> SessionKey:
-    """A key that lives as long as this process, for an attached session where no file can be kept."""
+    """Return a key that exists only in this process, for an attached session where no file can be kept."""
     return SessionKey(secrets.token_bytes(_KEY_BYTES))
 
 
 def new_session_key(session_id: str, *, detached: bool, given: str | bytes | SessionKey | None = None) -> SessionKey:
-    """The key for a session that starts: what `find_session_key` will find, and an ephemeral one where nothing can be.
+    """Return the key for a new session: the one that `find_session_key` will find, or an ephemeral one where no file can be kept.
 
     Raises:
         ConfigError: the session is detached and no key can be kept, or a key is malformed or readable by others.
@@ -122,13 +122,13 @@ def new_session_key(session_id: str, *, detached: bool, given: str | bytes | Ses
     if not detached and _read_key(_key_path()) is None and make_private(_key_path().parent) is not None:
         return ephemeral_session_key()
     user = user_key(create=True)
-    if user is None:  # removed by somebody since it was made
+    if user is None:  # removed by another process since it was created
         return ephemeral_session_key() if not detached else _key_missing(session_id)
     return session_key(user, session_id)
 
 
 def find_session_key(session_id: str, given: str | bytes | SessionKey | None = None) -> SessionKey:
-    """The key of a session that exists: the one given, else `STARBURST_KEY`, else made from the user's key.
+    """Return the key of an existing session: the given one, else `STARBURST_KEY`, else derived from the user's key.
 
     Args:
         given: The session's key, as 64 hexadecimal digits or 32 bytes.
@@ -144,7 +144,7 @@ def find_session_key(session_id: str, given: str | bytes | SessionKey | None = N
 
 
 def take_secret_environment() -> str | None:
-    """`STARBURST_KEY`, taken out of this process's environment, so that user code and its children never see it.
+    """Remove `STARBURST_KEY` from this process's environment and return it, so that user code and its children never see it.
 
     Call it before there are threads.
     """
@@ -152,7 +152,7 @@ def take_secret_environment() -> str | None:
         return None
     import ctypes  # only workers come here
 
-    # The system shows the environment that a process began with (/proc/self/environ, `ps e`), whatever was unset since.
+    # The system shows the environment with which a process started (/proc/self/environ, `ps e`), even after unsetting.
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_void_p
     if (address := getenv(b"STARBURST_KEY")) is not None:
@@ -161,7 +161,7 @@ def take_secret_environment() -> str | None:
 
 
 def worker_environment() -> dict[str, str]:
-    """This process's environment for a local worker, without the key, which goes through a pipe."""
+    """Return this process's environment for a local worker, without the key, which goes through a pipe."""
     return {name: value for name, value in os.environ.items() if name != "STARBURST_KEY"}
 
 
@@ -174,7 +174,7 @@ def adopt_environment(environment: Mapping[str, str]) -> None:
 
 def _key_missing(session_id: str) -> NoReturn:
     raise KeyNotFound(
-        f"no key for this session: copy the key file of whoever started it to {_key_path()} (mode 600), or pass the "
+        f"no key for this session: copy the key file of the user who started it to {_key_path()} (mode 600), or pass the "
         f"session's own key as key= or in STARBURST_KEY: session={session_id}"
     )
 
@@ -216,7 +216,7 @@ def _read_key(path: Path) -> UserKey | None:
 
 
 def _write_key(path: Path) -> None:
-    """Make the key file whole or not at all; if another process made it meanwhile, that one stands."""
+    """Create the key file completely or not at all; if another process created it first, keep that one."""
     draft = path.with_name(f".key-{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
