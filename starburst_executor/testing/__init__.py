@@ -1,9 +1,9 @@
-"""What this library is tested with, for users' tests too: stores without a network, stores that misbehave, a clock.
+"""The tools that test this library, for users' tests too: stores without a network, stores that fail, a clock.
 
     store = MemoryStore()                                   the reference store
-    store = FaultyStore(store, in_turn([Fault.ANSWER_LOST]))    the same behind a bad line
+    store = FaultyStore(store, in_turn([Fault.ANSWER_LOST]))    the same with lost answers
     store = SlowStore(store, SystemClock())                 the same with the latency of S3
-    clock = FakeClock()                                     an hour in a millisecond
+    clock = FakeClock()                                     time that a test advances
 
 Importing this package also makes `store="memory://name"` work within one process.
 """

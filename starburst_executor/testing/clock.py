@@ -1,8 +1,8 @@
-"""FakeClock: time that passes only when a test says so, and chance that a seed decides.
+"""FakeClock: time that passes only when a test advances it, and random numbers from a seed.
 
-Two ways to wait. By default a wait passes at once, and by that alone time passes: what one thread steps runs through
-hours in milliseconds. With `held=True` a wait blocks its thread until `advance` has moved time to its end or its event
-is set: what several threads do is then told by the test, moment by moment.
+It waits in two ways. By default a wait returns at once and advances the time by its length: code that one thread steps
+runs through hours in milliseconds. With `held=True` a wait blocks its thread until `advance` has moved time to its end or
+its event is set: the test then controls several threads, moment by moment.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import threading
 
 __all__ = ["FakeClock"]
 
-# An event that some thread sets cannot wake us without reaching into it, so a held wait looks for it that often.
+# An event that another thread sets cannot wake a held wait, so the wait checks the event this often.
 _LOOK_S = 0.001
 
 
 class FakeClock:
-    """A `Clock` for tests. Thread-safe; numbers and ids follow from the seed and the order of the calls alone.
+    """A `Clock` for tests. Thread-safe; numbers and ids depend only on the seed and the order of the calls.
 
     Args:
         seed: Decides `random` and `new_id`.
-        start_at: `now` at the beginning, UTC epoch seconds.
+        start_at: The initial value of `now`, in UTC epoch seconds.
         held: Whether waits block until `advance` is called, instead of passing at once.
     """
 
@@ -70,17 +70,17 @@ class FakeClock:
         return self._draw(n_bytes).hex()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; held waits whose time is up by then end."""
+        """Advance the time; held waits whose time is then up return."""
         if not seconds >= 0:
             raise ValueError(f"time does not go back: seconds={seconds!r}")
         with self._changed:
-            # However short: a loop that waits for a moment must not come to stand right before it.
+            # Even for a very short wait: a loop that waits for a moment must not stop just before it.
             least_s = math.nextafter(self._elapsed_s, math.inf) if seconds else 0.0
             self._elapsed_s = max(self._elapsed_s + seconds, least_s)
             self._changed.notify_all()
 
     def wait_waiting(self, n_threads: int = 1, timeout_s: float = 10.0) -> None:
-        """Wait, in real time, until so many threads are in a held wait: then `advance` meets all of them.
+        """Wait, in real time, until this number of threads is in a held wait: `advance` then reaches all of them.
 
         Raises: TimeoutError after `timeout_s` real seconds.
         """

@@ -1,4 +1,4 @@
-"""FaultyStore: loses answers, delays writes and refuses, as a plan says. For tests of whatever stands on a store."""
+"""FaultyStore: loses answers, delays writes and refuses requests according to a plan. For tests of code that uses a store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _T = TypeVar("_T")
 
 
 class Fault(Enum):
-    """What goes wrong with one request, as the caller sees it."""
+    """A fault of one request, as the caller sees it."""
 
     RESET = "connection reset before the request arrived"
     THROTTLED = "503 SlowDown"
@@ -42,13 +42,13 @@ _WRITES = frozenset({"create", "swap", "put", "delete"})
 
 
 def in_turn(faults: Iterable[Fault | None], *, kinds: Iterable[str] = _WRITES) -> Plan:
-    """A plan that gives these faults, in this order, to requests of these kinds; afterwards all goes well."""
+    """Return a plan that gives these faults, in this order, to requests of these kinds; later requests succeed."""
     rest, kinds = iter(faults), frozenset(kinds)
     return lambda asked: next(rest, None) if asked.kind in kinds else None
 
 
 def by_chance(clock: Clock, rate: float, faults: Sequence[Fault], *, kinds: Iterable[str] | None = None) -> Plan:
-    """A plan that lets a share of the requests fail, with one of `faults` by lot; as reproducible as the clock."""
+    """Return a plan by which a share of the requests fails, with a random one of `faults`; as reproducible as the clock."""
     of = None if kinds is None else frozenset(kinds)
 
     def plan(asked: Asked) -> Fault | None:
@@ -60,11 +60,11 @@ def by_chance(clock: Clock, rate: float, faults: Sequence[Fault], *, kinds: Iter
 
 
 class FaultyStore:
-    """Another store behind a bad line. As thread-safe as that store and the plan are.
+    """A store that adds faults to another store. As thread-safe as that store and the plan.
 
     Args:
-        store: Gets what goes through.
-        plan: Decides for each request what goes wrong with it, if anything.
+        store: Receives the requests that are carried out.
+        plan: Returns the fault of each request, or None.
     """
 
     def __init__(self, store: ObjectStore, plan: Plan) -> None:
@@ -80,11 +80,11 @@ class FaultyStore:
 
     @property
     def n_asked(self) -> int:
-        """How many requests were made."""
+        """The number of requests made."""
         return self._n_asked
 
     def land(self) -> int:
-        """Carry out the late writes, oldest first, as far as their conditions still hold; how many did."""
+        """Carry out the late writes, oldest first, if their conditions still hold; return how many succeeded."""
         with self._lock:
             late, self._late = self._late, []
         return sum(map(_is_taken, late))

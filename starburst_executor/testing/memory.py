@@ -1,7 +1,7 @@
-"""MemoryStore: the reference object store. Every promise of `store/base.py` in as few lines as it takes.
+"""MemoryStore: the reference object store. It keeps every promise of `store/base.py` in as few lines as possible.
 
-It lives and dies with its process; `memory://name` finds the same store again anywhere in that process, once this
-module was imported.
+It exists only in its process; after this module is imported, `memory://name` opens the same store anywhere in that
+process.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class _Object:
 
 
 class MemoryStore:
-    """Objects in a dictionary. Thread-safe; another process sees nothing of it.
+    """Objects in a dictionary. Thread-safe; not visible to other processes.
 
     Args:
-        name: What its URL ends in; a fresh one by default.
+        name: The last part of its URL; a new name by default.
         clock: Gives the time of each write and the ETags.
     """
 
@@ -98,14 +98,14 @@ class MemoryStore:
                 self._objects.pop(key, None)
 
     def close(self) -> None:
-        """Nothing to let go of: the objects stay for the next `memory://` of this name."""
+        """Do nothing: the objects stay for the next `memory://` URL of this name."""
 
     def _made(self, body: Body) -> _Object:
         return _Object(bytes(body), self._clock.new_id(), self._clock.now())
 
 
 _stores: WeakValueDictionary[str, MemoryStore] = WeakValueDictionary()
-_opened: dict[str, MemoryStore] = {}  # keeps alive what was opened by its name, as a file would
+_opened: dict[str, MemoryStore] = {}  # keeps stores that were opened by name, as files would be kept
 
 
 def _open_memory(url: str) -> MemoryStore:

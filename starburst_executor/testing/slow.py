@@ -1,4 +1,4 @@
-"""SlowStore: another store with the latency of a network in front, to see on a laptop what S3 would feel like."""
+"""SlowStore: adds network latency to another store, to see the speed of S3 on a laptop."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ __all__ = ["SlowStore"]
 
 
 class SlowStore:
-    """Each request waits before it is made. As thread-safe as the other store; requests wait side by side.
+    """A store that waits before each request. As thread-safe as the other store; concurrent requests wait concurrently.
 
     Args:
-        store: Gets the requests.
-        clock: Makes the waits.
-        get_s: Of a GET, unchanged or not; 30 ms is what S3 takes in its own region.
-        put_s: Of each write, conditional or not; 60 ms likewise.
-        list_s: Of each page of a listing; as long as a GET unless given.
-        delete_s: Of each batch of deletions; as long as a write unless given.
-        jitter: Share of each wait that is left to chance, up and down.
+        store: Receives the requests.
+        clock: Performs the waits.
+        get_s: For a GET, including an unchanged one; S3 takes 30 ms within its region.
+        put_s: For a write, conditional or not; S3 takes 60 ms.
+        list_s: For each page of a listing; the same as a GET by default.
+        delete_s: For each batch of deletions; the same as a write by default.
+        jitter: Share of each wait that varies at random, up and down.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""`python -m starburst_executor.testing.simulation FIRST [COUNT | --seconds S]`: play seeds, tell what they did.
+"""`python -m starburst_executor.testing.simulation FIRST [COUNT | --seconds S]`: run seeds and report on them.
 
-One line of JSON when done; before it the story of each seed that broke a promise. With one seed, `--story` tells it in
-any case. Exit status 1 if a promise was broken.
+Prints one line of JSON at the end, and before it the story of each seed that broke a promise; `--story` prints the story
+of a single seed in any case. Exit status 1 if a promise was broken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST_STORIES = 3
 
 
 class _Sum:
-    """What many seeds did together."""
+    """The totals of several seeds."""
 
     def __init__(self) -> None:
         self.n_seeds = 0
@@ -45,12 +45,12 @@ class _Sum:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Play seeds; the exit status."""
+    """Run seeds and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m starburst_executor.testing.simulation", description=__doc__)
     parser.add_argument("first", type=int, help="the first seed")
     parser.add_argument("count", type=int, nargs="?", default=1, help="how many seeds")
-    parser.add_argument("--seconds", type=float, help="as many seeds as it can in this time")
-    parser.add_argument("--story", action="store_true", help="tell what happened, request by request")
+    parser.add_argument("--seconds", type=float, help="run as many seeds as fit in this time")
+    parser.add_argument("--story", action="store_true", help="print what happened, request by request")
     options = parser.parse_args(arguments)
     # What the product warns of is the business of a simulation.
     logging.disable(logging.CRITICAL)

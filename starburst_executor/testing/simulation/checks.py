@@ -1,4 +1,4 @@
-"""What is checked now and then, and at the end: that nothing stands still, and that futures say what the store says."""
+"""Checks during and after a run: that nothing stands still, and that futures agree with the store."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from starburst_executor.testing.simulation.world import World
 __all__ = ["Watch", "check_done", "check_end"]
 
 _WATCH_S = 2.0
-# Each bound is what the design promises, plus what one lost race or one slow pass may add.
+# Each bound is the promised time plus the time that one lost race or one slow pass may add.
 _ORPHAN_S = (4 * TIMINGS.looks_until_lost * TIMINGS.look_s + TIMINGS.rank_s) * 1.4
 _FOUND_S = 60.0
 
 
 class Watch:
-    """Looks now and then whether anything stands still for longer than is promised."""
+    """Checks regularly whether anything stands still for longer than promised."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -33,7 +33,7 @@ class Watch:
         self._watched_since = 0.0
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start checking."""
         self._world.scheduler.at(_WATCH_S, self._look)
 
     def _look(self) -> None:
@@ -80,7 +80,7 @@ class Watch:
 
 
 def check_done(world: World, futures: list[StarburstFuture[str]]) -> None:
-    """Every future is done, and says what the store said."""
+    """Check that every future is done and agrees with the store."""
     for future in futures:
         if future.done():
             _check_future(world, future)
@@ -96,10 +96,10 @@ def _check_future(world: World, future: StarburstFuture[str]) -> None:
 
 
 def _judged(world: World, future: StarburstFuture[str]) -> str:
-    """What is wrong with how a future has ended; nothing if it may."""
+    """Return what is wrong with the end of a future; empty if it is allowed."""
     oracle = world.oracle
     is_over = oracle.manifest is None or oracle.manifest.state.is_over
-    # A future of an earlier run may have seen a later one's end, never the other way round.
+    # A future of an earlier run may have seen the end of a later run, but not the reverse.
     ends = [entry for (task, run), entry in oracle.ended.items() if task == future.task_id and run >= future.run]
     states = {entry.state for entry in ends}
     if future.cancelled():
@@ -116,13 +116,13 @@ def _judged(world: World, future: StarburstFuture[str]) -> str:
     if isinstance(error, (SessionExpired, ExecutorBroken)):
         return "" if is_over else f"a future says that the session is over and it is not ({error})"
     if isinstance(error, (StoreUnavailable, SessionNotFound)) and world.report.troubles:
-        # A client that could not go on says so on its futures; only a disturbed one may.
+        # A client that cannot continue fails its futures; this is allowed only after a fault.
         return ""
     return "" if State.FAILED in states else f"a future failed and its task did not ({type(error).__name__}: {error})"
 
 
 def check_end(world: World) -> None:
-    """What must hold when every process has gone."""
+    """Check what must hold after every process has ended."""
     oracle, plot = world.oracle, world.plot
     if world.has_failed:
         return
@@ -130,7 +130,7 @@ def check_end(world: World) -> None:
     if left and plot.is_detached and plot.ends_with == "cleanup":
         world.fail(f"cleanup has left objects behind: {left[:5]}")
     for key, seen in oracle.statuses.items():
-        # What a dead client had sent may land when all have gone: whoever attaches next ends it.
+        # A dead client's request may land after all processes have ended; the next client that attaches ends such tasks.
         is_known = plot.is_detached and key not in oracle.born_late
         if is_known and not all(entry.has_ended for entry in seen.entries):
             world.fail(f"tasks of {key} have not ended")

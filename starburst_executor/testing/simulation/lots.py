@@ -1,4 +1,4 @@
-"""Chance that a seed decides, the same on every Python: splitmix64."""
+"""Random numbers from a seed, the same on every Python: splitmix64."""
 
 from __future__ import annotations
 
@@ -47,5 +47,5 @@ class Lots:
         return items[self.below(len(items))]
 
     def fork(self) -> Lots:
-        """Lots of their own for somebody else, so that one drawing more does not change what the others draw."""
+        """Return an independent generator, so that an additional draw from one does not change the draws of the other."""
         return Lots(self.bits())

@@ -1,6 +1,6 @@
-"""The oracle: sees every write and every start of a task, and says at once which promise one of them breaks.
+"""The oracle: sees every write and every start of a task, and reports at once which promise one of them breaks.
 
-It knows what no process knows: which workers live, what each of them still works on, what every object was before.
+It knows more than any process: which workers are alive, which tasks each still runs, and every object's previous state.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAMES = {state.value: state.name for state in State}
 
 
 class Task(NamedTuple):
-    """What was submitted under a task id: the number and behaviour of its call."""
+    """The submitted call of a task: its number and behaviour."""
 
     number: int
     behaviour: str
@@ -46,9 +46,9 @@ class Oracle:
     """Checks one session's store.
 
     Args:
-        workers: Every worker process that there was, by its id.
+        workers: Every worker process of the run, by its id.
         fail: Called with each violation.
-        quiet_s: For how long nothing has gone wrong.
+        quiet_s: The time since the last fault.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Oracle:
         self.is_deleted = False
         self.born_late: set[str] = set()  # status objects that landed when the session was over
         self._attempts: dict[tuple[str, str], list[int]] = {}  # task and worker to the attempts that it claimed
-        self._failed: Counter[tuple[str, int, str]] = Counter()  # tries in vain, by task, attempt and worker
+        self._failed: Counter[tuple[str, int, str]] = Counter()  # failed tries, by task, attempt and worker
         self._keys: dict[str, str] = {}  # task to status object
         self._given_up: set[tuple[str, int]] = set()  # task and attempt that their own worker released or committed
         self._unended: Counter[tuple[int, int]] = Counter()
@@ -87,7 +87,7 @@ class Oracle:
     # --- tasks --------------------------------------------------------------------------------------------------------
 
     def started(self, process: WorkerProcess, job: Job, number: int) -> str:
-        """A runner starts a task; the execution's name."""
+        """Record that a runner starts a task; return the execution's name."""
         name = f"{number}/{len(self.executions)}"
         claimed = self._attempts.get((job.task_id, process.worker_id), [0])
         self.executions[name] = Execution(job.task_id, claimed[-1], process)
@@ -95,7 +95,7 @@ class Oracle:
         task = self.tasks.get(job.task_id)
         if task is None or task.number != number:
             self._fail(f"another task's call was run: task={job.task_id}, call={number}, known={task}")
-        # One that claimed it twice may yet have it in the runner of the first claim, if that was taken back.
+        # A worker that claimed the task twice may still have it in the runner of the first claim, if that was taken back.
         # And once the session is over, its worker may be on its way out.
         is_over = self.manifest is None or self.manifest.state.is_over
         entry = self._entry(job.task_id)
@@ -111,7 +111,7 @@ class Oracle:
         return name
 
     def failed(self, process: WorkerProcess, job: Job) -> None:
-        """A task that was started has raised or crashed."""
+        """Record that a started task raised or crashed."""
         claimed = self._attempts.get((job.task_id, process.worker_id), [0])
         self._failed[job.task_id, claimed[-1], process.worker_id] += 1
 
@@ -122,7 +122,7 @@ class Oracle:
     # --- writes -------------------------------------------------------------------------------------------------------
 
     def wrote(self, key: str, before: Kept | None, after: Kept | None, process: Process) -> None:
-        """One object has changed."""
+        """Record that one object changed."""
         if self.is_deleted:
             return
         if key.startswith(self.keys.status):
@@ -135,7 +135,7 @@ class Oracle:
     def _wrote_other(self, key: str, before: Kept, after: Kept, process: Process) -> None:
         if key.startswith(self.keys.workers):
             old, new = records.decode_beat(before.body), records.decode_beat(after.body)
-            # A late beat can land only where its condition holds; then it is the one that comes next.
+            # A late beat can land only where its condition holds; then it is the next beat.
             if new.number < old.number:
                 self._fail(f"a beat went back: worker={new.worker_id}, {old.number} -> {new.number}")
         elif not key.startswith(self.keys.clients) and before.body != after.body:
@@ -166,7 +166,7 @@ class Oracle:
             self._fail(f"a status object under an odd key: {key}")
             return
         if old is None and self.manifest is not None and self.manifest.state == SessionState.DELETED:
-            # What lands while all is being deleted is garbage that nobody reads; it is swept with the prefix.
+            # An object that lands while the session is being deleted is not read; it is swept with the prefix.
             return
         place = (ref.ordinal, ref.epoch)
         self._unended[place] -= old is not None and not _has_ended(old)
@@ -221,7 +221,7 @@ class Oracle:
                 self._fail(f"one submit became two tasks: {task_id} and {self.numbers[number]}")
 
     def _pieces(self, call: bytes) -> dict[bytes, bytes] | None:
-        """What a call refers to, by name; None if not all of it is stored."""
+        """Return the pieces of a call by name; None if some are not stored."""
         found = {}
         for part in pieces.decode(call) or ():
             if isinstance(part, Piece):
@@ -232,7 +232,7 @@ class Oracle:
         return found
 
     def unheld(self) -> str | None:
-        """A claim that stands and that its worker, though it lives and goes on, does not know of."""
+        """Return a claim that stands although its live worker does not know of it."""
         for key, seen in self.statuses.items():
             for entry in seen.entries:
                 if entry.state == State.CLAIMED:
@@ -242,7 +242,7 @@ class Oracle:
         return None
 
     def _check_listed(self) -> None:
-        """No task that has not ended is out of every list."""
+        """Check that every task that has not ended is in some open epoch."""
         if self.manifest is None:
             return
         for (ordinal, epoch), n in self._unended.items():
@@ -252,7 +252,7 @@ class Oracle:
     # --- transitions --------------------------------------------------------------------------------------------------
 
     def _judged(self, old: Status, new: Status, index: int, process: Process) -> str:
-        """What is wrong with how one entry has changed; nothing if it may."""
+        """Return what is wrong with the change of one entry; empty if it is allowed."""
         a, b = old.entries[index], new.entries[index]
         task_id = f"{new.ordinal}-{new.first + index}"
         is_over = self.manifest is None or self.manifest.state.is_over
@@ -288,7 +288,7 @@ class Oracle:
         return "" if b.state == State.FAILED and is_over else "a pending task cannot do that"
 
     def _judged_lonely(self, new: Status, b: Entry, process: WorkerProcess) -> str:
-        """A task with a loss is claimed by itself; on its last try its worker has nothing else."""
+        """Check that a task with a loss is claimed alone, and that on its last try its worker has no other task."""
         if sum(e.state == State.CLAIMED and e.claim == b.claim for e in new.entries) > 1:
             return "a task with a loss was claimed along with others"
         max_losses = 3 if self.manifest is None else self.manifest.max_losses
@@ -353,7 +353,7 @@ class Oracle:
         return ""
 
     def _judged_outcome(self, task_id: str, new: Status, index: int, b: Entry, process: Process) -> str:
-        """The outcome that is committed was made by this worker under this attempt, and is stored."""
+        """Check that the committed outcome was made by this worker under this attempt, and is stored."""
         body = b.outcome
         if isinstance(body, Located):
             ref = next((self.keys.parse_group(k) for k, s in self.statuses.items() if s is new), None)

@@ -1,4 +1,4 @@
-"""What a seed decides before anything happens: the session, its tasks, its workers, the weather."""
+"""What a seed decides before the run: the session, its tasks, its workers, the weather."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class Plot:
 
     Attributes:
         is_detached: Which of the two executors.
-        url: Of the store; decides whether the client takes it for embedded.
-        n_workers: Slots asked for.
-        slots_each: At most so many of them in one worker.
-        tells_deaths: Whether the launcher knows who died.
+        url: The store's URL, which decides whether the client treats it as embedded.
+        n_workers: Number of slots requested.
+        slots_each: Most slots of one worker.
+        tells_deaths: Whether the launcher reports deaths of workers.
         tasks: Behaviour and seconds of each.
-        storm_s: For how long things go wrong.
-        n_clients: How many come back while things go wrong.
-        ends_with: What the last client does: `cleanup`, `terminate` or `leave`.
+        storm_s: How long faults occur.
+        n_clients: Number of clients that reattach during the storm.
+        ends_with: How the last client ends the run: `cleanup`, `terminate` or `leave`.
     """
 
     is_detached: bool

@@ -14,7 +14,7 @@ class ClientProcess(Process):
     """A process of a user.
 
     Attributes:
-        executor: What it is attached by; None before and after.
+        executor: Its executor while it is attached; otherwise None.
     """
 
     executor: Any = None
@@ -25,9 +25,9 @@ class WorkerProcess(Process):
 
     Attributes:
         held: The claims that its agent holds or writes, with their keys.
-        is_idle: Whether it could take work.
-        goes_on: Whether its agent has no reason to stop.
-        sigterm: What a SIGTERM does.
+        is_idle: Whether it can accept work.
+        goes_on: Whether its agent continues, that is, has no reason to stop.
+        sigterm: The handler of SIGTERM.
         poisoned_by: The task that killed it.
     """
 

@@ -1,9 +1,10 @@
-"""Virtual time, processes and their strands: one thread in which everything happens in an order that a seed decides.
+"""Virtual time, processes and their strands: one thread, in which a seed decides the order of events.
 
     heap of (time, number, do) ──► hub ──switch──► strand: runs until it waits or asks the store ──switch──► hub
 
 A strand is a greenlet and stands for a thread. A process is a set of strands that is killed, stopped and woken as one.
-What a strand waits for comes back through `resume`, which knows whether its process is dead (dropped) or stopped (kept).
+The result of a wait arrives through `resume`, which drops it if the process is dead and keeps it if the process is
+stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["Killed", "Process", "Scheduler", "Strand", "current_process", "curre
 
 
 class Killed(BaseException):
-    """The process of this strand is dead: nothing it does any more has an effect."""
+    """The process of this strand is dead: its further actions have no effect."""
 
 
 class Scheduler:
@@ -38,12 +39,12 @@ class Scheduler:
         self._n_events = 0
 
     def at(self, delay_s: float, do: Callable[[], object]) -> None:
-        """Have something done by the hub, so many seconds from now."""
+        """Schedule an action of the hub this number of seconds from now."""
         self._n_events += 1
         heapq.heappush(self._events, (self.now + delay_s, self._n_events, do))
 
     def run(self, until: Callable[[], bool], at_most_s: float) -> bool:
-        """Let time pass until a condition holds; False if it does not within so many seconds."""
+        """Let time pass until a condition holds; return False if it does not hold within the limit."""
         end = self.now + at_most_s
         while not until():
             if not self._events or self._events[0][0] > end:
@@ -60,7 +61,7 @@ class Process:
 
     Args:
         rate: How fast its clock runs.
-        ahead_s: By how much its wall clock is off.
+        ahead_s: The error of its wall clock.
     Attributes:
         clock: Its `Clock`.
         read: The ETag under which it last read each object.
@@ -76,7 +77,7 @@ class Process:
         self.ahead_s = ahead_s
         self.is_alive = True
         self.is_stopped = False
-        self.was_disturbed_at = float("-inf")  # when it was last kept from running or from reaching the store
+        self.was_disturbed_at = float("-inf")  # the last time at which it could not run or not reach the store
         self.cut_off_until = float("-inf")
         self.started_at = scheduler.now
         self.ended_at: float | None = None
@@ -99,7 +100,7 @@ class Process:
         return strand
 
     def kill(self, why: str) -> None:
-        """End the process; nothing that its strands were about to do is done. Harmless if it has ended."""
+        """End the process; its strands take no further action. Harmless if it has ended."""
         if not self.is_alive:
             return
         self.is_alive = False
@@ -152,7 +153,7 @@ class Strand(greenlet):
                 self._target()
         except Killed:
             pass
-        except BaseException as error:  # whatever escapes a thread is for the report
+        except BaseException as error:  # every exception that escapes a thread goes into the report
             self.process.scheduler.errors.append((f"{self.process.name}/{self.name}", error))
         finally:
             self.process.ended(self)

@@ -4,7 +4,7 @@
     calm    nothing fails any more: a client attaches, and everything must come to its end in time
     end     clean up, terminate, expire or just leave: every worker goes, nothing is left that should not be
 
-Everything that decides anything is the product's own code: executors, engines, agents. Here are only processes.
+All decisions are made by the product's own code: executors, engines, agents. This module adds only processes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _GO_S = 200.0
 
 
 def simulate(seed: int, plot: Plot | None = None) -> Report:
-    """Play one seed. The same seed gives the same report, in any process.
+    """Run one seed. The same seed gives the same report, in any process.
 
     Args:
-        plot: Instead of the one that the seed draws.
+        plot: Replaces the one that the seed draws.
     """
     world = World(seed, plot)
     with _no_collector(), on_stage(lambda: Line(world.vault)):
@@ -80,7 +80,7 @@ def _play(world: World) -> None:
 
 def _end_detached(world: World, users: Users) -> None:
     if world.lots.chance(0.5):
-        # It sees the others' last deeds; without it a detached session may have nobody who repairs.
+        # It sees the last actions of the others; without it a detached session may have no client that repairs.
         users.start_companion("client-y")
     world.until(lambda: not users.alive(), _END_S, "a client does not come to an end")
     world.is_ending = True
@@ -100,7 +100,7 @@ def _alive(world: World) -> bool:
 
 @contextmanager
 def _no_collector() -> Iterator[None]:
-    """It comes when it likes, and may run finalizers of whoever else is in this interpreter."""
+    """Turn off the cyclic garbage collector: it runs at any time, and may run finalizers of other code in this interpreter."""
     collects = gc.isenabled()
     gc.disable()
     try:

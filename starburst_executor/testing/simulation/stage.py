@@ -1,8 +1,8 @@
 """Puts the package on a simulated stage: its threads become strands, its clocks virtual, its stores the vault.
 
 While `on_stage` lasts, the modules of the package see `threads` where they look for `threading`, and, unless asked not
-to, some constants are smaller, so that ten tasks meet what otherwise takes ten thousand. Nothing in the package knows of
-it.
+to, some constants are smaller, so that ten tasks reach cases that otherwise take ten thousand. The package does not know that
+it is simulated.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["on_stage"]
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 _PACKAGE = "starburst_executor."
-# Never held across a wait, and taken for each request: the real lock is cheaper.
+# This lock is never held across a wait and is taken for each request, so the real lock is cheaper.
 _LEFT_ALONE = ("starburst_executor.testing.", "starburst_executor.store.requests")
 
 
 class _Pool:
-    """Stands in for `ThreadPoolExecutor`: one after the other."""
+    """Replaces `ThreadPoolExecutor`: calls run one after the other."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -44,7 +44,7 @@ class _Pool:
 
 
 class _Registry:
-    """Stands in for `client.registry`: nothing is noted on this machine."""
+    """Replaces `client.registry`: nothing is written on this machine."""
 
     @staticmethod
     def remember(*_: object) -> None:
@@ -79,7 +79,7 @@ def _stand_ins() -> dict[tuple[str, str], object]:
         ("client.engine", "ThreadPoolExecutor"): _Pool,
         ("client.session", "registry"): _Registry,
         ("client.session", "_probe"): lambda *_, **__: None,
-        # Which modules somebody has loaded who simulates is no part of a seed.
+        # The modules that the simulating process has loaded must not influence a seed.
         ("client.session", "code_for"): lambda *_: None,
         ("client.engine", "code_for"): lambda *_: None,
         ("client.executor", "SystemClock"): _clock_here,
@@ -91,7 +91,7 @@ _named = Engine._named  # noqa: SLF001 - where a client's threads come to with w
 
 
 def _named_if_alive(engine: Engine, error: BaseException) -> StarburstError:
-    """A process that is killed says nothing more: its end is no error of its threads."""
+    """A killed process reports nothing more: its end is not an error of its threads."""
     if isinstance(error, Killed):
         raise error
     return _named(engine, error)
@@ -106,8 +106,8 @@ def on_stage(open_line: Callable[[], ObjectStore], *, small: bool = True) -> Ite
     """Have the package run in a simulation.
 
     Args:
-        open_line: Makes a store for whoever opens a URL of the schemes `sim` and `memory`.
-        small: Whether sizes are such that ten tasks meet what otherwise takes ten thousand.
+        open_line: Makes the store for URLs of the schemes `sim` and `memory`.
+        small: Whether constants are reduced, so that ten tasks reach cases that otherwise take ten thousand.
     """
     changes: list[tuple[Any, str, object]] = []
     for (module_name, name), value in {**_stand_ins(), **(_SMALL if small else {})}.items():

@@ -1,10 +1,10 @@
-"""The simulated store: objects in a dictionary behind lines on which everything goes wrong that can.
+"""The simulated store: objects in a dictionary, reached through lines on which every kind of fault occurs.
 
     strand ──request──► (latency) ──► effect, by the hub ──► (latency) ──► answer
                │                        │                                   └─ lost, or after the lease
                └─ crash, 503, cut off   └─ perhaps much later, though its process is dead by then
 
-The effect is an event of its own, so a process may be killed, stopped or told to end while its request is on its way.
+The effect is a separate event, so a process may be killed, stopped or asked to end while its request is in flight.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ Log = Callable[[str, str], None]
 
 
 class Vault:
-    """All objects, and what goes wrong on the way to them.
+    """All objects, and the faults of requests to them.
 
     Args:
-        lease_s: What `SLOW` outlasts.
-        wrote: Called with every change: key, before, after, whose.
-        log: Called with who and what, for the history.
-        trouble: Called with each trouble that is made.
+        lease_s: The time that a `SLOW` request exceeds.
+        wrote: Called with every change: key, before, after, process.
+        log: Called with process and event, for the history.
+        trouble: Called with each injected fault.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Vault:
         self._trouble = trouble
 
     def _draw(self, kind: str) -> Trouble | None:
-        """What goes wrong with one request, if anything."""
+        """Draw the fault of one request, if any."""
         weather = self.weather
         if weather is CALM:
             return None
@@ -104,7 +104,7 @@ class Vault:
         return None
 
     def ask(self, kind: str, key: str, effect: Callable[[Process], _T]) -> _T:
-        """One request of the strand that runs."""
+        """Make one request for the running strand."""
         strand = current_strand()
         process, lots, scheduler = strand.process, self.lots, self.scheduler
         if not process.is_alive:
@@ -219,7 +219,7 @@ class Vault:
 
 
 class Line:
-    """One process's way to the vault: an `ObjectStore`."""
+    """One process's connection to the vault: an `ObjectStore`."""
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
@@ -289,4 +289,4 @@ class Line:
         self._vault.ask("delete", named[0] if named else "", effect)
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""

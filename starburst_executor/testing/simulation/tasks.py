@@ -1,7 +1,7 @@
-"""What simulated tasks do, and the runners that do it: no process and no user code, only virtual time.
+"""The behaviour of simulated tasks, and their runners: no process and no user code, only virtual time.
 
-A call says how its task behaves; the value of a task that ends well names the execution that made it, so that whoever
-checks the store can tell which one counted.
+A call states how its task behaves; the value of a successful task names the execution that made it, so that the oracle
+can tell which execution counted.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Behaviour(str, Enum):
 
 
 def simulated_task(number: int, behaviour: str, seconds: float, shared: bytes) -> str:
-    """What is submitted. Never called: the simulated runner acts it."""
+    """The submitted function. It is never called: the simulated runner plays its part."""
     raise NotImplementedError(f"{number} {behaviour} {seconds} {len(shared)}")
 
 
 class Starts(Protocol):
-    """Hears of every start of a task, which it gives a name, and of each that fails."""
+    """Receives every start of a task, which it gives a name, and every failure."""
 
     def started(self, process: WorkerProcess, job: Job, number: int) -> str: ...
 
@@ -93,7 +93,7 @@ class SimulatedNursery:
 
 
 class SimulatedRunner:
-    """One runner process, as a slot sees it."""
+    """One simulated runner process, with the interface that a slot uses."""
 
     def __init__(self, nursery: SimulatedNursery) -> None:
         self.is_ready = True
@@ -184,5 +184,5 @@ class SimulatedRunner:
 
 
 def value_name(value: Any) -> str:
-    """The execution that made a value."""
+    """Return the execution that made a value."""
     return "/".join(str(value).split("/")[:2])

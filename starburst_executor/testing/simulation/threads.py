@@ -1,7 +1,7 @@
-"""What stands in for the module `threading` in a simulation: the same names over strands, and clocks of processes.
+"""The replacement for the module `threading` in a simulation: the same names over strands, and clocks of processes.
 
-Only what the package uses is there. Nothing is ever interrupted between two waits, but that acquiring a lock now and
-then lets others run first.
+It has only the names that the package uses. A strand is not interrupted between two waits, except that acquiring a lock
+sometimes lets other strands run first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class _Queue:
         self.waiting: list[tuple[Strand, int]] = []
 
     def wait(self, timeout_s: float | None) -> bool:
-        """Whether it was woken before time ran out."""
+        """Wait; return whether it was woken before the time ran out."""
         strand = current_strand()
         if not strand.process.is_alive:
             raise Killed
@@ -75,7 +75,7 @@ class Event:
 
     def wait(self, timeout: float | None = None) -> bool:
         if self._is_set:
-            # Time passes in any case, so that a loop that waits for what has happened does not stop the world.
+            # Time passes in any case, so that a loop that waits on a set event does not stop virtual time.
             current_strand().sleep(_SET_S)
             return True
         return self._queue.wait(timeout) or self._is_set
@@ -203,13 +203,13 @@ class Thread:
 
 
 def current_thread() -> object:
-    """The thread that runs; the strand itself for a process's first one."""
+    """Return the running thread; for a process's first strand, the strand itself."""
     strand = getcurrent()
     return strand.thread or strand if isinstance(strand, Strand) else strand
 
 
 class ProcessClock:
-    """The `Clock` of one process: runs at its rate, and its wall clock is off."""
+    """The `Clock` of one process: it runs at the process's rate, with an error of the wall clock."""
 
     def __init__(self, process: Process, lots: Lots) -> None:
         self._process = process

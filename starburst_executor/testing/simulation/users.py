@@ -1,4 +1,4 @@
-"""Users: what clients do in their processes, with the real executors."""
+"""Users: the actions of clients in their processes, with the real executors."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Users:
         def ended() -> None:
             self._world.log(name, f"ends: {client.why}")
             if client.executor is not None:
-                # Its memory is gone: nothing of it ends sessions any more.
+                # Its memory is gone, so it must not end sessions any more.
                 client.executor._finalizer.detach()  # noqa: SLF001
                 client.executor._engine._pid = -1  # noqa: SLF001
 
@@ -98,7 +98,7 @@ class Users:
         return mine
 
     def _acknowledge(self, mine: list[StarburstFuture[Any]]) -> None:
-        """Their submits were acknowledged: from now on they are in the store."""
+        """Check that tasks whose submits were acknowledged are in the store."""
         for future in mine:
             if future.task_id not in self._world.oracle.tasks and not future.cancelled():
                 self._world.fail(f"an acknowledged task is not in the store: task={future.task_id}")
@@ -118,7 +118,7 @@ class Users:
         self._start(name, self._wait_for_others)
 
     def start_last(self, name: str) -> ClientProcess:
-        """The client that waits for every task and ends the session as the plot says."""
+        """Start the client that waits for every task and ends the session according to the plot."""
         return self._start(name, self._last_visit)
 
     def start_first(self) -> ClientProcess:
@@ -126,7 +126,7 @@ class Users:
         return self._start("client-0", self._first_client)
 
     def alive(self) -> list[ClientProcess]:
-        """The clients that are there."""
+        """Return the clients that are alive."""
         return [client for client in self._world.clients if client.is_alive]
 
     def _start(self, name: str, do: Callable[[], None]) -> ClientProcess:
@@ -210,7 +210,7 @@ class Users:
         futures: list[StarburstFuture[Any]] = executor.futures
         while not all(future.done() for future in futures):
             current_strand().sleep(1.0)
-            # Late ones may land yet.
+            # Late writes may still land.
             futures = executor.futures
         check_done(self._world, futures)
         for key, seen in oracle.statuses.items():

@@ -1,4 +1,4 @@
-"""What goes wrong, and how often: rates per request and per second, drawn for each seed."""
+"""Kinds and rates of faults, per request and per second, drawn for each seed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["CALM", "Trouble", "Weather", "draw_weather"]
 
 
 class Trouble(str, Enum):
-    """One thing that goes wrong."""
+    """One kind of fault."""
 
     CRASH_BEFORE = "crash before the effect"
     CRASH_AFTER = "crash after the effect"
@@ -36,8 +36,8 @@ class Weather:
     """Rates: of requests up to `stuck`, of rings `no_bell`, per second and session afterwards.
 
     Attributes:
-        skew: How much clocks may run apart, as a share.
-        preempt: How often acquiring a lock lets others run first.
+        skew: By which share the rates of clocks may differ.
+        preempt: How often acquiring a lock lets other strands run first.
     """
 
     crash_before: float = 0.0
@@ -83,7 +83,7 @@ _STORM = Weather(
 
 
 def draw_weather(lots: Lots) -> Weather:
-    """About half of all troubles, each at a strength of its own; now and then none at all."""
+    """Draw about half of all kinds of faults, each at its own rate; sometimes none at all."""
     if lots.chance(0.05):
         return replace(CALM, skew=_STORM.skew * lots.random())
     share = lots.choice((0.25, 0.5, 0.8))

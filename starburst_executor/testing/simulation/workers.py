@@ -24,7 +24,7 @@ from starburst_executor.worker.agent import Agent
 
 __all__ = ["SimulatedLauncher", "guarded", "start_worker"]
 
-# How long a worker asks a store that does not answer.
+# How long a worker retries a store that does not answer.
 _AWAY_S = 400.0
 
 
@@ -58,7 +58,7 @@ class SimulatedLauncher:
         self._lives: dict[str, Life] = {}
 
     def check(self, n_slots: int) -> None:
-        """Any number will do."""
+        """Accept any number."""
 
     def usd_per_hour(self, n_slots: int) -> float | None:  # noqa: ARG002 - nobody pays
         return None
@@ -100,7 +100,7 @@ class SimulatedLauncher:
                 worker.sigterm()
 
     def forget(self, handle: str) -> None:
-        """Nothing is kept."""
+        """Do nothing: no state is kept."""
 
     def let_go(self, handle: str) -> None:
         for worker in self._workers(handle):
@@ -112,7 +112,7 @@ class SimulatedLauncher:
 
 
 def start_worker(world: World, n_slots: int, life: Life | None) -> WorkerProcess:
-    """A worker process, as a launcher or a person starts it."""
+    """Start a worker process, as a launcher or a user does."""
     worker = WorkerProcess(world.scheduler, f"worker-{len(world.workers)}", **world.skewed())
     worker.clock = clock = ProcessClock(worker, world.lots.fork())
     worker.worker_id = new_worker_id(clock)
@@ -156,7 +156,7 @@ def _poisoned(world: World, worker: WorkerProcess, task: str) -> None:
 
 
 def guarded(world: World, process: Process, do: Callable[[], None]) -> None:
-    """A process's first strand: it ends with it; what the design lets it raise is not a fault."""
+    """Run a process's first strand: the process ends with it, and exceptions that the design allows are not faults."""
     try:
         do()
     except StarburstError as error:

@@ -1,4 +1,4 @@
-"""One seed's world: what there is and what was seen, for the parts that play in it."""
+"""One seed's world: its processes and its history, shared by the parts of the simulation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Broken(Exception):
 
 @dataclass
 class Report:
-    """What one seed did."""
+    """The result of one seed."""
 
     seed: int
     plot: Plot
@@ -46,25 +46,25 @@ class Report:
 
     @property
     def digest(self) -> str:
-        """What tells two histories apart."""
+        """A digest of the history: equal for equal histories."""
         return hashlib.sha256(repr(self.history).encode()).hexdigest()[:16]
 
     def story(self, last: int = 400) -> str:
-        """The plot, the end of the history, and what is wrong, for people."""
+        """Return the plot, the end of the history and the violations as text."""
         lines = [f"seed {self.seed}: {self.plot}", ""]
         lines += [f"{at:9.3f}  {who:<10} {what}" for at, who, what in self.history[-last:]]
         return "\n".join([*lines, "", *(f"VIOLATION: {words}" for words in self.violations)])
 
 
 class World:
-    """What there is, what was seen, and what is wrong.
+    """Processes, history and violations of one seed.
 
     Attributes:
-        is_calm: Nothing goes wrong any more.
-        is_ending: The last client has come.
+        is_calm: No more faults are injected.
+        is_ending: The last client has started.
         has_failed: A promise was broken.
-        url: The session's, once it was created.
-        futures: Every future that a client was given, but those that its death found undone.
+        url: The session's URL, once it was created.
+        futures: Every future that a client received, except those that were not done when it died.
     """
 
     def __init__(self, seed: int, plot: Plot | None) -> None:
@@ -93,7 +93,7 @@ class World:
 
     @property
     def oracle(self) -> Oracle:
-        """Who checks the session; there is one as soon as there is a session."""
+        """The oracle of the session; it exists as soon as the session does."""
         assert self._oracle is not None  # nobody asks before  # noqa: S101
         return self._oracle
 
@@ -102,14 +102,14 @@ class World:
         return self._oracle is not None
 
     def skewed(self) -> dict[str, float]:
-        """How the clock of a new process runs."""
+        """Draw how the clock of a new process runs."""
         skew = self.plot.weather.skew
         return {"rate": 1 + skew * (2 * self.lots.random() - 1), "ahead_s": self.lots.between(-100.0, 100.0) * skew}
 
     def given(self, futures: list[StarburstFuture[str]]) -> None:
-        """The client that runs was given these: they are checked at the end."""
+        """Record futures that the running client received, to check them at the end."""
         self.futures += futures
-        # What a dead process's handlers still say while its strands are unwound is read by no user.
+        # While the strands of a dead process are unwound, its handlers may complete futures; no user sees that.
         current_process().on_end.append(partial(self._forget_undone, futures))
 
     def _forget_undone(self, futures: list[StarburstFuture[str]]) -> None:
@@ -117,28 +117,28 @@ class World:
         self.futures = [future for future in self.futures if id(future) not in undone]
 
     def processes(self) -> list[Process]:
-        """Every process that there was."""
+        """Return every process of the run."""
         return [*self.clients, *self.workers.values()]
 
     def log(self, who: str, what: str) -> None:
-        """One line of the history."""
+        """Add one line to the history."""
         self.report.history.append((self.scheduler.now, who, what))
 
     def trouble(self, trouble: Trouble, process: Process | None) -> None:
-        """Something goes wrong."""
+        """Record an injected fault."""
         self.report.troubles[trouble.value] += 1
         self.last_trouble_at = self.scheduler.now
         if process is not None and trouble is not Trouble.NO_BELL:
             process.was_disturbed_at = self.scheduler.now
 
     def fail(self, words: str) -> None:
-        """A promise is broken."""
+        """Record that a promise was broken."""
         self.log("oracle", f"VIOLATION: {words}")
         self.report.violations.append(f"at {self.scheduler.now:.3f} s: {words}")
         self.has_failed = True
 
     def until(self, condition: Callable[[], bool], at_most_s: float, words: str = "") -> None:
-        """Let time pass until a condition holds; if it does not in time, `words` say what is wrong. Raises: Broken."""
+        """Let time pass until a condition holds; if it does not in time, fail with `words`. Raises: Broken."""
         scheduler = self.scheduler
         done = scheduler.run(
             lambda: self.has_failed or condition() or bool(scheduler.errors) or scheduler.n_steps > _MOST_STEPS,
