@@ -1,7 +1,7 @@
-"""Time, chance and identity: the only module that uses `time`, `random` and `uuid`.
+"""Time, random numbers and ids: the only module that uses `time`, `random` and `uuid`.
 
-Everything that waits, draws lots or makes an id takes a `Clock`, so that a test or the simulation can decide what
-happens. Durations are seconds; `now` is UTC epoch seconds and is never compared between machines.
+All code that waits, draws random numbers or makes ids takes a `Clock`, so that a test or the simulation can control
+it. Durations are seconds; `now` is UTC epoch seconds and is never compared between machines.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ __all__ = ["Backoff", "Clock", "SystemClock"]
 
 _ID_BYTES = 8
 _IDS_AT_ONCE = 64
-# Ids that were made ahead. Asking the system for chance lets another thread have the interpreter, and to get it back takes
-# up to five milliseconds beside a thread that computes: too long for something that every write needs.
+# Ids that were made in advance. Reading random bytes from the system releases the interpreter lock, and getting it back
+# takes up to five milliseconds beside a thread that computes: too long for each write.
 _ids: deque[str] = deque()
-os.register_at_fork(after_in_child=_ids.clear)  # or parent and child would use the same
+os.register_at_fork(after_in_child=_ids.clear)  # otherwise parent and child would use the same ids
 
 
 class Clock(Protocol):
-    """What a component may know of time and chance. Thread-safe."""
+    """The source of time and random numbers for a component. Thread-safe."""
 
     def now(self) -> float:
-        """UTC epoch seconds, for people to read. May jump."""
+        """Return UTC epoch seconds, for people to read. May jump."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back. Deadlines are made of this."""
+        """Return seconds since an arbitrary moment; never goes back. Deadlines use this."""
 
     def wait(self, event: threading.Event, timeout_s: float) -> bool:
-        """Wait until `event` is set or `timeout_s` have passed; tell whether it is set."""
+        """Wait until `event` is set or `timeout_s` have passed; return whether it is set."""
 
     def random(self) -> float:
-        """A number in [0, 1)."""
+        """Return a random number in [0, 1)."""
 
     def new_id(self, n_bytes: int = 8) -> str:
-        """`2 * n_bytes` fresh hexadecimal digits that nobody else has."""
+        """Return a unique id of `2 * n_bytes` hexadecimal digits."""
 
 
 class SystemClock:
@@ -76,7 +76,7 @@ class Backoff:
     """Pauses that grow from `first_s` to `most_s`, each with jitter of half its length. Not thread-safe.
 
     Args:
-        growth: By how much each pause is longer than the one before.
+        growth: The ratio of each pause to the one before.
     """
 
     def __init__(self, clock: Clock, first_s: float, most_s: float, *, growth: float = 2.0) -> None:
@@ -87,11 +87,11 @@ class Backoff:
         self._next_s = first_s
 
     def next_s(self) -> float:
-        """The pause to make now."""
+        """Return the next pause, in seconds."""
         pause_s = self._next_s * (0.5 + self._clock.random() / 2)
         self._next_s = min(self._next_s * self._growth, self._most_s)
         return pause_s
 
     def reset(self) -> None:
-        """Start again from the shortest pause: something happened."""
+        """Start again from the shortest pause."""
         self._next_s = self._first_s

@@ -1,4 +1,4 @@
-"""What a task may know of itself while it runs: `current_task()`.
+"""The running task's view of itself: `current_task()`.
 
 Owned by the runner, which enters a task before it calls the user's function and leaves it afterwards. One process runs
 one task at a time, so this is plain process-wide state; threads that user code starts see it too.
@@ -19,7 +19,7 @@ class TaskContext:
         session_id: The session it belongs to.
         task_id: Its id, unique in the session: submitter's ordinal and sequence, as in `"0-17"`.
         index: Its place among the calls of the client that submitted it, from 0.
-        attempt: Which try this is, from 1: retries and tries that lost their worker are counted.
+        attempt: The number of this try, from 1; retries and tries whose worker was lost are counted.
     """
 
     session_id: str

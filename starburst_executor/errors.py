@@ -1,7 +1,8 @@
 """Every exception of the library.
 
-A class exists only where a caller acts differently on it; each docstring says whether to retry, fix or give up. What
-`concurrent.futures` raises (`CancelledError`, `TimeoutError`, `BrokenExecutor`, `InvalidStateError`) is raised as such.
+A class exists only where a caller acts differently on it; each docstring says whether to retry, fix or give up. The
+exceptions of `concurrent.futures` (`CancelledError`, `TimeoutError`, `BrokenExecutor`, `InvalidStateError`) are raised
+as they are.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ __all__ = [
 
 
 class StarburstError(Exception):
-    """Base of everything this library raises of its own. Catch it to catch them all."""
+    """Base class of all exceptions of this library."""
 
 
 class ConfigError(StarburstError, ValueError):
-    """A setting or an argument is out of range. Fix: the message names the value, the range and where it came from."""
+    """A setting or an argument is out of range. Fix: the message names the value, the range and the source."""
 
 
 class SessionNotFound(StarburstError, LookupError):
-    """No session of that id in that store. Fix the id, or pass `store=`; a deleted session does not come back."""
+    """There is no session with that id in that store. Fix the id, or pass `store=`; a deleted session cannot be restored."""
 
 
 class SessionExpired(StarburstError):
@@ -78,10 +79,10 @@ class ObjectNotFound(StoreError, LookupError):
 
 
 class PreconditionFailed(StoreError):
-    """A conditional write found another state than the one it named: somebody else wrote first.
+    """A conditional write found another state than the expected one: another writer was first.
 
     Attributes:
-        unclear: True if an earlier try of the same write got no answer and may be what was found. The caller then
+        unclear: True if an earlier try of the same write got no answer and may have caused the found state. The caller then
             reads the object and looks for its own mark (docs/design/0001-protocol.md, "Conditional writes").
     """
 
@@ -91,7 +92,7 @@ class PreconditionFailed(StoreError):
 
 
 class RecordInvalid(StarburstError):
-    """A stored record is corrupt, of a newer format, or bears a wrong seal. It was not unpickled. Give it up."""
+    """A stored record is corrupt, of a newer format, or has a wrong seal. It was not unpickled. Give up."""
 
 
 class PayloadError(StarburstError):
@@ -99,23 +100,23 @@ class PayloadError(StarburstError):
 
 
 class LaunchError(StarburstError):
-    """Workers could not be started, or died before they could work. The message has their last words."""
+    """Workers could not be started, or died before they could work. The message ends with their last output."""
 
 
 class NoCapacity(LaunchError):
-    """The platform has no machines of that kind now. Retry later or ask for another kind."""
+    """The platform has no free machines of that kind now. Retry later or request another kind."""
 
 
 class QuotaExceeded(LaunchError):
-    """The account may not start so many. Ask for fewer, or for a higher quota."""
+    """The account's quota does not allow that number of workers. Request fewer, or a higher quota."""
 
 
 class BudgetExceeded(StarburstError):
-    """The work would cost, or has cost, more than allowed. Raise the budget or ask for less."""
+    """The work would cost, or has cost, more than allowed. Raise the budget or reduce the work."""
 
 
 class TaskFailed(StarburstError):
-    """A task raised an exception that could not be brought back as itself; this one carries its text.
+    """A task raised an exception that could not be rebuilt here; this exception carries its text.
 
     Attributes:
         type_name: Qualified name of the original exception's class.
@@ -138,18 +139,18 @@ class TaskCrashed(StarburstError):
 
 
 class WorkerLost(StarburstError):
-    """The task's worker was lost on each allowed try, the last time with that worker to itself. Most likely it kills it."""
+    """Every worker that ran this task was lost, the last one while it ran no other task. The task probably kills its worker."""
 
 
 class ExecutorBroken(StarburstError, BrokenProcessPool):
-    """The session cannot go on: its initializer failed, no worker could be started, or `terminate_workers` ended it. Start
+    """The session cannot continue: its initializer failed, no worker could be started, or `terminate_workers` ended it. Start
     a new one. It is a `BrokenProcessPool`, and so a `BrokenExecutor`.
     """
 
 
 @dataclass(eq=False)
 class RemoteTraceback(Exception):
-    """Cause of an exception that came back from a task: the traceback as text, where the task ran."""
+    """The cause of an exception from a task: the traceback in the process that ran the task, as text."""
 
     text: str
 

@@ -1,11 +1,11 @@
-"""Which of the modules here are the user's own, and what those import.
+"""Finds the user's own modules in this process, and the modules that they import.
 
 A module is *standard* if the interpreter brought it, *installed* if it lies in a `site-packages`, and the user's *own*
 otherwise: beside the script, on `PYTHONPATH`, or installed as editable. Own are the top-level modules and packages that
 this process has imported, and those that their source files, and the script's, import anywhere: also in a function that
-has not run yet. What is imported by a name made at run time, and never here, is not seen.
+has not run yet. A module whose name is computed at run time, and that was never imported here, is not found.
 
-Nothing is imported and nothing is run to find out.
+The search imports and runs no code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import NamedTuple
 __all__ = ["Modules", "Place", "find_modules", "is_hidden"]
 
 _LIBRARY = "starburst_executor"
-# What debuggers and interpreters put into a process from folders of their own; no task imports these.
+# Modules that debuggers and interpreters add to a process from folders of their own; tasks do not import them.
 _TOOLS = ("pydev", "_pydev", "debugpy", "sitecustomize", "usercustomize")
 _INSTALLED = frozenset({"site-packages", "dist-packages"})
 
@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
 
 class Modules(NamedTuple):
-    """What `find_modules` found.
+    """The result of `find_modules`.
 
     Attributes:
         own: The user's own top-level modules, by name.
@@ -55,10 +55,10 @@ class Modules(NamedTuple):
 
 
 def find_modules(script: Path | None = None) -> Modules:
-    """The user's own modules and what they import. Reads their sources, once each as long as they do not change.
+    """Find the user's own modules and their imports. Reads each source once, until it changes.
 
     Args:
-        script: A program to do this for, in place of this process: what it imports, and what that imports in turn.
+        script: A program to analyse instead of this process: its imports, and theirs in turn.
     """
     own: dict[str, Place] = {}
     installed: set[str] = set()
@@ -87,7 +87,7 @@ def find_modules(script: Path | None = None) -> Modules:
 
 
 def _loaded() -> dict[str, ModuleType]:
-    """The top-level modules of this process that may be the user's own, by name."""
+    """Return the top-level modules of this process that may be the user's own, by name."""
     return {
         name: module
         for name, module in list(sys.modules.items())
@@ -100,12 +100,12 @@ def _loaded() -> dict[str, ModuleType]:
 
 
 def _attribute(module: ModuleType | None, name: str) -> object:
-    """What a module has under a name, or None; never has one loaded that loads itself when it is first looked at."""
+    """Return a module's attribute, or None, without triggering modules that load themselves on first access."""
     return None if module is None else object.__getattribute__(module, "__dict__").get(name)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is none of a module's: caches, settings, environments."""
+    """Whether a file or folder of this name does not belong to a module: caches, settings, environments."""
     return name.startswith(".") or name == "__pycache__" or name.endswith((".pyc", ".egg-info"))
 
 

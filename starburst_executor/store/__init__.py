@@ -1,1 +1,1 @@
-"""Where a session's bytes are: one seam (`base.py`), its two backends, and what is made of them."""
+"""Object stores: one interface (`base.py`), two backends, and retries (`patient.py`). Bytes with conditional writes, no more."""

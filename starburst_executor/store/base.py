@@ -1,10 +1,10 @@
-"""The one seam between the protocol and where its bytes are.
+"""The interface between the protocol and its storage.
 
-An `ObjectStore` is a flat namespace of objects with conditional writes. It makes *one* try per call and answers
-honestly: done, refused (`PreconditionFailed`, `ObjectNotFound`, `AccessDenied`) or unclear (`StoreUnavailable`: the
-write may have landed, or may land yet). Trying again and resolving unclear answers is `store/patient.py`, once for all.
+An `ObjectStore` is a flat namespace of objects with conditional writes. It makes *one* try per call and reports the
+result: done, refused (`PreconditionFailed`, `ObjectNotFound`, `AccessDenied`) or unclear (`StoreUnavailable`: the write
+may have landed, or may still land). `store/patient.py` alone retries and resolves unclear answers.
 
-ETags are opaque: equal or not, never ordered or parsed. Listings come back sorted by key, whatever the backend does.
+ETags are opaque: compared for equality, never ordered or parsed. Listings are sorted by key on every backend.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Body: TypeAlias = bytes | bytearray | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One object as read: its bytes (or the range asked for) and the ETag they belong to."""
+    """One object as read: its bytes (or the requested range) and their ETag."""
 
     body: bytes
     etag: str
@@ -43,16 +43,16 @@ class ObjectStore(Protocol):
 
     @property
     def url(self) -> str:
-        """The URL that `open_store` makes this store from again; without credentials."""
+        """The URL from which `open_store` opens this store again; without credentials."""
 
     def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
-        """Read an object, or `length` bytes of it from `start`; None if its ETag still is `unless`.
+        """Read an object, or `length` bytes of it from `start`; return None if its ETag is still `unless`.
 
         Raises: ObjectNotFound.
         """
 
     def create(self, key: str, body: Body) -> str:
-        """Write an object that is not there; return its ETag. Raises: PreconditionFailed if it is there."""
+        """Write an object that does not exist; return its ETag. Raises: PreconditionFailed if it exists."""
 
     def swap(self, key: str, body: Body, expected: str) -> str:
         """Replace the object whose ETag is `expected`; return the new ETag.
@@ -61,16 +61,16 @@ class ObjectStore(Protocol):
         """
 
     def put(self, key: str, body: Body) -> str:
-        """Write an object whatever is there; return its ETag."""
+        """Write an object whether or not it exists; return its ETag."""
 
     def list_folders(self, prefix: str) -> list[str]:
-        """The names between `prefix` and the next "/", each once, sorted. `prefix` ends in "/"."""
+        """Return the names between `prefix` and the next "/", each once, sorted. `prefix` ends in "/"."""
 
     def list(self, prefix: str) -> list[Listed]:
-        """Every object whose key starts with `prefix`, all pages, sorted by key. `prefix` ends in "/"."""
+        """Return every object whose key starts with `prefix`, from all pages, sorted by key. `prefix` ends in "/"."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Delete these objects; those that are not there are passed over."""
+        """Delete these objects; missing ones are ignored."""
 
     def close(self) -> None:
-        """Let go of connections and files. A second call is harmless; other calls afterwards are not allowed."""
+        """Release connections and files. A second call is harmless; other calls afterwards are not allowed."""

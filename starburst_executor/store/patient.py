@@ -1,18 +1,18 @@
-"""PatientStore: asks again until the answer is clear. The one place that decides what an unclear write has come to.
+"""PatientStore: retries until the answer is clear. Only this module decides what became of an unclear write.
 
-An unclear try (no answer, a reset, 409, 5xx) may have written, may write yet, or may never. So:
+An unclear try (no answer, a reset, 409, 5xx) may have landed, may still land, or may never land. So:
 
-1. The same bytes are sent again under the same condition until an answer is clear. They land once at most: the first
-   to land moves the ETag on, and all others find it moved.
+1. The same bytes are sent again under the same condition until an answer is clear. They land at most once: the first
+   to land changes the ETag, and all others find it changed.
 2. A refusal of the first, answered try is a lost race: `PreconditionFailed(unclear=False)`.
-3. A refusal after an unclear try may be our own doing. The object is read: byte for byte ours, it landed; else
-   `PreconditionFailed(unclear=True)`, since ours may have landed and been replaced since, and the caller looks for its
-   own mark. Bodies bear a fresh nonce, so nobody else's are the same.
-4. If a second try is unclear too, the object is read before each further one. Once its ETag has moved off the expected
-   one, (3) decides. Guarantee: while it has not moved, nothing is concluded; the first try may land any moment.
+3. A refusal after an unclear try may be caused by this write itself. The object is read: if it equals this body byte for
+   byte, the write landed; otherwise `PreconditionFailed(unclear=True)`, since the write may have landed and been
+   replaced, and the caller looks for its own mark. Each body has a fresh nonce, so no two writers have equal bodies.
+4. If a second try is unclear too, the object is read before each further one. Once its ETag differs from the expected
+   one, (3) decides. Guarantee: until it differs, nothing is concluded; the first try may land at any moment.
 5. After `patience_s` without a clear answer: `StoreUnavailable`, and the caller knows no more than before.
 
-What is refused for good (`AccessDenied`, `ObjectNotFound`) is not asked again.
+Final refusals (`AccessDenied`, `ObjectNotFound`) are not retried.
 Source: docs/design/0001-protocol.md, "Conditional writes".
 """
 
@@ -44,8 +44,8 @@ class PatientStore:
 
     Args:
         store: Makes one try per call.
-        clock: Measures the patience and makes the pauses: 50 ms at first, up to 5 s, with jitter.
-        patience_s: How long to ask again before `StoreUnavailable`; may be `math.inf`.
+        clock: Measures the patience and performs the pauses: 50 ms at first, up to 5 s, with jitter.
+        patience_s: How long to retry before `StoreUnavailable`; may be `math.inf`.
         stop: Once set, no more pauses are made: what is unclear then stays so, and is raised.
     Attributes:
         requests: Counts every try.
@@ -70,7 +70,7 @@ class PatientStore:
 
     @property
     def inner(self) -> ObjectStore:
-        """The store that makes one try per call."""
+        """The wrapped store, which makes one try per call."""
         return self._store
 
     def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
@@ -132,7 +132,7 @@ class PatientStore:
         return self._cleared(lambda: self._write(write))
 
     def _write(self, write: _Write) -> str:
-        """One more try of a conditional write: its ETag once it has landed, `StoreUnavailable` while unclear."""
+        """Try a conditional write once more: return its ETag once it has landed, raise `StoreUnavailable` while unclear."""
         if write.n_unclear > 1:
             with suppress(StoreUnavailable):
                 if (etag := self._found(write)) is not None:
@@ -155,9 +155,9 @@ class PatientStore:
             return etag
 
     def _found(self, write: _Write) -> str | None:
-        """The ETag under which a write is found to have landed; None if a read proves nothing.
+        """Read the object and return the ETag under which the write has landed; None if the read proves nothing.
 
-        Raises: PreconditionFailed once something else is there: what was expected will not come back.
+        Raises: PreconditionFailed once the object is another: the expected ETag will not come back.
         """
         try:
             stored = self._get(write.key, write.expected, *_sample(write.body))
@@ -172,7 +172,7 @@ class PatientStore:
         raise self._moved_on(write)
 
     def _is_same(self, write: _Write, sample: Stored) -> bool:
-        """Whether an object is byte for byte what was to be written; of a big one `sample` is the end."""
+        """Whether an object equals the body byte for byte; for a big object `sample` is its end."""
         size = len(write.body)
         if size <= _COMPARED_AT_ONCE:
             return sample.body == write.body
@@ -199,7 +199,10 @@ class PatientStore:
             return self._asked_again(ask, error, started)
 
     def _asked_again(self, ask: Callable[[], _T], first: StoreUnavailable, started: float) -> _T:
-        from tenacity import Retrying, retry_if_exception_type  # loads asyncio and more; only for a store in trouble
+        from tenacity import (
+            Retrying,
+            retry_if_exception_type,
+        )  # loads asyncio and more; imported only after a failed try
 
         backoff = Backoff(self._clock, _FIRST_PAUSE_S, _MOST_PAUSE_S)
 
@@ -208,7 +211,7 @@ class PatientStore:
 
         def ask_again(errors: list[StoreUnavailable]) -> _T:
             if errors:
-                raise errors.pop()  # the try that has been made already
+                raise errors.pop()  # the try that was already made
             self.requests.count("retried")
             return ask()
 
@@ -245,5 +248,5 @@ class _Write:
 
 
 def _sample(body: Body) -> tuple[int, int | None]:
-    """What to read first of an object that may be `body`: all of it, or of a big one the end, which tells its size."""
+    """Choose which part of an object to compare with `body` first: all of it, or the end of a big one, which also gives its size."""
     return (0, None) if len(body) <= _COMPARED_AT_ONCE else (len(body) - 1, 2)

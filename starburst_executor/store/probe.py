@@ -1,8 +1,8 @@
 """Proof that an S3-compatible server honours conditional writes, before a session relies on them.
 
-Amazon's are documented and not probed. Some other servers ignore conditions (everybody's write would win), refuse what
-is right, or want ETags without quotes. Some answer 500 to the loser of a race: that is a refusal as well, if the
-object then still is the winner's.
+Amazon S3 documents them and is not probed. Some other servers ignore conditions (every write would win), refuse correct
+conditions, or require ETags without quotes. Some answer 500 to the loser of a race: that also counts as a refusal, if
+the object afterwards still is the winner's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Unproven", "probe_conditional_writes"]
 
 @runtime_checkable
 class Unproven(ObjectStore, Protocol):
-    """A store whose server is somebody's: `S3Store`, named by what the probe needs so that no SDK is loaded here."""
+    """The part of `S3Store` that the probe needs; a protocol, so that this module loads no SDK."""
 
     bucket: str
     etag_quotes: bool
@@ -31,14 +31,14 @@ class Unproven(ObjectStore, Protocol):
 
 
 def probe_conditional_writes(store: ObjectStore, *, clock: Clock | None = None) -> None:
-    """Prove four promises of the server, and set `store.etag_quotes` to the style that it understands.
+    """Check four promises of the server, and set `store.etag_quotes` to the style that it accepts.
 
-    A store without a server, and Amazon's, need no proof: then nothing happens.
+    Does nothing for a store without a server and for Amazon S3.
 
     Raises:
-        ConfigError: it breaks one of them; the message says which, and where.
-        StoreUnavailable, AccessDenied: it could not be asked.
-    Store: nothing on AWS; else 7 requests, 1 more if ETags go without quotes. The probe's object is deleted.
+        ConfigError: the server breaks a promise; the message names the promise and the server.
+        StoreUnavailable, AccessDenied: the probe could not run.
+    Store: nothing on AWS; otherwise 7 requests, and 1 more if ETags are sent without quotes. The probe's object is deleted.
     """
     if not isinstance(store, Unproven) or store.is_aws:
         return
@@ -74,7 +74,7 @@ def _swapped(store: Unproven, key: str, expected: str) -> str | None:
 
 
 def _is_refused(store: Unproven, key: str, body: bytes, winner: str, expected: str | None) -> bool:
-    """Whether a write that comes too late leaves the winner's object in place."""
+    """Whether a late write leaves the winner's object in place."""
     try:
         if expected is None:
             store.create(key, body)

@@ -1,4 +1,4 @@
-"""Requests: how often a store was asked, by kind. What a session costs is made of these numbers."""
+"""Counts of a store's requests by kind, from which the cost of a session is estimated."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal, TypeAlias, get_args
 
 __all__ = ["Count", "Requests"]
 
-# `get` and `not_modified` are apart: each GET is one of the two. `list` counts pages, `delete` batches of 1,000 keys.
-# `retried` and `lost_races` are not requests: how many of the others were made again, or refused because another
-# writer was faster.
+# `get` and `not_modified` are separate: each GET is one of the two. `list` counts pages, `delete` batches of 1,000 keys.
+# `retried` and `lost_races` are not requests: they count requests that were retried, or refused because another writer
+# was faster.
 Count: TypeAlias = Literal[
     "get", "not_modified", "list", "create", "swap", "put", "delete", "bytes_out", "bytes_in", "retried", "lost_races"
 ]
@@ -28,7 +28,7 @@ class Requests:
         return f"Requests({self.snapshot()})"
 
     def count(self, kind: Count, n: int = 1, *, bytes_out: int = 0, bytes_in: int = 0) -> None:
-        """Add `n` requests of that kind and what they carried."""
+        """Add `n` requests of that kind and their bytes."""
         counts = self._counts
         with self._lock:
             counts[kind] += n
@@ -36,6 +36,6 @@ class Requests:
             counts["bytes_in"] += bytes_in
 
     def snapshot(self) -> dict[str, int]:
-        """All counts at one moment."""
+        """Return all counts at one moment."""
         with self._lock:
             return {**self._counts}
