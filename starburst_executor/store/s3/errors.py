@@ -9,7 +9,7 @@
     any other refusal: credentials, bucket, rights, …   AccessDenied: nothing to try again
 
     no request, since there are no credentials at all,
-    or a person has to log in                           AccessDenied
+    theirs are over, or a person has to log in          AccessDenied
     no request, since the configuration is wrong        ConfigError
     no request for any other reason                     StoreUnavailable: a helper or a metadata service had a bad moment
 
@@ -140,6 +140,9 @@ def meaning(error: Exception, place: str, how: str) -> StarburstError:
         return meaning_of_code(error_code(error), status, place, how)
     if isinstance(error, ParamValidationError) or (isinstance(error, ValueError) and _is_no_url(error)):
         return ConfigError(f"not something to ask of S3: {place}: {error}")
+    if _has_expired(error):
+        advice = _ADVICE["ExpiredToken"]
+        return AccessDenied(f"cannot sign requests to S3, {advice}: {place}, {how}: {error}")
     if isinstance(error, _LOG_IN_FIRST):
         advice = "provide credentials as for every AWS tool: environment, profile or role"
         return AccessDenied(f"cannot sign requests to S3, {advice}: {place}, {how}: {type(error).__name__}: {error}")
@@ -151,6 +154,14 @@ def meaning(error: Exception, place: str, how: str) -> StarburstError:
 def is_nowhere(error: Exception) -> bool:
     """Whether no server was found under the address that was asked."""
     return isinstance(error, EndpointConnectionError)
+
+
+def _has_expired(error: Exception) -> bool:
+    """Whether a helper has answered, and with credentials that are over: asking it again gives the same.
+
+    Source: `RefreshableCredentials._protected_refresh` of botocore, which has no class for it.
+    """
+    return isinstance(error, RuntimeError) and str(error).endswith("refreshed credentials are still expired.")
 
 
 def _is_no_url(error: ValueError) -> bool:

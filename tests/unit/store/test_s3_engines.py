@@ -604,10 +604,13 @@ def test_credentials_that_cannot_be_refreshed(
     "printed",
     ["not JSON", "[]", "null", "{}", '{"Version": 1}', "EXPIRED", "NO_DATE"],
 )
-def test_a_helper_that_hands_out_something_odd_has_a_bad_moment(
+def test_a_helper_that_hands_out_something_odd_has_a_bad_moment_or_has_expired(
     server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, printed: str
 ) -> None:
-    """botocore lets half of these through as they come: RuntimeError, AttributeError, a date that cannot be parsed."""
+    """botocore lets half of these through as they come: RuntimeError, AttributeError, a date that cannot be parsed.
+
+    Credentials that are over are an answer, though: the helper's own session has ended, and a person has to log in.
+    """
     known = {"Version": 1, "AccessKeyId": "KEY", "SecretAccessKey": "secret", "SessionToken": "token"}
     soon = (datetime.now(timezone.utc) + timedelta(minutes=5)).isoformat()
     odd = {"EXPIRED": {**known, "Expiration": "2020-01-01T00:00:00Z"}, "NO_DATE": {**known, "Expiration": "soon"}}
@@ -619,8 +622,9 @@ def test_a_helper_that_hands_out_something_odd_has_a_bad_moment(
     store = store_by(engine, server.url)
     assert store.get("key") == Stored(b"body", "etag")
     state.write_text(printed, encoding="utf-8")
+    meaning, words = (AccessDenied, "log in again") if "2020" in printed else (StoreUnavailable, "S3")
     for ask in (WRITES["swap"], OTHERS["list"]):
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(meaning, match=words):
             ask(store)
     state.write_text(json.dumps({**known, "Expiration": soon}), encoding="utf-8")
     assert store.get("key") == Stored(b"body", "etag")
