@@ -16,6 +16,7 @@ from starburst_executor.client.starter import Starter
 from starburst_executor.client.staying import Staying
 from starburst_executor.errors import BudgetExceeded, LaunchError, ObjectNotFound, StoreUnavailable
 from starburst_executor.launch.base import Launcher, Order
+from starburst_executor.launch.local.processes import identity
 from starburst_executor.protocol.records import ClientBeat, SessionState
 from starburst_executor.session.budget import Budget
 from starburst_executor.session.own import OwnObject
@@ -61,7 +62,7 @@ class ClientKeeper:
         self._timings = session.manifest.timings
         self._watcher = Watcher(session, self._timings.looks_until_lost)
         self._budget = Budget(session)
-        self._beat = ClientBeat(client_id, 0, self._clock.now())
+        self._beat = ClientBeat(client_id, 0, self._clock.now(), process=identity())
         self._own = OwnObject(session.store, session.keys.client(client_id), session.clock)
         self._next_beat = self._next_deaths = float("-inf")
         self._n_looks = 0
@@ -75,7 +76,15 @@ class ClientKeeper:
         self.leave_error: LaunchError | BudgetExceeded | None = None
         self._starter = None
         if launcher is not None:
-            self._starter = Starter(session, launcher, order=order, needs_workers=needs_workers, watcher=self._watcher)
+            self._starter = Starter(
+                session,
+                launcher,
+                client_id,
+                order=order,
+                needs_workers=needs_workers,
+                watcher=self._watcher,
+                introduce=self._introduce,
+            )
 
     def turn(self) -> float:
         """Do what is due; how long until something is again, in seconds.
@@ -137,9 +146,11 @@ class ClientKeeper:
         self._is_renumbered = True
 
     def leave(self) -> None:
-        """The last beat. Store: 1 swap, if there was a beat."""
+        """The last beat, after what it was starting has been left to others. Store: 1 swap, if there was a beat; 1 more."""
         if not self._own.is_written:
             return
+        if self._starter is not None:
+            self._starter.hand_over()
         with suppress(ObjectNotFound):
             # The session may have been deleted by another client: there is nothing left to leave.
             self._write(left=True)
@@ -147,6 +158,11 @@ class ClientKeeper:
     def beat(self) -> None:
         """Be known as an attached client. Store: 1 create or 1 swap."""
         self._write(left=False)
+
+    def _introduce(self) -> None:
+        """Be known before an intent names this client, so that others can tell whether it is there."""
+        if not self._own.is_written:
+            self.beat()
 
     # --- beats and looks ----------------------------------------------------------------------------------------------
 
@@ -194,9 +210,12 @@ class ClientKeeper:
         for death in deaths:
             self._buried.add(death.worker_id)
             self._watcher.watch.dead.add(death.worker_id)
-            self._watcher.words[death.worker_id] = death.words
-            beat = read_beat(self._session, self._session.keys.worker(death.worker_id))
-            starter.saw_death(death, heard=beat is not None)
+            if death.words:
+                self._watcher.words[death.worker_id] = death.words
+            found = read_beat(self._session, self._session.keys.worker(death.worker_id))
+            starter.saw_death(death, None if found is None else found[0])
+        # First whether there is any hope: what no worker can do is not the fault of the task that the last one had.
+        starter.turn()
         self._repair()
         manifest = self._session.refresh()
         if manifest.state.is_over:

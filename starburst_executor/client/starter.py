@@ -3,9 +3,11 @@
     missing ─► intent in the manifest ─► step ─► handle in the manifest ─► step ─► … ─► settled ─► first beat
                                           └─► nothing can be started, or nobody is heard of in time ─► broken
 
-Before workers are started an intent is swapped into the manifest, so that two clients do not both start them. While
-they are being started it is renewed; one that no longer is was left by a client that died, and is taken over: dropped
-if nothing was started, else gone on with.
+Before workers are started an intent is swapped into the manifest, so that two clients do not both start them. It names
+its client. One whose client has left, or is no more, is taken over at once: dropped if nothing was started, else gone on
+with. Where that cannot be told, it is once it has not been renewed over twenty looks, a second apart.
+
+What the ends of workers say of starting more is decided in `trials.py`.
 """
 
 from __future__ import annotations
@@ -16,38 +18,50 @@ from dataclasses import dataclass, replace
 
 from starburst_executor.client.handles import handle_of, sealed_handle
 from starburst_executor.client.money import hourly_usd
-from starburst_executor.clock import Backoff
+from starburst_executor.client.trials import Begin, Break, End, Seen, Step, Trials, Wait, decide, end_of
 from starburst_executor.errors import BudgetExceeded, ConfigError, LaunchError, NoCapacity
 from starburst_executor.launch.base import Death, Launcher, Order, Started
 from starburst_executor.launch.bootstrap import new_launch_id
+from starburst_executor.launch.local.processes import has_ended
 from starburst_executor.protocol.money import refusal_reason, settled, without
-from starburst_executor.protocol.records import Launch, Manifest, SessionState, WorkerBeat
-from starburst_executor.session.repair import Watcher, end_what_is_left, read_beats
+from starburst_executor.protocol.records import Launch, Manifest, SessionState, WorkerBeat, WorkerState
+from starburst_executor.session.repair import Watcher, end_what_is_left, read_beat, read_beats, read_client_beat
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Starter"]
 
 _log = logging.getLogger(__name__)
 
-# Workers that die so often in a row before their first beat will not do better the next time.
-_FUTILE_STARTS = 3
-# How often to look whether a worker that was started has been heard of.
-_HEARING_S = 0.5
-# A launch that is not settled and was not renewed for so long was left by a client that died.
-_ABANDONED_S = 20.0
+# How often to look whether a worker that was started has been heard of. Of the time since the look before no more than
+# the other counts: while the store was away nobody could be heard.
+_HEARING_S, _HEARD_NOTHING_MOST_S = 0.5, 1.0
+# A launch that is not settled and was not renewed over so many looks, a second apart, was left by a client that died.
+_ABANDONED_LOOKS = 20
+_INTENT_LOOK_S = 1.0
 _RENEW_S = 5.0
-# After the engine had no room, or took workers back before they could say anything: pauses from … to ….
-_NO_ROOM_S, _NO_ROOM_MOST_S = 5.0, 60.0
 
 
 @dataclass(slots=True)
 class _Going:
-    """A launch that this client is at: as it stands in the manifest, and when its next step is due."""
+    """A launch that this client is at: as it stands in the manifest, when its next step is due, and what it has taken.
+
+    Attributes:
+        taken_s: Time since it was begun, but for what the store took.
+    """
 
     launch: Launch
-    began_at: float
     next_at: float
     renewed_at: float
+    counted_at: float
+    taken_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Intent:
+    """Another client's unsettled launch: over how many looks it has stood as it does, and whether that client is gone."""
+
+    n_looks: int
+    is_left: bool
 
 
 class Starter:
@@ -57,6 +71,7 @@ class Starter:
         order: What to start, for a launch's id and a number of slots.
         needs_workers: Whether there is work that is not done.
         watcher: Whose beats it has seen.
+        introduce: Makes this client known to others, before an intent names it.
 
     Attributes:
         awaits_work: Nobody has been started, for want of work.
@@ -66,13 +81,17 @@ class Starter:
         self,
         session: SessionStore,
         launcher: Launcher,
+        client_id: str,
         *,
         order: Callable[[str, int], Order],
         needs_workers: Callable[[], bool],
         watcher: Watcher,
+        introduce: Callable[[], None],
     ) -> None:
         self._session = session
         self._launcher = launcher
+        self._client_id = client_id
+        self._introduce = introduce
         self._order = order
         self._needs_workers = needs_workers
         self._watcher = watcher
@@ -80,32 +99,52 @@ class Starter:
         self._timings = session.manifest.timings
         self.awaits_work = False
         self._going: _Going | None = None
-        self._n_futile = 0
-        self._waits_since: float | None = None  # for the first beat of whom it has started
+        self._trials = Trials(self._clock, self._timings.launch_s)
+        self._silent_s: float | None = None  # how long no beat was heard of those that were started
+        self._listened_at = 0.0
         self._heard = False
         self._before: frozenset[str] = frozenset()
-        self._next_start = float("-inf")
-        self._next_hearing = float("-inf")
-        self._no_room = Backoff(self._clock, _NO_ROOM_S, _NO_ROOM_MOST_S)
-        self._seen_at: dict[tuple[str, float], float] = {}  # launch and its renewal to when it was first seen here
+        self._next_hearing = self._next_intent_look = self._next_others_look = float("-inf")
+        self._sees_others = False
+        self._intents: dict[tuple[str, float], _Intent] = {}  # by launch and its renewal
         self._warned: set[str] = set()
         self._error: LaunchError | BudgetExceeded | None = None
 
     def turn(self) -> None:
         """Start as many workers as are missing, if there is work for them: the next step of that.
 
-        Store: nothing mostly; 1 swap for the intent, 1 for each step, 1 every five seconds between two steps.
+        Store: nothing mostly; 1 swap for the intent, 1 for each step, 1 every five seconds between two steps. While another
+        client is starting some, 1 GET of the manifest, mostly a 304, and 1 of its beat each second.
         """
         manifest, needs_workers = self._session.manifest, self._needs_workers()
         self.awaits_work = not needs_workers and not manifest.launches
-        if manifest.state != SessionState.OPEN or not needs_workers:
+        if manifest.state == SessionState.OPEN and needs_workers:
+            manifest = self._look_at_intents(manifest)
+        else:
+            # Nothing is to be done, and nothing to be asked of the launcher.
             return
-        if self._going is not None:
-            self._go_on(self._going)
-        elif self._clock.monotonic() >= self._next_start and manifest.workers > self._n_slots_alive(manifest):
-            self._begin()
-            return
-        self._listen(manifest)
+        n_alive, hopeless = self._n_slots_alive(manifest), self._trials.hopeless()
+        seen = Seen(
+            manifest.state,
+            needs_workers,
+            is_at_it=self._going is not None,
+            n_wanted=manifest.workers,
+            n_alive=n_alive,
+            may_start=self._clock.monotonic() >= self._trials.next_start_at,
+            hopeless="" if n_alive or (hopeless and self._others_work()) else hopeless,
+        )
+        match decide(seen):
+            case Break(reason):
+                self._error = LaunchError(self._trials.words)
+                self._break(reason)
+            case Begin():
+                self._begin()
+            case Step():
+                if self._going is not None:
+                    self._go_on(self._going)
+                self._listen(manifest)
+            case Wait():
+                self._listen(manifest)
 
     @property
     def is_starting(self) -> bool:
@@ -125,25 +164,31 @@ class Starter:
             if surplus > 0 and handle and self._slots_of(launch):
                 surplus -= self._launcher.shed(handle, surplus)
 
-    def saw_death(self, death: Death, *, heard: bool) -> None:
-        """A worker has died, which had been heard of or not."""
-        level = logging.INFO if heard else logging.WARNING
-        _log.log(level, "a worker has ended: worker=%s, %s", death.worker_id, death.words or "no last words")
-        if heard:
-            self._n_futile = 0
-        elif death.was_taken:
-            self._error = NoCapacity(death.words)
-            self._next_start = self._clock.monotonic() + self._no_room.next_s()
-        else:
-            self._n_futile += 1
-        if self._n_futile >= _FUTILE_STARTS:
-            self._could_not_start(LaunchError(death.words))
+    def saw_death(self, death: Death, beat: WorkerBeat | None) -> None:
+        """A worker has died, whose last beat was this; None if it had not been heard of."""
+        own = "" if beat is None else beat.words
+        words = death.words if own in death.words else "; ".join(filter(None, [own, death.words]))
+        end = end_of(death, beat)
+        level = logging.INFO if end in (End.WORKED, End.LEFT) else logging.WARNING
+        _log.log(level, "a worker has ended: worker=%s, %s", death.worker_id, words or "no last words")
+        self._trials.ended(end, words, was_heard=beat is not None)
+        if end is End.TAKEN:
+            self._error = NoCapacity(words)
+        elif end in (End.FAILED, End.KILLED) and self._silent_s is not None:
+            self._error = LaunchError(words)
+
+    def hand_over(self) -> None:
+        """This client leaves: let others go on at once with what it was starting. Store: 1 swap, if there is any."""
+        if (going := self._going) is not None:
+            self._going = None
+            self._replace(going.launch, [replace(going.launch, client="")] if going.launch.handle else [])
 
     # --- one launch ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """Swap in an intent, or take over one that was left behind; then its first step."""
         launcher, at = self._launcher, self._clock.now()
+        self._introduce()
         launch_id = new_launch_id(self._clock)
         mine: list[Launch] = []
         refusals: list[BudgetExceeded] = []
@@ -156,17 +201,20 @@ class Starter:
                 return None
             left = next((one for one in current.launches if self._is_abandoned(one) and self._handle_of(one)), None)
             rate = hourly_usd(launcher, missing) or 0.0
-            fresh = Launch(launch_id, launcher.name, missing, "", at, since=at, usd_per_hour=rate)
+            fresh = Launch(
+                launch_id, launcher.name, missing, "", at, since=at, usd_per_hour=rate, client=self._client_id
+            )
             over = [one for one in current.launches if one != left and not self._slots_of(one)]
             kept = without(current, over, at, beats)
             if left is None:
                 refusals[:] = filter(None, [self._too_dear(kept, rate)])
             if refusals:
                 return None
-            mine[:] = [fresh if left is None else replace(left, at=at)]
+            mine[:] = [fresh if left is None else replace(left, at=at, client=self._client_id)]
             return replace(kept, launches=(*(one for one in kept.launches if one != left), *mine))
 
-        # Crash here: an intent without a handle; after twenty seconds it counts no more and the next client starts anew.
+        # Crash here: an intent without a handle; once its client is known to be gone it counts no more and the next one
+        # starts anew.
         changed = self._session.change(intend)
         if refusals:
             self._could_not_start(refusals[0])
@@ -174,9 +222,10 @@ class Starter:
         if not set(changed.launches).intersection(mine):
             return
         now = self._clock.monotonic()
-        if self._heard or self._waits_since is None:
+        if self._heard or self._silent_s is None:
             # Beats of workers that were there before say nothing of those that are started now.
-            self._before, self._heard, self._waits_since = self._worker_keys(), False, now
+            self._before, self._heard, self._silent_s = self._worker_keys(), False, 0.0
+            self._listened_at = now = self._clock.monotonic()
         self._going = _Going(mine[0], now, now, now)
         self._go_on(self._going)
 
@@ -200,6 +249,8 @@ class Starter:
 
     def _go_on(self, going: _Going) -> None:
         now = self._clock.monotonic()
+        going.taken_s += now - going.counted_at
+        going.counted_at = now
         if now < going.next_at:
             if now >= going.renewed_at + _RENEW_S:
                 self._write(going, replace(going.launch, at=self._clock.now()))
@@ -209,10 +260,14 @@ class Starter:
             started = self._launcher.start(self._order(launch.launch_id, launch.slots), self._handle_of(launch))
         except (LaunchError, ConfigError, OSError) as error:
             self._going = None
-            self._drop_or_settle(launch)
+            # What cannot be gone on with is forgotten if nothing was started, else left as it is.
+            self._replace(launch, [settled(launch, launch.started)] if launch.handle else [])
             self._could_not_start(error)
             return
-        too_late = self._clock.monotonic() - going.began_at > self._timings.launch_s
+        now = self._clock.monotonic()
+        going.taken_s += now - going.counted_at
+        going.counted_at = now
+        too_late = going.taken_s > self._timings.launch_s
         done = started.more_s is None or too_late
         handle, at = sealed_handle(self._session.sealer, launch, started.handle), self._clock.now()
         since = launch.since if launch.started else at
@@ -240,20 +295,21 @@ class Starter:
             return replace(current, launches=(*others, changed))
 
         if changed in self._session.change(settle).launches:
+            # While the store was away nothing could be started: that time does not count.
             going.launch, going.renewed_at = changed, self._clock.monotonic()
+            going.counted_at = going.renewed_at
         else:
             self._going = None
 
-    def _drop_or_settle(self, launch: Launch) -> None:
-        """What cannot be gone on with: forgotten if nothing was started, else left as it is."""
+    def _replace(self, launch: Launch, by: list[Launch]) -> None:
+        """Swap a launch of ours for another, or for none, unless another client has taken it over."""
 
-        def settle(current: Manifest) -> Manifest | None:
+        def step(current: Manifest) -> Manifest | None:
             if launch not in current.launches:
                 return None
-            others = tuple(one for one in current.launches if one != launch)
-            return replace(current, launches=(*others, settled(launch, launch.started)) if launch.handle else others)
+            return replace(current, launches=(*(one for one in current.launches if one != launch), *by))
 
-        self._session.change(settle)
+        self._session.change(step)
 
     def _settled(self, n_asked: int, started: Started) -> None:
         if started.n_slots >= n_asked:
@@ -261,7 +317,7 @@ class Starter:
         error = started.error or LaunchError("the engine does not say why")
         if started.n_slots:
             self._warn(f"fewer workers were started than asked for: slots={started.n_slots}, asked={n_asked}: {error}")
-            self._next_start = self._clock.monotonic() + self._no_room.next_s()
+            self._trials.lacked_room()
         else:
             self._could_not_start(error)
 
@@ -277,8 +333,7 @@ class Starter:
         reason = f"no worker could be started: {error}"
         if self._n_slots_alive(manifest) > 0:
             self._warn(f"{reason}; the others go on")
-            self._n_futile = 0
-            self._next_start = self._clock.monotonic() + self._no_room.next_s()
+            self._trials.lacked_room()
         else:
             self._error = error if isinstance(error, LaunchError | BudgetExceeded) else LaunchError(str(error))
             self._break(refusal_reason(error) if isinstance(error, BudgetExceeded) else reason)
@@ -287,17 +342,17 @@ class Starter:
 
     def _listen(self, manifest: Manifest) -> None:
         """Hear the first beat. Workers that live and say nothing for `launch_s` will not say anything."""
-        now = self._clock.monotonic()
-        if self._heard or now < self._next_hearing:
+        if self._heard or self._clock.monotonic() < self._next_hearing:
             return
-        if self._waits_since is None:
+        keys, now = self._worker_keys(), self._clock.monotonic()
+        if self._silent_s is None:
             # Another client started them.
-            self._waits_since = now
-        self._next_hearing = now + _HEARING_S
-        keys = self._worker_keys()
+            self._silent_s, self._listened_at = 0.0, now
+        self._silent_s += min(now - self._listened_at, _HEARD_NOTHING_MOST_S)
+        self._listened_at, self._next_hearing = now, now + _HEARING_S
         if keys - self._before:
             self._hear()
-        elif now - self._waits_since <= self._timings.launch_s or self._going is not None:
+        elif self._silent_s <= self._timings.launch_s or self._going is not None:
             return
         elif any(map(self._is_alive, keys)):
             # The others do the work.
@@ -307,7 +362,7 @@ class Starter:
 
     def _hear(self) -> None:
         self._heard = True
-        self._no_room.reset()
+        self._trials.heard()
 
     def _silence(self, manifest: Manifest) -> str:
         name = self._launcher.name
@@ -317,6 +372,15 @@ class Starter:
         return f"no worker of launcher {name!r} was heard of within {self._timings.launch_s:g} s" + (
             f": {words}" if words else ""
         )
+
+    def _others_work(self) -> bool:
+        """Whether workers are there that no launcher here has started. Store: 1 LIST, 1 GET for each that may be, or none."""
+        now = self._clock.monotonic()
+        if now >= self._next_others_look:
+            self._next_others_look = now + self._timings.look_s
+            beats = (read_beat(self._session, key) for key in self._worker_keys() if self._is_alive(key))
+            self._sees_others = any(found is not None and found[0].state != WorkerState.LEFT for found in beats)
+        return self._sees_others
 
     def _is_alive(self, worker_key: str) -> bool:
         return not self._watcher.watch.is_lost(worker_key.rpartition("/")[2])
@@ -349,13 +413,46 @@ class Starter:
         return self._launcher.slots_alive(handle) if handle else 0
 
     def _is_abandoned(self, launch: Launch) -> bool:
-        """Whether it is unsettled and nobody is at it; judged by this client's own clock."""
+        """Whether it is unsettled and nobody is at it."""
         if launch.settled or launch.launcher != self._launcher.name:
             return False
         if self._going is not None and self._going.launch.launch_id == launch.launch_id:
             return False
+        if launch.client in ("", self._client_id):
+            return True
+        intent = self._intents.get((launch.launch_id, launch.at))
+        return intent is not None and (intent.is_left or intent.n_looks > _ABANDONED_LOOKS)
+
+    def _look_at_intents(self, manifest: Manifest) -> Manifest:
+        """Look whether the clients that are starting workers are there still; the manifest as it then is.
+
+        No clock but this client's own is trusted, and only looks that the store has answered count.
+        """
         now = self._clock.monotonic()
-        return now - self._seen_at.setdefault((launch.launch_id, launch.at), now) >= _ABANDONED_S
+        if now < self._next_intent_look or not any(map(self._is_anothers, manifest.launches)):
+            return manifest
+        manifest = self._session.refresh()
+        self._next_intent_look = self._clock.monotonic() + _INTENT_LOOK_S
+        others = [one for one in manifest.launches if self._is_anothers(one)]
+        looks = {key: intent.n_looks for key, intent in self._intents.items()}
+        self._intents = {
+            (one.launch_id, one.at): _Intent(looks.get((one.launch_id, one.at), 0) + 1, self._has_gone(one.client))
+            for one in others
+        }
+        return manifest
+
+    def _is_anothers(self, launch: Launch) -> bool:
+        return (
+            not launch.settled
+            and launch.launcher == self._launcher.name
+            and launch.client not in ("", self._client_id)
+            and (self._going is None or self._going.launch.launch_id != launch.launch_id)
+        )
+
+    def _has_gone(self, client_id: str) -> bool:
+        """Whether a client says that it has left, or its process on this machine is no more. Store: 1 GET."""
+        beat = read_client_beat(self._session, client_id)
+        return beat is not None and (beat.left or bool(has_ended(beat.process)))
 
     def _break(self, reason: str) -> None:
         manifest = self._session.end(SessionState.BROKEN, reason)

@@ -69,11 +69,13 @@ class Death:
         words: What its engine or its last line of output says of that.
         was_taken: The engine took its machine back, or had none for it: nothing is wrong with the worker, and another
             one started at once would most likely fare the same.
+        was_killed: A signal ended it, or nothing says that it ended by itself: the next one may fare better.
     """
 
     worker_id: str
     words: str
     was_taken: bool = False
+    was_killed: bool = False
 
 
 class Launcher(Protocol):

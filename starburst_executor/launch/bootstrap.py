@@ -95,8 +95,9 @@ def write_bootstrap(pipe: IO[bytes], bootstrap: Bootstrap) -> None:
     """Write it and leave the pipe open."""
     fields = tuple(getattr(bootstrap, name) for name in Bootstrap.__slots__)
     body: bytes = msgpack.packb(fields, unicode_errors="surrogateescape")
-    pipe.write(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
-    pipe.flush()
+    rest = memoryview(len(body).to_bytes(_LENGTH_BYTES, "big") + body)
+    while rest:
+        rest = rest[pipe.write(rest) :]  # a pipe without a buffer takes what it has room for
 
 
 def read_bootstrap(pipe: IO[bytes]) -> Bootstrap:

@@ -112,6 +112,7 @@ class Launch:
         started: Slots started so far.
         since: When the first of them were, UTC epoch seconds of that client.
         usd_per_hour: What all `slots` cost an hour, estimated; 0 if nothing is known to.
+        client: Id of the client that starts them; empty if it has left before all were started.
     """
 
     launch_id: str
@@ -123,6 +124,7 @@ class Launch:
     started: int = 0
     since: float = 0.0
     usd_per_hour: float = 0.0
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,12 +225,18 @@ class WorkerBeat:
 
 @dataclass(frozen=True, slots=True)
 class ClientBeat:
-    """One heartbeat of an attached client."""
+    """One heartbeat of an attached client.
+
+    Attributes:
+        left: It has left in good order.
+        process: Names its process, for another client on the same machine; empty if nothing does.
+    """
 
     client_id: str
     number: int
     at: float
     left: bool = False
+    process: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +320,7 @@ def decode_client_beat(body: bytes) -> ClientBeat:
         number=fields.take("number", int),
         at=fields.take("at", float),
         left=fields.take("left", bool),
+        process=fields.take("process", str),
     )
 
 
@@ -391,7 +400,7 @@ def _launch(raw: object) -> Launch:
     fields = _of(raw, tuple, where)
     if len(fields) != len(Launch.__slots__):
         raise RecordInvalid(f"a wrong length in a {where}")
-    launch_id, launcher, slots, handle, at, settled, started, since, usd_per_hour = fields
+    launch_id, launcher, slots, handle, at, settled, started, since, usd_per_hour, client = fields
     return Launch(
         _of(launch_id, str, where),
         _of(launcher, str, where),
@@ -402,6 +411,7 @@ def _launch(raw: object) -> Launch:
         _of(started, int, where),
         _of(since, float, where),
         _of(usd_per_hour, float, where),
+        _of(client, str, where),
     )
 
 

@@ -21,7 +21,7 @@ from starburst_executor.protocol.keys import worker_of
 from starburst_executor.protocol.liveness import Watch, may_have_started, suspects
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.outcomes import dump_reason
-from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
+from starburst_executor.protocol.records import ClientBeat, Manifest, SessionState, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import Entry, SizeClass, Status
 from starburst_executor.session.store import Group, SessionStore
 
@@ -40,6 +40,16 @@ def read_beat(session: SessionStore, key: str) -> tuple[WorkerBeat, str] | None:
         stored = session.store.get(key)
         assert stored is not None  # no ETag was sent  # noqa: S101
         return records.decode_beat(stored.body), stored.etag
+    except (ObjectNotFound, RecordInvalid, VersionMismatch):
+        return None
+
+
+def read_client_beat(session: SessionStore, client_id: str) -> ClientBeat | None:
+    """One client's newest beat; None if there is none that can be read. Store: 1 GET."""
+    try:
+        stored = session.store.get(session.keys.client(client_id))
+        assert stored is not None  # no ETag was sent  # noqa: S101
+        return records.decode_client_beat(stored.body)
     except (ObjectNotFound, RecordInvalid, VersionMismatch):
         return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor import AccessDenied, DetachedExecutor, StarburstExecutor, StoreUnavailable, WorkerLost
+from starburst_executor import AccessDenied, DetachedExecutor, ExecutorBroken, StarburstExecutor, StoreUnavailable
 from starburst_executor.protocol.status import Entry
 from tests.fault_proxy import Asked, Fault, FaultProxy, by_chance, in_turn, is_write
 from tests.sessions import REMOTE, detached, is_alive, kill_workers, wait_until, worker_pids
@@ -165,12 +165,37 @@ def test_rights_that_a_worker_lacks_are_named(proxy: FaultProxy, url: str) -> No
     def is_outcome(asked: Asked) -> bool:
         return is_write(asked) and "/outcomes/" in asked.path
 
+    workers = set()
+
+    def plan(asked: Asked) -> Fault | None:
+        if is_write(asked) and "/workers/" in asked.path:
+            workers.add(asked.path.rpartition("/")[2])
+        return Fault.DENIED if is_outcome(asked) else None
+
     executor = detached(url, workers=1)
-    proxy.plan = lambda asked: Fault.DENIED if is_outcome(asked) else None
-    with pytest.raises(WorkerLost, match=r"(?s)lost 3 times.*its end: .*s3:PutObject"):
-        executor.submit(bytes, 500_000).result(60)
-    assert executor.submit(bytes, 5).result(60) == bytes(5)
+    proxy.plan = plan
+    futures = [executor.submit(bytes, 500_000) for _ in range(6)]
+    for future in futures:
+        with pytest.raises(ExecutorBroken, match=r"(?s)no worker could do any work: .*s3:PutObject.*3 in a row"):
+            future.result(60)
+    assert len(workers) == 3
     executor.cleanup(force=True)
+
+
+def test_workers_that_cannot_read_functions_end_the_session_and_blame_no_task(proxy: FaultProxy, url: str) -> None:
+    workers = set()
+
+    def plan(asked: Asked) -> Fault | None:
+        if is_write(asked) and "/workers/" in asked.path:
+            workers.add(asked.path.rpartition("/")[2])
+        return Fault.DENIED if not is_write(asked) and "/functions/" in asked.path else None
+
+    proxy.plan = plan
+    with StarburstExecutor(workers=1, store=url, timings=REMOTE) as executor:
+        futures = [executor.submit(abs, i) for i in range(8)]
+        assert {type(future.exception(60)) for future in futures} == {ExecutorBroken}
+        assert "s3:GetObject" in str(futures[0].exception())
+    assert len(workers) == 3
 
 
 def test_a_big_result_over_a_line_that_cuts_it(proxy: FaultProxy, url: str) -> None:

@@ -61,6 +61,7 @@ def test_eight_agents_are_one_interpreter(store_url: str, interpreters: Path) ->
             assert key not in Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
         assert [os.getsid(pid) for pid in agents] == agents
         kill(agents[3])
+        wait_until(lambda: not is_alive(agents[3]))
         wait_until(lambda: executor.submit(pow, 2, 4).result(60) == 16 and len(worker_pids(executor)) == 8)
         assert set(agents) - set(worker_pids(executor)) == {agents[3]}
         assert interpreters.read_text().splitlines() == ["here"]

@@ -23,7 +23,7 @@ class FakeLauncher:
 
     def __init__(self) -> None:
         self.orders: list[Order] = []
-        self.dead: dict[str, str] = {}  # handle (also its worker's id) to last words
+        self.dead: dict[str, Death] = {}  # by handle, which is also its worker's id
         self.stopped: list[tuple[str, bool]] = []
         self.refusal: Exception | None = None
         self.usd_each: float | None = None
@@ -40,11 +40,11 @@ class FakeLauncher:
         self.orders.append(order)
         return Started(f"w{len(self.orders) - 1}", order.n_slots)
 
-    def kill(self, handle: str, words: str = "exit status 1") -> None:
-        self.dead[handle] = words
+    def kill(self, handle: str, words: str = "exit status 1", *, by_signal: bool = False) -> None:
+        self.dead[handle] = Death(handle, words, was_killed=by_signal)
 
     def deaths(self, handle: str) -> list[Death]:
-        return [Death(handle, self.dead[handle])] if handle in self.dead else []
+        return [self.dead[handle]] if handle in self.dead else []
 
     def slots_alive(self, handle: str) -> int:
         return 0 if handle in self.dead else self.orders[int(handle[1:])].n_slots

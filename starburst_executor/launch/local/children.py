@@ -26,8 +26,8 @@ class Child(Protocol):
     def has_ended(self, *, closely: bool = False) -> bool:
         """Whether it is certainly gone; once it is, for good. `closely`: for whoever waits for it now."""
 
-    def exit_words(self) -> str:
-        """How it ended, for people; empty if it has not or nobody saw."""
+    def exit_code(self) -> int | None:
+        """How it ended, as `subprocess` tells it; None if it has not, or if that is not known."""
 
     def let_go(self) -> None:
         """It goes on, or is gone, and nobody here waits for it any more."""
@@ -43,6 +43,7 @@ class Interpreter:
         """Start it. Raises: OSError."""
         self._process = subprocess.Popen(
             command,
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -57,9 +58,8 @@ class Interpreter:
     def has_ended(self, *, closely: bool = False) -> bool:  # noqa: ARG002 - it is always looked at
         return self._process.poll() is not None
 
-    def exit_words(self) -> str:
-        status = self._process.poll()
-        return "" if status is None else f"exit status {status}"
+    def exit_code(self) -> int | None:
+        return self._process.poll()
 
     def let_go(self) -> None:
         # A detached worker goes on without us; its process object must not complain that nobody waits for it.

@@ -29,7 +29,7 @@ from starburst_executor.launch.local import fork_wire
 from starburst_executor.launch.local.fork_wire import REPORT, Asked
 from starburst_executor.launch.local.processes import started_at
 
-__all__ = ["FORKS", "ForkServer", "Forked"]
+__all__ = ["FORKS", "ForkServer", "Forked", "ServerKilled"]
 
 # Not on macOS: its frameworks, and with them Apple's SQLite and the proxy settings that every HTTP client reads, may have
 # begun threads when they are imported, and end a process that uses them after a fork without exec. Agents are
@@ -40,6 +40,10 @@ FORKS = sys.platform == "linux"
 _ANSWER_S = 60.0
 _END_S = 5.0
 _WORDS_BYTES = 2000
+
+
+class ServerKilled(LaunchError):
+    """A signal ended the fork server: another one may be luckier."""
 
 
 class ForkServer:
@@ -82,6 +86,7 @@ class ForkServer:
             output: Where its output and errors go; None for this process's own.
         Raises:
             LaunchError: the system refused another process, or the fork server is gone; `is_up` tells which.
+            ServerKilled: it is gone by a signal. It may have forked an agent: one that ends when its pipe does.
             OSError: this process cannot open any more files.
         """
         self._n_asked += 1
@@ -89,7 +94,7 @@ class ForkServer:
         with ExitStack() as opened:
             reading, writing = os.pipe()
             opened.callback(os.close, reading)
-            life = os.fdopen(writing, "wb")
+            life = os.fdopen(writing, "wb", buffering=0)  # what an agent no longer reads must not wait for its close
             on_failure = opened.enter_context(ExitStack())
             on_failure.callback(life.close)
             fds = [reading]
@@ -129,7 +134,7 @@ class ForkServer:
                 if not self._listen():
                     raise ConnectionResetError("it has ended")
         except OSError as error:
-            raise LaunchError(self._gone(error)) from error
+            raise self._gone(error) from error
         return self._answers.pop(asked.number)
 
     def _listen(self) -> bool:
@@ -149,12 +154,14 @@ class ForkServer:
         self.is_up = self.is_up and bool(received)
         return bool(received)
 
-    def _gone(self, error: OSError) -> str:
+    def _gone(self, error: OSError) -> LaunchError:
         """Why it cannot be asked any more, with its last words. It is ended for good."""
         self.is_up = False
         self._control.close()
+        was_killed = False
         try:
-            status = f"exit status {self._process.wait(0 if isinstance(error, TimeoutError) else _END_S)}"
+            code = self._process.wait(0 if isinstance(error, TimeoutError) else _END_S)
+            status, was_killed = f"exit status {code}", code < 0
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -162,7 +169,8 @@ class ForkServer:
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - _WORDS_BYTES))
         words = self._errors.read().decode("utf-8", "replace").strip()
-        return "; ".join(filter(None, ["the process that forks workers is gone", status, words]))
+        text = "; ".join(filter(None, ["the process that forks workers is gone", status, words]))
+        return ServerKilled(text) if was_killed else LaunchError(text)
 
 
 class Forked:
@@ -185,9 +193,8 @@ class Forked:
             self._has_ended = is_told or (asks and (not self.started or started_at(self.pid) != self.started))
         return self._has_ended
 
-    def exit_words(self) -> str:
-        code = self._server.exit_code(self._number)
-        return "" if code is None else f"exit status {code}"
+    def exit_code(self) -> int | None:
+        return self._server.exit_code(self._number)
 
     def let_go(self) -> None:
         """Nothing: it is no child of this process."""

@@ -23,13 +23,13 @@ from typing import IO, NamedTuple
 import msgpack
 
 from starburst_executor import config
-from starburst_executor.clock import Clock, SystemClock
+from starburst_executor.clock import Backoff, Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import MOST_SLOTS, Bootstrap, new_worker_id, write_bootstrap
 from starburst_executor.launch.local import fork_server
 from starburst_executor.launch.local.children import Child, Interpreter
-from starburst_executor.launch.local.fork_server import ForkServer
+from starburst_executor.launch.local.fork_server import ForkServer, ServerKilled
 from starburst_executor.launch.local.processes import is_worker, started_at
 from starburst_executor.store.url import split_url
 
@@ -40,6 +40,10 @@ _log = logging.getLogger(__name__)
 _LAST_WORDS_BYTES = 2000
 _STOP_S = 10.0
 _LOOK_S = 0.005  # how often to look whether one has ended that was told to
+# Pauses before another fork server is started in place of one that was killed.
+_AGAIN_S, _AGAIN_MOST_S = 0.05, 5.0
+# What a worker that ends by itself leaves behind.
+_OWN_WORDS = ("starburst worker: ", "Traceback (most recent call last)")
 _LEAVE_QUIETLY = b"q"
 # Not "-m": that would put the working directory first on the path, and with it whatever modules lie there.
 _START = (
@@ -77,6 +81,7 @@ class Local:
         self._clock = clock or SystemClock()
         self._children: dict[str, Child] = {}
         self._servers: dict[str, ForkServer] = {}  # by the session's URL
+        self._again = Backoff(self._clock, _AGAIN_S, _AGAIN_MOST_S)
         here = weakref.ref(self)
         os.register_at_fork(after_in_child=lambda: _after_fork(here()))
 
@@ -100,15 +105,23 @@ class Local:
         """None."""
         return None
 
-    def start(self, order: Order, handle: str = "") -> Started:  # noqa: ARG002 - one step starts them all
+    def start(self, order: Order, handle: str = "") -> Started:
+        """One step starts them all, but where the fork server is killed: then another one does, after a pause."""
         self.check(order.n_slots)
-        n_agents = min(self._agents, order.n_slots)
-        shares = [order.n_slots // n_agents + (i < order.n_slots % n_agents) for i in range(n_agents)]
-        started: list[_Process] = []
+        started = _load(handle)
+        n_slots = order.n_slots - sum(one.n_slots for one in started)
+        n_agents = max(0, min(max(1, self._agents - len(started)), n_slots))
+        shares = [n_slots // n_agents + (i < n_slots % n_agents) for i in range(n_agents)]
         why: LaunchError | None = None
         for share in shares:
             try:
                 started.append(self._start_one(order, share))
+                self._again.reset()
+            except ServerKilled as error:
+                # Whatever kills it may do so again. For how long this goes on is the caller's to say.
+                return Started(
+                    _dump(started), sum(one.n_slots for one in started), more_s=self._again.next_s(), error=error
+                )
             except LaunchError as error:
                 if not started:
                     raise
@@ -118,7 +131,7 @@ class Local:
         return Started(_dump(started), sum(one.n_slots for one in started), error=why)
 
     def deaths(self, handle: str) -> list[Death]:
-        return [Death(one.worker_id, self._last_words(one)) for one in _load(handle) if self._is_dead(one)]
+        return [self._death(one) for one in _load(handle) if self._is_dead(one)]
 
     def slots_alive(self, handle: str) -> int:
         return sum(one.n_slots for one in _load(handle) if not self._is_dead(one))
@@ -191,7 +204,9 @@ class Local:
         try:
             with nullcontext(None) if attached else log.open("ab", buffering=0) as output:
                 child = self._child(order.url, n_slots, output)
-            write_bootstrap(child.life, bootstrap)
+            # One that was killed before it could read is found dead like any other.
+            with suppress(BrokenPipeError):
+                write_bootstrap(child.life, bootstrap)
             if order.detached:
                 child.life.close()
         except OSError as error:
@@ -211,7 +226,7 @@ class Local:
                 if server.is_up:
                     raise
                 server.close()
-        # Whether that one was killed or there was none yet: this one is new, and its failure is a reason.
+        # Whether that one was killed or there was none yet: this one is new, and its failure is a reason, but for a signal.
         server = self._servers[url] = ForkServer([*command, "--fork-server"])
         return server.fork(n_slots, output)
 
@@ -243,14 +258,20 @@ class Local:
                     break
                 self._clock.wait(never, _LOOK_S)
 
-    def _last_words(self, one: _Process) -> str:
+    def _death(self, one: _Process) -> Death:
         child = self._children.get(one.worker_id)
-        status = "" if child is None else child.exit_words()
+        code = None if child is None else child.exit_code()
+        text = self._last_words(one)
+        # How it ended nobody may have seen: its parent was killed too, or another client had started it.
+        was_killed = code < 0 if code is not None else not any(words in text for words in _OWN_WORDS)
+        status = "" if code is None else f"exit status {code}"
+        return Death(one.worker_id, "; ".join(filter(None, [status, text])), was_killed=was_killed)
+
+    def _last_words(self, one: _Process) -> str:
         try:
-            text = _log_of(one).read_bytes()[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").strip()
+            return _log_of(one).read_bytes()[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").strip()
         except OSError:
-            text = ""
-        return "; ".join(filter(None, [status, text]))
+            return ""
 
 
 def _after_fork(launcher: Local | None) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from starburst_executor.errors import ExecutorBroken, LaunchError, ObjectNotFound, StoreUnavailable
 from starburst_executor.launch.base import Order, Started
+from starburst_executor.launch.local.processes import identity
 from starburst_executor.protocol import outcomes, status
-from starburst_executor.protocol.records import Launch, SessionState, WorkerState
+from starburst_executor.protocol.records import ClientBeat, Launch, SessionState, WorkerState, encode
 from starburst_executor.protocol.status import State
 from starburst_executor.testing import Fault
 from tests.support.keeper_rig import Client, FakeLauncher, launches
@@ -80,13 +82,68 @@ def test_an_intent_whose_answer_was_lost_starts_once(fault: Fault) -> None:
 
 def test_an_intent_of_a_client_that_died_counts_for_a_while_and_then_no_more() -> None:
     rig, launcher = Rig(), FakeLauncher()
-    rig.session.change(lambda m: replace(m, launches=(Launch("l", "fake", 4, "", rig.clock.now()),)))
+    intend(rig, "gone")
     client = Client(rig, launcher)
     client.turns(10.0)
     assert launcher.orders == []
     client.turns(20.0)
     assert len(launcher.orders) == 1
     assert [launch.handle for launch in launches(rig)] == ["w0"]
+
+
+def intend(rig: Rig, client_id: str, *beats: ClientBeat) -> None:
+    """A client has written that it is about to start workers, and is not heard of any more."""
+    launch = Launch("l", "fake", 4, "", rig.clock.now(), client=client_id)
+    rig.session.change(lambda m: replace(m, launches=(launch,)))
+    for beat in beats:
+        rig.objects.put(rig.keys.client(client_id), encode(beat, rig.clock.new_id()))
+
+
+@pytest.mark.parametrize(
+    ("why", "starts"),
+    [
+        ("it has left", True),
+        ("its process has ended", True),
+        ("it has handed over", True),
+        ("its process lives", False),
+        ("it is on another machine", False),
+    ],
+)
+def test_an_intent_whose_client_is_known_to_be_gone_holds_nobody_up(why: str, starts: bool) -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    machine, pid, started = identity().split(" ", 2)
+    process = {
+        "its process has ended": f"{machine} {pid} {started}0",
+        "it is on another machine": f"{machine}x {pid} {started}0",
+    }.get(why, identity())
+    left = why == "it has left"
+    intend(rig, "" if why == "it has handed over" else "b", ClientBeat("b", 1, 0.0, left, process))
+    client = Client(rig, launcher)
+    client.turns(2.0)
+    assert bool(launcher.orders) is starts
+
+
+def test_an_intent_that_is_left_to_others_while_they_wait_is_taken_over_within_a_second() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    intend(rig, "b", ClientBeat("b", 1, 0.0, False, identity()))
+    client = Client(rig, launcher)
+    client.turns(8.0)
+    assert launcher.orders == []
+    # Not at the next beat, when the manifest is read in any case.
+    rig.objects.put(rig.keys.client("b"), encode(ClientBeat("b", 2, 0.0, True, identity()), "left"))
+    client.turns(1.5)
+    assert len(launcher.orders) == 1
+
+
+def test_a_client_is_known_before_its_intent() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    seen: list[bool] = []
+    rig.before("swap", rig.keys.manifest, lambda: seen.append(not client.beat().left))
+    # As when it leaves before its first beat was due.
+    client.keeper._starter.turn()  # type: ignore[union-attr]  # it has a launcher
+    assert seen == [True]
+    assert launches(rig)[0].client == client.client_id
 
 
 def test_workers_that_took_long_to_start_are_found_all_the_same() -> None:
@@ -158,7 +215,7 @@ def test_a_death_that_the_launcher_saw_is_repaired_at_once_and_the_worker_replac
     key = rig.submit(2)
     rig.beat("w0", claims={"w0.1": key})
     rig.claim(key, "w0.1")
-    launcher.kill("w0")
+    launcher.kill("w0", by_signal=True)
     before = rig.clock.monotonic()
     client.turns(0.5)
     assert rig.states(key) == [State.PENDING] * 2
@@ -185,7 +242,7 @@ def test_three_futile_starts_in_a_row_break_the_session_with_the_last_words() ->
     key = rig.submit(1)
     for number in range(3):
         assert rig.another().manifest.state == SessionState.OPEN
-        client.turns(1.0)
+        client.turns(2.5)
         assert len(launcher.orders) == number + 1
         launcher.kill(f"w{number}", "no module named x")
     client.turns(1.0)
@@ -196,17 +253,70 @@ def test_three_futile_starts_in_a_row_break_the_session_with_the_last_words() ->
     assert "no worker could be started: no module named x" in str(error)
 
 
-def test_a_worker_that_was_heard_of_is_no_futile_start() -> None:
+def test_workers_that_have_worked_in_between_keep_the_session_going() -> None:
     rig, launcher = Rig(), FakeLauncher()
     client = Client(rig, launcher)
-    for number in range(6):
-        client.turns(1.0)
-        if number % 2:
-            rig.beat(f"w{number}")
+    for number in range(8):
+        client.turns(2.5)
+        if number % 3 == 2:
+            rig.beat(f"w{number}", n_ended=1)
         launcher.kill(f"w{number}")
-    client.turns(1.0)
+    client.turns(2.5)
     assert rig.another().manifest.state == SessionState.OPEN
-    assert len(launcher.orders) == 7
+    assert len(launcher.orders) == 9
+
+
+def test_workers_that_beat_and_can_do_nothing_are_not_replaced_without_end() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    key = rig.submit(5)
+    for number in range(3):
+        client.turns(2.5)
+        rig.beat(f"w{number}", 2, WorkerState.LEFT, words="no right to read functions")
+        launcher.kill(f"w{number}", "exit status 3")
+    client.turns(60.0)
+    assert len(launcher.orders) == 3
+    error = reason_of(rig, key)
+    assert isinstance(error, ExecutorBroken)
+    assert "no worker could do any work: no right to read functions; exit status 3 (3 in a row" in str(error)
+
+
+def test_workers_that_were_killed_at_their_start_prove_nothing() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    rig.submit(1)
+    for number in range(8):
+        client.turns(0.1 * 2**number)
+        launcher.kill(f"w{number}", "exit status -9", by_signal=True)
+    client.turns(15.0)
+    assert rig.another().manifest.state == SessionState.OPEN
+    assert len(launcher.orders) == 9
+
+
+def test_workers_that_are_killed_whatever_is_done_end_in_an_error_with_their_words() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    key = rig.submit(1)
+    for _ in range(400):
+        client.turns(1.0)
+        number = len(launcher.orders) - 1
+        rig.beat(f"w{number}", 1)
+        launcher.kill(f"w{number}", "exit status -9", by_signal=True)
+    assert 10 <= len(launcher.orders) <= 13  # the pauses have jitter
+    assert "no worker could do any work: exit status -9 (1" in str(reason_of(rig, key))
+
+
+def test_while_workers_that_joined_by_hand_do_the_work_nothing_breaks() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    rig.submit(1)
+    for number in range(60):
+        rig.beat("by-hand", number)
+        client.turns(5.0)
+        for order in range(len(launcher.orders)):
+            launcher.kill(f"w{order}")
+    assert rig.another().manifest.state == SessionState.OPEN
+    assert 3 < len(launcher.orders) < 20
 
 
 def test_what_the_launcher_refuses_is_said() -> None:
@@ -228,6 +338,26 @@ def test_workers_that_live_and_say_nothing_break_the_session_in_time() -> None:
     assert rig.another().manifest.state == SessionState.OPEN
     client.turns(10.0)
     assert rig.another().manifest.state == SessionState.BROKEN
+
+
+def test_the_time_in_which_the_store_was_away_is_no_silence() -> None:
+    """Workers that were started right before an outage are heard of a moment after it, like the client itself."""
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    client.turns(2.0)
+    listing = rig.objects.list
+
+    def away(prefix: str) -> Any:
+        rig.clock.advance(292.0)
+        rig.objects.list = listing  # type: ignore[method-assign]
+        return listing(prefix)
+
+    rig.objects.list = away  # type: ignore[method-assign]
+    client.turns(300.0)
+    assert rig.another().manifest.state == SessionState.OPEN
+    rig.beat("w0", 1)
+    client.turns(90.0)
+    assert rig.another().manifest.state == SessionState.OPEN
 
 
 def test_the_beats_of_workers_that_are_gone_do_not_hide_that_new_ones_are_silent() -> None:

@@ -46,6 +46,9 @@ def test_agents_that_cannot_go_on_are_dead_with_their_status_and_words(
     for death in local.deaths(handle):
         assert "exit status 3" in death.words
         assert "SessionNotFound" in death.words
+        assert not death.was_killed
+    # Another client saw no end of theirs, only what they left behind.
+    assert not any(death.was_killed for death in Local().deaths(handle))
     assert sorted(death.worker_id for death in Local().deaths(handle)) == sorted(
         death.worker_id for death in local.deaths(handle)
     )
@@ -71,6 +74,69 @@ def test_a_fork_server_that_was_killed_is_replaced(local: Local, order: Order) -
     wait_until(lambda: len(local.deaths(first)) == len(local.deaths(second)) == 3)
     for handle in (first, second):
         local.let_go(handle)
+
+
+@FORKS
+def test_a_fork_server_that_is_killed_at_its_start_proves_nothing_and_another_one_starts_them(
+    local: Local, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        # Before it has answered, each time.
+        patch.setattr("starburst_executor.launch.local.launcher._START", "import os; os.kill(os.getpid(), 9)")
+        handle = ""
+        for _ in range(4):
+            started = local.start(order, handle)
+            assert (started.n_slots, started.more_s is not None) == (0, True)
+            assert "the process that forks workers is gone; exit status -9" in str(started.error)
+            handle = started.handle
+        assert started.more_s is not None
+        assert started.more_s > 0.15
+    done = local.start(order, handle)
+    assert (done.n_slots, done.more_s, done.error) == (3, None, None)
+    wait_until(lambda: len(local.deaths(done.handle)) == 3)
+    local.let_go(done.handle)
+
+
+@FORKS
+def test_a_fork_server_that_is_killed_between_two_agents_leaves_the_first_in_the_handle(
+    local: Local, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, n_asked = fork_server.fork_wire.ask, [0]
+
+    def ask_and_kill(*arguments: object) -> None:
+        n_asked[0] += 1
+        if n_asked[0] == 2:
+            for server in local._servers.values():
+                kill(server._process.pid)
+                server._process.wait()
+        ask(*arguments)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(fork_server.fork_wire, "ask", ask_and_kill)
+    started = local.start(order)
+    while started.more_s is not None:
+        started = local.start(order, started.handle)
+    assert started.n_slots == 3
+    wait_until(lambda: len(local.deaths(started.handle)) == 3)
+    local.let_go(started.handle)
+
+
+@FORKS
+def test_an_agent_that_is_killed_before_it_has_read_a_word_is_dead_and_not_an_error(
+    local: Local, order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fork = fork_server.ForkServer.fork
+
+    def fork_and_kill(self: fork_server.ForkServer, *arguments: object) -> fork_server.Forked:
+        forked = fork(self, *arguments)  # type: ignore[arg-type]  # passed on
+        kill(forked.pid)
+        wait_until(lambda: forked.has_ended(closely=True))
+        return forked
+
+    monkeypatch.setattr(fork_server.ForkServer, "fork", fork_and_kill)
+    handle = local.start(order).handle
+    deaths = local.deaths(handle)
+    assert [(death.words, death.was_killed) for death in deaths] == [("exit status -9", True)] * 3
+    local.let_go(handle)
 
 
 @FORKS
