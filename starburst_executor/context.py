@@ -6,9 +6,12 @@ one task at a time, so this is plain process-wide state; threads that user code 
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["TaskContext", "current_task", "enter", "leave"]
+__all__ = ["TaskContext", "current_task", "enter", "has_refused", "leave", "loading", "refuse_while_loading"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +54,44 @@ def leave() -> None:
     """Called by the runner after a task."""
     global _current  # noqa: PLW0603 - one task per process at a time
     _current = None
+
+
+class _Loading:
+    """Whether this process rebuilds a function or a call, in which thread, and whether that made an executor."""
+
+    def __init__(self) -> None:
+        self.thread: int | None = None
+        self.has_refused = False
+
+
+_loading = _Loading()
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Around the rebuilding of a function or a call in a runner, which may import modules."""
+    _loading.thread, _loading.has_refused = threading.get_ident(), False
+    try:
+        yield
+    finally:
+        _loading.thread = None
+
+
+def refuse_while_loading() -> None:
+    """Refuse an executor in a runner that imports the module of a task's function.
+
+    That import would start workers, which import the module to find the function that it submits, and so on.
+
+    Raises: RuntimeError.
+    """
+    if _loading.thread == threading.get_ident():
+        _loading.has_refused = True
+        raise RuntimeError(
+            "an executor is made while a worker imports the module of a task's function: the module would start workers "
+            "each time it is imported; make the executor in a function, or beneath `if __name__ == '__main__':`"
+        )
+
+
+def has_refused() -> bool:
+    """Whether the last rebuilding has made an executor: then it does so on any other worker, too."""
+    return _loading.has_refused

@@ -18,7 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, cast
 
-from starburst_executor import config
+from starburst_executor import config, context
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.executor import StarburstExecutor, open_given
 from starburst_executor.client.future import StarburstFuture
@@ -91,6 +91,7 @@ class DetachedExecutor(StarburstExecutor):
             session can be read.
         Store: 1 GET; 1 swap for another limit.
         """
+        context.refuse_while_loading()
         clock = SystemClock()
         # Before anything is asked of the store: a misspelt launcher is the caller's.
         starts = open_given(launcher, clock, detached=True)

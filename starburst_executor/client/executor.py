@@ -23,7 +23,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from starburst_executor import config
+from starburst_executor import config, context
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.functions import Prepared
 from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture
@@ -115,6 +115,7 @@ class StarburstExecutor(Executor):
         key: str | bytes | SessionKey | None = None,
         timings: Timings | None = None,
     ) -> None:
+        context.refuse_while_loading()
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if mp_context is not None and not hasattr(mp_context, "Process"):

@@ -17,6 +17,7 @@ import pickle
 import traceback
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from types import FrameType
 from typing import Any, NamedTuple
 
 import msgpack
@@ -55,20 +56,21 @@ def dump_value(value: object) -> bytes:
     return stream.getvalue()  # shares the stream's memory
 
 
-def dump_error(error: BaseException, *, hide_frames: int = 0) -> bytes:
-    """An outcome that holds an exception; never raises, however odd the exception is.
-
-    Args:
-        hide_frames: How many outermost frames are ours and say nothing to the user.
-    """
+def dump_error(error: BaseException) -> bytes:
+    """An outcome that holds an exception; never raises, however odd the exception is. Its traceback begins with user code."""
     tb = error.__traceback__
-    for _ in range(hide_frames):
-        tb = tb.tb_next if tb is not None else None
+    while tb is not None and _is_ours(tb.tb_frame):
+        tb = tb.tb_next
     text = _safe_text(lambda: "".join(traceback.format_exception(type(error), error, tb)))
     message = _text_of(error)
     kind = type(error)
     type_name = f"{kind.__module__}.{kind.__qualname__}"
     return b"E" + _pack([type_name, message, text, _survivor(error)])
+
+
+def _is_ours(frame: FrameType) -> bool:
+    """Whether a frame says nothing to the user: what runs tasks, and what pickles."""
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("starburst_executor", "cloudpickle", "pickle")
 
 
 def dump_reason(error: BaseException) -> bytes:

@@ -300,7 +300,9 @@ class Agent:
         except StarburstError as error:
             self._stop(Stop.FAILED, str(error))
         except Exception as error:
-            _log.exception("a worker's thread failed")
+            # After the end a slot may find its runner closed.
+            if not self._over.is_set():
+                _log.exception("a worker's thread failed")
             self._stop(Stop.FAILED, f"{type(error).__name__}: {error}")
 
     def _stop(self, why: Stop, words: str = "") -> None:

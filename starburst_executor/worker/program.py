@@ -108,6 +108,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN if bootstrap.bound else agent.on_sigterm)
     why = agent.run()
     stop.set()
+    store.close()
     return why, agent.words
 
 

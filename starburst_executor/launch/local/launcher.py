@@ -13,6 +13,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import weakref
@@ -46,8 +47,9 @@ _AGAIN_S, _AGAIN_MOST_S = 0.05, 5.0
 _OWN_WORDS = ("starburst worker: ", "Traceback (most recent call last)")
 _LEAVE_QUIETLY = b"q"
 # Not "-m": that would put the working directory first on the path, and with it whatever modules lie there.
+# Where a flag keeps the working directory off the path, the first entry is another one.
 _START = (
-    f"import sys; sys.path[0] = {str(Path(__file__).parents[3])!r}; "
+    f"import sys; sys.path[:sys.path[:1] == ['']] = [{str(Path(__file__).parents[3])!r}]; "
     "from starburst_executor.worker.__main__ import main; sys.exit(main())"
 )
 
@@ -215,7 +217,9 @@ class Local:
         return _Process(worker_id, config.machine_boot(), child.pid, child.started, str(log), n_slots)
 
     def _child(self, url: str, n_slots: int, output: IO[bytes] | None) -> Child:
-        command = [sys.executable, "-c", _START, url]
+        # As for the processes of `multiprocessing`: -O, -W, -X and others hold for tasks too.
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way
+        command = [sys.executable, *flags, "-c", _START, url]
         if not fork_server.FORKS:
             return Interpreter([*command, "--slots", str(n_slots), "--bootstrap"], output)
         server = self._servers.get(url)

@@ -18,6 +18,8 @@ import sys
 import tempfile
 from contextlib import suppress
 
+from starburst_executor.worker.runner import crash
+
 __all__ = ["CapturedStream"]
 
 _LIMIT_BYTES = 16 * 1024 * 1024
@@ -25,6 +27,7 @@ _TIDY_BYTES = 1024 * 1024  # holes are made for so much at least: a system call 
 _BLOCK_BYTES = 64 * 1024  # a multiple of every page and block size; holes begin and end at one
 _SHOW_BYTES = 1024 * 1024
 _PARTIAL_LINE_BYTES = 64 * 1024
+_REPORT_BYTES = 256 * 1024  # a report of a crash is shorter: it has up to 100 threads of 100 frames
 
 
 class CapturedStream:
@@ -73,6 +76,16 @@ class CapturedStream:
             self._free(end)
         return text
 
+    def mend(self) -> None:
+        """After a crash: leave out of its report what says nothing to the user. To be called before the last `take`."""
+        size = os.fstat(self.fd).st_size
+        start = max(self._start, self._shown, size - _REPORT_BYTES)
+        text = self._read(start, size)
+        mended = crash.users_frames(text)
+        if mended != text:
+            os.ftruncate(self.fd, start)
+            os.write(self.fd, mended)
+
     def close(self) -> None:
         """Let go of the file. A second call is harmless."""
         if self.fd >= 0:
@@ -107,7 +120,8 @@ class CapturedStream:
         while self._show_fd is not None and self._shown < end:
             text = self._read(self._shown, min(end, self._shown + _SHOW_BYTES))
             if whole_lines:
-                text = _whole_lines(text)
+                # A crash is shown once it is over, and `mend` has gone through what it has written.
+                text = _whole_lines(text.partition(crash.OPENING)[0])
             if not text:
                 return
             self._shown += len(text)

@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -220,6 +221,8 @@ class Runner:
         self.pid = pid
         self.is_ready = False
         self._data, self._tokens, self._lifeline, self._streams = data, tokens, lifeline, streams
+        # Also at the end of a worker, whose slots leave theirs: Python would complain to the user of what is open by then.
+        weakref.finalize(self, _close, (data, tokens, lifeline, *streams))
         data.setblocking(False)
         lifeline.setblocking(False)
         self._inbox, self._outbox = wire.Inbox(data), wire.Outbox(data)
@@ -454,6 +457,7 @@ class Runner:
     def _bury(self, reason: str) -> None:
         not_started = self._tokens.take_back()
         culprit = next((number for number in self._open if number not in set(not_started)), None)
+        self._streams[1].mend()
         stdout, stderr = (stream.take() for stream in self._streams)
         self._events.append(Died(reason, culprit, stdout, stderr))
         self._open = dict.fromkeys(not_started)
@@ -511,6 +515,13 @@ class _Bell:
 
 
 _RING = (1).to_bytes(8, sys.byteorder)  # what an eventfd takes
+
+
+def _close(opened: Sequence[socket.socket | Tokens | CapturedStream]) -> None:
+    for each in opened:
+        each.close()
+
+
 _DEAF_WORDS = "the task closed file descriptors that were not its own, the connection to its worker among them"
 _SIGTERM_WORDS = "killed by SIGTERM"
 _SIGNAL_WORDS = {

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from starburst_executor import context
 from starburst_executor.protocol import calls
 from starburst_executor.protocol.rebuilding import Unpickler
 
@@ -26,7 +27,8 @@ class Loader:
     def initialize(self, body: bytes) -> None:
         """Rebuild and call an initializer. Raises: whatever it raises."""
         unpickler = _MainUnpickler(calls.function_stream(body))
-        initializer = unpickler.load()
+        with context.loading():
+            initializer = unpickler.load()
         before = [dict(found) for found in unpickler.mains]
         initializer()
         for main, was in zip(unpickler.mains, before, strict=True):
@@ -39,7 +41,8 @@ class Loader:
     def load(self, body: bytes) -> Callable[..., Any]:
         """As `calls.load_function`."""
         unpickler = _MainUnpickler(calls.function_stream(body))
-        loaded: Callable[..., Any] = unpickler.load()
+        with context.loading():
+            loaded: Callable[..., Any] = unpickler.load()
         self._hand_on(unpickler)
         return loaded
 
@@ -48,7 +51,8 @@ class Loader:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """As `calls.load_call`."""
         unpickler = _MainUnpickler(calls.opened(body, found))
-        call = calls.read_call(unpickler)
+        with context.loading():
+            call = calls.read_call(unpickler)
         self._hand_on(unpickler)
         return call
 

@@ -5,7 +5,8 @@ that whatever kills it later costs no outcome. User code may do what it likes he
 `SystemExit` and `KeyboardInterrupt` included; what it closes, forks or leaves running is contained.
 
 What one task changes the next one sees, as in any process pool: imported modules, globals, signal handlers, threads.
-Only the working directory is restored, because relative paths mean something to every task. `random` starts anew in
+Only the working directory is restored, because relative paths mean something to every task, and standard streams that
+were closed are opened again. `random` starts anew in
 each runner (the standard library sees to it at a fork), NumPy's too.
 """
 
@@ -22,7 +23,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from io import TextIOWrapper
 from multiprocessing.process import current_process
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn, cast
@@ -34,6 +34,7 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import outcomes
 from starburst_executor.worker.runner import tokens, wire
 from starburst_executor.worker.runner.loader import Loader
+from starburst_executor.worker.runner.streams import Streams
 
 __all__ = ["EXIT_DEAF", "EXIT_INTERNAL", "Descriptors", "run"]
 
@@ -115,7 +116,7 @@ class _Runner:
         self._in_user_code = False
         self._session_id = ""
         self._folder: int | None = None
-        self._streams: tuple[TextIOWrapper, ...] = ()
+        self._streams: Streams | None = None
         self._masks = threading.local()  # of signals, in threads that fork
 
     def run(self) -> NoReturn:
@@ -136,13 +137,7 @@ class _Runner:
         os.register_at_fork(
             before=self._hold_term, after_in_parent=self._let_term_through, after_in_child=self._become_child_of_task
         )
-        self._streams = tuple(
-            open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115 - for good
-            for fd in (1, 2)
-        )
-        stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
-        sys.stdin, sys.stdout, sys.stderr = stdin, *self._streams
-        sys.__stdin__, sys.__stdout__, sys.__stderr__ = stdin, *self._streams  # type: ignore[misc]  # final for others
+        self._streams = Streams(self._stdout_fd, self._stderr_fd)
         faulthandler.enable(2)
         main = ModuleType("__main__")
         vars(main)["__builtins__"] = __builtins__
@@ -171,7 +166,7 @@ class _Runner:
             self._in_user_code = False
         except BaseException as error:  # user code
             self._in_user_code = False
-            wire.send_frame(self._data, [wire.BROKEN, *self._ends()], outcomes.dump_error(error, hide_frames=1))
+            wire.send_frame(self._data, [wire.BROKEN, *self._ends()], outcomes.dump_error(error))
             os._exit(1)
 
     def _next_frame(self) -> wire.Frame:
@@ -204,7 +199,7 @@ class _Runner:
         wire.send_frame(
             self._data, [wire.OUTCOME, number, result.ok, result.loaded, seconds, *self._ends()], result.outcome
         )
-        self._restore_folder()
+        self._restore()
 
     def _perform(self, digest: str, call: bytes) -> _Result:
         loaded = False
@@ -218,7 +213,8 @@ class _Runner:
         except BaseException as error:  # user code
             self._in_user_code = False
             self._leave_if_forked(error)
-            return _Result(False, loaded, outcomes.dump_error(error, hide_frames=1))
+            # What makes an executor while it is imported does so on every worker.
+            return _Result(False, loaded or context.has_refused(), outcomes.dump_error(error))
         self._leave_if_forked(None)
         return _Result(True, True, outcome)
 
@@ -243,11 +239,13 @@ class _Runner:
         return os.lseek(self._stdout_fd, 0, os.SEEK_END), os.lseek(self._stderr_fd, 0, os.SEEK_END)
 
     def _flush(self) -> None:
-        for stream in self._streams:
-            with suppress(ValueError, OSError):  # closed, or 1 and 2 replaced, by user code
-                stream.flush()
+        if self._streams is not None:
+            self._streams.flush()
 
-    def _restore_folder(self) -> None:
+    def _restore(self) -> None:
+        """Undo what no task means for the next one."""
+        if self._streams is not None:
+            self._streams.mend()
         if self._folder is not None:
             with suppress(OSError):
                 os.fchdir(self._folder)
