@@ -215,8 +215,13 @@ def test_frames_beneath_the_users_are_hidden() -> None:
     try:
         outcomes.dump_value(Odd())
     except RecordInvalid as error:
-        failure = outcomes.describe_outcome(outcomes.dump_error(error))
+        assert error.__traceback__ is not None
+        called = error.with_traceback(
+            error.__traceback__.tb_next
+        )  # without this function, which a runner does not have
+        failure = outcomes.describe_outcome(outcomes.dump_error(called))
     assert failure is not None
+    assert outcomes.describe_outcome(outcomes.dump_error(ValueError("never raised"))) is not None
     assert "in dump_value" not in failure.traceback
     assert "in __reduce__" in failure.traceback
     assert "in load_outcome" in failure.traceback
