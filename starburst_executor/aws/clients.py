@@ -21,15 +21,16 @@ from botocore.exceptions import (
     UnauthorizedSSOTokenError,
 )
 from botocore.exceptions import ConnectionError as NoConnection
+from botocore.parsers import ResponseParserError
 
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError, StarburstError
 from starburst_executor.version import __version__
 
-__all__ = ["FOREIGN", "Clients", "error_code", "is_denied", "is_throttled", "is_unclear", "meaning"]
+__all__ = ["FOREIGN", "Clients", "Passing", "error_code", "is_denied", "is_throttled", "is_unclear", "meaning"]
 
-# What the SDK raises.
-FOREIGN = (ClientError, BotoCoreError)
+# What the SDK raises; the last for an answer that is none of AWS's, such as a gateway's page in HTML.
+FOREIGN = (ClientError, BotoCoreError, ResponseParserError)
 
 _CONNECT_S, _READ_S = 5.0, 30.0
 _POOL = 16
@@ -38,6 +39,8 @@ _THROTTLED = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsExc
 _UNCLEAR = frozenset(
     {"InternalFailure", "RequestTimeout", "ServerException", "ServiceUnavailable", "ServiceUnavailableException"}
 )
+_WORDS_MOST = 500  # of an answer that is a page
+_BROKEN = 500  # and above: HTTP's codes for what is not the caller's fault
 _WHO = {
     "ExpiredToken": "the credentials have expired: log in again",
     "ExpiredTokenException": "the credentials have expired: log in again",
@@ -46,6 +49,10 @@ _WHO = {
     "SignatureDoesNotMatch": "the secret key does not belong to the access key: correct it",
     "RequestExpired": "this machine's clock is wrong: set it",
 }
+
+
+class Passing(LaunchError):
+    """AWS was too busy, or not to be reached: nothing is known to be wrong. Try the same again in a while."""
 
 
 class Clients:
@@ -106,7 +113,8 @@ class Clients:
 
 
 def meaning(error: Exception, doing: str) -> StarburstError:
-    """The error to raise instead of a foreign one: `ConfigError` where credentials are at fault, else `LaunchError`.
+    """The error to raise instead of a foreign one: `ConfigError` where credentials are at fault, else `LaunchError`, which
+    is `Passing` where the same may go well in a while.
 
     Args:
         doing: What was tried, for the message: "reading the stack".
@@ -121,9 +129,10 @@ def meaning(error: Exception, doing: str) -> StarburstError:
         return ConfigError(f"{_WHO[code]}: {doing}: {_words(error)}")
     if is_denied(error):
         return LaunchError(f"AWS refused, these credentials lack a right: {doing}: {_words(error)}")
+    kind = Passing if is_throttled(error) or is_unclear(error) else LaunchError
     if isinstance(error, ClientError):
-        return LaunchError(f"AWS answered an error: {doing}: {code}: {_words(error)}")
-    return LaunchError(f"no answer from AWS: {doing}: {type(error).__name__}: {error}")
+        return kind(f"AWS answered an error: {doing}: {code}: {_words(error)}")
+    return kind(f"no answer from AWS: {doing}: {type(error).__name__}: {str(error)[:_WORDS_MOST]}")
 
 
 def is_throttled(error: Exception) -> bool:
@@ -134,7 +143,10 @@ def is_throttled(error: Exception) -> bool:
 
 def is_unclear(error: Exception) -> bool:
     """Whether nobody knows if the call was carried out."""
-    return isinstance(error, (HTTPClientError, NoConnection)) or error_code(error) in _UNCLEAR
+    if isinstance(error, ClientError):
+        status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return error_code(error) in _UNCLEAR or status >= _BROKEN
+    return isinstance(error, (HTTPClientError, NoConnection, ResponseParserError))
 
 
 def is_denied(error: Exception) -> bool:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from starburst_executor import Batch, ConfigError, DetachedExecutor, ExecutorBroken, StarburstExecutor
 from starburst_executor.launch.aws import batch_jobs
 from tests.sessions import REMOTE, run_python, wait_until
+from tests.support.aws_fakes.batch import FakeBatch
+from tests.support.aws_fakes.refusal import Page
 from tests.support.aws_fakes.server import IMAGE, FakeAws
 
 _CLIENT = """
@@ -93,16 +97,23 @@ def test_leaving_does_not_wait_for_capacity(aws: FakeAws) -> None:
     assert aws.batch.n_calls("submitjob") == 1
 
 
-def test_fewer_workers_end_the_last_children(aws: FakeAws) -> None:
+def test_too_many_workers_are_ended_by_the_array_since_children_have_no_tags(aws: FakeAws) -> None:
     aws.batch.stuck = "waiting"
     launcher = Batch(image=IMAGE)
     ex = DetachedExecutor(workers=3, launcher=launcher, timings=REMOTE)
     ex.submit(abs, -1)
     wait_until(lambda: len(aws.batch.jobs) == 4)
-    ex.scale(1)
-    wait_until(lambda: aws.batch.n_calls("terminatejob") == 2)
-    alive = [job_id for job_id, job in aws.batch.jobs.items() if ":" in job_id and not job.get("isTerminated")]
-    assert [job_id.partition(":")[2] for job_id in alive] == ["0"]
+    ex.scale(5)
+    wait_until(lambda: len(aws.batch.jobs) == 7)
+    ex.scale(3)
+    wait_until(lambda: aws.batch.n_calls("terminatejob") >= 1)
+    # The newer array as a whole; of the older one no child.
+    ended = {job["jobName"] for job in aws.batch.jobs.values() if job.get("isTerminated")}
+    assert len(ended) == 1
+    assert sum(":" in job_id and not job.get("isTerminated") for job_id, job in aws.batch.jobs.items()) == 3
+    ex.scale(2)
+    wait_until(lambda: any(":" in request["jobId"] for name, request in aws.batch.calls if name == "terminatejob"))
+    assert sum(":" in job_id and not job.get("isTerminated") for job_id, job in aws.batch.jobs.items()) == 3
     ex.cleanup(force=True)
 
 
@@ -125,6 +136,54 @@ def test_workers_that_never_come_are_an_error_that_says_why(aws: FakeAws, case: 
     assert words in str(error)
     assert aws.parameters == {}
     wait_until(lambda: all(job["status"] == "FAILED" for job in aws.batch.jobs.values()))
+
+
+def test_an_attempt_that_runs_is_no_death(aws: FakeAws, caplog: pytest.LogCaptureFixture) -> None:
+    aws.batch.shows_running = True
+    with caplog.at_level(logging.INFO), executor(2) as ex:
+        futures = [ex.submit(slow_square, n) for n in range(16)]
+        wait_until(lambda: aws.batch.n_calls("describejobs") >= 3)
+        assert "a worker has ended" not in caplog.text
+        assert [future.result(timeout=60) for future in futures] == [n * n for n in range(16)]
+    assert all(len(job["attempts"]) <= 1 for job in aws.batch.jobs.values())
+
+
+def test_an_image_that_could_not_be_pulled_for_a_moment_is_pulled_again(aws: FakeAws) -> None:
+    class Later(set[str]):
+        n_looks = 0
+
+        def __contains__(self, image: object) -> bool:
+            self.n_looks += 1
+            return self.n_looks > 2 and super().__contains__(image)
+
+    aws.batch._images = Later({IMAGE})
+    with executor(1) as ex:
+        assert ex.submit(abs, -1).result(timeout=60) == 1
+    (job,) = aws.batch.jobs.values()
+    reasons = [attempt["container"].get("reason", "") for attempt in job["attempts"]]
+    assert ["CannotPullContainerError" in reason for reason in reasons[:2]] == [True, True]
+    assert aws.batch.n_calls("submitjob") == 1
+
+
+def test_what_passes_before_a_job_is_submitted_is_waited_for(aws: FakeAws) -> None:
+    aws.troubles["PutParameter"].extend([Page()] * 2)
+    aws.troubles["describejobdefinitions"].append(Page())
+    aws.troubles["GetParameter"].append(Page())
+    with executor(1) as ex:
+        assert ex.submit(abs, -1).result(timeout=60) == 1
+    assert aws.batch.n_calls("submitjob") == 1
+
+
+def test_a_job_of_nearly_the_same_name_is_not_taken_for_ours(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = FakeBatch._listjobs
+
+    def more(self: FakeBatch, request: dict[str, Any]) -> dict[str, Any]:
+        name = request["filters"][0]["values"][0].upper()
+        return {"jobSummaryList": [{"jobId": "another", "jobName": name}, *listed(self, request)["jobSummaryList"]]}
+
+    monkeypatch.setattr(FakeBatch, "_listjobs", more)
+    with executor(1) as ex:
+        assert ex.submit(abs, -1).result(timeout=60) == 1
 
 
 def test_what_batch_cannot_run_is_refused_by_the_constructor(aws: FakeAws) -> None:

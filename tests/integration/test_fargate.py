@@ -29,6 +29,7 @@ from starburst_executor.launch.aws import ecs_tasks
 from starburst_executor.launch.aws.ecs_handle import EcsHandle
 from tests.sessions import REMOTE, wait_until
 from tests.support.aws_fakes.ecs import CAPACITY, VCPUS, Step, failing, losing, refusing
+from tests.support.aws_fakes.refusal import Page, Refusal
 from tests.support.aws_fakes.server import IMAGE, FakeAws
 
 ROLE_MISSING = "unable to assume the role"
@@ -179,6 +180,55 @@ def test_what_passes_starts_each_worker_once(aws: FakeAws) -> None:
         assert list(ex.map(abs, range(-4, 0), timeout=60)) == [4, 3, 2, 1]
     assert aws.ecs.n_calls("RunTask") == 5
     assert len(aws.ecs.tasks) == 2
+
+
+def test_of_two_clients_that_register_a_definition_at_once_one_goes_on_with_the_others(aws: FakeAws) -> None:
+    message = "Too many concurrent attempts to create a new revision of the specified family."
+    aws.troubles["RegisterTaskDefinition"].extend([Refusal("ClientException", message)] * 2)
+    with executor(1) as ex:
+        assert ex.submit(abs, -1).result(timeout=60) == 1
+    assert len(aws.ecs.tasks) == 1
+
+
+@pytest.mark.parametrize("operation", ["DescribeTaskDefinition", "PutParameter", "GetParameter"])
+def test_what_passes_before_or_after_workers_are_started_is_waited_for(aws: FakeAws, operation: str) -> None:
+    # Pages are what the SDK does not try again.
+    aws.troubles[operation].extend([Page()] * 2)
+    with executor(1) as ex:
+        assert ex.submit(abs, -1).result(timeout=100) == 1
+    assert len(aws.ecs.tasks) == 1
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        failing("AGENT"),
+        refusing("ClientException", "Tasks provisioning capacity limit exceeded."),
+        failing("RESOURCE:ENI"),
+    ],
+    ids=["agent", "provisioning", "interface"],
+)
+def test_no_room_for_now_is_waited_for(aws: FakeAws, trouble: Step) -> None:
+    aws.ecs.script += [trouble, trouble]
+    with executor(1) as ex:
+        assert ex.submit(abs, -1).result(timeout=60) == 1
+    assert aws.ecs.n_calls("RunTask") == 3
+
+
+def test_no_room_for_some_is_said_and_the_others_work(aws: FakeAws, caplog: pytest.LogCaptureFixture) -> None:
+    aws.ecs.script.append(failing("AGENT", n_started=1))
+    aws.ecs.script.extend([refusing("ClientException", "Tasks provisioning capacity limit exceeded.")] * 50)
+    with caplog.at_level(logging.WARNING), executor(3) as ex:
+        assert list(ex.map(abs, range(-4, 0), timeout=60)) == [4, 3, 2, 1]
+    assert "slots=1, asked=3: ECS says of FARGATE: AGENT" in caplog.text
+
+
+def test_ids_with_hyphens_are_ids(aws: FakeAws) -> None:
+    aws.ecs.hyphens = True
+    with executor(2) as ex:
+        assert list(ex.map(abs, range(-4, 0), timeout=60)) == [4, 3, 2, 1]
+        assert all("-" in one for one in aws.ecs.tasks)
+    wait_until(lambda: not aws.ecs.not_stopped())
 
 
 def test_those_that_started_work_and_the_others_are_said_to_be_missing(

@@ -156,9 +156,9 @@ def _build_here(clients: Clients, engine: Engine, environment: Environment, uri:
 
 def _exists(clients: Clients, stack: Stack, tag: str) -> bool:
     try:
-        clients.get("ecr").describe_images(repositoryName=stack.repository, imageIds=[{"imageTag": tag}])
+        answer = clients.get("ecr").describe_images(repositoryName=stack.repository, imageIds=[{"imageTag": tag}])
     except FOREIGN as error:
         if error_code(error) == "ImageNotFoundException":
             return False
         raise meaning(error, f"looking for an image in {stack.repository_uri}") from error
-    return True
+    return bool(answer["imageDetails"])

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgpack
 
-from starburst_executor.aws.clients import FOREIGN, error_code, is_throttled, is_unclear, meaning
+from starburst_executor.aws.clients import FOREIGN, Passing, error_code, is_denied, is_throttled, is_unclear, meaning
 from starburst_executor.aws.logs import last_lines
 from starburst_executor.aws.machines import BATCH_CHOICE, describe_types
 from starburst_executor.clock import Clock, SystemClock
@@ -42,13 +42,14 @@ _POLL_S = 15.0
 _PAUSE_S = 5.0
 _LOGS_MOST = 3
 _ENDED = ("SUCCEEDED", "FAILED")
-# In order; what matches none is retried. A worker that a host's end drained says so by its exit status, and goes again.
+# In order; what matches none is retried: an image that could not be pulled too, since most of that passes ("context
+# canceled", timeouts, a full disk). A worker that a host's end drained says so by its exit status, and goes again.
+# https://github.com/nextflow-io/nextflow/issues/5099, https://github.com/dagster-io/dagster/pull/17168
 _RETRY = {
     "attempts": _ATTEMPTS,
     "evaluateOnExit": [
         {"onExitCode": "0", "action": "EXIT"},
         {"onExitCode": "3", "action": "EXIT"},
-        {"onReason": "CannotPullContainerError*", "action": "EXIT"},
         {"onExitCode": str(EXIT_DRAINED), "action": "RETRY"},
     ],
 }
@@ -204,8 +205,8 @@ class BatchJobs:
         here = _Handle.load(handle)
         if here is None:
             raise LaunchError("the launch's handle is not one of AWS Batch")
-        self._account.put_key(order)
         try:
+            self._account.put_key(order)
             here = replace(here, job_id=self._find(here) or self._submit(order, here))
         except FOREIGN as error:
             found = meaning(error, f"submitting workers to the Batch queue {self._queue}")
@@ -213,15 +214,18 @@ class BatchJobs:
                 raise found from error
             # The job may be there: by then Batch lists it.
             return Started(handle, 0, more_s=_PAUSE_S, error=LaunchError(str(found)))
+        except Passing as error:
+            return Started(handle, 0, more_s=_PAUSE_S, error=error)
         self._next_look[here.launch_id] = self._clock.monotonic() + _POLL_S
         return Started(here.dump(), here.n_jobs * here.n_slots_each)
 
     def _find(self, here: _Handle) -> str:
-        """The job of that launch, if it was submitted before."""
+        """The job of that launch, if it was submitted before. Batch compares names without regard to case."""
         listed = self._account.clients.get("batch").list_jobs(
             jobQueue=self._queue, filters=[{"name": "JOB_NAME", "values": [here.name]}]
         )
-        return next((str(job["jobId"]) for job in listed.get("jobSummaryList", [])), "")
+        named = (job for job in listed.get("jobSummaryList", []) if job.get("jobName") == here.name)
+        return next((str(job["jobId"]) for job in named), "")
 
     def _submit(self, order: Order, here: _Handle) -> str:
         account = self._account
@@ -348,7 +352,11 @@ class BatchJobs:
         attempts = job.get("attempts", [])
         fresh: list[Death] = []
         n_read = 0
-        for number in range(len(known) + 1, len(attempts) + 1):
+        # Batch may list an attempt that still runs: a worker is dead once its attempt has stopped.
+        # https://docs.aws.amazon.com/batch/latest/APIReference/API_AttemptDetail.html
+        over = job.get("status") in _ENDED
+        n_stopped = next((i for i, one in enumerate(attempts) if not (over or one.get("stoppedAt"))), len(attempts))
+        for number in range(len(known) + 1, n_stopped + 1):
             container = attempts[number - 1].get("container", {})
             exit_code = container.get("exitCode")
             words = [str(attempts[number - 1].get("statusReason", "")), str(container.get("reason", ""))]
@@ -359,23 +367,32 @@ class BatchJobs:
             told = "; ".join(dict.fromkeys(filter(None, words)))
             worker_id = worker_id_of(here.launch_id, batch_digits(job_id, number))
             # Batch starts it again by its own rules, so it is no sign that workers cannot start.
-            again = job.get("status") not in _ENDED
-            fresh.append(Death(worker_id, f"{told}: job {job_id}, attempt {number}", was_taken=again))
+            fresh.append(Death(worker_id, f"{told}: job {job_id}, attempt {number}", was_taken=not over))
         self._seen[job_id] = _Seen(str(job["status"]), str(job.get("statusReason", "")), (*known, *fresh))
         return n_read
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 
     def shed(self, handle: str, n_slots: int) -> int:
-        """End the last children, but no more slots than asked for."""
+        """End the last children, but no more slots than asked for; how many will go.
+
+        Children have no tags, by which users' rights go: with those alone only a whole array can be ended, and children
+        that are too many leave when there is nothing for them to do.
+        Source: https://docs.aws.amazon.com/batch/latest/userguide/using-tags.html
+        """
         here = _Handle.load(handle)
         if here is None:
             return 0
         open_ = [job_id for job_id, seen in self._look(handle) if seen.status not in _ENDED]
-        chosen = open_[len(open_) - min(len(open_), n_slots // here.n_slots_each) :]
-        for job_id in chosen:
-            self._terminate(job_id, "fewer workers are wanted")
-        return len(chosen) * here.n_slots_each
+        n_chosen = min(len(open_), n_slots // here.n_slots_each)
+        if n_chosen == len(open_) and here.job_id:
+            return n_chosen * here.n_slots_each if self._terminate(here.job_id, "fewer workers are wanted") else 0
+        n_ended = 0
+        for job_id in reversed(open_):
+            if n_ended == n_chosen or not self._terminate(job_id, "fewer workers are wanted"):
+                break
+            n_ended += 1
+        return n_ended * here.n_slots_each
 
     def stop(self, handle: str, *, for_good: bool) -> None:
         """End the launch's jobs: SIGTERM, then SIGKILL. None of them is started again.
@@ -404,10 +421,14 @@ class BatchJobs:
         if here is not None and not here.detached:
             self.stop(handle, for_good=True)
 
-    def _terminate(self, job_id: str, reason: str) -> None:
-        """Of an array's id all its children. What fails is logged: such a worker leaves by itself."""
+    def _terminate(self, job_id: str, reason: str) -> bool:
+        """Of an array's id all its children; whether it was done. What fails is logged: such a worker leaves by itself."""
         try:
             self._account.clients.get("batch").terminate_job(jobId=job_id, reason=reason)
         except FOREIGN as error:
-            if error_code(error) != "ClientException":
-                _log.warning("a job was not ended, and its worker will leave by itself: %s: %s", job_id, error)
+            if error_code(error) == "ClientException":
+                return True  # it has ended
+            level = logging.INFO if ":" in job_id and is_denied(error) else logging.WARNING
+            _log.log(level, "a job was not ended, and its worker will leave by itself: %s: %s", job_id, error)
+            return False
+        return True

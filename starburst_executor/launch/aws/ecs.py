@@ -151,8 +151,9 @@ class _OnEcs(OnAws):
         # No request: a worker's id ends in digits of its ECS task, after which its stream is named.
         from starburst_executor.aws.logs import stream_of
 
-        known = [one for handle in handles for one in self._tasks.worker_ids(handle)]
-        return {stream_of(one.rpartition("-")[2]): one for one in [*known, *worker_ids]}
+        known = {stream: one for handle in handles for stream, one in self._tasks.streams(handle).items()}
+        others = {stream_of(one.rpartition("-")[2]): one for one in worker_ids if one not in known.values()}
+        return known | others
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +12,10 @@ import msgpack
 
 __all__ = ["Call", "EcsHandle"]
 
-_ID_BYTES = 16  # of an ECS task
+# An ECS task's id, which is packed if it is of the form that new accounts have; ECS calls it opaque.
+_PACKED = re.compile(r"[0-9a-f]{32}")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_ID_BYTES = 16
 
 
 class Call(NamedTuple):
@@ -76,7 +80,8 @@ class EcsHandle:
     def dump(self) -> str:
         """As it stands in the manifest."""
         *fields, _, why_fewer = astuple(self)
-        ids = b"".join(bytes.fromhex(task_id) for task_id, _ in self.tasks)
+        names = [task_id for task_id, _ in self.tasks]
+        ids = b"".join(map(bytes.fromhex, names)) if all(map(_PACKED.fullmatch, names)) else names
         packed: bytes = msgpack.packb((*fields, ids, [n_slots for _, n_slots in self.tasks], why_fewer))
         return base64.b85encode(packed).decode("ascii")
 
@@ -86,9 +91,11 @@ class EcsHandle:
         try:
             fields = msgpack.unpackb(base64.b85decode(handle), use_list=False)
             *plain, repeat, ids, slots, why_fewer = fields
-            if len(ids) != _ID_BYTES * len(slots):
+            if isinstance(ids, bytes):
+                ids = [ids[i : i + _ID_BYTES].hex() for i in range(0, len(ids), _ID_BYTES)]
+            if not all(map(_ID.fullmatch, ids)):
                 return None
-            tasks = tuple((ids[i * _ID_BYTES : (i + 1) * _ID_BYTES].hex(), n_slots) for i, n_slots in enumerate(slots))
+            tasks = tuple(zip(ids, slots, strict=True))
             loaded: tuple[Any, ...] = (*plain, tuple(Call(*call) for call in repeat), tasks, why_fewer)
             found = cls(*loaded)
         except (ValueError, TypeError, binascii.Error, msgpack.UnpackException):

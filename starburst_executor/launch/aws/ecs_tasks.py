@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +22,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from starburst_executor.aws.clients import FOREIGN, error_code, is_throttled, is_unclear, meaning
+from starburst_executor.aws.clients import FOREIGN, Passing, error_code, is_throttled, is_unclear, meaning
 from starburst_executor.aws.logs import CONTAINER, last_lines, stream_of
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import LaunchError, NoCapacity, QuotaExceeded, StarburstError
 from starburst_executor.launch.aws.ecs_handle import Call, EcsHandle
-from starburst_executor.launch.aws.remote import DIGITS, Account
+from starburst_executor.launch.aws.remote import Account, digits_of
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import launched_at, worker_id_of
 from starburst_executor.store.url import split_url
@@ -47,7 +48,17 @@ _FORGOTTEN_S = 3600.0  # a stopped ECS task is known for an hour at least
 _STOPS_AT_ONCE = 8
 _LOGS_MOST = 3  # log streams read for one look
 
-_NO_ROOM = ("capacity is unavailable", "resource:", "no container instances", "unable to place", "insufficient")
+# The last: an instance whose agent is away for the moment; of a provider with managed scaling no more than 500 ECS tasks may
+# wait for an instance, which is no quota of the account's.
+# https://docs.aws.amazon.com/AmazonECS/latest/developerguide/api_failures_messages.html
+# https://github.com/aws/aws-sdk-ruby/issues/3047
+_NO_ROOM = re.compile(
+    r"capacity is unavailable|resource:|no container instances|unable to place|insufficient|provisioning capacity limit|"
+    r"(?:^|: )agent(?:$|[:,])"
+)
+# Of the same definition, registered by another client.
+# https://github.com/dagster-io/dagster/pull/11192, https://github.com/PrefectHQ/prefect/issues/15865
+_BEATEN = "too many concurrent attempts"
 _QUOTA = ("reached the limit", "limit exceeded", "quota", "above your limit")
 _TAKEN = ("SpotInterruption", "TerminationNotice", "InfrastructureHealth")
 
@@ -129,9 +140,13 @@ class EcsTasks:
         here = EcsHandle.load(handle)
         if here is None:
             raise LaunchError("the launch's handle is not one of Amazon ECS")
-        if not here.n_calls:
-            here = self._fitting(here)
-        request = self._request(order, here)
+        try:
+            if not here.n_calls:
+                here = self._fitting(here)
+            request = self._request(order, here)
+        except Passing as error:
+            # Nothing is started by then: the same again, until it has taken too long.
+            return self._again(replace(here, n_tries=here.n_tries + 1), self._pause_s(here), error)
         calls = here.next_calls(_COUNT_MOST, _CALLS_AT_ONCE)
         self._next_look.setdefault(here.launch_id, self._clock.monotonic() + _POLL_S)
         with ThreadPoolExecutor(_CALLS_AT_ONCE, "starburst-run-task") as pool:
@@ -189,18 +204,26 @@ class EcsTasks:
         digest = hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:20]
         family = f"{stack.task_family_prefix}{digest}"
         try:
-            try:
-                found = ecs.describe_task_definition(taskDefinition=family)["taskDefinition"]
-                if found.get("status", "ACTIVE") == "ACTIVE":
-                    return family
-            except FOREIGN as error:
-                if error_code(error) != "ClientException":
-                    raise
-            tags = [{"key": "starburst:stack", "value": stack.name}]
-            ecs.register_task_definition(family=family, tags=tags, **definition)
+            if not self._is_registered(family):
+                tags = [{"key": "starburst:stack", "value": stack.name}]
+                ecs.register_task_definition(family=family, tags=tags, **definition)
         except FOREIGN as error:
+            if _BEATEN in str(error).lower():
+                raise Passing(
+                    f"another client registers the task definition {family} at this moment: {error}"
+                ) from error
             raise meaning(error, f"registering the task definition {family}") from error
         return family
+
+    def _is_registered(self, family: str) -> bool:
+        try:
+            found = self._account.clients.get("ecs").describe_task_definition(taskDefinition=family)["taskDefinition"]
+        except FOREIGN as error:
+            # ECS's word for one that is not there; also for what it is too busy for, which says so.
+            if error_code(error) != "ClientException" or is_throttled(error) or is_unclear(error):
+                raise
+            return False
+        return bool(found.get("status", "ACTIVE") == "ACTIVE")
 
     def _run(self, request: dict[str, Any], here: EcsHandle, call: Call) -> _Answer:
         """One RunTask and what its answer means. Never raises what AWS answers."""
@@ -276,8 +299,12 @@ class EcsTasks:
 
     def worker_ids(self, handle: str) -> list[str]:
         """Its workers, heard of or not. No request."""
+        return list(self.streams(handle).values())
+
+    def streams(self, handle: str) -> dict[str, str]:
+        """Its workers by the log streams of their ECS tasks. No request."""
         here = EcsHandle.load(handle)
-        return [] if here is None else [_worker_id(here, task_id) for task_id, _ in here.tasks]
+        return {} if here is None else {stream_of(task_id): _worker_id(here, task_id) for task_id, _ in here.tasks}
 
     def describe(self, handle: str) -> str:
         """How many are in which state, and why one stopped."""
@@ -439,11 +466,16 @@ def _refused(error: Exception) -> _Answer:
         return _Answer(error=found, is_throttled=True)
     if is_unclear(error):
         return _Answer(error=found, is_unclear=True)
+    if _is_no_room(_words_of(error)):
+        return _Answer(error=NoCapacity(str(found)))
     if any(words in text for words in _QUOTA):
         return _Answer(error=QuotaExceeded(f"{found}; see `starburst quota`"))
-    if _is_no_room(text):
-        return _Answer(error=NoCapacity(str(found)))
     return _Answer(error=found)
+
+
+def _words_of(error: Exception) -> str:
+    """What AWS said, without what the SDK puts before it."""
+    return str(getattr(error, "response", {}).get("Error", {}).get("Message", "")) or str(error)
 
 
 def _failure(failure: dict[str, Any], provider: str) -> LaunchError:
@@ -451,17 +483,17 @@ def _failure(failure: dict[str, Any], provider: str) -> LaunchError:
     reason, detail = str(failure.get("reason", "")), str(failure.get("detail", ""))
     said = f"{reason}: {detail}" if detail else reason
     text = said.lower()
-    if any(words in text for words in _QUOTA):
-        return QuotaExceeded(f"ECS says of {provider}: {said}; see `starburst quota`")
     if _is_no_room(text):
         return NoCapacity(
             f"ECS says of {provider}: {said}; try again later, another size or architecture, or On-Demand"
         )
+    if any(words in text for words in _QUOTA):
+        return QuotaExceeded(f"ECS says of {provider}: {said}; see `starburst quota`")
     return LaunchError(f"ECS says of {provider}: {said}")
 
 
 def _is_no_room(text: str) -> bool:
-    return any(words in text.lower() for words in _NO_ROOM)
+    return _NO_ROOM.search(text.lower()) is not None
 
 
 def _launch_error(error: StarburstError) -> LaunchError:
@@ -469,7 +501,7 @@ def _launch_error(error: StarburstError) -> LaunchError:
 
 
 def _worker_id(here: EcsHandle, task_id: str) -> str:
-    return worker_id_of(here.launch_id, task_id[:DIGITS])
+    return worker_id_of(here.launch_id, digits_of(task_id))
 
 
 def _value(given: _T | Callable[[], _T]) -> _T:

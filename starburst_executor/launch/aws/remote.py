@@ -11,31 +11,34 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Event
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from starburst_executor import config
 from starburst_executor.aws.billing.pricing import Pricing
 from starburst_executor.aws.billing.quotas import KINDS, read_quota
-from starburst_executor.aws.clients import Clients
+from starburst_executor.aws.clients import Clients, Passing
 from starburst_executor.aws.image.environment import find_environment
 from starburst_executor.aws.image.images import image_uri
 from starburst_executor.aws.logs import CONTAINER, STREAM_PREFIX
 from starburst_executor.aws.metadata import ecs_task_id
 from starburst_executor.aws.parameter import delete_key, parameter_name, put_key, read_key
 from starburst_executor.aws.stack.outputs import Stack, read_stack
-from starburst_executor.clock import Clock
+from starburst_executor.clock import Backoff, Clock
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError, QuotaExceeded
 from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import Bootstrap, worker_id_of
 from starburst_executor.store.url import split_url
 
-__all__ = ["DIGITS", "Account", "batch_digits", "engine_bootstrap", "worker_url"]
+__all__ = ["Account", "batch_digits", "digits_of", "engine_bootstrap", "worker_url"]
 
 _log = logging.getLogger(__name__)
 
 _ENTRY_POINT = ["python", "-m", "starburst_executor.worker"]
+# How long a worker waits at its start for an AWS that is too busy, or away.
+_PATIENCE_S, _PAUSES_S = 300.0, (0.5, 20.0)
 # So many of an ECS task's digits tell it apart: 64 bits, as many as all our ids have.
 DIGITS = 16
 # What AWS gives between SIGTERM and SIGKILL at most; a worker's `grace_s` and its last commits fit in.
@@ -174,9 +177,30 @@ def engine_bootstrap(engine: str, clock: Clock, path: tuple[str, ...]) -> Bootst
     if engine == "batch":
         digits = batch_digits(told.job_id, told.attempt)
     else:
-        digits = ecs_task_id(told.metadata_url, clock)[:DIGITS]
-    key = read_key(Clients(AwsSettings()), told.parameter)
+        digits = digits_of(ecs_task_id(told.metadata_url, clock))
+    key = _key(told.parameter, clock)
     return Bootstrap(key=key, path=path, worker_id=worker_id_of(told.launch_id, digits))
+
+
+def _key(parameter: str, clock: Clock) -> str:
+    """The key; what passes is waited for, since a worker that ends for it would count as one that cannot start."""
+    clients, never = Clients(AwsSettings()), Event()
+    backoff, deadline = Backoff(clock, *_PAUSES_S), clock.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return read_key(clients, parameter)
+        except Passing:
+            if clock.monotonic() >= deadline:
+                raise
+        clock.wait(never, backoff.next_s())
+
+
+def digits_of(task_id: str) -> str:
+    """What a worker's id says of an ECS task. Its id is opaque to us: older accounts have hyphens in it.
+
+    Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-account-settings.html#ecs-resource-ids
+    """
+    return "".join(filter(str.isalnum, task_id))[:DIGITS]
 
 
 def batch_digits(job_id: str, attempt: int) -> str:

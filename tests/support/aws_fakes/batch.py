@@ -25,6 +25,7 @@ class FakeBatch:
     """One account's jobs.
 
     Attributes:
+        shows_running: An attempt that still runs is among a job's attempts, without a time at which it stopped.
         stuck: Why jobs stay RUNNABLE, as Batch says it; None if they do not.
         lose_next: The next submission's answer is lost.
     """
@@ -41,6 +42,7 @@ class FakeBatch:
         self.streams: dict[str, Container] = {}
         self.threads: list[threading.Thread] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.shows_running = False
         self.stuck: str | None = None
         self.lose_next = False
         self.kill_after_s = 20.0
@@ -173,7 +175,12 @@ class FakeBatch:
         return {"jobs": [self._shown(one) for one in request["jobs"] if one in self.jobs]}
 
     def _shown(self, job_id: str) -> dict[str, Any]:
-        return {name: value for name, value in self.jobs[job_id].items() if name != "why"}
+        job = self.jobs[job_id]
+        shown = {name: value for name, value in job.items() if name != "why"}
+        if self.shows_running and job["status"] == "RUNNING":
+            now = {"startedAt": int(time.time() * 1000), "container": {}, "statusReason": ""}
+            shown["attempts"] = [*job["attempts"], now]
+        return shown
 
     def _listjobs(self, request: dict[str, Any]) -> dict[str, Any]:
         found = [
@@ -198,7 +205,8 @@ class FakeBatch:
 
     def _terminatejob(self, request: dict[str, Any]) -> dict[str, Any]:
         asked = request["jobId"]
-        if self.requests[asked.partition(":")[0]].get("tags") != {"starburst:stack": "starburst"}:
+        # Children have no tags: https://docs.aws.amazon.com/batch/latest/userguide/using-tags.html
+        if ":" in asked or self.requests[asked].get("tags") != {"starburst:stack": "starburst"}:
             raise Refusal("AccessDeniedException", "not authorized to perform: batch:TerminateJob", 403)
         for one, job in self.jobs.items():
             if (one == asked or one.partition(":")[0] == asked) and job["status"] not in _ENDED:

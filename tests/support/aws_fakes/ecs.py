@@ -60,6 +60,7 @@ class FakeEcs:
         self._tokens: dict[str, tuple[str, list[str]]] = {}
         self.launches = Bucket(20, 20.0)
         self.registrations = Bucket(20, 1.0)
+        self.hyphens = False  # ids of ECS tasks have them, as those of older accounts
 
     def ask(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
         with self.lock:
@@ -176,7 +177,8 @@ class FakeEcs:
         return {"tasks": tasks, "failures": failures}
 
     def _start(self, request: dict[str, Any], provider: str) -> dict[str, Any]:
-        task_id = Path("/proc/sys/kernel/random/uuid").read_text(encoding="ascii").strip().replace("-", "")
+        task_id = Path("/proc/sys/kernel/random/uuid").read_text(encoding="ascii").strip()
+        task_id = task_id if self.hyphens else task_id.replace("-", "")
         definition = self.definitions[request["taskDefinition"]]
         arn = f"{_arn('task')}/{self.cluster}/{task_id}"
         self.tasks[task_id] = task = {

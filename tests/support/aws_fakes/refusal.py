@@ -17,6 +17,13 @@ class Refusal(Exception):
         self.body = {"__type": code, "message": message, **more}
 
 
+class Page(Refusal):
+    """A gateway in front of AWS answers for it, in HTML."""
+
+    def __init__(self, status: int = 503) -> None:
+        super().__init__("", "", status)
+
+
 class LostAnswer(Exception):
     """It is done, and nobody hears of it: the connection ends."""
 

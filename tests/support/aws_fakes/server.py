@@ -9,6 +9,7 @@ import json
 import threading
 import urllib.error
 import urllib.request
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,7 +22,7 @@ import pytest
 
 from tests.support.aws_fakes.batch import FakeBatch
 from tests.support.aws_fakes.ecs import FakeEcs
-from tests.support.aws_fakes.refusal import LostAnswer, Refusal
+from tests.support.aws_fakes.refusal import LostAnswer, Page, Refusal
 from tests.support.moto_server import MotoServer
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/starburst:test"
@@ -58,6 +59,8 @@ class FakeAws:
         }
         self.parameters: dict[str, str] = {}
         self.hidden_parameters = False  # workers do not find theirs
+        # What the next calls of an operation meet, one each, of whichever service: "GetParameter", "describejobs".
+        self.troubles: dict[str, deque[Refusal]] = defaultdict(deque)
         self.quotas: dict[str, float] = {}
         roles = {self.outputs["ExecutionRoleArn"], self.outputs["WorkerRoleArn"]}
         self.ecs = FakeEcs(folder, self._platform, {IMAGE}, roles)
@@ -103,10 +106,16 @@ class FakeAws:
 
     def ask(self, target: str, request: dict[str, Any]) -> dict[str, Any]:
         service, _, operation = target.partition(".")
+        self.meet(operation)
         if service.startswith("AmazonEC2ContainerService"):
             return self.ecs.ask(operation, request)
         answer: dict[str, Any] = getattr(self, f"_{operation}")(request)
         return answer
+
+    def meet(self, operation: str) -> None:
+        """Raises: Refusal, what a call of this operation is to meet."""
+        if self.troubles[operation]:
+            raise self.troubles[operation].popleft()
 
     def _PutParameter(self, request: dict[str, Any]) -> dict[str, Any]:
         assert request["Type"] == "SecureString"
@@ -202,10 +211,13 @@ def _handler(aws: FakeAws) -> type[BaseHTTPRequestHandler]:
                 elif target:
                     self._answer(200, json.dumps(aws.ask(target, json.loads(body or b"{}"))))
                 elif self.path.startswith("/v1/"):
+                    aws.meet(self.path[4:])
                     self._answer(200, json.dumps(aws.batch.ask(self.path[4:], json.loads(body or b"{}"))))
                 else:
                     assert parse_qs(body.decode())["Action"] == ["DescribeStacks"]
                     self._answer(200, aws.stack_xml(), "text/xml")
+            except Page as page:
+                self._answer(page.status, "<html><body>Service Unavailable</body></html>", "text/html")
             except Refusal as refusal:
                 self._answer(refusal.status, json.dumps(refusal.body), code=refusal.code)
             except LostAnswer:
