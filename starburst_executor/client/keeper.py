@@ -134,12 +134,13 @@ class ClientKeeper:
         Store: see `Staying`.
         """
         starter, staying, state = self._starter, self._staying, self._session.manifest.state
-        if starter is None or staying is None or not self._needs_workers():
+        if starter is None or not self._needs_workers():
             return True
         if state != SessionState.OPEN:
             self.leave_error = starter.error() if state == SessionState.BROKEN else None
             return True
-        return staying.is_sure(is_starting=starter.is_starting)
+        # Asked in the middle of a turn: it looks from the next one on.
+        return staying is not None and staying.is_sure(is_starting=starter.is_starting)
 
     def renumber(self) -> None:
         """The number of workers has been changed: drain those that are too many, at the next turn. Thread-safe."""

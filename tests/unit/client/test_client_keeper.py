@@ -452,3 +452,18 @@ def test_a_client_that_cannot_leave_its_work_to_anybody_says_so() -> None:
     with pytest.raises(LaunchError, match="no room"):
         Client(rig, launcher).leaves()
     assert Client(rig).leaves()
+
+
+def test_a_client_that_is_asked_to_leave_in_the_middle_of_a_turn_still_looks_for_a_worker_that_stays():
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    start = launcher.start
+
+    def asked(order: Order, handle: str = "") -> Started:
+        client.keeper.ask_to_leave()
+        return start(order, handle)
+
+    launcher.start = asked  # type: ignore[method-assign]
+    client.turns(1.0)
+    assert launcher.orders
+    assert not client.keeper.may_leave.is_set()
