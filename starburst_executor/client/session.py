@@ -159,12 +159,12 @@ def start(
         session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
         session_key = config.new_session_key(session_id, detached=detached, given=key)
         session = SessionStore(store, session_id, Sealer(bytes(session_key), session_id), clock)
-        digest = None
-        if initializer is not None:
-            code = code_for(store, clock, settings)
-            digest = _store_initializer(session, initializer, "" if code is None else code.name())
         manifest = _first_manifest(session, settings, timings, detached=detached, launcher=launcher)
-        session.create_manifest(replace(manifest, initializer=digest))
+        if initializer is None:
+            session.create_manifest(manifest)
+        else:
+            code = code_for(store, clock, settings)
+            _begin_with(session, manifest, calls.dump_function(initializer, "" if code is None else code.name()))
     except BaseException:
         store.close()
         raise
@@ -255,11 +255,17 @@ def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
     retrying(probe_conditional_writes, store)
 
 
-def _store_initializer(session: SessionStore, initializer: Callable[[], object], code: str) -> str:
-    pickled = calls.dump_function(initializer, code)
-    digest = calls.digest(pickled)
-    session.store.create(session.keys.function(digest), session.sealer.sealed("function", digest, pickled))
-    return digest
+def _begin_with(session: SessionStore, manifest: Manifest, initializer: bytes) -> None:
+    """Create a session that has an initializer.
+
+    The manifest comes first, although it names the other: without one, objects are what landed in a session that has been
+    deleted, and may be swept. Before this returns no one else knows the session.
+
+    # Crash here: a session without its initializer, and without tasks. It is swept if it is an attached one.
+    """
+    digest = calls.initializer_digest(initializer)
+    session.create_manifest(replace(manifest, initializer=digest))
+    session.store.create(session.keys.function(digest), session.sealer.sealed("initializer", digest, initializer))
 
 
 def attach(

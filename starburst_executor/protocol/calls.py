@@ -32,6 +32,7 @@ __all__ = [
     "dump_function",
     "function_stream",
     "has_modules_by_value",
+    "initializer_digest",
     "load_call",
     "load_function",
     "opened",
@@ -51,6 +52,11 @@ _NO_PIECES: Mapping[bytes, bytes] = {}
 def digest(pickled: bytes) -> str:
     """The name under which a function's pickle is stored: 32 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(pickled).hexdigest()[:32]
+
+
+def initializer_digest(pickled: bytes) -> str:
+    """The name of an initializer: another one than the same function has as a function that tasks call."""
+    return digest(b"initializer\0" + pickled)
 
 
 def dump_function(function: Callable[..., Any], code: str = "") -> bytes:

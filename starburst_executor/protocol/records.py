@@ -33,9 +33,15 @@ __all__ = [
     "decode_client_beat",
     "decode_manifest",
     "encode",
+    "settings_of",
 ]
 
 FORMAT = 1
+_SETTINGS = (
+    *("kind", "python", "workers", "initializer", "owner", "keep", "idle_exit", "deadline_at"),
+    *("retries", "max_losses", "max_result_bytes", "task_timeout", "max_tasks_per_child"),
+    *("budget_usd", "max_hourly_cost"),
+)
 # The two kinds of session: one that ends with its client, and one that outlives it.
 ATTACHED = "attached"
 DETACHED = "detached"
@@ -131,6 +137,11 @@ class Launch:
 class Manifest:
     """The configuration and the state of a session.
 
+    Attributes:
+        seal: Binds the settings (`settings_of`) to the session's key.
+        owner: The process of the client that made it, on this machine (`client/owner.py`).
+        keep: Whether it is kept after its end, until a person deletes it.
+
     Attributes, of money (`protocol/money.py`):
         budget_usd: At so many dollars the session ends, or None.
         max_hourly_cost: No workers are started that make it cost more an hour, in dollars, or None.
@@ -162,6 +173,9 @@ class Manifest:
     budget_usd: float | None = None
     max_hourly_cost: float | None = None
     spent_usd: float = 0.0
+    seal: bytes = b""
+    owner: str = ""
+    keep: bool = False
 
     def open_epochs(self) -> list[tuple[int, int]]:
         """(ordinal, number) of every epoch that is listed."""
@@ -288,7 +302,24 @@ def decode_manifest(body: bytes) -> Manifest:
         budget_usd=fields.optional("budget_usd", float),
         max_hourly_cost=fields.optional("max_hourly_cost", float),
         spent_usd=fields.take("spent_usd", float),
+        seal=fields.take("seal", bytes),
+        owner=fields.take("owner", str),
+        keep=fields.take("keep", bool),
     )
+
+
+def settings_of(manifest: Manifest) -> bytes:
+    """What a manifest's seal is over: all that only a client with the session's key decides.
+
+    That is what runs before each task, what a session may cost, how long it lives, how its tasks are judged and whether
+    it may be swept. Not in it: what workers and clients change all the time, that is states, epochs, launches and money
+    spent; the launcher, which has a seal of its own; and timings, of which other releases may know more.
+    """
+    values = [getattr(manifest, name) for name in _SETTINGS]
+    # A limit may be given as an integer; it is read back as a float.
+    numbers = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
+    packed: bytes = msgpack.packb(numbers)
+    return packed
 
 
 def decode_beat(body: bytes) -> WorkerBeat:

@@ -26,10 +26,12 @@ _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5
 class Sealer:
     """Seals and opens payloads of one session. Immutable, thread-safe; its `repr` shows no key."""
 
-    __slots__ = ("_inner", "_outer", "session_id")
+    __slots__ = ("_inner", "_outer", "has_key", "session_id")
 
     def __init__(self, key: bytes, session_id: str) -> None:
         self.session_id = session_id
+        # Without a key what is not sealed can be read: how many tasks a session has, and in which state.
+        self.has_key = bool(key)
         # HMAC as its two hashes, keyed once and copied for each payload. The `hmac` module gives the same bytes at twice
         # the cost, and each task is sealed and opened twice.
         block = (key if len(key) <= _BLOCK_BYTES else hashlib.sha256(key).digest()).ljust(_BLOCK_BYTES, b"\0")

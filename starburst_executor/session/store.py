@@ -7,6 +7,7 @@ Guarantee: every change of the manifest or of a status object is a swap on the E
 from __future__ import annotations
 
 import hashlib
+import hmac
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,7 @@ __all__ = ["Group", "SessionStore", "Versioned", "new_token"]
 
 # Kind and place of the seal in a manifest by which a key is recognised.
 _TOKEN = ("token", "manifest")
+_SETTINGS = ("settings", "manifest")
 
 
 def new_token(sealer: Sealer) -> bytes:
@@ -78,6 +80,7 @@ class SessionStore:
         self._unrung: tuple[list[str], int] = ([], 0)
         self._rung = (float("-inf"), float("-inf"))  # when the last two rings began
         self._rings = False
+        self._is_right_key = False  # only ever becomes true
 
     @property
     def session_id(self) -> str:
@@ -92,16 +95,16 @@ class SessionStore:
 
     def create_manifest(self, manifest: Manifest) -> None:
         """Begin the session. Store: 1 create."""
+        manifest = self._sealed(manifest)
         etag = self.store.create(self.keys.manifest, records.encode(manifest, self.clock.new_id()))
+        self._is_right_key = True
         self._remember(manifest, etag, after=None)
 
     def has_right_key(self) -> bool:
         """Whether the manifest's token was sealed with the key that we have."""
-        try:
-            self.sealer.open_sealed(*_TOKEN, self.manifest.token)
-        except RecordInvalid:
-            return False
-        return True
+        is_right = self._opens(self.manifest.token)
+        self._is_right_key = self._is_right_key or is_right
+        return is_right
 
     def check_python(self) -> None:
         """Raises: VersionMismatch if pickles of this session cannot be read here."""
@@ -141,6 +144,7 @@ class SessionStore:
             manifest = records.decode_manifest(stored.body)
         except (RecordInvalid, VersionMismatch) as error:
             raise type(error)(f"{error}: session={self.session_id}") from error
+        self._check_seal(manifest)
         self._remember(manifest, stored.etag, after=etag)
         return manifest
 
@@ -154,7 +158,9 @@ class SessionStore:
             with self._lock:
                 manifest, etag = self._manifest or manifest, self._manifest_etag
             changed = step(manifest)
-            if changed is None:
+            if changed is not None:
+                changed = self._sealed(changed)
+            else:
                 # What we remember may be old: only a fresh manifest may say that there is nothing to do.
                 fresh = self.refresh()
                 if fresh is manifest or step(fresh) is None:
@@ -177,6 +183,30 @@ class SessionStore:
             return replace(manifest, state=state, reason=reason) if manifest.state.may_become(state) else None
 
         return self.change(step)
+
+    def _sealed(self, manifest: Manifest) -> Manifest:
+        return replace(manifest, seal=self.sealer.seal(*_SETTINGS, records.settings_of(manifest)))
+
+    def _check_seal(self, manifest: Manifest) -> None:
+        """Raises: RecordInvalid if its settings are not those of a client with the session's key.
+
+        # Guarantee: whoever has the key neither acts on such settings nor seals them with the next change.
+        """
+        if not self.sealer.has_key or hmac.compare_digest(manifest.seal, self._sealed(manifest).seal):
+            return
+        if not self._is_right_key and not self._opens(manifest.token):
+            return  # with a key that is not this session's no seal fits: `has_right_key` says so
+        raise RecordInvalid(
+            "the session's settings bear a wrong seal: they were changed by a program without its key: "
+            f"session={self.session_id}"
+        )
+
+    def _opens(self, token: bytes) -> bool:
+        try:
+            self.sealer.open_sealed(*_TOKEN, token)
+        except RecordInvalid:
+            return False
+        return True
 
     def _remember(self, manifest: Manifest, etag: str, *, after: str | None) -> None:
         """Take in a manifest that was read or written after the one with the ETag `after`, if that is the newest known.
@@ -283,7 +313,7 @@ class SessionStore:
             if len(groups) < GROUPS_PER_EPOCH or not all(group.size_class.has_ended for group in groups):
                 return
             closed = replace(submitter, open=tuple(n for n in submitter.open if n != number))
-            changed = manifest.with_submitter(ordinal, closed)
+            changed = self._sealed(manifest.with_submitter(ordinal, closed))
             try:
                 new_etag = self.store.swap(self.keys.manifest, records.encode(changed, self.clock.new_id()), etag)
             except PreconditionFailed:
@@ -304,6 +334,11 @@ class SessionStore:
         """A function and the name of its code, its seal checked. Raises: PayloadError, RecordInvalid. Store: 1 GET."""
         body = self._payload(self.keys.function(digest), f"function {digest}")
         return bytes(self.sealer.open_sealed("function", digest, body))
+
+    def initializer(self, digest: str) -> bytes:
+        """As `function`, of an initializer, whose seal is one of its own: no function of a task is taken for one."""
+        body = self._payload(self.keys.function(digest), f"initializer {digest}")
+        return bytes(self.sealer.open_sealed("initializer", digest, body))
 
     def calls(self, group_id: str, start: int, length: int) -> bytes:
         """Bytes of what was too big to inline of the calls of a status object, unchecked. Raises: PayloadError. Store: 1 GET."""

@@ -34,7 +34,7 @@ class Functions:
         self._session = session
         self._code = code
         digest = session.manifest.initializer
-        self.initializer = None if digest is None else session.function(digest)
+        self.initializer = None if digest is None else session.initializer(digest)
         self._known: dict[str, Function] = {}
 
     def get(self, digest: str) -> Function:

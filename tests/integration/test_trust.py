@@ -36,7 +36,7 @@ from starburst_executor.client.handles import sealed_handle
 from starburst_executor.config import find_session_key, log_folder, user_key
 from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest
-from starburst_executor.protocol.seal import SEAL_BYTES
+from starburst_executor.protocol.seal import SEAL_BYTES, Sealer
 from starburst_executor.protocol.status import Entry, Located, Status
 from starburst_executor.session.store import SessionStore
 from tests.sessions import descendants, detached, is_alive, local_pids, run_python, timings_for, wait_until, worker_pids
@@ -325,6 +325,62 @@ def test_an_initializer_that_was_changed_ends_in_an_error_that_says_so(store_url
     executor.flush()
     [error] = run(executor)
     assert "wrong seal" in str(error)
+
+
+def purge(path: str, really: bool = True) -> bool:
+    """What its user only ever asks for with `really=False`."""
+    if really:
+        os.mkdir(path)
+    return really
+
+
+@SQLITE
+@pytest.mark.parametrize("how", ["a function as initializer", "no initializer", "another initializer"])
+def test_who_has_no_key_does_not_decide_what_runs_first(store_url: str, how: str, tmp_path: Path) -> None:
+    """Only what was asked for in just that way: a function of a task is no initializer, and none is left out."""
+    path = tmp_path / "purged"
+    initializer = None if how == "a function as initializer" else echo
+    executor = detached(
+        store_url, workers=1, launcher="none", initializer=initializer, initargs=(1,) if initializer else ()
+    )
+    future = executor.submit(purge, str(path), really=False)
+    executor.flush()
+    session = session_of(executor)
+    (group,) = session.all_groups()
+    found = session.read(group.key)
+    assert found is not None
+    digest = None if how == "no initializer" else found.status.functions[0]
+    stranger = SessionStore(session.store, session.session_id, Sealer(b"", session.session_id), session.clock)
+    stranger.change(lambda manifest: None if manifest.initializer == digest else replace(manifest, initializer=digest))
+    worker = run_python(RUN_WORKER, executor.url)
+    assert worker.wait(60) != 0
+    with pytest.raises(RecordInvalid, match="settings"):
+        future.result(60)
+    with pytest.raises(RecordInvalid, match="settings"):
+        DetachedExecutor.reattach(executor.url, launcher="none")
+    assert not path.exists()
+    executor.detach()
+
+
+@SQLITE
+@pytest.mark.parametrize("how", ["index", "name", "body"])
+def test_a_call_of_another_function_is_refused(store_url: str, how: str) -> None:
+    """Both are sealed and of this session; that they belong together is sealed with the call."""
+    executor = waiting(store_url, (echo, 1), (twice, 2), (echo, 3))
+    session = session_of(executor)
+    (group,) = session.all_groups()
+    found = session.read(group.key)
+    assert found is not None
+    names = found.status.functions
+    if how == "index":
+        rewrite(executor, 1, lambda entry: entry._replace(function=0))
+    elif how == "name":
+        session.update(group.key, lambda seen: replace(seen, functions=(names[0], names[0])))
+    else:
+        session.store.put(session.keys.function(names[1]), body_of(session, session.keys.function(names[0])))
+    one, two, three = run(executor)
+    assert (one, three) == (1, 3)
+    assert isinstance(two, RecordInvalid)
 
 
 def ended(store_url: str, *calls: tuple[Callable[..., Any], Any]) -> DetachedExecutor:

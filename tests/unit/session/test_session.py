@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from starburst_executor.errors import ObjectNotFound, PayloadError, RecordInvalid, SessionNotFound, StoreUnavailable
 from starburst_executor.protocol import records, status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
-from starburst_executor.protocol.records import Bell, Manifest, SessionState
+from starburst_executor.protocol.records import DETACHED, Bell, Manifest, SessionState
+from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.base import Body
@@ -105,6 +106,74 @@ def test_a_wrong_key_is_noticed() -> None:
     assert rig.session.has_right_key()
     rig.session.change(lambda m: replace(m, token=b"x" * 32))
     assert not rig.session.has_right_key()
+
+
+# What another program may be after, and what it would write.
+FORGED: dict[str, object] = {
+    "kind": DETACHED,
+    "python": "3.12",
+    "workers": 10_000,
+    "initializer": DIGEST,
+    "owner": "a process that is gone",
+    "keep": True,
+    "idle_exit": False,
+    "deadline_at": 1e12,
+    "retries": 100,
+    "max_losses": 100,
+    "max_result_bytes": 2**50,
+    "task_timeout": 1e6,
+    "max_tasks_per_child": 1,
+    "budget_usd": 1e6,
+    "max_hourly_cost": 1e6,
+}
+# What workers and clients change all the time, or what has a seal of its own.
+OPEN = {
+    *("session_id", "created_at", "library", "token", "timings", "state", "reason", "launcher", "launcher_seal"),
+    *("submitters", "launches", "spent_usd", "seal"),
+}
+
+
+def test_of_each_field_it_is_known_whether_it_is_sealed() -> None:
+    names = {field.name for field in fields(Manifest)}
+    assert names == FORGED.keys() | OPEN
+
+
+@pytest.mark.parametrize("name", FORGED)
+@pytest.mark.parametrize("key", [b"", b"another"])
+def test_settings_that_were_changed_without_the_key_are_refused(name: str, key: bytes) -> None:
+    rig = Rig()
+    here = rig.another()
+    here.refresh()
+    stranger = SessionStore(rig.objects, "a-session", Sealer(key, "a-session"), rig.clock)
+    stranger.change(lambda m: None if getattr(m, name) == FORGED[name] else replace(m, **{name: FORGED[name]}))
+    before = rig.objects.get(rig.keys.manifest)
+    for session in (here, rig.session, rig.another()):
+        with pytest.raises(RecordInvalid, match=r"settings.*session=a-session"):
+            session.refresh()
+        # Nor does any change of ours bear our seal then.
+        with pytest.raises(RecordInvalid):
+            session.change(lambda m: replace(m, reason="changed"))
+    assert rig.objects.get(rig.keys.manifest) == before
+
+
+def test_states_are_not_sealed_and_the_seal_outlives_their_changes() -> None:
+    rig = Rig(task_timeout=5, max_hourly_cost=2)  # integers here, floats once read
+    stranger = SessionStore(rig.objects, "a-session", Sealer(b"", "a-session"), rig.clock)
+    assert stranger.manifest.task_timeout == 5.0
+    rig.session.change(lambda m: replace(m, reason="one"))
+    assert rig.another().refresh().reason == "one"
+
+
+def test_a_stranger_cannot_pass_for_a_session_of_another_key() -> None:
+    """A token that does not fit means a wrong key; but this session's key was right before."""
+    rig = Rig()
+    here = rig.another()
+    assert here.has_right_key()
+    stranger = SessionStore(rig.objects, "a-session", Sealer(b"", "a-session"), rig.clock)
+    stranger.change(lambda m: None if m.keep else replace(m, keep=True, token=b"x" * 32))
+    with pytest.raises(RecordInvalid):
+        here.refresh()
+    assert not rig.another().has_right_key()
 
 
 # --- status objects ---------------------------------------------------------------------------------------------------

@@ -979,7 +979,7 @@ def test_the_initializers_code_is_there_for_functions_of_others(
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     rig = Rig()
-    initializer = with_code(rig, a_zip("initializer"))
+    initializer = with_code(rig, a_zip("initializer"), kind="initializer")
     rig.session.change(lambda manifest: replace(manifest, initializer=initializer))
     stage = Stage(rig=rig)
     stage.rig.submit(1)
@@ -1009,11 +1009,11 @@ def a_zip(text: str) -> bytes:
     return stream.getvalue()
 
 
-def with_code(rig: Rig, body: bytes) -> str:
+def with_code(rig: Rig, body: bytes, kind: str = "function") -> str:
     """A stored function that needs this code; its digest."""
     name = f"2026-04/{hashlib.sha256(body).hexdigest()}"
     rig.objects.create(f"code/{name}", body)
     function = calls.dump_function(pow, name)
     digest = calls.digest(function)
-    rig.objects.create(rig.keys.function(digest), rig.sealer.sealed("function", digest, function))
+    rig.objects.create(rig.keys.function(digest), rig.sealer.sealed(kind, digest, function))
     return digest
