@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from starburst_executor.client.cleanup import Sweep, delete_session
 from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector
 from starburst_executor.client.functions import FunctionPickles, Prepared
 from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture, for_each
 from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.client.money import Cost, cost_of
 from starburst_executor.client.pieces import BigCall
-from starburst_executor.client.session import Opened, code_for, delete_session, is_embedded, open_submitter, sweep
+from starburst_executor.client.session import Opened, code_for, is_embedded, open_submitter
 from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
 from starburst_executor.client.workforce import Workforce
 from starburst_executor.clock import Clock
@@ -53,6 +54,8 @@ from starburst_executor.session.repair import end_what_is_left
 __all__ = ["Engine"]
 
 _log = logging.getLogger(__name__)
+# Between two steps of the sweep.
+_TIDY_S = 0.05
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -99,6 +102,7 @@ class Engine:
         self.cost_alert_threshold = settings.cost_alert_threshold
         self._pid = os.getpid()
         self._embedded = is_embedded(opened.store.url)
+        self.has_tidied = not self._embedded
         self._pool = None if self._embedded else ThreadPoolExecutor(_REMOTE_SENDERS, f"{THREAD_PREFIX}fetch")
         self._functions = FunctionPickles()
         self._client_id = clock.new_id(4)
@@ -311,11 +315,14 @@ class Engine:
             self._clock.wait(self._stop, collector.pause_s())
 
     def _keep(self) -> None:
-        if self._embedded:
-            # On S3 a lifecycle rule of the bucket does this.
-            sweep(self.opened.store, self._clock)
+        # On S3 a lifecycle rule of the bucket does this.
+        sweep = Sweep(self.opened.store.inner, self._clock) if self._embedded else None
         while not self._stop.is_set():
             pause_s = self._keeper.turn()
+            self.has_tidied = sweep is None
+            if sweep is not None:
+                # After what has to be done, and a little at a time: the first result does not wait for tidiness.
+                sweep, pause_s = (sweep, min(pause_s, _TIDY_S)) if sweep.step() else (None, pause_s)
             self._clock.wait(self._wake_keeper, pause_s)
             self._wake_keeper.clear()
 

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import hmac
 import logging
-import math
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starburst_executor import config
 from starburst_executor.client import registry
+from starburst_executor.client.cleanup import say_skipped, utc
+from starburst_executor.client.owner import this_process
 from starburst_executor.client.submitter import submitter_record
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.config import SessionKey, Settings, Timings
 from starburst_executor.errors import (
+    AccessDenied,
     ConfigError,
     KeyNotFound,
     RecordInvalid,
@@ -51,7 +52,6 @@ __all__ = [
     "attach",
     "census",
     "code_for",
-    "delete_session",
     "is_embedded",
     "list_sessions",
     "own_launcher",
@@ -63,8 +63,8 @@ _log = logging.getLogger(__name__)
 # A store that does not answer the first request is more likely misspelt than away.
 _FIRST_PATIENCE_S = 10.0
 _FIRST_PAUSE_S = 0.05
-# A dead client's attached session is of no use to anybody: nobody can attach to it again.
-SWEEP_AFTER_S = 7 * 24 * 3600.0
+# Of many files one may be locked by a program that is none of ours: the others are not to wait for it.
+_FILE_PATIENCE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class SessionSummary:
     n_ended: int
 
     def __str__(self) -> str:
-        created = _utc(self.created_at).strftime("%Y-%m-%d %H:%M")
+        created = utc(self.created_at).strftime("%Y-%m-%d %H:%M")
         return f"{self.id}  {created} UTC  {self.state:<10}  {self.n_ended:>7,} of {self.n_tasks:,} tasks ended"
 
 
@@ -156,7 +156,7 @@ def start(
     try:
         if not embedded:
             _probe(store.inner, clock, first_s)
-        session_id = f"{_utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
+        session_id = f"{utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
         session_key = config.new_session_key(session_id, detached=detached, given=key)
         session = SessionStore(store, session_id, Sealer(bytes(session_key), session_id), clock)
         manifest = _first_manifest(session, settings, timings, detached=detached, launcher=launcher)
@@ -203,6 +203,8 @@ def _first_manifest(
         submitters=(submitter_record(clock.new_id(4)),),
         budget_usd=settings.budget_usd,
         max_hourly_cost=settings.max_hourly_cost,
+        owner=this_process(),
+        keep=settings.keep,
     )
 
 
@@ -330,27 +332,18 @@ def census(session: SessionStore) -> Counter[State]:
     return counts
 
 
-def delete_session(session: SessionStore) -> None:
-    """Delete exactly this session's objects, all of them, the manifest last. Harmless if they are gone.
-
-    Store: 1 GET, 1 swap, 1 LIST per 1,000 objects until one is empty, 1 delete per 1,000.
-    """
-    store, keys = session.store, session.keys
-    # A manifest that is gone: somebody is deleting the session, or did not finish.
-    with suppress(SessionNotFound):
-        session.end(SessionState.DELETED, "deleted")
-    while left := [line.key for line in store.list(keys.folder) if line.key != keys.manifest]:
-        store.delete(left)
-    store.delete([keys.manifest])
-    registry.forget(session.session_id)
-
-
 def list_sessions(store_url: str, clock: Clock) -> Iterator[SessionSummary]:
-    """Every session in a store that can be read, oldest first. Store: 1 LIST; 1 GET and 1 LIST a session."""
+    """Every session in a store that can be read, oldest first; of what cannot be read a warning says so, once.
+
+    Store: 1 LIST; 1 GET and 1 LIST a session.
+    """
     store = PatientStore(open_store(store_url), clock, patience_s=_FIRST_PATIENCE_S)
     with closing(store):
-        for name in store.list_folders(SESSIONS):
-            summary = _summary(store, name, clock) if is_session_id(name) else None
+        names = [name for name in store.list_folders(SESSIONS) if is_session_id(name)]
+        if is_embedded(store.url):
+            store.patience_s = _FILE_PATIENCE_S
+        for name in names:
+            summary = _summary(store, name, clock)
             if summary is not None:
                 yield summary
 
@@ -361,7 +354,16 @@ def _summary(store: ObjectStore, session_id: str, clock: Clock) -> SessionSummar
     try:
         manifest = session.refresh()
         groups = session.all_groups()
-    except (RecordInvalid, VersionMismatch, SessionNotFound):
+    except SessionNotFound:
+        return None
+    except (RecordInvalid, VersionMismatch, AccessDenied) as error:
+        say_skipped(store.url, session_id, error)
+        return None
+    except StoreUnavailable as error:
+        if not is_embedded(store.url):
+            raise
+        # Each session is a file of its own here, and this one is locked or damaged.
+        say_skipped(store.url, session_id, error)
         return None
     return SessionSummary(
         id=session_id,
@@ -374,30 +376,6 @@ def _summary(store: ObjectStore, session_id: str, clock: Clock) -> SessionSummar
     )
 
 
-def sweep(store: ObjectStore, clock: Clock) -> None:
-    """Delete attached sessions that were left behind when their client died, a week ago or longer, and remains of others.
-
-    Store: 1 LIST; 1 GET and 1 LIST for each session that old.
-    """
-    # Ids begin with the date of their making, so the young ones need not be read.
-    newest = f"{_utc(clock.now() - SWEEP_AFTER_S):%Y%m%d-%H%M%S}"
-    for name in store.list_folders(SESSIONS):
-        if is_session_id(name) and name < newest:
-            with suppress(RecordInvalid, VersionMismatch):
-                _sweep_one(SessionStore(store, name, Sealer(b"", name), clock))
-
-
-def _sweep_one(session: SessionStore) -> None:
-    # Without a manifest it is what landed, too late, in a session that had been deleted.
-    with suppress(SessionNotFound):
-        if session.refresh().kind != ATTACHED:
-            return
-    lines = session.store.list(session.keys.folder)
-    touched_at = max((line.modified_at for line in lines), default=session.clock.now())
-    if session.clock.now() - touched_at > SWEEP_AFTER_S:
-        delete_session(session)
-
-
 def open_submitter(session: SessionStore, client_id: str) -> int:
     """Become a submitting client of a session that exists; the ordinal. Store: 1 swap."""
 
@@ -408,7 +386,3 @@ def open_submitter(session: SessionStore, client_id: str) -> int:
 
     manifest = session.change(step)
     return [submitter.client_id for submitter in manifest.submitters].index(client_id)
-
-
-def _utc(at: float) -> datetime:
-    return datetime.fromtimestamp(at if math.isfinite(at) else 0.0, timezone.utc)

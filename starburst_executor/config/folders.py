@@ -61,7 +61,7 @@ def default_store(*, detached: bool) -> str:
 
 
 def _embedded_url(folder: Path) -> str:
-    return f"sqlite://{quote(str(folder))}"
+    return f"sqlite://{quote(os.fsencode(folder))}"
 
 
 def registry_folder() -> Path | None:

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+_ANY_BYTES = "surrogateescape"
 _SETTINGS = (
     *("kind", "python", "workers", "initializer", "owner", "keep", "idle_exit", "deadline_at"),
     *("retries", "max_losses", "max_result_bytes", "task_timeout", "max_tasks_per_child"),
@@ -269,7 +270,8 @@ class Bell:
 def encode(record: Manifest | WorkerBeat | ClientBeat | Bell, nonce: str) -> bytes:
     """The bytes to store. `nonce` is fresh for every write."""
     fields = {name: _plain(getattr(record, name)) for name in record.__dataclass_fields__}
-    packed: bytes = msgpack.packb({"format": FORMAT, "nonce": nonce, **fields})
+    # Names of hosts and words of other programs may hold bytes that are no text in UTF-8; Python hands them on as surrogates.
+    packed: bytes = msgpack.packb({"format": FORMAT, "nonce": nonce, **fields}, unicode_errors=_ANY_BYTES)
     return packed
 
 
@@ -318,7 +320,7 @@ def settings_of(manifest: Manifest) -> bytes:
     values = [getattr(manifest, name) for name in _SETTINGS]
     # A limit may be given as an integer; it is read back as a float.
     numbers = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
-    packed: bytes = msgpack.packb(numbers)
+    packed: bytes = msgpack.packb(numbers, unicode_errors=_ANY_BYTES)
     return packed
 
 
@@ -368,7 +370,7 @@ class _Fields:
     def __init__(self, body: bytes, what: str) -> None:
         self._what = what
         try:
-            record = msgpack.unpackb(body, use_list=False)
+            record = msgpack.unpackb(body, use_list=False, unicode_errors=_ANY_BYTES)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
             raise RecordInvalid(f"not a {what}: {type(error).__name__}, bytes={len(body)}") from error
         if not isinstance(record, dict):

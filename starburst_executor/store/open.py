@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -52,10 +53,19 @@ def _open_sqlite(url: str) -> ObjectStore:
     from starburst_executor.store.sqlite.store import SqliteStore
 
     parts = urlsplit(url)
-    folder = Path(unquote(parts.path))
-    if parts.netloc or parts.query or parts.fragment or not folder.is_absolute():
-        raise ConfigError(f"an embedded store's URL is sqlite:///absolute/folder, with three slashes: url={url!r}")
-    return SqliteStore(folder)
+    # Four slashes, as SQLAlchemy has them, name the same folder as three; a name that is no text in UTF-8 is kept as it is.
+    path = re.sub(r"\A/+", "/", unquote(parts.path, errors="surrogateescape"))
+    if parts.netloc or not path.startswith("/"):
+        problem = "must be an absolute path behind three slashes"
+    elif parts.query or parts.fragment:
+        problem = "? is written as %3F, and # as %23"
+    elif "\0" in path:
+        problem = "a path has no NUL"
+    elif path.rstrip("/") in ("", "/.") or path == "/~" or path.startswith("/~/"):
+        problem = "must be a folder below the root, and ~ is not expanded"
+    else:
+        return SqliteStore(Path(path))
+    raise ConfigError(f"an embedded store's URL is sqlite:///absolute/folder: {problem}: url={url!r}")
 
 
 def _open_s3(url: str) -> ObjectStore:

@@ -31,6 +31,15 @@ __all__ = ["Gone", "StoreFiles", "bury", "translated"]
 
 _FORMAT = 1
 _BUSY_S = 60.0
+# At the first read of a file: a reader of a store waits for moments only, but another program may have locked its own.
+_BUSY_FIRST_S = 2.0
+# A folder or file that is in the way, may not be entered, or cannot have such a name.
+_NEVER = frozenset(
+    {
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP),
+        *(errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTSUP),
+    }
+)
 _FORK_PATIENCE_S = 5.0
 _FILES_OPEN = 16  # of as many sessions; three descriptors per file and thread
 _WAL_BYTES_KEPT = 64 << 20
@@ -212,16 +221,20 @@ class StoreFiles:
 
     def _opened(self, path: str, identity: tuple[int, int]) -> sqlite3.Connection:
         with self._folder_lock(shared=True):
-            connection = _connected(path)
+            connection = _connected(path, busy_s=_BUSY_FIRST_S)
             try:
                 if _identity(path) != identity:
                     raise Gone(path)
                 # This read opens the log as well: from now on the connection has nothing more to find by name.
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version > _FORMAT:
+                if version == 0:  # nothing was ever stored in it, by us
+                    raise Gone(path)
+                if version != _FORMAT:
                     raise RecordInvalid(
-                        f"a newer starburst_executor wrote this store, upgrade to read it: file={path}, format={version}"
+                        f"a newer starburst_executor wrote this store, upgrade to read it, or it is none: file={path}, "
+                        f"format={version}"
                     )
+                connection.execute(f"PRAGMA busy_timeout = {_BUSY_S * 1000:.0f}")
             except BaseException:
                 connection.close()
                 raise
@@ -269,6 +282,8 @@ class StoreFiles:
             if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(_SCHEMA)
+            elif connection.execute("PRAGMA user_version").fetchone()[0] == 0:
+                raise RecordInvalid(f"not a store, but another program's database: move it away: file={path}")
         finally:
             connection.close()
 
@@ -306,7 +321,10 @@ def translated(error: BaseException, path: str) -> StarburstError | Gone | None:
     if "readonly" in text or "unable to open" in text:
         folder = Path(path).parent
         return AccessDenied(f"cannot use the embedded store, make its folder writable or pass store=: {folder}: {text}")
-    if "not a database" in text or "malformed" in text:
+    # The last three: tables of these names, and not ours.
+    if any(
+        words in text for words in ("not a database", "malformed", "no such column", "has no column", "columns but")
+    ):
         return RecordInvalid(f"not a store, or damaged: move it away: file={path}: {text}")
     return StoreUnavailable(f"the embedded store did not answer: file={path}: {text}")
 
@@ -317,7 +335,7 @@ def _translated_os(error: OSError, path: str) -> StarburstError | Gone:
         return Gone(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StoreUnavailable(f"disk full, free some space: file={path}")
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+    if error.errno in _NEVER:
         return AccessDenied(
             f"cannot use the embedded store, make its folder writable or pass store=: {folder}: {error}"
         )
@@ -330,10 +348,10 @@ def _raise_translated(error: BaseException, path: str) -> None:
         raise meaning from error
 
 
-def _connected(path: str, mode: str = "rw") -> sqlite3.Connection:
-    uri = f"file:{quote(path)}?mode={mode}"
+def _connected(path: str, mode: str = "rw", busy_s: float = _BUSY_S) -> sqlite3.Connection:
+    uri = f"file:{quote(os.fsencode(path))}?mode={mode}"
     try:
-        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(uri, uri=True, timeout=busy_s, isolation_level=None, check_same_thread=False)
     except sqlite3.OperationalError:
         if mode == "rw" and _identity(path) is None:
             raise Gone(path) from None

@@ -14,6 +14,8 @@ writes never have the same, not even of the same bytes.
 from __future__ import annotations
 
 import io
+import logging
+import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,9 +26,16 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from starburst_executor.clock import Clock, SystemClock
-from starburst_executor.errors import ConfigError, ObjectNotFound, PreconditionFailed, StoreUnavailable
+from starburst_executor.errors import (
+    AccessDenied,
+    ConfigError,
+    ObjectNotFound,
+    PreconditionFailed,
+    RecordInvalid,
+    StoreUnavailable,
+)
 from starburst_executor.store.base import Body, Listed, Stored
-from starburst_executor.store.sqlite.files import Gone, StoreFiles, bury
+from starburst_executor.store.sqlite.files import Gone, StoreFiles, bury, translated
 
 __all__ = ["SqliteStore"]
 
@@ -46,6 +55,7 @@ _LIST = "SELECT key, size, etag, modified_at FROM objects WHERE key >= ? AND key
 _NEXT_KEY = "SELECT key FROM objects WHERE key >= ? AND key < ? ORDER BY key LIMIT 1"
 _CHUNKS = "SELECT body FROM chunks WHERE etag = ? AND number >= ? AND number < ? ORDER BY number"
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 # `Listed._make` without its checks: a client that waits for many objects makes ten thousands of these a second.
 _listed = partial(tuple.__new__, Listed)
@@ -63,13 +73,14 @@ class SqliteStore:
         self._folder = folder
         self._files = StoreFiles(folder)
         self._clock = clock or SystemClock()
+        self._skipped: set[str] = set()  # said so already
 
     def __repr__(self) -> str:
         return f"SqliteStore({str(self._folder)!r})"
 
     @property
     def url(self) -> str:
-        return f"sqlite://{quote(str(self._folder))}"
+        return f"sqlite://{quote(os.fsencode(self._folder))}"
 
     def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
         end = None if length is None else start + length
@@ -106,6 +117,10 @@ class SqliteStore:
         return self._made(key, lambda connection: self._put(connection, key, body))
 
     def list_folders(self, prefix: str) -> list[str]:
+        if prefix == _SESSIONS:
+            # By the names of the files, none of which is opened: there may be thousands, and some may be no store. One
+            # that holds nothing, since a process died as it made or removed it, is named as well.
+            return sorted(Path(path).stem for path in self._session_files())
         names: set[str] = set()
         for path in self._paths(prefix):
             with suppress(Gone), self._files.reading(path) as connection:
@@ -115,7 +130,7 @@ class SqliteStore:
     def list(self, prefix: str) -> list[Listed]:
         listed: list[Listed] = []
         for path in self._paths(prefix):
-            with suppress(Gone), self._files.reading(path) as connection:
+            with self._skipping(path, prefix), self._files.reading(path) as connection:
                 listed += map(_listed, connection.execute(_LIST, (prefix, _after(prefix))))
         return sorted(listed)
 
@@ -144,9 +159,37 @@ class SqliteStore:
             return [self._path(prefix)]
         paths = [] if prefix == _SESSIONS else [self._path("")]
         if _SESSIONS.startswith(prefix):
-            found = self._folder.glob("*.db")
-            paths += [str(path) for path in found if _SESSION_ID.fullmatch(path.stem)]
+            paths += self._session_files()
         return paths
+
+    def _session_files(self) -> Sequence[str]:
+        """Every file that may be a session's by its name; folders, sockets and links to nowhere are none."""
+        try:
+            with os.scandir(self._folder) as entries:
+                return [
+                    f"{self._folder}/{entry.name}"
+                    for entry in entries
+                    if entry.name.endswith(".db") and _SESSION_ID.fullmatch(entry.name[:-3]) and _is_file(entry)
+                ]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            meaning = translated(error, f"{self._folder}/")
+            raise StoreUnavailable(str(error)) if meaning is None else meaning from error
+
+    @contextmanager
+    def _skipping(self, path: str, prefix: str) -> Iterator[None]:
+        """Pass over a file without objects and, where many are listed, one that is no store."""
+        try:
+            yield
+        except Gone:
+            return
+        except (RecordInvalid, AccessDenied) as error:
+            if prefix.startswith(_SESSIONS) and prefix != _SESSIONS:
+                raise
+            if path not in self._skipped:
+                self._skipped.add(path)
+                _log.warning("left alone what is no session: %s", error)
 
     def _made(self, key: str, write: Callable[[sqlite3.Connection], _T]) -> _T:
         """Write to a file that this may be the first write to."""
@@ -275,6 +318,13 @@ def _folders(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:
             at = _after(f"{prefix}{name}/")
         else:
             at = key + "\0"
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a circle
+        return False
 
 
 def _after(prefix: str) -> str:

@@ -27,6 +27,24 @@ from tests.support.moto_server import ROOT
         "sqlite://relative/path",
         "sqlite:relative",
         "sqlite:///path?mode=ro",
+        "sqlite:///path#1",
+        "sqlite://",
+        "sqlite:///",
+        "sqlite:////",
+        "sqlite:///.",
+        "sqlite:///~",
+        "sqlite:///~/sessions",
+        "sqlite://~/sessions",
+        "sqlite:~/sessions",
+        "sqlite://./sessions",
+        "sqlite:///path%00",
+        "sqllite:///path",
+        "sqlite3:///path",
+        "file:///path",
+        "s4://bucket/prefix",
+        "s3:bucket/prefix",
+        "s3:/bucket/prefix",
+        "gs://bucket/prefix",
         "http://bucket/prefix",
         "s3://",
         "s3:///prefix",
@@ -44,7 +62,21 @@ def test_what_names_no_store(url: str) -> None:
     assert "secret@" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", ["plain", "with space", "100%", "a?b", "a#b", "ümlaut"])
+@pytest.mark.parametrize("slashes", ["/", "///", "////", "/////"])
+@pytest.mark.parametrize("end", ["", "/", "//"])
+def test_an_absolute_path_may_have_more_slashes(tmp_path: Path, slashes: str, end: str) -> None:
+    """Four, as SQLAlchemy wants them; one, as some libraries do."""
+    store = open_store(f"sqlite:{slashes}{str(tmp_path)[1:]}{end}")
+    store.put("sessions/s/manifest", b"x")
+    assert store.url == f"sqlite://{tmp_path}"
+    assert (tmp_path / "s.db").exists()
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "with space", "100%", "%41", "a?b", "a#b", "ümlaut", "not-utf-8-\udcff\udc80", "new\nline", "semi;colon"],
+)
 def test_any_folder_comes_back_from_its_url(tmp_path: Path, name: str) -> None:
     store = SqliteStore(tmp_path / name)
     store.put("sessions/s/manifest", b"x")

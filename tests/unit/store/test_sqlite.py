@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -116,7 +119,7 @@ def test_a_burial_without_a_funeral_is_finished_by_the_next(store: SqliteStore, 
         sqlite_files.bury(raw)
     with pytest.raises(ObjectNotFound):
         store.get(KEY)
-    assert store.list_folders("sessions/") == []
+    assert store.list("sessions/") == []
     store.create(KEY, b"anew")
     assert body_of(store, KEY) == b"anew"
     with closing(sqlite3.connect(folder / "s-1.db")) as raw, raw:
@@ -130,7 +133,7 @@ def test_a_file_that_was_only_begun_is_finished(store: SqliteStore, folder: Path
     (folder / "s-1.db").touch()
     with pytest.raises(ObjectNotFound):
         store.get(KEY)
-    assert store.list_folders("sessions/") == []
+    assert store.list("sessions/") == []
     store.create(KEY, b"x")
     assert body_of(store, KEY) == b"x"
 
@@ -349,6 +352,97 @@ def test_a_file_of_a_newer_version(store: SqliteStore, folder: Path) -> None:
         raw.execute("PRAGMA user_version = 99")
     with closing(SqliteStore(folder)) as other, pytest.raises(RecordInvalid, match="format=99"):
         other.get(KEY)
+
+
+@pytest.mark.parametrize("table", ["CREATE TABLE objects (name TEXT)", "CREATE TABLE other (name TEXT)"])
+@pytest.mark.parametrize("version", [0, 1])
+def test_another_programs_database(store: SqliteStore, folder: Path, table: str, version: int) -> None:
+    """It is no store, whatever it is called and however its tables are; nothing in it is changed."""
+    folder.mkdir(parents=True)
+    with closing(sqlite3.connect(folder / "s-1.db")) as raw, raw:
+        raw.execute(table)
+        raw.execute(f"PRAGMA user_version = {version}")
+    before = (folder / "s-1.db").read_bytes()
+    with pytest.raises((RecordInvalid, ObjectNotFound)):
+        store.get(KEY)
+    assert store.list("sessions/") == []
+    with suppress(RecordInvalid):
+        store.delete([KEY])
+    with pytest.raises((RecordInvalid, StoreUnavailable)):
+        store.put(KEY, b"x")
+    store.close()
+    assert (folder / "s-1.db").read_bytes() == before
+
+
+def odd_files(folder: Path) -> None:
+    """What may lie in a folder besides sessions, under names that could be those of sessions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "torn.db").write_bytes(b"SQLite format 3\0" + b"what a full disk has left" * 100)
+    (folder / "text.db").write_bytes(b"no database" * 100)
+    (folder / "empty.db").touch()
+    (folder / "backup.db").mkdir()
+    (folder / "circle.db").symlink_to(folder / "circle.db")
+    (folder / "nowhere.db").symlink_to(folder / "is-not-there")
+    os.mkfifo(folder / "pipe.db")
+    (folder / "only-a-log.db-wal").write_bytes(b"log" * 100)
+    (folder / "only-a-log.db-shm").write_bytes(b"log" * 100)
+    (folder / "Not A Session.db").write_bytes(b"x")
+    with socket.socket(socket.AF_UNIX) as made, tempfile.TemporaryDirectory() as short:  # its path may have 107 bytes
+        made.bind(f"{short}/s")
+        shutil.move(f"{short}/s", folder / "socket.db")
+    with closing(sqlite3.connect(folder / "newer.db")) as raw:
+        raw.execute("CREATE TABLE objects (key)")
+        raw.execute("PRAGMA user_version = 2")
+    with closing(sqlite3.connect(folder / "music.db")) as raw:
+        raw.execute("CREATE TABLE songs (name)")
+
+
+def test_what_is_no_session_is_passed_over_and_said_once(
+    store: SqliteStore, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put(KEY, b"x")
+    odd_files(folder)
+    before = files(folder)
+    for _ in range(2):
+        assert [line.key for line in store.list("sessions/")] == [KEY]
+        assert [line.key for line in store.list("")] == [KEY]
+        named = store.list_folders("sessions/")
+        assert "s-1" in named
+        assert not {"backup", "circle", "nowhere", "pipe", "socket", "only-a-log", "Not A Session"} & set(named)
+    for name in ("torn", "text", "newer"):
+        assert caplog.text.count(f"/{name}.db") == 1
+    store.put("sessions/s-2/manifest", b"y")
+    store.delete(["sessions/s-2/manifest"])
+    assert files(folder) == before
+
+
+def test_a_file_that_another_program_has_locked_stops_nobody_for_long(
+    store: SqliteStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(sqlite_files, "_BUSY_FIRST_S", 0.01)
+    with closing(sqlite3.connect(folder / "s-1.db", isolation_level=None)) as raw:
+        raw.execute("CREATE TABLE songs (name)")
+        raw.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreUnavailable, match="locked"):
+            store.get(KEY)
+        assert store.list_folders("sessions/") == ["s-1"]
+
+
+@pytest.mark.parametrize("how", ["a file", "below a file", "a folder as lock", "a name too long", "a circle"])
+def test_what_can_never_be_a_store_is_refused_at_once(tmp_path: Path, how: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "locked" / "_lock").mkdir(parents=True)
+    places = {
+        "a file": "file",
+        "below a file": "file/sessions",
+        "a folder as lock": "locked",
+        "a name too long": "x" * 300,
+        "a circle": "circle/sessions",
+    }
+    with closing(SqliteStore(tmp_path / places[how])) as store, pytest.raises(AccessDenied):
+        store.create(KEY, b"x")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
