@@ -15,6 +15,9 @@ from starburst_executor.errors import ConfigError, RecordInvalid
 
 __all__ = ["Timings"]
 
+# A try that no answer comes to ends after 30 s; the pause before the next one is 5 s at the most.
+_RETRY_S = 40.0
+
 
 @dataclass(frozen=True, slots=True)
 class Timings:
@@ -64,6 +67,14 @@ class Timings:
         ):
             if getattr(self, least) > getattr(self, most):
                 raise ConfigError(f"{least}={getattr(self, least)}: must be at most {most}={getattr(self, most)}")
+
+    @property
+    def unheard_s(self) -> float:
+        """How much longer than it was cut off a client may seem silent.
+
+        Since its last beat before; until a try that hung is given up, and the next one lands; until that is looked at.
+        """
+        return 2 * self.beat_s + _RETRY_S
 
     @classmethod
     def remote(cls) -> Timings:

@@ -10,7 +10,8 @@ An unclear try (no answer, a reset, 409, 5xx) may have landed, may still land, o
    replaced, and the caller looks for its own mark. Each body has a fresh nonce, so no two writers have equal bodies.
 4. If a second try is unclear too, the object is read before each further one. Once its ETag differs from the expected
    one, (3) decides. Guarantee: until it differs, nothing is concluded; the first try may land at any moment.
-5. After `patience_s` without a clear answer: `StoreUnavailable`, and the caller knows no more than before.
+5. After `patience_s` without a clear answer: `StoreUnavailable`, and the caller knows no more than before. The last try
+   begins when `patience_s` is over: one that hung until then says nothing of a store that has come back meanwhile.
 
 Final refusals (`AccessDenied`, `ObjectNotFound`) are not retried.
 Source: docs/design/0001-protocol.md, "Conditional writes".
@@ -209,16 +210,19 @@ class PatientStore:
         def left_s() -> float:
             return 0.0 if self._stop.is_set() else started + self.patience_s - self._clock.monotonic()
 
+        began = [started]  # the last try
+
         def ask_again(errors: list[StoreUnavailable]) -> _T:
             if errors:
                 raise errors.pop()  # the try that was already made
+            began[0] = self._clock.monotonic()
             self.requests.count("retried")
             return ask()
 
         retrying = Retrying(
             retry=retry_if_exception_type(StoreUnavailable),
             wait=lambda _: min(backoff.next_s(), max(0.0, left_s())),
-            stop=lambda _: left_s() <= 0,
+            stop=lambda _: self._stop.is_set() or began[0] >= started + self.patience_s,
             sleep=self._pause,
             reraise=True,
         )

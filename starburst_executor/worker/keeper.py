@@ -83,7 +83,8 @@ class Keeper:
         self._ranked: dict[str, str] = {}  # the older workers' beats at the last ranking
         self._rate_from = (clock.monotonic(), 0)
         self._clients_seen: frozenset[str] = frozenset()
-        self._clients_moved = clock.monotonic()
+        self._clients_looked = clock.monotonic()
+        self._clients_silent_s = 0.0
 
     # --- beats --------------------------------------------------------------------------------------------------------
 
@@ -180,11 +181,15 @@ class Keeper:
         session = self._session
         if self._bound or session.manifest.kind == DETACHED:
             return
-        now = self._clock.monotonic()
+        timings = self._timings
         etags = frozenset(line.etag for line in session.store.list(session.keys.clients))
-        if etags != self._clients_seen:
-            self._clients_seen, self._clients_moved = etags, now
-        elif now - self._clients_moved >= self._timings.client_gone_s:
+        now = self._clock.monotonic()
+        # Between two looks of which the store kept us no client could be heard either: only so much of that time counts.
+        silent_s = min(now - self._clients_looked, 2 * timings.beat_s)
+        self._clients_looked = now
+        self._clients_silent_s = 0.0 if etags != self._clients_seen else self._clients_silent_s + silent_s
+        self._clients_seen = etags
+        if self._clients_silent_s >= timings.client_gone_s + timings.unheard_s:
             session.end(SessionState.TERMINATED, "its client has not been heard of for too long")
 
     # --- leaving ------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -45,21 +46,32 @@ def server_pid(executor: StarburstExecutor) -> int:
     return server._process.pid
 
 
+def held_by(pid: int) -> list[str]:
+    """What its descriptors are."""
+    held = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            held.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return held
+
+
 def test_eight_agents_are_one_interpreter(store_url: str, interpreters: Path) -> None:
     with session(store_url, 8) as executor:
         assert executor.submit(pow, 2, 3).result(60) == 8
         wait_until(lambda: len(worker_pids(executor)) == 8)
         agents, server = worker_pids(executor), server_pid(executor)
+        # The last one was forked a moment ago; what was sent with its order is closed then.
+        wait_until(lambda: [os.getsid(pid) for pid in agents] == agents)
+        wait_until(lambda: not any(held.startswith("pipe:") for held in held_by(server)))
         # A fork of a process with threads is not safe; and no connection may be shared by all.
         assert len(os.listdir(f"/proc/{server}/task")) == 1
-        held = [os.readlink(f"/proc/{server}/fd/{fd}") for fd in os.listdir(f"/proc/{server}/fd")]
+        held = held_by(server)
         assert sum(name.startswith("socket:") for name in held) == 4  # the client's twice, and two for SIGCHLD
         assert not any("sessions" in name or name.startswith("pipe:") for name in held)
         # All of one session's keys, from a pipe alone.
         key = executor._engine.opened.key.hex().encode()
         for pid in [server, *agents]:
             assert key not in Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
-        assert [os.getsid(pid) for pid in agents] == agents
         kill(agents[3])
         wait_until(lambda: not is_alive(agents[3]))
         wait_until(lambda: executor.submit(pow, 2, 4).result(60) == 16 and len(worker_pids(executor)) == 8)

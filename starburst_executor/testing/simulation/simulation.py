@@ -91,7 +91,9 @@ def _end_detached(world: World, users: Users) -> None:
 
 def _end_attached(world: World, users: Users) -> None:
     world.until(lambda: not users.alive(), _END_S, "the client does not come to an end")
-    world.until(lambda: not _alive(world), _GO_S + TIMINGS.client_gone_s, "workers outlive their client")
+    world.until(
+        lambda: not _alive(world), _GO_S + TIMINGS.client_gone_s + TIMINGS.unheard_s, "workers outlive their client"
+    )
 
 
 def _alive(world: World) -> bool:

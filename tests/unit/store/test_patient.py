@@ -225,6 +225,26 @@ def test_patience_ends() -> None:
     assert line.n("put") == len(line.clock.waits) + 1 == line.n("retried") + 1
 
 
+def test_a_try_that_hangs_over_the_end_of_patience_is_not_the_last() -> None:
+    """The store is away for 299 s of 300. The try before the last began on a line that is dead, and hangs for 30 s."""
+    line = Line(lambda _: None, patience_s=300)
+    put, n_tries = line.faulty.put, [0]
+
+    def hangs(key: str, body: bytes) -> str:
+        n_tries[0] += 1
+        now = line.clock.monotonic() - began
+        if now < 299:
+            line.clock.wait(threading.Event(), 30.0)
+            raise StoreUnavailable("no answer within 30 s")
+        return put(key, body)
+
+    line.faulty.put = hangs  # type: ignore[method-assign]
+    began = line.clock.monotonic()
+    assert line.store.put(KEY, b"x")
+    assert line.clock.monotonic() - began > 299
+    assert n_tries[0] < 20
+
+
 def test_endless_patience_ends_when_stopped() -> None:
     stop = threading.Event()
 

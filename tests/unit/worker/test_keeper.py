@@ -220,10 +220,44 @@ def test_without_its_client_an_attached_session_ends() -> None:
         worker.rig.objects.put(worker.rig.keys.client("c"), encode(ClientBeat("c", number, 0.0), str(number)))
         worker.turns(1)
         assert worker.rig.session.refresh().state == SessionState.OPEN
-    worker.turns(18)
+    worker.turns(23)
     assert worker.rig.session.refresh().state == SessionState.OPEN
     worker.turns(4)
     assert worker.rig.session.refresh().state == SessionState.TERMINATED
+
+
+@pytest.mark.parametrize("outage_s", [250.0, 292.0, 299.9])
+@pytest.mark.parametrize("who", ["the client", "the worker", "both"])
+def test_an_outage_for_which_a_client_has_patience_ends_no_session(who: str, outage_s: float) -> None:
+    worker = Worker()
+    clock, timings, rig = worker.rig.clock, worker.rig.timings, worker.rig
+    assert outage_s < timings.patience_s
+
+    def client_beats(number: int) -> None:
+        rig.objects.put(rig.keys.client("c"), encode(ClientBeat("c", number, 0.0), str(number)))
+
+    client_beats(1)
+    worker.turns(3, client_beats)
+    # The line goes down right before the client's next beat is due, and the client hears of its return last.
+    clock.advance(timings.beat_s - 0.1)
+    if who == "the client":
+        worker.turns(int((outage_s + 35.0) / timings.beat_s))
+    else:
+        swap = rig.objects.swap
+
+        def away(*arguments: Any) -> str:
+            clock.advance(outage_s)
+            rig.objects.swap = swap  # type: ignore[method-assign]
+            return swap(*arguments)
+
+        rig.objects.swap = away  # type: ignore[method-assign]
+        worker.keeper.turn()
+        if who == "both":
+            worker.turns(2)
+    assert rig.session.refresh().state == SessionState.OPEN
+    client_beats(99)
+    worker.turns(3)
+    assert rig.session.refresh().state == SessionState.OPEN
 
 
 @pytest.mark.parametrize("bound", [True, False])
