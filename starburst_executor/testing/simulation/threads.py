@@ -16,7 +16,7 @@ from greenlet import getcurrent
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.scheduler import Killed, Process, Strand, current_process, current_strand
 
-__all__ = ["Condition", "Event", "Lock", "ProcessClock", "Thread", "current_thread"]
+__all__ = ["Condition", "Event", "Lock", "ProcessClock", "Thread", "current_thread", "get_ident"]
 
 _LEAST_S = 1e-6
 _SET_S = 0.001
@@ -200,6 +200,11 @@ class Thread:
                 self._target(*self._args, **self._kwargs)
         finally:
             self._ended.set()
+
+
+def get_ident() -> int:
+    """As `threading.get_ident`: of the strand that runs."""
+    return id(getcurrent())
 
 
 def current_thread() -> object:
