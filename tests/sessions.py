@@ -93,6 +93,13 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def forkers_of(client: int) -> list[int]:
+    """The processes beneath a client that fork its workers. Workers are beneath those, or have outlived them."""
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True, check=True).stdout
+    rows = (line.split(None, 2) for line in listed.splitlines())
+    return [int(pid) for pid, parent, name in rows if int(parent) == client and "python" in name]
+
+
 def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)

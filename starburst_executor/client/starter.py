@@ -181,7 +181,8 @@ class Starter:
         """This client leaves: let others go on at once with what it was starting. Store: 1 swap, if there is any."""
         if (going := self._going) is not None:
             self._going = None
-            self._replace(going.launch, [replace(going.launch, client="")] if going.launch.handle else [])
+            is_begun = bool(self._handle_of(going.launch))
+            self._replace(going.launch, [replace(going.launch, client="")] if is_begun else [])
 
     # --- one launch ---------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Thousands of tasks while workers and clients are killed at random: one right outcome each.
+"""Thousands of tasks while workers, their forkers and clients are killed at random: one right outcome each.
 
 The seed is printed; `STRESS_SEED` replays it, `STRESS_TASKS` changes the number of tasks. A worker is killed only when
 another task has ended since the last one was: a task that meets three dead workers in a row fails by design
@@ -21,7 +21,7 @@ from starburst_executor.client.session import attach, census
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol.status import State
 from starburst_executor.session.store import SessionStore
-from tests.sessions import kill, local_pids, run_python, wait_until
+from tests.sessions import forkers_of, kill, local_pids, run_python, wait_until
 
 N_TASKS = int(os.environ.get("STRESS_TASKS", "5000"))
 N_KILLS = 12
@@ -70,6 +70,9 @@ def test_every_task_has_one_right_outcome(store_url: str) -> None:
         if pids and n_killed["workers"] < N_KILLS:
             kill(lots.choice(pids))
             n_killed["workers"] += 1
+        for pid in forkers_of(client.pid) if lots.random() < 0.3 else ():
+            kill(pid)
+            n_killed["forkers"] += 1
         n_ended = _wait_for_progress(session, n_ended, lots.randrange(100, N_TASKS // N_KILLS + 101))
     kill(client.pid, signal.SIGKILL)
     client.communicate()

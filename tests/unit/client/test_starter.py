@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,45 @@ def test_what_a_dead_client_has_begun_another_goes_on_with() -> None:
     two.turns(15.0)
     assert other.steps[0] == (begun.launch_id, begun.handle) == (launcher.steps[0][0], "2")
     assert [(launch.handle, launch.settled) for launch in launches(rig)] == [("4", True)]
+
+
+def test_what_a_client_was_starting_when_it_left_another_goes_on_with_at_once() -> None:
+    rig, launcher, other = Rig(workers=4), SlowLauncher(), SlowLauncher()
+    one = Client(rig, launcher, "c1")
+    one.turns(2.5)
+    (begun,) = launches(rig)
+    one.keeper.leave()
+    Client(rig, other, "c2").turns(1.0)
+    assert other.steps[0] == (begun.launch_id, begun.handle)
+
+
+def test_a_client_that_left_before_it_had_started_any_leaves_no_intent() -> None:
+    rig, launcher = Rig(workers=4), SlowLauncher()
+    one = Client(rig, launcher, "c1")
+    going = rig.session.manifest.launches
+    launcher.start = lambda order, handle="": Started("", 0, 5.0)  # type: ignore[method-assign,misc]  # no handle yet
+    one.turns(1.0)
+    assert len(launches(rig)) == 1
+    one.keeper.leave()
+    assert launches(rig) == going == ()
+
+
+def test_the_time_in_which_the_store_was_away_does_not_make_a_launch_too_late() -> None:
+    rig, launcher = Rig(workers=4), SlowLauncher(pause_s=2.0)
+    client = Client(rig, launcher)
+    client.turns(2.5)
+    swap = rig.objects.swap
+
+    def away(*arguments: Any) -> str:
+        rig.clock.advance(250.0)
+        rig.objects.swap = swap  # type: ignore[method-assign]
+        return swap(*arguments)
+
+    rig.objects.swap = away  # type: ignore[method-assign]
+    rig.beat("w")
+    client.turns(260.0)
+    assert [(launch.handle, launch.settled) for launch in launches(rig)] == [("4", True)]
+    assert rig.another().manifest.state == SessionState.OPEN
 
 
 def test_a_client_that_wakes_does_not_put_back_what_another_has_gone_on_with() -> None:
