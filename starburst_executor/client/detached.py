@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -33,7 +34,7 @@ from starburst_executor.client.session import (
 )
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Settings
-from starburst_executor.errors import ConfigError, SessionExpired
+from starburst_executor.errors import ConfigError, RecordInvalid, SessionExpired, VersionMismatch
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest, SessionState
@@ -243,7 +244,9 @@ class DetachedExecutor(StarburstExecutor):
             session.change(partial(_held, ordinal=ordinal, epoch=epoch, hold=hold))
             # Crash here: the epoch stays listed, which costs requests and nothing else.
             for group in groups:
-                retried += self._retry_group(group)
+                # One that cannot be read has no call that could be run.
+                with suppress(RecordInvalid, VersionMismatch):
+                    retried += self._retry_group(group)
             session.change(partial(_unheld, ordinal=ordinal, hold=hold))
         engine.start()
         return sorted(retried, key=lambda future: (future.ordinal, future.index))

@@ -5,16 +5,19 @@ Both are read in rounds, each giving what is new since the one before, so that t
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from starburst_executor.client.handles import handle_of
-from starburst_executor.errors import ConfigError, ObjectNotFound
+from starburst_executor.errors import ConfigError, ObjectNotFound, PayloadError, RecordInvalid, VersionMismatch
 from starburst_executor.launch.aws.ecs import OnAws
 from starburst_executor.session.store import Group, SessionStore
 
 __all__ = ["LogLine", "TaskLogs", "WorkerLogs", "has_ended"]
+
+_log = logging.getLogger(__name__)
 
 # Streams of workers all begin so.
 _ALL = "worker/"
@@ -80,7 +83,8 @@ class TaskLogs:
     def _of(self, group: Group) -> Iterator[LogLine]:
         try:
             found = self._session.read(group.key)
-        except ObjectNotFound:
+        except (ObjectNotFound, RecordInvalid, VersionMismatch) as error:
+            _log.warning("no output of these tasks: %s", error)
             return
         assert found is not None  # no ETag was sent  # noqa: S101
         for index, entry in enumerate(found.status.entries, group.ref.first):
@@ -91,7 +95,12 @@ class TaskLogs:
             if self._task is not None and self._task != (group.ref.ordinal, index):
                 continue
             self._told.add(run)
-            for text, is_error in zip(self._session.output(group.ref.group_id, entry), (False, True), strict=True):
+            try:
+                texts = self._session.output(group.ref.group_id, entry)
+            except (PayloadError, RecordInvalid) as error:
+                _log.warning("no output of this task: task=%s: %s", name, error)
+                continue
+            for text, is_error in zip(texts, (False, True), strict=True):
                 yield from (LogLine(name, line, is_error) for line in text.splitlines())
 
 

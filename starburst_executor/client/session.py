@@ -24,6 +24,7 @@ from starburst_executor.errors import (
     AccessDenied,
     ConfigError,
     KeyNotFound,
+    ObjectNotFound,
     RecordInvalid,
     SessionNotFound,
     StoreUnavailable,
@@ -35,7 +36,7 @@ from starburst_executor.protocol import calls
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.records import ATTACHED, DETACHED, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.status import SizeClass, State
 from starburst_executor.session.store import SessionStore, new_token
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import open_store
@@ -65,6 +66,8 @@ _FIRST_PATIENCE_S = 10.0
 _FIRST_PAUSE_S = 0.05
 # Of many files one may be locked by a program that is none of ours: the others are not to wait for it.
 _FILE_PATIENCE_S = 0.5
+# Up to so many objects that look all pending are read to be sure: a LIST costs as much as twelve GETs.
+_FEW = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,15 +321,27 @@ def _locate(id_or_url: str, store: str | None) -> tuple[str, str]:
 def census(session: SessionStore) -> Counter[State]:
     """How many tasks are in which state.
 
-    Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly pending, partly claimed or did not end well.
+    Tasks whose status object cannot be read count as failed: so do their futures end.
+
+    Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly pending, partly claimed or did not end well, and
+    for each that looks all pending if those are 12 at most.
     """
     counts: Counter[State] = Counter()
-    for group in session.all_groups():
+    groups = session.all_groups()
+    # A spoilt object may look as if all its tasks were pending. The last ones are read, or it would look so for ever.
+    are_few = sum(group.size_class == SizeClass.ALL_PENDING for group in groups) <= _FEW
+    for group in groups:
         known = group.size_class.all_in
-        if known is not None:
+        if known is not None and not (known == State.PENDING and are_few):
             counts[known] += group.ref.n_tasks
             continue
-        found = session.read(group.key)
+        try:
+            found = session.read(group.key)
+        except (RecordInvalid, VersionMismatch):
+            counts[State.FAILED] += group.ref.n_tasks
+            continue
+        except ObjectNotFound:  # deleted since
+            continue
         assert found is not None  # no ETag was sent  # noqa: S101
         counts.update(State(entry.state) for entry in found.status.entries)
     return counts

@@ -44,12 +44,18 @@ def new_token(sealer: Sealer) -> bytes:
     return sealer.sealed(*_TOKEN, b"")
 
 
+# Beyond so many what is known of spoilt objects is forgotten, and found out again.
+_SPOILT_MOST = 10_000
 # How many keys a ring names: enough for every status object that one flush of a burst writes.
 _KEYS_IN_BELL = 32
 
 
 class Group(NamedTuple):
-    """One line of a listing of status objects: what it tells without a read."""
+    """One line of a listing of status objects: what it tells without a read.
+
+    # Guarantee: one that this process could not read, as it is now, is listed as all ended. So no worker waits for it, and
+    no census counts its tasks as pending.
+    """
 
     key: str
     ref: GroupRef
@@ -74,13 +80,14 @@ class SessionStore:
         self.keys = SessionKeys(session_id)
         self.sealer = sealer
         self.clock = clock
-        self._lock = threading.Lock()  # guards: _manifest, _manifest_etag, _unrung, _rung, _rings
+        self._lock = threading.Lock()  # guards: _manifest, _manifest_etag, _unrung, _rung, _rings, _spoilt
         self._manifest: Manifest | None = None
         self._manifest_etag: str | None = None
         self._unrung: tuple[list[str], int] = ([], 0)
         self._rung = (float("-inf"), float("-inf"))  # when the last two rings began
         self._rings = False
         self._is_right_key = False  # only ever becomes true
+        self._spoilt: dict[str, str] = {}  # status objects that could not be read, and the ETag they had
 
     @property
     def session_id(self) -> str:
@@ -253,10 +260,12 @@ class SessionStore:
         try:
             found = status.decode(stored.body)
         except (RecordInvalid, VersionMismatch) as error:
+            self._note_spoilt(key, stored.etag)
             raise type(error)(f"{error}: key={key}") from error
         ref = self.keys.parse_group(key)
         # Seals bind outcomes to the tasks that the body names: a body under another's key must not speak for those.
         if ref is None or (found.ordinal, found.first, len(found.entries)) != (ref.ordinal, ref.first, ref.n_tasks):
+            self._note_spoilt(key, stored.etag)
             raise RecordInvalid(f"a status object that is not what its key says: key={key}")
         return Versioned(found, stored.etag)
 
@@ -323,10 +332,19 @@ class SessionStore:
 
     def _group(self, line: Listed) -> Group | None:
         ref = self.keys.parse_group(line.key)
-        remainder = line.size % 8
-        if ref is None or remainder > SizeClass.ALL_ENDED:
+        if ref is None:
             return None
-        return Group(line.key, ref, SizeClass(remainder), line.etag, line.modified_at)
+        # Nothing can be done in an object that cannot be read, whatever its size says: its tasks have failed.
+        remainder = line.size % 8
+        is_spoilt = remainder > SizeClass.ALL_ENDED or self._spoilt.get(line.key) == line.etag
+        size_class = SizeClass.ALL_ENDED if is_spoilt else SizeClass(remainder)
+        return Group(line.key, ref, size_class, line.etag, line.modified_at)
+
+    def _note_spoilt(self, key: str, etag: str) -> None:
+        with self._lock:
+            if len(self._spoilt) >= _SPOILT_MOST:
+                self._spoilt = {}
+            self._spoilt[key] = etag
 
     # --- payloads -----------------------------------------------------------------------------------------------------
 

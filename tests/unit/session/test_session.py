@@ -6,7 +6,15 @@ from dataclasses import fields, replace
 
 import pytest
 
-from starburst_executor.errors import ObjectNotFound, PayloadError, RecordInvalid, SessionNotFound, StoreUnavailable
+from starburst_executor.client.session import census
+from starburst_executor.errors import (
+    ObjectNotFound,
+    PayloadError,
+    RecordInvalid,
+    SessionNotFound,
+    StoreUnavailable,
+    VersionMismatch,
+)
 from starburst_executor.protocol import records, status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
 from starburst_executor.protocol.records import DETACHED, Bell, Manifest, SessionState
@@ -213,12 +221,14 @@ def test_a_listing_tells_how_things_stand_without_a_read() -> None:
     rig.claim(keys[2], "w.2")
     rig.end(keys[3])
     rig.objects.put(f"{rig.keys.status}0000.000000/stray", b"")
-    rig.objects.put(keys[0].replace("-2", "-3"), b"1234567")  # no class has this size
+    cut = rig.keys.group(GroupRef(0, 8, 2, 0))
+    rig.objects.put(cut, b"1234567")  # no class has this size
     with rig.requests() as counts:
         groups = rig.session.groups([(0, 0)])
     assert counts == {"list": 1}
-    assert [group.key for group in groups] == keys
+    assert [group.key for group in groups] == [*keys, cut]
     classes = [SizeClass.ALL_PENDING, SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED, SizeClass.ALL_COMPLETED]
+    classes.append(SizeClass.ALL_ENDED)  # nothing can be done in it, and its tasks do not vanish
     assert [group.size_class for group in groups] == classes
     assert rig.session.all_groups() == groups
 
@@ -298,6 +308,67 @@ def test_a_hold_that_comes_between_is_seen(full: Rig, moment: str) -> None:
     full.session.close_epochs(groups)
     assert open_epochs(full) == [(0, 0)]
     assert full.session.manifest.submitters[0].holds == ((0, "a hold"),)
+
+
+# --- spoilt status objects ----------------------------------------------------------------------------------------------
+
+
+def spoilt_body(how: str, size: int) -> bytes:
+    whole = status.encode(Status(0, 0, (DIGEST,), (Entry.pending(0, b"x" * 99),)), "n")
+    bodies = {
+        "garbage": b"\xc1" * size,
+        "cut": whole[: len(whole) // 8 * 8 - 8],
+        "empty": b"",
+        "newer": whole.replace(bytes([0xA6]) + b"format\x02", bytes([0xA6]) + b"format\x03"),
+        "another's": status.encode(Status(0, 7, (DIGEST,), (Entry.pending(0, b""),)), "n"),
+    }
+    return bodies[how]
+
+
+SPOILT = ["garbage", "cut", "empty", "newer", "another's"]
+
+
+@pytest.mark.parametrize("size", range(80, 88))
+@pytest.mark.parametrize("how", SPOILT)
+def test_what_could_not_be_read_is_listed_as_ended(how: str, size: int) -> None:
+    """Whatever its size says. Otherwise a worker would wait for it for ever."""
+    rig = Rig()
+    key = rig.submit(1)
+    rig.objects.put(key, spoilt_body(how, size))
+    with pytest.raises((RecordInvalid, VersionMismatch)):
+        rig.session.read(key)
+    for groups in (rig.session.all_groups(), rig.session.groups([(0, 0)])):
+        assert [group.size_class for group in groups] == [SizeClass.ALL_ENDED]
+    # Only as it is now: what is there later is judged anew.
+    rig.objects.delete([key])
+    rig.submit(1)
+    assert [group.size_class for group in rig.session.all_groups()] == [SizeClass.ALL_PENDING]
+
+
+@pytest.mark.parametrize("how", SPOILT)
+@pytest.mark.parametrize("n_others", [0, 5])
+def test_a_census_comes_to_an_end_beside_spoilt_objects(how: str, n_others: int) -> None:
+    rig = Rig()
+    for first in range(1, 1 + n_others):
+        rig.end(rig.submit(1, first=first))
+    key = rig.submit(1)
+    rig.objects.put(key, spoilt_body(how, 80))  # by its size all are pending
+    rig.objects.put(f"{rig.keys.status}foreign", b"")
+    rig.objects.put(f"{rig.keys.epoch(0, 0)}not-one-of-ours", b"")
+    counts = census(rig.session)
+    assert counts == {State.FAILED: 1, **({State.COMPLETED: n_others} if n_others else {})}
+    with rig.requests() as asked:
+        assert census(rig.session) == counts
+    assert asked["get"] == 1
+
+
+def test_a_census_reads_few_of_what_is_pending() -> None:
+    rig = Rig()
+    for first in range(13):
+        rig.submit(1, first=first)
+    with rig.requests() as asked:
+        assert census(rig.session) == {State.PENDING: 13}
+    assert asked["get"] == 0
 
 
 # --- payloads ---------------------------------------------------------------------------------------------------------
