@@ -53,7 +53,8 @@ for future in executor.as_completed(): future.result()
 COLLECT = """
 import sys
 from starburst_executor import DetachedExecutor
-for future in DetachedExecutor.reattach(sys.argv[1]).as_completed(): future.result()
+executor = DetachedExecutor.reattach(sys.argv[1])
+for future in executor.as_completed(): future.result()
 """
 # A short script: it has more workers started and leaves.
 SCALE = """
