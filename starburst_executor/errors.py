@@ -41,6 +41,10 @@ __all__ = [
 class StarburstError(Exception):
     """Base class of all exceptions of this library."""
 
+    def __str__(self) -> str:
+        # Names of files may hold bytes that are no text; printing an error must not raise another one.
+        return super().__str__().encode("utf-8", "backslashreplace").decode("utf-8")
+
 
 class ConfigError(StarburstError, ValueError):
     """A setting or an argument is out of range. Fix: the message names the value, the range and the source."""

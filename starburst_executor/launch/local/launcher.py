@@ -289,14 +289,17 @@ def _module_path() -> tuple[str, ...]:
 
 
 def _dump(processes: list[_Process]) -> str:
-    packed: bytes = msgpack.packb([tuple(one) for one in processes])
+    packed: bytes = msgpack.packb([tuple(one) for one in processes], unicode_errors="surrogateescape")
     return packed.hex()
 
 
 def _load(handle: str) -> list[_Process]:
     """The processes of a handle; none if it is no handle of ours: whoever can write the store can write one."""
     try:
-        found = [_Process(*fields) for fields in msgpack.unpackb(bytes.fromhex(handle), use_list=False)]
+        found = [
+            _Process(*fields)
+            for fields in msgpack.unpackb(bytes.fromhex(handle), use_list=False, unicode_errors="surrogateescape")
+        ]
     except (ValueError, TypeError, msgpack.UnpackException):
         return []
     kinds = (str, str, int, str, str, int)

@@ -54,7 +54,7 @@ class Frame(NamedTuple):
 
 
 def _opening(head: Sequence[object], payload_bytes: int) -> bytes:
-    packed: bytes = msgpack.packb(head)
+    packed: bytes = msgpack.packb(head, unicode_errors="surrogateescape")
     return _LENGTHS.pack(payload_bytes, len(packed)) + packed
 
 
@@ -110,7 +110,7 @@ class Inbox:
 
     def _head(self, opening_bytes: int) -> list[Any]:
         packed = self._buffer[self._start + _LENGTHS.size : self._start + opening_bytes]
-        return msgpack.unpackb(packed)  # type: ignore[no-any-return]  # msgpack has no types; every head is a list
+        return msgpack.unpackb(packed, unicode_errors="surrogateescape")  # type: ignore[no-any-return]  # msgpack has no types; every head is a list
 
     def _take(self, opening_bytes: int, payload_bytes: int) -> Frame:
         head = self._head(opening_bytes)
