@@ -69,7 +69,10 @@ def dump_function(function: Callable[..., Any], code: str = "") -> bytes:
     name = code.encode("ascii")
     stream = io.BytesIO()
     stream.write(bytes([len(name)]) + name)
-    pickling.dump(function, stream)
+    try:
+        pickling.dump(function, stream, is_program=True)
+    except Exception as error:
+        pickling.raise_explained(error, [("the function", function)], is_program=True)
     return stream.getvalue()
 
 
@@ -131,6 +134,10 @@ def dump_call_in_parts(
         pickling.pickler(stream).dump((args, kwargs))
     except _FramesCame:
         return _dump_one_by_one(args, kwargs, keep)
+    except Exception as error:
+        named = [(f"argument {i}", arg) for i, arg in enumerate(args)]
+        named += [(f"argument `{name}`", arg) for name, arg in kwargs.items()]
+        pickling.raise_explained(error, named)
     return stream.all()
 
 

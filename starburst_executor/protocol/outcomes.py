@@ -52,7 +52,10 @@ def dump_value(value: object) -> bytes:
         return b"V" + pickle.dumps(value, PROTOCOL)
     stream = io.BytesIO(b"V")
     stream.seek(1)
-    pickling.dump(value, stream)
+    try:
+        pickling.dump(value, stream)
+    except Exception as error:
+        pickling.raise_explained(error, [("the result", value)])
     return stream.getvalue()  # shares the stream's memory
 
 

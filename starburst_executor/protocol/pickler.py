@@ -1,15 +1,32 @@
-"""How objects are pickled: cloudpickle's pickler, with what this library adds to it. The only importer of cloudpickle.
+"""How objects are pickled: cloudpickle's pickler, with rules of our own. The only importer of cloudpickle.
 
-    Pickler ──► a pickle ──► Unpickler, or `loads`
+    Pickler ──► a pickle ──► `Unpickler` or `pickle.loads`
                    └── names the functions of `rebuilding.py`
+
+The rules, beside what cloudpickle does:
+
+- Code keeps the name of its file, and its source lines go along.
+- What a program has at its top, a process pool makes anew in each process: locks and the like, caches of functions. So
+  they are made anew where a function or a class needs them. As an argument or a result they are refused, as in a pool.
+- A class of `__main__` is the program's own where that is there.
+- An open file is refused; an array can be written to where it arrives.
 
 Loading this module loads cloudpickle; `pickling.py` does so at its first use.
 """
 
 from __future__ import annotations
 
+import contextvars
+import ctypes
+import functools
+import io
+import queue
 import sys
-from types import CodeType
+import threading
+import weakref
+from collections.abc import Callable
+from enum import Enum
+from types import CodeType, FunctionType
 from typing import Any
 
 import cloudpickle
@@ -17,31 +34,153 @@ import cloudpickle
 from starburst_executor import source
 from starburst_executor.protocol import rebuilding
 from starburst_executor.protocol.pickling import PROTOCOL
+from starburst_executor.protocol.rebuilding import Mark, token_of
 
 __all__ = ["Pickler", "has_modules_by_value"]
 
+_CACHED = type(functools.lru_cache(int))
+_DISPATCH_CODE = functools.singledispatch(int).__code__  # type: ignore[attr-defined]  # it is a plain function
+_UNSET = object()
+
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles functions, classes and modules by value where they cannot be found by name."""
+    """Pickles functions, classes and modules by value where they cannot be found by name.
 
-    def __init__(self, file: Any) -> None:
+    Args:
+        is_program: Whether what is pickled is the program's: a function with all that it names. Otherwise it is data.
+    """
+
+    def __init__(self, file: Any, *, is_program: bool = False) -> None:
         super().__init__(file, PROTOCOL)
+        self._is_program = is_program
+        self._depth = int(is_program)  # of functions and classes around what is pickled at the moment
         # Code within code whose source went along; kept, so that no other object gets its id.
         self._covered: dict[int, CodeType] = {}
+        if (numpy := sys.modules.get("numpy")) is not None and hasattr(numpy, "ndarray"):
+            _RULES.setdefault(numpy.ndarray, _array)
 
     def reducer_override(self, obj: Any) -> Any:
         """What stands for an object; NotImplemented to leave it to the standard library."""
-        if type(obj) is CodeType:
-            return self._code(obj)
-        return super().reducer_override(obj)
+        rule = _RULES.get(type(obj))
+        reduced = NotImplemented if rule is None else rule(self, obj)
+        if reduced is NotImplemented:
+            reduced = super().reducer_override(obj)
+            if reduced is not NotImplemented:
+                reduced = self._by_value(obj, reduced)
+        return reduced
 
-    def _code(self, code: CodeType) -> tuple[Any, ...]:
+    def _by_value(self, obj: Any, reduced: Any) -> Any:
+        """A function or class that travels by value, as cloudpickle has it, by our rules."""
+        if len(reduced) != 6:  # noqa: PLR2004 - with a state, and what sets it
+            return reduced
+        make, arguments, state, _, _, complete = reduced
+        if not self._is_program:
+            state, complete = (Mark(1), complete, state, Mark(-1)), rebuilding.set_inside
+        if isinstance(obj, type) and obj.__module__ == "__main__" and "<locals>" not in obj.__qualname__:
+            arguments = (token_of(obj), obj.__qualname__, issubclass(obj, Enum), make, *arguments)
+            make, state, complete = rebuilding.main_class, (complete, state), rebuilding.set_class_state
+        return make, arguments, state, None, None, complete
+
+    def mark(self, mark: Mark) -> tuple[Any, ...]:
+        """Note that a function or class begins or ends here."""
+        self._depth += mark.step
+        return int, ()
+
+    def code(self, code: CodeType) -> tuple[Any, ...]:
         """With its file's name, which not every version of cloudpickle takes along, and its source."""
         make, fields = self.dispatch_table[CodeType](code)
         lines = "" if id(code) in self._covered else source.source_of(code)
         self._covered.update((id(inner), inner) for inner in source.nested(code))
         # One object for each name, whichever code has it: so equal functions have equal pickles.
         return rebuilding.make_code, (make, fields, sys.intern(code.co_filename), lines)
+
+    def anew(self, obj: Any, make: Callable[..., Any], *arguments: Any) -> Any:
+        """Made anew in each process, if the program has it; data is left to the standard library, which refuses it."""
+        return (rebuilding.fresh, (token_of(obj), make, *arguments)) if self._depth > 0 else NotImplemented
+
+    def emptied(self, obj: Any) -> Any:
+        """As `anew`, for what has neither arguments nor a hash: those in two pickles are two."""
+        return (type(obj), ()) if self._depth > 0 else NotImplemented
+
+
+def _cache(_: Pickler, function: Any) -> Any:
+    if _is_found_by_name(function):
+        return NotImplemented
+    kept = function.cache_parameters()
+    return rebuilding.cached, (token_of(function), function.__wrapped__, kept["maxsize"], kept["typed"])
+
+
+def _function(_: Pickler, function: FunctionType) -> Any:
+    if function.__code__ is not _DISPATCH_CODE or _is_found_by_name(function):
+        return NotImplemented
+    registry = function.registry  # type: ignore[attr-defined]  # singledispatch gives it one
+    wrapped = getattr(function, "__wrapped__", registry[object])
+    return (
+        rebuilding.dispatching,
+        (token_of(function), wrapped),
+        list(registry.items()),
+        None,
+        None,
+        rebuilding.register_all,
+    )
+
+
+def _is_found_by_name(function: Any) -> bool:
+    """Whether a function is found by its name in a module that is not the program itself."""
+    name = getattr(function, "__module__", None)
+    found = sys.modules.get(name) if isinstance(name, str) and name not in ("__main__", "__mp_main__") else None
+    if found is None or name in cloudpickle.list_registry_pickle_by_value():
+        return False
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is function
+
+
+def _file(_: Pickler, file: io.TextIOWrapper) -> Any:
+    for name in ("stdout", "stderr"):
+        if file is getattr(sys, name, None) or file is getattr(sys, f"__{name}__", None):
+            return getattr, (sys, name)
+    # cloudpickle would send what is in it.
+    raise TypeError("cannot pickle '_io.TextIOWrapper' object")
+
+
+def _array(_: Pickler, array: Any) -> Any:
+    """A view that may be written to of one that may not, because the copy is pickled as the array is."""
+    flags = array.flags
+    if flags.writeable or array.dtype.hasobject or not (flags.c_contiguous or flags.f_contiguous):
+        return NotImplemented
+    if not array.nbytes:
+        return array.copy("K").__reduce_ex__(PROTOCOL)
+    memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+    order = "C" if flags.c_contiguous else "F"
+    return type(array)(array.shape, array.dtype, memory, 0, None, order).__reduce_ex__(PROTOCOL)
+
+
+def _variable(pickler: Pickler, variable: contextvars.ContextVar[Any]) -> Any:
+    default = contextvars.Context().run(variable.get, _UNSET)
+    return pickler.anew(variable, rebuilding.variable, variable.name, *([] if default is _UNSET else [default]))
+
+
+# By exact type. What has a state gets the one that it was made with, as far as it can be told.
+_RULES: dict[type, Callable[[Pickler, Any], Any]] = {
+    CodeType: Pickler.code,
+    Mark: Pickler.mark,
+    FunctionType: _function,
+    _CACHED: _cache,
+    io.TextIOWrapper: _file,
+    contextvars.ContextVar: _variable,
+    type(threading.Lock()): lambda pickler, lock: pickler.anew(lock, threading.Lock),
+    type(threading.RLock()): lambda pickler, lock: pickler.anew(lock, threading.RLock),
+    threading.Condition: lambda pickler, condition: pickler.anew(condition, threading.Condition, condition._lock),  # noqa: SLF001 - what it was made with
+    threading.Semaphore: lambda pickler, it: pickler.anew(it, threading.Semaphore, it._value),  # noqa: SLF001 - what it was made with
+    threading.BoundedSemaphore: lambda pickler, it: pickler.anew(it, threading.BoundedSemaphore, it._initial_value),  # noqa: SLF001 - what it was made with
+    threading.Event: lambda pickler, event: pickler.anew(event, threading.Event),
+    threading.Barrier: lambda pickler, it: pickler.anew(it, threading.Barrier, it._parties, it._action, it._timeout),  # noqa: SLF001 - what it was made with
+    threading.local: lambda pickler, local: pickler.anew(local, threading.local),
+    queue.SimpleQueue: lambda pickler, it: pickler.anew(it, queue.SimpleQueue),
+    weakref.WeakKeyDictionary: lambda pickler, it: pickler.emptied(it),
+    weakref.WeakValueDictionary: lambda pickler, it: pickler.emptied(it),
+}
 
 
 def has_modules_by_value() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import linecache
+from collections import OrderedDict
 from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
@@ -63,7 +64,8 @@ def test_code_that_differs_in_its_file_alone_has_its_own_lines() -> None:
 
 
 def test_what_is_kept_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "_MOST_FILES", len(source._registered) + 3)
+    monkeypatch.setattr(source, "_MOST_FILES", 3)
+    monkeypatch.setattr(source, "_registered", OrderedDict())
     for i in range(10):
         source.register(f"{NAME}{i}", 1, "line\n", is_believed=True)
     assert [i for i in range(10) if lines_of(f"{NAME}{i}")] == [7, 8, 9]

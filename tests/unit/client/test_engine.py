@@ -87,7 +87,7 @@ def test_submits_are_stored_and_outcomes_come_back(client: Client) -> None:
 def test_calls_that_cannot_be_pickled_fail_on_their_futures_and_hold_nothing_up(client: Client) -> None:
     """Their object has ended when it is written: nothing will ever change in it."""
     for _ in range(20):
-        futures = [client.submit(pow, threading.Lock()), client.submit(threading.Lock())]
+        futures = [client.submit(pow, threading.Lock()), client.submit(i for i in "ab")]
         for future in futures:
             assert isinstance(future.exception(0), TypeError)
         assert client.engine.flush(PATIENCE_S)

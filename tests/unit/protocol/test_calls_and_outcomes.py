@@ -212,14 +212,11 @@ def test_frames_beneath_the_users_are_hidden() -> None:
         def __reduce__(self) -> Any:
             return outcomes.load_outcome(b"?")
 
-    try:
+    with pytest.raises(RecordInvalid) as caught:
         outcomes.dump_value(Odd())
-    except RecordInvalid as error:
-        assert error.__traceback__ is not None
-        called = error.with_traceback(
-            error.__traceback__.tb_next
-        )  # without this function, which a runner does not have
-        failure = outcomes.describe_outcome(outcomes.dump_error(called))
+    # Without this function, which a runner does not have.
+    called = caught.value.with_traceback(caught.tb.tb_next)
+    failure = outcomes.describe_outcome(outcomes.dump_error(called))
     assert failure is not None
     assert outcomes.describe_outcome(outcomes.dump_error(ValueError("never raised"))) is not None
     assert "in dump_value" not in failure.traceback

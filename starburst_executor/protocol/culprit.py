@@ -1,0 +1,156 @@
+"""Why something cannot be pickled, in the user's words: which object it is, and how it is reached.
+
+Pickling says "cannot pickle 'sqlite3.Connection' object" and no more. The way there is found afterwards, by pickling the
+parts of what failed, then the parts of the part that fails, and so on. That costs nothing where nothing fails.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
+from types import FunctionType, MethodType
+from typing import Any, NamedTuple
+
+from starburst_executor import source
+
+__all__ = ["explained"]
+
+_MOST_STEPS = 20
+_MOST_PARTS = 1_000  # of one thing; what comes after these is not looked at
+_HINT = "create it in an `initializer`"
+
+Fails = Callable[[Any], bool]
+
+
+class _Step(NamedTuple):
+    """A part: what it is called within what it is a part of, and the function that this is, if it is one."""
+
+    name: str
+    value: Any
+    user: str = ""
+
+
+def explained(error: BaseException, parts: Sequence[tuple[str, Any]], fails: Fails) -> BaseException:
+    """The error with a sentence that names what cannot be pickled; as it is, if that is no part of anything.
+
+    Args:
+        parts: What was pickled, by name.
+        fails: Whether something cannot be pickled by itself. Never raises.
+    """
+    if type(error) not in (TypeError, pickle.PicklingError):
+        return error  # what user code raises is left to it
+    words = _words(_path([_Step(name, value) for name, value in parts], fails))
+    if not words:
+        return error
+    return type(error)(f"{error}: {words}").with_traceback(error.__traceback__)
+
+
+def _path(parts: Sequence[_Step], fails: Fails) -> list[_Step]:
+    """From the outermost part that cannot be pickled to the innermost one."""
+    path: list[_Step] = []
+    been: set[int] = set()
+    candidates: Iterator[_Step] = iter(parts)
+    while len(path) < _MOST_STEPS:
+        found = next((step for step in candidates if id(step.value) not in been and fails(step.value)), None)
+        if found is None:
+            return path
+        path.append(found)
+        been.add(id(found.value))
+        candidates = _parts(found.value)
+    return path
+
+
+def _words(path: Sequence[_Step]) -> str:
+    if not path:
+        return ""
+    users = [i for i, step in enumerate(path) if step.user]
+    within = path[users[-1] :] if users else path
+    if len(within) == 1 and not users:
+        return ""  # the argument itself: the error says it all
+    named = " of ".join(
+        step.name if i else f"{step.name} ({_type_name(step.value)})" for i, step in enumerate(reversed(within))
+    )
+    return f"{named}, used by `{within[0].user}`: {_HINT}" if users else named
+
+
+def _type_name(value: Any) -> str:
+    kind = type(value)
+    return (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+
+
+def _parts(value: Any) -> Iterator[_Step]:
+    for i, step in enumerate(_all_parts(value)):
+        if i >= _MOST_PARTS:
+            return
+        yield step
+
+
+def _all_parts(value: Any) -> Iterator[_Step]:
+    if isinstance(value, FunctionType):
+        yield from _parts_of_function(value)
+    elif isinstance(value, MethodType):
+        yield _Step("`self`", value.__self__)
+        yield _Step(f"`{value.__func__.__qualname__}`", value.__func__)
+    elif isinstance(value, functools.partial):
+        yield _Step("its function", value.func)
+        yield from (_Step(f"argument {i}", each) for i, each in enumerate(value.args))
+        yield from (_Step(f"argument `{name}`", each) for name, each in value.keywords.items())
+    elif isinstance(value, type):
+        named = [(name, each) for name, each in vars(value).items() if name not in ("__dict__", "__weakref__")]
+        yield from (_Step(f"attribute `{name}` of class `{value.__qualname__}`", each) for name, each in named)
+    elif isinstance(value, Mapping):
+        yield from (_Step(f"key {_short(key)}", key) for key in value)
+        yield from (_Step(f"item {_short(key)}", each) for key, each in value.items())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from (_Step(f"item {i}", each) for i, each in enumerate(value))
+    else:
+        yield from _parts_of_object(value)
+
+
+def _parts_of_function(function: FunctionType) -> Iterator[_Step]:
+    user = function.__name__
+    codes = [function.__code__, *source.nested(function.__code__)]
+    names = dict.fromkeys(name for code in codes for name in code.co_names)
+    namespace = function.__globals__
+    yield from (_Step(f"global `{name}`", namespace[name], user) for name in names if name in namespace)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield _Step(f"`{name}`", cell.cell_contents, user)
+        except ValueError:  # it is empty
+            continue
+    defaults = zip(reversed(list(_positional(function))), reversed(function.__defaults__ or ()), strict=False)
+    yield from (_Step(f"the default of `{name}`", value, user) for name, value in defaults)
+    yield from (
+        _Step(f"the default of `{name}`", value, user) for name, value in (function.__kwdefaults__ or {}).items()
+    )
+    yield from (_Step(f"attribute `{name}`", value, user) for name, value in function.__dict__.items())
+
+
+def _positional(function: FunctionType) -> Iterator[str]:
+    kinds = signature(function, follow_wrapped=False).parameters.values()
+    yield from (one.name for one in kinds if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD))
+
+
+def _parts_of_object(value: Any) -> Iterator[_Step]:
+    if (wrapped := getattr(value, "__wrapped__", None)) is not None:
+        yield _Step(f"`{getattr(wrapped, '__name__', '?')}`", wrapped)
+    state = dict(getattr(value, "__dict__", {}))
+    for kind in type(value).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        state |= {
+            name: getattr(value, name)
+            for name in ([slots] if isinstance(slots, str) else slots)
+            if hasattr(value, name)
+        }
+    yield from (_Step(f"attribute `{name}`", each) for name, each in state.items())
+    if not isinstance(value, type) and type(value).__module__ == "__main__":
+        yield _Step(f"class `{type(value).__qualname__}`", type(value))
+
+
+def _short(key: object) -> str:
+    shown = repr(key)
+    return shown if len(shown) <= 40 else shown[:37] + "…"  # noqa: PLR2004
