@@ -199,6 +199,8 @@ class SqliteStore:
                 return write(connection)
             with suppress(Gone):  # the folder went as well
                 self._files.make(path)
+        if not self._folder.is_dir():
+            raise AccessDenied(f"the embedded store's folder cannot be made, pass another one: folder={self._folder}")
         raise StoreUnavailable(f"the embedded store's file was removed each time it was made: file={path}")
 
     def _created(self, connection: sqlite3.Connection, key: str, body: Body) -> str:

@@ -429,10 +429,14 @@ def test_a_file_that_another_program_has_locked_stops_nobody_for_long(
         assert store.list_folders("sessions/") == ["s-1"]
 
 
-@pytest.mark.parametrize("how", ["a file", "below a file", "a folder as lock", "a name too long", "a circle"])
+@pytest.mark.parametrize(
+    "how",
+    ["a file", "below a file", "a folder as lock", "a name too long", "a circle", "a link to nowhere", "no files"],
+)
 def test_what_can_never_be_a_store_is_refused_at_once(tmp_path: Path, how: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "is-not-there")
     (tmp_path / "locked" / "_lock").mkdir(parents=True)
     places = {
         "a file": "file",
@@ -440,6 +444,8 @@ def test_what_can_never_be_a_store_is_refused_at_once(tmp_path: Path, how: str) 
         "a folder as lock": "locked",
         "a name too long": "x" * 300,
         "a circle": "circle/sessions",
+        "a link to nowhere": "nowhere/sessions",
+        "no files": "/proc/sessions",
     }
     with closing(SqliteStore(tmp_path / places[how])) as store, pytest.raises(AccessDenied):
         store.create(KEY, b"x")
