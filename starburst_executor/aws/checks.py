@@ -13,6 +13,7 @@ from typing import Any
 from starburst_executor import config
 from starburst_executor.aws.billing.quotas import KINDS, read_quota
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code
+from starburst_executor.aws.image.codebuild import NO_BUILDS_ADVICE
 from starburst_executor.aws.stack.outputs import Stack
 from starburst_executor.clock import Clock
 from starburst_executor.errors import AccessDenied, PreconditionFailed, SessionNotFound, StarburstError
@@ -170,6 +171,24 @@ def _images(patient: Patient) -> str:
     return f"{len(tags)} in {repository}" if tags else "none yet: `starburst image build` makes one"
 
 
+def _builds(patient: Patient) -> str:
+    """Whether CodeBuild builds anything here: in a new account it may not, and says so only when asked to."""
+    if patient.stack.codebuild_project is None:
+        return "not asked for: `starburst setup --codebuild` adds it"
+    try:
+        quotas = patient.clients.get("service-quotas").get_paginator("list_service_quotas")
+        pages = quotas.paginate(ServiceCode="codebuild")
+        found = {str(one["QuotaName"]): float(one["Value"]) for page in pages for one in page["Quotas"]}
+    except FOREIGN:
+        found = {}
+    most = next((value for name, value in found.items() if "linux/medium" in name.lower()), None)
+    if most is None:
+        return f"{patient.stack.codebuild_project}; how many builds may run is not told"
+    if most < 1:
+        raise Wrong("CodeBuild may run no builds in this account", NO_BUILDS_ADVICE)
+    return f"{patient.stack.codebuild_project}: {most:g} builds at once"
+
+
 def _logs(patient: Patient) -> str:
     logs, name = patient.clients.get("logs"), patient.stack.log_group
     groups = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
@@ -263,6 +282,7 @@ CHECKS: dict[str, Callable[[Patient], str]] = {
     "roles": _roles,
     "cluster": _cluster,
     "images": _images,
+    "builds": _builds,
     "logs": _logs,
     "Batch": _batch,
     "quotas": _quotas,

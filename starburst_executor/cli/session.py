@@ -19,15 +19,29 @@ __all__ = ["cleanup", "sessions", "status"]
 @store_option
 @json_option
 def sessions(store: str | None, as_json: bool) -> None:
-    """List the sessions of a store, oldest first. Needs no key."""
-    found = DetachedExecutor.list_sessions(store)
+    """List the sessions of a store, oldest first. Needs no key.
+
+    Without a store those of the embedded one are listed, and, once there is a stack on AWS, those in its bucket.
+    """
+    stores = _stores(store)
+    found = [one for url in stores for one in DetachedExecutor.list_sessions(url)]
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
     elif not found:
-        where = config.resolve(detached=True, store=store).store
-        click.echo(f"no sessions in {where}; --store names another store", err=True)
+        click.echo(f"no sessions in {' or '.join(stores)}; --store names another store", err=True)
     for one in () if as_json else found:
         click.echo(str(one))
+
+
+def _stores(named: str | None) -> list[str]:
+    """Where sessions may be: where it is said, else in the embedded store and in the bucket of the stack that was set up."""
+    own = config.resolve(detached=True, store=named).store
+    if named is not None or own != config.default_store(detached=True) or not config.has_stack():
+        return [own]
+    from starburst_executor.aws.clients import Clients  # boto3 is for those who have a stack
+    from starburst_executor.aws.stack.outputs import default_store
+
+    return [own, default_store(Clients(config.resolve_aws()))]
 
 
 @click.command()

@@ -13,7 +13,7 @@ Nothing here accesses a store. Settings are read on demand: importing this packa
 environment. Import its names from this package, not from its modules.
 """
 
-from starburst_executor.config.aws import AwsSettings, forget_aws, remember_aws, resolve_aws
+from starburst_executor.config.aws import AwsSettings, forget_aws, has_stack, remember_aws, resolve_aws
 from starburst_executor.config.engine import EngineStart, engine_environment, engine_start
 from starburst_executor.config.environment import variable_names
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, price_file, registry_folder
@@ -47,6 +47,7 @@ __all__ = [
     "ephemeral_session_key",
     "find_session_key",
     "forget_aws",
+    "has_stack",
     "log_folder",
     "machine_boot",
     "new_session_key",

@@ -19,7 +19,7 @@ from pathlib import Path
 from starburst_executor.config.file import read_config_file, write_table
 from starburst_executor.errors import ConfigError
 
-__all__ = ["AwsSettings", "forget_aws", "remember_aws", "resolve_aws"]
+__all__ = ["AwsSettings", "forget_aws", "has_stack", "remember_aws", "resolve_aws"]
 
 TABLE = "aws"
 # A stack's name is part of other names: a repository's name must be in lower case, and AWS reserves some prefixes of the
@@ -82,6 +82,12 @@ def aws_table(record: dict[str, object], path: Path | None) -> dict[str, object]
         if name not in known:
             raise ConfigError(f"unknown setting: 'aws.{name}' (from {path}); known are {', '.join(known)}")
     return table
+
+
+def has_stack() -> bool:
+    """Whether a stack was set up, or named by a variable. Raises: ConfigError."""
+    path, record = read_config_file()
+    return bool(aws_table(record, path)) or "STARBURST_AWS_STACK" in os.environ
 
 
 def remember_aws(settings: AwsSettings) -> Path:

@@ -27,6 +27,7 @@ from moto.iam.models import ManagedPolicy, iam_backends
 from moto.s3.models import FakeBucket, s3_backends
 from moto.s3.responses import S3Response
 from moto.servicequotas.models import ServiceQuotasBackend
+from moto.servicequotas.responses import ServiceQuotasResponse
 
 
 class _Made:
@@ -186,6 +187,17 @@ def _quota(self: ServiceQuotasBackend, service_code: str, quota_code: str) -> di
 
 
 ServiceQuotasBackend.get_service_quota = _quota
+
+BUILDS: dict[str, float] = {"Concurrently running builds for Linux/Medium environment": 20.0}  # as VCPUS
+
+
+def _quotas(self: ServiceQuotasResponse) -> str:
+    """moto has no quotas that were applied."""
+    found = [{"ServiceCode": "codebuild", "QuotaName": name, "Value": value} for name, value in BUILDS.items()]
+    return json.dumps({"Quotas": found})
+
+
+ServiceQuotasResponse.list_service_quotas = _quotas
 
 # ------------------------------------------------------------------------------------------------------------- buckets
 

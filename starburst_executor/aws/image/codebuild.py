@@ -18,8 +18,14 @@ from starburst_executor.aws.stack.outputs import BUILDS, Stack
 from starburst_executor.clock import Clock
 from starburst_executor.errors import LaunchError
 
-__all__ = ["build_there"]
+__all__ = ["NO_BUILDS_ADVICE", "build_there"]
 
+# What a new account is told: "Cannot have more than 0 builds in queue for the account".
+_NO_BUILDS = "builds in queue for the account"
+NO_BUILDS_ADVICE = (
+    "the account may run no builds, as new ones: ask for more in the Service Quotas console (AWS CodeBuild, concurrently "
+    "running builds for Linux/Medium), which takes a day or so, or build with docker, podman or buildah on this machine"
+)
 _POLL_S = 5.0
 _LAST_LINES = 20
 # Of the x86_64 kind is what the project says. Source:
@@ -81,7 +87,10 @@ def build_there(
             build = codebuild.batch_get_builds(ids=[build["id"]])["builds"][0]
             log.follow(build)
     except FOREIGN as error:
-        raise meaning(error, f"building the image {tag}") from error
+        known = meaning(error, f"building the image {tag}")
+        if _NO_BUILDS in str(error):
+            raise LaunchError(f"{known}; {NO_BUILDS_ADVICE}") from error
+        raise known from error
     if build["buildStatus"] != "SUCCEEDED":
         link = build.get("logs", {}).get("deepLink", "")
         raise LaunchError(

@@ -106,6 +106,9 @@ def active_jobs(clients: Clients, has: Contents) -> Iterator[str]:
                 for page in pages:
                     yield from (job["jobId"] for job in page["jobSummaryList"])
             except FOREIGN as error:
+                # A queue that an interrupted teardown, or a person, has removed already.
+                if error_code(error) == "ClientException" and "not found" in str(error).lower():
+                    break
                 raise meaning(error, "listing jobs of Batch") from error
 
 

@@ -2,6 +2,9 @@
 
 Beside the stack a few things bear its name, made by launchers: keys of sessions (SSM parameters), task definitions, job
 definitions. The stack goes last of all: so whatever an interruption leaves behind, running the same again finds it.
+
+What CloudFormation does not delete is made ready for it: a bucket and a repository that hold something, roles and a
+policy that somebody attached by hand, instances that live.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ _IMAGES_AT_ONCE = 100
 _TASKS_AT_ONCE = 100
 _NAMES_AT_ONCE = 10
 _TRIES = 3
+_ROLES = ("WorkerRole", "ExecutionRole", "BuildRole", "InstanceRole", "BatchInstanceRole")
+_GROUPS = ("Ec2Group", "Ec2SpotGroup")
 
 
 def tear_down(clients: Clients, clock: Clock, has: Contents, say: Callable[[str], None]) -> list[str]:
@@ -36,6 +41,8 @@ def tear_down(clients: Clients, clock: Clock, has: Contents, say: Callable[[str]
     _stop(clients, clock, has, say)
     removers = (_remove_parameters, _remove_task_definitions, _remove_job_definitions)
     left = [words for remove in removers for words in remove(clients, say)]
+    left += _detach_policies(clients, has, say)
+    _end_instances(clients, clock, has, say)
     for attempt in range(1, _TRIES + 1):
         _empty(clients, has, say)
         try:
@@ -44,7 +51,8 @@ def tear_down(clients: Clients, clock: Clock, has: Contents, say: Callable[[str]
         except LaunchError as error:
             # Somebody who did not hear of it wrote once more between emptying and deleting.
             if attempt == _TRIES or "not empty" not in str(error).lower():
-                raise
+                words = f"; left: {'; '.join(left)}" if left else ""
+                raise LaunchError(f"{error}; running the same again goes on from there{words}") from error
     # Crash here: the config file names a stack that is gone; running the same again takes it out.
     config.forget_aws(config.AwsSettings(stack=clients.settings.stack, region=clients.region))
     return left
@@ -133,16 +141,107 @@ def _empty_bucket(s3: Any, bucket: str) -> int:
 
 
 def _empty_repository(ecr: Any, repository: str) -> int:
+    """Every image, by its digest; how many. Of one that is several manifests the list that names them goes first.
+
+    Source: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_ImageFailure.html, ImageReferencedByManifestList
+    """
+    n_deleted = 0
+    while True:
+        try:
+            pages = ecr.get_paginator("list_images").paginate(repositoryName=repository)
+            digests = sorted({str(one["imageDigest"]) for page in pages for one in page["imageIds"]})
+        except FOREIGN as error:
+            if error_code(error) == "RepositoryNotFoundException":
+                return n_deleted
+            raise
+        refused: list[dict[str, Any]] = []
+        for first in range(0, len(digests), _IMAGES_AT_ONCE):
+            doomed = [{"imageDigest": digest} for digest in digests[first : first + _IMAGES_AT_ONCE]]
+            refused += ecr.batch_delete_image(repositoryName=repository, imageIds=doomed).get("failures", [])
+        held = {str(one.get("imageId", {}).get("imageDigest")) for one in refused}
+        n_now = len(set(digests) - held)
+        n_deleted += n_now
+        if not held:
+            return n_deleted
+        if not n_now:
+            raise LaunchError(
+                f"images cannot be deleted: {refused[0].get('failureCode')}: {refused[0].get('failureReason')}: "
+                f"repository={repository}, images={len(held)}"
+            )
+
+
+# ------------------------------------------------------------------------------------- what holds on to the stack's own
+
+
+def _detach_policies(clients: Clients, has: Contents, say: Callable[[str], None]) -> Iterator[str]:
+    """The policy for people is attached to them by hand, and roles may have been given more: IAM deletes neither so."""
+    iam = clients.get("iam")
+    policy = has.get("ClientPolicy")
     try:
-        pages = ecr.get_paginator("list_images").paginate(repositoryName=repository)
-        images = [one for page in pages for one in page["imageIds"]]
+        if policy is not None:
+            n_detached = _detach_everywhere(iam, policy)
+            if n_detached:
+                say(f"detached {policy.rpartition('/')[2]} from {n_detached} users, groups and roles")
     except FOREIGN as error:
-        if error_code(error) == "RepositoryNotFoundException":
-            return 0
-        raise
-    for first in range(0, len(images), _IMAGES_AT_ONCE):
-        ecr.batch_delete_image(repositoryName=repository, imageIds=images[first : first + _IMAGES_AT_ONCE])
-    return len(images)
+        if error_code(error) != "NoSuchEntity":
+            yield _left(error, f"attachments of {policy}: detach it from users, groups and roles, then run this again")
+    for name in filter(None, map(has.get, _ROLES)):
+        try:
+            pages = iam.get_paginator("list_attached_role_policies").paginate(RoleName=name)
+            for arn in [one["PolicyArn"] for page in pages for one in page["AttachedPolicies"]]:
+                iam.detach_role_policy(RoleName=name, PolicyArn=arn)
+                say(f"detached {arn} from the role {name}")
+        except FOREIGN as error:
+            if error_code(error) != "NoSuchEntity":
+                yield _left(
+                    error, f"policies that were attached to the role {name} by hand: detach them, run this again"
+                )
+
+
+def _detach_everywhere(iam: Any, policy: str) -> int:
+    """From whom it was detached; its other versions go too, since IAM wants that. How many had it attached."""
+    pages = list(iam.get_paginator("list_entities_for_policy").paginate(PolicyArn=policy))
+    n_detached = 0
+    for kind in ("User", "Group", "Role"):
+        detach = getattr(iam, f"detach_{kind.lower()}_policy")
+        for name in [one[f"{kind}Name"] for page in pages for one in page[f"Policy{kind}s"]]:
+            detach(**{f"{kind}Name": name, "PolicyArn": policy})
+            n_detached += 1
+    for version in iam.list_policy_versions(PolicyArn=policy)["Versions"]:
+        if not version["IsDefaultVersion"]:
+            iam.delete_policy_version(PolicyArn=policy, VersionId=version["VersionId"])
+    return n_detached
+
+
+def _end_instances(clients: Clients, clock: Clock, has: Contents, say: Callable[[str], None]) -> None:
+    """End the instances, and return when they have: a group that still has some is deleted only after it waited for them,
+    and so are the addresses that keep the gateway.
+    """
+    groups = list(filter(None, map(has.get, _GROUPS)))
+    if not groups:
+        return
+    scaling, never, deadline = clients.get("autoscaling"), threading.Event(), clock.monotonic() + _STOP_S
+    try:
+        there = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
+        for group in there:
+            name = group["AutoScalingGroupName"]
+            # What was to keep instances warm would raise it again.
+            for action in scaling.describe_scheduled_actions(AutoScalingGroupName=name)["ScheduledUpdateGroupActions"]:
+                scaling.delete_scheduled_action(
+                    AutoScalingGroupName=name, ScheduledActionName=action["ScheduledActionName"]
+                )
+            scaling.update_auto_scaling_group(AutoScalingGroupName=name, MinSize=0, MaxSize=0, DesiredCapacity=0)
+        n_told = 0
+        while n_left := sum(len(group["Instances"]) for group in there):
+            if n_left != n_told:
+                say(f"ending {n_left} instances")
+            n_told = n_left
+            if clock.monotonic() >= deadline:
+                raise LaunchError(f"{n_left} instances did not end within {_STOP_S:.0f} s: run the same again")
+            clock.wait(never, _POLL_S)
+            there = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
+    except FOREIGN as error:
+        raise meaning(error, "ending instances") from error
 
 
 # --------------------------------------------------------------------------------------- what bears the stack's name

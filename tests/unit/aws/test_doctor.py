@@ -179,3 +179,11 @@ def test_without_credentials_the_first_check_says_so(account, monkeypatch):
     (only,) = doctor.examine(account.clients, FakeClock())
     assert only.verdict == "wrong"
     assert "the credentials have expired: log in again" in only.words
+
+
+def test_an_account_that_may_build_nothing_is_said_to_and_what_to_do(stack, monkeypatch):
+    (name,) = moto_more.BUILDS
+    monkeypatch.setitem(moto_more.BUILDS, name, 0.0)
+    found = {one["check"]: one for one in json.loads(run("doctor", "--json").stdout)}
+    assert found["builds"]["words"] == "CodeBuild may run no builds in this account"
+    assert "Service Quotas console" in found["builds"]["todo"]

@@ -193,6 +193,28 @@ def test_codebuild_builds_if_asked_to_or_if_no_engine_answers(
     assert "environmentTypeOverride" not in request
 
 
+def test_an_account_that_may_build_nothing_is_told_what_to_do(account: Account, environment: Environment) -> None:
+    message = "Cannot have more than 0 builds in queue for the account"
+    error = ClientError({"Error": {"Code": "AccountLimitExceededException", "Message": message}}, "StartBuild")
+
+    class Refusing:
+        def start_build(self, **_: Any) -> None:
+            raise error
+
+    account.made["codebuild"] = Refusing()
+    with pytest.raises(LaunchError, match=r"0 builds in queue.*ask for more in the Service Quotas console"):
+        build(account, environment, engine="codebuild")
+
+
+def test_an_answer_without_images_is_no_image(account: Account) -> None:
+    class Empty:
+        def describe_images(self, **_: Any) -> dict[str, Any]:
+            return {"imageDetails": []}
+
+    account.made["ecr"] = Empty()
+    assert not image._exists(account, account.stack, "a-tag")  # type: ignore[arg-type]
+
+
 def test_a_build_that_fails_there_says_why_with_its_last_lines(account: Account, environment: Environment) -> None:
     account.get("codebuild").statuses = ["IN_PROGRESS", "FAILED"]
     account.get("codebuild").phases = [

@@ -7,11 +7,12 @@ import pytest
 from starburst_executor import config
 from starburst_executor.aws.stack import teardown
 from starburst_executor.aws.stack.changes import Changes
-from starburst_executor.aws.stack.contents import contents, running
+from starburst_executor.aws.stack.contents import Contents, contents, running
 from starburst_executor.client.session import start
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import LaunchError
 from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode
+from starburst_executor.testing import FakeClock
 from tests.support.aws_rig import REGION, account, run, stack
 
 __all__ = ["account", "stack"]
@@ -122,3 +123,103 @@ def test_what_was_interrupted_is_gone_on_from(account, stack, monkeypatch, step)
     assert run("teardown", "--yes").exit_code == 0
     assert account.get("s3").list_buckets()["Buckets"] == []
     assert account.get("ssm").describe_parameters()["Parameters"] == []
+
+
+# ------------------------------------------------------------------------------------------- what holds on to the stack
+
+
+class ManifestLists:
+    """ECR with one image that is three manifests: the list that names the others cannot be among those that are held."""
+
+    def __init__(self, *, never: bool = False) -> None:
+        self.digests = {"sha256:b-list", "sha256:a-amd64", "sha256:c-attestation"}
+        self.never = never
+        self.calls: list[list[str]] = []
+
+    def get_paginator(self, _):
+        return self
+
+    def paginate(self, **_):
+        # One that has two tags is listed twice.
+        yield {"imageIds": [{"imageDigest": one} for one in self.digests for _ in range(2)]}
+
+    def batch_delete_image(self, repositoryName, imageIds):
+        asked = {one["imageDigest"] for one in imageIds}
+        self.calls.append(sorted(asked))
+        has_list = "sha256:b-list" in self.digests
+        held = {one for one in asked if self.never or (has_list and one != "sha256:b-list")}
+        self.digests -= asked - held
+        reason = "Requested image referenced by manifest list"
+        failures = [
+            {"imageId": {"imageDigest": one}, "failureCode": "ImageReferencedByManifestList", "failureReason": reason}
+            for one in sorted(held)
+        ]
+        return {"imageIds": [], "failures": failures}
+
+
+def test_an_image_of_several_manifests_goes_by_its_list_first():
+    ecr = ManifestLists()
+    assert teardown._empty_repository(ecr, "starburst") == 3
+    assert ecr.digests == set()
+    assert len(ecr.calls) == 2
+
+
+def test_images_that_stay_are_said_to_and_why():
+    with pytest.raises(LaunchError, match=r"ImageReferencedByManifestList: Requested image referenced .*images=3"):
+        teardown._empty_repository(ManifestLists(never=True), "starburst")
+
+
+def test_policies_that_were_attached_by_hand_are_detached(account, stack):
+    iam = account.get("iam")
+    iam.create_user(UserName="ada")
+    iam.attach_user_policy(UserName="ada", PolicyArn=stack.client_policy_arn)
+    more = iam.create_policy(
+        PolicyName="data",
+        PolicyDocument='{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", '
+        '"Resource": "arn:aws:s3:::ours/*"}]}',
+    )["Policy"]["Arn"]
+    iam.attach_role_policy(RoleName=stack.worker_role_arn.rpartition("/")[2], PolicyArn=more)
+    result = run("teardown", "--yes")
+    assert result.exit_code == 0, result.output
+    assert "from 1 users, groups and roles" in result.stderr
+    assert f"detached {more} from the role" in result.stderr
+    assert iam.list_attached_user_policies(UserName="ada")["AttachedPolicies"] == []
+    assert [one["Arn"] for one in iam.list_policies(Scope="Local")["Policies"]] == [more]
+
+
+class LiveInstances:
+    """Auto Scaling, with instances that take three looks to end."""
+
+    settings = config.AwsSettings()
+
+    def __init__(self) -> None:
+        self.n_looks = 0
+        self.calls: list[tuple[str, object]] = []
+
+    def get(self, _):
+        return self
+
+    def describe_auto_scaling_groups(self, AutoScalingGroupNames):
+        self.n_looks += 1
+        alive = [{"InstanceId": "i-1"}] if self.n_looks < 4 else []
+        return {
+            "AutoScalingGroups": [{"AutoScalingGroupName": one, "Instances": alive} for one in AutoScalingGroupNames]
+        }
+
+    def describe_scheduled_actions(self, AutoScalingGroupName):
+        return {"ScheduledUpdateGroupActions": [{"ScheduledActionName": "starburst-warm"}]}
+
+    def delete_scheduled_action(self, **asked):
+        self.calls.append(("unschedule", asked["ScheduledActionName"]))
+
+    def update_auto_scaling_group(self, **asked):
+        self.calls.append(("resize", asked["MaxSize"]))
+
+
+def test_instances_that_live_are_ended_and_waited_for():
+    clients, said = LiveInstances(), []
+    has = Contents("stack", {"Ec2Group": "group"})
+    teardown._end_instances(clients, FakeClock(), has, said.append)  # type: ignore[arg-type]
+    assert clients.calls == [("unschedule", "starburst-warm"), ("resize", 0)]
+    assert clients.n_looks == 4
+    assert said == ["ending 1 instances"]

@@ -114,3 +114,19 @@ def test_interrupted(monkeypatch, capsys):
     monkeypatch.setattr(DetachedExecutor, "list_sessions", interrupt)
     assert entry(["sessions"]) == 130
     assert "starburst: interrupted" in capsys.readouterr().err
+
+
+def test_sessions_of_the_stack_are_listed_too_once_there_is_one(session, monkeypatch, tmp_path):
+    from starburst_executor import config
+    from starburst_executor.aws.stack import outputs
+
+    elsewhere = f"sqlite://{tmp_path}/elsewhere"
+    with DetachedExecutor(workers=1, launcher="none", store=elsewhere) as ex:
+        ex.submit(abs, -1)
+    monkeypatch.setattr(outputs, "default_store", lambda _: elsewhere)
+    assert ex.id not in run("sessions").stdout
+    config.remember_aws(config.AwsSettings(stack="starburst", region="eu-west-1"))
+    said = run("sessions").stdout
+    assert ex.id in said
+    assert session.id in said
+    assert ex.id not in run("sessions", "--store", f"sqlite://{tmp_path}/none").stdout
