@@ -28,9 +28,10 @@ def known_url(session_id: str) -> str | None:
     if folder is None or not is_session_id(session_id):
         return None
     try:
-        return (folder / session_id).read_text(encoding="utf-8").strip() or None
-    except OSError:
+        url = (folder / session_id).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):  # damaged: bytes that are no text
         return None
+    return url if "://" in url else None
 
 
 def forget(session_id: str) -> None:
