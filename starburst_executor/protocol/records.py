@@ -39,7 +39,7 @@ __all__ = [
 FORMAT = 1
 _ANY_BYTES = "surrogateescape"
 _SETTINGS = (
-    *("kind", "python", "workers", "initializer", "owner", "keep", "idle_exit", "deadline_at"),
+    *("kind", "workers", "initializer", "owner", "keep", "idle_exit", "deadline_at"),
     *("retries", "max_losses", "max_result_bytes", "task_timeout", "max_tasks_per_child"),
     *("budget_usd", "max_hourly_cost"),
 )
@@ -314,7 +314,7 @@ def settings_of(manifest: Manifest) -> bytes:
     """What a manifest's seal is over: all that only a client with the session's key decides.
 
     That is what runs before each task, what a session may cost, how long it lives, how its tasks are judged and whether
-    it may be swept. Not in it: what workers and clients change all the time, that is states, epochs, launches and money
+    it may be swept. Not in it: the version of Python, which is only ever a reason to refuse; what workers and clients change all the time, that is states, epochs, launches and money
     spent; the launcher, which has a seal of its own; and timings, of which other releases may know more.
     """
     values = [getattr(manifest, name) for name in _SETTINGS]

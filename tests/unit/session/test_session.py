@@ -119,7 +119,6 @@ def test_a_wrong_key_is_noticed() -> None:
 # What another program may be after, and what it would write.
 FORGED: dict[str, object] = {
     "kind": DETACHED,
-    "python": "3.12",
     "workers": 10_000,
     "initializer": DIGEST,
     "owner": "a process that is gone",
@@ -136,7 +135,18 @@ FORGED: dict[str, object] = {
 }
 # What workers and clients change all the time, or what has a seal of its own.
 OPEN = {
-    *("session_id", "created_at", "library", "token", "timings", "state", "reason", "launcher", "launcher_seal"),
+    *(
+        "session_id",
+        "created_at",
+        "python",
+        "library",
+        "token",
+        "timings",
+        "state",
+        "reason",
+        "launcher",
+        "launcher_seal",
+    ),
     *("submitters", "launches", "spent_usd", "seal"),
 }
 
