@@ -174,6 +174,8 @@ class ClientKeeper:
         except StoreUnavailable:
             self._watcher.watch.failed()
             raise
+        if self._starter is not None:
+            self._starter.end_silent()
         self._n_looks += 1
         if self._n_looks % self._timings.looks_until_lost == 0:
             self._repair()

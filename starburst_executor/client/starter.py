@@ -20,7 +20,7 @@ from starburst_executor.client.handles import handle_of, sealed_handle
 from starburst_executor.client.money import hourly_usd
 from starburst_executor.client.trials import Begin, Break, End, Seen, Step, Trials, Wait, decide, end_of
 from starburst_executor.errors import BudgetExceeded, ConfigError, LaunchError, NoCapacity
-from starburst_executor.launch.base import Death, Launcher, Order, Started
+from starburst_executor.launch.base import Death, Launcher, Order, Started, StopsOne
 from starburst_executor.launch.bootstrap import new_launch_id
 from starburst_executor.launch.local.processes import has_ended
 from starburst_executor.protocol.money import refusal_reason, settled, without
@@ -107,6 +107,9 @@ class Starter:
         self._next_hearing = self._next_intent_look = self._next_others_look = float("-inf")
         self._sees_others = False
         self._intents: dict[tuple[str, float], _Intent] = {}  # by launch and its renewal
+        self._listened_s = 0.0  # over all looks at the beats, but for what the store was away
+        self._looked_at: float | None = None
+        self._expected_since: dict[str, float] = {}  # workers never heard of, by `_listened_s`
         self._warned: set[str] = set()
         self._error: LaunchError | BudgetExceeded | None = None
 
@@ -388,6 +391,38 @@ class Starter:
 
     def _worker_keys(self) -> frozenset[str]:
         return frozenset(line.key for line in self._session.store.list(self._session.keys.workers))
+
+    def end_silent(self) -> None:
+        """After a look at the beats: stop each worker that was not heard of for `launch_s`, and say so. It counts no more,
+        costs no more, and is replaced. While none at all is heard of, `_listen` says what becomes of the session.
+
+        Store: nothing; 1 LIST before any is stopped. The engine: as its `deaths`.
+        """
+        now = self._clock.monotonic()
+        since, self._looked_at = self._looked_at, now
+        if since is not None:
+            # While the store is away no worker can beat.
+            self._listened_s += min(now - since, 2 * self._timings.beat_s)
+        launcher = self._launcher
+        if not self._heard or not isinstance(launcher, StopsOne):
+            return
+        handles = self._handles(self._session.manifest)
+        expected = {worker_id: handle for handle in handles for worker_id in launcher.expected(handle)}
+        heard = self._watcher.watch.known()
+        silent = {worker_id: handle for worker_id, handle in expected.items() if worker_id not in heard}
+        self._expected_since = {one: self._expected_since.get(one, self._listened_s) for one in silent}
+        due = [one for one in silent if self._listened_s - self._expected_since[one] >= self._timings.launch_s]
+        # It may have beaten since that look.
+        heard = {key.rpartition("/")[2] for key in self._worker_keys()} if due else set()
+        for worker_id in due:
+            if worker_id in heard:
+                continue
+            handle = silent[worker_id]
+            words = f"no beat within {self._timings.launch_s:g} s"
+            if launcher.give_up(handle, worker_id, words):
+                _log.warning("a worker says nothing and is stopped: worker=%s, %s", worker_id, words)
+            else:
+                self._warn(f"a worker says nothing and cannot be stopped alone: worker={worker_id}, {words}")
 
     # --- how many there are -------------------------------------------------------------------------------------------
 

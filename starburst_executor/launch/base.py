@@ -15,11 +15,11 @@ Another client can go on from there if the first one dies.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from starburst_executor.errors import LaunchError
 
-__all__ = ["Death", "Launcher", "Order", "Started"]
+__all__ = ["Death", "Launcher", "Order", "Started", "StopsOne"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +134,16 @@ class Launcher(Protocol):
 
     def let_go(self, handle: str) -> None:
         """The client ends: workers bound to it end too, detached ones go on."""
+
+
+@runtime_checkable
+class StopsOne(Protocol):
+    """What a launcher has beside that can stop one worker alone. Called as `Launcher` is."""
+
+    def expected(self, handle: str) -> list[str]:
+        """The ids of those of its workers that the engine has started, or is about to: each is to beat."""
+
+    def give_up(self, handle: str, worker_id: str, words: str) -> bool:
+        """Stop a worker that never beat; whether it was done. It counts as alive no more, and `deaths` names it, with these
+        words among its own.
+        """

@@ -81,6 +81,10 @@ class Watch:
             return True
         return self._seen[worker_id].silent >= self.looks_until_lost
 
+    def known(self) -> set[str]:
+        """The workers that had a beat at the last look."""
+        return set(self._seen)
+
     def lost(self) -> set[str]:
         """The workers seen that are lost now."""
         return {worker_id for worker_id in self._seen if self.is_lost(worker_id)}

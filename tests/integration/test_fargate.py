@@ -298,6 +298,23 @@ def test_workers_that_stay_on_their_way_are_an_error_in_time_that_says_where_the
     assert "was heard of within 1 s: 1 ECS tasks: 1 PROVISIONING" in error
 
 
+def test_a_worker_that_never_beats_is_stopped_and_replaced_while_others_work(
+    aws: FakeAws, caplog: pytest.LogCaptureFixture
+) -> None:
+    aws.ecs.n_hang = 1
+    with caplog.at_level(logging.WARNING), executor(2, launch_s=4.0) as ex:
+        futures = [ex.submit(slow_square, n) for n in range(120)]
+        wait_until(lambda: sum(task.get("stopCode") == "UserInitiated" for task in aws.ecs.tasks.values()) == 1)
+        wait_until(lambda: len(aws.ecs.tasks) == 3)
+        assert [future.result(timeout=100)[0] for future in futures] == [n * n for n in range(120)]
+        (hung,) = [
+            task for task in aws.ecs.tasks.values() if task.get("stoppedReason", "").startswith("no beat within")
+        ]
+        assert "a worker says nothing and is stopped" in caplog.text
+        wait_until(lambda: "a worker has ended" in caplog.text)
+        assert f"UserInitiated: {hung['stoppedReason']}" in caplog.text
+
+
 def test_leaving_a_detached_session_without_a_worker_says_why(aws: FakeAws) -> None:
     for trouble, kind in ((failing(CAPACITY), NoCapacity), (failing(VCPUS), QuotaExceeded)):
         aws.ecs.script.clear()

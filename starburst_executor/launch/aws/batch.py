@@ -127,6 +127,12 @@ class Batch(OnAws):
     def describe(self, handle: str) -> str:
         return self._jobs.describe(handle)
 
+    def expected(self, handle: str) -> list[str]:
+        return self._jobs.expected(handle)
+
+    def give_up(self, handle: str, worker_id: str, words: str) -> bool:
+        return self._jobs.give_up(handle, worker_id, words)
+
     def shed(self, handle: str, n_slots: int) -> int:
         return self._jobs.shed(handle, n_slots)
 

@@ -310,6 +310,24 @@ class BatchJobs:
                     assert here is not None  # there are children  # noqa: S101
                     yield stream, worker_id_of(here.launch_id, batch_digits(str(job["jobId"]), number))
 
+    def expected(self, handle: str) -> list[str]:
+        """Those whose attempt has begun: what waits for a machine is Batch's to wait for. Batch: as `deaths`."""
+        return list(self._begun(handle))
+
+    def give_up(self, handle: str, worker_id: str, words: str) -> bool:
+        """End its job, which is not started again; not a child of an array, see `shed`. Batch: 1."""
+        job_id = self._begun(handle).get(worker_id)
+        return job_id is not None and self._terminate(job_id, words)
+
+    def _begun(self, handle: str) -> dict[str, str]:
+        """The jobs whose attempt has begun, by its worker's id."""
+        here = _Handle.load(handle)
+        return {
+            worker_id_of(here.launch_id, batch_digits(job_id, len(seen.deaths) + 1)): job_id
+            for job_id, seen in self._look(handle)
+            if here is not None and seen.status == "RUNNING"
+        }
+
     def describe(self, handle: str) -> str:
         """How many are in which state, and what Batch says of one."""
         found = [seen for _, seen in self._look(handle)]

@@ -135,6 +135,12 @@ class _OnEcs(OnAws):
     def describe(self, handle: str) -> str:
         return self._tasks.describe(handle)
 
+    def expected(self, handle: str) -> list[str]:
+        return self._tasks.expected(handle)
+
+    def give_up(self, handle: str, worker_id: str, words: str) -> bool:
+        return self._tasks.give_up(handle, worker_id, words)
+
     def shed(self, handle: str, n_slots: int) -> int:
         return self._tasks.shed(handle, n_slots)
 

@@ -306,6 +306,22 @@ class EcsTasks:
         here = EcsHandle.load(handle)
         return {} if here is None else {stream_of(task_id): _worker_id(here, task_id) for task_id, _ in here.tasks}
 
+    def expected(self, handle: str) -> list[str]:
+        """Those that ECS means to run. ECS: as `deaths`."""
+        here = EcsHandle.load(handle)
+        return (
+            [] if here is None else [_worker_id(here, task_id) for task_id, _, seen in self._look(handle) if seen.stays]
+        )
+
+    def give_up(self, handle: str, worker_id: str, words: str) -> bool:
+        """Stop one. Its death has the words, as the reason that it was stopped for. ECS: 1."""
+        here = EcsHandle.load(handle)
+        for task_id, _, seen in () if here is None else self._look(handle):
+            if seen.stays and here is not None and _worker_id(here, task_id) == worker_id:
+                self._stop_task(task_id, words)
+                return not seen.stays
+        return False
+
     def describe(self, handle: str) -> str:
         """How many are in which state, and why one stopped."""
         found = list(self._look(handle))

@@ -60,6 +60,7 @@ class FakeEcs:
         self._tokens: dict[str, tuple[str, list[str]]] = {}
         self.launches = Bucket(20, 20.0)
         self.registrations = Bucket(20, 1.0)
+        self.n_hang = 0  # so many of the next containers run, and never say anything
         self.hyphens = False  # ids of ECS tasks have them, as those of older accounts
 
     def ask(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -220,6 +221,9 @@ class FakeEcs:
             override = task["overrides"]["containerOverrides"][0]
             environment = {one["name"]: one["value"] for one in override.get("environment", [])}
             command = [*container["entryPoint"], *override["command"]]
+            if self.n_hang:
+                self.n_hang -= 1
+                command = ["sleep", "1000"]
             running = Container(command, environment, self._platform(task_id), self._folder)
             self.containers[task_id] = running
             task.update(lastStatus="RUNNING", containers=[{**shown, "lastStatus": "RUNNING"}])

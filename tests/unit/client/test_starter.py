@@ -195,3 +195,72 @@ def test_a_client_leaves_to_an_engine_that_goes_on_by_itself_without_hearing_of_
     launcher.keeps_trying = True
     assert Client(rig, launcher).leaves()
     assert [(launch.handle, launch.settled) for launch in launches(rig)] == [("2", True)]
+
+
+class Knowing(FakeLauncher):
+    """Each order is two workers, of which it can stop one; the handle is the order's number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given_up: dict[str, str] = {}
+        self.refuses = False
+
+    def _workers(self, handle: str) -> list[str]:
+        return [f"{handle}-a", f"{handle}-b"][: self.orders[int(handle[1:])].n_slots]
+
+    def expected(self, handle: str) -> list[str]:
+        return [one for one in self._workers(handle) if one not in self.given_up]
+
+    def give_up(self, handle: str, worker_id: str, words: str) -> bool:
+        if not self.refuses:
+            self.given_up[worker_id] = words
+        return not self.refuses
+
+    def deaths(self, handle: str) -> list[Death]:
+        return [Death(one, f"stopped: {words}") for one, words in self.given_up.items() if one in self._workers(handle)]
+
+    def slots_alive(self, handle: str) -> int:
+        return len(self.expected(handle))
+
+
+def one_of_two(launcher: Knowing) -> tuple[Rig, Client]:
+    """Two workers were started, and one of them beats."""
+    rig = Rig(workers=2)
+    client = Client(rig, launcher)
+    client.turns(5.0)
+    rig.beat("w0-a")
+    return rig, client
+
+
+def test_a_worker_that_never_beats_is_stopped_counted_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    launcher = Knowing()
+    rig, client = one_of_two(launcher)
+    client.turns(rig.another().manifest.timings.launch_s - 20)
+    assert launcher.given_up == {}
+    with caplog.at_level(logging.WARNING):
+        client.turns(60.0)
+    assert launcher.given_up == {"w0-b": "no beat within 60 s"}
+    assert "a worker says nothing and is stopped: worker=w0-b" in caplog.text
+    assert "a worker has ended: worker=w0-b, stopped: no beat within 60 s" in caplog.text
+    assert len(launcher.orders) == 2
+    assert rig.another().manifest.state == SessionState.OPEN
+
+
+def test_a_worker_that_cannot_be_stopped_alone_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    launcher = Knowing()
+    launcher.refuses = True
+    _, client = one_of_two(launcher)
+    with caplog.at_level(logging.WARNING):
+        client.turns(200.0)
+    assert caplog.text.count("a worker says nothing and cannot be stopped alone: worker=w0-b") == 1
+    assert len(launcher.orders) == 1
+
+
+def test_time_in_which_the_store_was_away_is_no_silence() -> None:
+    launcher = Knowing()
+    rig, client = one_of_two(launcher)
+    client.turns(30.0)
+    # As if nothing had been asked of the store meanwhile, nor answered by it.
+    rig.clock.advance(600.0)
+    client.turns(5.0)
+    assert launcher.given_up == {}
