@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from starburst_executor.client.future import StarburstFuture, for_each
 from starburst_executor.clock import Backoff
@@ -37,7 +37,7 @@ from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Entry, Located, State, Status
 from starburst_executor.session.store import SessionStore, Versioned
 
-__all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Mapper"]
+__all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Mapper", "Place"]
 
 _log = logging.getLogger(__name__)
 _A = TypeVar("_A")
@@ -62,6 +62,14 @@ class Mapper(Protocol):
     """Calls a function for several items, several at once where that helps; results in order."""
 
     def __call__(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]: ...
+
+
+class Place(NamedTuple):
+    """Where futures get their outcomes from: a status object, and those that wait for its tasks, by index in it."""
+
+    key: str
+    ref: GroupRef
+    futures: dict[int, list[StarburstFuture[Any]]]
 
 
 class _Watched:
@@ -140,6 +148,15 @@ class Collector:
         """The futures that are not done yet."""
         with self._lock:
             return [f for watched in self._watched.values() for futures in watched.futures.values() for f in futures]
+
+    def hand_over(self) -> list[Place]:
+        """Watch none any more; what was watched, with the futures that wait."""
+        with self._lock:
+            places = [Place(watched.key, watched.ref, watched.futures) for watched in self._watched.values()]
+            self._watched.clear()
+            self.n_waiting = 0
+            self.done.notify_all()
+        return places
 
     def claims(self) -> frozenset[str]:
         """Ids of the claims under which tasks of these futures are, as of the last polls."""

@@ -48,8 +48,9 @@ class DetachedExecutor(StarburstExecutor):
     """An executor whose session outlives it: leave it, and find it again from any process.
 
     Arguments are those of `StarburstExecutor`, and `absolute_timeout`: seconds after which the session expires. Leaving
-    the `with` block, or `shutdown`, waits until the store has acknowledged every submit, sees to it that a worker stays,
-    and detaches; the work goes on. `cleanup` ends the session.
+    the `with` block, or `shutdown`, waits until the store has acknowledged every submit, makes sure that a worker stays,
+    and detaches; the work goes on. Futures work on too: asking for one attaches this process again, in the background.
+    `cleanup` ends the session.
 
     >>> from starburst_executor import DetachedExecutor
     >>> with DetachedExecutor(workers=1) as executor:

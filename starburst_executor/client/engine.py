@@ -22,13 +22,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from starburst_executor.client.cleanup import Sweep, delete_session
-from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector
+from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector, Place
 from starburst_executor.client.functions import FunctionPickles, Prepared
 from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture, for_each
 from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.client.money import Cost, cost_of
 from starburst_executor.client.pieces import BigCall
-from starburst_executor.client.session import Opened, code_for, is_embedded, open_submitter
+from starburst_executor.client.returning import Returned, Returning
+from starburst_executor.client.session import Opened, attach, code_for, is_embedded, open_submitter
 from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
 from starburst_executor.client.workforce import Workforce
 from starburst_executor.clock import Clock
@@ -76,6 +77,7 @@ class Engine:
         ordinal: This client's ordinal as a submitter; None to get one at the first submit.
         settings: How much may wait to be sent, what is kept, what is worth a warning.
         reattach: How an unpickled future finds the session again; None if its futures cannot be pickled.
+        has_returned: This client is there for futures of one that has left: it submits nothing and may leave at any time.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Engine:
         ordinal: int | None,
         settings: Settings,
         reattach: Callable[..., StarburstFuture[Any]] | None = None,
+        has_returned: bool = False,
     ) -> None:
         self.opened = opened
         self.session = opened.session
@@ -96,7 +99,10 @@ class Engine:
         self.keep = settings.keep
         # Every future of a detached session by ordinal and sequence: `DetachedExecutor.futures` gives the same ones.
         self.known: dict[tuple[int, int], StarburstFuture[Any]] = {}
+        self.has_returned = has_returned
         self._clock = clock
+        self._launcher = launcher
+        self._settings = settings
         self._reattach = reattach
         self._queue_bytes = settings.queue_bytes
         self.cost_alert_threshold = settings.cost_alert_threshold
@@ -133,6 +139,7 @@ class Engine:
         self._finish_lock = threading.Lock()  # held over the end, so that it is done once
         self.finished = threading.Event()
         self.is_stopped = False  # its workers were killed: nothing more is waited for
+        self._left: Returning | _Elsewhere | None = None  # who is told which futures are asked for, once it has left
         self._cost: Cost | None = None  # once it has ended
         _engines.add(self)
 
@@ -142,6 +149,7 @@ class Engine:
             f"this executor was made in another process: made in {self._pid}, used in {os.getpid()}; make one here, or "
             "reattach to a detached session"
         )
+        self._left = _Elsewhere(self._error)
 
     @staticmethod
     def all_here() -> list[Engine]:
@@ -354,9 +362,10 @@ class Engine:
     def _map(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
         """Several requests at once where the store is far away."""
         listed = list(items)
-        if self._pool is None or len(listed) < 2:  # noqa: PLR2004 - one is not several
-            return iter([function(item) for item in listed])
-        return self._pool.map(function, listed)
+        if self._pool is not None and len(listed) > 1:
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending, and pools take no more
+                return self._pool.map(function, listed)
+        return iter([function(item) for item in listed])
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
@@ -391,6 +400,8 @@ class Engine:
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
         """Cancel tasks that no worker has claimed; how many. Store: 1 GET, 1 swap for each status object among them."""
+        if self._left is not None:
+            return self._left.cancel(futures)
         submitter, n_cancelled = self._submitter, 0
         mine = [future for future in futures if future.ordinal == self._ordinal]
         if submitter is not None and mine:
@@ -404,6 +415,16 @@ class Engine:
             # Some are being sent at this moment: once acknowledged they can be cancelled where they are.
             submitter.wait_flown(left)
         return n_cancelled
+
+    @property
+    def has_left(self) -> bool:
+        """Whether it collects no more: what is asked for must be said to `ask_again`."""
+        return self._left is not None
+
+    def ask_again(self, future: StarburstFuture[Any]) -> None:
+        """See that this future gets its outcome although this client has left. Raises: RuntimeError."""
+        if self._left is not None:
+            self._left.ask(future)
 
     def cancel_soon(self, futures: list[StarburstFuture[Any]]) -> None:
         """As `cancel`, in a thread of its own: takes no lock, so that the garbage collector may call it anywhere."""
@@ -507,8 +528,15 @@ class Engine:
         if keeper.leave_error is not None:
             raise keeper.leave_error
 
+    def leave(self) -> None:
+        """Leave without seeing to anything: another client does, or has done. A second call is harmless."""
+        self.begin_end()
+        with self._finish_lock:
+            if not self.finished.is_set():
+                self._leave()
+
     def _leave(self) -> None:
-        """Say that this client goes, and close it."""
+        """Say that this client goes, and close it. Futures that are asked for bring it back."""
         try:
             self._stop_threads()
             self.workforce.let_go()
@@ -521,7 +549,57 @@ class Engine:
         except Exception as error:
             _warn("left without saying so: %s", error)
         finally:
+            if not self.has_returned:
+                self._leave_futures()
             self._close()
+
+    def _leave_futures(self) -> None:
+        """From here on futures that are not done say when they are asked for. Those that are now are asked for at once."""
+        unsent = self._submitter.unacknowledged() if self._submitter is not None else []
+        places = self.collector.hand_over()
+        self._left = Returning(self._return, self._named, places, self.session.session_id, self._clock)
+        for place in places:
+            for futures in place.futures.values():
+                for future in futures:
+                    if future.is_asked_for():
+                        self._ask_or_fail(future)
+        # Only where leaving was interrupted: these are sent by no one.
+        lost = ExecutorBroken(f"the client left before the task was acknowledged: session={self.session.session_id}")
+        for_each(unsent, lambda future: future.complete(None, lost))
+
+    def _ask_or_fail(self, future: StarburstFuture[Any]) -> None:
+        try:
+            self.ask_again(future)
+        except RuntimeError as error:
+            future.complete(None, ExecutorBroken(str(error)))
+
+    def _return(self) -> Returned:
+        """Attach to the session anew, as the same client with other threads."""
+        patience_s = self.session.manifest.timings.patience_s
+        opened = attach(self.opened.url, self._clock, key=self.opened.key, patience_s=patience_s)
+        engine = Engine(
+            opened,
+            self._launcher,
+            self._clock,
+            detached=True,
+            ordinal=None,
+            settings=self._settings,
+            reattach=self._reattach,
+            has_returned=True,
+        )
+        engine.start()
+        return engine
+
+    def watch(self, place: Place) -> None:
+        """Have the futures of one status object completed."""
+        waiting = [(index, future) for index, futures in place.futures.items() for future in futures]
+        self.collector.watch(place.key, place.ref, "", waiting)
+        if self._error is not None:
+            self.collector.give_up_all(self._error)
+
+    def has_failed(self) -> bool:
+        """Whether it cannot go on, or has ended."""
+        return self._error is not None or self.finished.is_set()
 
     def stop_workers(self) -> None:
         """Kill the workers: what runs fails with `ExecutorBroken`, all else is cancelled. `end_stopped` ends the session.
@@ -666,6 +744,19 @@ class Engine:
     def _close_pool(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=False)
+
+
+class _Elsewhere:
+    """Stands for `Returning` in the child of a fork: the client and its session are the parent's."""
+
+    def __init__(self, error: StarburstError) -> None:
+        self._error = error
+
+    def ask(self, _: StarburstFuture[Any]) -> None:
+        raise self._error
+
+    def cancel(self, _: list[StarburstFuture[Any]]) -> int:
+        raise self._error
 
 
 def _warn(words: str, error: Exception) -> None:

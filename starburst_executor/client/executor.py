@@ -9,6 +9,7 @@ errors, and what happens at the end.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import sys
@@ -416,6 +417,8 @@ def _end_all() -> None:
     # An unhandled ^C has been printed by now; as at the end of a `with` block, it cancels what has not begun.
     is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
     for engine in Engine.all_here():
+        if engine.has_returned:
+            continue  # threads that are joined now may wait for its futures
         try:
             engine.begin_end()
             if is_interrupted and not engine.detached:
@@ -430,6 +433,18 @@ def _end_all() -> None:
 
 # Runs before the threads are joined that user code has left; `atexit` would be too late for them, and for starting any.
 threading._register_atexit(_end_all)  # type: ignore[attr-defined]  # noqa: SLF001 - as concurrent.futures does, since Python 3.9
+
+
+def _leave_all() -> None:
+    """When no thread of the user's is left: leave the sessions that futures were asked for to the last."""
+    for engine in Engine.all_here():
+        try:
+            engine.leave()
+        except BaseException as error:
+            _log.warning("a session was not left in good order: %r", error)
+
+
+atexit.register(_leave_all)
 
 
 def open_given(given: str | Launcher | None, clock: Clock, *, detached: bool) -> Launcher | None:

@@ -3,6 +3,15 @@
 Whoever completes it (collector, submitter, engine) uses the methods of this module, which tolerate that somebody else
 was first: a future is completed once, whoever does it.
 
+A client that has left its session collects no more. So a future that is not done tells its owner, `ask_again`, whenever it
+is asked for anything; the owner attaches again (`client/returning.py`). Here is how no caller is missed:
+
+    caller                                        client that leaves
+    asks its owner (1), takes the condition       `has_left` is set
+    asks its owner (2), waits on the condition    takes the condition, looks who waits: asks for them
+
+Who asks at (2) before `has_left` is set holds the condition, and is seen by the client once it waits.
+
 A plain future has a condition, two lists and a dictionary, about 1.7 KB, from its first moment. Most of a million
 futures are never waited for one by one, so here these are made when somebody first asks for them.
 """
@@ -13,9 +22,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from typing import Any, Protocol, TypeVar, cast
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from starburst_executor.protocol.keys import task_id
 
@@ -52,6 +60,16 @@ class Canceller(Protocol):
     def reattacher(self) -> tuple[Callable[..., StarburstFuture[Any]], tuple[Any, ...]] | None:
         """How an unpickled copy finds the session again; None if it cannot."""
 
+    @property
+    def has_left(self) -> bool:
+        """Whether it collects no more, so that it has to be told which futures are asked for."""
+
+    def ask_again(self, future: StarburstFuture[Any]) -> None:
+        """See that this future gets its outcome although the client has left. Does not wait, completes nothing here.
+
+        Raises: RuntimeError: it cannot be done, and what to do instead.
+        """
+
 
 class StarburstFuture(Future[T]):
     """The outcome to come of one task.
@@ -65,8 +83,8 @@ class StarburstFuture(Future[T]):
         run: 1, and one more for each explicit retry.
 
     `cancel()` asks the store, in one swap: it cancels a task that no worker has claimed and refuses one that a worker
-    has. `running()` turns true when a worker has claimed the task. A future of a detached session can be pickled; the
-    copy is attached to the session anew. A future that is made without arguments, as tests of other libraries do, has no
+    has. `running()` turns true when a worker has claimed the task. A future of a detached session works on when its executor
+    has left, and can be pickled; the copy is attached to the session anew. A future that is made without arguments, as tests of other libraries do, has no
     task: it is cancelled and completed as a plain `Future` is.
 
     >>> from starburst_executor import StarburstExecutor
@@ -77,7 +95,7 @@ class StarburstFuture(Future[T]):
     """
 
     __slots__ = (
-        "_canceller", "_condition", "_done_callbacks", "_exception", "_is_watched", "_result", "_state", "_waiters",
+        "_canceller", "_exception", "_is_watched", "_own_callbacks", "_own_condition", "_own_waiters", "_result", "_state",
         "index", "ordinal", "run",
     )  # fmt: skip
 
@@ -91,16 +109,40 @@ class StarburstFuture(Future[T]):
         self.index = sequence
         self.run = run
 
-    def __getattr__(self, name: str) -> Any:
-        """What the base's methods need, made at the first use."""
-        if name not in ("_condition", "_waiters", "_done_callbacks"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def _watch(self) -> None:
+        """Make what the base's methods need, at the first use."""
+        if self._is_watched:
+            return
         condition, waiters, callbacks = threading.Condition(), [], []  # type: ignore[var-annotated]  # the base's own
         with _unwatched:
             if not self._is_watched:
-                self._condition, self._waiters, self._done_callbacks = condition, waiters, callbacks
+                self._own_condition, self._own_waiters, self._own_callbacks = condition, waiters, callbacks
                 self._is_watched = True
-        return object.__getattribute__(self, name)
+
+    if not TYPE_CHECKING:  # attributes of the base. Its methods, `wait` and `as_completed` cannot wait without them.
+
+        @property
+        def _condition(self) -> threading.Condition:
+            self._ask_again()
+            self._watch()
+            return self._own_condition
+
+        @property
+        def _waiters(self) -> list[Any]:
+            self._ask_again()
+            self._watch()
+            return self._own_waiters
+
+        @property
+        def _done_callbacks(self) -> list[Callable[[Future[T]], object]]:
+            self._ask_again()
+            self._watch()
+            return self._own_callbacks
+
+    def _ask_again(self) -> None:
+        owner = self._canceller
+        if owner is not None and owner.has_left and self._state not in _ENDED:
+            owner.ask_again(self)
 
     @property
     def task_id(self) -> str:
@@ -125,11 +167,24 @@ class StarburstFuture(Future[T]):
 
     def done(self) -> bool:
         """Whether the task has ended, or was cancelled."""
-        return self._state in _ENDED
+        if self._state in _ENDED:
+            return True
+        self._ask_again()
+        return False
 
     def running(self) -> bool:
         """Whether a worker has claimed the task, and it has not ended."""
+        self._ask_again()
         return self._state == _RUNNING
+
+    def __repr__(self) -> str:
+        # As the base's, but to look at a future is not to ask for its outcome.
+        state, told = self._state, ""
+        if state == _FINISHED:
+            error = self._exception
+            told = f" returned {type(self._result).__name__}" if error is None else f" raised {type(error).__name__}"
+        shown = "cancelled" if state.startswith(_CANCELLED) else state.lower()
+        return f"<{type(self).__name__} at {id(self):#x} state={shown}{told}>"
 
     def result(self, timeout: float | None = None) -> T:
         """As `concurrent.futures.Future.result`."""
@@ -150,18 +205,19 @@ class StarburstFuture(Future[T]):
                 if self._state == _PENDING:
                     self._state = _RUNNING
                 return
-        with self._condition:
+        with self._own_condition:
             if self._state == _PENDING:
                 self._state = _RUNNING
 
     def mark_cancelled(self) -> None:
         """The task was cancelled in the store, or was never sent."""
-        with self._condition:
+        self._watch()
+        with self._own_condition:
             if self._state not in (_PENDING, _RUNNING):
                 return
             # Also from RUNNING, which `Future.cancel` refuses: a session that is ended cancels what its workers held.
             self._state = _CANCELLED
-            self._condition.notify_all()
+            self._own_condition.notify_all()
         self.set_running_or_notify_cancel()
         self._invoke_callbacks()
 
@@ -174,11 +230,26 @@ class StarburstFuture(Future[T]):
                     self._result, self._exception = value, error
                     self._state = _FINISHED
                 return
-        with suppress(InvalidStateError):  # somebody was first
-            if error is None:
-                self.set_result(value)
-            else:
-                self.set_exception(error)
+        with self._own_condition:
+            if self._state in _ENDED:
+                return
+            self._result, self._exception = value, error
+            self._state = _FINISHED
+            for waiter in self._own_waiters:
+                if error is None:
+                    waiter.add_result(self)
+                else:
+                    waiter.add_exception(self)
+            self._own_condition.notify_all()
+        self._invoke_callbacks()
+
+    def is_asked_for(self) -> bool:
+        """Whether a thread waits for it, alone or among others, or a callback does."""
+        if self._state in _ENDED or not self._is_watched:
+            return False
+        with self._own_condition:
+            waits: bool = bool(self._own_condition._waiters)  # type: ignore[attr-defined]  # noqa: SLF001
+            return waits or bool(self._own_waiters or self._own_callbacks)
 
     def _invoke_callbacks(self) -> None:
         """Call every callback, whatever one of them raises.
@@ -187,7 +258,7 @@ class StarburstFuture(Future[T]):
         thread of the user's own, which has cancelled the task, it is raised once all have been called.
         """
         ends: BaseException | None = None
-        for callback in self._done_callbacks:
+        for callback in self._own_callbacks:
             try:
                 callback(self)
             except Exception:

@@ -274,16 +274,24 @@ def _begin_with(session: SessionStore, manifest: Manifest, initializer: bytes) -
 
 
 def attach(
-    id_or_url: str, clock: Clock, *, store: str | None = None, key: str | bytes | SessionKey | None = None
+    id_or_url: str,
+    clock: Clock,
+    *,
+    store: str | None = None,
+    key: str | bytes | SessionKey | None = None,
+    patience_s: float = _FIRST_PATIENCE_S,
 ) -> Opened:
     """Open a session that exists. Store: 1 GET.
+
+    Args:
+        patience_s: How long to ask a store that does not answer.
 
     Raises: SessionNotFound, KeyNotFound, VersionMismatch, ConfigError, AccessDenied, StoreUnavailable.
     """
     store_url, session_id = _locate(id_or_url, store)
     session_key = config.find_session_key(session_id, key)
     hurry = threading.Event()
-    patient = PatientStore(open_store(store_url), clock, patience_s=_FIRST_PATIENCE_S, stop=hurry)
+    patient = PatientStore(open_store(store_url), clock, patience_s=patience_s, stop=hurry)
     session = SessionStore(patient, session_id, Sealer(bytes(session_key), session_id), clock)
     try:
         _check(session)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import pickle
 import signal
@@ -10,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import Future, as_completed, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import replace
@@ -497,3 +500,163 @@ def test_a_detached_worker_outlives_its_terminal(store_url: str) -> None:
     assert os.getsid(pid) == pid != os.getsid(0)
     executor.cleanup(force=True)
     wait_until(lambda: not is_alive(pid))
+
+
+# --- futures of an executor that has left -----------------------------------------------------------------------------
+
+
+def end(session_id: str, store_url: str) -> None:
+    DetachedExecutor.reattach(session_id, store=store_url).cleanup(force=True)
+
+
+def own_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("starburst-")]
+
+
+def test_futures_of_an_executor_that_has_left_get_their_outcomes(store_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with detached(store_url, workers=2) as executor:
+        one, failing, two, called, awaited, cancelled = (
+            executor.submit(wait_for_file, str(go), 1),
+            executor.submit(fail_on_odd, 3),
+            executor.submit(wait_for_file, str(go), 2),
+            executor.submit(square, 4),
+            executor.submit(square, 5),
+            executor.submit(wait_for_file, str(go), 6),
+        )
+        early: list[Future[int]] = []
+        called.add_done_callback(early.append)
+    assert not executor.is_attached
+    with pytest.raises(FutureTimeoutError):
+        one.result(0.01)
+    assert cancelled.cancel() or cancelled.running()
+    late: list[Future[int]] = []
+    two.add_done_callback(late.append)
+    go.touch()
+    wait_until(one.done)  # nothing but `done` asks for it
+    assert one.result() == 1
+    assert isinstance(failing.exception(60), ValueError)
+    wait_until(lambda: early == [called] and late == [two])
+
+    async def both() -> list[int]:
+        return await asyncio.gather(*map(asyncio.wrap_future, (awaited, two)))
+
+    assert asyncio.run(both()) == [25, 2]
+    assert wait([one, two, failing, called, awaited], timeout=60).not_done == set()
+    assert len(list(as_completed([one, cancelled], timeout=60))) == 2
+    assert len(executor.collect(wait=True, timeout=60)) == 6
+    end(executor.id, store_url)
+
+
+def test_a_thread_that_waits_while_its_executor_leaves_gets_its_result(store_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    results: list[int] = []
+    with detached(store_url, workers=2) as executor:
+        futures = [executor.submit(wait_for_file, str(go), i) for i in range(2)]
+        threads = [
+            threading.Thread(target=lambda: results.append(futures[0].result())),
+            threading.Thread(target=lambda: results.extend(f.result() for f in as_completed(futures[1:]))),
+        ]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: all(future.is_asked_for() for future in futures))
+    go.touch()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(results) == [0, 1]
+    end(executor.id, store_url)
+
+
+@pytest.mark.parametrize("leave", ["shutdown", "garbage"])
+def test_futures_outlive_an_executor_that_leaves_in_the_background(store_url: str, leave: str) -> None:
+    executor = detached(store_url, workers=1)
+    session_id = executor.id
+    future = executor.submit(square, 7)
+    if leave == "shutdown":
+        executor.shutdown(wait=False)
+    del executor
+    gc.collect()
+    wait_until(lambda: not [name for name in own_threads() if name.endswith("keep")])
+    assert future.result(60) == 49
+    end(session_id, store_url)
+
+
+def test_a_client_that_came_back_for_a_future_leaves_again(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("starburst_executor.client.returning._LINGER_S", 0.2)
+    with detached(store_url, workers=1) as executor:
+        future = executor.submit(square, 8)
+    assert future.result(60) == 64
+    wait_until(lambda: own_threads() == [])
+    end(executor.id, store_url)
+
+
+def test_dead_workers_are_replaced_for_a_future_of_an_executor_that_has_left(store_url: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    with detached(store_url, workers=1) as executor:
+        future = executor.submit(wait_for_file, str(go), 9)
+        wait_until(future.running)
+    for pid in worker_pids(executor):
+        kill(pid)
+    go.touch()
+    assert future.result(60) == 9
+    end(executor.id, store_url)
+
+
+def test_a_future_whose_session_was_deleted_after_leaving_says_so(store_url: str, tmp_path: Path) -> None:
+    with detached(store_url, workers=1) as executor:
+        future = executor.submit(wait_for_file, str(tmp_path / "never"), 1)
+    end(executor.id, store_url)
+    assert isinstance(future.exception(60), SessionNotFound)
+
+
+def test_a_forked_child_hears_that_the_future_is_its_parents(tmp_path: Path) -> None:
+    store_url = f"sqlite://{tmp_path}/sessions"
+    code = textwrap.dedent(
+        """
+        import os, sys, time
+        from starburst_executor import ExecutorBroken
+        from tests.sessions import detached
+        executor = detached(sys.argv[1], workers=1)
+        future = executor.submit(time.sleep, 2)
+        if os.fork() == 0:
+            try:
+                future.result(60)
+            except ExecutorBroken:
+                os._exit(7)
+            os._exit(1)
+        print(os.waitstatus_to_exitcode(os.wait()[1]), future.result(60), flush=True)
+        executor.cleanup(force=True)
+        """
+    )
+    assert run_python(code, store_url).communicate(timeout=100)[0] == "7 None\n"
+
+
+@pytest.mark.parametrize("waits", ["in the block", "after the block"])
+def test_a_thread_that_outlives_the_main_one_gets_its_result_or_an_error(tmp_path: Path, waits: str) -> None:
+    """The interpreter waits for such threads: one that waited for ever would never let it end."""
+    store_url = f"sqlite://{tmp_path}/sessions"
+    code = textwrap.dedent(
+        """
+        import sys, threading, time
+        from tests.sessions import detached
+        def ask():
+            if sys.argv[2] == "after the block":
+                threading.main_thread().join()
+            try:
+                print(future.result(60), flush=True)
+            except RuntimeError as error:
+                print("reattach" in str(error), flush=True)
+        executor = detached(sys.argv[1], workers=1)
+        future = executor.submit(time.sleep, 1)
+        threading.Thread(target=ask).start()
+        if sys.argv[2] == "after the block":
+            executor.detach()
+        print(executor.id, flush=True)
+        """
+    )
+    program = run_python(code, store_url, waits)
+    session_id, told = program.communicate(timeout=100)[0].split()
+    assert program.returncode == 0
+    # From Python 3.12 on an interpreter that ends starts no more threads.
+    assert told == "None" or (sys.version_info >= (3, 12) and told == "True")
+    end(session_id, store_url)

@@ -18,6 +18,8 @@ import pytest
 
 from starburst_executor.client import detached
 from starburst_executor.client import keeper as client_keeper
+from starburst_executor.client.engine import Engine
+from starburst_executor.client.staying import Staying
 from starburst_executor.client.submitter import Submitter
 from starburst_executor.protocol import liveness, status
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
@@ -339,6 +341,16 @@ def keep_failures_in_memory(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claims, "has_unstored_failures", lambda self, claim: False)
 
 
+def leave_work_to_any_worker_that_was_heard_of(patch: pytest.MonkeyPatch) -> None:
+    """A worker counts as one that stays, whether or not it is on its way out."""
+    patch.setattr(Staying, "is_sure", lambda self, *, is_starting: bool(self._listed()))
+
+
+def forget_the_futures_of_a_client_that_has_left(patch: pytest.MonkeyPatch) -> None:
+    """Nobody comes back for them."""
+    patch.setattr(Engine, "ask_again", lambda self, future: None)
+
+
 # Each with the number of seeds that it may take, and words of what is then found broken.
 MUTATIONS: dict[Patch, tuple[int, str]] = {
     skip_the_nonce_check: (
@@ -370,6 +382,8 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     count_a_forgotten_claim_as_a_loss: (60, "too few losses"),
     never_take_back_what_was_forgotten: (60, "stood for too long|come to an end"),
     leave_without_looking: (60, "come to an end|not found"),
+    leave_work_to_any_worker_that_was_heard_of: (60, "on their way out"),
+    forget_the_futures_of_a_client_that_has_left: (60, "come to an end"),
     keep_failures_in_memory: (60, "before its failure was stored"),
 }
 

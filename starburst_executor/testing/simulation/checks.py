@@ -13,7 +13,7 @@ from starburst_executor.protocol.keys import SESSIONS, worker_of
 from starburst_executor.protocol.status import State
 from starburst_executor.testing.simulation.plot import TIMINGS
 from starburst_executor.testing.simulation.tasks import value_name
-from starburst_executor.testing.simulation.world import World
+from starburst_executor.testing.simulation.world import World, is_done
 
 __all__ = ["Watch", "check_done", "check_end"]
 
@@ -82,7 +82,7 @@ class Watch:
 def check_done(world: World, futures: list[StarburstFuture[str]]) -> None:
     """Check that every future is done and agrees with the store."""
     for future in futures:
-        if future.done():
+        if is_done(future):
             _check_future(world, future)
         else:
             world.fail(f"a future is not done: task={future.task_id}")
@@ -135,7 +135,7 @@ def check_end(world: World) -> None:
         if is_known and not all(entry.has_ended for entry in seen.entries):
             world.fail(f"tasks of {key} have not ended")
     for future in world.futures:
-        if future.done():
+        if is_done(future):
             _check_future(world, future)
     _check_requests(world)
 

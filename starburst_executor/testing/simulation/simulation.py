@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
+from starburst_executor.protocol.records import SessionState
 from starburst_executor.testing.simulation.checks import Watch, check_end
 from starburst_executor.testing.simulation.plot import TIMINGS, Plot
 from starburst_executor.testing.simulation.stage import on_stage
@@ -82,11 +83,19 @@ def _end_detached(world: World, users: Users) -> None:
     if world.lots.chance(0.5):
         # It sees the last actions of the others; without it a detached session may have no client that repairs.
         users.start_companion("client-y")
+    if world.report.seed % 3 == 0 and _takes_more(world):
+        users.start_leaver("client-l")
     world.until(lambda: not users.alive(), _END_S, "a client does not come to an end")
     world.is_ending = True
     last = users.start_last("client-z")
     world.until(lambda: not last.is_alive, _END_S, "the last client does not come to an end")
     world.until(lambda: not _alive(world), _GO_S, "processes are left that should have gone")
+
+
+def _takes_more(world: World) -> bool:
+    """Whether the session is open and stays so until the last client ends it."""
+    manifest = world.oracle.manifest
+    return manifest is not None and manifest.state == SessionState.OPEN and manifest.deadline_at is None
 
 
 def _end_attached(world: World, users: Users) -> None:

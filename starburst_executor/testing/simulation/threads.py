@@ -135,6 +135,11 @@ class Condition:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._lock.release()
 
+    @property
+    def _waiters(self) -> list[object]:
+        """Those that wait, under the name that it has there."""
+        return [*self._queue.waiting]
+
     def wait(self, timeout: float | None = None) -> bool:
         self._lock.release()
         try:

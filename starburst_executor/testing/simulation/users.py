@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from starburst_executor.client.detached import DetachedExecutor
 from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.protocol.status import SizeClass, size_class
+from starburst_executor.protocol.records import SessionState, WorkerState, decode_beat
+from starburst_executor.protocol.status import SizeClass, State, size_class
 from starburst_executor.testing.simulation.checks import check_done
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.plot import TIMINGS
@@ -19,6 +21,7 @@ from starburst_executor.testing.simulation.tasks import SHARED, Behaviour, simul
 from starburst_executor.testing.simulation.threads import ProcessClock
 from starburst_executor.testing.simulation.workers import SimulatedLauncher, guarded
 from starburst_executor.testing.simulation.world import KEY, World
+from starburst_executor.worker.agent import Stop
 
 __all__ = ["Users"]
 
@@ -75,6 +78,10 @@ class Users:
             self._do_something(executor, lots)
             executor.detach()
             client.executor = None
+            # Not drawn, so that it does not change what else happens.
+            if self._world.report.seed % 2:
+                # Nobody is attached by then: asking brings the client back.
+                self._wait_done(mine, math.inf)
         else:
             if lots.chance(0.3):
                 self._cancel_some(mine, lots)
@@ -113,6 +120,10 @@ class Users:
         if not self._world.is_ending and not self._world.has_failed:
             self._start(name, self._extend)
 
+    def start_leaver(self, name: str) -> None:
+        """A client that submits when a worker says that it leaves, and leaves itself."""
+        self._start(name, self._leave_to_a_leaving_worker)
+
     def start_companion(self, name: str) -> None:
         """A client that stays until all others have gone and every task has ended."""
         self._start(name, self._wait_for_others)
@@ -140,6 +151,43 @@ class Users:
             executor.extend(self._world.lots.between(0.05, 0.5))
             current_strand().sleep(self._world.lots.between(0.0, 0.5))
         executor.detach()
+
+    def _leave_to_a_leaving_worker(self) -> None:
+        world, strand, scheduler = self._world, current_strand(), self._world.scheduler
+        client: Any = strand.process
+        launcher: Any = SimulatedLauncher(world, client)
+        assert world.url is not None  # noqa: S101
+        executor: Any = DetachedExecutor.reattach(world.url, key=KEY, launcher=launcher)
+        client.executor = executor
+        until = scheduler.now + 3 * TIMINGS.idle_exit_s
+        while scheduler.now < until and not self._is_one_leaving():
+            strand.sleep(0.02)
+        began_at = scheduler.now
+        mine = self._submit_all(executor, Lots(0), [(Behaviour.WELL, 0.1)])
+        executor.flush()
+        self._acknowledge(mine)
+        executor.detach()
+        client.executor = None
+        # A worker that has decided to go is gone by then.
+        strand.sleep(3 * TIMINGS.beat_s)
+        workers = world.workers.values()
+        if len(self.alive()) > 1 or any(worker.goes_on() for worker in workers):
+            return
+        ended = [worker for worker in workers if (worker.ended_at or 0.0) >= began_at]
+        if all(worker.why == Stop.IDLE.value for worker in ended) and self._is_one_pending():
+            world.fail("a client has left tasks to workers that were on their way out")
+
+    def _is_one_leaving(self) -> bool:
+        objects, workers = self._world.vault.objects, self._world.oracle.keys.workers
+        beats = [decode_beat(kept.body) for key, kept in objects.items() if key.startswith(workers)]
+        return any(beat.state == WorkerState.LEAVING for beat in beats)
+
+    def _is_one_pending(self) -> bool:
+        oracle = self._world.oracle
+        is_open = oracle.manifest is not None and oracle.manifest.state == SessionState.OPEN
+        return is_open and any(
+            entry.state == State.PENDING for seen in oracle.statuses.values() for entry in seen.entries
+        )
 
     def _visit(self) -> None:
         """A client that comes back, does a few things and leaves."""

@@ -19,7 +19,7 @@ from starburst_executor.testing.simulation.scheduler import Process, Scheduler, 
 from starburst_executor.testing.simulation.store import Kept, Vault
 from starburst_executor.testing.simulation.weather import Trouble
 
-__all__ = ["KEY", "Broken", "Report", "World"]
+__all__ = ["KEY", "Broken", "Report", "World", "is_done"]
 
 # The session's key, in hexadecimal.
 KEY = "5e" * 32
@@ -28,6 +28,11 @@ _MOST_STEPS = 200_000
 
 class Broken(Exception):
     """A promise was broken: the simulation ends."""
+
+
+def is_done(future: StarburstFuture[str]) -> bool:
+    """Whether a future is done, as an onlooker sees it: a user who asks brings the client back that has left."""
+    return future._state not in ("PENDING", "RUNNING")  # noqa: SLF001
 
 
 @dataclass
@@ -113,7 +118,7 @@ class World:
         current_process().on_end.append(partial(self._forget_undone, futures))
 
     def _forget_undone(self, futures: list[StarburstFuture[str]]) -> None:
-        undone = {id(future) for future in futures if not future.done()}
+        undone = {id(future) for future in futures if not is_done(future)}
         self.futures = [future for future in self.futures if id(future) not in undone]
 
     def processes(self) -> list[Process]:

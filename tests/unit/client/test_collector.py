@@ -27,6 +27,11 @@ class NoCanceller:
     def reattacher(self) -> None:
         return None
 
+    has_left = False
+
+    def ask_again(self, future: StarburstFuture[Any]) -> None:
+        raise AssertionError("it has not left")
+
 
 def one_by_one(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
     return iter([function(item) for item in items])

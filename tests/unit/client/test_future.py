@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import pickle
 import sys
@@ -9,6 +11,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, as_completed, wait
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ class Store:
         self.grants = grants
         self.reattach = reattach
         self.asked: list[StarburstFuture[Any]] = []
+        self.asked_again: list[StarburstFuture[Any]] = []
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
         self.asked += futures
@@ -33,6 +37,11 @@ class Store:
 
     def reattacher(self) -> Any:
         return self.reattach
+
+    has_left = False
+
+    def ask_again(self, future: StarburstFuture[Any]) -> None:
+        self.asked_again.append(future)
 
 
 def future_of(store: Store | None = None) -> StarburstFuture[Any]:
@@ -248,3 +257,94 @@ def test_several_are_completed_whatever_a_callback_of_one_raises() -> None:
     with pytest.raises(SystemExit):
         for_each(futures, StarburstFuture.mark_cancelled)
     assert all(future.cancelled() for future in futures)
+
+
+# --- of a client that has left ----------------------------------------------------------------------------------------
+
+
+def as_completed_of(future: Future[Any]) -> None:
+    with contextlib.suppress(TimeoutError, FutureTimeoutError):
+        list(as_completed([future], timeout=0))
+
+
+def result_of(future: Future[Any]) -> None:
+    with contextlib.suppress(TimeoutError, FutureTimeoutError):
+        future.result(0)
+
+
+def exception_of(future: Future[Any]) -> None:
+    with contextlib.suppress(TimeoutError, FutureTimeoutError):
+        future.exception(0)
+
+
+WAYS_TO_ASK: list[Callable[[Future[Any]], object]] = [
+    result_of,
+    exception_of,
+    as_completed_of,
+    lambda future: wait([future], timeout=0),
+    lambda future: future.add_done_callback(lambda _: None),
+    Future.done,
+    Future.running,
+    Future.cancelled,
+    StarburstFuture.done,
+    StarburstFuture.running,
+    StarburstFuture.cancelled,
+    lambda future: asyncio.run(first_of(future)),
+]
+
+
+async def first_of(future: Future[Any]) -> None:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(asyncio.wrap_future(future), 0.001)
+
+
+@pytest.mark.parametrize("was_watched", [False, True])
+@pytest.mark.parametrize("ask", WAYS_TO_ASK)
+def test_whatever_it_is_asked_its_owner_hears_of_it(ask: Callable[[Future[Any]], object], was_watched: bool) -> None:
+    store = Store(grants=False)
+    future = future_of(store)
+    if was_watched:
+        wait([future], timeout=0)
+    store.has_left = True
+    assert "state=pending" in repr(future)
+    assert store.asked_again == []
+    ask(future)
+    assert set(store.asked_again) == {future}
+
+
+@pytest.mark.parametrize("ask", WAYS_TO_ASK)
+def test_one_that_is_done_asks_no_one(ask: Callable[[Future[Any]], object]) -> None:
+    store = Store()
+    future = future_of(store)
+    store.has_left = True
+    future.complete(1, None)
+    ask(future)
+    assert store.asked_again == []
+
+
+def test_who_waits_at_the_moment_of_leaving_is_seen_or_asks() -> None:
+    """The client sets `has_left` and looks who waits, at any moment of a caller's way into its wait."""
+    for moment in range(40):
+        store = Store()
+        future = future_of(store)
+        thread = threading.Thread(target=future.result)
+        thread.start()
+        for _ in range(moment * 20):
+            pass
+        store.has_left = True
+        is_seen = future.is_asked_for()
+        while not is_seen and not store.asked_again:
+            assert thread.is_alive()
+        future.complete(1, None)
+        thread.join(10.0)
+
+
+def test_waiters_and_callbacks_ask_for_it_until_it_is_done() -> None:
+    future = future_of()
+    assert not future.is_asked_for()
+    result_of(future)
+    assert not future.is_asked_for()
+    future.add_done_callback(lambda _: None)
+    assert future.is_asked_for()
+    future.complete(1, None)
+    assert not future.is_asked_for()

@@ -26,6 +26,11 @@ class NoCanceller:
     def reattacher(self) -> None:
         return None
 
+    has_left = False
+
+    def ask_again(self, future: StarburstFuture[Any]) -> None:
+        raise AssertionError("it has not left")
+
 
 class Client:
     """A submitter that the test drives: it takes and sends when told."""
