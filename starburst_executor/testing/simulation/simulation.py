@@ -80,10 +80,11 @@ def _play(world: World) -> None:
 
 
 def _end_detached(world: World, users: Users) -> None:
-    if world.lots.chance(0.5):
+    leaves = world.report.seed % 3 == 0 and _takes_more(world)
+    if world.lots.chance(0.5) and not leaves:
         # It sees the last actions of the others; without it a detached session may have no client that repairs.
         users.start_companion("client-y")
-    if world.report.seed % 3 == 0 and _takes_more(world):
+    if leaves:
         users.start_leaver("client-l")
     world.until(lambda: not users.alive(), _END_S, "a client does not come to an end")
     world.is_ending = True

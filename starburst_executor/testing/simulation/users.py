@@ -159,9 +159,13 @@ class Users:
         assert world.url is not None  # noqa: S101
         executor: Any = DetachedExecutor.reattach(world.url, key=KEY, launcher=launcher)
         client.executor = executor
-        until = scheduler.now + 3 * TIMINGS.idle_exit_s
-        while scheduler.now < until and not self._is_one_leaving():
-            strand.sleep(0.02)
+        # What is stored once, function and epoch, is there when the moment comes.
+        self._wait_done(self._submit_all(executor, Lots(0), [(Behaviour.WELL, 0.1)]), math.inf)
+        until = scheduler.now + 4 * TIMINGS.idle_exit_s
+        while scheduler.now < until and not self._is_last_one_leaving():
+            strand.sleep(0.002)
+        # Its last look, at each open epoch, comes some requests after its word, and its end one more.
+        strand.sleep(world.plot.latency_s * Lots(world.report.seed).between(0.0, 8.0))
         began_at = scheduler.now
         mine = self._submit_all(executor, Lots(0), [(Behaviour.WELL, 0.1)])
         executor.flush()
@@ -177,10 +181,11 @@ class Users:
         if all(worker.why == Stop.IDLE.value for worker in ended) and self._is_one_pending():
             world.fail("a client has left tasks to workers that were on their way out")
 
-    def _is_one_leaving(self) -> bool:
-        objects, workers = self._world.vault.objects, self._world.oracle.keys.workers
-        beats = [decode_beat(kept.body) for key, kept in objects.items() if key.startswith(workers)]
-        return any(beat.state == WorkerState.LEAVING for beat in beats)
+    def _is_last_one_leaving(self) -> bool:
+        world = self._world
+        left = [worker_id for worker_id, worker in world.workers.items() if worker.goes_on()]
+        beat = world.vault.objects.get(world.oracle.keys.worker(left[0])) if len(left) == 1 else None
+        return beat is not None and decode_beat(beat.body).state == WorkerState.LEAVING
 
     def _is_one_pending(self) -> bool:
         oracle = self._world.oracle
