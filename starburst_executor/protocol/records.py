@@ -314,8 +314,9 @@ def settings_of(manifest: Manifest) -> bytes:
     """What a manifest's seal is over: all that only a client with the session's key decides.
 
     That is what runs before each task, what a session may cost, how long it lives, how its tasks are judged and whether
-    it may be swept. Not in it: the version of Python, which is only ever a reason to refuse; what workers and clients change all the time, that is states, epochs, launches and money
-    spent; the launcher, which has a seal of its own; and timings, of which other releases may know more.
+    it may be swept. Not in it: what workers and clients change all the time, that is states, epochs, launches and money
+    spent; the launcher, which has a seal of its own; the version of Python, which is only ever a reason to refuse; and
+    timings, of which other releases may know more.
     """
     values = [getattr(manifest, name) for name in _SETTINGS]
     # A limit may be given as an integer; it is read back as a float.
