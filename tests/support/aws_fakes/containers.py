@@ -24,11 +24,21 @@ class Container:
         command: All that is run, entry point and arguments, in an image whose Python is this one.
         environment: What the container's definition says.
         platform: What the engine adds, credentials of the role included.
+        hangs: It runs, and never comes as far as to say anything.
     """
 
-    def __init__(self, command: list[str], environment: dict[str, str], platform: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        platform: dict[str, str],
+        folder: Path,
+        *,
+        hangs: bool = False,
+    ) -> None:
         words = command[3:] if command[:3] == ENTRY_POINT[:3] else command
         assert words[:3] == _WORKER, command
+        arguments = ["-c", "import signal; signal.pause()"] if hangs else words[1:]
         inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
         # The image holds this library and the modules of the tests.
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
@@ -37,7 +47,7 @@ class Container:
         self._log = folder / f"{os.urandom(8).hex()}.log"
         with self._log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, *words[1:]], env=self.environment, stdout=output, stderr=output, cwd=folder
+                [sys.executable, *arguments], env=self.environment, stdout=output, stderr=output, cwd=folder
             )
 
     @property

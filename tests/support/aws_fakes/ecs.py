@@ -221,10 +221,8 @@ class FakeEcs:
             override = task["overrides"]["containerOverrides"][0]
             environment = {one["name"]: one["value"] for one in override.get("environment", [])}
             command = [*container["entryPoint"], *override["command"]]
-            if self.n_hang:
-                self.n_hang -= 1
-                command = ["sleep", "1000"]
-            running = Container(command, environment, self._platform(task_id), self._folder)
+            hangs, self.n_hang = self.n_hang > 0, max(0, self.n_hang - 1)
+            running = Container(command, environment, self._platform(task_id), self._folder, hangs=hangs)
             self.containers[task_id] = running
             task.update(lastStatus="RUNNING", containers=[{**shown, "lastStatus": "RUNNING"}])
         status = running.wait()
