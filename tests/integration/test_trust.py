@@ -471,6 +471,34 @@ def test_a_spoilt_status_object_costs_its_tasks_alone(store_url: str, how: str, 
     assert key in str(spoilt)
 
 
+@SQLITE
+@pytest.mark.parametrize("looks", ["pending", "claimed"])
+def test_a_spoilt_status_object_keeps_no_worker_and_no_status_waiting(store_url: str, looks: str) -> None:
+    """An idle worker costs money, and a program that waits for `status()` to say that all has ended waits for ever."""
+    timings = replace(timings_for(store_url), idle_exit_s=0.5)
+    executor = DetachedExecutor(workers=1, store=store_url, launcher="none", timings=timings)
+    futures = []
+    for i in range(4):
+        futures.append(executor.submit(pow, i, 1))
+        executor.flush()
+    session = session_of(executor)
+    session.store.put(key_of(executor, 1)[0], b"\xc1" * (80 if looks == "pending" else 82))
+    worker = run_python(RUN_WORKER, executor.url)
+    assert [future.result(60) for future in (futures[0], *futures[2:])] == [0, 2, 3]
+    assert isinstance(futures[1].exception(60), RecordInvalid)
+    assert worker.wait(60) == 0
+    worker.communicate()
+    stands = executor.status()
+    assert (stands.total, stands.completed, stands.failed, stands.pending, stands.claimed) == (4, 3, 1, 0, 0)
+    assert executor.retry_failed() == []
+    assert executor.cancel() == 0
+    executor.detach()
+    again = DetachedExecutor.reattach(executor.url, launcher="none")
+    assert again.status().failed == 1
+    assert sum(future.exception(60) is None for future in again.as_completed(60)) == 3
+    again.cleanup(force=True)
+
+
 def test_a_status_object_that_is_spoilt_under_a_claim_costs_its_tasks_alone(store_url: str, tmp_path: Path) -> None:
     go = tmp_path / "go"
     executor = detached(store_url, workers=2)
