@@ -34,10 +34,12 @@ class Code:
     def __init__(self, session: SessionStore, root_name: str) -> None:
         self._session = session
         self._root_name = root_name
-        self._lock = threading.Lock()  # guards: _folders, _fetching, _root
+        self._lock = threading.Lock()  # guards: _folders, _fetching
+        self._writing = threading.Lock()  # guards: _root, _is_closed; held while anything is unpacked
         self._folders: dict[str, str] = {}
         self._fetching: dict[str, threading.Event] = {}  # set when it is there, or has failed
         self._root: CodeRoot | None = None
+        self._is_closed = False
 
     def folder(self, name: str) -> str:
         """The folder of the code of this name, complete; whoever asks while it is fetched waits for that.
@@ -64,30 +66,31 @@ class Code:
             mine.set()
 
     def close(self) -> None:
-        """Remove what was unpacked. A second call is harmless."""
+        """Remove what was unpacked, and unpack no more: slots may still ask. A second call is harmless."""
         with self._lock:
-            root, self._root = self._root, None
             self._folders.clear()
-        if root is not None:
-            root.close()
+        with self._writing:
+            self._is_closed = True
+            if self._root is not None:
+                self._root.close()
+                self._root = None
 
     def _fetch(self, name: str) -> str:
         body = self._session.code(name)
         try:
-            folder = self._make_root() / code_digest(name)
-            unpack(body, folder)
+            with self._writing:
+                if self._is_closed:
+                    raise LaunchError("this worker ends, and unpacks no more modules of the user's")
+                if self._root is None:
+                    self._root = CodeRoot(self._root_name)
+                folder = self._root.path / code_digest(name)
+                unpack(body, folder)
         except OSError as error:
             raise LaunchError(
                 f"the user's modules cannot be unpacked on this worker: {error.strerror}: folder={tempfile.gettempdir()}; "
                 "make room there, or set TMPDIR"
             ) from error
         return str(folder)
-
-    def _make_root(self) -> Path:
-        with self._lock:
-            if self._root is None:
-                self._root = CodeRoot(self._root_name)
-            return self._root.path
 
 
 def unpack(body: bytes, folder: Path) -> None:

@@ -63,6 +63,17 @@ def test_a_folder_is_fetched_once_for_all_who_ask_and_removed_at_the_end(code: C
     assert not list(tmp_path.iterdir())
 
 
+def test_nothing_is_unpacked_after_the_end(code: Code, tmp_path: Path) -> None:
+    rig = rig_of(code)
+    first, second = (store(rig, zipped(**{f"{name}.py": "1"})) for name in "ab")
+    code.folder(first)
+    code.close()
+    for name in (first, second):
+        with pytest.raises(LaunchError, match="this worker ends"):
+            code.folder(name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_content_that_is_not_what_was_named_is_not_unpacked(code: Code, tmp_path: Path) -> None:
     rig = rig_of(code)
     name = store(rig, zipped(**{"a.py": "1"}))
