@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import msgpack
+import psutil
 import pytest
 
 from starburst_executor import DetachedExecutor, StarburstExecutor, Timings
@@ -26,13 +28,17 @@ EMBEDDED = replace(Timings.embedded(), beat_s=0.3, look_s=0.3, rank_s=1.0, grace
 REMOTE = replace(Timings.remote(), beat_s=0.5, look_s=0.5, rank_s=1.0, grace_s=5.0, poll_max_s=0.2, bell_max_s=0.3)
 
 
-def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
-    """Wait for a condition, not for a time; fail when it does not come."""
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], timeout_s: float = 60.0) -> T:
+    """Wait for a condition, not for a time; what it says when it has come true. Fail when it does not come."""
     deadline = time.monotonic() + timeout_s
-    while not condition():
+    while not (said := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"did not come true within {timeout_s:g} s: {condition}")
         time.sleep(0.01)
+    return said
 
 
 @pytest.fixture(params=["sqlite", "s3"])
@@ -50,11 +56,37 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 
 def kill_workers(marker: str) -> None:
     """Kill the workers whose session's URL holds `marker`: those of a test that failed before it had cleaned up."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    for line in listed.splitlines():
-        pid, _, arguments = line.strip().partition(" ")
-        if "starburst_executor.worker" in arguments and marker in arguments:
-            kill(int(pid))
+    # Again until there is none: one that is being forked has its parent's command line, and is seen at the next look.
+    deadline = time.monotonic() + _NURSERY_S
+
+    def are_gone() -> bool:
+        pids = list(_workers(marker))
+        for pid in pids:
+            if time.monotonic() > deadline or not _is_nursery(pid):
+                kill(pid)
+        return not pids
+
+    wait_until(are_gone)
+
+
+# A nursery ends by itself once its agent is gone, and tidies up before.
+_NURSERY_S = 20.0
+
+
+def _is_nursery(pid: int) -> bool:
+    """Whether it neither leads a session of processes, as agents, runners and fork servers do, nor is a test's child."""
+    with suppress(ProcessLookupError, psutil.Error):
+        return os.getsid(pid) != pid and psutil.Process(pid).ppid() != os.getpid()
+    return False
+
+
+def _workers(marker: str) -> Iterator[int]:
+    """Process ids of all workers and fork servers with this in their command line, of which `ps` may cut the end."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            command = " ".join(process.cmdline())
+            if "starburst_executor.worker" in command and marker in command and is_alive(process.pid):
+                yield process.pid
 
 
 def timings_for(store_url: str) -> Timings:
@@ -62,19 +94,42 @@ def timings_for(store_url: str) -> Timings:
 
 
 def worker_pids(executor: StarburstExecutor) -> list[int]:
-    """Process ids of an executor's local workers that live."""
-    return local_pids(executor._engine.session)
+    """Process ids of an executor's local workers that live; none that it is about to start is missing.
+
+    A worker may have ended a task before its client has written down where it is.
+    """
+    session = executor._engine.session
+    wait_until(lambda: all(launch.settled for launch in session.refresh().launches))
+    return local_pids(session)
 
 
 def local_pids(session: SessionStore) -> list[int]:
     """Process ids of a session's local workers that live, from the handles in its manifest."""
-    pids = []
-    for launch in session.refresh().launches:
-        if handle := handle_of(session.sealer, launch):
-            for _, _, pid, started, *_ in msgpack.unpackb(bytes.fromhex(handle)):
-                if started_at(pid) == started:
-                    pids.append(pid)
-    return pids
+    return [pid for pid, started in _local(session) if started_at(pid) == started]
+
+
+def launched_pids(executor: StarburstExecutor) -> list[int]:
+    """As `worker_pids`, and of those that have ended too: one that leaves soon may have left by the time of a look."""
+    worker_pids(executor)
+    return [pid for pid, _ in _local(executor._engine.session)]
+
+
+def _local(session: SessionStore) -> list[tuple[int, str]]:
+    """Process id and start time of each local worker whose handle is in the manifest."""
+    handles = [handle for launch in session.refresh().launches if (handle := handle_of(session.sealer, launch))]
+    processes = [process for handle in handles for process in msgpack.unpackb(bytes.fromhex(handle))]
+    return [(pid, started) for _, _, pid, started, *_ in processes]
+
+
+def agent_pids(url: str) -> list[int]:
+    """Process ids of all agents on this machine of a session, also of clients that died before they wrote any down."""
+    leaders = set()
+    for pid in _workers(url):
+        with suppress(ProcessLookupError):
+            # An agent leads a session of processes that its nursery is in; fork servers and runners lead empty ones.
+            if os.getsid(pid) != pid:
+                leaders.add(os.getsid(pid))
+    return sorted(leaders)
 
 
 def is_alive(pid: int) -> bool:

@@ -450,10 +450,14 @@ def work(i):
     Path(folder, str(i)).touch()
     time.sleep(float(seconds))
 def all_tasks(executor):
-    futures = [executor.submit(work, i) for i in range(20)]
+    futures = [executor.submit(work, i) for i in range(100)]
     while sum(future.running() or future.done() for future in futures) < 2: time.sleep(0.01)
     print("running", flush=True)
-    for future in futures: future.result()
+    try:
+        for future in futures: future.result()
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+        raise
 if style == "with":
     with StarburstExecutor(workers=2, store=store) as executor: all_tasks(executor)
 else:
@@ -473,7 +477,7 @@ def test_one_interrupt_cancels_what_has_not_begun(store_url: str, tmp_path: Path
     client.send_signal(signal.SIGINT)
     assert client.wait(60) in (1, -signal.SIGINT, 130)
     client.stdout.close()
-    assert len(list(folder.iterdir())) <= 8  # what had been claimed, of 20
+    assert len(list(folder.iterdir())) <= 50  # what had been claimed, of 100
     wait_until(lambda: not any(map(is_alive, beneath)))
     assert DetachedExecutor.list_sessions(store_url) == []
 
@@ -487,10 +491,11 @@ def test_a_second_interrupt_stops_at_once(store_url: str, tmp_path: Path, style:
     assert client.stdout.readline() == "running\n"
     beneath = descendants(client.pid)
     client.send_signal(signal.SIGINT)
+    assert client.stdout.readline() == "interrupted\n"  # or two signals may come as one
     with pytest.raises(subprocess.TimeoutExpired):
         client.wait(1.0)
     client.send_signal(signal.SIGINT)
-    assert client.wait(30) in (1, -signal.SIGINT, 130)
+    assert client.wait(60) in (1, -signal.SIGINT, 130)
     client.stdout.close()
     wait_until(lambda: not any(map(is_alive, beneath)))
     assert DetachedExecutor.list_sessions(store_url) == []

@@ -21,7 +21,7 @@ from starburst_executor.client.session import attach, census
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol.status import State
 from starburst_executor.session.store import SessionStore
-from tests.sessions import forkers_of, kill, local_pids, run_python, wait_until
+from tests.sessions import agent_pids, forkers_of, kill, run_python, wait_until
 
 N_TASKS = int(os.environ.get("STRESS_TASKS", "5000"))
 N_KILLS = 12
@@ -66,9 +66,8 @@ def test_every_task_has_one_right_outcome(store_url: str) -> None:
         if lots.random() < 0.4:
             client = _replace(client, url)
             n_killed["clients"] += 1
-        pids = local_pids(session)
-        if pids and n_killed["workers"] < N_KILLS:
-            kill(lots.choice(pids))
+        if n_killed["workers"] < N_KILLS:
+            kill(lots.choice(wait_until(lambda: agent_pids(url))))
             n_killed["workers"] += 1
         for pid in forkers_of(client.pid) if lots.random() < 0.3 else ():
             kill(pid)

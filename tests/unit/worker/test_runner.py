@@ -348,8 +348,8 @@ def test_wait_ends_when_it_is_woken() -> None:
         wait_until(lambda: runner.poll(0.1) or runner.is_ready)
         runner.wake()
         started_at = time.monotonic()
-        runner.wait(20)
-        assert time.monotonic() - started_at < 10
+        runner.wait(100)
+        assert time.monotonic() - started_at < 60
 
 
 def test_a_thread_that_listens_hears_of_jobs_that_another_sends() -> None:
