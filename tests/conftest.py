@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.left_behind import LeftBehind
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(LeftBehind(config), "left-behind")
+
 
 @pytest.fixture(autouse=True)
 def starburst_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:

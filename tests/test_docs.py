@@ -36,6 +36,7 @@ from starburst_executor import Timings, errors
 from starburst_executor.config import Settings
 from starburst_executor.protocol import keys
 from starburst_executor.worker.__main__ import _parser
+from tests.sessions import kill_workers
 from tests.support.moto_server import ROOT, MotoServer, moto_server
 
 __all__ = ["moto_server"]
@@ -140,14 +141,20 @@ def s3_endpoint(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def test_page(
+    page: Path, tmp_path: Path, starburst_home: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     text = page.read_text(encoding="utf-8")
     endpoint_url = request.getfixturevalue("s3_endpoint") if '"s3://my-bucket' in text else ""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
     run = PageRun(page, endpoint_url)
-    for block in blocks(text):
-        run.run(block)
+    try:
+        for block in blocks(text):
+            run.run(block)
+    finally:
+        # Some pages end with a session that goes on.
+        kill_workers(str(starburst_home))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

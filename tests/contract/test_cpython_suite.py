@@ -19,6 +19,7 @@ import pytest
 
 from tests.contract.cpython_suite.adapt import CLASSES, LEFT_OUT
 from tests.contract.cpython_suite.interpreters import Interpreter, NotReady, find_interpreters
+from tests.support.left_behind import shared_by_tests
 from tests.support.moto_server import ROOT
 
 # They wait more than they compute.
@@ -78,7 +79,9 @@ class Runs:
         (folder / "home").mkdir(parents=True)
         results.touch()
         command = [python, "-X", "dev", "-W", "error::ResourceWarning", "-m", "tests.contract.cpython_suite.run"]
-        environment = {**os.environ, "STARBURST_HOME": str(folder / "home")}
+        # Whichever test happens to run now, others wait for this as well.
+        environment = {**os.environ, **shared_by_tests(f"{class_name}, {interpreter.version}")}
+        environment["STARBURST_HOME"] = str(folder / "home")
         with output.open("wb") as sink:
             end = _call([*command, class_name, str(results)], environment, sink)
         rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.left_behind import shared_by_tests
 from tests.support.moto_server import ROOT
 from tests.support.packages import constraints, install
 
@@ -95,7 +96,8 @@ def _environment(python: str, folder: Path) -> str:
 
 def _call(command: list[str]) -> None:
     try:
-        subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+        environment = {**os.environ, **shared_by_tests("packages of other interpreters")}
+        subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, env=environment)
     except subprocess.CalledProcessError as error:
         raise NotReady(f"{' '.join(command[:4])} …: {(error.stderr or error.stdout).strip()[-500:]}") from error
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -10,6 +10,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from tests.support.left_behind import MARKS
 from tests.support.moto_server import ROOT
 
 # As the image of `worker_image/Dockerfile` has it.
@@ -39,7 +40,7 @@ class Container:
         words = command[3:] if command[:3] == ENTRY_POINT[:3] else command
         assert words[:3] == _WORKER, command
         arguments = ["-c", "import signal; signal.pause()"] if hangs else words[1:]
-        inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR")}
+        inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR", *MARKS)}
         # The image holds this library and the modules of the tests.
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])
         home = {"HOME": str(folder), "PYTHONPATH": path, "STARBURST_HOME": str(folder / "none")}
