@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 from starburst_executor import config, context
 from starburst_executor.client.engine import Engine
@@ -34,7 +35,7 @@ from starburst_executor.client.session import (
 )
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Settings
-from starburst_executor.errors import ConfigError, RecordInvalid, SessionExpired, VersionMismatch
+from starburst_executor.errors import ConfigError, KeyNotFound, RecordInvalid, SessionExpired, VersionMismatch
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest, SessionState
@@ -128,6 +129,11 @@ class DetachedExecutor(StarburstExecutor):
             reattach=self._reattach_function(),
         )
         self._take_over(engine, opened.session.manifest.workers)
+
+    def _take_over(self, engine: Engine, n_workers: int) -> None:
+        super()._take_over(engine, n_workers)
+        with _lock:
+            _here[engine.opened.url] = self
 
     @classmethod
     def _reattach_function(cls) -> Callable[..., StarburstFuture[Any]]:
@@ -411,17 +417,27 @@ def _with(manifest: Manifest, *, workers: int) -> Manifest | None:
 
 # --- futures that come back from a pickle -----------------------------------------------------------------------------
 
-_lock = threading.Lock()  # guards: _attached
-_attached: dict[str, DetachedExecutor] = {}
+_lock = threading.Lock()  # guards: _here, _attached
+_here: WeakValueDictionary[str, DetachedExecutor] = WeakValueDictionary()  # of this process, the newest of each session
+_attached: dict[str, DetachedExecutor] = {}  # made for the sake of futures
 
 
 def _attached_future(url: str, ordinal: int, sequence: int) -> StarburstFuture[Any]:
-    """The future of one task, from its pickle: attached through one executor a session and process."""
+    """The future of one task, from its pickle: of the executor that is attached to its session in this process, or a new one.
+
+    Raises: KeyNotFound: the session has a key of its own that this process does not know; what `reattach` raises.
+    """
     with _lock:
-        executor = _attached.get(url)
+        executor = _here.get(url)
     if executor is None or not executor.is_attached:
-        fresh = DetachedExecutor.reattach(url)
+        try:
+            executor = DetachedExecutor.reattach(url, key=None if executor is None else executor.key)
+        except KeyNotFound as error:
+            raise KeyNotFound(
+                f"a future cannot come back from its pickle without its session's key: attach to the session in this process "
+                f"first, by DetachedExecutor.reattach({url!r}, key=...): {error}"
+            ) from error
         with _lock:
             # Another thread may have been first; the one that is not taken ends by itself.
-            executor = _attached[url] = fresh
+            _attached[url] = executor
     return executor.future_of(ordinal, sequence)

@@ -341,6 +341,36 @@ def test_a_session_of_a_newer_format_is_refused(store_url: str) -> None:
     executor.cleanup(force=True)
 
 
+def test_a_pickled_future_of_a_session_with_a_given_key(store_url: str) -> None:
+    executor = detached(store_url, workers=1, key=bytes(range(32)))
+    future = executor.submit(pow, 2, 5)
+    pickled = pickle.dumps(future)
+    assert pickle.loads(pickled) is future
+    assert future.result(60) == 32
+    executor.detach()
+    assert pickle.loads(pickled).result(60) == 32, "the key is known here"
+    code = textwrap.dedent(
+        """
+        import pickle, sys
+        from starburst_executor import DetachedExecutor
+        try:
+            pickle.loads(bytes.fromhex(sys.argv[1]))
+        except LookupError as error:
+            print(error)
+        with DetachedExecutor.reattach(sys.argv[2], key=bytes(range(32))):
+            print(pickle.loads(bytes.fromhex(sys.argv[1])).result(60))
+        """
+    )
+    other = run_python(code, pickled.hex(), executor.url)
+    assert other.stdout is not None
+    words, result = other.stdout.read().splitlines()
+    assert f"first, by DetachedExecutor.reattach({executor.url!r}, key=...)" in words
+    assert result == "32"
+    assert other.wait(60) == 0
+    other.stdout.close()
+    DetachedExecutor.reattach(executor.url, key=bytes(range(32))).cleanup(force=True)
+
+
 def test_another_python_is_refused_before_anything_is_unpickled(store_url: str) -> None:
     executor = detached(store_url, workers=1, launcher="none")
     executor.submit(square, 3)
