@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-__all__ = ["Modules", "Place", "find_modules", "is_hidden"]
+__all__ = ["Modules", "Place", "find_modules", "is_hidden", "own_loaded"]
 
 _LIBRARY = "starburst_executor"
 # Modules that debuggers and interpreters add to a process from folders of their own; tasks do not import them.
@@ -64,7 +64,7 @@ def find_modules(script: Path | None = None) -> Modules:
     installed: set[str] = set()
     if script is None:
         main = _attribute(sys.modules.get("__main__"), "__file__")
-        todo = [name for name in _loaded() if _is_own(_place(name))]
+        todo = own_loaded()
         todo += _imports_of([main]) if isinstance(main, str) else []
     else:
         todo = _imports_of([str(script)])
@@ -84,6 +84,11 @@ def find_modules(script: Path | None = None) -> Modules:
         if any(map(_is_installed, _all_folders(name, folder))):
             installed.add(name)  # a namespace that own and installed packages share
     return Modules(own, frozenset(installed))
+
+
+def own_loaded() -> list[str]:
+    """The user's own top-level modules that this process has imported. Reads no sources."""
+    return [name for name in _loaded() if _is_own(_place(name))]
 
 
 def _loaded() -> dict[str, ModuleType]:

@@ -20,15 +20,15 @@ import re
 import sys
 import threading
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from importlib.machinery import EXTENSION_SUFFIXES
 from io import BytesIO
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
+from starburst_executor.client.loads import Load, are_unchanged, loads_of
 from starburst_executor.clock import Clock
 from starburst_executor.errors import ObjectNotFound, PayloadError, PreconditionFailed
 from starburst_executor.modules import Place, find_modules, is_hidden
@@ -57,14 +57,6 @@ class _File(NamedTuple):
     mode: int
 
 
-class _Load(NamedTuple):
-    """A loaded module; without its spec if it is a module that loads itself when it is first looked at."""
-
-    name: str
-    module: ModuleType
-    spec: ModuleSpec | None
-
-
 class _Snapshot(NamedTuple):
     """A snapshot that is stored, and what tells whether another one is needed.
 
@@ -77,14 +69,7 @@ class _Snapshot(NamedTuple):
     name: str
     own: frozenset[str]
     n_loaded: int
-    loads: list[_Load]
-
-    def is_unchanged(self) -> bool:
-        """Whether no own module has been loaded again since."""
-        return all(
-            sys.modules.get(name) is module and (spec is None or module.__spec__ is spec)
-            for name, module, spec in self.loads
-        )
+    loads: list[Load]
 
 
 # The digest of what was zipped last, by what went in: the next session of this process need not zip again.
@@ -115,12 +100,12 @@ class Code:
         with self._lock:
             known = self._known
         # Mostly this is all there is to do: it is asked at every submit.
-        if known is not None and len(sys.modules) == known.n_loaded and known.is_unchanged():
+        if known is not None and len(sys.modules) == known.n_loaded and are_unchanged(known.loads):
             return known.name
         n_loaded = len(sys.modules)  # counted first: what another thread imports meanwhile is news next time
         own = find_modules().own
-        loads = _loads_of(own)
-        if known is not None and known.own == own.keys() and known.is_unchanged():
+        loads = loads_of(own)
+        if known is not None and known.own == own.keys() and are_unchanged(known.loads):
             name = known.name
         else:
             name = self._stored(tuple(_files(own, self._patterns)))
@@ -159,15 +144,6 @@ class Code:
 
     def _named(self, digest: str) -> str:
         return f"{datetime.fromtimestamp(self._clock.now(), timezone.utc):%Y-%m}/{digest}"
-
-
-def _loads_of(own: Collection[str]) -> list[_Load]:
-    """The own modules that are loaded. Loading one again makes a new module, `importlib.reload` a new spec."""
-    return [
-        _Load(name, module, module.__spec__ if type(module) is ModuleType else None)
-        for name, module in list(sys.modules.items())
-        if name.partition(".")[0] in own
-    ]
 
 
 def zipped(files: tuple[_File, ...]) -> bytes:

@@ -178,7 +178,7 @@ class Engine:
         Raises: PayloadError: the user's own modules, which it may need, cannot be sent.
         Store: 1 GET and perhaps 1 create, if the store is not on this machine and modules were imported since.
         """
-        return self._functions.prepare(function, "" if self._code is None else self._code.name())
+        return self._functions.prepare(function, self._code.name())
 
     def submit_prepared(
         self, prepared: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from starburst_executor import config
 from starburst_executor.client import registry
 from starburst_executor.client.cleanup import say_skipped, utc
+from starburst_executor.client.loads import Loads
 from starburst_executor.client.owner import this_process
 from starburst_executor.client.submitter import submitter_record
 from starburst_executor.clock import Backoff, Clock
@@ -120,10 +121,10 @@ def is_embedded(store_url: str) -> bool:
     return urlsplit(store_url).scheme in ("sqlite", "memory")
 
 
-def code_for(store: ObjectStore, clock: Clock, settings: Settings) -> Code | None:
-    """What sends the user's own modules to workers; None where workers find them as this process does."""
+def code_for(store: ObjectStore, clock: Clock, settings: Settings) -> Code | Loads:
+    """What sends the user's own modules to workers; where workers find them as this process does, what names their loads."""
     if is_embedded(store.url):
-        return None
+        return Loads()
     from starburst_executor.client.code import Code
 
     return Code(store, clock, settings.code_exclude)
@@ -167,7 +168,7 @@ def start(
             session.create_manifest(manifest)
         else:
             code = code_for(store, clock, settings)
-            _begin_with(session, manifest, calls.dump_function(initializer, "" if code is None else code.name()))
+            _begin_with(session, manifest, calls.dump_function(initializer, code.name()))
     except BaseException:
         store.close()
         raise

@@ -32,7 +32,9 @@ __all__ = [
     "code_digest",
     "code_key",
     "is_group_id",
+    "is_loads",
     "is_session_id",
+    "loads_name",
     "session_folder",
     "task_id",
     "worker_of",
@@ -42,6 +44,7 @@ SESSIONS = "sessions/"
 CODE = "code/"
 GROUPS_PER_EPOCH = 1000
 
+_LOADS = "loads:"
 _SESSION_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,62}")
 _GROUP_ID = re.compile(r"[0-9a-f]{4}\.[0-9a-f]{10}")
 _CODE = re.compile(r"[0-9]{4}-[0-9]{2}/([0-9a-f]{64})")
@@ -90,6 +93,16 @@ def code_digest(name: str) -> str:
     if match is None:
         raise RecordInvalid(f"not a name of code: {name!r}: a month and a SHA-256")
     return match[1]
+
+
+def loads_name(digest: str) -> str:
+    """A name of loads: what stands in the place of a name of code where workers have the user's modules anyway."""
+    return f"{_LOADS}{digest}"
+
+
+def is_loads(name: str) -> bool:
+    """Whether this names loads, and so nothing that is stored."""
+    return name.startswith(_LOADS)
 
 
 def task_id(ordinal: int, sequence: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from starburst_executor.protocol import calls
+from starburst_executor.protocol.keys import is_loads
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.code import Code
 
@@ -12,11 +13,11 @@ __all__ = ["Function", "Functions"]
 
 
 class Function(NamedTuple):
-    """A function and the folders with the modules that it needs; a runner has the same ones for life.
+    """A function and the modules that it needs; a runner has the same ones for life.
 
     Attributes:
         body: As `calls.load_function` reads it.
-        code: Folders for the front of `sys.path`: the function's own, then the initializer's.
+        code: The function's own, then the initializer's: folders for the front of `sys.path`, or names of loads.
     """
 
     body: bytes
@@ -48,7 +49,9 @@ class Functions:
             # The initializer runs first in every runner, so its modules are there too: another client's functions may
             # come with other code. Where both have a module, the function's counts.
             names = dict.fromkeys(filter(None, (calls.code_of(body), self._initializer_code())))
-            self._known[digest] = Function(body, tuple(map(self._code.folder, names)))
+            self._known[digest] = Function(
+                body, tuple(name if is_loads(name) else self._code.folder(name) for name in names)
+            )
         return self._known[digest]
 
     def _initializer_code(self) -> str:

@@ -162,3 +162,50 @@ def test_an_executor_in_a_task_may_import_and_be_made_in_its_initializer(store_u
 
     with StarburstExecutor(workers=1, store=store_url, initializer=prepare) as executor:
         assert executor.submit(nested).result(60) == 3
+
+
+def test_what_is_submitted_after_a_reload_runs_the_new_code(store_url: str, tmp_path: Path) -> None:
+    code = f"""
+        import importlib, os
+        from pathlib import Path
+        from starburst_executor import StarburstExecutor
+        import edited
+        def indirect():
+            return edited.answer()
+        with StarburstExecutor(workers=1, store={store_url!r}) as executor:
+            print(executor.submit(edited.answer).result(), executor.submit(os.getpid).result())
+            print(executor.submit(edited.answer).result(), executor.submit(os.getpid).result())
+            Path(edited.__file__).write_text("def answer(): return 2222")
+            print(executor.submit(edited.answer).result())
+            importlib.reload(edited)
+            print(executor.submit(edited.answer).result(), executor.submit(indirect).result())
+    """
+    done = program(tmp_path, code, edited="def answer(): return 1\n")
+    first, same, unloaded, reloaded = done.stdout.splitlines()
+    assert first == same, "one process, as long as nothing is loaded again"
+    assert (unloaded, reloaded, done.stderr) == ("1", "2222 2222", "")
+
+
+def test_a_client_that_comes_after_an_edit_does_not_meet_old_code(store_url: str, tmp_path: Path) -> None:
+    code = f"""
+        import sys
+        from starburst_executor import DetachedExecutor
+        import edited
+        executor = DetachedExecutor.reattach(sys.argv[1]) if sys.argv[1:] else DetachedExecutor(workers=1, store={store_url!r})
+        print(executor.submit(edited.answer).result(), executor.url)
+        executor.detach()
+    """
+    first = program(tmp_path, code, edited="def answer(): return 1\n")
+    answer, url = first.stdout.split()
+    assert answer == "1", first.stderr
+    (tmp_path / "edited.py").write_text("def answer(): return 2222\n")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "STARBURST_HOME": str(tmp_path / "home")}
+    second = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), url],
+        capture_output=True, text=True, env=environment, timeout=100, check=True,
+    )  # fmt: skip
+    assert second.stdout.split()[0] == "2222"
+    subprocess.run(
+        [sys.executable, "-c", f"from starburst_executor import *; DetachedExecutor.reattach({url!r}).cleanup(force=True)"],
+        env=environment, timeout=100, check=True,
+    )  # fmt: skip

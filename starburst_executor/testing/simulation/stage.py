@@ -43,6 +43,13 @@ class _Pool:
         pass
 
 
+class _NoModules:
+    """In the place of the user's own modules."""
+
+    def name(self) -> str:
+        return ""
+
+
 class _Registry:
     """Replaces `client.registry`: nothing is written on this machine."""
 
@@ -80,8 +87,8 @@ def _stand_ins() -> dict[tuple[str, str], object]:
         ("client.session", "registry"): _Registry,
         ("client.session", "_probe"): lambda *_, **__: None,
         # The modules that the simulating process has loaded must not influence a seed.
-        ("client.session", "code_for"): lambda *_: None,
-        ("client.engine", "code_for"): lambda *_: None,
+        ("client.session", "code_for"): lambda *_: _NoModules(),
+        ("client.engine", "code_for"): lambda *_: _NoModules(),
         ("client.executor", "SystemClock"): _clock_here,
         ("client.detached", "SystemClock"): _clock_here,
     }

@@ -31,6 +31,7 @@ import msgpack
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import LaunchError
+from starburst_executor.protocol.keys import is_loads
 from starburst_executor.worker import code_root
 from starburst_executor.worker.runner import nursery, wire
 from starburst_executor.worker.runner import process as child
@@ -129,7 +130,7 @@ class Nursery:
         It has the environment that this process had when it forked the nursery.
 
         Args:
-            code: Folders that go to the front of its `sys.path`.
+            code: Folders that go to the front of its `sys.path`; names of loads, which go nowhere.
             initializer: What `calls.load_function` makes a callable without arguments of.
             is_leaving: Whether this worker has been asked to leave. A runner that catches SIGTERM goes on if it has, and
                 dies of it if it has not: then the signal was meant for this process alone.
@@ -155,7 +156,7 @@ class Nursery:
             their_data.close()
             their_lifeline.close()
         runner = Runner(pid, data, Tokens(tokens, their_tokens), lifeline, (stdout, stderr), is_leaving)
-        path = [*code, *self._sys_path]
+        path = [*(folder for folder in code if not is_loads(folder)), *self._sys_path]
         runner._set_up({**self._settings, "sys_path": path, "initializer": initializer})  # noqa: SLF001 - its maker
         return runner
 
