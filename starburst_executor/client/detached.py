@@ -227,7 +227,7 @@ class DetachedExecutor(StarburstExecutor):
         worker.
         """
         engine = self._engine
-        return status_of(engine.session, engine.workforce.dead(), engine.cost_of)
+        return status_of(engine.session, engine.workforce.dead, engine.cost_of)
 
     # --- changes ------------------------------------------------------------------------------------------------------
 

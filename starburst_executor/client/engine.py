@@ -704,7 +704,7 @@ class Engine:
 
     def cost_of(self, manifest: Manifest, beats: list[WorkerBeat]) -> Cost:
         """What manifest and beats say that it has cost."""
-        dead = self.workforce.dead() | self._keeper.buried
+        dead = self.workforce.dead(beats) | self._keeper.buried
         counts = self.all_requests(beats)
         return cost_of(manifest, self._clock.now(), beats, dead, counts, self.opened.store.url)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from starburst_executor.client.handles import handle_of
+from starburst_executor.client.deaths import Deaths
 from starburst_executor.client.starter import Starter
 from starburst_executor.client.staying import Staying
 from starburst_executor.errors import BudgetExceeded, LaunchError, ObjectNotFound, StoreUnavailable
@@ -66,6 +66,7 @@ class ClientKeeper:
         self._own = OwnObject(session.store, session.keys.client(client_id), session.clock)
         self._next_beat = self._next_deaths = float("-inf")
         self._n_looks = 0
+        self._deaths = Deaths(session, launcher)
         self._buried: set[str] = set()
         self._is_renumbered = False
         self._needs_workers = needs_workers
@@ -99,20 +100,26 @@ class ClientKeeper:
         if now >= self._next_beat:
             self._next_beat = now + self._timings.beat_s
             self._beat_and_look()
-        if self._starter is not None and (now >= self._next_deaths or self.awaits_work):
+        sees_deaths = self._deaths.are_seen
+        if sees_deaths and (now >= self._next_deaths or self.awaits_work):
             self._next_deaths = now + _DEATHS_S
             self._bury()
-            if self._is_renumbered:
-                self._is_renumbered = False
-                self._starter.drain_surplus()
-            self._starter.turn()
+            self._start_missing()
         if self._is_to_leave and not self.may_leave.is_set() and self._is_sure_to_be_left():
             self.may_leave.set()
         ring_s = self._session.ring_due()
-        waits = [self._next_beat - now, _DEATHS_S if self._starter is not None else self._timings.beat_s]
+        waits = [self._next_beat - now, _DEATHS_S if sees_deaths else self._timings.beat_s]
         if self._is_to_leave:
             waits.append(_DEATHS_S / 2)
         return max(0.0, min(waits + ([] if ring_s is None else [ring_s])))
+
+    def _start_missing(self) -> None:
+        if self._starter is None:
+            return
+        if self._is_renumbered:
+            self._is_renumbered = False
+            self._starter.drain_surplus()
+        self._starter.turn()
 
     @property
     def awaits_work(self) -> bool:
@@ -197,28 +204,20 @@ class ClientKeeper:
     # --- workers ------------------------------------------------------------------------------------------------------
 
     def _bury(self) -> None:
-        """Take back at once what a worker held whose death the launcher saw."""
-        launcher, starter = self._launcher, self._starter
-        if launcher is None or starter is None:
-            return
-        deaths = [
-            death
-            for launch in self._session.manifest.launches
-            if launch.launcher == launcher.name and (handle := handle_of(self._session.sealer, launch))
-            for death in launcher.deaths(handle)
-            if death.worker_id not in self._buried
-        ]
+        """Take back at once what a worker held whose death is seen."""
+        deaths = [seen for seen in self._deaths.seen() if seen[0].worker_id not in self._buried]
         if not deaths:
             return
-        for death in deaths:
+        for death, is_mine in deaths:
             self._buried.add(death.worker_id)
             self._watcher.watch.dead.add(death.worker_id)
             if death.words:
                 self._watcher.words[death.worker_id] = death.words
             found = read_beat(self._session, self._session.keys.worker(death.worker_id))
-            starter.saw_death(death, None if found is None else found[0])
+            if self._starter is not None and is_mine:
+                self._starter.saw_death(death, None if found is None else found[0])
         # First whether there is any hope: what no worker can do is not the fault of the task that the last one had.
-        starter.turn()
+        self._start_missing()
         self._repair()
         manifest = self._session.refresh()
         if manifest.state.is_over:

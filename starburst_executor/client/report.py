@@ -108,12 +108,14 @@ def outcome_of(future: StarburstFuture[Any]) -> TaskOutcome:
 
 
 def status_of(
-    session: SessionStore, dead: Collection[str], cost_of: Callable[[Manifest, list[WorkerBeat]], Cost]
+    session: SessionStore,
+    dead: Callable[[list[WorkerBeat]], Collection[str]],
+    cost_of: Callable[[Manifest, list[WorkerBeat]], Cost],
 ) -> SessionStatus:
     """Count tasks and workers.
 
     Args:
-        dead: Workers whose death is known, whatever their last beat says.
+        dead: Tells which of the workers with these beats are certainly dead, whatever the beats say.
         cost_of: What manifest and beats say that it has cost.
 
     Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET a
@@ -122,7 +124,8 @@ def status_of(
     manifest = session.refresh()
     counts = census(session)
     beats = [beat for beat, _ in read_beats(session)]
-    alive = [beat for beat in beats if _is_alive(beat, session) and beat.worker_id not in dead]
+    buried = dead(beats)
+    alive = [beat for beat in beats if _is_alive(beat, session) and beat.worker_id not in buried]
     per_s = sum(beat.per_s for beat in alive)
     n_left = counts[State.PENDING] + counts[State.CLAIMED]
     return SessionStatus(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from starburst_executor.client.deaths import Deaths
 from starburst_executor.client.handles import handle_of
 from starburst_executor.client.money import check_cost
 from starburst_executor.client.session import own_launcher
@@ -30,6 +31,7 @@ class Workforce:
     def __init__(self, session: SessionStore, launcher: Launcher | None) -> None:
         self._session = session
         self._launcher = launcher
+        self._deaths = Deaths(session, launcher)
         self._beats: list[WorkerBeat] = []
 
     def check(self, n_slots: int, *, cost_alert_threshold: float | None) -> None:
@@ -39,9 +41,9 @@ class Workforce:
         limit = self._session.manifest.max_hourly_cost
         check_cost(self._launcher, n_slots, max_hourly_cost=limit, cost_alert_threshold=cost_alert_threshold)
 
-    def dead(self) -> set[str]:
-        """Workers whose death the launcher has seen."""
-        return {death.worker_id for launcher, handle in self._handles() for death in launcher.deaths(handle)}
+    def dead(self, beats: Iterable[WorkerBeat]) -> set[str]:
+        """Workers that are certainly dead, whatever their last beats say."""
+        return self._deaths.known(beats)
 
     def let_go(self) -> None:
         """The client ends: workers bound to it end too, detached ones go on."""
@@ -76,7 +78,7 @@ class Workforce:
         session = self._session
         timings = session.manifest.timings
         watcher = Watcher(session, timings.looks_until_lost)
-        watcher.watch.dead |= self.dead() | buried
+        watcher.watch.dead |= buried
         never, next_look = threading.Event(), session.clock.monotonic()
         # Looks count only if they are apart; that a worker has left is seen at any time.
         backoff = Backoff(session.clock, _LEAVING_S, timings.look_s)
@@ -85,7 +87,11 @@ class Workforce:
                 watcher.look()
                 next_look = session.clock.monotonic() + timings.look_s
             beats = self._read()
-            if all(beat.state == WorkerState.LEFT or watcher.watch.is_lost(beat.worker_id) for beat in beats):
+            # Engines far away take their time to stop what was to be stopped: each round asks again.
+            watcher.watch.dead |= self.dead(beats)
+            left = {beat.worker_id for beat in beats if beat.state == WorkerState.LEFT}
+            # One whose beat cannot be read is judged by its silence, as any other.
+            if all(worker_id in left or watcher.watch.is_lost(worker_id) for worker_id in watcher.listed):
                 return
             session.clock.wait(never, min(backoff.next_s(), max(0.0, next_look - session.clock.monotonic())))
 

@@ -59,18 +59,22 @@ class Watcher:
 
     Attributes:
         words: What is known of a dead worker's end, by worker, for the errors of the tasks that it took along.
+        listed: The workers that had a beat at the last look.
     """
 
     def __init__(self, session: SessionStore, looks_until_lost: int) -> None:
         self._session = session
         self.watch = Watch(looks_until_lost)
         self.words: dict[str, str] = {}
+        self.listed: frozenset[str] = frozenset()
 
     def look(self) -> None:
         """One look at all beats. Call it after the own beat was acknowledged, else `watch.failed()`. Store: 1 LIST."""
         session = self._session
         lines = session.store.list(session.keys.workers)
-        self.watch.look({line.key[len(session.keys.workers) :]: line.etag for line in lines})
+        etags = {line.key[len(session.keys.workers) :]: line.etag for line in lines}
+        self.listed = frozenset(etags)
+        self.watch.look(etags)
 
     def repair(self) -> int:
         """Take back the claims of workers that are lost and claims that their worker forgot; how many tasks.

@@ -30,6 +30,7 @@ from starburst_executor import (
     SessionNotFound,
     Timings,
     VersionMismatch,
+    config,
 )
 from starburst_executor.protocol.records import SessionState, WorkerState
 from starburst_executor.session.repair import read_beats
@@ -700,3 +701,50 @@ def test_a_thread_that_outlives_the_main_one_gets_its_result_or_an_error(tmp_pat
     # From Python 3.12 on an interpreter that ends starts no more threads.
     assert told == "None" or (sys.version_info >= (3, 12) and told == "True")
     end(session_id, store_url)
+
+
+# --- workers that were killed -----------------------------------------------------------------------------------------
+
+
+def logs_of(session_id: str) -> list[Path]:
+    return list(config.log_folder().glob(f"*{session_id}*"))
+
+
+@pytest.mark.parametrize("launcher", [None, "none"])
+def test_killed_workers_of_this_machine_are_known_at_once_to_a_new_client(
+    store_url: str, launcher: str | None, tmp_path: Path
+) -> None:
+    """With the default timings a worker counts as lost after a minute."""
+    default = Timings.embedded() if store_url.startswith("sqlite") else Timings.remote()
+    executor = DetachedExecutor(workers=1, store=store_url, timings=replace(default, poll_max_s=0.2, bell_max_s=0.3))
+    blocked = executor.submit(wait_for_file, str(tmp_path / "never"), 1)
+    wait_until(blocked.running)
+    [first] = worker_pids(executor)
+    kill(first)
+    # Another one is started, and its handle takes the place of that of the first.
+    wait_until(lambda: worker_pids(executor) not in ([], [first]))
+    [second] = worker_pids(executor)
+    wait_until(lambda: len(beat_states(executor)) == 2)
+    executor.detach()
+    kill(second)
+    wait_until(lambda: not is_alive(second))
+    client = DetachedExecutor.reattach(executor.id, store=store_url, launcher=launcher)
+    assert client.status().workers == 0
+    assert logs_of(executor.id)
+    began = time.monotonic()
+    client.cleanup(force=True)
+    assert time.monotonic() - began < default.look_s
+    assert logs_of(executor.id) == []
+
+
+def test_tasks_of_a_killed_worker_go_back_at_once_also_with_another_launcher(tmp_path: Path) -> None:
+    store_url, go = f"sqlite://{tmp_path}/sessions", tmp_path / "go"
+    with DetachedExecutor(workers=1, store=store_url) as executor:
+        future = executor.submit(wait_for_file, str(go), 1)
+        wait_until(future.running)
+        [pid] = worker_pids(executor)
+    watcher = DetachedExecutor.reattach(executor.id, store=store_url, launcher="none")
+    assert not watcher.futures[0].done()
+    kill(pid)
+    wait_until(lambda: watcher.status().pending == 1, Timings.embedded().look_s)
+    watcher.cleanup(force=True)

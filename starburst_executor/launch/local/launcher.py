@@ -34,7 +34,7 @@ from starburst_executor.launch.local.fork_server import ForkServer, ServerKilled
 from starburst_executor.launch.local.processes import is_worker, started_at
 from starburst_executor.store.url import split_url
 
-__all__ = ["Local"]
+__all__ = ["Local", "forget_session"]
 
 _log = logging.getLogger(__name__)
 
@@ -276,6 +276,14 @@ class Local:
             return _log_of(one).read_bytes()[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").strip()
         except OSError:
             return ""
+
+
+def forget_session(session_id: str) -> None:
+    """Remove the log files of a deleted session's workers on this machine, those included that were killed long ago."""
+    # Ids of sessions are of letters, digits and "-": nothing of one is a pattern.
+    for log in config.log_folder().glob(f"{session_id}-*.log"):
+        with suppress(OSError):
+            log.unlink()
 
 
 def _after_fork(launcher: Local | None) -> None:
