@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from starburst_executor.client.cleanup import Sweep, delete_session
 from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector, Place
-from starburst_executor.client.functions import FunctionPickles, Prepared
+from starburst_executor.client.functions import FunctionPickles, Prepared, without_partials
 from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture, for_each
 from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.client.money import Cost, cost_of
@@ -170,7 +170,9 @@ class Engine:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> StarburstFuture[Any]:
         """Pickle now, queue, return the future. What cannot be pickled fails on the future."""
-        return self.submit_prepared(self.prepare(function), args, kwargs)
+        function, args, kwargs = without_partials(function, args, kwargs)
+        prepared = self._functions.prepare_for_one(function, self._code.name())
+        return self.submit_prepared(prepared, prepared.bound + args, kwargs)
 
     def prepare(self, function: Callable[..., Any]) -> Prepared:
         """Pickle a function once for many calls.
@@ -184,7 +186,7 @@ class Engine:
         self, prepared: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> StarburstFuture[Any]:
         submitter = self._ready_submitter()
-        digest, pickled, error = prepared
+        digest, pickled, error, _ = prepared
         call: bytes | BigCall = b""
         if error is None:
             try:

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary, WeakSet, WeakValueDictionary
 from starburst_executor import source
 
 __all__ = [
+    "Assembled",
     "Mark",
     "Unpickler",
     "cached",
@@ -133,6 +134,24 @@ def set_class_state(kind: type, state: tuple[Callable[[type, Any], object], Any]
     if kind in _made:
         complete, rest = state
         complete(kind, rest)
+
+
+class Assembled:
+    """What functions of a kind share, made one of them at each call: with its defaults and what it closes over."""
+
+    def __init__(self, shared: FunctionType) -> None:
+        self.shared = shared
+
+    def __call__(self, own: tuple[Any, Any, Any], /, *args: Any, **kwargs: Any) -> Any:
+        shared, (defaults, keyword_defaults, cells) = self.shared, own
+        function = FunctionType(shared.__code__, shared.__globals__, shared.__name__, defaults, cells or None)
+        function.__kwdefaults__ = keyword_defaults
+        function.__qualname__, function.__module__, function.__doc__ = (
+            shared.__qualname__,
+            shared.__module__,
+            shared.__doc__,
+        )
+        return function(*args, **kwargs)
 
 
 class Mark:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -263,3 +264,25 @@ def test_one_engine_that_fails_at_the_interpreters_end_does_not_keep_the_next(mo
     assert clients[2].engine.finished.is_set()
     for one in clients[:2]:
         one.engine.end_session()
+
+
+def test_partials_and_lambdas_cost_the_requests_of_plain_calls() -> None:
+    made: dict[str, Callable[[int], tuple[Any, ...]]] = {
+        "plain": lambda i: (pow, 2, i),
+        "partial": lambda i: (functools.partial(pow, 2), i),
+        "partial of all": lambda i: (functools.partial(pow, 2, i),),
+        "lambda": lambda i: (lambda x, i=i: x**i, 2),
+    }
+    counts: dict[str, int] = {}
+    for name, call in made.items():
+        client = Client()
+        for i in range(200):
+            client.engine.submit(call(i)[0], call(i)[1:], {})
+        assert client.engine.flush(PATIENCE_S)
+        counts[name] = len(list(client.rig.objects.list(client.rig.keys.function(""))))
+        for future in client.engine.unfinished():
+            future.mark_cancelled()
+        client.engine.begin_end()
+        client.engine.end_session()
+    assert counts["plain"] == counts["partial"] == counts["partial of all"] <= 2
+    assert counts["lambda"] <= counts["plain"] + 3

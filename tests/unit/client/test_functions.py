@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import cloudpickle
 import pytest
 
-from starburst_executor.client.functions import FunctionPickles
+from starburst_executor.client.functions import FunctionPickles, without_partials
 from starburst_executor.protocol import calls
 
 
@@ -125,3 +126,76 @@ def test_a_change_while_it_is_pickled_is_not_remembered(script: ModuleType, monk
     monkeypatch.setattr(calls, "dump_function", changed_meanwhile)
     found = [calls.load_function(pickles.prepare(script.helper).pickled)(0) for _ in range(3)]
     assert found == [3, 4, 5]
+
+
+# --- made anew for each call ------------------------------------------------------------------------------------------
+
+
+def worker_calls(pickles: FunctionPickles, function: Callable[..., Any], *args: Any) -> tuple[str, Any]:
+    """The digest of a function that is submitted once, and what a worker makes of the call."""
+    function, args, kwargs = without_partials(function, args, {})
+    prepared = pickles.prepare_for_one(function)
+    loaded_args, loaded_kwargs = calls.load_call(calls.dump_call(prepared.bound + args, kwargs))
+    return prepared.digest, calls.load_function(prepared.pickled)(*loaded_args, **loaded_kwargs)
+
+
+MADE_ANEW: dict[str, Callable[[ModuleType, int], Callable[[int], Any]]] = {
+    "partial": lambda main, n: functools.partial(main.add, n),
+    "partial of partial": lambda main, n: functools.partial(functools.partial(main.add, n), z=1),
+    "partial of a method": lambda main, n: functools.partial(main.Box(n).add, n),
+    "lambda": lambda main, n: main.defaulted(n),
+    "keyword default": lambda main, n: main.keyworded(n),
+    "closure": lambda main, n: main.make(n),
+    "method": lambda main, n: main.Box(n).add,
+    "object": lambda main, n: main.Box(n),
+}
+
+
+@pytest.mark.parametrize("name", MADE_ANEW)
+def test_functions_made_anew_for_each_call_are_one_function(script: ModuleType, name: str) -> None:
+    exec(
+        "def add(x, y, z=0): return 100 * x + y + z\n"
+        "def defaulted(n): return lambda x, n=n: add(n, x)\n"
+        "def keyworded(n): return lambda x, *, n=n: add(n, x)\n"
+        "class Box:\n"
+        "    def __init__(self, n): self.n = n\n"
+        "    def add(self, x, y=0): return add(self.n, x, y)\n"
+        "    def __call__(self, x): return add(self.n, x)\n",
+        vars(script),
+    )
+    pickles = FunctionPickles()
+    digests = set()
+    for n in range(50):
+        function = MADE_ANEW[name](script, n)
+        digest, result = worker_calls(pickles, function, 7)
+        assert result == function(7)
+        digests.add(digest)
+    assert len(digests) <= 4
+
+
+def test_one_that_is_used_again_and_again_stays_whole(script: ModuleType) -> None:
+    """A runner then loads it once."""
+    pickles, closure = FunctionPickles(), script.make(3)
+    assert [pickles.prepare_for_one(closure).bound for _ in range(10)] == [()] * 10
+
+
+def test_one_that_calls_itself_is_not_taken_apart(script: ModuleType) -> None:
+    exec("def recursive(n):\n    def r(k): return n if k == 0 else r(k - 1) + 1\n    return r\n", vars(script))
+    pickles = FunctionPickles()
+    assert [worker_calls(pickles, script.recursive(n), 3)[1] for n in range(10)] == [n + 3 for n in range(10)]
+
+
+def test_a_loop_of_lambdas_pickles_what_they_share_once(script: ModuleType, n_dumps: Callable[[], int]) -> None:
+    exec("def defaulted(n): return lambda x, n=n: math.floor(x) + n\n", vars(script))
+    pickles = FunctionPickles()
+    for n in range(100):
+        pickles.prepare_for_one(script.defaulted(n))
+    assert n_dumps() == 4
+
+
+def test_what_is_remembered_of_kinds_has_a_bound(script: ModuleType) -> None:
+    pickles = FunctionPickles()
+    for i in range(300):
+        exec(f"def made(x, y={i}): return lambda z=y: z + {i}", vars(script))
+        pickles.prepare_for_one(script.made(1))
+    assert len(pickles._kinds) == 256
