@@ -12,7 +12,7 @@ Guarantee: *lost* is a state, not an event: it holds at every look until the wor
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass, field
 
 from starburst_executor.protocol.keys import worker_of
@@ -69,6 +69,8 @@ class Watch:
                 seen.silent += 1
         for worker_id in self._seen.keys() - etags.keys():
             del self._seen[worker_id]
+        # Whoever is dead and has no beat is lost anyway.
+        self.dead &= self._seen.keys()
 
     def failed(self) -> None:
         """A look or the watcher's own beat before it failed: it may be the watcher who is cut off."""
@@ -113,6 +115,14 @@ class Watch:
     def settled(self, claim_id: str) -> None:
         """The claim no longer stands: forget what was counted of it."""
         self._unnamed.pop(claim_id, None)
+
+    def standing(self, claims: Container[str]) -> None:
+        """All claims that stand, as of one pass over the open objects: forget what was counted of any other.
+
+        # Guarantee: what is remembered of claims does not grow with those that have ended.
+        """
+        for claim_id in [claim_id for claim_id in self._unnamed if claim_id not in claims]:
+            del self._unnamed[claim_id]
 
 
 @dataclass(frozen=True, slots=True)

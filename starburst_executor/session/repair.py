@@ -85,16 +85,19 @@ class Watcher:
         session = self._session
         n_tasks, keys = 0, []
         beats: dict[str, tuple[WorkerBeat, str] | None] = {}
+        standing: set[str] = set()
         for group in session.groups(session.refresh().open_epochs()):
             if group.size_class in (SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED):
-                n = self._repair_group(group, beats)
+                n = self._repair_group(group, beats, standing)
                 n_tasks += n
                 keys += [group.key] * bool(n)
+        self.watch.standing(standing)
         if n_tasks:
             session.ring(keys, n_tasks)
         return n_tasks
 
-    def _repair_group(self, group: Group, beats: dict[str, tuple[WorkerBeat, str] | None]) -> int:
+    def _repair_group(self, group: Group, beats: dict[str, tuple[WorkerBeat, str] | None], standing: set[str]) -> int:
+        """Take back what goes back of one object; how many tasks. Claims of the living are added to those that stand."""
         session = self._session
         try:
             found = session.read(group.key)
@@ -102,6 +105,7 @@ class Watcher:
             return 0
         assert found is not None  # no ETag was sent  # noqa: S101
         suspected = suspects(found.status, self.watch)
+        standing |= suspected.to_check
         forgotten = set()
         for claim_id in sorted(suspected.to_check):
             worker_id = worker_of(claim_id)

@@ -8,6 +8,8 @@ __all__ = ["Durations"]
 
 # A new measurement moves the estimate by a fifth: steady under noise, and right again after a dozen tasks.
 _WEIGHT = 0.2
+# Estimates at a time, about 2 MB. Where each task has a function of its own they are of no use anyway.
+_MOST = 10_000
 
 
 class Durations:
@@ -21,6 +23,9 @@ class Durations:
         """Take in one measurement."""
         known = self._estimates.get(digest)
         self.latest = seconds if known is None else known + _WEIGHT * (seconds - known)
+        if known is None and len(self._estimates) >= _MOST:
+            # All at once, in one step: other slots read meanwhile.
+            self._estimates = {}
         self._estimates[digest] = self.latest
 
     def of(self, digest: str) -> float | None:

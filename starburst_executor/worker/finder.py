@@ -283,6 +283,7 @@ class Finder:
             }
             self._solo = {g.key: self._solo[g.key] for g in groups if g.key in self._solo and g.size_class.has_pending}
             self._untouched = {g.key for g in groups if g.size_class == SizeClass.ALL_PENDING}
+            self._ignored.intersection_update(g.key for g in groups)
             for group in groups:
                 self._know(group.ref)
             self._n_in_vain = 0

@@ -33,6 +33,7 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.errors import LaunchError
 from starburst_executor.protocol.keys import is_loads
 from starburst_executor.worker import code_root
+from starburst_executor.worker.recent import Recent
 from starburst_executor.worker.runner import nursery, wire
 from starburst_executor.worker.runner import process as child
 from starburst_executor.worker.runner.capture import CapturedStream
@@ -43,6 +44,8 @@ __all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Nursery", "Runner
 
 _SOCKET_BYTES = 1024 * 1024  # asked for; the system may give less
 _PIECES_BYTES = 64 * 2**20  # of calls, kept by a runner beside those of the call that runs
+_FUNCTIONS_BYTES = 64 * 2**20  # of functions as they are stored, kept by a runner beside the one that runs
+_LOADED_BYTES = 4096  # what a small function takes once it is loaded, about: with globals of its own
 _WATCH_S = 0.05  # how often the output of a running task is looked at
 _IDLE_WATCH_S = 1.0  # the same between tasks, for threads left running
 _SPAWN_TIMEOUT_S = 30.0
@@ -228,7 +231,7 @@ class Runner:
         lifeline.setblocking(False)
         self._inbox, self._outbox = wire.Inbox(data), wire.Outbox(data)
         self._open: dict[int, None] = {}  # jobs sent, without outcome, in order
-        self._known: set[str] = set()  # functions the runner has
+        self._functions: Recent[str, bool] = Recent(_FUNCTIONS_BYTES)  # those that the runner has, by digest
         self._pieces: dict[bytes, int] = {}  # pieces of calls that it has and their lengths, the longest unused first
         self._last_number = 0
         self._events: list[Event] = []
@@ -243,7 +246,7 @@ class Runner:
         """Give it jobs to run after those it has. Does not wait.
 
         Args:
-            functions: By digest; needed for those that this runner has not been sent yet.
+            functions: By digest; needed for those that this runner has not been sent yet, or has been told to forget.
         """
         with self._lock:
             was_idle = not self._open
@@ -258,9 +261,12 @@ class Runner:
     def _add(self, job: Job, functions: Mapping[str, bytes]) -> None:
         if job.number <= self._last_number:
             raise ValueError(f"job numbers must ascend: number={job.number}, last={self._last_number}")
-        if job.digest not in self._known:
-            self._outbox.add([wire.FUNCTION, job.digest], functions[job.digest])
-            self._known.add(job.digest)
+        if not self._functions.get(job.digest):
+            # Frames are read in order, so what is forgotten here is still there for the jobs sent before.
+            body = functions[job.digest]
+            for digest in self._functions.add(job.digest, True, len(body) + _LOADED_BYTES):
+                self._outbox.add([wire.FORGET_FUNCTION, digest], b"")
+            self._outbox.add([wire.FUNCTION, job.digest], body)
         if job.pieces:
             self._give_pieces(job)
         head = [wire.JOB, job.number, job.digest, job.index, job.attempt, job.task_id]

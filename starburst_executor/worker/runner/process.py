@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import faulthandler
 import fcntl
+import gc
 import os
 import resource
 import signal
@@ -42,6 +43,8 @@ __all__ = ["EXIT_DEAF", "EXIT_INTERNAL", "Descriptors", "run"]
 EXIT_DEAF = 213  # the sockets to the agent were closed or replaced in this process
 EXIT_INTERNAL = 214  # an error of our own; its traceback is in the captured stderr
 
+# After functions of so many bytes were loaded, what was forgotten of them is worth a search for garbage.
+_GARBAGE_BYTES = 32 * 2**20
 _HIGH_FD = 200  # out of the way of code that closes "all" descriptors, and below every usual limit
 
 
@@ -110,8 +113,10 @@ class _Runner:
         self._clock = SystemClock()
         self._pid = os.getpid()
         self._loader = Loader()
+        # Functions and those not yet loaded, as long as the agent says.
         self._functions: dict[str, Callable[..., Any]] = {}
-        self._bodies: dict[str, bytes] = {}  # of functions not yet loaded
+        self._bodies: dict[str, bytes] = {}
+        self._loaded_bytes = 0  # of functions loaded since garbage was collected for their sake
         self._pieces: dict[bytes, bytes] = {}  # of calls, as long as the agent says
         self._in_user_code = False
         self._session_id = ""
@@ -186,6 +191,8 @@ class _Runner:
                 self._pieces[head[1]] = body
             elif head[0] == wire.FORGET:
                 del self._pieces[head[1]]
+            elif head[0] == wire.FORGET_FUNCTION:
+                self._forget_function(head[1])
             elif head[1] == number:
                 return head, body
 
@@ -223,8 +230,16 @@ class _Runner:
         if function is None:
             # The body is kept until it could be loaded: what is missing now may be there for a later task.
             function = self._functions[digest] = self._loader.load(self._bodies[digest])
-            del self._bodies[digest]
+            self._loaded_bytes += len(self._bodies.pop(digest))
         return function
+
+    def _forget_function(self, digest: str) -> None:
+        self._functions.pop(digest, None)
+        self._bodies.pop(digest, None)
+        if self._loaded_bytes >= _GARBAGE_BYTES:
+            # Functions that travel by value and their globals refer to each other; Python counts such objects, not bytes.
+            self._loaded_bytes = 0
+            gc.collect()
 
     def _leave_if_forked(self, error: BaseException | None) -> None:
         """End a child that a task forked and that came back here, as it would have ended in a plain program."""

@@ -5,7 +5,7 @@ up to gigabytes. Payloads are neither joined nor copied on their way once they a
 end blocks; the agent's never does, so that neither can wait for the other to read first.
 
     agent                                                                      runner
-    Outbox ── SETUP · FUNCTION digest · PIECE name · FORGET name · JOB … ───►  Inbox
+    Outbox ── SETUP · FUNCTION digest · PIECE name · FORGET… name · JOB … ──►  Inbox
     Inbox  ◄── READY ends · OUTCOME number, ok, loaded, seconds, ends · BROKEN  send_frame
 """
 
@@ -22,6 +22,7 @@ import msgpack
 __all__ = [
     "BROKEN",
     "FORGET",
+    "FORGET_FUNCTION",
     "FUNCTION",
     "JOB",
     "OUTCOME",
@@ -34,7 +35,7 @@ __all__ = [
     "send_frame",
 ]
 
-SETUP, FUNCTION, JOB, PIECE, FORGET = 1, 2, 3, 7, 8  # agent to runner
+SETUP, FUNCTION, JOB, PIECE, FORGET, FORGET_FUNCTION = 1, 2, 3, 7, 8, 9  # agent to runner
 READY, OUTCOME, BROKEN = 4, 5, 6  # runner to agent
 
 Payload: TypeAlias = bytes | bytearray | memoryview

@@ -155,3 +155,27 @@ def test_only_failures_without_exception_on_more_than_one_machine_leave_no_hope(
     assert bool(hopeless(beats)) is is_hopeless, why
     assert hopeless(beats) in ("", "no right")
     assert not hopeless(beats[:2])
+
+
+def test_what_is_remembered_of_claims_ends_with_them() -> None:
+    watch = Watch(4)
+    for number in range(1, 101):
+        watch.look({"w": str(number)})
+        # Each was written right after the beat, and has ended by the next one.
+        assert not watch.is_forgotten(f"w.{number}", beat(number))
+        watch.standing({f"w.{number}", "w.stays"})
+        assert len(watch._unnamed) == 1
+    # What stands goes on being counted.
+    for number, forgotten in ((101, False), (102, False), (103, True)):
+        assert watch.is_forgotten("w.stays", beat(number)) is forgotten
+        watch.standing({"w.stays"})
+
+
+def test_the_dead_are_remembered_as_long_as_they_are_listed() -> None:
+    watch = Watch(4)
+    for number in range(100):
+        watch.dead.add(f"w{number}")
+        watch.look({f"w{number}": "a", "v": str(number)})
+        assert watch.is_lost(f"w{number}")
+        assert len(watch.dead) == 1
+    assert watch.is_lost("w0")

@@ -248,3 +248,19 @@ def test_a_worker_that_commits_meanwhile_keeps_its_outcome() -> None:
     rig.before("swap", key, done)
     end_what_is_left(rig.session, rig.session.end(SessionState.TERMINATED, ""))
     assert rig.states(key) == [State.COMPLETED, State.CANCELLED]
+
+
+def test_a_watcher_remembers_nothing_of_claims_that_have_ended() -> None:
+    rig = Rig()
+    watcher = watching(rig, 1)
+    for number in range(1, 31):
+        # Claimed after the beat that does not name it, met by a repair, committed before the next one.
+        rig.beat("w", claims={})
+        key = rig.submit(2, first=2 * number)
+        rig.claim(key, f"w.{number}")
+        watcher.look()
+        assert watcher.repair() == 0
+        assert len(watcher.watch._unnamed) == 1
+        rig.write(key, lambda seen: status.end_rest(seen, 0.0, None))
+    watcher.repair()
+    assert not watcher.watch._unnamed

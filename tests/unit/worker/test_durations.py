@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from starburst_executor.protocol.status import Entry, State, Status
+from starburst_executor.worker import durations as durations_module
 from starburst_executor.worker.durations import Durations
 
 
@@ -45,3 +46,12 @@ def test_the_next_task_is_estimated_by_its_function_or_else_by_its_neighbours() 
     durations.add("g", 7.0)
     assert durations.of_next(waiting) == 7.0
     assert durations.of_next(seen(State.COMPLETED)) is None
+
+
+def test_estimates_of_functions_without_end_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durations_module, "_MOST", 100)
+    durations = Durations()
+    for i in range(1000):
+        durations.add(str(i), 1.0)
+        assert durations.of(str(i)) == 1.0
+        assert len(durations._estimates) <= 100

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -123,3 +125,59 @@ def test_a_new_runner_has_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
         runner = rig.spawn()
         runner.send([job], {"f": calls.dump_function(changed)})
         assert [value_of(event) for event in finished(runner, 1)] == [(0, 1)]
+
+
+def test_functions_that_were_not_wanted_for_longest_are_forgotten(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "_FUNCTIONS_BYTES", 250 * KB)
+    feeder = Feeder(rig.spawn(), monkeypatch)
+    bodies = {name: calls.dump_function(partial(first_of, bytes([i]) * 100 * KB)) for i, name in enumerate("abc")}
+    # All at once: what is forgotten must be there for the jobs that were sent before.
+    order = "abacab"
+    feeder.runner.send(
+        [Job(i + 1, i, 1, f"0-{i}", name, calls.dump_call((), {})) for i, name in enumerate(order)], bodies
+    )
+    assert feeder.values(6) == ["abc".index(name) for name in order]
+    assert feeder.n_crossed(wire.FUNCTION) == 4
+    assert feeder.n_crossed(wire.FORGET_FUNCTION) == 2
+
+
+def test_a_function_that_is_used_stays_however_big(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "_FUNCTIONS_BYTES", 1)
+    feeder = Feeder(rig.spawn(), monkeypatch)
+    body = calls.dump_function(partial(first_of, bytes(100 * KB)))
+    for number in range(1, 4):
+        feeder.runner.send([Job(number, 0, 1, "0-0", "big", calls.dump_call((), {}))], {"big": body})
+        assert feeder.values(1) == [0]
+    assert feeder.n_crossed(wire.FUNCTION) == 1
+
+
+def test_a_runner_keeps_nothing_of_functions_that_it_was_told_to_forget(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "_FUNCTIONS_BYTES", 2000 * KB)
+    feeder = Feeder(rig.spawn(), monkeypatch)
+    n_alive = []
+    for number in range(1, 101):
+        function = calls.dump_function(made_anew(bytes(1000 * KB)))
+        feeder.runner.send([Job(number, 0, 1, "0-0", str(number), calls.dump_call((), {}))], {str(number): function})
+        n_alive += feeder.values(1)
+    assert max(n_alive) <= 2 + 32 + 2, n_alive
+
+
+def first_of(body: bytes) -> int:
+    return body[0]
+
+
+def made_anew(body: bytes) -> Any:
+    """A function that travels by value with these bytes, and tells how often they are kept as a global in its process."""
+    namespace: dict[str, Any] = {"__name__": "__main__", "BODY": body, "gc": gc, "__builtins__": __builtins__}
+    exec(_COUNT, namespace)
+    return namespace["count"]
+
+
+# It refers to itself, so that only the garbage collector finds it.
+_COUNT = """
+def count():
+    kept = [each["BODY"] for each in gc.get_objects() if type(each) is dict and "BODY" in each and count]
+    return len({id(body) for body in kept if len(body) == len(BODY)})
+"""

@@ -131,3 +131,21 @@ def test_what_can_be_executed_still_can(tmp_path: Path) -> None:
         archive.writestr(entry, "")
     unpack(stream.getvalue(), tmp_path / "folder")
     assert os.access(tmp_path / "folder/run.sh", os.X_OK)
+
+
+def test_versions_without_end_are_removed_but_those_in_use(code: Code, tmp_path: Path) -> None:
+    rig = rig_of(code)
+    names = [store(rig, zipped(**{"a.py": str(i)})) for i in range(20)]
+    in_use = code.folder(names[0])
+    for name in names[1:]:
+        code.folder(name)
+        [root] = tmp_path.iterdir()
+        assert len(list(root.iterdir())) <= 4 + 1 + 1
+    assert (Path(in_use) / "a.py").read_text() == "0"
+    with rig.requests() as requests:
+        assert code.folder(names[0]) is in_use
+        for name in names[-3:]:
+            code.folder(name)
+    assert requests == {}
+    again = code.folder(names[1])
+    assert (Path(again) / "a.py").read_text() == "1"
