@@ -14,7 +14,8 @@ from starburst_executor import config
 from starburst_executor.aws.billing.quotas import KINDS, read_quota
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code
 from starburst_executor.aws.image.codebuild import NO_BUILDS_ADVICE
-from starburst_executor.aws.stack.outputs import Stack
+from starburst_executor.aws.stack.outputs import Stack, find_stack
+from starburst_executor.aws.stack.rights import granted
 from starburst_executor.clock import Clock
 from starburst_executor.errors import AccessDenied, PreconditionFailed, SessionNotFound, StarburstError
 from starburst_executor.protocol.keys import SessionKeys
@@ -140,6 +141,13 @@ def _roles(patient: Patient) -> str:
                 raise Wrong(f"there is no role {name}", "`starburst teardown`, then `starburst setup`") from error
             raise
     return "those of workers and of their start are there"
+
+
+def _worker_rights(patient: Patient) -> str:
+    """What tasks may do beside their session's own work, as `starburst setup` was told; by the stack alone."""
+    found = find_stack(patient.clients) or {}
+    parameters = {one["ParameterKey"]: str(one.get("ParameterValue", "")) for one in found.get("Parameters", [])}
+    return str(granted(parameters))
 
 
 def _cluster(patient: Patient) -> str:
@@ -280,6 +288,7 @@ CHECKS: dict[str, Callable[[Patient], str]] = {
     "conditional writes": _conditional_writes,
     "network": _network,
     "roles": _roles,
+    "worker rights": _worker_rights,
     "cluster": _cluster,
     "images": _images,
     "builds": _builds,

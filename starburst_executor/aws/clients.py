@@ -76,6 +76,19 @@ class Clients:
         with self._lock:
             return self._region()
 
+    @property
+    def partition(self) -> str:
+        """What ARNs there begin with after "arn": `aws`, `aws-cn`, `aws-us-gov`. Raises: ConfigError."""
+        with self._lock:
+            return str(self._found().get_partition_for_region(self._region()))
+
+    def account_id(self) -> str:
+        """Whose account the credentials are of. Raises: ConfigError, LaunchError. STS: 1."""
+        try:
+            return str(self.get("sts").get_caller_identity()["Account"])
+        except FOREIGN as error:
+            raise meaning(error, "asking whose account this is") from error
+
     def get(self, service: str, *, region: str | None = None) -> Any:
         """The client of a service: `get("ecs")`. `region` for the few whose endpoint is elsewhere. Raises: ConfigError."""
         with self._lock:

@@ -48,6 +48,25 @@ _AT_REST = (
 @click.option("--subnet", "subnets", metavar="ID", multiple=True, help="A public subnet of that VPC; two or more.")
 @click.option("--session-days", type=click.IntRange(2, 3650), help="Keep sessions so long.  [default: 30]")
 @click.option("--log-days", type=int, help="Keep log lines so long.  [default: 30]")
+@click.option("--read", "reads", metavar="URL", multiple=True, help="Let workers read s3://bucket/prefix of yours.")
+@click.option("--write", "writes", metavar="URL", multiple=True, help="Let them read, write and delete there.")
+@click.option(
+    "--worker-policy",
+    "worker_policies",
+    metavar="ARN",
+    multiple=True,
+    help="Give workers this policy of yours as well.",
+)
+@click.option(
+    "--pass-role", "pass_roles", metavar="ARN", multiple=True, help="Let users give workers this role (role=) instead."
+)
+@click.option(
+    "--secret",
+    "secrets",
+    metavar="ARN",
+    multiple=True,
+    help="Let workers be started with this secret, or parameter of SSM, or KMS key of one (secrets=).",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be changed, and change nothing.")
 @click.option(
     "--template", "show_template", is_flag=True, help="Print the CloudFormation template, for administrators."
@@ -56,12 +75,15 @@ def setup(clients: Clients, *, dry_run: bool, show_template: bool, **wishes: Any
     """Prepare an AWS account for workers: one CloudFormation stack, and its name in the config file.
 
     Run it again to change choices, after an upgrade, or after an interruption: what differs is changed, and choices that
-    are not made again stay.
+    are not made again stay. Options that can be given several times replace all that was given before; "none" alone takes
+    it away from --read, --write, --worker-policy, --pass-role and --secret.
     """
-    from starburst_executor.aws.stack.setup import Wishes, propose, set_up, template
+    from starburst_executor.aws.stack.setup import Wishes, compact, propose, set_up, template
 
     if show_template:
-        click.echo(template(), nl=False)
+        click.echo("# Without comments, so that CloudFormation takes it as a text; with them it is in this package, as")
+        click.echo("# starburst_executor/aws/stack/template.yaml.")
+        click.echo(compact(template()), nl=False)
         return
     # An option's name is a wish's.
     wished = Wishes(**wishes)

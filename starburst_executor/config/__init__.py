@@ -14,7 +14,15 @@ environment. Import its names from this package, not from its modules.
 """
 
 from starburst_executor.config.aws import AwsSettings, forget_aws, has_stack, remember_aws, resolve_aws
-from starburst_executor.config.engine import EngineStart, engine_environment, engine_start
+from starburst_executor.config.engine import (
+    EngineStart,
+    Rights,
+    drop_secrets,
+    engine_environment,
+    engine_start,
+    secret_names,
+    worker_rights,
+)
 from starburst_executor.config.environment import variable_names
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, price_file, registry_folder
 from starburst_executor.config.settings import LAUNCHERS, Settings, resolve
@@ -36,12 +44,14 @@ __all__ = [
     "LAUNCHERS",
     "AwsSettings",
     "EngineStart",
+    "Rights",
     "SessionKey",
     "Settings",
     "Timings",
     "UserKey",
     "adopt_environment",
     "default_store",
+    "drop_secrets",
     "engine_environment",
     "engine_start",
     "ephemeral_session_key",
@@ -56,9 +66,11 @@ __all__ = [
     "remember_aws",
     "resolve",
     "resolve_aws",
+    "secret_names",
     "session_key",
     "take_secret_environment",
     "user_key",
     "variable_names",
     "worker_environment",
+    "worker_rights",
 ]

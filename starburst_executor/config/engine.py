@@ -1,15 +1,28 @@
-"""What an engine passes to a worker in its environment: which launch it belongs to and where the session's key is. No secrets."""
+"""What an engine passes to a worker in its environment: which launch and stack it belongs to, and where the session's key
+is. No secrets of ours; of the user's secrets, their names.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from starburst_executor.config.user_keys import take_from_environment
 from starburst_executor.errors import ConfigError
 
-__all__ = ["EngineStart", "engine_environment", "engine_start"]
+__all__ = [
+    "EngineStart",
+    "Rights",
+    "drop_secrets",
+    "engine_environment",
+    "engine_start",
+    "secret_names",
+    "worker_rights",
+]
 
 _PARAMETER, _LAUNCH = "STARBURST_KEY_PARAMETER", "STARBURST_LAUNCH"
+_STACK, _ROLE, _SECRETS = "STARBURST_STACK", "STARBURST_ROLE", "STARBURST_SECRETS"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +44,41 @@ class EngineStart:
     attempt: int
 
 
-def engine_environment(parameter: str, launch_id: str) -> dict[str, str]:
-    """Return the variables that a launcher puts into a container's environment, for `engine_start` to read."""
-    return {_PARAMETER: parameter, _LAUNCH: launch_id}
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """Where a worker on AWS has its rights from.
+
+    Attributes:
+        stack: The stack that it belongs to.
+        role: The user's own role, by its ARN; empty for the stack's.
+    """
+
+    stack: str
+    role: str
+
+
+def engine_environment(parameter: str, launch_id: str, stack: str, role: str | None) -> dict[str, str]:
+    """What a launcher puts into a container's environment for `engine_start` and `worker_rights` to find."""
+    told = {_PARAMETER: parameter, _LAUNCH: launch_id, _STACK: stack}
+    return {**told, _ROLE: role} if role else told
+
+
+def secret_names(names: Iterable[str]) -> dict[str, str]:
+    """What else a launcher puts there if the container has secrets: their names, for `drop_secrets`."""
+    told = ",".join(sorted(names))
+    return {_SECRETS: told} if told else {}
+
+
+def worker_rights() -> Rights | None:
+    """Where this process has its rights from, in a worker on AWS or what it has started; None elsewhere."""
+    stack = os.environ.get(_STACK)
+    return Rights(stack, os.environ.get(_ROLE, "")) if stack else None
+
+
+def drop_secrets() -> None:
+    """Take the user's secrets out of this process's environment. Call it before there are threads."""
+    for name in filter(None, os.environ.get(_SECRETS, "").split(",")):
+        take_from_environment(name)
 
 
 def engine_start() -> EngineStart:

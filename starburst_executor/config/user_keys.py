@@ -28,6 +28,7 @@ __all__ = [
     "find_session_key",
     "new_session_key",
     "session_key",
+    "take_from_environment",
     "take_secret_environment",
     "user_key",
     "worker_environment",
@@ -148,16 +149,23 @@ def take_secret_environment() -> str | None:
 
     Call it before there are threads.
     """
-    if "STARBURST_KEY" not in os.environ:
+    return take_from_environment("STARBURST_KEY")
+
+
+def take_from_environment(name: str) -> str | None:
+    """A variable, taken out of this process's environment and of what the system shows of it. Call it before there are
+    threads.
+    """
+    if name not in os.environ:
         return None
     import ctypes  # only workers come here
 
     # The system shows the environment with which a process started (/proc/self/environ, `ps e`), even after unsetting.
     getenv = ctypes.CDLL(None).getenv
     getenv.restype = ctypes.c_void_p
-    if (address := getenv(b"STARBURST_KEY")) is not None:
+    if (address := getenv(os.fsencode(name))) is not None:
         ctypes.memset(address, 0, len(ctypes.string_at(address)))
-    return os.environ.pop("STARBURST_KEY")
+    return os.environ.pop(name)
 
 
 def worker_environment() -> dict[str, str]:

@@ -1,7 +1,8 @@
 """From a launcher's spec to the launcher: the only place that knows which there are.
 
-A spec is a kind and its options, `fargate?cpu=4&memory=8GB&spot=1`. It is what `launcher=` takes as a string, and what
-a session's manifest holds, so that another client can start workers of the same kind.
+A spec is a kind and its options, `fargate?cpu=4&memory=8GB&spot=1&env.MODE=fast`; of an option that is a mapping each entry
+stands for itself. It is what `launcher=` takes as a string, and what a session's manifest holds, so that another client can
+start workers of the same kind.
 
     local        workers on this machine                    fargate, fargate-spot    on AWS Fargate
     none         somebody else starts them                  ec2                      on EC2 instances of the stack
@@ -10,9 +11,9 @@ a session's manifest holds, so that another client can start workers of the same
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 from starburst_executor.clock import Clock
@@ -70,7 +71,11 @@ def _typed(spec: str, made: type, options: dict[str, str]) -> dict[str, Any]:
     known = {one.name: hints[one.name] for one in fields(made)}
     typed: dict[str, Any] = {}
     for name, text in options.items():
-        if name not in known:
+        of, _, key = name.partition(".")
+        if key and get_origin(known.get(of)) is Mapping:
+            typed.setdefault(of, {})[key] = text
+            continue
+        if name not in known or get_origin(known[name]) is Mapping:
             raise ConfigError(f"launcher={spec!r}: no such option: {name!r}; there are {', '.join(sorted(known))}")
         kinds = [kind for kind in get_args(known[name]) or (known[name],) if kind is not type(None)]
         try:

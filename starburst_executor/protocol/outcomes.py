@@ -59,12 +59,17 @@ def dump_value(value: object) -> bytes:
     return stream.getvalue()  # shares the stream's memory
 
 
-def dump_error(error: BaseException) -> bytes:
-    """An outcome that holds an exception; never raises, however odd the exception is. Its traceback begins with user code."""
+def dump_error(error: BaseException, *, note: str = "") -> bytes:
+    """An outcome that holds an exception; never raises, however odd the exception is. Its traceback begins with user code.
+
+    Args:
+        note: What to do about it; the last line of the traceback.
+    """
     tb = error.__traceback__
     while tb is not None and _is_ours(tb.tb_frame):
         tb = tb.tb_next
     text = _safe_text(lambda: "".join(traceback.format_exception(type(error), error, tb)))
+    text += f"{note}\n" if note else ""
     message = _text_of(error)
     kind = type(error)
     type_name = f"{kind.__module__}.{kind.__qualname__}"

@@ -46,6 +46,8 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine
         # Forked before there are threads, before a store is opened and before the key is read: the runners need none of
         # them.
         nursery = Nursery.start(session_id=session_id)
+        # The runners have the user's secrets from here on, as their environment; this process needs none of them.
+        config.drop_secrets()
         try:
             if launched:
                 bootstrap = read_bootstrap(_stdin())

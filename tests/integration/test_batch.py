@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from dataclasses import replace
 from typing import Any
@@ -184,6 +185,26 @@ def test_a_job_of_nearly_the_same_name_is_not_taken_for_ours(aws: FakeAws, monke
     monkeypatch.setattr(FakeBatch, "_listjobs", more)
     with executor(1) as ex:
         assert ex.submit(abs, -1).result(timeout=60) == 1
+def mode_and_password() -> tuple[str, str]:
+    return os.environ["MODE"], os.environ["DB"]
+
+
+def test_variables_secrets_and_a_role_of_ones_own(aws: FakeAws) -> None:
+    aws.secrets["/ours/db"] = "squeamish ossifrage"
+    mine = "arn:aws:iam::123456789012:role/mine"
+    with executor(1, env={"MODE": "fast"}, secrets={"DB": "/ours/db"}, role=mine) as ex:
+        assert ex.submit(mode_and_password).result(timeout=60) == ("fast", "squeamish ossifrage")
+    (definition,) = aws.batch.definitions.values()
+    properties = definition["containerProperties"]
+    assert properties["secrets"] == [{"name": "DB", "valueFrom": "/ours/db"}]
+    assert properties["jobRoleArn"] == mine
+    assert "squeamish" not in json.dumps(aws.batch.calls)
+
+
+def test_a_secret_that_may_not_be_read_names_the_option_that_allows_it(aws: FakeAws) -> None:
+    with executor(1, secrets={"DB": "/ours/db"}) as ex:
+        error = ex.submit(abs, -1).exception(timeout=60)
+    assert "`starburst setup --secret arn:aws:ssm:us-east-1:123456789012:parameter/ours/db`" in str(error)
 
 
 def test_what_batch_cannot_run_is_refused_by_the_constructor(aws: FakeAws) -> None:

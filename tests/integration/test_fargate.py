@@ -108,6 +108,98 @@ def test_the_key_is_in_no_description_and_no_environment(aws: FakeAws) -> None:
     assert not any("KEY" in name and value == key for name, value in seen.items())
 
 
+def secrets_seen_elsewhere() -> list[str]:
+    """Which processes of this container besides the runners and what they were forked from hold the secret."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/status"):
+        try:
+            own = (line.parent / "environ").read_bytes()
+            parent = line.read_text().split("PPid:\t")[1].split()[0]
+        except (OSError, IndexError):
+            continue
+        if b"squeamish" in own:
+            found.append(f"{line.parent.name}<{parent}")
+    return found
+
+
+def environment_and_holders() -> tuple[dict[str, str], list[str], int]:
+    return environment(), secrets_seen_elsewhere(), os.getppid()
+
+
+def test_variables_and_secrets_reach_tasks_and_the_secrets_nothing_else(aws: FakeAws) -> None:
+    aws.secrets["/ours/db"] = "squeamish ossifrage"
+    with executor(1, env={"MODE": "fast"}, secrets={"DB_PASSWORD": "/ours/db"}) as ex:
+        seen, holders, nursery = ex.submit(environment_and_holders).result(timeout=60)
+        assert (seen["MODE"], seen["DB_PASSWORD"]) == ("fast", "squeamish ossifrage")
+        # The nursery and its runners have it; the worker, the nursery's parent, does not.
+        (worker,) = [one.partition("<")[2] for one in holders if one.startswith(f"{nursery}<")]
+        assert worker not in {one.partition("<")[0] for one in holders}
+        (definition,) = aws.ecs.definitions.values()
+        (container,) = definition["containerDefinitions"]
+        assert container["secrets"] == [{"name": "DB_PASSWORD", "valueFrom": "/ours/db"}]
+        assert {"name": "MODE", "value": "fast"} in container["environment"]
+        told = [aws.ecs.calls, list(aws.ecs.tasks.values()), [one.lines() for one in aws.ecs.containers.values()]]
+        assert "squeamish" not in json.dumps(told)
+        store = ex._engine.session.store
+        bodies = [store.get(line.key) for line in store.list(ex._engine.session.keys.folder)]
+        assert bodies
+        assert not any(b"squeamish" in one.body for one in bodies if one is not None and b"fast" not in one.body)
+
+
+def test_another_client_starts_workers_with_the_same_variables_secrets_and_role(aws: FakeAws) -> None:
+    aws.secrets["/ours/db"] = "squeamish ossifrage"
+    mine = "arn:aws:iam::123456789012:role/mine"
+    aws.ecs.roles.add(mine)
+    launcher = Fargate(image=IMAGE, env={"MODE": "fast"}, secrets={"DB": "/ours/db"}, role=mine)
+    ex = DetachedExecutor(workers=1, launcher=launcher, timings=timings())
+    ex.submit(abs, -1).result(timeout=60)
+    ex.detach()
+    for task_id in aws.ecs.not_stopped():
+        aws.ecs.take_down(task_id, "UserInitiated", "by hand")
+    wait_until(lambda: not aws.ecs.not_stopped())
+    again = DetachedExecutor.reattach(ex.url, key=ex.key)
+    seen = again.submit(environment).result(timeout=60)
+    assert (seen["MODE"], seen["DB"]) == ("fast", "squeamish ossifrage")
+    assert {one["taskRoleArn"] for one in aws.ecs.definitions.values()} == {mine}
+    assert aws.ecs.n_calls("RegisterTaskDefinition") == 1
+    again.cleanup(force=True)
+
+
+def denied() -> None:
+    import boto3
+    from botocore.exceptions import ClientError
+
+    assert boto3
+    sentence = (
+        "User: arn:aws:sts::1:assumed-role/w/t is not authorized to perform: s3:GetObject on resource: "
+        '"arn:aws:s3:::ours/2026/a.parquet" because no identity-based policy allows the s3:GetObject action'
+    )
+    raise ClientError({"Error": {"Code": "AccessDenied", "Message": sentence}}, "GetObject")
+
+
+def test_what_a_task_was_denied_names_the_option_that_allows_it(aws: FakeAws) -> None:
+    with executor(1) as ex:
+        error = ex.submit(denied).exception(timeout=60)
+    assert "AccessDenied" in str(error)
+    assert "`starburst setup --read s3://ours/2026`" in str(error.__cause__)  # type: ignore[union-attr]
+
+
+def test_a_secret_that_may_not_be_read_names_the_option_that_allows_it(aws: FakeAws) -> None:
+    arn = "arn:aws:secretsmanager:us-east-1:123456789012:secret:db-Ab12"
+    error = error_of(aws, secrets={"DB": arn})
+    assert "TaskFailedToStart: ResourceInitializationError" in error
+    assert f"`starburst setup --secret {arn}`" in error
+
+
+def test_a_role_that_may_not_be_handed_on_names_the_option_that_allows_it(aws: FakeAws) -> None:
+    role = "arn:aws:iam::123456789012:role/mine"
+    words = f"User: arn:aws:iam::1:user/u is not authorized to perform: iam:PassRole on resource: {role} because no"
+    aws.ecs.script.append(refusing("AccessDeniedException", words))
+    aws.ecs.roles.add(role)
+    assert f"`starburst setup --pass-role {role}`" in error_of(aws, role=role)
+    assert "must trust ecs-tasks.amazonaws.com" in error_of(aws, role="arn:aws:iam::123456789012:role/nobody")
+
+
 def test_cleanup_stops_exactly_this_sessions_workers(aws: FakeAws) -> None:
     def begin() -> tuple[DetachedExecutor, list[str]]:
         before = set(aws.ecs.tasks)

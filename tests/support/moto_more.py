@@ -23,7 +23,7 @@ from moto.ec2.models.route_tables import RouteTable
 from moto.ec2.models.vpcs import VPCEndPoint
 from moto.ecs.models import Cluster, ecs_backends
 from moto.iam.access_control import IAMPolicy, PermissionResult
-from moto.iam.models import ManagedPolicy, iam_backends
+from moto.iam.models import ManagedPolicy, Role, iam_backends
 from moto.s3.models import FakeBucket, s3_backends
 from moto.s3.responses import S3Response
 from moto.servicequotas.models import ServiceQuotasBackend
@@ -276,7 +276,7 @@ def _executed(self: CloudFormationBackend, change_set_name: str, stack_name: str
     if found.change_set_type == "UPDATE":
         # What was not given before had its default: it changes only if it differs from that.
         stack.resource_map.input_parameters = _as_given(stack.resource_map.resolved_parameters)
-        stack.update(found.template, parameters=found.parameters, tags=found.tags)
+        stack.update(found.template, parameters=_as_given(found.parameters), tags=found.tags)
         return
     made = Stack(
         found.stack_id, stack.name, found.template, found.parameters, self.account_id, self.region_name, tags=found.tags
@@ -292,6 +292,14 @@ def _has_parameters(self: Stack, other: Mapping[str, Any]) -> bool:
     return now == {**now, **_as_given(other)}
 
 
+# moto shows lists as Python writes them.
+Stack.stack_parameters = property(lambda self: _as_given(self.resource_map.resolved_parameters))
+Stack.parameter_list = property(
+    lambda self: [
+        {"ParameterKey": key, "ParameterValue": value}
+        for key, value in _as_given(self.resource_map.resolved_parameters).items()
+    ]
+)
 CloudFormationBackend.create_change_set = _proposed
 CloudFormationBackend.execute_change_set = _executed
 # A change set without changes is made, and says so.
@@ -378,3 +386,59 @@ parsing.clean_json = _cleaned
 parsing.parse_and_update_resource = _updated
 for known in (parsing.get_model_list, parsing.get_model_map, parsing.get_name_type_map):
     known.cache_clear()
+
+# --------------------------------------------------------------------------------------------------- roles and policies
+
+_create_role = Role.create_from_cloudformation_json.__func__
+
+
+def _with_policies(role: Role, properties: Mapping[str, Any], account_id: str) -> Role:
+    """moto leaves out attached policies, and does not exchange what an update changes."""
+    backend = iam_backends[account_id]["aws"]
+    for name in list(role.policies):
+        role.delete_policy(name)
+    for policy in properties.get("Policies", []):
+        role.put_policy(policy["PolicyName"], policy["PolicyDocument"])
+    for arn in list(role.managed_policies):
+        backend.detach_role_policy(arn, role.name)
+    for arn in properties.get("ManagedPolicyArns", []):
+        backend.attach_role_policy(arn, role.name)
+    return role
+
+
+def _made_role(cls: type[Role], name: str, record: Any, account_id: str, region: str, **others: Any) -> Role:
+    role = _create_role(cls, name, record, account_id, region, **others)
+    return _with_policies(role, record["Properties"], account_id)
+
+
+def _changed_role(
+    cls: type[Role],
+    original_resource: Role,
+    new_resource_name: str,
+    cloudformation_json: Any,
+    account_id: str,
+    region_name: str,
+) -> Role:
+    return _with_policies(original_resource, cloudformation_json["Properties"], account_id)
+
+
+def _changed_policy(
+    cls: type[ManagedPolicy],
+    original_resource: ManagedPolicy,
+    new_resource_name: str,
+    cloudformation_json: Any,
+    account_id: str,
+    region_name: str,
+) -> ManagedPolicy:
+    policy, document = original_resource, json.dumps(cloudformation_json["Properties"]["PolicyDocument"])
+    if document == next(one.document for one in policy.versions if one.is_default):
+        return policy
+    del policy.versions[:-1]  # IAM keeps five, and CloudFormation removes what is too much
+    version = iam_backends[account_id]["aws"].create_policy_version(policy.arn, document, "true")
+    assert version.is_default
+    return policy
+
+
+Role.create_from_cloudformation_json = classmethod(_made_role)
+Role.update_from_cloudformation_json = classmethod(_changed_role)
+ManagedPolicy.update_from_cloudformation_json = classmethod(_changed_policy)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Cause", "advice", "first_cause", "is_too_early"]
+__all__ = ["Cause", "advice", "first_cause", "is_too_early", "start_advice"]
 
 _RIGHTS = "docs/howto/aws-setup.md lists the rights that setting up needs"
 # What the reason says, and what to do: the first that matches counts.
@@ -81,6 +81,30 @@ _TOO_EARLY = (
     r"[Ii]nvalid IAM [Ii]nstance [Pp]rofile|not authorized to perform: sts:AssumeRole|cannot be assumed|"
     r"[Uu]nable to assume the|[Ii]nvalid [Pp]rincipal|[Vv]erify that the .*service[- ]linked role exists"
 )
+# The same of a worker that could not be started.
+# Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/stopped-task-error-codes.html
+_START_ADVICE: tuple[tuple[str, str], ...] = (
+    (
+        r"(?:retrieve|pull) secrets?.*not authorized to perform: [\w:-]+ on (?:the )?resource:? \"?(?P<what>arn:[^\s\"]+)",
+        "let workers be started with it: `starburst setup --secret {what}`",
+    ),
+    (
+        r"(?:retrieve|pull) secrets?.*not authorized to perform: kms:Decrypt",
+        "the secret's key is your own: `starburst setup --secret KEY-ARN` lets it be used",
+    ),
+    (
+        r"(?:retrieve|pull) secrets?.*(?:ResourceNotFound|invalid ssm parameters|did not contain)",
+        "correct the reference in secrets=, or make the secret",
+    ),
+    (
+        r"iam:PassRole on resource:? \"?(?P<what>arn:[^\s\"]+)",
+        "let users hand that role on: `starburst setup --pass-role {what}`",
+    ),
+    (
+        r"unable to assume the role '(?P<what>[^']+)'",
+        "{what} must trust ecs-tasks.amazonaws.com; of the stack's own `starburst doctor` says whether they are there",
+    ),
+)
 _ECHOES = (
     "Resource creation cancelled",
     "Resource update cancelled",
@@ -119,11 +143,20 @@ def first_cause(events: Iterable[dict[str, Any]]) -> Cause | None:
 
 def advice(reason: str) -> str:
     """What to do about a reason."""
-    for pattern, words in _ADVICE:
+    return _found(_ADVICE, reason) or _ADVICE_ELSE
+
+
+def start_advice(reason: str) -> str:
+    """What to do about a worker that could not be started for this reason; empty if that is not known."""
+    return _found(_START_ADVICE, reason)
+
+
+def _found(table: tuple[tuple[str, str], ...], reason: str) -> str:
+    for pattern, words in table:
         match = re.search(pattern, reason)
         if match:
-            return words.replace("{what}", match.groupdict().get("what") or "")
-    return _ADVICE_ELSE
+            return words.replace("{what}", (match.groupdict().get("what") or "").rstrip("."))
+    return ""
 
 
 def is_too_early(reason: str) -> bool:

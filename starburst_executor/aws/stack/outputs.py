@@ -58,6 +58,8 @@ class Stack:
         batch_has_gpus: Whether they have NVIDIA's GPUs.
         batch_most_vcpus: How many vCPUs at once, in each of Batch's compute environments.
         codebuild_project: Builds images from a source in the bucket under `builds/`, given with each build.
+        worker_policy_arn: The managed policy that every worker needs, for a role of the user's own; empty in a stack of an
+            older version.
         client_policy_arn: The managed policy that lets a person use the stack.
         version: Of the library that made or changed it last.
     """
@@ -77,6 +79,7 @@ class Stack:
     parameter_prefix: str
     task_family_prefix: str
     client_policy_arn: str
+    worker_policy_arn: str = ""
     ec2_provider: str | None = None
     ec2_spot_provider: str | None = None
     ec2_instance_types: tuple[str, ...] = ()
@@ -172,6 +175,7 @@ def _stack_of(found: dict[str, Any], name: str, region: str) -> Stack:
         log_group=needed("LogGroup"),
         parameter_prefix=needed("ParameterPrefix"),
         task_family_prefix=needed("TaskFamilyPrefix"),
+        worker_policy_arn=outputs.get("WorkerPolicyArn") or "",
         client_policy_arn=needed("ClientPolicyArn"),
         ec2_provider=outputs.get("Ec2Provider"),
         ec2_spot_provider=outputs.get("Ec2SpotProvider"),

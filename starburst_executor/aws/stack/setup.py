@@ -20,12 +20,13 @@ from starburst_executor.aws.stack.causes import is_too_early
 from starburst_executor.aws.stack.changes import Change, Changes
 from starburst_executor.aws.stack.contents import active_jobs, contents, ecs_tasks
 from starburst_executor.aws.stack.outputs import Stack, find_stack, read_stack
+from starburst_executor.aws.stack.rights import rights_parameters
 from starburst_executor.clock import Clock
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.version import __version__
 
-__all__ = ["Wishes", "propose", "set_up", "template"]
+__all__ = ["Wishes", "compact", "propose", "set_up", "template"]
 
 # Services that act in an account by a role of their own, which is made at first use. CloudFormation is often too fast for
 # that, so they are made before. https://docs.aws.amazon.com/IAM/latest/UserGuide/using-service-linked-roles.html
@@ -63,6 +64,12 @@ class Wishes:
         subnets: Public subnets of that VPC, in two zones or more. With EC2 or Batch they must give instances public addresses.
         session_days: How long objects of sessions are kept.
         log_days: How long log lines are kept.
+        reads: Places in S3 that workers may read, as URLs. This and the next four replace what was given before; `none` alone
+            takes all of it away.
+        writes: The same to read, write and delete.
+        worker_policies: ARNs of policies that workers get as well.
+        pass_roles: ARNs of roles that users may give workers in place of the stack's.
+        secrets: Secrets that workers may be started with, and keys that they are encrypted by: ARNs, or names of parameters.
     """
 
     ec2: bool | None = None
@@ -77,6 +84,11 @@ class Wishes:
     subnets: tuple[str, ...] = ()
     session_days: int | None = None
     log_days: int | None = None
+    reads: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    worker_policies: tuple[str, ...] = ()
+    pass_roles: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
 
 
 def template() -> str:
@@ -85,11 +97,34 @@ def template() -> str:
     return text.replace("@VERSION@", __version__)
 
 
+def compact(text: str) -> str:
+    """The template without comments, each level indented as little as YAML allows: CloudFormation takes 51,200 bytes as a text.
+
+    Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html
+    """
+    columns = [(0, 0)]  # of the levels that are open: as written, as sent
+    sent = []
+    for line in text.splitlines():
+        words = line.strip()
+        if not words or words == "#" or words.startswith("# "):
+            continue
+        column = len(line) - len(line.lstrip())
+        while columns[-1][0] > column:
+            columns.pop()
+        if columns[-1][0] < column:
+            # A list may stand in the column of its own key.
+            columns.append((column, columns[-1][1] + (0 if words.startswith("- ") else 1)))
+        sent.append(" " * columns[-1][1] + words)
+        if words.startswith("- "):
+            columns.append((column + 2, columns[-1][1] + 2))
+    return "\n".join(sent) + "\n"
+
+
 def propose(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], None]) -> list[Change] | None:
     """The resources that setting up would change, None if nothing differs; nothing is changed. Raises: LaunchError, ConfigError."""
     changes = Changes(clients, clock, say)
     try:
-        return changes.propose(template(), _parameters(clients, wishes), _tags(clients))
+        return changes.propose(compact(template()), _parameters(clients, wishes), _tags(clients))
     finally:
         changes.discard()
 
@@ -122,7 +157,7 @@ def set_up(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], 
 
 
 def _apply(clients: Clients, changes: Changes, parameters: dict[str, str], say: Callable[[str], None]) -> None:
-    proposed = changes.propose(template(), parameters, _tags(clients))
+    proposed = changes.propose(compact(template()), parameters, _tags(clients))
     if proposed is None:
         changes.discard()
         say("nothing to change")
@@ -218,7 +253,23 @@ def _parameters(clients: Clients, wishes: Wishes) -> dict[str, str]:
     has_own_vpc = not (settled.get("VpcId") or (found and _is_in_given_vpc(found)))
     if not has_own_vpc and "yes" in (settled.get("Ec2"), settled.get("Batch")):
         _refuse_without_addresses(clients, settled.get("SubnetIds") or str(_outputs(found)["Subnets"]))
-    return settled
+    before = {one["ParameterKey"]: one.get("ParameterValue", "") for one in (found or {}).get("Parameters", [])}
+    return settled | _rights(clients, wishes, before)
+
+
+def _rights(clients: Clients, wishes: Wishes, before: dict[str, str]) -> dict[str, str]:
+    return rights_parameters(
+        reads=wishes.reads,
+        writes=wishes.writes,
+        policies=wishes.worker_policies,
+        secrets=wishes.secrets,
+        pass_roles=wishes.pass_roles,
+        now=before,
+        partition=clients.partition,
+        region=clients.region,
+        # Asked only where a name has to become an ARN.
+        account_id=clients.account_id() if any(not each.startswith("arn:") for each in wishes.secrets) else "",
+    )
 
 
 def _zones(clients: Clients) -> list[str]:

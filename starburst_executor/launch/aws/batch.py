@@ -36,7 +36,7 @@ class Batch(OnAws):
         gpus: Of each worker; with `on="ec2"` only.
         arch: `"x86_64"` or `"arm64"`.
 
-    Those of `slots`, `image`, `stack`, `region` and `profile` are the same for every launcher on AWS.
+    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env` and `secrets` are the same for every launcher on AWS.
 
     Raises: ConfigError; for a size that Fargate does not have it names the nearest one.
     """

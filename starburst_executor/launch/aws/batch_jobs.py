@@ -22,10 +22,11 @@ import msgpack
 from starburst_executor.aws.clients import FOREIGN, Passing, error_code, is_denied, is_throttled, is_unclear, meaning
 from starburst_executor.aws.logs import last_lines
 from starburst_executor.aws.machines import BATCH_CHOICE, describe_types
+from starburst_executor.aws.stack.causes import start_advice
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError, StarburstError
 from starburst_executor.launch.aws.ec2_hosts import Machine
-from starburst_executor.launch.aws.remote import Account, batch_digits
+from starburst_executor.launch.aws.remote import Account, batch_digits, with_advice
 from starburst_executor.launch.aws.sizes import Size
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import EXIT_DRAINED, worker_id_of
@@ -211,7 +212,7 @@ class BatchJobs:
         except FOREIGN as error:
             found = meaning(error, f"submitting workers to the Batch queue {self._queue}")
             if not is_unclear(error) and not is_throttled(error):
-                raise found from error
+                raise with_advice(found) from error
             # The job may be there: by then Batch lists it.
             return Started(handle, 0, more_s=_PAUSE_S, error=LaunchError(str(found)))
         except Passing as error:
@@ -256,10 +257,11 @@ class BatchJobs:
         container: dict[str, Any] = {
             "image": self._account.image_for(self._arch),
             "executionRoleArn": stack.execution_role_arn,
-            "jobRoleArn": stack.worker_role_arn,
+            "jobRoleArn": self._account.worker_role_arn,
             "resourceRequirements": [{"type": kind, "value": value} for kind, value in needs],
             "logConfiguration": self._account.log_configuration(),
             "linuxParameters": {"initProcessEnabled": True},
+            **self._account.given(),
         }
         if self._on == "fargate":
             container["networkConfiguration"] = {"assignPublicIp": "ENABLED"}
@@ -382,6 +384,7 @@ class BatchJobs:
             if exit_code not in (None, 0, EXIT_DRAINED) and container.get("logStreamName") and n_read < n_logs:
                 n_read += 1
                 words.append(last_lines(self._account.clients, self._account.stack, str(container["logStreamName"])))
+            words.append(start_advice("; ".join(words)))
             told = "; ".join(dict.fromkeys(filter(None, words)))
             worker_id = worker_id_of(here.launch_id, batch_digits(job_id, number))
             # Batch starts it again by its own rules, so it is no sign that workers cannot start.

@@ -127,7 +127,7 @@ class Hosts:
             "cpu": str(machine.vcpus * 1024),
             "memory": str(mib),
             "executionRoleArn": stack.execution_role_arn,
-            "taskRoleArn": stack.worker_role_arn,
+            "taskRoleArn": self._account.worker_role_arn,
             "containerDefinitions": [container],
         }
 

@@ -5,14 +5,15 @@ What may be asked for is checked here, before boto3 is loaded; what is asked of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from starburst_executor import config
 from starburst_executor.errors import ConfigError
+from starburst_executor.launch.aws.options import check_env, check_role, check_secrets
 from starburst_executor.launch.aws.sizes import Size, fargate_size, memory_mib
 from starburst_executor.launch.base import Death, Order, Started
 
@@ -41,6 +42,12 @@ class OnAws:
         stack: Name of the stack; like region and profile, as `starburst setup` has noted it unless given.
         region: Its region.
         profile: A profile of the AWS config files.
+        role: The ARN of the role that workers and their tasks have, in place of the stack's. It needs what the stack's own
+            has (the policy in the output `WorkerPolicyArn`), and `starburst setup --pass-role ARN` lets users hand it on.
+        env: Environment variables of workers and their tasks. They stand in clear in the task definition and the session.
+        secrets: Environment variables whose values AWS fetches from Secrets Manager or SSM as a worker starts: ARNs, or
+            names of parameters. No value is in the task definition, in the session or in a log;
+            `starburst setup --secret ARN` lets workers of the stack have it.
     """
 
     slots: int | None = None
@@ -48,6 +55,9 @@ class OnAws:
     stack: str | None = None
     region: str | None = None
     profile: str | None = None
+    role: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict, hash=False)
+    secrets: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -57,6 +67,9 @@ class OnAws:
     def _check_common(self) -> None:
         if self.slots is not None and (type(self.slots) is not int or not 1 <= self.slots <= _SLOTS_MOST):
             raise ConfigError(f"slots={self.slots!r} (an argument): must be 1..{_SLOTS_MOST}")
+        check_role(self.role)
+        check_env(self.env)
+        check_secrets(self.secrets, self.env)
 
     def spec_of(self, arch_of_image: str, **options: object) -> str:
         """A spec: what differs from the default, where the stack is, and the image, which another client's folder might
@@ -64,7 +77,9 @@ class OnAws:
         """
         account = self.account
         given = {**options, "slots": self.slots, "image": account.image_for(arch_of_image)}
-        given |= {"stack": account.settings.stack, "region": account.clients.region}
+        given |= {"stack": account.settings.stack, "region": account.clients.region, "role": self.role}
+        for option, entries in (("env", self.env), ("secrets", self.secrets)):
+            given |= {f"{option}.{name}": value for name, value in entries.items()}
         told = {key: _told(value) for key, value in given.items() if value not in (None, False)}
         return f"{self.name}?{urlencode(told, safe=':/@')}"
 
@@ -88,7 +103,8 @@ class OnAws:
         """The account, found when it is first needed."""
         from starburst_executor.launch.aws.remote import Account
 
-        return Account(config.resolve_aws(stack=self.stack, region=self.region, profile=self.profile), self.image)
+        settings = config.resolve_aws(stack=self.stack, region=self.region, profile=self.profile)
+        return Account(settings, self.image, role=self.role, env=self.env, secrets=self.secrets)
 
 
 def _told(value: object) -> str:
@@ -174,7 +190,7 @@ class Fargate(_OnEcs):
         arch: `"x86_64"` or `"arm64"`, which costs a fifth less.
         ephemeral_gb: Disk of each worker, 20..200.
 
-    Those of `slots`, `image`, `stack`, `region` and `profile` are the same for every launcher on AWS.
+    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env` and `secrets` are the same for every launcher on AWS.
 
     Raises: ConfigError; for a size that Fargate does not have it names the nearest one.
     """
@@ -256,7 +272,7 @@ class Fargate(_OnEcs):
             "memory": str(size.mib),
             "runtimePlatform": {"operatingSystemFamily": "LINUX", "cpuArchitecture": self.arch.upper()},
             "executionRoleArn": stack.execution_role_arn,
-            "taskRoleArn": stack.worker_role_arn,
+            "taskRoleArn": self.account.worker_role_arn,
             "containerDefinitions": [self.account.container(self.account.image_for(self.arch))],
         }
         if self.ephemeral_gb != _EPHEMERAL_GB[0]:
@@ -276,7 +292,7 @@ class Ec2(_OnEcs):
         warm_s: For so many seconds after the session's end its instances stay, so that the next one starts in seconds.
             They cost money meanwhile.
 
-    Those of `slots`, `image`, `stack`, `region` and `profile` are the same for every launcher on AWS.
+    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env` and `secrets` are the same for every launcher on AWS.
     """
 
     instance_type: str | None = None

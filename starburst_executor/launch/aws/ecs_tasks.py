@@ -24,10 +24,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from starburst_executor.aws.clients import FOREIGN, Passing, error_code, is_throttled, is_unclear, meaning
 from starburst_executor.aws.logs import CONTAINER, last_lines, stream_of
+from starburst_executor.aws.stack.causes import start_advice
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import LaunchError, NoCapacity, QuotaExceeded, StarburstError
 from starburst_executor.launch.aws.ecs_handle import Call, EcsHandle
-from starburst_executor.launch.aws.remote import Account, digits_of
+from starburst_executor.launch.aws.remote import Account, digits_of, with_advice
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import launched_at, worker_id_of
 from starburst_executor.store.url import split_url
@@ -48,12 +49,12 @@ _FORGOTTEN_S = 3600.0  # a stopped ECS task is known for an hour at least
 _STOPS_AT_ONCE = 8
 _LOGS_MOST = 3  # log streams read for one look
 
-# The last: an instance whose agent is away for the moment; of a provider with managed scaling no more than 500 ECS tasks may
+# Each resource by its name: what IAM refuses names the "resource:" that it is about. The last: an instance whose agent is away for the moment; of a provider with managed scaling no more than 500 ECS tasks may
 # wait for an instance, which is no quota of the account's.
 # https://docs.aws.amazon.com/AmazonECS/latest/developerguide/api_failures_messages.html
 # https://github.com/aws/aws-sdk-ruby/issues/3047
 _NO_ROOM = re.compile(
-    r"capacity is unavailable|resource:|no container instances|unable to place|insufficient|provisioning capacity limit|"
+    r"capacity is unavailable|resource:(?:cpu|memory|eni|gpu|port|fpga|accelerator)|no container instances|unable to place|insufficient|provisioning capacity limit|"
     r"(?:^|: )agent(?:$|[:,])"
 )
 # Of the same definition, registered by another client.
@@ -384,6 +385,7 @@ class EcsTasks:
         reads_log = may_read_log and exit_code not in (None, 0)
         if reads_log:
             words.append(last_lines(self._account.clients, self._account.stack, stream_of(task_id)))
+        words.append(start_advice("; ".join(words)))
         was_taken = code in _TAKEN or (code == "TaskFailedToStart" and _is_no_room(reason))
         told = "; ".join(dict.fromkeys(filter(None, words)))
         seen.death = Death(_worker_id(here, task_id), f"{told}: ECS task {task_id}", was_taken)
@@ -486,7 +488,7 @@ def _refused(error: Exception) -> _Answer:
         return _Answer(error=NoCapacity(str(found)))
     if any(words in text for words in _QUOTA):
         return _Answer(error=QuotaExceeded(f"{found}; see `starburst quota`"))
-    return _Answer(error=found)
+    return _Answer(error=with_advice(found))
 
 
 def _words_of(error: Exception) -> str:

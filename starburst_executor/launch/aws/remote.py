@@ -9,6 +9,7 @@ Loaded only where workers are on AWS: it loads boto3.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import Event
@@ -24,15 +25,16 @@ from starburst_executor.aws.image.images import image_uri
 from starburst_executor.aws.logs import CONTAINER, STREAM_PREFIX
 from starburst_executor.aws.metadata import ecs_task_id
 from starburst_executor.aws.parameter import delete_key, parameter_name, put_key, read_key
+from starburst_executor.aws.stack.causes import start_advice
 from starburst_executor.aws.stack.outputs import Stack, read_stack
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.config import AwsSettings
-from starburst_executor.errors import ConfigError, LaunchError, QuotaExceeded
+from starburst_executor.errors import ConfigError, LaunchError, QuotaExceeded, StarburstError
 from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import Bootstrap, worker_id_of
 from starburst_executor.store.url import split_url
 
-__all__ = ["Account", "batch_digits", "digits_of", "engine_bootstrap", "worker_url"]
+__all__ = ["Account", "batch_digits", "digits_of", "engine_bootstrap", "with_advice", "worker_url"]
 
 _log = logging.getLogger(__name__)
 
@@ -52,10 +54,16 @@ class Account:
     Attributes:
         settings: Which stack, region, profile.
         image: What workers run; None for the one that was built for this program's environment.
+        role: Workers' role; None for the stack's.
+        env: Workers' environment variables, in clear.
+        secrets: The same by reference: AWS fetches the values as a worker starts.
     """
 
     settings: AwsSettings
     image: str | None = None
+    role: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
     _found: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -77,6 +85,11 @@ class Account:
     def stack(self) -> Stack:
         """Raises: LaunchError, ConfigError. CloudFormation: 1 DescribeStacks, once."""
         return read_stack(self.clients)
+
+    @property
+    def worker_role_arn(self) -> str:
+        """What workers may do, and the tasks in them. Raises: LaunchError, ConfigError."""
+        return self.role or self.stack.worker_role_arn
 
     def image_for(self, arch: str) -> str:
         """The image of workers: the one that is named, else the one that was built for this program.
@@ -151,7 +164,20 @@ class Account:
             # Somebody has to collect the children that user code leaves behind.
             "linuxParameters": {"initProcessEnabled": True},
             "logConfiguration": self.log_configuration(),
+            **self.given(),
         }
+
+    def given(self) -> dict[str, Any]:
+        """The user's own variables, as definitions of ECS and of Batch both have them: secrets by reference only.
+
+        Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/specifying-sensitive-data.html,
+        https://docs.aws.amazon.com/batch/latest/userguide/specifying-sensitive-data.html
+        """
+        env = {**self.env, **config.secret_names(self.secrets)}
+        given = {"environment": [{"name": name, "value": value} for name, value in sorted(env.items())]}
+        given["secrets"] = [{"name": name, "valueFrom": where} for name, where in sorted(self.secrets.items())]
+        # What was not asked for is left out: a definition that has not changed keeps its name.
+        return {name: entries for name, entries in given.items() if entries}
 
     def command(self, url: str, n_slots: int, engine: str) -> list[str]:
         """The worker's arguments."""
@@ -159,9 +185,15 @@ class Account:
 
     def environment(self, session_id: str, launch_id: str) -> list[dict[str, str]]:
         """Nothing secret: whoever may describe an ECS task reads it."""
-        told = config.engine_environment(self.parameter(session_id), launch_id)
+        told = config.engine_environment(self.parameter(session_id), launch_id, self.stack.name, self.role)
         told["AWS_DEFAULT_REGION"] = self.stack.region
         return [{"name": name, "value": value} for name, value in told.items()]
+
+
+def with_advice(error: StarburstError) -> StarburstError:
+    """An error of starting workers, with what to do about it where that is known."""
+    told = start_advice(str(error))
+    return type(error)(f"{error}; {told}") if told else error
 
 
 def worker_url(url: str) -> str:

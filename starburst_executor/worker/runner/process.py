@@ -30,9 +30,10 @@ from typing import Any, NamedTuple, NoReturn, cast
 
 import msgpack
 
-from starburst_executor import context
+from starburst_executor import config, context
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import outcomes
+from starburst_executor.worker.denials import denial_note
 from starburst_executor.worker.runner import tokens, wire
 from starburst_executor.worker.runner.loader import Loader
 from starburst_executor.worker.runner.streams import Streams
@@ -89,6 +90,10 @@ def _die_deaf_or_ill(descriptors: Descriptors) -> NoReturn:
     sys.excepthook(*sys.exc_info())
     are_sockets = all(_is_socket(fd) for fd in (descriptors.data, descriptors.tokens))
     os._exit(EXIT_INTERNAL if are_sockets else EXIT_DEAF)
+
+
+def _note(error: BaseException) -> str:
+    return denial_note(error, config.worker_rights())
 
 
 def _is_socket(fd: int) -> bool:
@@ -171,7 +176,7 @@ class _Runner:
             self._in_user_code = False
         except BaseException as error:  # user code
             self._in_user_code = False
-            wire.send_frame(self._data, [wire.BROKEN, *self._ends()], outcomes.dump_error(error))
+            wire.send_frame(self._data, [wire.BROKEN, *self._ends()], outcomes.dump_error(error, note=_note(error)))
             os._exit(1)
 
     def _next_frame(self) -> wire.Frame:
@@ -221,7 +226,7 @@ class _Runner:
             self._in_user_code = False
             self._leave_if_forked(error)
             # What makes an executor while it is imported does so on every worker.
-            return _Result(False, loaded or context.has_refused(), outcomes.dump_error(error))
+            return _Result(False, loaded or context.has_refused(), outcomes.dump_error(error, note=_note(error)))
         self._leave_if_forked(None)
         return _Result(True, True, outcome)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.support.aws_fakes.containers import ENTRY_POINT, Container
+from tests.support.aws_fakes.containers import ENTRY_POINT, Container, environment_of, refused_secret
 from tests.support.aws_fakes.refusal import LostAnswer, Refusal
 
 TAKEN = "Your Spot Task was interrupted."
@@ -27,6 +27,7 @@ class FakeBatch:
     Attributes:
         shows_running: An attempt that still runs is among a job's attempts, without a time at which it stopped.
         stuck: Why jobs stay RUNNABLE, as Batch says it; None if they do not.
+        secrets: What AWS may fetch for containers, by reference.
         lose_next: The next submission's answer is lost.
     """
 
@@ -45,6 +46,7 @@ class FakeBatch:
         self.shows_running = False
         self.stuck: str | None = None
         self.lose_next = False
+        self.secrets: dict[str, str] = {}
         self.kill_after_s = 20.0
 
     def ask(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -129,9 +131,10 @@ class FakeBatch:
                 stream = f"worker/default/{ecs_task}"
                 image = properties["image"]
                 running = None
-                if image in self._images:
+                denied = refused_secret(properties, self.secrets)
+                if image in self._images and denied is None:
                     overrides = request["containerOverrides"]
-                    environment = {one["name"]: one["value"] for one in overrides["environment"]}
+                    environment = environment_of(properties, overrides, self.secrets)
                     given = {"AWS_BATCH_JOB_ID": job_id, "AWS_BATCH_JOB_ATTEMPT": str(attempt)}
                     if ":" in job_id:
                         given["AWS_BATCH_JOB_ARRAY_INDEX"] = job_id.partition(":")[2]
@@ -147,7 +150,7 @@ class FakeBatch:
                 reason = f"CannotPullContainerError: pull image manifest has been retried 1 time(s): {image}: not found"
                 why = job.pop("why", "Essential container in task exited" if running else "Task failed to start")
                 told: dict[str, Any] = {"taskArn": f"{_arn('task')}/{ecs_task}", "logStreamName": stream}
-                told.update({"reason": reason} if status is None else {"exitCode": status})
+                told.update({"reason": denied or reason} if status is None else {"exitCode": status})
                 job["attempts"].append({"container": told, "statusReason": why, "stoppedAt": int(time.time() * 1000)})
                 if job.get("isTerminated"):
                     return job.update(status="FAILED", statusReason=why)

@@ -9,6 +9,7 @@ import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tests.support.left_behind import MARKS
 from tests.support.moto_server import ROOT
@@ -16,6 +17,33 @@ from tests.support.moto_server import ROOT
 # As the image of `worker_image/Dockerfile` has it.
 ENTRY_POINT = ["/usr/bin/tini", "-s", "--", "python", "-m", "starburst_executor.worker"]
 _WORKER = ENTRY_POINT[-3:]
+
+
+def environment_of(definition: dict[str, Any], override: dict[str, Any], secrets: dict[str, str]) -> dict[str, str]:
+    """A container's variables: its definition's, the launch's own over them, and secrets by their values."""
+    plain = [*definition.get("environment", []), *override.get("environment", [])]
+    given = {one["name"]: one["value"] for one in plain}
+    return given | {one["name"]: secrets[one["valueFrom"]] for one in definition.get("secrets", [])}
+
+
+def refused_secret(definition: dict[str, Any], secrets: dict[str, str]) -> str | None:
+    """What AWS says of a secret that the execution role may not read; None if it may read all.
+
+    Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/stopped-task-error-codes.html
+    """
+    missing = [one["valueFrom"] for one in definition.get("secrets", []) if one["valueFrom"] not in secrets]
+    if not missing:
+        return None
+    what = f"arn:aws:ssm:us-east-1:123456789012:parameter/{missing[0].lstrip('/')}"
+    action = "ssm:GetParameters"
+    if ":secretsmanager:" in missing[0]:
+        what, action = missing[0], "secretsmanager:GetSecretValue"
+    return (
+        "ResourceInitializationError: unable to pull secrets or registry auth: execution resource retrieval failed: unable to "
+        "retrieve secrets: service call has been retried 1 time(s): AccessDeniedException: User: arn:aws:sts::123456789012:"
+        f"assumed-role/execution/0a1b is not authorized to perform: {action} on resource: {what} because no identity-based "
+        f"policy allows the {action} action"
+    )
 
 
 class Container:

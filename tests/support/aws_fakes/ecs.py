@@ -17,7 +17,7 @@ from typing import Any
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.launch.aws.sizes import fargate_size
-from tests.support.aws_fakes.containers import Container
+from tests.support.aws_fakes.containers import Container, environment_of, refused_secret
 from tests.support.aws_fakes.refusal import Bucket, LostAnswer, Refusal
 
 CAPACITY = "Capacity is unavailable at this time. Please try again later or in a different availability zone"
@@ -36,6 +36,7 @@ class FakeEcs:
         vcpus: How many each provider may run; what is beyond is refused in `failures[]`.
         images: Those that can be pulled.
         roles: Those that can be assumed.
+        secrets: What AWS may fetch for containers, by reference.
         never_start: Stays PROVISIONING, as with a provider that finds no machine.
     """
 
@@ -50,6 +51,7 @@ class FakeEcs:
         self.vcpus: dict[str, float] = {}
         self.script: deque[Step] = deque()
         self.never_start = False
+        self.secrets: dict[str, str] = {}
         self.kill_after_s = 20.0
         self.lock = threading.RLock()
         self.definitions: dict[str, dict[str, Any]] = {}
@@ -218,8 +220,12 @@ class FakeEcs:
                 )
                 task.update(stopCode="TaskFailedToStart", stoppedReason=reason, desiredStatus="STOPPED")
                 return self._stopped(task, [{**shown, "lastStatus": "STOPPED", "reason": reason}])
+            denied = refused_secret(container, self.secrets)
+            if denied is not None:
+                task.update(stopCode="TaskFailedToStart", stoppedReason=denied, desiredStatus="STOPPED")
+                return self._stopped(task, [{**shown, "lastStatus": "STOPPED"}])
             override = task["overrides"]["containerOverrides"][0]
-            environment = {one["name"]: one["value"] for one in override.get("environment", [])}
+            environment = environment_of(container, override, self.secrets)
             command = [*container["entryPoint"], *override["command"]]
             hangs, self.n_hang = self.n_hang > 0, max(0, self.n_hang - 1)
             running = Container(command, environment, self._platform(task_id), self._folder, hangs=hangs)

@@ -49,6 +49,7 @@ class FakeAws:
             "LogGroup": "/starburst/starburst",
             "ParameterPrefix": "/starburst/starburst/",
             "TaskFamilyPrefix": "starburst-starburst-",
+            "WorkerPolicyArn": "arn:aws:iam::123456789012:policy/worker",
             "ClientPolicyArn": "arn:aws:iam::123456789012:policy/client",
             "Ec2Provider": "ec2",
             "Ec2SpotProvider": "ec2-spot",
@@ -65,6 +66,7 @@ class FakeAws:
         roles = {self.outputs["ExecutionRoleArn"], self.outputs["WorkerRoleArn"]}
         self.ecs = FakeEcs(folder, self._platform, {IMAGE}, roles)
         self.batch = FakeBatch(folder, self._platform, {"fargate", "fargate-spot"}, {IMAGE})
+        self.secrets = self.ecs.secrets = self.batch.secrets = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"

@@ -73,7 +73,8 @@ def drop_endpoint(stack, get):
 
 def drop_role(stack, get):
     iam, name = get("iam"), stack.worker_role_arn.rpartition("/")[2]
-    iam.delete_role_policy(RoleName=name, PolicyName="worker")
+    for policy in iam.list_attached_role_policies(RoleName=name)["AttachedPolicies"]:
+        iam.detach_role_policy(RoleName=name, PolicyArn=policy["PolicyArn"])
     iam.delete_role(RoleName=name)
 
 

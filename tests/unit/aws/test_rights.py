@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from starburst_executor.aws.stack.outputs import Stack
-from starburst_executor.aws.stack.setup import template
+from starburst_executor.aws.stack.setup import compact, template
 from tests.support.aws_rig import REGION, Account, account, stack
 
 __all__ = ["account", "stack"]
@@ -78,19 +78,33 @@ def settled(document: Any, bucket: str) -> Any:
 @pytest.fixture
 def policies(account: Account, stack: Stack) -> dict[str, list[dict[str, Any]]]:
     """The statements of each role, and of the policy for people."""
+    return policies_of(account, stack)
+
+
+def policies_of(account: Account, stack: Stack) -> dict[str, list[dict[str, Any]]]:
+    """As deployed: a role's own policies and those of the stack that are attached to it."""
     iam = account.get("iam")
     found = {}
     for role in iam.list_roles()["Roles"]:
         if role["RoleName"].startswith("starburst-"):
-            (name,) = iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]
-            document = iam.get_role_policy(RoleName=role["RoleName"], PolicyName=name)["PolicyDocument"]
-            found[role["RoleName"].split("-")[1]] = settled(document, stack.bucket)["Statement"]
-    version = iam.get_policy(PolicyArn=stack.client_policy_arn)["Policy"]["DefaultVersionId"]
-    document = iam.get_policy_version(PolicyArn=stack.client_policy_arn, VersionId=version)["PolicyVersion"]["Document"]
-    client = settled(document, stack.bucket)
-    assert len(re.sub(r"\s", "", json.dumps(client))) <= 6144, "the most that a managed policy may have"
-    found["Client"] = client["Statement"]
+            statements = []
+            for name in iam.list_role_policies(RoleName=role["RoleName"])["PolicyNames"]:
+                document = iam.get_role_policy(RoleName=role["RoleName"], PolicyName=name)["PolicyDocument"]
+                statements += settled(document, stack.bucket)["Statement"]
+            for policy in iam.list_attached_role_policies(RoleName=role["RoleName"])["AttachedPolicies"]:
+                statements += managed(account, stack, policy["PolicyArn"])
+            found[role["RoleName"].split("-")[1]] = statements
+    found["Client"] = managed(account, stack, stack.client_policy_arn)
     return found
+
+
+def managed(account: Account, stack: Stack, arn: str) -> list[dict[str, Any]]:
+    iam = account.get("iam")
+    version = iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]
+    document = iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"]["Document"]
+    policy = settled(document, stack.bucket)
+    assert len(re.sub(r"\s", "", json.dumps(policy))) <= 6144, "the most that a managed policy may have"
+    return policy["Statement"]  # type: ignore[no-any-return]
 
 
 def is_allowed(statements: list[dict[str, Any]], action: str, resource: str, facts: dict[str, str]) -> bool:
@@ -193,6 +207,60 @@ def test_each_role_may_do_what_it_does_and_no_more(policies):
         if is_allowed(policies[role], action, resource, facts) is not allowed
     ]
     assert wrong == []
+
+
+DATA = {
+    "ReadObjects": "arn:aws:s3:::ours/2026,arn:aws:s3:::ours/2026/*",
+    "WriteObjects": "arn:aws:s3:::out/*",
+    "DataBuckets": "arn:aws:s3:::ours,arn:aws:s3:::out",
+    "DataPrefixes": "2026,2026/*,*",
+    "PassRoles": "arn:aws:iam::123456789012:role/ours",
+    "Secrets": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:db-Ab12,arn:aws:ssm:eu-west-1:123456789012:parameter/ours",
+    "SecretKeys": "arn:aws:kms:eu-west-1:123456789012:key/0a1b",
+}
+GRANTED = [
+    ("WorkerRole", "s3:GetObject", "arn:aws:s3:::ours/2026/a.parquet", {}, True),
+    ("WorkerRole", "s3:GetObject", "arn:aws:s3:::ours/2025/a.parquet", {}, False),
+    ("WorkerRole", "s3:GetObject", "arn:aws:s3:::ours/2026-old/a.parquet", {}, False),
+    ("WorkerRole", "s3:PutObject", "arn:aws:s3:::ours/2026/a.parquet", {}, False),
+    ("WorkerRole", "s3:DeleteObject", "arn:aws:s3:::ours/2026/a.parquet", {}, False),
+    ("WorkerRole", "s3:ListBucket", "arn:aws:s3:::ours", {"s3:prefix": "2026/"}, True),
+    ("WorkerRole", "s3:ListBucket", "arn:aws:s3:::theirs", {"s3:prefix": "2026/"}, False),
+    ("WorkerRole", "s3:PutObject", "arn:aws:s3:::out/x/y", {}, True),
+    ("WorkerRole", "s3:GetObject", "arn:aws:s3:::out/x/y", {}, True),
+    ("WorkerRole", "s3:DeleteObject", "arn:aws:s3:::out/x/y", {}, True),
+    ("WorkerRole", "s3:AbortMultipartUpload", "arn:aws:s3:::out/x/y", {}, True),
+    ("WorkerRole", "s3:PutObject", "arn:aws:s3:::output/x/y", {}, False),
+    ("WorkerRole", "s3:DeleteBucket", "arn:aws:s3:::out", {}, False),
+    ("WorkerRole", "s3:PutObject", f"{SESSION}/functions/5f", {}, False),
+    ("WorkerRole", "secretsmanager:GetSecretValue", DATA["Secrets"].split(",")[0], {}, False),
+    ("ExecutionRole", "secretsmanager:GetSecretValue", DATA["Secrets"].split(",")[0], {}, True),
+    ("ExecutionRole", "ssm:GetParameters", DATA["Secrets"].split(",")[1], {}, True),
+    ("ExecutionRole", "ssm:GetParameters", f"{DATA['Secrets'].split(',')[1]}-b", {}, False),
+    ("ExecutionRole", "kms:Decrypt", DATA["SecretKeys"], {}, True),
+    ("ExecutionRole", "s3:GetObject", "arn:aws:s3:::ours/2026/a.parquet", {}, False),
+    ("Client", "s3:GetObject", "arn:aws:s3:::ours/2026/a.parquet", {}, False),
+    ("Client", "secretsmanager:GetSecretValue", DATA["Secrets"].split(",")[0], {}, False),
+    ("Client", "iam:PassRole", DATA["PassRoles"], {"iam:PassedToService": "ecs-tasks.amazonaws.com"}, True),
+    ("Client", "iam:PassRole", f"{DATA['PassRoles']}-b", {"iam:PassedToService": "ecs-tasks.amazonaws.com"}, False),
+    ("Client", "iam:PassRole", DATA["PassRoles"], {"iam:PassedToService": "ec2.amazonaws.com"}, False),
+]  # fmt: skip
+
+
+def test_what_is_granted_beside_that_is_granted_and_no_more(account):
+    found = policies_of(account, account.deploy(Batch="yes", Ec2="yes", **DATA))
+    wrong = [
+        (role, action, resource, facts)
+        for role, action, resource, facts, allowed in [*TABLE, *GRANTED]
+        if is_allowed(found[role], action, resource, facts) is not allowed
+    ]
+    assert wrong == []
+
+
+def test_a_role_of_ones_own_gets_what_workers_need_by_one_policy(account, stack):
+    own = managed(account, stack, stack.worker_policy_arn)
+    attached = policies_of(account, stack)["WorkerRole"]
+    assert own == attached
 
 
 @pytest.mark.parametrize("service", ["ecs-tasks", "batch"])
@@ -318,7 +386,27 @@ def test_cfn_lint_finds_nothing():
 
 
 def test_the_template_fits_into_one_request():
-    assert len(template().encode()) <= 51_200, "the most that CloudFormation takes as a text"
+    assert len(compact(template()).encode()) <= 51_200, "the most that CloudFormation takes as a text"
+
+
+def test_what_is_sent_is_what_is_read():
+    """Comments and indentation apart, which mean something in the few texts within it."""
+    sent, read = (yaml.load(text, _Loader) for text in (compact(template()), template()))
+
+    def flat(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: flat(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [flat(each) for each in value]
+        return [line.strip() for line in value.splitlines() if line.strip()] if isinstance(value, str) else value
+
+    assert flat(sent) == flat(read)
+    assert json.loads(sent["Resources"]["Repository"]["Properties"]["LifecyclePolicy"]["LifecyclePolicyText"])
+    lines = sent["Resources"]["LaunchTemplate"]["Properties"]["LaunchTemplateData"]["UserData"][
+        "Fn::Base64"
+    ].splitlines()
+    assert lines[0] == "#!/bin/sh"
+    assert "EOT" in lines
 
 
 def test_everything_that_can_be_tagged_bears_the_stack_s_name():

@@ -67,6 +67,55 @@ def test_a_second_setup_changes_nothing_and_keeps_choices(account):
     assert "nothing to change" in run("setup", "--dry-run").stdout
 
 
+def rights_of(role_part: str, account) -> list[dict]:
+    from tests.unit.aws.test_rights import policies_of
+
+    return policies_of(account, read())[role_part]
+
+
+def test_data_of_ones_own_is_granted_later_in_place_and_taken_away_again(account):
+    run("setup")
+    before = read()
+    assert run("setup", "--read", "s3://ours/2026", "--read", "s3://all", "--write", "s3://out/team/").exit_code == 0
+    assert read() == before
+    sids = {one["Sid"]: one for one in rights_of("WorkerRole", account)}
+    assert sids["ReadData"]["Resource"] == [
+        "arn:aws:s3:::ours/2026", "arn:aws:s3:::ours/2026/*", "arn:aws:s3:::all/*"
+    ]  # fmt: skip
+    assert sids["WriteData"]["Resource"] == ["arn:aws:s3:::out/team", "arn:aws:s3:::out/team/*"]
+    assert "read s3://ours/2026, s3://all; write s3://out/team" in run("doctor").stdout
+    # One option leaves the other alone.
+    run("setup", "--read", "s3://ours/2027-*")
+    sids = {one["Sid"]: one for one in rights_of("WorkerRole", account)}
+    assert sids["ReadData"]["Resource"] == ["arn:aws:s3:::ours/2027-*"]
+    assert sids["WriteData"]["Resource"] == ["arn:aws:s3:::out/team", "arn:aws:s3:::out/team/*"]
+    assert "nothing to change" in run("setup").stderr
+    run("setup", "--read", "none", "--write", "none")
+    assert not {"ReadData", "WriteData", "ListData"} & {one["Sid"] for one in rights_of("WorkerRole", account)}
+    assert "their sessions alone" in run("doctor").stdout
+
+
+def test_policies_secrets_and_roles_of_ones_own(account):
+    iam = account.get("iam")
+    document = '{"Version": "2012-10-17", "Statement": [{"Sid": "Ours", "Effect": "Allow", "Action": "sqs:*", "Resource": "*"}]}'
+    arn = iam.create_policy(PolicyName="ours", PolicyDocument=document)["Policy"]["Arn"]
+    secret = f"arn:aws:secretsmanager:{REGION}:123456789012:secret:db-Ab12"
+    key = f"arn:aws:kms:{REGION}:123456789012:key/0a1b"
+    words = ["--worker-policy", arn, "--secret", f"{secret}:password::", "--secret", "/ours/p", "--secret", key]
+    assert run("setup", *words, "--pass-role", "arn:aws:iam::123456789012:role/ours").exit_code == 0
+    assert "Ours" in {one["Sid"] for one in rights_of("WorkerRole", account)}
+    sids = {one["Sid"]: one for one in rights_of("ExecutionRole", account)}
+    assert sids["FetchSecrets"]["Resource"] == [secret, f"arn:aws:ssm:{REGION}:123456789012:parameter/ours/p"]
+    assert sids["DecryptSecrets"]["Resource"] == [key]
+    said = run("doctor").stdout
+    assert f"policies {arn}; secrets {secret}," in said
+    assert "roles of your own arn:aws:iam::123456789012:role/ours" in said
+    run("setup", "--worker-policy", "none", "--secret", "none")
+    assert "Ours" not in {one["Sid"] for one in rights_of("WorkerRole", account)}
+    assert "FetchSecrets" not in {one["Sid"] for one in rights_of("ExecutionRole", account)}
+    assert "WorkersHaveRolesOfYours" in {one["Sid"] for one in rights_of("Client", account)}
+
+
 def test_what_a_failed_attempt_left_is_removed_first(account):
     run("setup")
     # As CloudFormation leaves a stack whose making failed.
@@ -130,6 +179,11 @@ def test_a_vpc_that_exists(account):
         (["--instance-type", "q9.enormous"], "no such instance type in eu-west-1: instance_type='q9.enormous'"),
         (["--instance-type", "m5.large", "--no-ec2"], "means nothing without EC2"),
         (["--name", "Big_Name"], "aws.stack='Big_Name' (an argument): must be 1 to 40 of a-z"),
+        (["--read", "ours/2026"], "--read 'ours/2026': must be s3://bucket or s3://bucket/prefix"),
+        (["--write", "s3://ours/a*b"], "'*' stands at the end only"),
+        (["--worker-policy", "AdministratorAccess"], "--worker-policy 'AdministratorAccess': must be an ARN"),
+        (["--pass-role", "ours"], "--pass-role 'ours': must be an ARN"),
+        (["--secret", "hunter 2"], "--secret 'hunter 2': must be the ARN of a secret"),
         (["--region", "mars"], "aws.region='mars' (an argument): must be a region"),
         (["--profile", "nobody"], "no such profile in the AWS config files: profile='nobody'"),
     ],
@@ -142,9 +196,14 @@ def test_what_cannot_be_is_said_before_anything_is_made(account, words, said):
 
 
 def test_the_template_is_printed_for_administrators(account):
-    from starburst_executor.aws.stack.setup import template
+    from starburst_executor.aws.stack.setup import compact, template
 
-    assert run("setup", "--template").stdout == template()
+    printed = run("setup", "--template").stdout
+    assert printed.endswith(compact(template()))
+    account.get("cloudformation").create_stack(
+        StackName="starburst", TemplateBody=printed, Capabilities=["CAPABILITY_IAM"]
+    )
+    assert read().bucket
 
 
 # ----------------------------------------------------------------------------------------------------------- upgrades
@@ -193,10 +252,10 @@ def test_an_update_of_what_jobs_run_on_waits_until_they_are_done(with_batch, mon
         in (result.stderr)
     )
     assert "nothing was changed" in result.stderr
-    assert with_batch.get("cloudformation").get_template(StackName="starburst")["TemplateBody"] != after
+    assert with_batch.get("cloudformation").get_template(StackName="starburst")["TemplateBody"] != setup.compact(after)
     queue.jobs.clear()
     assert run("setup").exit_code == 0
-    assert with_batch.get("cloudformation").get_template(StackName="starburst")["TemplateBody"] == after
+    assert with_batch.get("cloudformation").get_template(StackName="starburst")["TemplateBody"] == setup.compact(after)
 
 
 # ------------------------------------------------------------------------------------------------ roles that are too new

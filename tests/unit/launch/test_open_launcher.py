@@ -26,6 +26,8 @@ def opened(spec: str, *, detached: bool = False) -> Any:
         Fargate(cpu=0.25, memory="512MB", spot=True, fallback=True, arch="arm64", ephemeral_gb=100, slots=2, **HERE),
         Batch(cpu=4, memory="8GB", spot=True, **HERE),
         Batch(on="ec2", cpu=3, gpus=1, arch="arm64", **HERE),
+        Fargate(role="arn:aws:iam::123456789012:role/team/mine", env={"A": "", "B": "x&y=z é"}, **HERE),
+        Batch(secrets={"DB": "arn:aws:secretsmanager:eu-west-1:123456789012:secret:db-Ab12", "P": "/our/p"}, **HERE),
     ],
 )
 def test_a_spec_makes_the_same_launcher_again(launcher: OnAws) -> None:
@@ -78,8 +80,32 @@ def test_on_this_machine_or_nowhere() -> None:
         ("batch?on=moon", "must be 'fargate' or 'ec2'"),
         ("batch?gpus=1", "with on='ec2'"),
         ("batch?on=ec2&cpu=1.5", "whole number"),
+        ("fargate?env=x", "no such option: 'env'"),
+        ("fargate?cpu.A=1", "no such option: 'cpu.A'"),
+        ("fargate?role=mine", "must be a role's ARN"),
+        ("fargate?env.A-B=1", "'A-B' is no name of an environment variable"),
+        ("fargate?env.STARBURST_LAUNCH=1", "is set by the launcher or by AWS"),
+        ("batch?env.AWS_BATCH_JOB_ID=1", "is set by the launcher or by AWS"),
+        ("fargate?env.AWS_SECRET_ACCESS_KEY=1", "with role= instead"),
+        ("ec2?env.A=1&secrets.A=b", "both name A"),
     ],
 )
 def test_what_is_no_launcher(spec: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         opened(spec)
+
+
+@pytest.mark.parametrize(
+    "secret", ["hunter2 and more", "s3://x/y", "arn:aws:iam::123456789012:role/x", "-----BEGIN KEY-----"]
+)
+def test_what_is_no_reference_is_not_shown(secret: str) -> None:
+    with pytest.raises(ConfigError, match="PASSWORD must be a reference, never the secret itself") as raised:
+        Fargate(secrets={"PASSWORD": secret})
+    assert secret not in str(raised.value)
+
+
+def test_wrong_types_are_named() -> None:
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        Fargate(env=["A=1"])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="the value of A must be a text"):
+        Fargate(env={"A": 1})  # type: ignore[dict-item]

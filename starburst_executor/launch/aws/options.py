@@ -1,0 +1,69 @@
+"""What a user gives a worker's container beside its size: a role, variables, secrets by reference. Checked before anything
+is asked of AWS; an error names the option, and never a value that may be secret.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from starburst_executor.errors import ConfigError
+
+__all__ = ["check_env", "check_role", "check_secrets"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
+# An ARN of either service, or the name of a parameter in the stack's region and account.
+# Source: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_Secret.html
+_SECRET = re.compile(
+    r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[\w/+=.@:-]+"
+    r"|arn:aws[a-z-]*:ssm:[a-z0-9-]+:\d{12}:parameter/[\w./-]+"
+    r"|/?[\w.-]+(/[\w.-]+)*"
+)
+# Set by the engine or the launcher: another value would make a worker another one, or keep it from its session.
+# Source: https://docs.aws.amazon.com/batch/latest/userguide/job_env_vars.html, of AWS_BATCH_
+_KEPT = ("STARBURST_", "AWS_BATCH_", "ECS_", "AWS_CONTAINER_CREDENTIALS_")
+# What a worker reaches its session with is its role; these would come before it, in clear and without an end.
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+
+
+def check_role(role: str | None) -> None:
+    """Raises: ConfigError if it is no role's ARN."""
+    if role is not None and not _ROLE.fullmatch(str(role)):
+        raise ConfigError(f"role={role!r} (an argument): must be a role's ARN, arn:aws:iam::ACCOUNT:role/NAME")
+
+
+def check_env(env: Mapping[str, str]) -> None:
+    """Raises: ConfigError for a name that is no variable's, or that the worker needs itself; a value that is no text."""
+    for name, value in _items("env", env):
+        _check_name("env", name)
+        if not isinstance(value, str) or "\0" in value:
+            raise ConfigError(f"env: the value of {name} must be a text without NUL, not {type(value).__name__}")
+
+
+def check_secrets(secrets: Mapping[str, str], env: Mapping[str, str]) -> None:
+    """Raises: ConfigError as `check_env`; for a reference that is none, whose text is not shown: it may be the secret."""
+    for name, reference in _items("secrets", secrets):
+        _check_name("secrets", name)
+        if name in env:
+            raise ConfigError(f"env and secrets: both name {name}; leave one out")
+        if not isinstance(reference, str) or not _SECRET.fullmatch(reference):
+            raise ConfigError(
+                f"secrets: {name} must be a reference, never the secret itself: the ARN of a secret of Secrets Manager or of "
+                "a parameter of SSM, or such a parameter's name"
+            )
+
+
+def _items(option: str, given: object) -> list[tuple[object, object]]:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{option} (an argument): must be a mapping of names to texts, not {type(given).__name__}")
+    return list(given.items())
+
+
+def _check_name(option: str, name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(f"{option}: {name!r} is no name of an environment variable")
+    if name.startswith(_KEPT):
+        raise ConfigError(f"{option}: {name} is set by the launcher or by AWS; choose another name")
+    if name in _CREDENTIALS:
+        raise ConfigError(f"{option}: {name} would replace the worker's role; give workers rights with role= instead")
