@@ -376,7 +376,8 @@ class Engine:
         return self.collector.n_waiting > 0 or (submitter is not None and not submitter.is_empty())
 
     def _order(self, launch_id: str, n_slots: int) -> Order:
-        return Order(launch_id, self.opened.url, self.opened.key.hex(), n_slots, self.detached)
+        n_taken = self.session.manifest.n_interruptions
+        return Order(launch_id, self.opened.url, self.opened.key.hex(), n_slots, self.detached, n_taken)
 
     def unfinished(self) -> list[StarburstFuture[Any]]:
         """The futures that are not done, unsent ones included."""

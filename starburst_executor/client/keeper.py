@@ -203,9 +203,17 @@ class ClientKeeper:
 
     # --- workers ------------------------------------------------------------------------------------------------------
 
+    def _count_interruptions(self) -> None:
+        """Note in the manifest how many workers the engine has taken back. Store: 1 swap, if there are more than it says."""
+        starter = self._starter
+        if starter is not None and starter.counted(self._session.manifest) != self._session.manifest:
+            manifest = self._session.change(starter.recounted)
+            _log.info("workers taken back: %d, session=%s", manifest.n_interruptions, self._session.session_id)
+
     def _bury(self) -> None:
         """Take back at once what a worker held whose death is seen."""
         deaths = [seen for seen in self._deaths.seen() if seen[0].worker_id not in self._buried]
+        self._count_interruptions()
         if not deaths:
             return
         for death, is_mine in deaths:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from starburst_executor.aws.billing.prices import requests_usd
 from starburst_executor.errors import BudgetExceeded, StarburstError
 from starburst_executor.launch.base import Launcher
-from starburst_executor.protocol.money import spent, usd_per_hour
+from starburst_executor.protocol.money import spent, thrown_away, usd_per_hour
 from starburst_executor.protocol.records import Manifest, WorkerBeat
 
 __all__ = ["Cost", "check_cost", "cost_of", "hourly_usd"]
@@ -31,12 +31,18 @@ class Cost:
         requests_usd: S3 requests of its workers and of this client; 0 in a store that is not on AWS.
         usd_per_hour: What the workers that live now cost an hour.
         budget_usd: At which `workers_usd` the session ends; None for never.
+        interruptions: Workers that AWS took back, Spot mostly, as far as clients have seen.
+        lost_s: Seconds of tasks' work that were begun in vain, since their worker was told to stop or died.
+        lost_usd: What those cost; part of `workers_usd`.
     """
 
     workers_usd: float
     requests_usd: float
     usd_per_hour: float
     budget_usd: float | None = None
+    interruptions: int = 0
+    lost_s: float = 0.0
+    lost_usd: float = 0.0
 
     @property
     def total_usd(self) -> float:
@@ -45,9 +51,12 @@ class Cost:
 
     def __str__(self) -> str:
         budget = "" if self.budget_usd is None else f", budget ${self.budget_usd:.2f}"
+        taken = ""
+        if self.interruptions:
+            taken = f"; {self.interruptions} interruptions, {self.lost_s:,.0f} s of work lost (${self.lost_usd:.4f})"
         return (
             f"about ${self.total_usd:.4f} (workers ${self.workers_usd:.4f}, S3 requests ${self.requests_usd:.4f}), "
-            f"now ${self.usd_per_hour:.4f} an hour{budget}"
+            f"now ${self.usd_per_hour:.4f} an hour{budget}{taken}"
         )
 
 
@@ -68,11 +77,15 @@ def cost_of(
         store_url: Of its store.
     """
     listed = list(beats)
+    lost_s, lost_usd = thrown_away(manifest, listed, dead)
     return Cost(
         workers_usd=spent(manifest, now, listed, dead),
         requests_usd=requests_usd(counts) if _is_billed(store_url) else 0.0,
         usd_per_hour=usd_per_hour(manifest, listed, dead),
         budget_usd=manifest.budget_usd,
+        interruptions=manifest.n_interruptions,
+        lost_s=lost_s,
+        lost_usd=lost_usd,
     )
 
 

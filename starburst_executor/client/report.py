@@ -37,6 +37,9 @@ class SessionStatus:
         per_s: Tasks ended per second, lately.
         seconds_left: Estimated from that; None if nothing ends.
         cost: What it has cost so far.
+        vcpus: Of the workers alive that a launcher on AWS has started; 0 where nothing is known of their machines.
+        memory_gb: The same.
+        gpus: The same.
     """
 
     id: str
@@ -53,6 +56,9 @@ class SessionStatus:
     per_s: float
     seconds_left: float | None
     cost: Cost
+    vcpus: float = 0.0
+    memory_gb: float = 0.0
+    gpus: int = 0
 
     def __str__(self) -> str:
         ended = self.completed + self.failed + self.cancelled
@@ -65,6 +71,7 @@ class SessionStatus:
                 f"           {self.completed:,} completed, {self.failed:,} failed, {self.cancelled:,} cancelled",
                 f"           {self.pending:,} pending, {self.claimed:,} claimed, {self.running:,} running",
                 f"  workers  {self.workers:,} alive with {self.slots:,} slots; {self.per_s:,.1f} tasks/s{left}",
+                *([f"           {self.vcpus:g} vCPUs, {self.memory_gb:g} GB, {self.gpus} GPUs"] if self.vcpus else []),
                 *([f"  cost     {self.cost}"] if self.cost.total_usd else []),
             ]
         )
@@ -143,6 +150,9 @@ def status_of(
         per_s=per_s,
         seconds_left=n_left / per_s if per_s > 0 and n_left else None,
         cost=cost_of(manifest, beats),
+        vcpus=sum(beat.vcpus for beat in alive),
+        memory_gb=sum(beat.memory_gb for beat in alive),
+        gpus=sum(beat.gpus for beat in alive),
     )
 
 

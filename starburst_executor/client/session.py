@@ -173,6 +173,13 @@ def start(
         store.close()
         raise
     store.patience_s = timings.patience_s
+    if detached and launcher is not None and is_on_aws(session.manifest.launcher) and not launcher.keeps_trying:
+        _log.warning(
+            "lost workers of this detached session are replaced only while a client is attached, since they run on %s; "
+            'with launcher="batch" AWS Batch starts them again by itself: session=%s',
+            launcher.name,
+            session_id,
+        )
     if detached:
         registry.remember(session_id, join_url(store.url, session_id))
     return Opened(session, store, session_key, hurry)

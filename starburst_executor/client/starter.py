@@ -20,7 +20,7 @@ from starburst_executor.client.handles import handle_of, sealed_handle
 from starburst_executor.client.money import hourly_usd
 from starburst_executor.client.trials import Begin, Break, End, Seen, Step, Trials, Wait, decide, end_of
 from starburst_executor.errors import BudgetExceeded, ConfigError, LaunchError, NoCapacity
-from starburst_executor.launch.base import Death, Launcher, Order, Started, StopsOne
+from starburst_executor.launch.base import CountsInterruptions, Death, Launcher, Order, Started, StopsOne
 from starburst_executor.launch.bootstrap import new_launch_id
 from starburst_executor.launch.local.processes import has_ended
 from starburst_executor.protocol.money import refusal_reason, settled, without
@@ -187,6 +187,28 @@ class Starter:
             is_begun = bool(self._handle_of(going.launch))
             self._replace(going.launch, [replace(going.launch, client="")] if is_begun else [])
 
+    def recounted(self, manifest: Manifest) -> Manifest | None:
+        """As `counted`; None if nothing is new."""
+        counted = self.counted(manifest)
+        return None if counted == manifest else counted
+
+    def counted(self, manifest: Manifest) -> Manifest:
+        """The manifest with as many interruptions of each launch as its engine knows of.
+
+        Each client counts all that the engine still knows, and the highest count stands: two clients that see the same
+        interruption do not count it twice.
+        """
+        launcher = self._launcher
+        if not isinstance(launcher, CountsInterruptions):
+            return manifest
+        launches = [
+            replace(launch, n_taken=max(launch.n_taken, launcher.interruptions(handle)))
+            if launch.launcher == self._launcher.name and (handle := self._handle_of(launch))
+            else launch
+            for launch in manifest.launches
+        ]
+        return replace(manifest, launches=tuple(launches))
+
     # --- one launch ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
@@ -208,6 +230,8 @@ class Starter:
             fresh = Launch(
                 launch_id, launcher.name, missing, "", at, since=at, usd_per_hour=rate, client=self._client_id
             )
+            current = self.counted(current)
+            left = left and next(one for one in current.launches if one.launch_id == left.launch_id)
             over = [one for one in current.launches if one != left and not self._slots_of(one)]
             kept = without(current, over, at, beats)
             if left is None:

@@ -20,8 +20,11 @@ from starburst_executor.config.engine import (
     drop_secrets,
     engine_environment,
     engine_start,
+    inherited_environment,
     secret_names,
+    size_environment,
     worker_rights,
+    worker_size,
 )
 from starburst_executor.config.environment import variable_names
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, price_file, registry_folder
@@ -58,6 +61,7 @@ __all__ = [
     "find_session_key",
     "forget_aws",
     "has_stack",
+    "inherited_environment",
     "log_folder",
     "machine_boot",
     "new_session_key",
@@ -68,9 +72,11 @@ __all__ = [
     "resolve_aws",
     "secret_names",
     "session_key",
+    "size_environment",
     "take_secret_environment",
     "user_key",
     "variable_names",
     "worker_environment",
     "worker_rights",
+    "worker_size",
 ]

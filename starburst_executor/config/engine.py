@@ -17,12 +17,16 @@ __all__ = [
     "drop_secrets",
     "engine_environment",
     "engine_start",
+    "inherited_environment",
     "secret_names",
+    "size_environment",
     "worker_rights",
+    "worker_size",
 ]
 
 _PARAMETER, _LAUNCH = "STARBURST_KEY_PARAMETER", "STARBURST_LAUNCH"
 _STACK, _ROLE, _SECRETS = "STARBURST_STACK", "STARBURST_ROLE", "STARBURST_SECRETS"
+_SIZE = "STARBURST_SIZE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,30 @@ def secret_names(names: Iterable[str]) -> dict[str, str]:
     return {_SECRETS: told} if told else {}
 
 
+def size_environment(vcpus: float, memory_mib: int, gpus: int) -> dict[str, str]:
+    """What a launcher puts into a container's definition for `worker_size` to find."""
+    return {_SIZE: f"{vcpus:g},{memory_mib},{gpus}"}
+
+
+def worker_size() -> tuple[float, float, int]:
+    """What the launcher on AWS has asked for this worker: vCPUs, GB of memory, GPUs; zeros elsewhere, or if it is spoilt."""
+    try:
+        vcpus, memory_mib, gpus = os.environ.get(_SIZE, "").split(",")
+        return float(vcpus), int(memory_mib) / 1024, int(gpus)
+    except ValueError:
+        return 0.0, 0.0, 0
+
+
 def worker_rights() -> Rights | None:
     """Where this process has its rights from, in a worker on AWS or what it has started; None elsewhere."""
     stack = os.environ.get(_STACK)
     return Rights(stack, os.environ.get(_ROLE, "")) if stack else None
+
+
+def inherited_environment() -> dict[str, str]:
+    """What a worker that another one starts has to find in its environment: what this one has found."""
+    names = (_PARAMETER, _LAUNCH, _STACK, _ROLE, "AWS_DEFAULT_REGION")
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def drop_secrets() -> None:

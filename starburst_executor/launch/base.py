@@ -19,7 +19,7 @@ from typing import Protocol, runtime_checkable
 
 from starburst_executor.errors import LaunchError
 
-__all__ = ["Death", "Launcher", "Order", "Started", "StopsOne"]
+__all__ = ["CountsInterruptions", "Death", "Launcher", "Order", "Started", "StopsOne"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,7 @@ class Order:
         key: The session's key in hexadecimal.
         n_slots: How many tasks at once, over all workers of the order.
         detached: Whether they outlive the client, and its terminal.
+        n_taken: How many workers of the session its engine has taken back by now.
     """
 
     launch_id: str
@@ -39,6 +40,7 @@ class Order:
     key: str
     n_slots: int
     detached: bool
+    n_taken: int = 0
 
     def __repr__(self) -> str:
         return f"Order({self.launch_id!r}, url={self.url!r}, n_slots={self.n_slots}, detached={self.detached})"
@@ -76,6 +78,14 @@ class Death:
     words: str
     was_taken: bool = False
     was_killed: bool = False
+
+
+@runtime_checkable
+class CountsInterruptions(Protocol):
+    """A launcher whose engine takes machines back, and says so."""
+
+    def interruptions(self, handle: str) -> int:
+        """How many of its workers' machines were taken back, or are being, as far as was asked lately."""
 
 
 class Launcher(Protocol):

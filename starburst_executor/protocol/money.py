@@ -22,6 +22,7 @@ __all__ = [
     "refusal_reason",
     "settled",
     "spent",
+    "thrown_away",
     "usd_per_hour",
     "without",
 ]
@@ -82,6 +83,22 @@ def usd_per_hour(manifest: Manifest, beats: Iterable[WorkerBeat] = (), dead: Col
     return usd
 
 
+def thrown_away(manifest: Manifest, beats: Iterable[WorkerBeat], dead: Collection[str] = ()) -> tuple[float, float]:
+    """Seconds of tasks' work that were begun in vain, since their worker was told to stop or died, and what they cost.
+
+    Of a worker that died without a word, what ran at its last beat counts up to that. In dollars by the price of the
+    launches that are known: an estimate.
+    """
+    seconds = 0.0
+    for beat in beats:
+        seconds += beat.lost_s
+        if beat.state != WorkerState.LEFT and beat.worker_id in dead:
+            seconds += sum(max(0.0, beat.at - started_at) for _, started_at in beat.running)
+    slots = sum(launch.slots for launch in manifest.launches)
+    usd = sum(launch.usd_per_hour for launch in manifest.launches)
+    return seconds, seconds * usd / slots / _HOUR_S if slots else 0.0
+
+
 def settled(launch: Launch, n_slots: int) -> Launch:
     """The launch once it is known that no more than these are started."""
     rate = launch.usd_per_hour * n_slots / launch.slots if launch.slots else 0.0
@@ -93,7 +110,8 @@ def without(manifest: Manifest, over: Collection[Launch], now: float, beats: Ite
     listed = list(beats)
     usd = sum(launch_usd(launch, now, listed, is_over=True) for launch in over)
     left = tuple(launch for launch in manifest.launches if launch not in over)
-    return replace(manifest, launches=left, spent_usd=manifest.spent_usd + usd)
+    n_taken = manifest.n_taken + sum(launch.n_taken for launch in over)
+    return replace(manifest, launches=left, spent_usd=manifest.spent_usd + usd, n_taken=n_taken)
 
 
 def budget_reason(manifest: Manifest, usd: float) -> str:

@@ -120,6 +120,7 @@ class Launch:
         since: When the first of them were, UTC epoch seconds of that client.
         usd_per_hour: What all `slots` cost an hour, estimated; 0 if nothing is known to.
         client: Id of the client that starts them; empty if it has left before all were started.
+        n_taken: How many of these workers the engine has taken back while they worked, as far as a client has seen.
     """
 
     launch_id: str
@@ -132,6 +133,7 @@ class Launch:
     since: float = 0.0
     usd_per_hour: float = 0.0
     client: str = ""
+    n_taken: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,12 @@ class Manifest:
     seal: bytes = b""
     owner: str = ""
     keep: bool = False
+    n_taken: int = 0  # of workers of launches that are in `launches` no more
+
+    @property
+    def n_interruptions(self) -> int:
+        """How many workers an engine has taken back while they worked, over all launches."""
+        return self.n_taken + sum(launch.n_taken for launch in self.launches)
 
     def open_epochs(self) -> list[tuple[int, int]]:
         """(ordinal, number) of every epoch that is listed."""
@@ -209,6 +217,10 @@ class WorkerBeat:
         where: Host and process.
         words: In the last beat of a worker that cannot go on: why. It names the claims whose tasks may have started, and
             no others.
+        vcpus: Of its container, as a launcher on AWS has asked for; 0 if none has started it.
+        memory_gb: As `vcpus`.
+        gpus: As `vcpus`.
+        lost_s: Seconds of work that were thrown away when it was told to stop.
         process: What this process can be looked up by on its own machine (`launch/local/processes.py`).
     """
 
@@ -226,6 +238,10 @@ class WorkerBeat:
     where: str = ""
     words: str = ""
     process: str = ""
+    vcpus: float = 0.0
+    memory_gb: float = 0.0
+    gpus: int = 0
+    lost_s: float = 0.0
 
     @property
     def host(self) -> str:
@@ -307,6 +323,7 @@ def decode_manifest(body: bytes) -> Manifest:
         seal=fields.take("seal", bytes),
         owner=fields.take("owner", str),
         keep=fields.take("keep", bool),
+        n_taken=fields.take("n_taken", int),
     )
 
 
@@ -343,6 +360,10 @@ def decode_beat(body: bytes) -> WorkerBeat:
         where=fields.take("where", str),
         words=fields.take("words", str),
         process=fields.take("process", str),
+        vcpus=fields.take("vcpus", float),
+        memory_gb=fields.take("memory_gb", float),
+        gpus=fields.take("gpus", int),
+        lost_s=fields.take("lost_s", float),
     )
 
 
@@ -434,7 +455,7 @@ def _launch(raw: object) -> Launch:
     fields = _of(raw, tuple, where)
     if len(fields) != len(Launch.__slots__):
         raise RecordInvalid(f"a wrong length in a {where}")
-    launch_id, launcher, slots, handle, at, settled, started, since, usd_per_hour, client = fields
+    launch_id, launcher, slots, handle, at, settled, started, since, usd_per_hour, client, n_taken = fields
     return Launch(
         _of(launch_id, str, where),
         _of(launcher, str, where),
@@ -446,6 +467,7 @@ def _launch(raw: object) -> Launch:
         _of(since, float, where),
         _of(usd_per_hour, float, where),
         _of(client, str, where),
+        _of(n_taken, int, where),
     )
 
 

@@ -72,6 +72,7 @@ class Agent:
     Args:
         life: Ends when the client does to which this worker is bound; None for a worker bound to none.
         grace_s: How long what runs may go on once it is told to stop; as the session has it unless given.
+        size: vCPUs, GB and GPUs of this worker, where its launcher has told.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Agent:
         n_slots: int,
         life: IO[bytes] | None = None,
         grace_s: float | None = None,
+        size: tuple[float, float, int] = (0.0, 0.0, 0),
     ) -> None:
         self._session = session
         self._store = store
@@ -99,6 +101,7 @@ class Agent:
         self._why: Stop | None = None
         self.words = ""
         self._term = False
+        self._lost_s = 0.0
         self._more = threading.Condition()  # guards: _n_finds
         self._n_finds = 0
         claims = Claims(session, worker_id, clock)
@@ -135,6 +138,8 @@ class Agent:
             is_idle=self._is_idle,
             running=lambda: [running for slot in self._slots if (running := slot.running())],
             requests=store.requests.snapshot,
+            size=size,
+            lost_s=lambda: self._lost_s,
         )
 
     def _is_leaving(self) -> bool:
@@ -236,6 +241,8 @@ class Agent:
         self._thread("leaving", self._say_leaving).start()
         for thread in slot_threads:
             thread.join(max(0.0, deadline - self._clock.monotonic()))
+        # What runs now is killed, and begun anew elsewhere.
+        self._lost_s = sum(running[1] for slot in self._slots if (running := slot.running()))
         for slot in self._slots:
             slot.hurry.set()
         for thread in slot_threads:

@@ -44,6 +44,8 @@ class Keeper:
         is_idle: Tells whether no slot has work.
         running: Tells which tasks run, with the seconds they have.
         requests: Tells the store requests made so far, by kind.
+        size: vCPUs, GB and GPUs of this worker, where its launcher has told.
+        lost_s: Tells how many seconds of work were thrown away as it was told to stop.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class Keeper:
         is_idle: Callable[[], bool],
         running: Callable[[], list[tuple[str, float]]],
         requests: Callable[[], Mapping[str, int]],
+        size: tuple[float, float, int] = (0.0, 0.0, 0),
+        lost_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._session = session
         self._worker_id = worker_id
@@ -67,11 +71,25 @@ class Keeper:
         self._is_idle = is_idle
         self._running = running
         self._requests = requests
+        self._lost_s = lost_s
         timings = session.manifest.timings
         self._timings = timings
         now = clock.now()
         where = f"{socket.gethostname()}:{os.getpid()}"
-        self._beat = WorkerBeat(worker_id, 0, WorkerState.WORKING, n_slots, now, now, where=where, process=identity())
+        vcpus, memory_gb, gpus = size
+        self._beat = WorkerBeat(
+            worker_id,
+            0,
+            WorkerState.WORKING,
+            n_slots,
+            now,
+            now,
+            where=where,
+            process=identity(),
+            vcpus=vcpus,
+            memory_gb=memory_gb,
+            gpus=gpus,
+        )
         self._own = OwnObject(session.store, session.keys.worker(worker_id), clock)
         self._lock = threading.Lock()  # guards: _beat, _own, held over the swap: beats are written one by one
         self._watcher = Watcher(session, timings.looks_until_lost)
@@ -122,6 +140,7 @@ class Keeper:
             n_ended=n_ended,
             per_s=per_s,
             requests=dict(self._requests()),
+            lost_s=self._lost_s(),
         )
 
     # --- the turn -----------------------------------------------------------------------------------------------------

@@ -66,6 +66,7 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine
     if words and why.name in ("FAILED", "BROKEN"):
         _say(words, bootstrap)
     if engine == "batch" and why.name == "DRAINED":
+        _succeed(url, n_slots)
         return EXIT_DRAINED
     return _EXIT_FAILED if why.name in ("FAILED", "BROKEN") else 0
 
@@ -74,6 +75,12 @@ def _engine_bootstrap(engine: str, clock: SystemClock) -> Bootstrap:
     from starburst_executor.launch.aws.remote import engine_bootstrap  # boto3 is for those who are on AWS
 
     return engine_bootstrap(engine, clock, tuple(sys.path))
+
+
+def _succeed(url: str, n_slots: int | None) -> None:
+    from starburst_executor.launch.aws.successor import submit_successor
+
+    submit_successor(url, n_slots or 1)
 
 
 def _work(
@@ -104,7 +111,10 @@ def _work(
     n_slots = n_slots or config.resolve(detached=False, store=store_url).workers
     life = _stdin() if bootstrap.bound else None
     grace_s = grace_of(engine, session.manifest.timings.grace_s)
-    agent = Agent(session, store, bootstrap.worker_id, nursery, clock, n_slots=n_slots, life=life, grace_s=grace_s)
+    size = config.worker_size()
+    agent = Agent(
+        session, store, bootstrap.worker_id, nursery, clock, n_slots=n_slots, life=life, grace_s=grace_s, size=size
+    )
     signal.signal(signal.SIGTERM, agent.on_sigterm)
     # ^C reaches the whole terminal: a worker bound to a client ends with it, others are told by hand.
     signal.signal(signal.SIGINT, signal.SIG_IGN if bootstrap.bound else agent.on_sigterm)

@@ -185,6 +185,44 @@ def test_a_job_of_nearly_the_same_name_is_not_taken_for_ours(aws: FakeAws, monke
     monkeypatch.setattr(FakeBatch, "_listjobs", more)
     with executor(1) as ex:
         assert ex.submit(abs, -1).result(timeout=60) == 1
+
+
+def test_a_worker_that_is_taken_down_for_the_tenth_time_goes_on_with_no_client_there(aws: FakeAws) -> None:
+    aws.batch.n_attempts_before = 9
+    ex = DetachedExecutor(workers=1, launcher=Batch(image=IMAGE, spot=True), timings=replace(REMOTE, launch_s=60))
+    for n in range(30):
+        ex.submit(slow_square, n)
+    ex.detach()
+    watching = DetachedExecutor.reattach(ex.url, key=ex.key, launcher="none")
+    taken: set[str] = set()
+    for _ in range(2):
+        wait_until(lambda: watching.status().running == 1 and not taken.issuperset(aws.batch.running()))
+        (job_id,) = set(aws.batch.running()) - taken
+        taken.add(job_id)
+        aws.batch.interrupt(job_id)
+    assert sorted(one.value for one in watching.collect(wait=True, timeout=90)) == [n * n for n in range(30)]
+    assert aws.batch.n_calls("submitjob") == 3
+    first, second, third = (job["jobName"] for job in aws.batch.jobs.values())
+    assert second.startswith(f"{first}-next-")
+    assert third.startswith(f"{first}-next-")
+    watching.detach()
+    # Whoever attaches finds them all, counts what was taken, and ends them.
+    again = DetachedExecutor.reattach(ex.url, key=ex.key)
+    assert again.submit(abs, -1).result(timeout=60) == 1
+    wait_until(lambda: again.cost().interruptions == 29)
+    again.cleanup(force=True)
+    wait_until(lambda: not aws.batch.running())
+    assert {request["jobId"] for name, request in aws.batch.calls if name == "terminatejob"} == set(aws.batch.jobs)
+
+
+def test_a_worker_that_a_client_ends_has_no_successor(aws: FakeAws) -> None:
+    aws.batch.n_attempts_before = 9
+    with executor(1, spot=True) as ex:
+        assert ex.submit(abs, -1).result(timeout=60) == 1
+    wait_until(lambda: not aws.batch.running())
+    assert aws.batch.n_calls("submitjob") == 1
+
+
 def mode_and_password() -> tuple[str, str]:
     return os.environ["MODE"], os.environ["DB"]
 

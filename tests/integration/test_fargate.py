@@ -24,6 +24,7 @@ from starburst_executor import (
     StarburstExecutor,
     Timings,
 )
+from starburst_executor.client.report import status_of
 from starburst_executor.errors import StarburstError
 from starburst_executor.launch.aws import ecs_tasks
 from starburst_executor.launch.aws.ecs_handle import EcsHandle
@@ -120,6 +121,38 @@ def secrets_seen_elsewhere() -> list[str]:
         if b"squeamish" in own:
             found.append(f"{line.parent.name}<{parent}")
     return found
+
+
+def test_after_so_many_interruptions_workers_are_started_on_demand(
+    aws: FakeAws, caplog: pytest.LogCaptureFixture
+) -> None:
+    with executor(1, cpu=2, slots=1, spot=True, fallback=True, fallback_after=2) as ex:
+        futures = [ex.submit(slow_square, n) for n in range(40)]
+        for n_seen in (1, 2):
+            wait_until(lambda n=n_seen: len(aws.ecs.tasks) == n and len(aws.ecs.running()) == 1)  # type: ignore[misc]
+            wait_until(lambda n=n_seen: len({f.result()[1] for f in futures if f.done()}) == n)  # type: ignore[misc]
+            aws.ecs.interrupt(aws.ecs.running()[0])
+        assert [future.result(timeout=100)[0] for future in futures] == [n * n for n in range(40)]
+        cost = ex.cost()
+        status = status_of(ex._engine.session, set(), ex._engine.cost_of)
+    providers = [task["capacityProviderName"] for task in aws.ecs.tasks.values()]
+    assert providers == ["FARGATE_SPOT", "FARGATE_SPOT", "FARGATE"]
+    assert "after 2 interruptions workers are started on FARGATE" in caplog.text
+    assert cost.interruptions == 2
+    assert "; 2 interruptions, " in str(cost)
+    assert (status.vcpus, status.memory_gb, status.gpus) == (2.0, 4.0, 0)
+    assert "2 vCPUs, 4 GB, 0 GPUs" in str(status)
+
+
+@pytest.mark.parametrize(("launcher", "is_said"), [("fargate", True), ("ec2", True), ("batch", False), ("none", False)])
+def test_a_detached_session_says_where_nobody_replaces_lost_workers(
+    aws: FakeAws, caplog: pytest.LogCaptureFixture, launcher: str, is_said: bool
+) -> None:
+    spec = launcher if launcher == "none" else f"{launcher}?image={IMAGE}"
+    ex = DetachedExecutor(workers=1, launcher=spec, store=f"s3://{aws.outputs['Bucket']}", timings=timings())
+    assert ("replaced only while a client is attached" in caplog.text) is is_said
+    assert ('launcher="batch"' in caplog.text) is is_said
+    ex.cleanup(force=True)
 
 
 def environment_and_holders() -> tuple[dict[str, str], list[str], int]:

@@ -172,7 +172,6 @@ VPCEndPoint.delete = lambda self, *_: self.ec2_backend.vpc_end_points.pop(self.i
 InternetGateway.delete = lambda self, *_: self.ec2_backend.internet_gateways.pop(self.id)
 Cluster.delete = lambda self, account_id, region: ecs_backends[account_id][region].delete_cluster(self.name)
 JobQueue.delete = lambda self, account_id, region: batch_backends[account_id][region].delete_job_queue(self.name)
-ManagedPolicy.delete = lambda self, *_: iam_backends[self.account_id]["aws"].delete_policy(self.arn)
 
 # ------------------------------------------------------------------------------------------------------------- quotas
 
@@ -439,6 +438,17 @@ def _changed_policy(
     return policy
 
 
+def _delete_policy(self: ManagedPolicy, *_: str) -> None:
+    """moto deletes in any order; CloudFormation the stack's roles first, which detaches what is attached to those."""
+    backend = iam_backends[self.account_id]["aws"]
+    stack = self.name.partition("-")[0]
+    for role in [role for role in backend.roles.values() if role.name.startswith(f"{stack}-")]:
+        if self.arn in role.managed_policies:
+            backend.detach_role_policy(self.arn, role.name)
+    backend.delete_policy(self.arn)
+
+
+ManagedPolicy.delete = _delete_policy
 Role.create_from_cloudformation_json = classmethod(_made_role)
 Role.update_from_cloudformation_json = classmethod(_changed_role)
 ManagedPolicy.update_from_cloudformation_json = classmethod(_changed_policy)

@@ -124,6 +124,9 @@ class Batch(OnAws):
     def slots_alive(self, handle: str) -> int:
         return self._jobs.slots_alive(handle)
 
+    def interruptions(self, handle: str) -> int:
+        return self._jobs.interruptions(handle)
+
     def describe(self, handle: str) -> str:
         return self._jobs.describe(handle)
 

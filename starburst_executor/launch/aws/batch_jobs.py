@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from starburst_executor.errors import ConfigError, LaunchError, StarburstError
 from starburst_executor.launch.aws.ec2_hosts import Machine
 from starburst_executor.launch.aws.remote import Account, batch_digits, with_advice
 from starburst_executor.launch.aws.sizes import Size
+from starburst_executor.launch.aws.successor import ATTEMPTS, RETRY, SUCCESSORS
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import EXIT_DRAINED, worker_id_of
 from starburst_executor.store.url import split_url
@@ -37,23 +39,14 @@ __all__ = ["BatchJobs"]
 _log = logging.getLogger(__name__)
 
 _CHILDREN_MOST = 10_000  # Batch's own limit of an array
-_ATTEMPTS = 10  # … and of a retry strategy
 _DESCRIBE_MOST = 100
 _POLL_S = 15.0
 _PAUSE_S = 5.0
 _LOGS_MOST = 3
 _ENDED = ("SUCCEEDED", "FAILED")
-# In order; what matches none is retried: an image that could not be pulled too, since most of that passes ("context
-# canceled", timeouts, a full disk). A worker that a host's end drained says so by its exit status, and goes again.
-# https://github.com/nextflow-io/nextflow/issues/5099, https://github.com/dagster-io/dagster/pull/17168
-_RETRY = {
-    "attempts": _ATTEMPTS,
-    "evaluateOnExit": [
-        {"onExitCode": "0", "action": "EXIT"},
-        {"onExitCode": "3", "action": "EXIT"},
-        {"onExitCode": str(EXIT_DRAINED), "action": "RETRY"},
-    ],
-}
+# What Batch says of an attempt whose machine was taken: on Fargate Spot, and on an EC2 instance of any kind.
+# Source: https://docs.aws.amazon.com/batch/latest/userguide/job_retries.html, "Host EC2*"
+_INTERRUPTED = re.compile(r"Spot Task was interrupted|^Host EC2 .*terminated", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +94,7 @@ class _Seen:
     status: str
     reason: str = ""
     deaths: tuple[Death, ...] = ()
+    n_interrupted: int = 0
 
 
 class BatchJobs:
@@ -129,6 +123,7 @@ class BatchJobs:
         self._seen: dict[str, _Seen] = {}
         self._next_look: dict[str, float] = {}
         self._gone: set[str] = set()
+        self._successors: dict[str, list[str]] = {}  # by launch: jobs that its workers have submitted
 
     def check(self, n_slots: int) -> None:
         """Refuse more workers than an array has children. Raises: ConfigError, LaunchError."""
@@ -221,12 +216,8 @@ class BatchJobs:
         return Started(here.dump(), here.n_jobs * here.n_slots_each)
 
     def _find(self, here: _Handle) -> str:
-        """The job of that launch, if it was submitted before. Batch compares names without regard to case."""
-        listed = self._account.clients.get("batch").list_jobs(
-            jobQueue=self._queue, filters=[{"name": "JOB_NAME", "values": [here.name]}]
-        )
-        named = (job for job in listed.get("jobSummaryList", []) if job.get("jobName") == here.name)
-        return next((str(job["jobId"]) for job in named), "")
+        """The job of that launch, if it was submitted before."""
+        return next(iter(self._named(here.name)), "")
 
     def _submit(self, order: Order, here: _Handle) -> str:
         account = self._account
@@ -234,7 +225,7 @@ class BatchJobs:
             "jobName": here.name,
             "jobQueue": self._queue,
             "jobDefinition": self._definition,
-            "retryStrategy": _RETRY,
+            "retryStrategy": RETRY,
             "propagateTags": True,
             # Its users may end those jobs only that are the stack's.
             "tags": {"starburst:stack": account.stack.name},
@@ -261,7 +252,7 @@ class BatchJobs:
             "resourceRequirements": [{"type": kind, "value": value} for kind, value in needs],
             "logConfiguration": self._account.log_configuration(),
             "linuxParameters": {"initProcessEnabled": True},
-            **self._account.given(),
+            **self._account.given(self._size, self._gpus),
         }
         if self._on == "fargate":
             container["networkConfiguration"] = {"assignPublicIp": "ENABLED"}
@@ -295,10 +286,19 @@ class BatchJobs:
         n_each = 0 if here is None else here.n_slots_each
         return sum(n_each for _, seen in self._look(handle) if seen.status not in _ENDED)
 
+    def interruptions(self, handle: str) -> int:
+        """How many attempts have ended because their machine was taken. Batch: as `deaths`."""
+        return sum(seen.n_interrupted for _, seen in self._look(handle))
+
     def log_streams(self, handle: str) -> Iterator[tuple[str, str]]:
         """The log stream and the worker's id of each attempt. Raises: LaunchError, ConfigError. Batch: 1 for 100 jobs."""
         here = _Handle.load(handle)
-        children = [] if here is None or not here.job_id else here.children
+        children: list[str] = []
+        if here is not None and here.job_id:
+            try:
+                children = [*here.children, *self._named(f"{here.name}{SUCCESSORS}*")]
+            except FOREIGN as error:
+                raise meaning(error, "asking Batch for a launch's jobs") from error
         for i in range(0, len(children), _DESCRIBE_MOST):
             try:
                 answer = self._account.clients.get("batch").describe_jobs(jobs=children[i : i + _DESCRIBE_MOST])
@@ -348,12 +348,16 @@ class BatchJobs:
         if now >= self._next_look.get(here.launch_id, now):
             self._next_look[here.launch_id] = now + _POLL_S
             self._ask(here)
-        for job_id in here.children:
+        for job_id in self._jobs_of(here):
             yield job_id, self._seen.get(job_id, _Seen("SUBMITTED"))
+
+    def _jobs_of(self, here: _Handle) -> list[str]:
+        return [*here.children, *self._successors.get(here.launch_id, ())]
 
     def _ask(self, here: _Handle) -> None:
         """Describe those that have not ended. What fails is logged: whoever cannot tell says that nobody died."""
-        open_ = [one for one in here.children if one not in self._seen or self._seen[one].status not in _ENDED]
+        self._look_for_successors(here)
+        open_ = [one for one in self._jobs_of(here) if one not in self._seen or self._seen[one].status not in _ENDED]
         n_logs = _LOGS_MOST
         for i in range(0, len(open_), _DESCRIBE_MOST):
             asked = open_[i : i + _DESCRIBE_MOST]
@@ -365,10 +369,36 @@ class BatchJobs:
             for job in answer.get("jobs", []):
                 n_logs -= self._take_in(here, job, n_logs)
 
+    def _look_for_successors(self, here: _Handle) -> None:
+        """Jobs that workers have submitted which Batch would not have started again. Batch: 1, if there are such workers."""
+        known = (self._seen[one] for one in self._jobs_of(here) if one in self._seen)
+        if not any(len(seen.deaths) >= ATTEMPTS for seen in known):
+            return
+        try:
+            self._successors[here.launch_id] = self._named(f"{here.name}{SUCCESSORS}*")
+        except (*FOREIGN, StarburstError) as error:
+            _log.info("Batch does not list the session's jobs; asking again later: %s", error)
+
+    def _named(self, name: str) -> list[str]:
+        """The jobs of that name, those of an array as one; with "*" at its end, those whose names begin so. Batch: 1 for 100.
+
+        Batch compares names without regard to case.
+        """
+        pages = self._account.clients.get("batch").get_paginator("list_jobs")
+        listed = pages.paginate(jobQueue=self._queue, filters=[{"name": "JOB_NAME", "values": [name]}])
+        begins, is_whole = name.removesuffix("*"), not name.endswith("*")
+        return [
+            str(job["jobId"])
+            for page in listed
+            for job in page.get("jobSummaryList", [])
+            if (job["jobName"] == name if is_whole else str(job["jobName"]).startswith(begins))
+        ]
+
     def _take_in(self, here: _Handle, job: dict[str, Any], n_logs: int) -> int:
         """What a description says; how many logs were read for it."""
         job_id = str(job["jobId"])
-        known = self._seen.get(job_id, _Seen("SUBMITTED")).deaths
+        before = self._seen.get(job_id, _Seen("SUBMITTED"))
+        known, n_interrupted = before.deaths, before.n_interrupted
         attempts = job.get("attempts", [])
         fresh: list[Death] = []
         n_read = 0
@@ -387,9 +417,12 @@ class BatchJobs:
             words.append(start_advice("; ".join(words)))
             told = "; ".join(dict.fromkeys(filter(None, words)))
             worker_id = worker_id_of(here.launch_id, batch_digits(job_id, number))
+            told = f"{told}: job {job_id}, attempt {number}"
             # Batch starts it again by its own rules, so it is no sign that workers cannot start.
-            fresh.append(Death(worker_id, f"{told}: job {job_id}, attempt {number}", was_taken=not over))
-        self._seen[job_id] = _Seen(str(job["status"]), str(job.get("statusReason", "")), (*known, *fresh))
+            fresh.append(Death(worker_id, told, was_taken=not over))
+            n_interrupted += _INTERRUPTED.search(words[0]) is not None
+        reason = str(job.get("statusReason", ""))
+        self._seen[job_id] = _Seen(str(job["status"]), reason, (*known, *fresh), n_interrupted)
         return n_read
 
     # --- stopping -----------------------------------------------------------------------------------------------------
@@ -428,11 +461,13 @@ class BatchJobs:
             self._account.delete_key(here.session_id)
         try:
             # A job that was submitted by a client that died before it could say so.
-            job_id = here.job_id or self._find(here)
+            jobs = [here.job_id or self._find(here), *self._named(f"{here.name}{SUCCESSORS}*")]
         except (*FOREIGN, StarburstError) as error:
             _log.warning("Batch does not list the session's jobs: %s", error)
             return
-        if job_id and job_id not in self._gone:
+        for job_id in filter(None, jobs):
+            if job_id in self._gone:
+                continue
             self._gone.add(job_id)
             self._terminate(job_id, "the session has ended" if for_good else "the session stops its workers")
 

@@ -17,7 +17,7 @@ from starburst_executor.aws.machines import describe_types
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError
 from starburst_executor.launch.aws.remote import Account
-from starburst_executor.launch.aws.sizes import memory_mib
+from starburst_executor.launch.aws.sizes import Size, memory_mib
 
 __all__ = ["Hosts", "Machine"]
 
@@ -117,7 +117,7 @@ class Hosts:
         if gpus > machine.gpus:
             raise ConfigError(f"gpus={gpus} (an argument): an instance {types} has {machine.gpus}")
         arch = "arm64" if stack.ec2_arch == "arm64" else "x86_64"
-        container = self._account.container(self._account.image_for(arch))
+        container = self._account.container(self._account.image_for(arch), Size(machine.vcpus, mib), gpus)
         if gpus:
             container["resourceRequirements"] = [{"type": "GPU", "value": str(gpus)}]
         return {

@@ -29,6 +29,8 @@ __all__ = ["Ec2", "Fargate", "OnAws", "check_arch"]
 _ARCHS = ("x86_64", "arm64")
 _EPHEMERAL_GB = (20, 200)
 _SLOTS_MOST = 256
+# By then Spot has taken back more than bad luck would: what is begun anew each time costs more than On-Demand.
+_FALLBACK_AFTER = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +150,9 @@ class _OnEcs(OnAws):
     def slots_alive(self, handle: str) -> int:
         return self._tasks.slots_alive(handle)
 
+    def interruptions(self, handle: str) -> int:
+        return self._tasks.interruptions(handle)
+
     def describe(self, handle: str) -> str:
         return self._tasks.describe(handle)
 
@@ -186,7 +191,9 @@ class Fargate(_OnEcs):
         cpu: vCPUs of each worker: 0.25, 0.5, 1, 2, 4, 8 or 16.
         memory: Of each worker, such as `"8GB"`; two GB a vCPU unless given.
         spot: On spare capacity: up to 70 % cheaper, and taken back with two minutes' notice. No task is lost by that.
-        fallback: With `spot`: On-Demand where there is no spare capacity.
+        fallback: With `spot`: On-Demand where there is no spare capacity, and from `fallback_after` interruptions on.
+        fallback_after: With `fallback`: once so many workers of the session were taken back, those that replace them are
+            On-Demand.
         arch: `"x86_64"` or `"arm64"`, which costs a fifth less.
         ephemeral_gb: Disk of each worker, 20..200.
 
@@ -199,6 +206,7 @@ class Fargate(_OnEcs):
     memory: str | None = None
     spot: bool = False
     fallback: bool = False
+    fallback_after: int = _FALLBACK_AFTER
     arch: str = "x86_64"
     ephemeral_gb: int = 20
 
@@ -212,8 +220,7 @@ class Fargate(_OnEcs):
         lowest, highest = _EPHEMERAL_GB
         if type(self.ephemeral_gb) is not int or not lowest <= self.ephemeral_gb <= highest:
             raise ConfigError(f"ephemeral_gb={self.ephemeral_gb!r} (an argument): must be {lowest}..{highest}")
-        if self.fallback and not self.spot:
-            raise ConfigError("fallback=True (an argument): is for spot=True; without it all is On-Demand")
+        check_fallback(self.spot, self.fallback, self.fallback_after)
         _ = self.size
 
     @property
@@ -231,6 +238,7 @@ class Fargate(_OnEcs):
             memory=self.memory,
             spot=self.spot,
             fallback=self.fallback,
+            fallback_after=None if self.fallback_after == _FALLBACK_AFTER else self.fallback_after,
             arch=arch,
             ephemeral_gb=disk,
         )
@@ -247,6 +255,7 @@ class Fargate(_OnEcs):
             n_slots_each=self._slots_each,
             vcpu_each=float(self.cpu),
             in_vpc=True,
+            fallback_after=self.fallback_after,
         )
 
     @property
@@ -273,7 +282,7 @@ class Fargate(_OnEcs):
             "runtimePlatform": {"operatingSystemFamily": "LINUX", "cpuArchitecture": self.arch.upper()},
             "executionRoleArn": stack.execution_role_arn,
             "taskRoleArn": self.account.worker_role_arn,
-            "containerDefinitions": [self.account.container(self.account.image_for(self.arch))],
+            "containerDefinitions": [self.account.container(self.account.image_for(self.arch), size)],
         }
         if self.ephemeral_gb != _EPHEMERAL_GB[0]:
             definition["ephemeralStorage"] = {"sizeInGiB": self.ephemeral_gb}
@@ -287,6 +296,9 @@ class Ec2(_OnEcs):
     Attributes:
         instance_type: One of the stack's, any of which may start; for another type make a stack with that one.
         spot: On spare capacity: up to 90 % cheaper, and taken back with two minutes' notice. No task is lost by that.
+        fallback: With `spot`: On-Demand from `fallback_after` interruptions on. For want of spare capacity the Auto Scaling
+            group goes on asking.
+        fallback_after: As for `Fargate`.
         gpus: Of each worker; the instance must have so many.
         memory: Of each worker, such as `"6GB"`; what the instance can give unless given.
         warm_s: For so many seconds after the session's end its instances stay, so that the next one starts in seconds.
@@ -297,6 +309,8 @@ class Ec2(_OnEcs):
 
     instance_type: str | None = None
     spot: bool = True
+    fallback: bool = False
+    fallback_after: int = _FALLBACK_AFTER
     gpus: int = 0
     memory: str | None = None
     warm_s: float = 0
@@ -311,6 +325,7 @@ class Ec2(_OnEcs):
             memory_mib(self.memory)
         if type(self.gpus) is not int or not 0 <= self.gpus <= 16:  # noqa: PLR2004 - no instance has more
             raise ConfigError(f"gpus={self.gpus!r} (an argument): must be 0..16")
+        check_fallback(self.spot, self.fallback, self.fallback_after)
         if not 0 <= self.warm_s <= 24 * 3600:
             raise ConfigError(f"warm_s={self.warm_s!r} (an argument): must be 0..86400 seconds")
 
@@ -320,6 +335,8 @@ class Ec2(_OnEcs):
             "arm64" if self.account.stack.ec2_arch == "arm64" else "x86_64",
             instance_type=self.instance_type,
             spot="0" if not self.spot else None,
+            fallback=self.fallback,
+            fallback_after=None if self.fallback_after == _FALLBACK_AFTER else self.fallback_after,
             gpus=self.gpus or None,
             memory=self.memory,
             warm_s=float(self.warm_s) or None,
@@ -339,7 +356,7 @@ class Ec2(_OnEcs):
         prices = [
             self.account.pricing.instance(
                 instance_type,
-                spot=self.spot,
+                spot=self.spot and not self.fallback,
                 vcpus=machine.vcpus,
                 memory_gb=machine.mib / 1024,
                 gpus=machine.gpus,
@@ -350,18 +367,31 @@ class Ec2(_OnEcs):
         return max(prices, key=lambda price: price.usd_per_hour)
 
     def _make(self) -> EcsTasks:
+        from starburst_executor.launch.aws.ec2_hosts import Hosts
         from starburst_executor.launch.aws.ecs_tasks import EcsTasks, Provider
 
         hosts = self._hosts
+        kinds = [hosts]
+        if self.fallback:
+            kinds.append(Hosts(self.account, self.instance_type, spot=False, warm_s=self.warm_s))
         return EcsTasks(
             self.account,
             define=lambda: hosts.definition(memory=self.memory, gpus=self.gpus),
-            providers=lambda: [Provider(hosts.provider, hosts.quota_kind)],
+            providers=lambda: [Provider(each.provider, each.quota_kind) for each in kinds],
             n_slots_each=lambda: self._slots_each,
             vcpu_each=lambda: float(hosts.machine.vcpus),
             in_vpc=False,
             at_end=hosts.keep_warm,
+            fallback_after=self.fallback_after,
         )
+
+
+def check_fallback(spot: bool, fallback: bool, after: int) -> None:
+    """Raises: ConfigError if there is nothing to fall back from, or after no number of interruptions."""
+    if fallback and not spot:
+        raise ConfigError("fallback=True (an argument): is for spot=True; without it all is On-Demand")
+    if type(after) is not int or after < 1:
+        raise ConfigError(f"fallback_after={after!r} (an argument): must be at least 1")
 
 
 def check_arch(arch: str) -> None:

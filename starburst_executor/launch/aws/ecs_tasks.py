@@ -61,7 +61,8 @@ _NO_ROOM = re.compile(
 # https://github.com/dagster-io/dagster/pull/11192, https://github.com/PrefectHQ/prefect/issues/15865
 _BEATEN = "too many concurrent attempts"
 _QUOTA = ("reached the limit", "limit exceeded", "quota", "above your limit")
-_TAKEN = ("SpotInterruption", "TerminationNotice", "InfrastructureHealth")
+_INTERRUPTED = ("SpotInterruption", "TerminationNotice")
+_TAKEN = (*_INTERRUPTED, "InfrastructureHealth")
 
 
 class Provider(NamedTuple):
@@ -77,6 +78,7 @@ class _Seen:
 
     status: str
     stays: bool  # ECS means it to run
+    was_interrupted: bool = False
     death: Death | None = None
 
 
@@ -89,6 +91,7 @@ class EcsTasks:
         n_slots_each: Tasks at once in each worker.
         vcpu_each: What each worker counts against the quota.
         in_vpc: Whether each has a network interface of its own.
+        fallback_after: After so many interruptions of the session the last provider alone is asked.
         at_end: Called with the number of ECS tasks when a launch is stopped.
 
     Those that have to ask AWS first are given as functions.
@@ -104,6 +107,7 @@ class EcsTasks:
         vcpu_each: float | Callable[[], float],
         in_vpc: bool,
         at_end: Callable[[int], None] | None = None,
+        fallback_after: int = 0,
         clock: Clock | None = None,
     ) -> None:
         self._account = account
@@ -111,6 +115,7 @@ class EcsTasks:
         self._given = (providers, n_slots_each, vcpu_each)
         self._in_vpc = in_vpc
         self._at_end = at_end
+        self._fallback_after = fallback_after
         self._clock = clock or SystemClock()
         self._seen: dict[str, _Seen] = {}  # by the ECS task's id
         self._next_look: dict[str, float] = {}
@@ -137,6 +142,12 @@ class EcsTasks:
             # In the manifest before anything is made: whoever cleans up finds the key's parameter by it.
             session_id = split_url(order.url)[1]
             plan = EcsHandle(session_id, order.launch_id, self._n_slots_each, order.n_slots, order.detached)
+            # What was taken a moment ago is still draining, and in no manifest yet.
+            n_taken = max(order.n_taken, sum(seen.was_interrupted for seen in self._seen.values()))
+            if len(self._providers) > 1 and n_taken >= self._fallback_after:
+                plan = replace(plan, provider=len(self._providers) - 1)
+                name = self._providers[plan.provider].name
+                _log.warning("after %d interruptions workers are started on %s", n_taken, name)
             return Started(plan.dump(), 0, more_s=0.0)
         here = EcsHandle.load(handle)
         if here is None:
@@ -298,6 +309,10 @@ class EcsTasks:
         """Slots of those that ECS means to run: one that it is stopping is as good as gone. ECS: as `deaths`."""
         return sum(n_slots for _, n_slots, seen in self._look(handle) if seen.stays)
 
+    def interruptions(self, handle: str) -> int:
+        """How many were taken back, or are being. ECS: as `deaths`."""
+        return sum(seen.was_interrupted for _, _, seen in self._look(handle))
+
     def worker_ids(self, handle: str) -> list[str]:
         """Its workers, heard of or not. No request."""
         return list(self.streams(handle).values())
@@ -374,6 +389,7 @@ class EcsTasks:
         task_id = str(task["taskArn"]).rpartition("/")[2]
         status = str(task.get("lastStatus", ""))
         seen = self._seen[task_id] = _Seen(status, stays=task.get("desiredStatus") != "STOPPED" and status != "STOPPED")
+        seen.was_interrupted = str(task.get("stopCode", "")) in _INTERRUPTED
         if status != "STOPPED":
             return False
         code, reason = str(task.get("stopCode", "")), str(task.get("stoppedReason", ""))

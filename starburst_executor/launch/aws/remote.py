@@ -30,11 +30,12 @@ from starburst_executor.aws.stack.outputs import Stack, read_stack
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError, QuotaExceeded, StarburstError
+from starburst_executor.launch.aws.sizes import Size
 from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import Bootstrap, worker_id_of
 from starburst_executor.store.url import split_url
 
-__all__ = ["Account", "batch_digits", "digits_of", "engine_bootstrap", "with_advice", "worker_url"]
+__all__ = ["Account", "batch_digits", "digits_of", "engine_bootstrap", "with_advice", "worker_command", "worker_url"]
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class Account:
         }
         return {"logDriver": "awslogs", "options": options}
 
-    def container(self, image: str) -> dict[str, Any]:
+    def container(self, image: str, size: Size, gpus: int = 0) -> dict[str, Any]:
         """What is the same in the container definitions of every engine of ECS."""
         return {
             "name": CONTAINER,
@@ -164,16 +165,16 @@ class Account:
             # Somebody has to collect the children that user code leaves behind.
             "linuxParameters": {"initProcessEnabled": True},
             "logConfiguration": self.log_configuration(),
-            **self.given(),
+            **self.given(size, gpus),
         }
 
-    def given(self) -> dict[str, Any]:
-        """The user's own variables, as definitions of ECS and of Batch both have them: secrets by reference only.
+    def given(self, size: Size, gpus: int = 0) -> dict[str, Any]:
+        """The worker's size, and the user's own variables, as definitions of ECS and of Batch both have them: secrets by reference only.
 
         Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/specifying-sensitive-data.html,
         https://docs.aws.amazon.com/batch/latest/userguide/specifying-sensitive-data.html
         """
-        env = {**self.env, **config.secret_names(self.secrets)}
+        env = {**self.env, **config.secret_names(self.secrets), **config.size_environment(size.vcpu, size.mib, gpus)}
         given = {"environment": [{"name": name, "value": value} for name, value in sorted(env.items())]}
         given["secrets"] = [{"name": name, "valueFrom": where} for name, where in sorted(self.secrets.items())]
         # What was not asked for is left out: a definition that has not changed keeps its name.
@@ -181,7 +182,7 @@ class Account:
 
     def command(self, url: str, n_slots: int, engine: str) -> list[str]:
         """The worker's arguments."""
-        return [worker_url(url), "--slots", str(n_slots), "--engine", engine]
+        return worker_command(worker_url(url), n_slots, engine)
 
     def environment(self, session_id: str, launch_id: str) -> list[dict[str, str]]:
         """Nothing secret: whoever may describe an ECS task reads it."""
@@ -194,6 +195,11 @@ def with_advice(error: StarburstError) -> StarburstError:
     """An error of starting workers, with what to do about it where that is known."""
     told = start_advice(str(error))
     return type(error)(f"{error}; {told}") if told else error
+
+
+def worker_command(url: str, n_slots: int, engine: str) -> list[str]:
+    """The arguments of a worker that an engine starts."""
+    return [url, "--slots", str(n_slots), "--engine", engine]
 
 
 def worker_url(url: str) -> str:

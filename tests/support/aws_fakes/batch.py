@@ -28,6 +28,7 @@ class FakeBatch:
         shows_running: An attempt that still runs is among a job's attempts, without a time at which it stopped.
         stuck: Why jobs stay RUNNABLE, as Batch says it; None if they do not.
         secrets: What AWS may fetch for containers, by reference.
+        n_attempts_before: So many attempts of each job are over before its first one here.
         lose_next: The next submission's answer is lost.
     """
 
@@ -46,6 +47,7 @@ class FakeBatch:
         self.shows_running = False
         self.stuck: str | None = None
         self.lose_next = False
+        self.n_attempts_before = 0
         self.secrets: dict[str, str] = {}
         self.kill_after_s = 20.0
 
@@ -118,7 +120,10 @@ class FakeBatch:
     def _live(self, job_id: str, request: dict[str, Any]) -> None:
         job = self.jobs[job_id]
         properties = self.definitions[request["jobDefinition"]]["containerProperties"]
-        for attempt in range(1, request["retryStrategy"]["attempts"] + 1):
+        job["attempts"] = [
+            {"container": {"exitCode": 143}, "statusReason": TAKEN, "stoppedAt": 1}
+        ] * self.n_attempts_before
+        for attempt in range(1 + self.n_attempts_before, request["retryStrategy"]["attempts"] + 1):
             while self.stuck is not None and not job.get("isTerminated"):
                 with self.lock:
                     job.update(status="RUNNABLE", statusReason=self.stuck)

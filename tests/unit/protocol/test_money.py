@@ -103,3 +103,26 @@ def test_a_broken_session_has_the_error_that_fits() -> None:
     broken = money.ended_by(replace(over, state=SessionState.BROKEN, reason="no worker could be started"))
     assert isinstance(broken, ExecutorBroken)
     assert money.ended_by(over) is None
+
+
+def test_work_in_vain_is_what_was_dropped_and_what_ran_when_a_worker_died():
+    base = WorkerBeat("w", 1, WorkerState.WORKING, 2, 0.0, 100.0)
+    beats = [
+        replace(base, worker_id="told", state=WorkerState.LEFT, lost_s=30.0),
+        replace(base, worker_id="died", running=(("0-1", 40.0), ("0-2", 90.0))),
+        replace(base, worker_id="lives", running=(("0-3", 0.0),)),
+    ]
+    now = manifest(LAUNCH)
+    seconds, usd = money.thrown_away(now, beats, {"died"})
+    assert seconds == 30 + 60 + 10
+    # Ten slots for ten dollars an hour.
+    assert usd == pytest.approx(100 / 3600)
+    assert money.thrown_away(manifest(), beats) == (30.0, 0.0)
+
+
+def test_interruptions_of_launches_that_are_over_still_count():
+    lives, over = replace(LAUNCH, n_taken=2), replace(LAUNCH, launch_id="0002-bb", n_taken=5)
+    both = manifest(lives, over)
+    assert both.n_interruptions == 7
+    left = money.without(both, [over], 0.0)
+    assert (left.launches, left.n_taken, left.n_interruptions) == ((lives,), 5, 7)

@@ -46,13 +46,29 @@ MANIFEST = Manifest(
     deadline_at=1.8e9,
     idle_exit=False,
     submitters=(Submitter("a", 2, (0, 1), ((1, "hold"),)), Submitter("b", 1, ())),
-    launches=(Launch("l", "local", 4, "00ff", 1.7e9, True, 3, 1.6e9, 0.25),),
+    launches=(Launch("l", "local", 4, "00ff", 1.7e9, True, 3, 1.6e9, 0.25, 6),),
     budget_usd=5.0,
     max_hourly_cost=1.5,
     spent_usd=0.75,
+    n_taken=4,
 )
 BEAT = WorkerBeat(
-    "w", 7, WorkerState.LEAVING, 4, 1.0, 2.0, {"w.1": "key"}, (("0-1", 1.5),), 9, 0.5, {"get": 3}, "host:1"
+    "w",
+    7,
+    WorkerState.LEAVING,
+    4,
+    1.0,
+    2.0,
+    {"w.1": "key"},
+    (("0-1", 1.5),),
+    9,
+    0.5,
+    {"get": 3},
+    "host:1",
+    vcpus=2.0,
+    memory_gb=3.5,
+    gpus=1,
+    lost_s=9.5,
 )
 CLIENT_BEAT = ClientBeat("c", 3, 1.0, True)
 BELL = Bell(("one", "two"), 12)
