@@ -8,6 +8,7 @@ the session's workers; a standard parameter costs nothing meanwhile.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code, meaning
@@ -21,11 +22,18 @@ def parameter_name(prefix: str, session_id: str) -> str:
     return f"{prefix}{session_id}"
 
 
-def put_key(clients: Clients, name: str, key: str, *, stack: str) -> None:
-    """Store a session's key, in hexadecimal. Harmless if it is there. Raises: LaunchError, ConfigError. SSM: 1."""
+def put_key(clients: Clients, name: str, key: str, *, tags: Mapping[str, str], kms_key: str = "") -> None:
+    """Store a session's key, in hexadecimal. Harmless if it is there. Raises: LaunchError, ConfigError. SSM: 1.
+
+    Args:
+        kms_key: What encrypts it; empty for AWS's own key of Systems Manager.
+    """
     request: dict[str, Any] = {"Name": name, "Value": key, "Type": "SecureString", "Overwrite": False}
+    request |= {"KeyId": kms_key} if kms_key else {}
     try:
-        clients.get("ssm").put_parameter(**request, Tags=[{"Key": "starburst:stack", "Value": stack}])
+        clients.get("ssm").put_parameter(
+            **request, Tags=[{"Key": name, "Value": value} for name, value in tags.items()]
+        )
     except FOREIGN as error:
         if error_code(error) != "ParameterAlreadyExists":
             raise meaning(error, f"storing the session's key as the SSM parameter {name!r}") from error

@@ -67,6 +67,13 @@ _AT_REST = (
     multiple=True,
     help="Let workers be started with this secret, or parameter of SSM, or KMS key of one (secrets=).",
 )
+@click.option("--permissions-boundary", metavar="ARN", help="The policy that bounds every role of the stack.")
+@click.option("--role-path", metavar="PATH", help="Path of roles and policies, /teams/ours/.")
+@click.option("--role-prefix", metavar="TEXT", help="What names of roles and policies begin with.")
+@click.option("--worker-role", metavar="ARN", help="A role that exists, for workers.")
+@click.option("--execution-role", metavar="ARN", help="A role that exists, for the start of workers.")
+@click.option("--kms-key", metavar="ARN", help="A KMS key that encrypts bucket, logs and keys of sessions.")
+@click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="A tag for everything in the stack.")
 @click.option("--dry-run", is_flag=True, help="Say what would be changed, and change nothing.")
 @click.option(
     "--template", "show_template", is_flag=True, help="Print the CloudFormation template, for administrators."
@@ -76,7 +83,8 @@ def setup(clients: Clients, *, dry_run: bool, show_template: bool, **wishes: Any
 
     Run it again to change choices, after an upgrade, or after an interruption: what differs is changed, and choices that
     are not made again stay. Options that can be given several times replace all that was given before; "none" alone takes
-    it away from --read, --write, --worker-policy, --pass-role and --secret.
+    it away from --read, --write, --worker-policy, --pass-role and --secret, and from options that name a policy, a role or a
+    key.
     """
     from starburst_executor.aws.stack.setup import Wishes, compact, propose, set_up, template
 

@@ -89,7 +89,8 @@ class Changes:
                     *({"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()),
                     *({"ParameterKey": key, "UsePreviousValue": True} for key in kept if key not in parameters),
                 ],
-                Capabilities=["CAPABILITY_IAM"],
+                # Roles have names of ours where a prefix for them is given.
+                Capabilities=["CAPABILITY_NAMED_IAM"],
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
             )
             return self._proposed()

@@ -61,6 +61,8 @@ class Stack:
         worker_policy_arn: The managed policy that every worker needs, for a role of the user's own; empty in a stack of an
             older version.
         client_policy_arn: The managed policy that lets a person use the stack.
+        kms_key_arn: What the user's own key encrypts bucket, logs and keys of sessions by; empty for AWS's own.
+        tags: The user's own, which what launchers make gets as well.
         version: Of the library that made or changed it last.
     """
 
@@ -80,6 +82,8 @@ class Stack:
     task_family_prefix: str
     client_policy_arn: str
     worker_policy_arn: str = ""
+    kms_key_arn: str = ""
+    tags: tuple[tuple[str, str], ...] = ()
     ec2_provider: str | None = None
     ec2_spot_provider: str | None = None
     ec2_instance_types: tuple[str, ...] = ()
@@ -94,6 +98,11 @@ class Stack:
     batch_most_vcpus: int | None = None
     codebuild_project: str | None = None
     version: str = ""
+
+    @property
+    def all_tags(self) -> dict[str, str]:
+        """What everything that belongs to the stack is tagged with."""
+        return {**dict(self.tags), "starburst:stack": self.name}
 
     @property
     def repository(self) -> str:
@@ -176,6 +185,12 @@ def _stack_of(found: dict[str, Any], name: str, region: str) -> Stack:
         parameter_prefix=needed("ParameterPrefix"),
         task_family_prefix=needed("TaskFamilyPrefix"),
         worker_policy_arn=outputs.get("WorkerPolicyArn") or "",
+        kms_key_arn=outputs.get("KmsKeyArn") or "",
+        tags=tuple(
+            (str(tag["Key"]), str(tag["Value"]))
+            for tag in found.get("Tags", [])
+            if not str(tag["Key"]).startswith(("starburst:", "aws:"))
+        ),
         client_policy_arn=needed("ClientPolicyArn"),
         ec2_provider=outputs.get("Ec2Provider"),
         ec2_spot_provider=outputs.get("Ec2SpotProvider"),

@@ -21,6 +21,7 @@ from starburst_executor.aws.stack.changes import Change, Changes
 from starburst_executor.aws.stack.contents import active_jobs, contents, ecs_tasks
 from starburst_executor.aws.stack.outputs import Stack, find_stack, read_stack
 from starburst_executor.aws.stack.rights import rights_parameters
+from starburst_executor.aws.stack.rules import refuse_lost_rights, rules_parameters, tags_of
 from starburst_executor.clock import Clock
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError
@@ -69,6 +70,13 @@ class Wishes:
         writes: The same to read, write and delete.
         worker_policies: ARNs of policies that workers get as well.
         pass_roles: ARNs of roles that users may give workers in place of the stack's.
+        permissions_boundary: ARN of a policy that bounds every role of the stack. This and the next five: `none` for none.
+        role_path: Path of roles and policies.
+        role_prefix: What names of roles and policies begin with.
+        worker_role: ARN of a role that exists, for workers.
+        execution_role: ARN of a role that exists, for the start of workers.
+        kms_key: ARN of a KMS key that encrypts bucket, logs and keys of sessions.
+        tags: `KEY=VALUE` for everything in the stack, and for what launchers make; added to those that it has.
         secrets: Secrets that workers may be started with, and keys that they are encrypted by: ARNs, or names of parameters.
     """
 
@@ -89,6 +97,13 @@ class Wishes:
     worker_policies: tuple[str, ...] = ()
     pass_roles: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
+    permissions_boundary: str | None = None
+    role_path: str | None = None
+    role_prefix: str | None = None
+    worker_role: str | None = None
+    execution_role: str | None = None
+    kms_key: str | None = None
+    tags: tuple[str, ...] = ()
 
 
 def template() -> str:
@@ -124,7 +139,7 @@ def propose(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str],
     """The resources that setting up would change, None if nothing differs; nothing is changed. Raises: LaunchError, ConfigError."""
     changes = Changes(clients, clock, say)
     try:
-        return changes.propose(compact(template()), _parameters(clients, wishes), _tags(clients))
+        return changes.propose(compact(template()), _parameters(clients, wishes), _tags(clients, wishes))
     finally:
         changes.discard()
 
@@ -140,15 +155,15 @@ def set_up(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], 
     settings = clients.settings
     parameters = _parameters(clients, wishes)
     _link_services(clients, wishes, say)
-    changes = Changes(clients, clock, say)
+    changes, tags = Changes(clients, clock, say), _tags(clients, wishes)
     try:
-        _apply(clients, changes, parameters, say)
+        _apply(clients, changes, parameters, tags, say)
     except LaunchError as error:
         if not is_too_early(str(error)):
             raise
         say(f"a role was used before it was seen everywhere: once more in {_ROLE_S:.0f} s")
         clock.wait(Event(), _ROLE_S)
-        _apply(clients, changes, parameters, say)
+        _apply(clients, changes, parameters, tags, say)
     stack = read_stack(clients)
     # Crash here: the stack is whole and the config file does not name it; running the same again writes it.
     path = config.remember_aws(AwsSettings(stack=settings.stack, region=clients.region, profile=settings.profile))
@@ -156,8 +171,10 @@ def set_up(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], 
     return stack
 
 
-def _apply(clients: Clients, changes: Changes, parameters: dict[str, str], say: Callable[[str], None]) -> None:
-    proposed = changes.propose(compact(template()), parameters, _tags(clients))
+def _apply(
+    clients: Clients, changes: Changes, parameters: dict[str, str], tags: dict[str, str], say: Callable[[str], None]
+) -> None:
+    proposed = changes.propose(compact(template()), parameters, tags)
     if proposed is None:
         changes.discard()
         say("nothing to change")
@@ -197,7 +214,7 @@ def _refuse_while_workers_run(clients: Clients, proposed: list[Change]) -> None:
         )
 
 
-def _tags(clients: Clients) -> dict[str, str]:
+def _tags(clients: Clients, wishes: Wishes) -> dict[str, str]:
     """What CloudFormation puts on all that can have any, also on what the template does not tag.
 
     A stack's tags stay as they were made, whatever they are: a compute environment of Batch is replaced when they change.
@@ -205,7 +222,7 @@ def _tags(clients: Clients) -> dict[str, str]:
     """
     found = find_stack(clients) or {}
     kept = {str(tag["Key"]): str(tag["Value"]) for tag in found.get("Tags", [])}
-    return {**kept, "starburst:stack": clients.settings.stack}
+    return {**kept, **tags_of(wishes.tags), "starburst:stack": clients.settings.stack}
 
 
 # ------------------------------------------------------------------------------------------------- wishes to parameters
@@ -254,7 +271,19 @@ def _parameters(clients: Clients, wishes: Wishes) -> dict[str, str]:
     if not has_own_vpc and "yes" in (settled.get("Ec2"), settled.get("Batch")):
         _refuse_without_addresses(clients, settled.get("SubnetIds") or str(_outputs(found)["Subnets"]))
     before = {one["ParameterKey"]: one.get("ParameterValue", "") for one in (found or {}).get("Parameters", [])}
-    return settled | _rights(clients, wishes, before)
+    rules = rules_parameters(
+        {
+            "PermissionsBoundary": wishes.permissions_boundary,
+            "RolePath": wishes.role_path,
+            "RolePrefix": wishes.role_prefix,
+            "WorkerRoleArn": wishes.worker_role,
+            "ExecutionRoleArn": wishes.execution_role,
+            "KmsKeyArn": wishes.kms_key,
+        }
+    )
+    settled |= rules | _rights(clients, wishes, before)
+    refuse_lost_rights(before | settled)
+    return settled
 
 
 def _rights(clients: Clients, wishes: Wishes, before: dict[str, str]) -> dict[str, str]:

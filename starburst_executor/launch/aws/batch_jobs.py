@@ -228,7 +228,7 @@ class BatchJobs:
             "retryStrategy": RETRY,
             "propagateTags": True,
             # Its users may end those jobs only that are the stack's.
-            "tags": {"starburst:stack": account.stack.name},
+            "tags": account.stack.all_tags,
             "containerOverrides": {
                 # Arguments of the image's own entry point, which Batch leaves as it is.
                 "command": account.command(order.url, here.n_slots_each, "batch"),
@@ -267,9 +267,7 @@ class BatchJobs:
         try:
             found = batch.describe_job_definitions(jobDefinitionName=name, status="ACTIVE")
             if not found.get("jobDefinitions"):
-                batch.register_job_definition(
-                    jobDefinitionName=name, tags={"starburst:stack": stack.name}, **definition
-                )
+                batch.register_job_definition(jobDefinitionName=name, tags=stack.all_tags, **definition)
         except FOREIGN as error:
             raise meaning(error, f"registering the job definition {name}") from error
         return name

@@ -217,7 +217,7 @@ class EcsTasks:
         family = f"{stack.task_family_prefix}{digest}"
         try:
             if not self._is_registered(family):
-                tags = [{"key": "starburst:stack", "value": stack.name}]
+                tags = [{"key": key, "value": value} for key, value in stack.all_tags.items()]
                 ecs.register_task_definition(family=family, tags=tags, **definition)
         except FOREIGN as error:
             if _BEATEN in str(error).lower():

@@ -104,7 +104,7 @@ class Account:
     def put_key(self, order: Order) -> str:
         """Store the session's key for workers; the parameter's name. Harmless if it is there. Raises: LaunchError."""
         name = self.parameter(split_url(order.url)[1])
-        put_key(self.clients, name, order.key, stack=self.stack.name)
+        put_key(self.clients, name, order.key, tags=self.stack.all_tags, kms_key=self.stack.kms_key_arn)
         return name
 
     def parameter(self, session_id: str) -> str:

@@ -71,7 +71,7 @@ def submit_successor(url: str, n_slots: int) -> str:
             jobDefinition=job["jobDefinition"],
             retryStrategy=RETRY,
             propagateTags=True,
-            tags={"starburst:stack": "" if rights is None else rights.stack},
+            tags=job.get("tags") or {"starburst:stack": "" if rights is None else rights.stack},
             containerOverrides={
                 "command": worker_command(url, n_slots, "batch"),
                 "environment": [{"name": name, "value": value} for name, value in environment.items()],

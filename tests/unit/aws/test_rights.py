@@ -458,8 +458,29 @@ def test_what_starts_machines_waits_for_their_way_out():
     assert after == [{"After": ["OwnVpc", "Route", "none"]}] * 6
 
 
+def test_every_parameter_is_documented_for_administrators():
+    """As `docs/reference/template.md` has them; `python -m tests.unit.aws.test_rights` writes the table."""
+    page = (ROOT / "docs/reference/template.md").read_text(encoding="utf-8")
+    assert parameter_table() in page
+
+
+def parameter_table() -> str:
+    parameters = yaml.load(template(), _Loader)["Parameters"]
+    lines = ["| parameter | default | what it is |", "|---|---|---|"]
+    for name, one in parameters.items():
+        default = f"`{one['Default']}`" if one["Default"] != "" else ""
+        allowed = ", ".join(f"`{value}`" for value in one.get("AllowedValues", []) if name != "LogDays")
+        words = " ".join(one["Description"].split()) + (f" One of {allowed}." if allowed else "")
+        lines.append(f"| `{name}` | {default} | {words} |")
+    return "\n".join(lines) + "\n"
+
+
 def test_the_outputs_are_the_fields_of_a_stack():
     outputs = set(yaml.load(template(), _Loader)["Outputs"])
     source = (ROOT / "starburst_executor/aws/stack/outputs.py").read_text(encoding="utf-8")
     read = set(re.findall(r'(?:needed|outputs\.get)\("(\w+)"\)', source))
     assert outputs == read
+
+
+if __name__ == "__main__":
+    sys.stdout.write(parameter_table())

@@ -11,6 +11,7 @@ from moto.batch.models import batch_backends
 
 from starburst_executor import config
 from starburst_executor.aws.clients import Clients
+from starburst_executor.aws.parameter import put_key
 from starburst_executor.aws.stack import setup
 from starburst_executor.aws.stack.changes import Changes
 from starburst_executor.aws.stack.outputs import read_stack
@@ -116,6 +117,51 @@ def test_policies_secrets_and_roles_of_ones_own(account):
     assert "WorkersHaveRolesOfYours" in {one["Sid"] for one in rights_of("Client", account)}
 
 
+def test_the_rules_of_an_account(account, monkeypatch):
+    iam = account.get("iam")
+    key = f"arn:aws:kms:{REGION}:123456789012:key/0a1b"
+    boundary = "arn:aws:iam::123456789012:policy/boundary"
+    words = ["--permissions-boundary", boundary, "--role-path", "/teams/ours/", "--role-prefix", "ours-"]
+    words += ["--kms-key", key, "--tag", "cost-centre=42", "--tag", "owner=team a", "--batch", "--ec2"]
+    assert run("setup", *words).exit_code == 0
+    stack = read()
+    roles = [role for role in iam.list_roles()["Roles"] if not role["Path"].startswith("/aws-service-role/")]
+    names = {"ours-starburst-worker", "ours-starburst-start", "ours-starburst-build", "ours-starburst-ec2"}
+    assert {role["RoleName"] for role in roles} == {*names, "ours-starburst-batch"}
+    assert {role["Path"] for role in roles} == {"/teams/ours/"}
+    for name in names:
+        found = iam.get_role(RoleName=name)["Role"]
+        assert found["PermissionsBoundary"]["PermissionsBoundaryArn"] == boundary
+    assert stack.client_policy_arn == "arn:aws:iam::123456789012:policy/teams/ours/ours-starburst-users"
+    (rule,) = account.get("s3").get_bucket_encryption(Bucket=stack.bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}
+    assert tags_of(account) == {"cost-centre": "42", "owner": "team a", "starburst:stack": "starburst"}
+    assert stack.all_tags == tags_of(account)
+    assert "UseTheKey" in {one["Sid"] for one in rights_of("Client", account)}
+    # What launchers make has the same tags, and the key of a session is encrypted by the same key.
+    asked = []
+    clients = Clients(config.resolve_aws(region=REGION))
+    monkeypatch.setattr(clients.get("ssm"), "put_parameter", lambda **request: asked.append(request))
+    put_key(clients, "/starburst/starburst/s", "00", tags=stack.all_tags, kms_key=stack.kms_key_arn)
+    assert asked[0]["KeyId"] == key
+    assert {tag["Key"]: tag["Value"] for tag in asked[0]["Tags"]} == tags_of(account)
+    assert "nothing to change" in run("setup").stderr
+
+
+def test_roles_that_exist_are_used_and_none_are_made(account):
+    worker, start = (f"arn:aws:iam::123456789012:role/{name}" for name in ("w", "s"))
+    words = ["--worker-role", worker, "--execution-role", start, "--no-codebuild"]
+    assert run("setup", *words).exit_code == 0
+    assert (read().worker_role_arn, read().execution_role_arn) == (worker, start)
+    assert not [one for one in account.get("iam").list_roles()["Roles"] if one["RoleName"].startswith("starburst")]
+    said = run("setup", "--read", "s3://ours").stderr
+    assert f"--worker-role {worker}: rights are given to roles of the stack's own" in said
+    assert f"--execution-role {start}: rights" in run("setup", "--secret", "/p").stderr
+    # Back to the stack's own.
+    assert run("setup", "--worker-role", "none", "--read", "s3://ours").exit_code == 0
+    assert "ReadData" in {one["Sid"] for one in rights_of("WorkerRole", account)}
+
+
 def test_what_a_failed_attempt_left_is_removed_first(account):
     run("setup")
     # As CloudFormation leaves a stack whose making failed.
@@ -184,6 +230,12 @@ def test_a_vpc_that_exists(account):
         (["--worker-policy", "AdministratorAccess"], "--worker-policy 'AdministratorAccess': must be an ARN"),
         (["--pass-role", "ours"], "--pass-role 'ours': must be an ARN"),
         (["--secret", "hunter 2"], "--secret 'hunter 2': must be the ARN of a secret"),
+        (["--permissions-boundary", "b"], "--permissions-boundary 'b': must be a policy's ARN"),
+        (["--role-path", "teams"], "--role-path 'teams': must be a path"),
+        (["--role-prefix", "much-too-long-a-prefix"], "must be 1 to 16"),
+        (["--kms-key", "alias/ours"], "an alias will not do"),
+        (["--tag", "cost-centre"], "--tag 'cost-centre': must be KEY=VALUE"),
+        (["--tag", "starburst:x=1"], "KEY not begin with aws: or starburst:"),
         (["--region", "mars"], "aws.region='mars' (an argument): must be a region"),
         (["--profile", "nobody"], "no such profile in the AWS config files: profile='nobody'"),
     ],
