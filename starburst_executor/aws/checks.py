@@ -14,7 +14,8 @@ from starburst_executor import config
 from starburst_executor.aws.billing.quotas import KINDS, read_quota
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code
 from starburst_executor.aws.image.codebuild import NO_BUILDS_ADVICE
-from starburst_executor.aws.stack.outputs import Stack, find_stack
+from starburst_executor.aws.stack.outputs import Stack, find_stack, parameters_of
+from starburst_executor.aws.stack.private import needed_services, route_table_of, way_out
 from starburst_executor.aws.stack.rights import granted
 from starburst_executor.clock import Clock
 from starburst_executor.errors import AccessDenied, PreconditionFailed, SessionNotFound, StarburstError
@@ -121,13 +122,24 @@ def _network(patient: Patient) -> str:
     zones = sorted({subnet["AvailabilityZone"] for subnet in subnets})
     vpc = [{"Name": "vpc-id", "Values": [subnets[0]["VpcId"]]}]
     tables = ec2.describe_route_tables(Filters=vpc)["RouteTables"]
-    if not any(str(route.get("GatewayId", "")).startswith("igw-") for table in tables for route in table["Routes"]):
+    is_private = patient.stack.public_addresses == "DISABLED"
+    if not is_private and not any(
+        str(route.get("GatewayId", "")).startswith("igw-") for table in tables for route in table["Routes"]
+    ):
         raise Wrong("no way from the subnets to the internet", "add a route to an internet gateway")
     s3 = f"com.amazonaws.{patient.stack.region}.s3"
     endpoints = ec2.describe_vpc_endpoints(Filters=vpc)["VpcEndpoints"]
     if not any(one["ServiceName"] == s3 and one["State"].lower() == "available" for one in endpoints):
         raise Wrong("no endpoint for S3", "run `starburst setup` again, or add a gateway endpoint: it is free")
-    return f"{len(subnets)} subnets in {', '.join(zones)}, with an endpoint for S3"
+    words = f"{len(subnets)} subnets in {', '.join(zones)}, with an endpoint for S3"
+    if not is_private:
+        return words
+    used = {str(one["SubnetId"]): route_table_of(str(one["SubnetId"]), tables) for one in subnets}
+    needed = needed_services(parameters_of(find_stack(patient.clients)))
+    way = way_out(used, endpoints, needed, region=patient.stack.region, n_zones=len(zones))
+    if way.problem:
+        raise Wrong(f"{words}, and no way to {', '.join(way.missing) or 'what workers ask'}", way.problem)
+    return f"{words}; {way.words}"
 
 
 def _roles(patient: Patient) -> str:
@@ -145,9 +157,7 @@ def _roles(patient: Patient) -> str:
 
 def _worker_rights(patient: Patient) -> str:
     """What tasks may do beside their session's own work, as `starburst setup` was told; by the stack alone."""
-    found = find_stack(patient.clients) or {}
-    parameters = {one["ParameterKey"]: str(one.get("ParameterValue", "")) for one in found.get("Parameters", [])}
-    return str(granted(parameters))
+    return str(granted(parameters_of(find_stack(patient.clients))))
 
 
 def _cluster(patient: Patient) -> str:

@@ -46,6 +46,11 @@ _AT_REST = (
 @click.option("--codebuild/--no-codebuild", default=None, help="A project that builds images.  [default: codebuild]")
 @click.option("--vpc", metavar="ID", help="A VPC that exists, in place of one of the stack's own.")
 @click.option("--subnet", "subnets", metavar="ID", multiple=True, help="A public subnet of that VPC; two or more.")
+@click.option(
+    "--private/--no-private",
+    default=None,
+    help="Those subnets are private: no public addresses, a way out by NAT or endpoints.",
+)
 @click.option("--session-days", type=click.IntRange(2, 3650), help="Keep sessions so long.  [default: 30]")
 @click.option("--log-days", type=int, help="Keep log lines so long.  [default: 30]")
 @click.option("--read", "reads", metavar="URL", multiple=True, help="Let workers read s3://bucket/prefix of yours.")

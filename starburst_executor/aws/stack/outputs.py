@@ -12,7 +12,7 @@ from typing import Any
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code, meaning
 from starburst_executor.errors import ConfigError, LaunchError
 
-__all__ = ["BUILDS", "Stack", "default_store", "find_stack", "read_stack"]
+__all__ = ["BUILDS", "Stack", "default_store", "find_stack", "parameters_of", "read_stack"]
 
 # Where the sources of image builds lie in the bucket; what CodeBuild may read.
 BUILDS = "builds/"
@@ -61,6 +61,7 @@ class Stack:
         worker_policy_arn: The managed policy that every worker needs, for a role of the user's own; empty in a stack of an
             older version.
         client_policy_arn: The managed policy that lets a person use the stack.
+        public_addresses: Whether workers on Fargate get them: ENABLED or DISABLED, as ECS has it.
         kms_key_arn: What the user's own key encrypts bucket, logs and keys of sessions by; empty for AWS's own.
         tags: The user's own, which what launchers make gets as well.
         version: Of the library that made or changed it last.
@@ -83,6 +84,7 @@ class Stack:
     client_policy_arn: str
     worker_policy_arn: str = ""
     kms_key_arn: str = ""
+    public_addresses: str = "ENABLED"
     tags: tuple[tuple[str, str], ...] = ()
     ec2_provider: str | None = None
     ec2_spot_provider: str | None = None
@@ -154,6 +156,11 @@ def find_stack(clients: Clients) -> dict[str, Any] | None:
     return stack
 
 
+def parameters_of(found: dict[str, Any] | None) -> dict[str, str]:
+    """A stack's parameters, as `find_stack` has it; none where there is none."""
+    return {str(one["ParameterKey"]): str(one.get("ParameterValue", "")) for one in (found or {}).get("Parameters", [])}
+
+
 def default_store(clients: Clients) -> str:
     """The URL of the store for sessions whose workers are on AWS and whose store nobody named. 1 DescribeStacks."""
     return read_stack(clients).store_url(clients.settings.profile)
@@ -186,6 +193,7 @@ def _stack_of(found: dict[str, Any], name: str, region: str) -> Stack:
         task_family_prefix=needed("TaskFamilyPrefix"),
         worker_policy_arn=outputs.get("WorkerPolicyArn") or "",
         kms_key_arn=outputs.get("KmsKeyArn") or "",
+        public_addresses=outputs.get("PublicAddresses") or "ENABLED",
         tags=tuple(
             (str(tag["Key"]), str(tag["Value"]))
             for tag in found.get("Tags", [])

@@ -19,7 +19,8 @@ from starburst_executor.aws.machines import batch_parameters, ec2_parameters
 from starburst_executor.aws.stack.causes import is_too_early
 from starburst_executor.aws.stack.changes import Change, Changes
 from starburst_executor.aws.stack.contents import active_jobs, contents, ecs_tasks
-from starburst_executor.aws.stack.outputs import Stack, find_stack, read_stack
+from starburst_executor.aws.stack.outputs import Stack, find_stack, parameters_of, read_stack
+from starburst_executor.aws.stack.private import needed_services, route_table_of, way_out
 from starburst_executor.aws.stack.rights import rights_parameters
 from starburst_executor.aws.stack.rules import refuse_lost_rights, rules_parameters, tags_of
 from starburst_executor.clock import Clock
@@ -62,7 +63,8 @@ class Wishes:
         batch_most_vcpus: How many vCPUs at most, in each of its compute environments.
         codebuild: A project that builds images.
         vpc: A VPC that exists, in place of one of the stack's own; only when the stack is made.
-        subnets: Public subnets of that VPC, in two zones or more. With EC2 or Batch they must give instances public addresses.
+        private: Whether its subnets are private: workers get no public address, and leave by NAT or by endpoints.
+        subnets: Subnets of that VPC, public unless `private`, in two zones or more. With EC2 or Batch they must give instances public addresses.
         session_days: How long objects of sessions are kept.
         log_days: How long log lines are kept.
         reads: Places in S3 that workers may read, as URLs. This and the next four replace what was given before; `none` alone
@@ -89,6 +91,7 @@ class Wishes:
     batch_most_vcpus: int | None = None
     codebuild: bool | None = None
     vpc: str | None = None
+    private: bool | None = None
     subnets: tuple[str, ...] = ()
     session_days: int | None = None
     log_days: int | None = None
@@ -258,7 +261,9 @@ def _parameters(clients: Clients, wishes: Wishes) -> dict[str, str]:
                 f"batch_instance_type={','.join(wishes.batch_instance_types)!r}: means nothing without Batch; leave one out"
             )
         settled |= {"Batch": "yes", **batch_parameters(clients, wishes.batch_instance_types)}
-    if wishes.vpc or wishes.subnets:
+    if wishes.private and not wishes.vpc and not exists:
+        raise ConfigError("--private: name the VPC and its subnets (--vpc, --subnet); one of the stack's own is public")
+    if wishes.vpc or wishes.subnets or wishes.private:
         if exists:
             raise ConfigError(
                 "a stack's network is chosen when it is made: tear it down first, or set up another one (--stack NAME)"
@@ -268,9 +273,10 @@ def _parameters(clients: Clients, wishes: Wishes) -> dict[str, str]:
         zones = _zones(clients)
         settled |= {"Zones": str(len(zones)), "ZoneNames": ",".join(zones)}
     has_own_vpc = not (settled.get("VpcId") or (found and _is_in_given_vpc(found)))
-    if not has_own_vpc and "yes" in (settled.get("Ec2"), settled.get("Batch")):
+    before = parameters_of(found)
+    is_private = (before | settled).get("Private") == "yes"
+    if not has_own_vpc and not is_private and "yes" in (settled.get("Ec2"), settled.get("Batch")):
         _refuse_without_addresses(clients, settled.get("SubnetIds") or str(_outputs(found)["Subnets"]))
-    before = {one["ParameterKey"]: one.get("ParameterValue", "") for one in (found or {}).get("Parameters", [])}
     rules = rules_parameters(
         {
             "PermissionsBoundary": wishes.permissions_boundary,
@@ -364,8 +370,18 @@ def _network(clients: Clients, wishes: Wishes) -> dict[str, str]:
             raise ConfigError(f"not a subnet of that VPC: subnet={subnet['SubnetId']}, vpc={wishes.vpc}")
     if len({subnet["AvailabilityZone"] for subnet in subnets}) < _FEW_ZONES:
         raise ConfigError(f"all subnets are in one zone, where capacity may run out: add another: vpc={wishes.vpc}")
-    used = {subnet["SubnetId"]: _table_of(subnet["SubnetId"], tables) for subnet in subnets}
-    for subnet_id, table in used.items():
+    used = {subnet["SubnetId"]: route_table_of(subnet["SubnetId"], tables) for subnet in subnets}
+    if wishes.private:
+        asked = {
+            "Ec2": "yes" if wishes.ec2 or wishes.instance_types else "",
+            "Batch": "yes" if _wants_batch(wishes) else "",
+        }
+        needed = needed_services({**asked, "Secrets": ",".join(wishes.secrets)})
+        zones = {subnet["AvailabilityZone"] for subnet in subnets}
+        way = way_out(used, endpoints, needed, region=clients.region, n_zones=len(zones))
+        if way.problem:
+            raise ConfigError(way.problem)
+    for subnet_id, table in used.items() if not wishes.private else ():
         routes = [] if table is None else table.get("Routes", [])
         if not any(str(route.get("GatewayId", "")).startswith("igw-") for route in routes):
             raise ConfigError(
@@ -380,19 +396,16 @@ def _network(clients: Clients, wishes: Wishes) -> dict[str, str]:
         for table_id in one.get("RouteTableIds", [])
     }
     without = {table["RouteTableId"] for table in used.values() if table is not None} - with_endpoint
-    return {"VpcId": wishes.vpc, "SubnetIds": ",".join(wishes.subnets), "RouteTableIds": ",".join(sorted(without))}
+    return {
+        "VpcId": wishes.vpc,
+        "SubnetIds": ",".join(wishes.subnets),
+        "RouteTableIds": ",".join(sorted(without)),
+        "Private": "yes" if wishes.private else "no",
+    }
 
 
-def _table_of(subnet_id: str, tables: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The route table of a subnet: its own, else the VPC's main one."""
-    main = None
-    for table in tables:
-        for association in table.get("Associations", []):
-            if association.get("SubnetId") == subnet_id:
-                return table
-            if association.get("Main"):
-                main = table
-    return main
+def _wants_batch(wishes: Wishes) -> bool:
+    return bool(wishes.batch or wishes.batch_instance_types)
 
 
 # --------------------------------------------------------------------------------------------------------- service roles
@@ -401,7 +414,7 @@ def _table_of(subnet_id: str, tables: list[dict[str, Any]]) -> dict[str, Any] | 
 def _link_services(clients: Clients, wishes: Wishes, say: Callable[[str], None]) -> None:
     """Make the roles that services need and an account has once. Without the right to do so it is left to the services."""
     needed = {"always"}
-    batch = wishes.batch or bool(wishes.batch_instance_types)
+    batch = _wants_batch(wishes)
     needed |= {"ec2"} if wishes.ec2 or wishes.instance_types or batch else set()
     needed |= {"batch"} if batch else set()
     iam = clients.get("iam")

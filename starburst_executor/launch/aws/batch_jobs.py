@@ -255,7 +255,7 @@ class BatchJobs:
             **self._account.given(self._size, self._gpus),
         }
         if self._on == "fargate":
-            container["networkConfiguration"] = {"assignPublicIp": "ENABLED"}
+            container["networkConfiguration"] = {"assignPublicIp": stack.public_addresses}
             container["runtimePlatform"] = {"operatingSystemFamily": "LINUX", "cpuArchitecture": self._arch.upper()}
         definition = {
             "type": "container",

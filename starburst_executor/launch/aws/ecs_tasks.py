@@ -201,7 +201,7 @@ class EcsTasks:
                 "awsvpcConfiguration": {
                     "subnets": list(stack.subnets),
                     "securityGroups": [stack.security_group],
-                    "assignPublicIp": "ENABLED",
+                    "assignPublicIp": stack.public_addresses,
                 }
             }
         return request

@@ -253,7 +253,8 @@ GRANTED = [
 
 
 def test_what_is_granted_beside_that_is_granted_and_no_more(account):
-    found = policies_of(account, account.deploy(Batch="yes", Ec2="yes", **DATA))
+    key = "arn:aws:kms:eu-west-1:123456789012:key/0a1b"
+    found = policies_of(account, account.deploy(Batch="yes", Ec2="yes", KmsKeyArn=key, **DATA))
     wrong = [
         (role, action, resource, facts)
         for role, action, resource, facts, allowed in [*TABLE, *GRANTED]

@@ -114,7 +114,8 @@ def test_policies_secrets_and_roles_of_ones_own(account):
     run("setup", "--worker-policy", "none", "--secret", "none")
     assert "Ours" not in {one["Sid"] for one in rights_of("WorkerRole", account)}
     assert "FetchSecrets" not in {one["Sid"] for one in rights_of("ExecutionRole", account)}
-    assert "WorkersHaveRolesOfYours" in {one["Sid"] for one in rights_of("Client", account)}
+    passed = [one["Resource"] for one in rights_of("Client", account) if one["Action"] == "iam:PassRole"]
+    assert ["arn:aws:iam::123456789012:role/ours"] in passed
 
 
 def test_the_rules_of_an_account(account, monkeypatch):
@@ -137,7 +138,7 @@ def test_the_rules_of_an_account(account, monkeypatch):
     assert rule["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}
     assert tags_of(account) == {"cost-centre": "42", "owner": "team a", "starburst:stack": "starburst"}
     assert stack.all_tags == tags_of(account)
-    assert "UseTheKey" in {one["Sid"] for one in rights_of("Client", account)}
+    assert [one["Resource"] for one in rights_of("Client", account) if "kms:Decrypt" in one["Action"]] == [key]
     # What launchers make has the same tags, and the key of a session is encrypted by the same key.
     asked = []
     clients = Clients(config.resolve_aws(region=REGION))

@@ -46,7 +46,7 @@ MANIFEST = Manifest(
     deadline_at=1.8e9,
     idle_exit=False,
     submitters=(Submitter("a", 2, (0, 1), ((1, "hold"),)), Submitter("b", 1, ())),
-    launches=(Launch("l", "local", 4, "00ff", 1.7e9, True, 3, 1.6e9, 0.25, 6),),
+    launches=(Launch("l", "local", 4, "00ff", 1.7e9, True, 3, 1.6e9, 0.25, n_taken=6),),
     budget_usd=5.0,
     max_hourly_cost=1.5,
     spent_usd=0.75,

@@ -147,7 +147,7 @@ OPEN = {
         "launcher",
         "launcher_seal",
     ),
-    *("submitters", "launches", "spent_usd", "seal"),
+    *("submitters", "launches", "spent_usd", "n_taken", "seal"),
 }
 
 
