@@ -12,12 +12,21 @@ from starburst_executor.store.base import ObjectStore
 from starburst_executor.testing.faulty import Fault
 from starburst_executor.testing.memory import MemoryStore
 from tests.contract.stores import impatient_line, s3_store, sqlite_store
+from tests.support.express_bucket import DIRECTORY_BUCKET
 from tests.support.moto_server import MotoServer, moto_server
 
 __all__ = ["moto_server"]
 
 # A server that is rude to losers differs in nothing else, and boto3 has no words of its own for them.
-S3 = ("s3-plain-obstore", "s3-odd-obstore", "s3-rude-obstore", "s3-plain-boto3", "s3-odd-boto3", "s3-bench-obstore")
+S3 = (
+    "s3-plain-obstore",
+    "s3-odd-obstore",
+    "s3-rude-obstore",
+    "s3-plain-boto3",
+    "s3-odd-boto3",
+    "s3-bench-obstore",
+    "s3-express-boto3",
+)
 PLAIN = ("memory", "sqlite", *S3)
 FAULTY = {
     "patient-lost-answers": [Fault.ANSWER_LOST, Fault.ERROR_AFTER],
@@ -43,6 +52,8 @@ def s3_place(request: pytest.FixtureRequest, dialect: str, monkeypatch: pytest.M
         endpoint: Running = request.getfixturevalue("s3_endpoint")
         return BUCKET, endpoint.url
     server: MotoServer = request.getfixturevalue("moto_server")
+    if dialect == "express":
+        return DIRECTORY_BUCKET, server.endpoints[dialect]
     return server.bucket, server.endpoints[dialect]
 
 

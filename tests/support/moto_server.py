@@ -8,6 +8,7 @@ all over the same buckets:
     odd       listings in no order, ETags without quotes, and conditions understood only so
     rude      500 to the loser of a conditional write
     lawless   conditions are ignored
+    express   a directory bucket of S3 Express One Zone, beside the others: `express_bucket.py`
 
 `python -m tests.support.moto_server` prints the endpoints and serves until its standard input ends. With `--account` it is an
 account in which `starburst setup` finds all that it needs: `moto_more.py`.
@@ -30,7 +31,9 @@ from typing import Any
 
 import pytest
 
-DIALECTS = ("plain", "odd", "rude", "lawless")
+from tests.support.express_bucket import BEHIND, DirectoryBucket
+
+DIALECTS = ("plain", "odd", "rude", "lawless", "express")
 BUCKET = "starburst"
 ROOT = Path(__file__).resolve().parents[2]
 _LOST = b"<Error><Code>PreconditionFailed</Code><Message>If-Match</Message></Error>"
@@ -88,7 +91,7 @@ class _Dialect:
     lock = threading.Lock()
 
     def __init__(self, application: Any, dialect: str) -> None:
-        self._application = application
+        self._application = DirectoryBucket(application) if dialect == "express" else application
         self._dialect = dialect
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -168,6 +171,7 @@ def _serve() -> None:
         aws_secret_access_key="testing",
     )
     client.create_bucket(Bucket=BUCKET)
+    client.create_bucket(Bucket=BEHIND)
     print(json.dumps(endpoints), flush=True)
     sys.stdin.read()
 

@@ -39,7 +39,7 @@ from starburst_executor.store.s3.listing import (
     take_lines,
 )
 
-__all__ = ["BotoEngine", "preload"]
+__all__ = ["BotoEngine", "is_directory_bucket", "preload"]
 
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 _CONNECT_S = 5.0
@@ -76,7 +76,9 @@ class BotoEngine:
             read_timeout=_READ_S,
             retries={"total_max_attempts": 1, "mode": "standard"},
             max_pool_connections=_POOL,
-            signature_version="s3v4",
+            # A directory bucket has a signature of its own, by the credentials of a session that boto3 renews.
+            # Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/s3-express-create-session.html
+            signature_version=None if is_directory_bucket(bucket) else "s3v4",
             tcp_keepalive=True,
             # Bodies are signed by their SHA-256 already, and not every server knows the newer checksums.
             request_checksum_calculation="when_required",
@@ -301,6 +303,14 @@ def _pour(stream: Any, into: memoryview) -> None:
             raise StoreUnavailable(f"the answer was cut short: expected={len(into)} bytes, got={at}")
         into[at : at + len(piece)] = piece
         at += len(piece)
+
+
+def is_directory_bucket(bucket: str) -> bool:
+    """Whether the bucket is one of S3 Express One Zone: its name says so.
+
+    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/directory-bucket-naming-rules.html
+    """
+    return bucket.endswith("--x-s3")
 
 
 def preload() -> None:

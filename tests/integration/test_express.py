@@ -1,0 +1,28 @@
+"""Sessions in a directory bucket of S3 Express One Zone, as AWS documents it: workers of their own, listings in no order."""
+
+from __future__ import annotations
+
+from starburst_executor import DetachedExecutor, StarburstExecutor
+from tests.sessions import REMOTE
+from tests.support.express_bucket import DIRECTORY_BUCKET
+from tests.support.moto_server import MotoServer, moto_server
+
+__all__ = ["moto_server"]
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def test_sessions_run_are_left_and_are_deleted(moto_server: MotoServer) -> None:
+    store = f"s3://{DIRECTORY_BUCKET}/team?endpoint_url={moto_server.endpoints['express']}"
+    with StarburstExecutor(workers=2, store=store, timings=REMOTE) as ex:
+        assert list(ex.map(square, range(30), timeout=100)) == [n * n for n in range(30)]
+    with DetachedExecutor(workers=2, store=store, timings=REMOTE) as left:
+        for n in range(30):
+            left.submit(square, n)
+    again = DetachedExecutor.reattach(left.url, key=left.key)
+    assert [one.value for one in again.collect(wait=True, timeout=100)] == [n * n for n in range(30)]
+    assert [one.id for one in DetachedExecutor.list_sessions(store)] == [left.id]
+    again.cleanup(force=True)
+    assert DetachedExecutor.list_sessions(store) == []
