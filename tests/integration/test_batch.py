@@ -239,6 +239,24 @@ def test_variables_secrets_and_a_role_of_ones_own(aws: FakeAws) -> None:
     assert "squeamish" not in json.dumps(aws.batch.calls)
 
 
+def test_file_systems_and_disks(aws: FakeAws) -> None:
+    mounts = {"/data": "fs-0a1b2c3d:/ours", "/own": "fs-0a1b2c3d/fsap-0a1b2c3d"}
+    with executor(1, mounts=mounts, ephemeral_gb=50) as ex:
+        assert ex.submit(abs, -1).result(timeout=60) == 1
+    (definition,) = aws.batch.definitions.values()
+    properties = definition["containerProperties"]
+    assert properties["ephemeralStorage"] == {"sizeInGiB": 50}
+    assert properties["mountPoints"] == [
+        {"sourceVolume": "efs-0", "containerPath": "/data"},
+        {"sourceVolume": "efs-1", "containerPath": "/own"},
+    ]
+    encrypted = {"fileSystemId": "fs-0a1b2c3d", "transitEncryption": "ENABLED"}
+    assert [volume["efsVolumeConfiguration"] for volume in properties["volumes"]] == [
+        {**encrypted, "rootDirectory": "/ours"},
+        {**encrypted, "authorizationConfig": {"accessPointId": "fsap-0a1b2c3d"}},
+    ]
+
+
 def test_a_secret_that_may_not_be_read_names_the_option_that_allows_it(aws: FakeAws) -> None:
     with executor(1, secrets={"DB": "/ours/db"}) as ex:
         error = ex.submit(abs, -1).exception(timeout=60)

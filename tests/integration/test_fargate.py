@@ -179,6 +179,16 @@ def test_variables_and_secrets_reach_tasks_and_the_secrets_nothing_else(aws: Fak
         assert not any(b"squeamish" in one.body for one in bodies if one is not None and b"fast" not in one.body)
 
 
+def test_a_file_system_is_in_the_definition(aws: FakeAws) -> None:
+    with executor(1, mounts={"/data": "fs-0a1b2c3d"}) as ex:
+        assert ex.submit(abs, -1).result(timeout=60) == 1
+    (definition,) = aws.ecs.definitions.values()
+    system = {"fileSystemId": "fs-0a1b2c3d", "transitEncryption": "ENABLED"}
+    assert definition["volumes"] == [{"name": "efs-0", "efsVolumeConfiguration": system}]
+    (container,) = definition["containerDefinitions"]
+    assert container["mountPoints"] == [{"sourceVolume": "efs-0", "containerPath": "/data"}]
+
+
 def test_another_client_starts_workers_with_the_same_variables_secrets_and_role(aws: FakeAws) -> None:
     aws.secrets["/ours/db"] = "squeamish ossifrage"
     mine = "arn:aws:iam::123456789012:role/mine"

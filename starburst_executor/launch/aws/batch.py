@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from starburst_executor.errors import ConfigError
-from starburst_executor.launch.aws.ecs import OnAws, check_arch
+from starburst_executor.launch.aws.ecs import EPHEMERAL_GB_LEAST, OnAws, check_arch, check_ephemeral
 from starburst_executor.launch.aws.sizes import Size, fargate_size
 from starburst_executor.launch.base import Death, Order, Started
 
@@ -35,8 +35,9 @@ class Batch(OnAws):
         spot: On spare capacity first, and On-Demand where there is none.
         gpus: Of each worker; with `on="ec2"` only.
         arch: `"x86_64"` or `"arm64"`.
+        ephemeral_gb: Disk of each worker, 20..200; with `on="fargate"` only. On EC2 it is the instance's.
 
-    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env` and `secrets` are the same for every launcher on AWS.
+    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env`, `secrets` and `mounts` are the same for every launcher on AWS.
 
     Raises: ConfigError; for a size that Fargate does not have it names the nearest one.
     """
@@ -47,6 +48,7 @@ class Batch(OnAws):
     spot: bool = False
     gpus: int = 0
     arch: str = "x86_64"
+    ephemeral_gb: int = EPHEMERAL_GB_LEAST
 
     name = "batch"
     # Its queue waits for capacity; a job that nothing will ever run must still become an error.
@@ -62,6 +64,11 @@ class Batch(OnAws):
             raise ConfigError(f"cpu={self.cpu!r} (an argument): must be a whole number of vCPUs on EC2")
         if type(self.gpus) is not int or self.gpus < 0 or (self.gpus and self.on != "ec2"):
             raise ConfigError(f"gpus={self.gpus!r} (an argument): must be 0, or a number of them with on='ec2'")
+        check_ephemeral(self.ephemeral_gb)
+        if self.on == "ec2" and self.ephemeral_gb != EPHEMERAL_GB_LEAST:
+            raise ConfigError(
+                f"ephemeral_gb={self.ephemeral_gb!r} (an argument): is for on='fargate'; on EC2 `starburst setup --disk-gb`"
+            )
         _ = self.size
 
     @property
@@ -79,6 +86,7 @@ class Batch(OnAws):
             spot=self.spot,
             gpus=self.gpus or None,
             arch=None if self.arch == "x86_64" else self.arch,
+            ephemeral_gb=None if self.ephemeral_gb == EPHEMERAL_GB_LEAST else self.ephemeral_gb,
         )
 
     @cached_property
@@ -93,6 +101,7 @@ class Batch(OnAws):
             gpus=self.gpus,
             arch=self.arch,
             n_slots_each=self._slots_each,
+            ephemeral_gb=self.ephemeral_gb,
         )
 
     @property
@@ -106,7 +115,7 @@ class Batch(OnAws):
         """
         pricing, (vcpu, mib) = self.account.pricing, self.size
         if self.on == "fargate":
-            price = pricing.fargate(vcpu, mib / 1024, arch=self.arch)
+            price = pricing.fargate(vcpu, mib / 1024, arch=self.arch, disk_gb=self.ephemeral_gb)
         else:
             price = pricing.share(vcpu, mib / 1024, self.gpus)
         return -(-n_slots // self._slots_each) * price.usd_per_hour

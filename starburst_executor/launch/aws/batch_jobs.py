@@ -27,6 +27,7 @@ from starburst_executor.aws.stack.causes import start_advice
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError, StarburstError
 from starburst_executor.launch.aws.ec2_hosts import Machine
+from starburst_executor.launch.aws.ecs import EPHEMERAL_GB_LEAST
 from starburst_executor.launch.aws.remote import Account, batch_digits, with_advice
 from starburst_executor.launch.aws.sizes import Size
 from starburst_executor.launch.aws.successor import ATTEMPTS, RETRY, SUCCESSORS
@@ -110,6 +111,7 @@ class BatchJobs:
         gpus: int,
         arch: str,
         n_slots_each: int,
+        ephemeral_gb: int = EPHEMERAL_GB_LEAST,
         clock: Clock | None = None,
     ) -> None:
         self._account = account
@@ -119,6 +121,7 @@ class BatchJobs:
         self._gpus = gpus
         self._arch = arch
         self._n_slots_each = n_slots_each
+        self._ephemeral_gb = ephemeral_gb
         self._clock = clock or SystemClock()
         self._seen: dict[str, _Seen] = {}
         self._next_look: dict[str, float] = {}
@@ -253,7 +256,10 @@ class BatchJobs:
             "logConfiguration": self._account.log_configuration(),
             "linuxParameters": {"initProcessEnabled": True},
             **self._account.given(self._size, self._gpus),
+            **self._account.volumes(),
         }
+        if self._ephemeral_gb != EPHEMERAL_GB_LEAST:
+            container["ephemeralStorage"] = {"sizeInGiB": self._ephemeral_gb}
         if self._on == "fargate":
             container["networkConfiguration"] = {"assignPublicIp": stack.public_addresses}
             container["runtimePlatform"] = {"operatingSystemFamily": "LINUX", "cpuArchitecture": self._arch.upper()}

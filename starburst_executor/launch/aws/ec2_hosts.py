@@ -129,6 +129,7 @@ class Hosts:
             "executionRoleArn": stack.execution_role_arn,
             "taskRoleArn": self._account.worker_role_arn,
             "containerDefinitions": [container],
+            **self._account.volumes(),
         }
 
     def keep_warm(self, n_instances: int) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 from starburst_executor import config
 from starburst_executor.errors import ConfigError
-from starburst_executor.launch.aws.options import check_env, check_role, check_secrets
+from starburst_executor.launch.aws.options import check_env, check_mounts, check_role, check_secrets
 from starburst_executor.launch.aws.sizes import Size, fargate_size, memory_mib
 from starburst_executor.launch.base import Death, Order, Started
 
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
     from starburst_executor.launch.aws.ecs_tasks import EcsTasks
     from starburst_executor.launch.aws.remote import Account
 
-__all__ = ["Ec2", "Fargate", "OnAws", "check_arch"]
+__all__ = ["EPHEMERAL_GB_LEAST", "Ec2", "Fargate", "OnAws", "check_arch", "check_ephemeral"]
 
 _ARCHS = ("x86_64", "arm64")
-_EPHEMERAL_GB = (20, 200)
+EPHEMERAL_GB_LEAST = 20  # what every container has
+_EPHEMERAL_GB = (EPHEMERAL_GB_LEAST, 200)
 _SLOTS_MOST = 256
 # By then Spot has taken back more than bad luck would: what is begun anew each time costs more than On-Demand.
 _FALLBACK_AFTER = 10
@@ -50,6 +51,8 @@ class OnAws:
         secrets: Environment variables whose values AWS fetches from Secrets Manager or SSM as a worker starts: ARNs, or
             names of parameters. No value is in the task definition, in the session or in a log;
             `starburst setup --secret ARN` lets workers of the stack have it.
+        mounts: File systems of EFS by the paths that they are seen at: `fs-…`, `fs-…:/folder` or `fs-…/fsap-…`. Their security
+            groups must let the stack's in, port 2049.
     """
 
     slots: int | None = None
@@ -60,6 +63,7 @@ class OnAws:
     role: str | None = None
     env: Mapping[str, str] = field(default_factory=dict, hash=False)
     secrets: Mapping[str, str] = field(default_factory=dict, hash=False)
+    mounts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -72,6 +76,7 @@ class OnAws:
         check_role(self.role)
         check_env(self.env)
         check_secrets(self.secrets, self.env)
+        check_mounts(self.mounts)
 
     def spec_of(self, arch_of_image: str, **options: object) -> str:
         """A spec: what differs from the default, where the stack is, and the image, which another client's folder might
@@ -80,7 +85,7 @@ class OnAws:
         account = self.account
         given = {**options, "slots": self.slots, "image": account.image_for(arch_of_image)}
         given |= {"stack": account.settings.stack, "region": account.clients.region, "role": self.role}
-        for option, entries in (("env", self.env), ("secrets", self.secrets)):
+        for option, entries in (("env", self.env), ("secrets", self.secrets), ("mounts", self.mounts)):
             given |= {f"{option}.{name}": value for name, value in entries.items()}
         told = {key: _told(value) for key, value in given.items() if value not in (None, False)}
         return f"{self.name}?{urlencode(told, safe=':/@')}"
@@ -106,7 +111,7 @@ class OnAws:
         from starburst_executor.launch.aws.remote import Account
 
         settings = config.resolve_aws(stack=self.stack, region=self.region, profile=self.profile)
-        return Account(settings, self.image, role=self.role, env=self.env, secrets=self.secrets)
+        return Account(settings, self.image, role=self.role, env=self.env, secrets=self.secrets, mounts=self.mounts)
 
 
 def _told(value: object) -> str:
@@ -197,7 +202,7 @@ class Fargate(_OnEcs):
         arch: `"x86_64"` or `"arm64"`, which costs a fifth less.
         ephemeral_gb: Disk of each worker, 20..200.
 
-    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env` and `secrets` are the same for every launcher on AWS.
+    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env`, `secrets` and `mounts` are the same for every launcher on AWS.
 
     Raises: ConfigError; for a size that Fargate does not have it names the nearest one.
     """
@@ -217,9 +222,7 @@ class Fargate(_OnEcs):
     def __post_init__(self) -> None:
         self._check_common()
         check_arch(self.arch)
-        lowest, highest = _EPHEMERAL_GB
-        if type(self.ephemeral_gb) is not int or not lowest <= self.ephemeral_gb <= highest:
-            raise ConfigError(f"ephemeral_gb={self.ephemeral_gb!r} (an argument): must be {lowest}..{highest}")
+        check_ephemeral(self.ephemeral_gb)
         check_fallback(self.spot, self.fallback, self.fallback_after)
         _ = self.size
 
@@ -284,6 +287,7 @@ class Fargate(_OnEcs):
             "taskRoleArn": self.account.worker_role_arn,
             "containerDefinitions": [self.account.container(self.account.image_for(self.arch), size)],
         }
+        definition |= self.account.volumes()
         if self.ephemeral_gb != _EPHEMERAL_GB[0]:
             definition["ephemeralStorage"] = {"sizeInGiB": self.ephemeral_gb}
         return definition
@@ -304,7 +308,7 @@ class Ec2(_OnEcs):
         warm_s: For so many seconds after the session's end its instances stay, so that the next one starts in seconds.
             They cost money meanwhile.
 
-    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env` and `secrets` are the same for every launcher on AWS.
+    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env`, `secrets` and `mounts` are the same for every launcher on AWS.
     """
 
     instance_type: str | None = None
@@ -392,6 +396,13 @@ def check_fallback(spot: bool, fallback: bool, after: int) -> None:
         raise ConfigError("fallback=True (an argument): is for spot=True; without it all is On-Demand")
     if type(after) is not int or after < 1:
         raise ConfigError(f"fallback_after={after!r} (an argument): must be at least 1")
+
+
+def check_ephemeral(ephemeral_gb: int) -> None:
+    """Raises: ConfigError if Fargate has no such disk."""
+    lowest, highest = _EPHEMERAL_GB
+    if type(ephemeral_gb) is not int or not lowest <= ephemeral_gb <= highest:
+        raise ConfigError(f"ephemeral_gb={ephemeral_gb!r} (an argument): must be {lowest}..{highest}")
 
 
 def check_arch(arch: str) -> None:

@@ -1,4 +1,4 @@
-"""What a user gives a worker's container beside its size: a role, variables, secrets by reference. Checked before anything
+"""What a user gives a worker's container beside its size: a role, variables, secrets by reference, file systems. Checked before anything
 is asked of AWS; an error names the option, and never a value that may be secret.
 """
 
@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from starburst_executor.errors import ConfigError
 
-__all__ = ["check_env", "check_role", "check_secrets"]
+__all__ = ["check_env", "check_mounts", "check_role", "check_secrets", "volumes"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
@@ -67,3 +68,40 @@ def _check_name(option: str, name: object) -> None:
         raise ConfigError(f"{option}: {name} is set by the launcher or by AWS; choose another name")
     if name in _CREDENTIALS:
         raise ConfigError(f"{option}: {name} would replace the worker's role; give workers rights with role= instead")
+
+
+# A file system, and a folder in it or an access point to it.
+# Source: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_EFSVolumeConfiguration.html
+_MOUNTED = re.compile(r"(?P<system>fs-[0-9a-f]{8,40})(:(?P<folder>/[^:]*)|/(?P<point>fsap-[0-9a-f]{8,40}))?")
+_PATH = re.compile(r"/[^:\s]+")
+
+
+def check_mounts(mounts: Mapping[str, str]) -> None:
+    """Raises: ConfigError for a path that is none, or a file system that is none."""
+    for path, where in _items("mounts", mounts):
+        if not isinstance(path, str) or not _PATH.fullmatch(path):
+            raise ConfigError(f"mounts: {path!r} is no path in a container: it begins with /")
+        if not isinstance(where, str) or not _MOUNTED.fullmatch(where):
+            raise ConfigError(
+                f"mounts: {path} must be a file system of EFS: fs-0a1b2c3d, fs-0a1b2c3d:/folder, or fs-0a1b2c3d/fsap-0a1b2c3d "
+                f"for an access point, not {where!r}"
+            )
+
+
+def volumes(mounts: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The volumes of a definition and the mount points of its container, as ECS and Batch both have them.
+
+    What travels to the file system is encrypted.
+    """
+    made, points = [], []
+    for number, (path, where) in enumerate(sorted(mounts.items())):
+        match = _MOUNTED.fullmatch(where)
+        assert match is not None  # it was checked  # noqa: S101
+        system: dict[str, Any] = {"fileSystemId": match["system"], "transitEncryption": "ENABLED"}
+        if match["point"]:
+            system["authorizationConfig"] = {"accessPointId": match["point"]}
+        elif match["folder"]:
+            system["rootDirectory"] = match["folder"]
+        made.append({"name": f"efs-{number}", "efsVolumeConfiguration": system})
+        points.append({"sourceVolume": f"efs-{number}", "containerPath": path})
+    return made, points

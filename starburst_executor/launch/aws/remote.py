@@ -30,6 +30,7 @@ from starburst_executor.aws.stack.outputs import Stack, read_stack
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError, QuotaExceeded, StarburstError
+from starburst_executor.launch.aws.options import volumes
 from starburst_executor.launch.aws.sizes import Size
 from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import Bootstrap, worker_id_of
@@ -58,6 +59,7 @@ class Account:
         role: Workers' role; None for the stack's.
         env: Workers' environment variables, in clear.
         secrets: The same by reference: AWS fetches the values as a worker starts.
+        mounts: File systems of EFS, by the paths that workers see them at.
     """
 
     settings: AwsSettings
@@ -65,6 +67,7 @@ class Account:
     role: str | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
+    mounts: Mapping[str, str] = field(default_factory=dict)
     _found: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -177,8 +180,14 @@ class Account:
         env = {**self.env, **config.secret_names(self.secrets), **config.size_environment(size.vcpu, size.mib, gpus)}
         given = {"environment": [{"name": name, "value": value} for name, value in sorted(env.items())]}
         given["secrets"] = [{"name": name, "valueFrom": where} for name, where in sorted(self.secrets.items())]
+        given["mountPoints"] = volumes(self.mounts)[1]
         # What was not asked for is left out: a definition that has not changed keeps its name.
         return {name: entries for name, entries in given.items() if entries}
+
+    def volumes(self) -> dict[str, Any]:
+        """What `mountPoints` of the container name, for its definition."""
+        made, _ = volumes(self.mounts)
+        return {"volumes": made} if made else {}
 
     def command(self, url: str, n_slots: int, engine: str) -> list[str]:
         """The worker's arguments."""
