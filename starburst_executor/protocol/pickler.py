@@ -40,7 +40,6 @@ __all__ = ["Pickler", "has_modules_by_value"]
 
 _CACHED = type(functools.lru_cache(int))
 _DISPATCH_CODE = functools.singledispatch(int).__code__  # type: ignore[attr-defined]  # it is a plain function
-_UNSET = object()
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
@@ -74,6 +73,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         if len(reduced) != 6:  # noqa: PLR2004 - with a state, and what sets it
             return reduced
         make, arguments, state, _, _, complete = reduced
+        if isinstance(obj, type) and "__slots__" in vars(obj) and not issubclass(obj, (Enum, tuple)):
+            arguments, state = _with_slots(obj, arguments, state)
         if not self._is_program:
             state, complete = (Mark(1), complete, state, Mark(-1)), rebuilding.set_inside
         if isinstance(obj, type) and obj.__module__ == "__main__" and "<locals>" not in obj.__qualname__:
@@ -101,6 +102,18 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
     def emptied(self, obj: Any) -> Any:
         """As `anew`, for what has neither arguments nor a hash: those in two pickles are two."""
         return (type(obj), ()) if self._depth > 0 else NotImplemented
+
+
+def _with_slots(kind: type, arguments: tuple[Any, ...], state: Any) -> tuple[Any, Any]:
+    """What makes a class with slots of its own; cloudpickle would make one with a `__dict__`, whose instances are others."""
+    constructor, name, bases, namespace, *rest = arguments
+    attributes, more = state
+    slots = vars(kind)["__slots__"]
+    namespace = {**namespace, "__slots__": slots if isinstance(slots, (str, dict)) else tuple(slots)}
+    return (constructor, name, bases, namespace, *rest), (
+        {key: value for key, value in attributes.items() if key != "__slots__"},
+        more,
+    )
 
 
 def _cache(_: Pickler, function: Any) -> Any:
@@ -157,8 +170,11 @@ def _array(_: Pickler, array: Any) -> Any:
 
 
 def _variable(pickler: Pickler, variable: contextvars.ContextVar[Any]) -> Any:
-    default = contextvars.Context().run(variable.get, _UNSET)
-    return pickler.anew(variable, rebuilding.variable, variable.name, *([] if default is _UNSET else [default]))
+    try:
+        default = [contextvars.Context().run(variable.get)]
+    except LookupError:
+        default = []
+    return pickler.anew(variable, rebuilding.variable, variable.name, *default)
 
 
 # By exact type. What has a state gets the one that it was made with, as far as it can be told.

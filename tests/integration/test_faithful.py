@@ -209,3 +209,43 @@ def test_a_client_that_comes_after_an_edit_does_not_meet_old_code(store_url: str
         [sys.executable, "-c", f"from starburst_executor import *; DetachedExecutor.reattach({url!r}).cleanup(force=True)"],
         env=environment, timeout=100, check=True,
     )  # fmt: skip
+
+
+def test_after_reattaching_from_the_same_script_its_classes_are_themselves(store_url: str, tmp_path: Path) -> None:
+    code = f"""
+        import sys
+        from dataclasses import dataclass
+        from enum import Enum
+        from starburst_executor import DetachedExecutor
+        @dataclass(slots=True)
+        class Point:
+            x: int
+        class Outer:
+            class Color(Enum):
+                RED = 1
+        class MyError(Exception): pass
+        def points(n): return [Point(i) for i in range(n)], Outer.Color.RED
+        def fail(): raise MyError("bad")
+        if not sys.argv[1:]:
+            executor = DetachedExecutor(workers=1, store={store_url!r})
+            executor.submit(points, 2), executor.submit(fail)
+            executor.detach()
+            print(executor.url)
+        else:
+            executor = DetachedExecutor.reattach(sys.argv[1])
+            first, second = executor.futures
+            made, red = first.result(60)
+            print(made == [Point(0), Point(1)], isinstance(made[0], Point), red is Outer.Color.RED)
+            try:
+                second.result(60)
+            except MyError as error:
+                print(error)
+            executor.cleanup(force=True)
+    """
+    url = program(tmp_path, code).stdout.strip()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "STARBURST_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py"), url],
+        capture_output=True, text=True, env=environment, timeout=100, check=True,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("True True True\nbad\n", "")

@@ -55,6 +55,12 @@ class Point:
     x: int
     y: int = 0
 
+class Slotted:
+    __slots__ = ("n", "__weakref__")
+    def __init__(self, n): self.n = n
+@dataclasses.dataclass(slots=True, frozen=True)
+class Compact:
+    x: int
 class MyError(Exception): pass
 class Flag(enum.Flag):
     A = 1
@@ -230,6 +236,7 @@ VALUES: dict[str, Callable[[ModuleType], Any]] = {
     "enum": lambda main: main.Model.Part.Color.BLUE,
     "flag": lambda main: main.Flag.A | main.Flag.B,
     "class": lambda main: main.Account,
+    "slots": lambda main: main.Compact(1),
     "error": lambda main: main.MyError("x"),
 }
 
@@ -241,7 +248,7 @@ def test_after_reattaching_a_class_is_the_scripts_own(
     value, main = came_back(VALUES[name], elsewhere, monkeypatch)
     expected = VALUES[name](main)
     assert type(value) is type(expected)
-    if name in ("dataclass", "enum", "flag", "class"):
+    if name in ("dataclass", "enum", "flag", "class", "slots"):
         assert value == expected
     if name in ("enum", "class"):
         assert value is expected
@@ -264,6 +271,16 @@ def test_where_the_script_is_not_there_a_class_is_rebuilt(script: ModuleType, el
     assert type(one) is not script.Point
     assert isinstance(red, enum.Enum)
     assert type(outcomes.load_outcome(body)[0][0]) is type(one)
+
+
+def test_classes_with_slots_have_slots_elsewhere(script: ModuleType, elsewhere: Callable[[], None]) -> None:
+    body = calls.dump_call((script.Slotted(1), script.Compact(2), script.Compact), {})
+    elsewhere()
+    (slotted, compact, kind), _ = calls.load_call(body)
+    assert (slotted.n, compact) == (1, kind(2))
+    assert not hasattr(slotted, "__dict__")
+    assert weakref.ref(slotted)() is slotted
+    assert outcomes.load_outcome(outcomes.dump_value(slotted))[0].n == 1
 
 
 def test_something_else_of_that_name_is_not_taken_for_it(
@@ -412,7 +429,8 @@ def test_standard_streams_are_found_by_name_and_other_files_are_refused(tmp_path
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["f8", "i4,f8", "M8[s]", "U3", "?"])
 def test_arrays_can_be_written_to_where_they_arrive(order: str, dtype: str) -> None:
-    numpy = pytest.importorskip("numpy")
+    import numpy
+
     array = numpy.zeros((300, 70), dtype, order)
     array.flags.writeable = False
     for value in (array, array[:0], array[::2, 1:], array[0], {"a": [array]}):
