@@ -429,7 +429,7 @@ def test_standard_streams_are_found_by_name_and_other_files_are_refused(tmp_path
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["f8", "i4,f8", "M8[s]", "U3", "?"])
 def test_arrays_can_be_written_to_where_they_arrive(order: str, dtype: str) -> None:
-    import numpy
+    import numpy as np
 
     array = numpy.zeros((300, 70), dtype, order)
     array.flags.writeable = False
