@@ -431,7 +431,7 @@ def test_standard_streams_are_found_by_name_and_other_files_are_refused(tmp_path
 def test_arrays_can_be_written_to_where_they_arrive(order: str, dtype: str) -> None:
     import numpy as np
 
-    array = numpy.zeros((300, 70), dtype, order)
+    array = np.zeros((300, 70), dtype, order)
     array.flags.writeable = False
     for value in (array, array[:0], array[::2, 1:], array[0], {"a": [array]}):
         copy = pickle.loads(pickling.dumps(value))
