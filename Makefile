@@ -23,13 +23,13 @@ PYTEST_ARGS ?=
 PYTEST_AT_ONCE ?= -n 3 --dist worksteal
 BENCH_RESULTS := benchmarks/results
 BENCH_ARGS ?= --out $(BENCH_RESULTS)
-PYTEST_RUN = -m pytest -m "not stress and not aws and not image" $(PYTEST_AT_ONCE) $(PYTEST_ARGS)
+PYTEST_RUN = -m pytest -m "not stress and not aws and not image and not emulated" $(PYTEST_AT_ONCE) $(PYTEST_ARGS)
 MINORS := 14 13 12 11 10
 OLDEST_FIRST := 10 11 12 13 14
 # Which of those found .venv is made with, unless one is named: the newest on which this is in daily use.
 PREFERRED := 13 12 11 10 14
 
-.PHONY: help demo test check format lint types unit stress bench plots image-check test-aws docs test-all test-latest \
+.PHONY: help demo test check format lint types unit stress bench plots image-check test-emulated test-aws docs test-all test-latest \
 	update clean
 
 help:
@@ -43,6 +43,7 @@ help:
 	@echo "make bench     the benchmarks, an hour; rows and plots in benchmarks/results; BENCH_ARGS=--quick to see that they work"
 	@echo "make plots     draw benchmarks/results, and write their figures into the documentation"
 	@echo "make image-check  build the worker's image and run a session in it; needs docker, podman or buildah"
+	@echo "make test-emulated  the way of a new user in an AWS account that MiniStack emulates; minutes"
 	@echo "make test-aws  in a real AWS account, for some cents: see tests/aws/README.md"
 	@echo "make docs      run every example in the documentation"
 	@echo "make format    make the code look alike"
@@ -87,6 +88,15 @@ plots: $(VENV)/.bench
 # BASE_IMAGE=debian: on a base made from Debian's packages, where no image registry can be reached (needs root, debootstrap).
 image-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m image -s $(PYTEST_ARGS)
+
+# MiniStack pins an older botocore than the library gets, so that it has an environment of its own.
+test-emulated: $(VENV)/.dev .venvs/ministack/.done
+	$(BIN)/python -m pytest -m emulated $(PYTEST_ARGS) tests/emulated
+
+.venvs/ministack/.done: tests/emulated/lock.txt $(BIN)/python
+	$(BIN)/python -m venv --clear .venvs/ministack
+	.venvs/ministack/bin/python $(PIP_INSTALL) --requirement tests/emulated/lock.txt
+	@touch $@
 
 # Skipped unless STARBURST_TEST_AWS=1 and STARBURST_TEST_AWS_STACK are set.
 test-aws: $(VENV)/.dev

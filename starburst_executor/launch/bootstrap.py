@@ -14,6 +14,7 @@ __all__ = [
     "ENGINES",
     "EXIT_DRAINED",
     "MOST_SLOTS",
+    "SIGNALLED",
     "Bootstrap",
     "grace_of",
     "launched_at",
@@ -34,6 +35,8 @@ ENGINES = ("ecs", "batch")
 _BATCH_GRACE_S = 20.0
 # What a worker of Batch exits with that was told to stop, as a shell reports a SIGTERM: Batch starts it again elsewhere.
 EXIT_DRAINED = 143
+# A container's exit status above this tells a signal: 137 for SIGKILL.
+SIGNALLED = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from starburst_executor import Batch, DetachedExecutor, Ec2, Fargate, StarburstExecutor, config
+from starburst_executor.aws.billing.pricing import Pricing
 from starburst_executor.aws.clients import FOREIGN, Clients
 from starburst_executor.aws.image.environment import find_environment
 from starburst_executor.aws.image.images import build_image
@@ -33,6 +34,8 @@ MOST_WORKERS = 4
 MOST_S = 900.0
 # An hour of one worker, rounded up: 1 vCPU, 2 GB and an address on Fargate; an instance of the stack's default type.
 WORKER_USD = 0.20
+# Of all tests: some start in a minute, work for seconds and end; those that lose a worker, or wait for Batch, take longer.
+EXPECTED_WORKER_HOURS = 2.0
 
 
 @pytest.fixture(scope="session")
@@ -100,7 +103,7 @@ class Purse:
         for session_id in self.sessions:
             self._stop_tasks(session_id)
             self._stop_jobs(session_id)
-            with suppress(StarburstError):
+            with suppress(StarburstError, *FOREIGN):
                 delete_key(self.clients, parameter_name(self.stack.parameter_prefix, session_id))
             self._delete_objects(f"sessions/{session_id}/")
 
@@ -130,6 +133,11 @@ class Purse:
 def purse(clients: Clients, real: Stack) -> Iterator[Purse]:
     """Sessions within the ceiling; what they leave behind is removed, also after a failure."""
     purse = Purse(clients, real)
+    price = Pricing(clients).fargate(1, 2, arch="x86_64")
+    print(
+        f"\none worker costs about ${price.usd_per_hour:.3f} an hour, its address included; expected for all: "
+        f"${EXPECTED_WORKER_HOURS * price.usd_per_hour:.2f}, at most ${CEILING_USD:.2f}"
+    )
     try:
         yield purse
     finally:

@@ -32,7 +32,7 @@ from starburst_executor.launch.aws.remote import Account, batch_digits, with_adv
 from starburst_executor.launch.aws.sizes import Size
 from starburst_executor.launch.aws.successor import ATTEMPTS, RETRY, SUCCESSORS
 from starburst_executor.launch.base import Death, Order, Started
-from starburst_executor.launch.bootstrap import EXIT_DRAINED, worker_id_of
+from starburst_executor.launch.bootstrap import EXIT_DRAINED, SIGNALLED, worker_id_of
 from starburst_executor.store.url import split_url
 
 __all__ = ["BatchJobs"]
@@ -423,7 +423,8 @@ class BatchJobs:
             worker_id = worker_id_of(here.launch_id, batch_digits(job_id, number))
             told = f"{told}: job {job_id}, attempt {number}"
             # Batch starts it again by its own rules, so it is no sign that workers cannot start.
-            fresh.append(Death(worker_id, told, was_taken=not over))
+            was_killed = type(exit_code) is int and exit_code > SIGNALLED
+            fresh.append(Death(worker_id, told, was_taken=not over, was_killed=was_killed))
             n_interrupted += _INTERRUPTED.search(words[0]) is not None
         reason = str(job.get("statusReason", ""))
         self._seen[job_id] = _Seen(str(job["status"]), reason, (*known, *fresh), n_interrupted)

@@ -30,7 +30,7 @@ from starburst_executor.errors import LaunchError, NoCapacity, QuotaExceeded, St
 from starburst_executor.launch.aws.ecs_handle import Call, EcsHandle
 from starburst_executor.launch.aws.remote import Account, digits_of, with_advice
 from starburst_executor.launch.base import Death, Order, Started
-from starburst_executor.launch.bootstrap import launched_at, worker_id_of
+from starburst_executor.launch.bootstrap import SIGNALLED, launched_at, worker_id_of
 from starburst_executor.store.url import split_url
 
 __all__ = ["EcsTasks", "Provider"]
@@ -404,7 +404,8 @@ class EcsTasks:
         words.append(start_advice("; ".join(words)))
         was_taken = code in _TAKEN or (code == "TaskFailedToStart" and _is_no_room(reason))
         told = "; ".join(dict.fromkeys(filter(None, words)))
-        seen.death = Death(_worker_id(here, task_id), f"{told}: ECS task {task_id}", was_taken)
+        was_killed = type(exit_code) is int and exit_code > SIGNALLED
+        seen.death = Death(_worker_id(here, task_id), f"{told}: ECS task {task_id}", was_taken, was_killed)
         return reads_log
 
     # --- stopping -----------------------------------------------------------------------------------------------------
