@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.pieces import BigCall, KeptPiece, Pieces
@@ -43,15 +44,40 @@ _MAX_CALLS_BYTES = 64 * 2**20
 _LEAST_GROUP = 5
 # A request that has no answer by then is being tried again, and may be for minutes.
 _FLIGHT_S = 10.0
+# So many functions are known to be stored, in 2 MB of memory; one that is forgotten costs a request more when it comes again.
+_REMEMBERED = 4096
+
+
+class _Function:
+    """A function that calls refer to. Its fields are changed under the lock of its submitter alone.
+
+    Attributes:
+        body: Its pickle, until it is stored.
+        is_in_hand: A sender has begun to store it.
+        is_stored: Set when it was acknowledged.
+    """
+
+    __slots__ = ("__weakref__", "body", "digest", "is_in_hand", "is_stored")
+
+    def __init__(self, digest: str, body: bytes) -> None:
+        self.digest = digest
+        self.body = body
+        self.is_in_hand = False
+        self.is_stored = threading.Event()
 
 
 class _Queued(NamedTuple):
-    """One submit: a pickled call, or the outcome of a call that could not be pickled."""
+    """One submit: a pickled call, or the outcome of a call that could not be pickled.
+
+    Attributes:
+        n_bytes: What waits in memory because of it; the first call of a function counts that.
+    """
 
     future: StarburstFuture[Any]
-    digest: str
+    function: _Function
     call: bytes | BigCall
     failed: bytes | None
+    n_bytes: int
 
 
 @dataclass(slots=True, eq=False)
@@ -116,8 +142,9 @@ class Submitter:
         self._closed = False
         self._error: BaseException | None = None
         self._is_lost = False  # the error kept something from being acknowledged
-        self._functions: dict[str, bytes] = {}
-        self._stored: dict[str, threading.Event] = {}
+        # By digest, as long as a call here needs them, and those that were stored last.
+        self._functions: WeakValueDictionary[str, _Function] = WeakValueDictionary()
+        self._remembered: deque[_Function] = deque(maxlen=_REMEMBERED)
         self._n_epochs = 1
 
     # --- for submit ---------------------------------------------------------------------------------------------------
@@ -130,7 +157,7 @@ class Submitter:
         call: bytes | BigCall,
         failed: bytes | None = None,
     ) -> StarburstFuture[Any]:
-        """Queue one call; waits while the queue holds more bytes than it may.
+        """Queue one call; waits while the queue holds more bytes than it may, of calls and functions together.
 
         Args:
             make: Makes the future, told its index.
@@ -148,10 +175,12 @@ class Submitter:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             future = make(self._n_added)
             self._n_added += 1
-            if digest not in self._functions:
-                self._functions[digest] = function
-            self._queue.append(_Queued(future, digest, call, failed))
-            self._n_bytes += len(call)
+            n_bytes, known = len(call), self._functions.get(digest)
+            if known is None:
+                known = self._functions[digest] = _Function(digest, function)
+                n_bytes += len(function)
+            self._queue.append(_Queued(future, known, call, failed, n_bytes))
+            self._n_bytes += n_bytes
             self._burst += 1
             if self._is_ready():
                 self._sendable.notify()
@@ -250,6 +279,7 @@ class Submitter:
         finally:
             with self._changed:
                 self._flying.remove(batch)
+                self._cancelled.difference_update(one.future.index for one in batch.queued)
                 self._n_bytes -= batch.n_bytes
                 if self._is_empty():
                     self._burst = 0
@@ -282,9 +312,8 @@ class Submitter:
         n_bytes = n_inline = 0
         limit = self._group_size()
         while self._queue and len(queued) < limit:
-            call, failed = self._queue[0].call, self._queue[0].failed
-            size = len(call)
-            n_inline += len(failed) if failed is not None else min(size, _LEAST_INLINE_BYTES)
+            call, failed, size = self._queue[0].call, self._queue[0].failed, self._queue[0].n_bytes
+            n_inline += len(failed) if failed is not None else min(len(call), _LEAST_INLINE_BYTES)
             if queued and (n_inline > status.MAX_BYTES or n_bytes + size > _MAX_CALLS_BYTES):
                 break
             queued.append(self._queue.popleft())
@@ -297,9 +326,10 @@ class Submitter:
     def _send(self, batch: Batch) -> None:
         if all(one.future.index in self._cancelled for one in batch.queued):
             return
-        digests = list(dict.fromkeys(one.digest for one in batch.queued))
-        for digest in digests:
-            self._store_function(digest)
+        functions = list(dict.fromkeys(one.function for one in batch.queued))
+        digests = [function.digest for function in functions]
+        for function in functions:
+            self._store_function(function)
         first = batch.queued[0].future.index
         ref = GroupRef(batch.ordinal, first, len(batch.queued), batch.group // GROUPS_PER_EPOCH)
         self._open_epoch(ref.epoch)
@@ -328,7 +358,7 @@ class Submitter:
             if isinstance(one.call, BigCall) and one.future.index not in self._cancelled:
                 apart.take_in(one.call, self.pieces)
         for one in batch.queued:
-            function = digests.index(one.digest) if len(digests) > 1 else 0
+            function = digests.index(one.function.digest) if len(digests) > 1 else 0
             if one.future.index in self._cancelled:
                 entry = Entry.pending(function, b"")._replace(state=State.CANCELLED, call=None, at=now)
             elif one.failed is not None:
@@ -336,7 +366,7 @@ class Submitter:
                 label = status.outcome_label(Status(ref.ordinal, one.future.index, (), ()), 0, entry)
                 entry = entry._replace(outcome=sealer.sealed("outcome", label, one.failed))
             else:
-                label = status.call_label(ref.ordinal, one.future.index, one.digest)
+                label = status.call_label(ref.ordinal, one.future.index, one.function.digest)
                 call = apart.records[one.call] if isinstance(one.call, BigCall) else one.call
                 sealed = sealer.sealed("call", label, call)
                 entry = Entry.pending(function, sealed if len(sealed) <= inline_bytes else apart.add(sealed))
@@ -349,19 +379,18 @@ class Submitter:
             self._wait_stored(piece.is_stored)
         return entries
 
-    def _store_function(self, digest: str) -> None:
+    def _store_function(self, function: _Function) -> None:
         with self._changed:
-            stored = self._stored.get(digest)
-            is_mine = stored is None
-            if stored is None:
-                stored = self._stored[digest] = threading.Event()
+            is_mine, function.is_in_hand = not function.is_in_hand, True
         if not is_mine:
-            self._wait_stored(stored)
+            self._wait_stored(function.is_stored)
             return
-        body = self._session.sealer.sealed("function", digest, self._functions[digest])
-        self._create(self._session.keys.function(digest), body)
-        stored.set()
-        self._functions[digest] = b""
+        body = self._session.sealer.sealed("function", function.digest, function.body)
+        self._create(self._session.keys.function(function.digest), body)
+        with self._changed:
+            function.body = b""
+            self._remembered.append(function)
+        function.is_stored.set()
 
     def _wait_stored(self, stored: threading.Event) -> None:
         """Wait for what another sender stores."""

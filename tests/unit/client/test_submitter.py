@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from starburst_executor.client import submitter as submitter_module
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
@@ -472,3 +473,51 @@ def test_flush_waits_for_what_is_queued_and_for_what_flies() -> None:
     assert not client.submitter.flush(0.0)
     client.send_all()
     assert client.submitter.flush(0.0)
+
+
+def test_the_bytes_of_functions_count_in_the_queue() -> None:
+    client = Client(queue_bytes=10_000)
+    for i in range(2):
+        client.add(function=b"f" * (5001 + i))
+    more = threading.Thread(target=lambda: client.add(function=b"g" * 5000), daemon=True)
+    more.start()
+    more.join(0.2)
+    assert more.is_alive(), "10,003 bytes of functions wait, 10,000 may"
+    client.send_all()
+    more.join(30)
+    assert not more.is_alive()
+    client.send_all()
+    assert client.submitter._n_bytes == 0
+
+
+def test_a_function_counts_once_however_many_calls_wait_for_it() -> None:
+    client = Client(queue_bytes=100_000)
+    for _ in range(50):
+        client.add(function=b"f" * 9000)
+    assert client.submitter._n_bytes < 20_000
+
+
+def test_nothing_is_kept_of_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitter_module, "_REMEMBERED", 10)
+    client = Client()
+    for i in range(100):
+        futures = [client.add(function=b"f" * (1000 + i)) for _ in range(3)]
+        client.submitter.cancel_unsent(futures[:2])
+        client.send_all()
+    client.submitter.cancel_unsent([client.add(function=b"never sent")])
+    client.send_all()
+    submitter = client.submitter
+    assert len(submitter._functions) == 10
+    assert not any(function.body for function in submitter._functions.values())
+    assert not submitter._cancelled
+
+
+def test_a_function_that_was_forgotten_is_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitter_module, "_REMEMBERED", 1)
+    client = Client()
+    for function in (b"one", b"two", b"one", b"one"):
+        client.add(function=function)
+        client.send_all()
+    assert len(client.acknowledged) == 4
+    stored = [asked.key for asked in client.rig.asked if asked.kind == "create" and "/functions/" in asked.key]
+    assert stored == [client.rig.keys.function(calls.digest(body)) for body in (b"one", b"two", b"one")]
