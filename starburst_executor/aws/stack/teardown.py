@@ -174,21 +174,28 @@ def _empty_repository(ecr: Any, repository: str) -> int:
 
 
 def _detach_policies(clients: Clients, has: Contents, say: Callable[[str], None]) -> Iterator[str]:
-    """The policy for people is attached to them by hand, and roles may have been given more: IAM deletes neither so."""
+    """The policies for people and for workers are attached by hand to users and to roles of theirs, and roles of the stack may
+    have been given more: IAM deletes none of them so.
+    """
     iam = clients.get("iam")
-    policy = has.get("ClientPolicy")
-    try:
-        if policy is not None:
-            n_detached = _detach_everywhere(iam, policy)
+    own = set(filter(None, map(has.get, _ROLES)))
+    policies = [has.get("ClientPolicy"), has.get("WorkerPolicy")]
+    for policy in filter(None, policies):
+        try:
+            # From roles of the stack CloudFormation detaches what it has attached.
+            n_detached = _detach_everywhere(iam, policy, but=own)
             if n_detached:
                 say(f"detached {policy.rpartition('/')[2]} from {n_detached} users, groups and roles")
-    except FOREIGN as error:
-        if error_code(error) != "NoSuchEntity":
-            yield _left(error, f"attachments of {policy}: detach it from users, groups and roles, then run this again")
-    for name in filter(None, map(has.get, _ROLES)):
+        except FOREIGN as error:
+            if error_code(error) != "NoSuchEntity":
+                yield _left(
+                    error, f"attachments of {policy}: detach it from users, groups and roles, then run this again"
+                )
+    for name in sorted(own):
         try:
             pages = iam.get_paginator("list_attached_role_policies").paginate(RoleName=name)
-            for arn in [one["PolicyArn"] for page in pages for one in page["AttachedPolicies"]]:
+            attached = [one["PolicyArn"] for page in pages for one in page["AttachedPolicies"]]
+            for arn in [arn for arn in attached if arn and arn not in policies]:
                 iam.detach_role_policy(RoleName=name, PolicyArn=arn)
                 say(f"detached {arn} from the role {name}")
         except FOREIGN as error:
@@ -198,13 +205,14 @@ def _detach_policies(clients: Clients, has: Contents, say: Callable[[str], None]
                 )
 
 
-def _detach_everywhere(iam: Any, policy: str) -> int:
+def _detach_everywhere(iam: Any, policy: str, but: set[str]) -> int:
     """From whom it was detached; its other versions go too, since IAM wants that. How many had it attached."""
     pages = list(iam.get_paginator("list_entities_for_policy").paginate(PolicyArn=policy))
     n_detached = 0
     for kind in ("User", "Group", "Role"):
         detach = getattr(iam, f"detach_{kind.lower()}_policy")
-        for name in [one[f"{kind}Name"] for page in pages for one in page[f"Policy{kind}s"]]:
+        names = [one[f"{kind}Name"] for page in pages for one in page[f"Policy{kind}s"]]
+        for name in [name for name in names if kind != "Role" or name not in but]:
             detach(**{f"{kind}Name": name, "PolicyArn": policy})
             n_detached += 1
     for version in iam.list_policy_versions(PolicyArn=policy)["Versions"]:

@@ -173,6 +173,9 @@ def test_policies_that_were_attached_by_hand_are_detached(account, stack):
     iam = account.get("iam")
     iam.create_user(UserName="ada")
     iam.attach_user_policy(UserName="ada", PolicyArn=stack.client_policy_arn)
+    # A role of a user's own, for `role=`.
+    iam.create_role(RoleName="ours", AssumeRolePolicyDocument="{}")
+    iam.attach_role_policy(RoleName="ours", PolicyArn=stack.worker_policy_arn)
     more = iam.create_policy(
         PolicyName="data",
         PolicyDocument='{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:GetObject", '
@@ -184,6 +187,7 @@ def test_policies_that_were_attached_by_hand_are_detached(account, stack):
     assert "from 1 users, groups and roles" in result.stderr
     assert f"detached {more} from the role" in result.stderr
     assert iam.list_attached_user_policies(UserName="ada")["AttachedPolicies"] == []
+    assert iam.list_attached_role_policies(RoleName="ours")["AttachedPolicies"] == []
     assert [one["Arn"] for one in iam.list_policies(Scope="Local")["Policies"]] == [more]
 
 
