@@ -13,9 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
-from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Any, cast
 from weakref import WeakValueDictionary
@@ -35,12 +33,10 @@ from starburst_executor.client.session import (
 )
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Settings
-from starburst_executor.errors import ConfigError, KeyNotFound, RecordInvalid, SessionExpired, VersionMismatch
+from starburst_executor.errors import ConfigError, KeyNotFound, SessionExpired
 from starburst_executor.launch.base import Launcher
-from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest, SessionState
-from starburst_executor.protocol.status import SizeClass, State, Status
-from starburst_executor.session.store import Group, SessionStore
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["DetachedExecutor"]
 
@@ -133,7 +129,7 @@ class DetachedExecutor(StarburstExecutor):
     def _take_over(self, engine: Engine, n_workers: int) -> None:
         super()._take_over(engine, n_workers)
         with _lock:
-            _here[engine.opened.url] = self
+            _here[engine.parts.opened.url] = self
 
     @classmethod
     def _reattach_function(cls) -> Callable[..., StarburstFuture[Any]]:
@@ -157,43 +153,31 @@ class DetachedExecutor(StarburstExecutor):
         The same task has the same future each time, until it is retried. Store: 1 LIST per 1,000 status objects.
         """
         self._look_for_tasks()
-        return [future for _, future in sorted(self._engine.known.items())]
+        return self._engine.tasks.known()
 
     @property
     def is_attached(self) -> bool:
         """False after `detach`, `shutdown` or `cleanup`."""
-        return not self._engine.finished.is_set()
+        return not self._engine.parts.state.ended.is_set()
 
     def _look_for_tasks(self) -> None:
         if self.is_attached:
-            for group in self._engine.session.all_groups():
-                self._watch(group)
+            self._engine.tasks.look()
             self._engine.start()
-
-    def _watch(self, group: Group) -> None:
-        engine, ref = self._engine, group.ref
-        known = engine.known
-        fresh = [
-            (i, known.setdefault((ref.ordinal, ref.first + i), StarburstFuture(engine, ref.ordinal, ref.first + i)))
-            for i in range(ref.n_tasks)
-            if (ref.ordinal, ref.first + i) not in known
-        ]
-        if fresh:
-            # An object with nothing but pending tasks need not be read.
-            etag = group.etag if group.size_class == SizeClass.ALL_PENDING else ""
-            engine.collector.watch(group.key, ref, etag, fresh, unread=bool(etag))
 
     def future_of(self, ordinal: int, index: int) -> StarburstFuture[Any]:
         """The future of one task, by its submitter's ordinal and its index.
 
         Raises: LookupError if there is no such task. Store: 1 LIST per 1,000 status objects, if it is not known yet.
         """
-        known = self._engine.known
-        if (ordinal, index) not in known:
+        tasks = self._engine.tasks
+        future = tasks.get(ordinal, index)
+        if future is None:
             self._look_for_tasks()
-        if (ordinal, index) not in known:
+            future = tasks.get(ordinal, index)
+        if future is None:
             raise LookupError(f"the session has no such task: task={ordinal}-{index}, session={self.id}")
-        return known[ordinal, index]
+        return future
 
     def as_completed(self, timeout: float | None = None) -> Iterator[StarburstFuture[Any]]:
         """Every future of the session as it completes, those that are done first.
@@ -217,7 +201,7 @@ class DetachedExecutor(StarburstExecutor):
             except FutureTimeoutError:
                 pass
         elif self.is_attached:
-            self._engine.collector.poll()
+            self._engine.parts.collector.poll()
         return [outcome_of(future) for future in futures if future.done()]
 
     def status(self) -> SessionStatus:
@@ -226,8 +210,8 @@ class DetachedExecutor(StarburstExecutor):
         Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET a
         worker.
         """
-        engine = self._engine
-        return status_of(engine.session, engine.workforce.dead, engine.cost_of)
+        parts = self._engine.parts
+        return status_of(self._engine.session, parts.workforce.dead, parts.spending.of)
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
@@ -239,62 +223,17 @@ class DetachedExecutor(StarburstExecutor):
         Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs.
         """
         engine = self._engine
-        engine.check_open()
-        session = engine.session
-        retried: list[StarburstFuture[Any]] = []
-        by_epoch: dict[tuple[int, int], list[Group]] = {}
-        for group in session.all_groups():
-            if group.size_class not in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING):
-                by_epoch.setdefault((group.ref.ordinal, group.ref.epoch), []).append(group)
-        for (ordinal, epoch), groups in by_epoch.items():
-            hold = session.clock.new_id()
-            session.change(partial(_held, ordinal=ordinal, epoch=epoch, hold=hold))
-            # Crash here: the epoch stays listed, which costs requests and nothing else.
-            for group in groups:
-                # One that cannot be read has no call that could be run.
-                with suppress(RecordInvalid, VersionMismatch):
-                    retried += self._retry_group(group)
-            session.change(partial(_unheld, ordinal=ordinal, hold=hold))
+        engine.parts.state.check_open(engine.session.manifest)
+        retried = engine.tasks.retry_failed()
         engine.start()
-        return sorted(retried, key=lambda future: (future.ordinal, future.index))
-
-    def _retry_group(self, group: Group) -> list[StarburstFuture[Any]]:
-        engine, session = self._engine, self._engine.session
-        runs: dict[int, int] = {}
-        before: list[Status] = []
-
-        def step(seen: Status) -> Status:
-            if not runs:
-                entries = enumerate(seen.entries)
-                runs.update({i: e.run for i, e in entries if e.state == State.FAILED and e.call is not None})
-                before[:] = [seen]
-            return status.retry(seen, runs)
-
-        found = session.update(group.key, step)
-        if found is None or not runs:
-            return []
-        # Those who waited for the runs that failed see their end before the new ones take their place.
-        engine.collector.take_in(group.key, before[0])
-        fresh = []
-        for index, run in runs.items():
-            future: StarburstFuture[Any] = StarburstFuture(engine, group.ref.ordinal, group.ref.first + index, run + 1)
-            engine.known[group.ref.ordinal, group.ref.first + index] = future
-            fresh.append((index, future))
-        engine.collector.watch(group.key, group.ref, found.etag, fresh)
-        session.ring([group.key], len(fresh))
-        return [future for _, future in fresh]
+        return retried
 
     def cancel(self) -> int:
         """Cancel every task of the session that no worker has claimed; how many.
 
         Store: 1 LIST per 1,000 status objects, 1 GET, 1 swap for each with pending tasks.
         """
-        engine = self._engine
-        n_cancelled = engine.cancel_unsent()
-        for group in engine.session.all_groups():
-            if group.size_class.has_pending:
-                n_cancelled += engine.cancel_in(group.key, range(group.ref.n_tasks))
-        return n_cancelled
+        return self._engine.tasks.cancel()
 
     def scale(self, workers: int) -> None:
         """Change how many tasks run at once, 1..10,000. Missing workers are started while there is work; surplus ones end
@@ -303,8 +242,9 @@ class DetachedExecutor(StarburstExecutor):
         Raises: BudgetExceeded if they would cost more than the session's `max_hourly_cost`; ConfigError.
         Store: 1 swap.
         """
-        n_workers = config.resolve(detached=True, store=self._engine.opened.store.url, workers=workers).workers
-        self._engine.workforce.check(n_workers, cost_alert_threshold=self._engine.cost_alert_threshold)
+        parts, settings = self._engine.parts, self._engine.settings
+        n_workers = config.resolve(detached=True, store=parts.opened.store.url, workers=workers).workers
+        parts.workforce.check(n_workers, cost_alert_threshold=settings.cost_alert_threshold)
         self._engine.session.change(lambda manifest: _with(manifest, workers=n_workers))
         self._max_workers = n_workers
         self._engine.renumber()
@@ -347,12 +287,12 @@ class DetachedExecutor(StarburstExecutor):
         Args:
             force: Delete every object of this session, and only of this one; returns when none is left.
         """
-        self._engine.cleanup(delete=force)
+        self._engine.ending.cleanup(delete=force)
 
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        was_open = not self._engine.is_ending
+        was_open = not self._engine.parts.state.is_ending
         self.shutdown(wait=True)
         if was_open:
             sys.stderr.write(
@@ -391,24 +331,6 @@ def _limit(
         )
     if changed is not manifest:
         session.change(step)
-
-
-def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest | None:
-    """The epoch listed, and kept so until the hold is taken off."""
-    if ordinal >= len(manifest.submitters):
-        # A client that has come since this manifest was read: None has a fresh one read.
-        return None
-    submitter = manifest.submitters[ordinal]
-    if (epoch, hold) in submitter.holds:
-        return None
-    opened = tuple(sorted({*submitter.open, epoch}))
-    return manifest.with_submitter(ordinal, replace(submitter, open=opened, holds=(*submitter.holds, (epoch, hold))))
-
-
-def _unheld(manifest: Manifest, ordinal: int, hold: str) -> Manifest | None:
-    submitter = manifest.submitters[ordinal]
-    kept = tuple(each for each in submitter.holds if each[1] != hold)
-    return None if kept == submitter.holds else manifest.with_submitter(ordinal, replace(submitter, holds=kept))
 
 
 def _with(manifest: Manifest, *, workers: int) -> Manifest | None:

@@ -198,7 +198,7 @@ class StarburstExecutor(Executor):
         Store: nothing at once, but for those modules (`client/code.py`); a lone submit causes 2 requests, 10,000 together
             about 100.
         """
-        return self._engine.submit(fn, args, kwargs)
+        return self._engine.parts.sending.submit(fn, args, kwargs)
 
     def map(
         self,
@@ -227,11 +227,11 @@ class StarburstExecutor(Executor):
                 raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         engine = self._engine
-        prepared = engine.prepare(fn)
+        prepared = engine.parts.sending.prepare(fn)
         # zip() in order; the submits that it feeds are made now, or as far ahead as `buffersize` allows.
         calls = zip(*iterables)  # noqa: B905 - as the standard library: the shortest decides
         ahead = calls if buffersize is None else islice(calls, buffersize)
-        futures = deque(engine.submit_prepared(prepared, args, {}) for args in ahead)
+        futures = deque(engine.parts.sending.submit_prepared(prepared, args, {}) for args in ahead)
         more = iter(()) if buffersize is None else calls
         return _results(weakref.ref(self), engine, prepared, futures, more, deadline, self._clock)
 
@@ -247,10 +247,10 @@ class StarburstExecutor(Executor):
         if not self._engine.is_of_this_process():
             # The child of a fork leaves a block that its parent has entered: the session is the parent's.
             return
-        self._engine.begin_end()
+        self._engine.ending.begin()
         if cancel_futures:
-            self._engine.cancel(self._engine.unfinished())
-        if wait and not self._engine.is_own_thread():
+            self._engine.cancel(self._engine.parts.futures.unfinished())
+        if wait and not self._engine.parts.threads.is_one():
             end(self._engine)
         else:
             _end_in_background(self._engine)
@@ -263,7 +263,7 @@ class StarburstExecutor(Executor):
         A second call is harmless.
         """
         if self._engine.is_of_this_process():
-            self._engine.stop_workers()
+            self._engine.ending.stop_workers()
             _end_in_background(self._engine)
 
     def kill_workers(self) -> None:
@@ -284,7 +284,7 @@ class StarburstExecutor(Executor):
     @property
     def url(self) -> str:
         """The session's URL: with the key, all that a worker elsewhere needs to take part."""
-        return self._engine.opened.url
+        return self._engine.parts.opened.url
 
     @property
     def key(self) -> SessionKey:
@@ -292,7 +292,7 @@ class StarburstExecutor(Executor):
 
         Whoever has it can read and forge what the session stores. It is shown by nothing but its `hex()`.
         """
-        return self._engine.opened.key
+        return self._engine.parts.opened.key
 
     def requests(self) -> dict[str, int]:
         """Store requests of this session so far, by kind; of its workers as of their last beats.
@@ -300,7 +300,7 @@ class StarburstExecutor(Executor):
         Kinds: `get`, `not_modified`, `list`, `create`, `swap`, `put`, `delete`, and bytes in and out.
         Store: 1 LIST, 1 GET a worker; nothing after `shutdown`.
         """
-        return self._engine.requests()
+        return self._engine.parts.spending.requests()
 
     def cost(self) -> Cost:
         """What this session has cost so far, in dollars: an estimate. After its end, in all.
@@ -308,14 +308,14 @@ class StarburstExecutor(Executor):
         Of S3 requests those of its workers and of this client are counted, as `requests` does.
         Store: 1 GET, 1 LIST, 1 GET a worker; nothing after `shutdown`.
         """
-        return self._engine.cost()
+        return self._engine.parts.spending.cost()
 
     def output(self, future: StarburstFuture[Any]) -> tuple[str, str]:
         """What a task of this session wrote to its standard output and error, once it has ended; of each up to 1 MB.
 
         Store: 1 LIST per 1,000 status objects, 1 GET; 1 GET if it wrote anything.
         """
-        return self._engine.output(future.ordinal, future.index)
+        return self._engine.tasks.output(future.ordinal, future.index)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} workers={self._max_workers}>"
@@ -345,11 +345,11 @@ def _results(
         while futures:
             if executor() is not None:
                 for args in islice(more, 1):
-                    futures.append(engine.submit_prepared(prepared, args, {}))
+                    futures.append(engine.parts.sending.submit_prepared(prepared, args, {}))
             yield _first_result(futures, None if deadline is None else max(0.0, deadline - clock.monotonic()))
     except GeneratorExit:
         # Given up, perhaps by the garbage collector: in whatever thread, holding whatever locks.
-        engine.cancel_soon(list(futures))
+        engine.parts.futures.cancel_soon(list(futures))
         raise
     except BaseException:
         engine.cancel(list(futures))
@@ -370,31 +370,32 @@ def _first_result(futures: deque[StarburstFuture[T]], timeout: float | None) -> 
 
 def end(engine: Engine) -> None:
     """End an executor's session in its way: attached, when every future is done; detached, when all is acknowledged."""
-    engine.begin_end()
-    if engine.is_stopped:
-        engine.end_stopped()
+    ending = engine.ending
+    ending.begin()
+    if ending.is_stopped:
+        ending.end_stopped()
     elif engine.detached:
         try:
             engine.flush()
         finally:
-            engine.detach()
+            ending.detach()
     else:
-        engine.wait_done()
-        engine.end_session()
+        ending.wait_done()
+        ending.end_session()
 
 
 def stop_at_once(engine: Engine) -> None:
     """A second ^C: kill the workers of an attached session and cancel what is left. A detached one is left as it is."""
     if not engine.detached and engine.is_of_this_process():
         try:
-            engine.cleanup(delete=not engine.keep)
+            engine.ending.cleanup(delete=not engine.settings.keep)
         except Exception as error:
             _log.warning("a session was not ended in good order: %r", error)
 
 
 def _end_in_background(engine: Engine) -> None:
     # Also called by the garbage collector, in whatever thread and holding whatever locks: so it takes none itself.
-    if not engine.finished.is_set() and engine.is_of_this_process():
+    if not engine.parts.state.ended.is_set() and engine.is_of_this_process():
         # A daemon: the interpreter's end waits for the engine, not for this thread.
         thread = threading.Thread(target=_end_in_order, args=(engine,), name=f"{THREAD_PREFIX}end", daemon=True)
         with suppress(RuntimeError):  # there can be no more threads; the interpreter's end ends the session
@@ -420,9 +421,9 @@ def _end_all() -> None:
         if engine.has_returned:
             continue  # threads that are joined now may wait for its futures
         try:
-            engine.begin_end()
+            engine.ending.begin()
             if is_interrupted and not engine.detached:
-                engine.cancel(engine.unfinished())
+                engine.cancel(engine.parts.futures.unfinished())
             end(engine)
         except KeyboardInterrupt:
             with suppress(BaseException):

@@ -228,7 +228,7 @@ def test_cancel_scale_and_cleanup(store_url: str, tmp_path: Path) -> None:
         again.submit(square, 1)
     store, folder = again._engine.opened.store, again._engine.session.keys.folder
     again.cleanup(force=True)
-    assert again._engine.finished.is_set()
+    assert again._engine.parts.state.ended.is_set()
     assert DetachedExecutor.list_sessions(store_url) == []
     assert store.url
     assert folder

@@ -40,7 +40,7 @@ def session(store_url: str, n_agents: int) -> StarburstExecutor:
 
 
 def server_pid(executor: StarburstExecutor) -> int:
-    launcher = executor._engine.workforce._launcher
+    launcher = executor._engine.parts.workforce._launcher
     assert isinstance(launcher, Local)
     [server] = launcher._servers.values()
     return server._process.pid
@@ -114,7 +114,7 @@ def wait_for_file(path):
 executor = DetachedExecutor(workers=3, store=sys.argv[1], timings=timings_for(sys.argv[1]), launcher=Local(agents=3))
 futures = [executor.submit(wait_for_file, sys.argv[2]) for _ in range(3)]
 wait_until(lambda: len(worker_pids(executor)) == 3 and all(future.running() for future in futures))
-[server] = executor._engine.workforce._launcher._servers.values()
+[server] = executor._engine.parts.workforce._launcher._servers.values()
 print(executor.url, server._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -45,7 +45,7 @@ def test_what_runs_fails_and_what_waits_is_cancelled(store_url: str, tmp_path: P
             executor.submit(abs, 1)
         wait_until(lambda: not is_alive(runner))
         getattr(executor, method)()
-    assert executor._engine.finished.is_set()
+    assert executor._engine.parts.state.ended.is_set()
     assert executor._engine.opened.store.requests.snapshot()["delete"] > 0
 
 

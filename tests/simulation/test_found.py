@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.client import detached
+from starburst_executor.client import tasks
 from starburst_executor.client.submitter import submitter_record
 from starburst_executor.protocol.records import Manifest, Submitter
 from starburst_executor.protocol.status import State
@@ -69,5 +69,5 @@ def test_a_retry_holds_an_epoch_of_a_client_that_it_has_not_heard_of() -> None:
     rig = Rig()
     rig.session.refresh()
     rig.another().change(_with_a_submitter)
-    rig.session.change(lambda manifest: detached._held(manifest, ordinal=1, epoch=0, hold="h"))
+    rig.session.change(lambda manifest: tasks._held(manifest, ordinal=1, epoch=0, hold="h"))
     assert rig.another().refresh().submitters[1] == Submitter("c1", 1, (0,), ((0, "h"),))

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.client import detached
 from starburst_executor.client import keeper as client_keeper
-from starburst_executor.client.engine import Engine
+from starburst_executor.client import tasks
+from starburst_executor.client.cancelling import FuturesOfClient
 from starburst_executor.client.staying import Staying
 from starburst_executor.client.submitter import Submitter
 from starburst_executor.protocol import liveness, status
@@ -218,7 +218,7 @@ def release_what_has_ended(patch: pytest.MonkeyPatch) -> None:
 
 def retry_without_a_hold(patch: pytest.MonkeyPatch) -> None:
     """The epoch is not reopened before the entries are pending in it."""
-    patch.setattr(detached, "_held", lambda manifest, **_: None)
+    patch.setattr(tasks, "_held", lambda manifest, **_: None)
 
 
 def cancel_what_is_claimed(patch: pytest.MonkeyPatch) -> None:
@@ -348,7 +348,7 @@ def leave_work_to_any_worker_that_was_heard_of(patch: pytest.MonkeyPatch) -> Non
 
 def forget_the_futures_of_a_client_that_has_left(patch: pytest.MonkeyPatch) -> None:
     """Nobody comes back for them."""
-    patch.setattr(Engine, "ask_again", lambda self, future: None)
+    patch.setattr(FuturesOfClient, "ask_again", lambda self, future: None)
 
 
 # Each with the number of seeds that it may take, and words of what is then found broken.

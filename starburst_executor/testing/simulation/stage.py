@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from starburst_executor.client.engine import Engine
+from starburst_executor.client.threads import named
 from starburst_executor.errors import StarburstError
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import register_scheme
@@ -71,7 +71,7 @@ _SMALL: dict[tuple[str, str], object] = {
     ("client.submitter", "_LEAST_GROUP"): 3,
     ("client.submitter", "GROUPS_PER_EPOCH"): 2,
     ("session.store", "GROUPS_PER_EPOCH"): 2,
-    ("client.engine", "_REMOTE_SENDERS"): 3,
+    ("client.sending", "_REMOTE_SENDERS"): 3,
 }
 
 
@@ -83,25 +83,23 @@ def _stand_ins() -> dict[tuple[str, str], object]:
         ("worker.agent", "_SIGNAL_S"): 1.0,
         # Simulated processes have none of the system's own: which of them live is known by their beats alone.
         ("worker.keeper", "identity"): lambda: "",
-        ("client.engine", "ThreadPoolExecutor"): _Pool,
+        **{(f"client.{module}", "named"): _named_if_alive for module in ("engine", "sending", "ending")},
+        ("client.parts", "ThreadPoolExecutor"): _Pool,
         ("client.session", "registry"): _Registry,
         ("client.session", "_probe"): lambda *_, **__: None,
         # The modules that the simulating process has loaded must not influence a seed.
         ("client.session", "code_for"): lambda *_: _NoModules(),
-        ("client.engine", "code_for"): lambda *_: _NoModules(),
+        ("client.sending", "code_for"): lambda *_: _NoModules(),
         ("client.executor", "SystemClock"): _clock_here,
         ("client.detached", "SystemClock"): _clock_here,
     }
 
 
-_named = Engine._named  # noqa: SLF001 - where a client's threads come to with whatever they raise
-
-
-def _named_if_alive(engine: Engine, error: BaseException) -> StarburstError:
-    """A killed process reports nothing more: its end is not an error of its threads."""
+def _named_if_alive(error: BaseException, session_id: str) -> StarburstError:
+    """A process that is killed says nothing more: its end is no error of its threads."""
     if isinstance(error, Killed):
         raise error
-    return _named(engine, error)
+    return named(error, session_id)
 
 
 def _clock_here() -> Any:
@@ -119,7 +117,6 @@ def on_stage(open_line: Callable[[], ObjectStore], *, small: bool = True) -> Ite
     changes: list[tuple[Any, str, object]] = []
     for (module_name, name), value in {**_stand_ins(), **(_SMALL if small else {})}.items():
         changes.append((importlib.import_module(_PACKAGE + module_name), name, value))
-    changes.append((Engine, "_named", _named_if_alive))
     for name, module in list(sys.modules.items()):
         is_ours = name.startswith(_PACKAGE) and not name.startswith(_LEFT_ALONE)
         if is_ours and getattr(module, "threading", None) is threading:

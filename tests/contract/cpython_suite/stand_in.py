@@ -96,7 +96,7 @@ class Ending:
         self._engine = engine
 
     def join(self) -> None:
-        assert self._engine.finished.wait(PATIENCE_S), f"the session has not ended after {PATIENCE_S:g} s"
+        assert self._engine.parts.state.ended.wait(PATIENCE_S), f"the session has not ended after {PATIENCE_S:g} s"
         for thread in threading.enumerate():
             if thread.name == "starburst-end":
                 thread.join(PATIENCE_S)
@@ -124,7 +124,7 @@ class StandIn(StarburstExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         # A pool hands calls to its processes as they are submitted, so that the first ones can no longer be cancelled.
         # Here a worker must have claimed them, and it may only just be starting.
-        waiting = self._engine.unfinished()
+        waiting = self._engine.parts.futures.unfinished()
         if cancel_futures and waiting:
             assert wait_until(lambda: any(future.running() or future.done() for future in waiting))
         super().shutdown(wait, cancel_futures=cancel_futures)

@@ -15,6 +15,7 @@ import pytest
 from starburst_executor import config
 from starburst_executor.client import executor
 from starburst_executor.client.engine import Engine
+from starburst_executor.client.sending import Sending
 from starburst_executor.client.session import Opened
 from starburst_executor.client.submitter import Acknowledged
 from starburst_executor.clock import SystemClock
@@ -43,8 +44,12 @@ class Client:
         opened = Opened(session, store, SessionKey(KEY))
         self.engine = Engine(opened, None, clock, detached=False, ordinal=0, settings=settings)
 
+    @property
+    def sending(self) -> Sending:
+        return self.engine.parts.sending
+
     def submit(self, function: Any = pow, *args: Any) -> Any:
-        return self.engine.submit(function, args or (2, 3), {})
+        return self.sending.submit(function, args or (2, 3), {})
 
     def work(self) -> None:
         """Complete every task that is pending."""
@@ -53,9 +58,9 @@ class Client:
                 self.rig.end(group.key, claim_id=f"w.{group.etag}")
 
     def end(self) -> None:
-        self.engine.begin_end()
-        self.engine.wait_done()
-        self.engine.end_session()
+        self.engine.ending.begin()
+        self.engine.ending.wait_done()
+        self.engine.ending.end_session()
 
 
 @pytest.fixture
@@ -63,10 +68,10 @@ def client() -> Iterator[Client]:
     client = Client()
     yield client
     client.rig.plan = lambda _: None
-    for future in client.engine.unfinished():
+    for future in client.engine.parts.futures.unfinished():
         future.mark_cancelled()
-    client.engine.begin_end()
-    client.engine.end_session()
+    client.engine.ending.begin()
+    client.engine.ending.end_session()
 
 
 def ends(target: Any) -> bool:
@@ -79,10 +84,10 @@ def ends(target: Any) -> bool:
 
 def test_submits_are_stored_and_outcomes_come_back(client: Client) -> None:
     futures = [client.submit() for _ in range(50)]
-    assert client.engine.flush(PATIENCE_S)
+    assert client.sending.flush(PATIENCE_S)
     client.work()
     assert [future.result(PATIENCE_S) for future in futures] == [8] * 50
-    assert ends(client.engine.wait_done)
+    assert ends(client.engine.ending.wait_done)
 
 
 def test_calls_that_cannot_be_pickled_fail_on_their_futures_and_hold_nothing_up(client: Client) -> None:
@@ -91,61 +96,61 @@ def test_calls_that_cannot_be_pickled_fail_on_their_futures_and_hold_nothing_up(
         futures = [client.submit(pow, threading.Lock()), client.submit(i for i in "ab")]
         for future in futures:
             assert isinstance(future.exception(0), TypeError)
-        assert client.engine.flush(PATIENCE_S)
-    assert ends(client.engine.wait_done)
+        assert client.sending.flush(PATIENCE_S)
+    assert ends(client.engine.ending.wait_done)
 
 
 def test_an_object_that_had_ended_before_its_futures_were_done_is_collected(client: Client) -> None:
     """The sender was faster than the thread that submits: a future is watched that nobody has completed yet."""
     engine = client.engine
     future = client.submit(pow, threading.Lock())
-    assert engine.flush(PATIENCE_S)
-    twin = engine._new_future(0)
+    assert client.sending.flush(PATIENCE_S)
+    twin = engine._new_future(0, 0)
     (group,) = client.rig.another().all_groups()
     assert client.rig.states(group.key) == [State.FAILED]
     sent: list[Acknowledged] = []
-    engine._submitter._acknowledged = sent.append  # type: ignore[union-attr]
+    client.sending._submitter._acknowledged = sent.append  # type: ignore[union-attr]
     client.submit(pow, threading.Lock())
-    assert engine.flush(PATIENCE_S)
-    engine._on_acknowledged(Acknowledged(group.key, group.ref, sent[0].etag, [twin]))
+    assert client.sending.flush(PATIENCE_S)
+    client.sending._on_acknowledged(Acknowledged(group.key, group.ref, sent[0].etag, [twin]))
     assert isinstance(twin.exception(PATIENCE_S), TypeError)
     assert str(twin.exception(0)) == str(future.exception(0))
 
 
 def test_when_the_store_refuses_every_future_says_so(client: Client) -> None:
     early = client.submit()
-    assert client.engine.flush(PATIENCE_S)
+    assert client.sending.flush(PATIENCE_S)
     client.rig.plan = lambda asked: Fault.DENIED if "/status/" in asked.key else None
     late = client.submit()
     for future in (early, late):
         assert isinstance(future.exception(PATIENCE_S), AccessDenied)
     with pytest.raises(AccessDenied):
         client.submit()
-    assert ends(client.engine.wait_done)
+    assert ends(client.engine.ending.wait_done)
 
 
 def test_what_is_acknowledged_after_all_was_given_up_is_told_too(client: Client) -> None:
     engine = client.engine
     future = client.submit()
-    assert engine.flush(PATIENCE_S)
+    assert client.sending.flush(PATIENCE_S)
     engine._fail(StarburstError("no more"))
     assert isinstance(future.exception(PATIENCE_S), StarburstError)
-    late = engine._new_future(1)
+    late = engine._new_future(0, 1)
     key = client.rig.submit(1, first=1)
-    engine._on_acknowledged(Acknowledged(key, client.rig.keys.parse_group(key), "", [late]))
+    client.sending._on_acknowledged(Acknowledged(key, client.rig.keys.parse_group(key), "", [late]))
     assert isinstance(late.exception(0), StarburstError)
-    assert ends(engine.wait_done)
+    assert ends(engine.ending.wait_done)
 
 
 def test_a_deleted_session_is_told_on_every_future(client: Client) -> None:
     futures = [client.submit() for _ in range(3)]
-    assert client.engine.flush(PATIENCE_S)
+    assert client.sending.flush(PATIENCE_S)
     other = client.rig.another()
     other.end(SessionState.DELETED, "")
     client.rig.objects.delete([line.key for line in client.rig.objects.list(client.rig.keys.status)])
     for future in futures:
         assert isinstance(future.exception(PATIENCE_S), SessionNotFound)
-    assert ends(client.engine.wait_done)
+    assert ends(client.engine.ending.wait_done)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +170,7 @@ def test_a_session_that_is_over_takes_no_more_work(client: Client, state: Sessio
 def test_cancel_reaches_what_is_queued_and_what_is_pending_but_not_what_is_claimed(client: Client) -> None:
     engine = client.engine
     claimed, pending = client.submit(), client.submit()
-    assert engine.flush(PATIENCE_S)
+    assert client.sending.flush(PATIENCE_S)
     (first, *rest) = client.rig.another().all_groups()
     client.rig.claim(first.key, "w.1", 1)
     assert (len(rest), first.ref.n_tasks) in ((0, 2), (1, 1))
@@ -177,22 +182,24 @@ def test_cancel_reaches_what_is_queued_and_what_is_pending_but_not_what_is_claim
 
 def test_nothing_is_submitted_after_the_end_began(client: Client) -> None:
     client.submit()
-    client.engine.begin_end()
+    client.engine.ending.begin()
     with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
         client.submit()
     with pytest.raises(RuntimeError):
-        client.engine._submitter.add(None, "", b"", b"")  # type: ignore[union-attr, arg-type]
+        client.sending._submitter.add(None, "", b"", b"")  # type: ignore[union-attr, arg-type]
 
 
 def test_an_attached_session_leaves_nothing_behind(client: Client) -> None:
     future = client.submit()
-    assert client.engine.flush(PATIENCE_S)
+    assert client.sending.flush(PATIENCE_S)
     client.work()
     assert future.result(PATIENCE_S) == 8
     client.end()
     client.end()
     assert client.rig.objects.list("") == []
-    assert not any(thread.name.startswith("starburst-") and thread.is_alive() for thread in client.engine._threads)
+    assert not any(
+        thread.name.startswith("starburst-") and thread.is_alive() for thread in client.engine.parts.threads._threads
+    )
 
 
 # --- whatever a thread raises -----------------------------------------------------------------------------------------
@@ -207,7 +214,7 @@ class Odd(BaseException):
 def test_what_no_store_should_raise_ends_in_good_order(client: Client, where: str, kind: type[BaseException]) -> None:
     """As botocore does of a program that prints credentials: in each thread, and in those that end the session."""
     early = client.submit()
-    assert client.engine.flush(PATIENCE_S)
+    assert client.sending.flush(PATIENCE_S)
 
     def plan(asked: Any) -> None:
         if where in asked.key:
@@ -219,7 +226,7 @@ def test_what_no_store_should_raise_ends_in_good_order(client: Client, where: st
     error = early.exception(PATIENCE_S)
     assert isinstance(error, ExecutorBroken)
     assert "they have expired" in str(error)
-    threads = list(client.engine._threads)
+    threads = list(client.engine.parts.threads._threads)
 
     def end() -> None:
         # What is no `Exception` goes on to the caller, once everything is closed.
@@ -227,7 +234,7 @@ def test_what_no_store_should_raise_ends_in_good_order(client: Client, where: st
             client.end()
 
     assert ends(end)
-    assert client.engine.finished.is_set()
+    assert client.engine.parts.state.ended.is_set()
     assert not any(thread.is_alive() for thread in threads)
 
 
@@ -236,34 +243,34 @@ def test_a_callback_that_leaves_does_not_silence_the_client(client: Client) -> N
     first.add_done_callback(lambda _: sys.exit())
     second = client.submit()
     second.add_done_callback(lambda _: sys.exit())
-    assert client.engine.flush(PATIENCE_S)
+    assert client.sending.flush(PATIENCE_S)
     client.work()
     assert (first.result(PATIENCE_S), second.result(PATIENCE_S)) == (8, 8)
     third = client.submit()
-    assert client.engine.flush(PATIENCE_S)
+    assert client.sending.flush(PATIENCE_S)
     client.work()
     assert third.result(PATIENCE_S) == 8
 
 
 def test_everything_is_let_go_whatever_of_it_fails(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[str] = []
-    monkeypatch.setattr(client.engine.workforce, "let_go", lambda: 1 / 0)
+    monkeypatch.setattr(client.engine.parts.workforce, "let_go", lambda: 1 / 0)
     monkeypatch.setattr(client.rig.faulty, "close", lambda: closed.append("store"))
     assert ends(client.end)
     assert closed == ["store"]
-    assert client.engine.finished.is_set()
+    assert client.engine.parts.state.ended.is_set()
 
 
 def test_one_engine_that_fails_at_the_interpreters_end_does_not_keep_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     clients = [Client() for _ in range(3)]
     for one in clients[:2]:
         monkeypatch.setattr(one.engine, "flush", lambda: 1 / 0)
-        monkeypatch.setattr(one.engine, "wait_done", lambda: sys.exit("no"))
+        monkeypatch.setattr(one.engine.ending, "wait_done", lambda: sys.exit("no"))
     monkeypatch.setattr(Engine, "all_here", staticmethod(lambda: [one.engine for one in clients]))
     executor._end_all()
-    assert clients[2].engine.finished.is_set()
+    assert clients[2].engine.parts.state.ended.is_set()
     for one in clients[:2]:
-        one.engine.end_session()
+        one.engine.ending.end_session()
 
 
 def test_partials_and_lambdas_cost_the_requests_of_plain_calls() -> None:
@@ -277,12 +284,12 @@ def test_partials_and_lambdas_cost_the_requests_of_plain_calls() -> None:
     for name, call in made.items():
         client = Client()
         for i in range(200):
-            client.engine.submit(call(i)[0], call(i)[1:], {})
-        assert client.engine.flush(PATIENCE_S)
+            client.sending.submit(call(i)[0], call(i)[1:], {})
+        assert client.sending.flush(PATIENCE_S)
         counts[name] = len(list(client.rig.objects.list(client.rig.keys.function(""))))
-        for future in client.engine.unfinished():
+        for future in client.engine.parts.futures.unfinished():
             future.mark_cancelled()
-        client.engine.begin_end()
-        client.engine.end_session()
+        client.engine.ending.begin()
+        client.engine.ending.end_session()
     assert counts["plain"] == counts["partial"] == counts["partial of all"] <= 2
     assert counts["lambda"] <= counts["plain"] + 3

@@ -1,0 +1,132 @@
+"""What a client's futures ask of it: to be cancelled, and, once it has left, to be remembered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from starburst_executor.client.collector import Collector, Mapper
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.sending import Sending
+from starburst_executor.client.threads import Threads
+from starburst_executor.errors import RecordInvalid, StarburstError, VersionMismatch
+from starburst_executor.protocol import status
+from starburst_executor.protocol.status import Status
+from starburst_executor.session.store import SessionStore
+
+__all__ = ["Elsewhere", "FuturesOfClient", "Successor"]
+
+
+class Successor(Protocol):
+    """Looks after the futures of a client that has left."""
+
+    def ask(self, future: StarburstFuture[Any]) -> None:
+        """See that this future gets its outcome. Raises: RuntimeError."""
+
+    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+        """Cancel those of these tasks that no worker has claimed; how many."""
+
+
+class Elsewhere:
+    """The successor in the child of a fork: the client and its session are the parent's."""
+
+    def __init__(self, error: StarburstError) -> None:
+        self._error = error
+
+    def ask(self, _: StarburstFuture[Any]) -> None:
+        raise self._error
+
+    def cancel(self, _: list[StarburstFuture[Any]]) -> int:
+        raise self._error
+
+
+class FuturesOfClient:
+    """The `Canceller` of one client's futures. Thread-safe.
+
+    Args:
+        parallel: Makes several requests at once.
+        reattach: How an unpickled future finds the session again, and what it is called with before ordinal and index.
+    Attributes:
+        successor: Who looks after them once the client has left; None before.
+    """
+
+    def __init__(
+        self,
+        session: SessionStore,
+        collector: Collector,
+        threads: Threads,
+        parallel: Mapper,
+        reattach: tuple[Callable[..., StarburstFuture[Any]], tuple[Any, ...]] | None,
+    ) -> None:
+        self.successor: Successor | None = None
+        self.sending: Sending | None = None
+        self._session = session
+        self._collector = collector
+        self._threads = threads
+        self._parallel = parallel
+        self._reattach = reattach
+
+    @property
+    def has_left(self) -> bool:
+        """Whether the client collects no more: what is asked for must be said to `ask_again`."""
+        return self.successor is not None
+
+    def ask_again(self, future: StarburstFuture[Any]) -> None:
+        """See that this future gets its outcome although the client has left. Raises: RuntimeError."""
+        if self.successor is not None:
+            self.successor.ask(future)
+
+    def reattacher(self) -> tuple[Callable[..., StarburstFuture[Any]], tuple[Any, ...]] | None:
+        return self._reattach
+
+    def are_undone(self) -> bool:
+        """Whether there is work that is not done, unsent or stored."""
+        return self._collector.n_waiting > 0 or (self.sending is not None and not self.sending.is_done())
+
+    def unfinished(self) -> list[StarburstFuture[Any]]:
+        """The futures that are not done, unsent ones included."""
+        unsent = [] if self.sending is None else self.sending.unacknowledged()
+        return [*self._collector.waiting(), *unsent]
+
+    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+        """Cancel tasks that no worker has claimed; how many. Store: 1 GET, 1 swap for each status object among them."""
+        if self.successor is not None:
+            return self.successor.cancel(futures)
+        sending = self.sending
+        n_cancelled = 0 if sending is None else sending.cancel(futures)
+        for _ in range(2):
+            left = [future for future in futures if not future.done()]
+            keys = self._collector.keys_of(left)
+            n_cancelled += sum(self._parallel(lambda item: self.cancel_in(*item), list(keys.items())))
+            if sum(map(len, keys.values())) >= len(left) or sending is None:
+                break
+            # Some are being sent at this moment: once acknowledged they can be cancelled where they are.
+            if not sending.wait_flown(left):
+                break
+        return n_cancelled
+
+    def cancel_soon(self, futures: list[StarburstFuture[Any]]) -> None:
+        """As `cancel`, in a thread of its own: takes no lock, so that the garbage collector may call it anywhere."""
+        if futures and not self._threads.stop.is_set() and self.successor is None:
+            # Not joined: what it finds when the session has ended meanwhile is of no interest.
+            self._threads.start_apart("cancel", lambda: self.cancel(futures))
+
+    def cancel_unsent(self) -> int:
+        """Cancel what has not been sent; how many."""
+        return 0 if self.sending is None else self.sending.cancel(self.sending.unacknowledged())
+
+    def cancel_in(self, key: str, indices: Iterable[int]) -> int:
+        """Cancel those of these tasks of one status object that are pending; how many. Store: 1 GET, 1 swap."""
+        cancelled: list[int] = []
+
+        def step(seen: Status) -> Status:
+            changed, cancelled[:] = status.cancel(seen, indices, self._session.clock.now())
+            return changed
+
+        try:
+            found = self._session.update(key, step)
+        except (RecordInvalid, VersionMismatch):
+            return 0
+        if found is not None:
+            self._collector.take_in(key, found.status)
+        return len(cancelled)

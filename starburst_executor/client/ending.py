@@ -1,0 +1,280 @@
+"""The ways in which a client ends: with its session, without it, in good order or at once.
+
+    end_session   attached: every future is done; workers leave, objects go
+    detach        detached: everything is acknowledged, and a worker stays; the work goes on
+    leave         a client that had come back for futures goes again
+    stop_workers  kill the workers, say so on the futures; `end_stopped` ends the session
+    cleanup       end the session here and now
+
+Each holds one lock over the end, so that it is done once, and lets go of everything, whatever of it fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from starburst_executor.client.cleanup import delete_session
+from starburst_executor.client.future import StarburstFuture, for_each
+from starburst_executor.client.parts import Parts
+from starburst_executor.client.returning import Returned, Returning
+from starburst_executor.client.threads import named
+from starburst_executor.errors import ExecutorBroken, SessionNotFound, StarburstError, StoreError, StoreUnavailable
+from starburst_executor.protocol.records import SessionState
+from starburst_executor.session.repair import end_what_is_left
+from starburst_executor.session.store import SessionStore
+
+__all__ = ["Ending"]
+
+_log = logging.getLogger(__name__)
+
+# How often a client that waits for a worker to stay looks whether there is anything left to wait for.
+_STAY_S = 0.1
+
+
+class Ending:
+    """The end of one client. Thread-safe.
+
+    Args:
+        detached: The session outlives this client.
+        keep: Keep the session's objects at the end.
+        attach_again: Attaches for futures that are asked for once the client has left; None for one that has come back.
+    Attributes:
+        is_stopped: Its workers were killed: nothing more is waited for.
+    """
+
+    def __init__(
+        self, parts: Parts, *, detached: bool, keep: bool, attach_again: Callable[[], Returned] | None
+    ) -> None:
+        self._parts = parts
+        self._detached = detached
+        self._keep = keep
+        self._attach_again = attach_again
+        self._lock = threading.Lock()  # held over the end, so that it is done once
+        self.is_stopped = False
+
+    def begin(self) -> None:
+        """Refuse further submits."""
+        self._parts.state.begin_end()
+        self._parts.sending.close()
+
+    def wait_done(self) -> None:
+        """Wait until every future is done."""
+        with contextlib.suppress(Exception):  # it is on the futures
+            self._parts.sending.flush()
+        self._parts.collector.wait_done()
+
+    # --- with the session ---------------------------------------------------------------------------------------------
+
+    def end_session(self) -> None:
+        """End an attached session: its workers leave, its objects go. Called once every future is done."""
+        with self._once() as is_due:
+            if is_due:
+                with self._in_good_order():
+                    self._stop_threads()
+                    self._session.end(SessionState.TERMINATED, "shut down")
+                    self._parts.workforce.let_go()
+                    self._see_workers_gone()
+                    if not self._keep:
+                        delete_session(self._session)
+
+    def cleanup(self, *, delete: bool) -> None:
+        """End a detached session here and now: stop its workers, cancel what is left, delete its objects if asked to.
+
+        Raises: SessionNotFound if it was deleted already and is not to be.
+        """
+        self.begin()
+        parts, session = self._parts, self._session
+        with self._lock:
+            if not parts.state.ended.is_set():
+                self._stop_threads()
+            try:
+                self._stop_session(SessionState.DELETED if delete else SessionState.TERMINATED, "cleaned up")
+                parts.collector.poll()
+                self._see_workers_gone()
+                if delete:
+                    delete_session(session)
+                    parts.workforce.forget()
+            except SessionNotFound:
+                if not delete:
+                    raise
+            finally:
+                try:
+                    for_each(parts.futures.unfinished(), StarburstFuture.mark_cancelled)
+                finally:
+                    self._close()
+
+    def stop_workers(self) -> None:
+        """Kill the workers: what runs fails with `ExecutorBroken`, all else is cancelled. `end_stopped` ends the session.
+
+        Harmless if it has ended, or is about to. Store: nothing.
+        """
+        self.begin()
+        parts = self._parts
+        with self._lock:
+            if parts.state.ended.is_set() or self.is_stopped:
+                return
+            self._stop_threads()
+            self.is_stopped = True
+            try:
+                parts.workforce.kill()
+            except Exception as error:
+                _warn("some workers were not killed: %s", error)
+        # Callbacks run here, which may wait for the session's end, so not under the lock.
+        broken = ExecutorBroken(
+            f"the task's worker was killed by terminate_workers or kill_workers: session={self._session.session_id}"
+        )
+
+        def end(future: StarburstFuture[Any]) -> None:
+            if future.running():
+                future.complete(None, broken)
+            else:
+                future.mark_cancelled()
+
+        try:
+            for_each(parts.futures.unfinished(), end)
+        finally:
+            parts.collector.give_up_all(broken)
+
+    def end_stopped(self) -> None:
+        """End the session whose workers were killed; a detached one keeps its outcomes. A second call is harmless."""
+        with self._once() as is_due:
+            if is_due:
+                with self._in_good_order():
+                    self._stop_session(SessionState.TERMINATED, "its workers were killed")
+                    self._see_workers_gone()
+                    if not self._detached and not self._keep:
+                        delete_session(self._session)
+
+    def _stop_session(self, state: SessionState, reason: str) -> None:
+        manifest = self._session.end(state, reason)
+        self._parts.workforce.stop()
+        end_what_is_left(self._session, manifest)
+
+    def _see_workers_gone(self) -> None:
+        self._parts.workforce.wait_until_gone(self._parts.keeper.buried)
+        self._parts.spending.settle()
+
+    # --- without it ---------------------------------------------------------------------------------------------------
+
+    def detach(self) -> None:
+        """Leave a detached session as it is. Called once everything is acknowledged.
+
+        Raises: LaunchError, BudgetExceeded: no worker is there to do the work, and none can be started.
+        """
+        with self._once() as is_due:
+            if is_due:
+                try:
+                    self._see_worker_stay()
+                finally:
+                    self._leave()
+
+    def leave(self) -> None:
+        """Leave without seeing to anything: another client does, or has done. A second call is harmless."""
+        self.begin()
+        with self._once() as is_due:
+            if is_due:
+                self._leave()
+
+    def _see_worker_stay(self) -> None:
+        """Wait until the work goes on without this client. The threads run meanwhile: outcomes may come."""
+        parts, keeper = self._parts, self._parts.keeper
+        keeper.ask_to_leave()
+        parts.wake_keeper.set()
+        while parts.state.error is None and parts.futures.are_undone() and parts.threads.runs("keep"):
+            if self._session.clock.wait(keeper.may_leave, _STAY_S):
+                break
+        if keeper.leave_error is not None:
+            raise keeper.leave_error
+
+    def _leave(self) -> None:
+        """Say that this client goes, and close it. Futures that are asked for bring it back."""
+        parts = self._parts
+        try:
+            self._stop_threads()
+            parts.workforce.let_go()
+            # Nobody need know at once that this client has left.
+            parts.opened.hurry.set()
+            with contextlib.suppress(StoreError):
+                parts.keeper.leave()
+        except (SessionNotFound, StoreUnavailable) as error:
+            _log.info("left without saying so: %s", error)
+        except Exception as error:
+            _warn("left without saying so: %s", error)
+        finally:
+            if self._attach_again is not None:
+                self._leave_futures(self._attach_again)
+            self._close()
+
+    def _leave_futures(self, attach_again: Callable[[], Returned]) -> None:
+        """From here on futures that are not done say when they are asked for. Those that are now are asked for at once."""
+        session_id, parts = self._session.session_id, self._parts
+        unsent = parts.sending.unacknowledged()
+        places = parts.collector.hand_over()
+        returning = Returning(
+            attach_again, lambda error: named(error, session_id), places, session_id, self._session.clock
+        )
+        parts.futures.successor = returning
+        for future in (future for place in places for futures in place.futures.values() for future in futures):
+            if future.is_asked_for():
+                try:
+                    returning.ask(future)
+                except RuntimeError as error:
+                    future.complete(None, ExecutorBroken(str(error)))
+        # Only where leaving was interrupted: these are sent by no one.
+        lost = ExecutorBroken(f"the client left before the task was acknowledged: session={session_id}")
+        for_each(unsent, lambda future: future.complete(None, lost))
+
+    # --- all of them --------------------------------------------------------------------------------------------------
+
+    @property
+    def _session(self) -> SessionStore:
+        return self._parts.opened.session
+
+    @contextlib.contextmanager
+    def _once(self) -> Iterator[bool]:
+        """Holds the lock over the end; whether it is still to be done."""
+        with self._lock:
+            yield not self._parts.state.ended.is_set()
+
+    @contextlib.contextmanager
+    def _in_good_order(self) -> Iterator[None]:
+        """Whatever goes wrong is logged, and everything is let go of in the end."""
+        try:
+            yield
+        except Exception as error:
+            _warn("the session could not be ended in good order: %s", error)
+        finally:
+            self._close()
+
+    def _stop_threads(self) -> None:
+        parts = self._parts
+        parts.threads.stop.set()
+        parts.wake_keeper.set()
+        parts.collector.news.set()
+        # A thread that asks a store which does not answer would go on asking for minutes.
+        parts.opened.hurry.set()
+        parts.threads.join()
+        if not isinstance(parts.state.error, StoreError):
+            parts.opened.hurry.clear()
+
+    def _close(self) -> None:
+        """Let go of everything, whatever of it fails."""
+        parts = self._parts
+        try:
+            # Also where the store refused the rest: no worker that is bound to this client stays.
+            for let_go in (parts.workforce.let_go, parts.parallel.close, parts.opened.store.close):
+                try:
+                    let_go()
+                except Exception as error:
+                    _warn("a client did not end in good order: %s", error)
+        finally:
+            parts.state.end()
+
+
+def _warn(words: str, error: Exception) -> None:
+    """Log it: in a word if it is an error of ours, else with its traceback."""
+    _log.warning(words, error, exc_info=None if isinstance(error, StarburstError) else error)

@@ -1,0 +1,69 @@
+"""What one client consists of: made by `Engine`, taken apart by `Ending`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from starburst_executor.client.cancelling import FuturesOfClient
+from starburst_executor.client.collector import Collector
+from starburst_executor.client.future import THREAD_PREFIX
+from starburst_executor.client.keeper import ClientKeeper
+from starburst_executor.client.sending import Sending
+from starburst_executor.client.session import Opened
+from starburst_executor.client.spending import Spending
+from starburst_executor.client.state import ClientState
+from starburst_executor.client.threads import Threads
+from starburst_executor.client.workforce import Workforce
+
+__all__ = ["Parallel", "Parts"]
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+# As many as fly for submits: enough that the store's rate is the limit, not its latency.
+_N_AT_ONCE = 16
+
+
+class Parallel:
+    """A `Mapper`: several requests at once where the store is far away. Thread-safe."""
+
+    def __init__(self, *, is_far: bool) -> None:
+        self._pool = ThreadPoolExecutor(_N_AT_ONCE, f"{THREAD_PREFIX}fetch") if is_far else None
+
+    def __call__(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
+        listed = list(items)
+        if self._pool is not None and len(listed) > 1:
+            with suppress(RuntimeError):  # the interpreter is ending, and pools take no more
+                return self._pool.map(function, listed)
+        return iter([function(item) for item in listed])
+
+    def close(self) -> None:
+        """Let go of its threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """The parts of one client.
+
+    Attributes:
+        wake_keeper: Set to have the keeper take its turn.
+    """
+
+    opened: Opened
+    state: ClientState
+    threads: Threads
+    collector: Collector
+    sending: Sending
+    futures: FuturesOfClient
+    keeper: ClientKeeper
+    workforce: Workforce
+    spending: Spending
+    parallel: Parallel
+    wake_keeper: threading.Event

@@ -1,0 +1,206 @@
+"""From a call to a stored task: pickled in the caller's thread, stored by the threads `send-N`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from starburst_executor.client.collector import Collector
+from starburst_executor.client.functions import FunctionPickles, Prepared, without_partials
+from starburst_executor.client.future import StarburstFuture, for_each
+from starburst_executor.client.pieces import BigCall
+from starburst_executor.client.session import Opened, code_for, is_embedded, open_submitter
+from starburst_executor.client.state import ENDED_WORDS, ClientState
+from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
+from starburst_executor.client.threads import Threads, named
+from starburst_executor.config import Settings
+from starburst_executor.errors import StarburstError
+from starburst_executor.protocol import calls, outcomes
+from starburst_executor.protocol.records import SessionState
+
+__all__ = ["Sending"]
+
+# Requests in flight at once: enough that a burst of submits is limited by the store's rate, not by its latency. The
+# embedded store does one write at a time anyway.
+_REMOTE_SENDERS = 16
+
+
+class Sending:
+    """What one client submits. Thread-safe.
+
+    Args:
+        client_id: This client's, by which it gets an ordinal.
+        ordinal: Its ordinal as a submitter; None to get one at the first submit.
+        start_others: Starts the threads that collect and keep.
+        new_future: Makes a future, from ordinal and index.
+        awaits_work: Whether the keeper should have its turn at once where there is work.
+        wake_keeper: Set to have it.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        settings: Settings,
+        state: ClientState,
+        threads: Threads,
+        collector: Collector,
+        *,
+        client_id: str,
+        ordinal: int | None,
+        start_others: Callable[[], None],
+        new_future: Callable[[int, int], StarburstFuture[Any]],
+        awaits_work: Callable[[], bool],
+        wake_keeper: threading.Event,
+    ) -> None:
+        self.ordinal = ordinal
+        self._session = opened.session
+        self._state = state
+        self._threads = threads
+        self._collector = collector
+        self._client_id = client_id
+        self._start_others = start_others
+        self._new_future = new_future
+        self._awaits_work = awaits_work
+        self._wake_keeper = wake_keeper
+        self._queue_bytes = settings.queue_bytes
+        self._n_senders = 1 if is_embedded(opened.store.url) else _REMOTE_SENDERS
+        self._functions = FunctionPickles()
+        self._code = code_for(opened.store, opened.session.clock, settings)
+        # Both are set under the state's lock, once.
+        self._submitter: Submitter | None = None
+        self._is_ready = False  # all threads were started that a submit needs
+
+    # --- in the caller's thread ---------------------------------------------------------------------------------------
+
+    def prepare(self, function: Callable[..., Any]) -> Prepared:
+        """Pickle a function once for many calls.
+
+        Raises: PayloadError: the user's own modules, which it may need, cannot be sent.
+        Store: 1 GET and perhaps 1 create, if the store is not on this machine and modules were imported since.
+        """
+        return self._functions.prepare(function, self._code.name())
+
+    def submit(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> StarburstFuture[Any]:
+        """Pickle now, queue, return the future. What cannot be pickled fails on the future."""
+        function, args, kwargs = without_partials(function, args, kwargs)
+        prepared = self._functions.prepare_for_one(function, self._code.name())
+        return self.submit_prepared(prepared, prepared.bound + args, kwargs)
+
+    def submit_prepared(
+        self, prepared: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> StarburstFuture[Any]:
+        """The same with a function that was pickled before."""
+        submitter = self._ready_submitter()
+        digest, pickled, error, _ = prepared
+        call: bytes | BigCall = b""
+        if error is None:
+            try:
+                parts = calls.dump_call_in_parts(args, kwargs, submitter.pieces.keep)
+                call = parts if isinstance(parts, bytes) else BigCall(parts)
+            except BaseException as raised:  # user code runs here: __reduce__
+                error = raised
+        failed = None if error is None else outcomes.dump_error(error)
+        future = submitter.add(self._future, digest, pickled, call, failed)
+        if self._awaits_work():
+            self._wake_keeper.set()
+        if error is not None:
+            future.mark_running()
+            future.complete(None, error)
+        return future
+
+    def _future(self, index: int) -> StarburstFuture[Any]:
+        return self._new_future(self.ordinal or 0, index)
+
+    def _ready_submitter(self) -> Submitter:
+        state, session = self._state, self._session
+        is_open = session.manifest.state == SessionState.OPEN
+        if self._submitter is not None and self._is_ready and is_open and not state.is_ending and state.error is None:
+            return self._submitter
+        state.check_open(session.manifest)
+        if self.ordinal is None:
+            self.ordinal = open_submitter(session, self._client_id)
+        with state.lock:
+            if state.is_ending:
+                raise RuntimeError(ENDED_WORDS)
+            if self._submitter is None:
+                self._submitter = Submitter(
+                    session,
+                    ordinal=self.ordinal,
+                    n_workers=lambda: session.manifest.workers,
+                    queue_bytes=self._queue_bytes,
+                    acknowledged=self._on_acknowledged,
+                )
+            for i in range(self._n_senders):
+                self._threads.start(f"send-{i}", self._send)
+            self._start_others()
+            self._is_ready = True
+            return self._submitter
+
+    # --- in the senders' ----------------------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        submitter = self._submitter
+        assert submitter is not None  # this thread is started for it  # noqa: S101
+        while not self._threads.stop.is_set():
+            batch = submitter.take()
+            if batch is None:
+                return
+            try:
+                submitter.send(batch)
+            except BaseException as error:
+                raise _refused(batch, named(error, self._session.session_id)) from error
+            if self._session.ring_due() is not None:
+                # The keeper rings once it may be done again: it is to know when.
+                self._wake_keeper.set()
+            # While this thread waits for the next batch, nobody but their callers keeps these futures.
+            del batch
+
+    def _on_acknowledged(self, batch: Acknowledged) -> None:
+        self._collector.watch(batch.key, batch.ref, batch.etag, enumerate(batch.futures))
+        if (error := self._state.error) is not None:
+            # Acknowledged after the client had failed and said so on all futures: nothing is polled any more.
+            self._collector.give_up_all(error)
+
+    # --- what is unsent -----------------------------------------------------------------------------------------------
+
+    def is_done(self) -> bool:
+        """Whether everything submitted is acknowledged."""
+        return self._submitter is None or self._submitter.is_empty()
+
+    def flush(self, timeout_s: float | None = None) -> bool:
+        """Wait until the store has acknowledged every submit made so far; False if time ran out."""
+        return self._submitter is None or self._submitter.flush(timeout_s)
+
+    def unacknowledged(self) -> list[StarburstFuture[Any]]:
+        """The futures of what is queued or being sent."""
+        return [] if self._submitter is None else self._submitter.unacknowledged()
+
+    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+        """Cancel those of these that are still queued; how many."""
+        mine = [future for future in futures if future.ordinal == self.ordinal]
+        return len(self._submitter.cancel_unsent(mine)) if self._submitter is not None and mine else 0
+
+    def wait_flown(self, futures: list[StarburstFuture[Any]]) -> bool:
+        """Wait until those that are being sent at this moment are acknowledged; False if this client has sent nothing."""
+        if self._submitter is None:
+            return False
+        self._submitter.wait_flown(futures)
+        return True
+
+    def close(self) -> None:
+        """Take no more, and let the senders end once all is sent."""
+        if self._submitter is not None:
+            self._submitter.close()
+
+    def fail(self, error: StarburstError) -> list[StarburstFuture[Any]]:
+        """Give up what is queued; its futures."""
+        return [] if self._submitter is None else self._submitter.fail(error)
+
+
+def _refused(batch: Batch, error: StarburstError) -> StarburstError:
+    """Say on each future of a batch why it was not stored; the error."""
+    for_each([one.future for one in batch.queued], lambda future: future.complete(None, error))
+    return error

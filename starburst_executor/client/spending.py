@@ -1,0 +1,68 @@
+"""What a session has cost and asked of its store, as its client adds it up."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from starburst_executor.client.money import Cost, cost_of
+from starburst_executor.client.session import Opened
+from starburst_executor.client.workforce import Workforce
+from starburst_executor.protocol.records import Manifest, WorkerBeat
+
+__all__ = ["Spending"]
+
+_log = logging.getLogger(__name__)
+
+
+class Spending:
+    """Adds up one session's requests and dollars.
+
+    Args:
+        buried: Workers whose death this client has seen.
+        has_ended: Whether this client has ended: the store is asked no more.
+    """
+
+    def __init__(
+        self,
+        opened: Opened,
+        workforce: Workforce,
+        buried: Callable[[], frozenset[str]],
+        has_ended: Callable[[], bool],
+    ) -> None:
+        self._opened = opened
+        self._workforce = workforce
+        self._buried = buried
+        self._has_ended = has_ended
+        self._cost: Cost | None = None  # once the session has ended
+
+    def requests(self) -> dict[str, int]:
+        """Store requests so far, by kind: this client's, and its workers' as of their last beats."""
+        return self._all_requests(self._workforce.beats(fresh=not self._has_ended()))
+
+    def cost(self) -> Cost:
+        """What the session has cost so far; after its end, in all."""
+        session = self._opened.session
+        if not self._has_ended():
+            return self.of(session.refresh(), self._workforce.beats(fresh=True))
+        return self._cost or self.of(session.manifest, self._workforce.beats(fresh=False))
+
+    def of(self, manifest: Manifest, beats: list[WorkerBeat]) -> Cost:
+        """What manifest and beats say that it has cost."""
+        dead = self._workforce.dead(beats) | self._buried()
+        counts = self._all_requests(beats)
+        return cost_of(manifest, self._opened.session.clock.now(), beats, dead, counts, self._opened.store.url)
+
+    def settle(self) -> None:
+        """The session has ended: say what it has cost, if anything. Nothing is asked of the store."""
+        session = self._opened.session
+        self._cost = self.of(session.manifest, self._workforce.beats(fresh=False))
+        if self._cost.total_usd:
+            _log.info("the session has cost %s: session=%s", self._cost, session.session_id)
+
+    def _all_requests(self, beats: Iterable[WorkerBeat]) -> dict[str, int]:
+        counts = Counter(self._opened.store.requests.snapshot())
+        for beat in beats:
+            counts.update(beat.requests)
+        return dict(counts)
