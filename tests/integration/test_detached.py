@@ -550,8 +550,9 @@ def end(session_id: str, store_url: str) -> None:
     DetachedExecutor.reattach(session_id, store=store_url).cleanup(force=True)
 
 
-def own_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("starburst-")]
+def client_threads(before: set[threading.Thread]) -> list[str]:
+    """Names of the threads of clients, but for those that were there before."""
+    return [one.name for one in set(threading.enumerate()) - before if one.name.startswith("starburst-")]
 
 
 def test_futures_of_an_executor_that_has_left_get_their_outcomes(store_url: str, tmp_path: Path) -> None:
@@ -610,6 +611,7 @@ def test_a_thread_that_waits_while_its_executor_leaves_gets_its_result(store_url
 
 @pytest.mark.parametrize("leave", ["shutdown", "garbage"])
 def test_futures_outlive_an_executor_that_leaves_in_the_background(store_url: str, leave: str) -> None:
+    before = set(threading.enumerate())
     executor = detached(store_url, workers=1)
     session_id = executor.id
     future = executor.submit(square, 7)
@@ -617,17 +619,18 @@ def test_futures_outlive_an_executor_that_leaves_in_the_background(store_url: st
         executor.shutdown(wait=False)
     del executor
     gc.collect()
-    wait_until(lambda: not [name for name in own_threads() if name.endswith("keep")])
+    wait_until(lambda: "starburst-keep" not in client_threads(before))
     assert future.result(60) == 49
     end(session_id, store_url)
 
 
 def test_a_client_that_came_back_for_a_future_leaves_again(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("starburst_executor.client.returning._LINGER_S", 0.2)
+    before = set(threading.enumerate())
     with detached(store_url, workers=1) as executor:
         future = executor.submit(square, 8)
     assert future.result(60) == 64
-    wait_until(lambda: own_threads() == [])
+    wait_until(lambda: client_threads(before) == [])
     end(executor.id, store_url)
 
 
