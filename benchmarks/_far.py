@@ -29,8 +29,8 @@ from starburst_executor.testing.simulation.threads import ProcessClock
 from starburst_executor.testing.simulation.weather import CALM
 from starburst_executor.testing.simulation.workers import SimulatedLauncher, guarded
 from starburst_executor.testing.simulation.world import KEY, World
-from starburst_executor.worker import agent
-from starburst_executor.worker.agent import Stop
+from starburst_executor.worker import leaving
+from starburst_executor.worker.leaving import Stop
 from starburst_executor.worker.runner.jobs import Job
 
 __all__ = ["Played", "play"]
@@ -204,7 +204,7 @@ _SIZES = (
     (submitter, "GROUPS_PER_EPOCH"),
     (store_session, "GROUPS_PER_EPOCH"),
     (keeper, "_DEATHS_S"),
-    (agent, "_SIGNAL_S"),
+    (leaving, "_SIGNAL_S"),
     (engine, "_REMOTE_SENDERS"),
 )
 

@@ -33,7 +33,8 @@ from starburst_executor.testing.simulation.scheduler import Process, Scheduler, 
 from starburst_executor.testing.simulation.stage import on_stage
 from starburst_executor.testing.simulation.tasks import Behaviour, SimulatedNursery, simulated_task
 from starburst_executor.testing.simulation.threads import Event, ProcessClock, Thread
-from starburst_executor.worker.agent import Agent, Stop
+from starburst_executor.worker.agent import Agent
+from starburst_executor.worker.leaving import Leaving, Stop
 from starburst_executor.worker.runner.jobs import Job
 
 __all__ = ["Fleet", "Flight"]
@@ -163,10 +164,11 @@ class Fleet:
         session = SessionStore(store, session_id, Sealer(bytes.fromhex(_KEY), session_id), clock)
         session.refresh()
         nursery: Any = SimulatedNursery(worker, self._lots.fork(), self._starts, self._tries, _nobody_is_poisoned)
-        agent = Agent(session, store, worker.worker_id, nursery, clock, n_slots=1)
+        leaving = Leaving(clock)
+        agent = Agent(session, store, worker.worker_id, nursery, clock, leaving, n_slots=1)
         self._n_up += 1
         if agent.run() is Stop.FAILED:
-            raise RuntimeError(f"a worker cannot go on: {agent.words}")
+            raise RuntimeError(f"a worker cannot go on: {leaving.words}")
 
 
 class _Starts:

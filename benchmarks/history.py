@@ -33,8 +33,9 @@ from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode
 from starburst_executor.protocol.status import Ended, Entry, State, Status
 from starburst_executor.store.open import register_scheme
 from starburst_executor.testing import FakeClock
-from starburst_executor.worker.claims import Claims, Finding
+from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.finder import Finder
+from starburst_executor.worker.runner.jobs import Finished
 
 N_UNWELL, N_WORKERS = 100, 50
 
@@ -141,7 +142,7 @@ class LoneSubmits:
         assert key is not None  # it was rung for
         claim, _ = self._claims.claim(key, size=lambda _: 1)
         assert claim is not None  # nobody else is there
-        claim.found[0] = Finding(State.COMPLETED, outcomes.dump_value(number))
+        claim.found[0] = Finished(1, True, True, outcomes.dump_value(number), 0.0, b"", b"")
         self._claims.commit(claim)
         self._finder.saw(key, claim.seen.status)
         self._collector.poll()

@@ -56,6 +56,12 @@ GUARDED: dict[str, tuple[str, ...]] = {
 ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 
+# Modules whose threads watch a process, a clock, a signal or a client: nothing that they import, however far down, can
+# call the store. `testing/simulation` checks the same of every thread of a worker while it runs.
+LISTENING = ("worker/listener.py", "worker/leaving.py", "worker/runner/handle.py", "worker/runner/nursery.py")
+STORE_UNITS = ("store", "session")
+
+
 class Import(NamedTuple):
     """One module that a source names in an import statement, wherever it stands, and the line."""
 
@@ -144,13 +150,50 @@ def public_names(tree: ast.Module) -> set[str]:
     return set()
 
 
-CHECKS = [layering_faults, guarded_faults, environment_faults, docstring_faults]
+def listening_faults(relative: Path, source: str) -> list[str]:
+    """A module of `LISTENING` from which the store can be reached; through which others."""
+    if relative.as_posix() not in LISTENING:
+        return []
+    faults, found = [], {relative}
+    frontier: list[tuple[str, str]] = [(source, relative.as_posix())]
+    while frontier:
+        text, way = frontier.pop()
+        for module, _ in imports(ast.parse(text)):
+            path = path_of(module)
+            if path is not None and path not in found:
+                found.add(path)
+                way_there = f"{way} -> {path.as_posix()}"
+                if path.parts[0] in STORE_UNITS:
+                    faults.append(f"{way_there}: a thread that listens could call the store")
+                else:
+                    frontier.append(((ROOT / path).read_text(encoding="utf-8"), way_there))
+    return faults
+
+
+def path_of(module: str) -> Path | None:
+    """The file of a module of the package, or of the one that a name was imported from; None for all others."""
+    for parts in (module.split("."), module.split(".")[:-1]):
+        if len(parts) > 1 and parts[0] == PACKAGE:
+            for path in (Path(*parts[1:]).with_suffix(".py"), Path(*parts[1:], "__init__.py")):
+                if (ROOT / path).exists():
+                    return path
+    return None
+
+
+CHECKS = [layering_faults, guarded_faults, environment_faults, docstring_faults, listening_faults]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_the_package_has_no_faults(check):
     faults = [fault for path in SOURCES for fault in check(path.relative_to(ROOT), path.read_text(encoding="utf-8"))]
     assert not faults, "\n".join(faults)
+
+
+def test_what_listens_reaches_the_store_through_no_other_module():
+    source = "from starburst_executor.worker.functions import Functions"
+    assert listening_faults(Path("worker/listener.py"), source)
+    assert listening_faults(Path("worker/slot.py"), source) == []
+    assert all((ROOT / path).exists() for path in LISTENING)
 
 
 def test_every_top_level_unit_has_a_layer():
@@ -179,6 +222,13 @@ def test_every_top_level_unit_has_a_layer():
         (environment_faults, "config.py", "import os\nx = os.environ"),
         (environment_faults, "aws/config/setup.py", "import os\nx = os.environ"),
         (docstring_faults, "worker/agent.py", "x = 1"),
+        (listening_faults, "worker/listener.py", "from starburst_executor.store import base"),
+        (
+            listening_faults,
+            "worker/leaving.py",
+            "def f():\n    from starburst_executor.session.store import SessionStore",
+        ),
+        (listening_faults, "worker/runner/handle.py", "import starburst_executor.session.own"),
         (docstring_faults, "worker/agent.py", '"""Doc."""\n__all__ = ["f"]\ndef f(): pass'),
     ],
 )

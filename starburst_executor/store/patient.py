@@ -19,6 +19,7 @@ Source: docs/design/0001-protocol.md, "Conditional writes".
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Sized
 from contextlib import suppress
@@ -60,7 +61,9 @@ class PatientStore:
         self._store = store
         self._clock = clock
         self.patience_s = patience_s
-        self._stop = stop or threading.Event()
+        self._stop = stop
+        self._until = math.inf  # by the clock: no answer is waited for any longer
+        self._limited = threading.Event()  # set, and replaced, when that has changed
 
     def __repr__(self) -> str:
         return f"PatientStore({self._store!r})"
@@ -73,6 +76,16 @@ class PatientStore:
     def inner(self) -> ObjectStore:
         """The wrapped store, which makes one try per call."""
         return self._store
+
+    def limit(self, left_s: float) -> None:
+        """From now on wait for a clear answer this long at the most, all together: for the owner of a store who must leave.
+
+        Those who wait already look again at once how long they may, unless they wait for `stop` too. After that time each
+        request is one try. A later call sets another time.
+        """
+        self._until = self._clock.monotonic() + left_s
+        limited, self._limited = self._limited, threading.Event()
+        limited.set()
 
     def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
         return self._cleared(lambda: self._get(key, unless, start, length))
@@ -207,8 +220,14 @@ class PatientStore:
 
         backoff = Backoff(self._clock, _FIRST_PAUSE_S, _MOST_PAUSE_S)
 
+        def until() -> float:
+            return min(started + self.patience_s, self._until)
+
+        def is_stopped() -> bool:
+            return self._stop is not None and self._stop.is_set()
+
         def left_s() -> float:
-            return 0.0 if self._stop.is_set() else started + self.patience_s - self._clock.monotonic()
+            return 0.0 if is_stopped() else until() - self._clock.monotonic()
 
         began = [started]  # the last try
 
@@ -222,7 +241,7 @@ class PatientStore:
         retrying = Retrying(
             retry=retry_if_exception_type(StoreUnavailable),
             wait=lambda _: min(backoff.next_s(), max(0.0, left_s())),
-            stop=lambda _: self._stop.is_set() or began[0] >= started + self.patience_s,
+            stop=lambda _: is_stopped() or began[0] >= until(),
             sleep=self._pause,
             reraise=True,
         )
@@ -235,7 +254,8 @@ class PatientStore:
             ) from last
 
     def _pause(self, pause_s: float) -> None:
-        self._clock.wait(self._stop, pause_s)
+        # One that is given no `stop` has its pauses cut short by `limit`.
+        self._clock.wait(self._stop or self._limited, pause_s)
 
 
 class _Write:

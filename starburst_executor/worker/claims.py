@@ -32,32 +32,14 @@ from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.seal import SEAL_BYTES
 from starburst_executor.protocol.status import Ended, Entry, Located, State, Status
 from starburst_executor.session.store import SessionStore, Versioned
+from starburst_executor.worker.runner.jobs import Finished
 
-__all__ = ["Claim", "Claims", "Finding"]
+__all__ = ["Claim", "Claims"]
 
 _log = logging.getLogger(__name__)
 
 # Outcomes too big to inline share objects of up to so many bytes; a bigger one has an object of its own.
 _PART_BYTES = 8 * 1024 * 1024
-
-
-@dataclass(slots=True)
-class Finding:
-    """How one task of a claim went, before it is stored.
-
-    Attributes:
-        state: `State.COMPLETED` or `State.FAILED`.
-        outcome: Unsealed.
-        output: Captured stdout and stderr.
-        seconds: How long it ran.
-        failures: Failed attempts of this run, this one included.
-    """
-
-    state: State
-    outcome: bytes | memoryview
-    output: tuple[bytes, bytes] = (b"", b"")
-    seconds: float = 0.0
-    failures: int = 0
 
 
 @dataclass(slots=True)
@@ -82,7 +64,7 @@ class Claim:
     ref: GroupRef
     seen: Versioned
     open: set[int]
-    found: dict[int, Finding] = field(default_factory=dict)
+    found: dict[int, Finished] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
     n_parts: int = 0
@@ -92,8 +74,18 @@ class Claim:
         """The entry as this worker last saw it: its attempt, its call, its stored failures."""
         return self.seen.status.entries[index]
 
+    def n_failures(self, index: int) -> int:
+        """Failed attempts of this run so far, of a task."""
+        return self.failures.get(index, self.entry(index).failures)
+
+    def count_failure(self, index: int) -> int:
+        """One more of a task's tries has failed; how many have."""
+        self.failures[index] = n_failures = self.n_failures(index) + 1
+        self.tries[index] = self.tries.get(index, 0) + 1
+        return n_failures
+
     @property
-    def is_run(self) -> bool:
+    def all_ended(self) -> bool:
         """Every task of it has ended; what is left is a commit."""
         return len(self.found) == len(self.open)
 
@@ -110,7 +102,8 @@ class Claims:
         self._session = session
         self._worker_id = worker_id
         self._clock = clock
-        self._lock = threading.Lock()  # guards: _held, _n_claims, n_ended
+        self._lock = threading.Lock()  # guards: _held, _n_claims, _is_closed, n_ended
+        self._is_closed = False
         self._held: dict[str, str] = {}
         self._n_claims = 0
         self.n_ended = 0
@@ -120,6 +113,11 @@ class Claims:
         """Claim id to key of every claim held or being written, for the next beat."""
         with self._lock:
             return dict(self._held)
+
+    def close(self) -> None:
+        """Claim nothing any more: from here on `held` only shrinks. What is held can be committed and released."""
+        with self._lock:
+            self._is_closed = True
 
     def claim(
         self, key: str, *, size: Callable[[Status], int], alone: bool = False, ahead: bool = False
@@ -149,6 +147,8 @@ class Claims:
         if found is None or ref is None:
             return None, None
         claim_id = self._new_claim(key)
+        if not claim_id:
+            return None, found.status
         changed, taken = self._take(found.status, claim_id, size(found.status), alone=alone, ahead=ahead)
         if not taken:
             self._forget(claim_id)
@@ -306,7 +306,10 @@ class Claims:
             self._forget(claim.claim_id)
 
     def _new_claim(self, key: str) -> str:
+        """A new claim's id; empty if none is to be made any more."""
         with self._lock:
+            if self._is_closed:
+                return ""
             self._n_claims += 1
             claim_id = f"{self._worker_id}.{self._n_claims}"
             # Named by beats from before it is written: a watcher may see it in the object before we hear of it.
@@ -322,16 +325,18 @@ class Claims:
         limit = status.inline_bytes(claim.ref.n_tasks)
         keys, parts = self._session.keys, _Parts(claim)
         ended = {}
-        for index, finding in sorted(claim.found.items()):
+        for index, finished in sorted(claim.found.items()):
             label = status.outcome_label(claim.seen.status, index, claim.entry(index))
-            seal = self._session.sealer.seal("outcome", label, finding.outcome)
+            seal = self._session.sealer.seal("outcome", label, finished.outcome)
             outcome: bytes | Located
-            if len(finding.outcome) + SEAL_BYTES <= limit:
-                outcome = seal + finding.outcome
+            if len(finished.outcome) + SEAL_BYTES <= limit:
+                outcome = seal + finished.outcome
             else:
-                outcome = parts.outcomes.add([seal, finding.outcome])
-            log = parts.logs.add([_packed(finding.output)]) if any(finding.output) else None
-            ended[index] = Ended(finding.state, outcome, log, finding.seconds, finding.failures)
+                outcome = parts.outcomes.add([seal, finished.outcome])
+            output = (finished.stdout, finished.stderr)
+            log = parts.logs.add([_packed(output)]) if any(output) else None
+            state = State.COMPLETED if finished.ok else State.FAILED
+            ended[index] = Ended(state, outcome, log, finished.seconds, claim.n_failures(index))
         for part, body in parts.outcomes.bodies():
             self._create(keys.outcomes(claim.ref.group_id, part), body)
         for part, body in parts.logs.bodies():

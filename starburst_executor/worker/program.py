@@ -6,7 +6,9 @@ import logging
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -16,10 +18,11 @@ from starburst_executor.errors import KeyNotFound, StarburstError
 from starburst_executor.launch.bootstrap import EXIT_DRAINED, Bootstrap, grace_of, new_worker_id, read_bootstrap
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.url import split_url
+from starburst_executor.worker.leaving import Leaving, Stop
 from starburst_executor.worker.runner.handle import Nursery
 
 if TYPE_CHECKING:
-    from starburst_executor.worker.agent import Stop
+    from starburst_executor.worker.agent import Agent
 
 __all__ = ["run"]
 
@@ -92,14 +95,65 @@ def _work(
     sealer: Sealer,
     clock: SystemClock,
 ) -> tuple[Stop, str]:
+    leaving = Leaving(clock)
+    signal.signal(signal.SIGTERM, leaving.on_sigterm)
+    # ^C reaches the whole terminal: a worker bound to a client ends with it, others are told by hand.
+    signal.signal(signal.SIGINT, signal.SIG_IGN if bootstrap.bound else leaving.on_sigterm)
+    if bootstrap.bound:
+        leaving.watch(_stdin())
+    # In a thread of its own: the main thread is the one that hears signals, and a store may not answer for long.
+    opening = _Opening(partial(_open, n_slots, engine, bootstrap, nursery, store_url, sealer, clock, leaving), leaving)
+    threading.Thread(target=opening.run, name="opening", daemon=True).start()
+    leaving.wait(lambda: opening.is_done or leaving.is_leaving)
+    if leaving.is_leaving:
+        return leaving.why or Stop.DRAINED, ""
+    return opening.agent().run(), leaving.words
+
+
+class _Opening:
+    """What a thread does before there is an agent, and how it came out."""
+
+    def __init__(self, open_agent: Callable[[], Agent], leaving: Leaving) -> None:
+        self._open_agent = open_agent
+        self._leaving = leaving
+        self._agent: Agent | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self._agent is not None or self._error is not None
+
+    def run(self) -> None:
+        try:
+            self._agent = self._open_agent()
+        except BaseException as error:  # raised again in the main thread
+            self._error = error
+        self._leaving.changed()
+
+    def agent(self) -> Agent:
+        """Raises: StarburstError."""
+        if self._agent is None:
+            raise self._error or RuntimeError("the session has not been opened")
+        return self._agent
+
+
+def _open(
+    n_slots: int | None,
+    engine: str | None,
+    bootstrap: Bootstrap,
+    nursery: Nursery,
+    store_url: str,
+    sealer: Sealer,
+    clock: SystemClock,
+    leaving: Leaving,
+) -> Agent:
     # Here, because a worker of its own has forked its nursery before; a fork server has loaded them.
     from starburst_executor.session.store import SessionStore
     from starburst_executor.store.open import open_store
     from starburst_executor.store.patient import PatientStore
     from starburst_executor.worker.agent import Agent
 
-    stop = threading.Event()
-    store = PatientStore(open_store(store_url), clock, patience_s=_AWAY_S, stop=stop)
+    store = PatientStore(open_store(store_url), clock, patience_s=_AWAY_S)
     session = SessionStore(store, sealer.session_id, sealer, clock)
     session.refresh()
     if not session.has_right_key():
@@ -108,20 +162,18 @@ def _work(
             "STARBURST_KEY, or copy the key file of whoever started it"
         )
     session.check_python()
-    n_slots = n_slots or config.resolve(detached=False, store=store_url).workers
-    life = _stdin() if bootstrap.bound else None
-    grace_s = grace_of(engine, session.manifest.timings.grace_s)
-    size = config.worker_size()
-    agent = Agent(
-        session, store, bootstrap.worker_id, nursery, clock, n_slots=n_slots, life=life, grace_s=grace_s, size=size
+    return Agent(
+        session,
+        store,
+        bootstrap.worker_id,
+        nursery,
+        clock,
+        leaving,
+        n_slots=n_slots or config.resolve(detached=False, store=store_url).workers,
+        bound=bootstrap.bound,
+        grace_s=grace_of(engine, session.manifest.timings.grace_s),
+        size=config.worker_size(),
     )
-    signal.signal(signal.SIGTERM, agent.on_sigterm)
-    # ^C reaches the whole terminal: a worker bound to a client ends with it, others are told by hand.
-    signal.signal(signal.SIGINT, signal.SIG_IGN if bootstrap.bound else agent.on_sigterm)
-    why = agent.run()
-    stop.set()
-    store.close()
-    return why, agent.words
 
 
 def _stdin() -> IO[bytes]:

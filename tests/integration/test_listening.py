@@ -8,12 +8,27 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from starburst_executor import StarburstExecutor, TaskCrashed, TaskTimeout
+import pytest
+
+from starburst_executor import DetachedExecutor, StarburstExecutor, TaskCrashed, TaskTimeout
 from starburst_executor.protocol.status import Entry
-from tests.sessions import descendants, detached, is_alive, kill, wait_until, worker_pids
-from tests.support.moto_server import ROOT
+from tests.fault_proxy import Asked, Fault, FaultProxy
+from tests.sessions import (
+    REMOTE,
+    descendants,
+    detached,
+    is_alive,
+    kill,
+    kill_workers,
+    run_python,
+    wait_until,
+    worker_pids,
+)
+from tests.support.moto_server import ROOT, MotoServer
 
 
 def join_worker(executor: StarburstExecutor, slots: int = 1) -> subprocess.Popen[bytes]:
@@ -62,6 +77,231 @@ def test_a_task_that_ends_itself_at_its_timeout_costs_no_worker(tmp_path: Path) 
     assert {type(future.exception(60)) for future in futures} <= {TaskCrashed, TaskTimeout}
     assert len(worker_pids(executor)) == 1
     assert all(entry.losses == 0 for entry in entries(executor))
+    executor.cleanup(force=True)
+
+
+# --- while the store is away ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proxy(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
+    with FaultProxy(moto_server.endpoint_url) as proxy:
+        for name, value in {**moto_server.environment, "AWS_ENDPOINT_URL": proxy.url}.items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+        kill_workers(f"/{tmp_path.name}/")
+
+
+@pytest.fixture
+def url(moto_server: MotoServer, tmp_path: Path) -> str:
+    return f"s3://{moto_server.bucket}/{tmp_path.name}"
+
+
+class Outage:
+    """A store that is away, in one of two ways: it refuses connections, or takes requests and never answers."""
+
+    def __init__(self, proxy: FaultProxy, how: str) -> None:
+        self._proxy = proxy
+        self._how = how
+        self._over = threading.Event()
+
+    def begin(self) -> None:
+        if self._how == "refuses":
+            self._proxy.go_down()
+        else:
+            self._proxy.plan = self._hang
+
+    def _hang(self, _: Asked) -> None:
+        self._over.wait()
+
+    def end(self) -> None:
+        self._over.set()
+        self._proxy.plan = lambda _: None
+        self._proxy.come_back()
+
+
+@pytest.fixture(params=["refuses", "hangs"])
+def outage(proxy: FaultProxy, request: pytest.FixtureRequest) -> Iterator[Outage]:
+    outage = Outage(proxy, request.param)
+    yield outage
+    outage.end()
+
+
+# What a bound may be late by on a machine that does other things too.
+SLACK_S = 10.0
+CLIENT = """
+import sys, time
+from starburst_executor import StarburstExecutor
+def tick(path):
+    while True:
+        with open(path, "a") as file:
+            file.write(".")
+        time.sleep(0.05)
+executor = StarburstExecutor(workers=2, store=sys.argv[1])
+executor.submit(tick, sys.argv[2])
+time.sleep(600)
+"""
+
+
+def ticking(path: Path) -> Callable[[], None]:
+    def tick() -> None:
+        while True:
+            with path.open("a") as file:
+                file.write(".")
+            time.sleep(0.05)
+
+    return tick
+
+
+def ticks_on(path: Path) -> bool:
+    size = path.stat().st_size
+    threading.Event().wait(0.5)
+    return path.stat().st_size > size
+
+
+def test_local_workers_of_a_client_that_is_killed_in_an_outage_end_at_once(
+    outage: Outage, url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "ticks"
+    client = run_python(CLIENT, url, str(file))
+    wait_until(file.exists)
+    pids = descendants(client.pid)
+    assert len(pids) >= 3
+    outage.begin()
+    threading.Event().wait(1.0)  # some request is on its way
+    client.kill()
+    client.communicate()
+    wait_until(lambda: not any(map(is_alive, pids)), SLACK_S)
+    assert not ticks_on(file)
+
+
+def test_a_busy_worker_that_gets_sigterm_in_an_outage_is_gone_within_its_grace_time(
+    outage: Outage, url: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "ticks"
+    timings = replace(REMOTE, grace_s=3.0)
+    executor = DetachedExecutor(workers=1, store=url, launcher="none", timings=timings)
+    worker = join_worker(executor, slots=2)
+    executor.submit(ticking(file))
+    wait_until(file.exists)
+    everybody = [worker.pid, *descendants(worker.pid)]
+    outage.begin()
+    threading.Event().wait(1.0)
+    kill(worker.pid, signal.SIGTERM)
+    began = time.monotonic()
+    threading.Event().wait(1.0)
+    assert ticks_on(file)
+    assert worker.wait(timings.grace_s + SLACK_S) == 0
+    assert time.monotonic() - began > 2.0
+    wait_until(lambda: not any(map(is_alive, everybody)), SLACK_S)
+    outage.end()
+    executor.cleanup(force=True)
+
+
+def test_an_idle_worker_that_gets_sigterm_in_an_outage_leaves_at_once(outage: Outage, url: str) -> None:
+    executor = DetachedExecutor(workers=1, store=url, launcher="none", timings=replace(REMOTE, grace_s=60.0))
+    worker = join_worker(executor)
+    assert executor.submit(abs, -1).result(60) == 1
+    outage.begin()
+    threading.Event().wait(1.0)
+    kill(worker.pid, signal.SIGTERM)
+    assert worker.wait(SLACK_S + 5) == 0
+    outage.end()
+    executor.cleanup(force=True)
+
+
+def test_a_worker_that_gets_sigterm_before_it_has_read_its_session_leaves_at_once(proxy: FaultProxy, url: str) -> None:
+    executor = detached(url, workers=1, launcher="none")
+    outage = Outage(proxy, "hangs")
+    outage.begin()
+    hang, asked = proxy.plan, threading.Event()
+
+    def told(request: Asked) -> Fault | None:
+        if request.path.endswith("/manifest"):
+            asked.set()
+        return hang(request)
+
+    # The client asks for nothing meanwhile.
+    executor.detach()
+    proxy.plan = told
+    worker = join_worker(executor)
+    assert asked.wait(60)
+    kill(worker.pid, signal.SIGTERM)
+    assert worker.wait(SLACK_S) == 0
+    outage.end()
+
+
+def test_a_task_is_stopped_at_its_timeout_in_an_outage(outage: Outage, url: str, tmp_path: Path) -> None:
+    file = tmp_path / "ticks"
+    executor = StarburstExecutor(workers=1, store=url, task_timeout=3.0, timings=REMOTE)
+    for _ in range(4):
+        executor.submit(time.sleep, 0.3).result(60)  # the next two are known to be short, so they are claimed together
+    futures = [executor.submit(time.sleep, 0.3), executor.submit(ticking(file))]
+    wait_until(file.exists)
+    began = time.monotonic()
+    outage.begin()
+    wait_until(lambda: not ticks_on(file), 3.0 + SLACK_S)
+    assert time.monotonic() - began > 2.0
+    outage.end()
+    assert futures[0].result(60) is None
+    assert isinstance(futures[1].exception(60), TaskTimeout)
+    executor.shutdown()
+
+
+def test_output_is_bounded_in_an_outage(outage: Outage, url: str, tmp_path: Path) -> None:
+    file = tmp_path / "peak"
+
+    def chatter() -> None:
+        line, peak = b"x" * 999_999 + b"\n", 0
+        for _ in range(150):
+            os.write(1, line)
+            time.sleep(0.02)
+            peak = max(peak, os.fstat(1).st_blocks * 512)
+        file.with_suffix(".new").write_text(str(peak))
+        file.with_suffix(".new").rename(file)
+
+    executor = detached(url, workers=1, launcher="none")
+    worker = join_worker(executor)  # not the client's own: that one would show the output here
+    for _ in range(4):
+        executor.submit(time.sleep, 0.3).result(60)
+    futures = [executor.submit(time.sleep, 0.3), executor.submit(chatter)]
+    wait_until(futures[1].running)
+    outage.begin()
+    wait_until(file.exists)
+    assert int(file.read_text()) < 64_000_000
+    outage.end()
+    assert [future.result(60) for future in futures] == [None, None]
+    assert len(executor.output(futures[1])[0]) <= 1_100_000
+    kill(worker.pid, signal.SIGTERM)
+    worker.wait(60)
+    executor.cleanup(force=True)
+
+
+def test_what_was_committed_too_late_in_an_outage_runs_again_elsewhere(
+    proxy: FaultProxy, url: str, tmp_path: Path
+) -> None:
+    """A worker that had to leave in an outage leaves its tasks to its lease: each has its result in the end."""
+
+    def wait_for_gate(i: int) -> int:
+        while not gate.exists():
+            time.sleep(0.01)
+        return i
+
+    gate = tmp_path / "gate"
+    executor = DetachedExecutor(workers=1, store=url, launcher="none", timings=replace(REMOTE, grace_s=1.0))
+    first = join_worker(executor)
+    executor.submit(abs, -1).result(60)
+    futures = [executor.submit(wait_for_gate, i) for i in range(3)]
+    wait_until(lambda: any(future.running() for future in futures))
+    proxy.go_down()
+    kill(first.pid, signal.SIGTERM)
+    assert first.wait(SLACK_S) == 0
+    proxy.come_back()
+    gate.touch()
+    second = join_worker(executor)
+    assert [future.result(60) for future in futures] == [0, 1, 2]
+    kill(second.pid, signal.SIGTERM)
+    assert second.wait(60) == 0
     executor.cleanup(force=True)
 
 

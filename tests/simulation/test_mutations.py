@@ -31,6 +31,9 @@ from starburst_executor.testing.simulation import simulate
 from starburst_executor.worker import agent, keeper
 from starburst_executor.worker.claims import Claim, Claims
 from starburst_executor.worker.finder import Finder
+from starburst_executor.worker.leaving import Leaving
+from starburst_executor.worker.listener import Listener
+from starburst_executor.worker.slot import Slot
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -351,6 +354,38 @@ def forget_the_futures_of_a_client_that_has_left(patch: pytest.MonkeyPatch) -> N
     patch.setattr(FuturesOfClient, "ask_again", lambda self, future: None)
 
 
+def keep_deadlines_where_the_store_is_waited_for(patch: pytest.MonkeyPatch) -> None:
+    """The thread of the slot looks at the clock, whenever it has an answer."""
+    hear, limits = Slot._hear, Listener._is_late
+
+    def look(self: Any) -> None:
+        listener = self._feeder._listener
+        if listener is not None and limits(listener, listener._clock.monotonic()):
+            listener._timed_out = next(iter(listener._jobs))
+            listener.kill()
+        hear(self)
+
+    patch.setattr(Listener, "_is_late", lambda self, now: False)
+    patch.setattr(Slot, "_hear", look)
+
+
+def say_goodbye_in_the_thread_that_hears_signals(patch: pytest.MonkeyPatch) -> None:
+    drain = agent.Agent._drain
+
+    def say_first(self: Any) -> None:
+        self._say_leaving()
+        drain(self)
+
+    patch.setattr(agent.Agent, "_drain", say_first)
+
+
+def wait_for_the_store_as_long_as_it_takes(patch: pytest.MonkeyPatch) -> None:
+    """A worker that is to leave waits until it has been able to say so."""
+    wait = Leaving.wait
+    patch.setattr(Leaving, "wait", lambda self, condition, timeout_s=None: wait(self, condition))
+    patch.setattr(patient.PatientStore, "limit", lambda self, left_s: None)
+
+
 # Each with the number of seeds that it may take, and words of what is then found broken.
 MUTATIONS: dict[Patch, tuple[int, str]] = {
     skip_the_nonce_check: (
@@ -381,6 +416,9 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     leave_what_is_left_of_a_session_that_is_over: (300, "come to an end"),
     count_a_forgotten_claim_as_a_loss: (60, "too few losses"),
     never_take_back_what_was_forgotten: (60, "stood for too long|come to an end"),
+    keep_deadlines_where_the_store_is_waited_for: (400, "runs on past its task_timeout"),
+    say_goodbye_in_the_thread_that_hears_signals: (60, "listens calls the store"),
+    wait_for_the_store_as_long_as_it_takes: (150, "outlives"),
     leave_without_looking: (60, "come to an end|not found"),
     leave_work_to_any_worker_that_was_heard_of: (60, "on their way out"),
     forget_the_futures_of_a_client_that_has_left: (60, "come to an end"),

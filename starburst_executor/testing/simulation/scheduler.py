@@ -78,6 +78,7 @@ class Process:
         self.is_alive = True
         self.is_stopped = False
         self.was_disturbed_at = float("-inf")  # the last time at which it could not run or not reach the store
+        self.was_stopped_at = float("-inf")  # by SIGSTOP, for the last time
         self.cut_off_until = float("-inf")
         self.started_at = scheduler.now
         self.ended_at: float | None = None
@@ -113,10 +114,11 @@ class Process:
     def stop(self) -> None:
         """SIGSTOP."""
         self.is_stopped = True
+        self.was_stopped_at = self.scheduler.now
 
     def wake(self) -> None:
         """SIGCONT."""
-        self.was_disturbed_at = self.scheduler.now
+        self.was_disturbed_at = self.was_stopped_at = self.scheduler.now
         self.is_stopped = False
         kept, self._kept = self._kept, []
         for do in kept:

@@ -80,7 +80,7 @@ def _stand_ins() -> dict[tuple[str, str], object]:
     return {
         # Polling of what is no request: fewer steps.
         ("client.keeper", "_DEATHS_S"): 1.0,
-        ("worker.agent", "_SIGNAL_S"): 1.0,
+        ("worker.leaving", "_SIGNAL_S"): 1.0,
         # Simulated processes have none of the system's own: which of them live is known by their beats alone.
         ("worker.keeper", "identity"): lambda: "",
         **{(f"client.{module}", "named"): _named_if_alive for module in ("engine", "sending", "ending")},

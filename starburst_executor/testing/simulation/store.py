@@ -60,6 +60,7 @@ class Vault:
         wrote: Called with every change: key, before, after, process.
         log: Called with process and event, for the history.
         trouble: Called with each injected fault.
+        asks: Called with the process and the name of the strand of each request.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Vault:
         wrote: Wrote,
         log: Log,
         trouble: Callable[[Trouble, Process | None], None],
+        asks: Callable[[Process, str], None] = lambda *_: None,
     ) -> None:
         self.scheduler = scheduler
         self.lots = lots
@@ -88,6 +90,7 @@ class Vault:
         self._wrote = wrote
         self._log = log
         self._trouble = trouble
+        self._asks = asks
 
     def _draw(self, kind: str) -> Trouble | None:
         """Draw the fault of one request, if any."""
@@ -109,6 +112,7 @@ class Vault:
         process, lots, scheduler = strand.process, self.lots, self.scheduler
         if not process.is_alive:
             raise Killed
+        self._asks(process, strand.name)
         self.n_requests += 1
         process.n_requests += 1
         if scheduler.now < self.away_until or scheduler.now < process.cut_off_until:

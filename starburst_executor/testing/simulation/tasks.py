@@ -59,6 +59,9 @@ class SimulatedNursery:
     Args:
         poisoned: Called when a task kills the worker.
         tries: How often each task was executed so far, everywhere.
+
+    Attributes:
+        started: Called with each job that starts, and with what tells whether it still runs.
     """
 
     root_name = "nothing is unpacked"
@@ -76,6 +79,7 @@ class SimulatedNursery:
         self.starts = starts
         self.tries = tries
         self.poisoned = poisoned
+        self.started: Callable[[Job, Callable[[], bool]], None] = lambda *_: None
         self._runners: list[SimulatedRunner] = []
         self._is_closed = False
 
@@ -109,6 +113,10 @@ class SimulatedRunner:
         for job in jobs:
             self._open[job.number] = job
         self._start_next()
+        self.wake()
+
+    def wake(self) -> None:
+        self._news.set()
 
     def retract(self) -> list[int]:
         taken = [number for number in self._open if number != self._current]
@@ -130,7 +138,7 @@ class SimulatedRunner:
         self.close()
 
     def close(self) -> None:
-        self._ended = True
+        self._die("killed by the worker")
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -142,6 +150,7 @@ class SimulatedRunner:
         (number, behaviour, seconds, _), _ = calls.load_call(job.call, dict(job.pieces))
         name = self._nursery.starts.started(self._process, job, number)
         self._nursery.tries[number] = self._nursery.tries.get(number, 0) + 1
+        self._nursery.started(job, lambda: not self._ended and self._current == job.number)
         self._process.scheduler.at(seconds, partial(self._end, job, number, Behaviour(behaviour), name, seconds))
 
     def _end(self, job: Job, number: int, behaviour: Behaviour, name: str, seconds: float) -> None:

@@ -21,7 +21,7 @@ from starburst_executor.testing.simulation.tasks import SHARED, Behaviour, simul
 from starburst_executor.testing.simulation.threads import ProcessClock
 from starburst_executor.testing.simulation.workers import SimulatedLauncher, guarded
 from starburst_executor.testing.simulation.world import KEY, World
-from starburst_executor.worker.agent import Stop
+from starburst_executor.worker.leaving import Stop
 
 __all__ = ["Users"]
 

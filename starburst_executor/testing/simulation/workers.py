@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import IO, Any, cast
 
 from starburst_executor.errors import StarburstError
 from starburst_executor.launch.base import Death, Order, Started
@@ -13,25 +13,33 @@ from starburst_executor.protocol.seal import Sealer
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.store.url import split_url
+from starburst_executor.testing.simulation.plot import TIMINGS
 from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
 from starburst_executor.testing.simulation.scheduler import Process, current_strand
 from starburst_executor.testing.simulation.store import Line
 from starburst_executor.testing.simulation.tasks import SimulatedNursery
-from starburst_executor.testing.simulation.threads import Event, ProcessClock
+from starburst_executor.testing.simulation.threads import Event, ProcessClock, Thread
 from starburst_executor.testing.simulation.weather import Trouble
 from starburst_executor.testing.simulation.world import KEY, World
 from starburst_executor.worker.agent import Agent
+from starburst_executor.worker.leaving import Leaving
 
 __all__ = ["SimulatedLauncher", "guarded", "start_worker"]
 
 # How long a worker retries a store that does not answer.
 _AWAY_S = 400.0
+# What must happen at once may take this long: a look at a flag, a kill, a last request. And clocks run slow.
+_LATE_S = 8.0
+_SLOWEST = 0.8
+_DEAD_S = _LATE_S / _SLOWEST
+_TERM_S = (TIMINGS.grace_s + _LATE_S) / _SLOWEST
 
 
 class Life:
     """The pipe that binds a worker to its client."""
 
     def __init__(self) -> None:
+        self.on_end: Callable[[], object] = lambda: None
         self._ended = Event()
         self._said = b""
 
@@ -43,6 +51,7 @@ class Life:
         if not self._ended.is_set():
             self._said = said
             self._ended.set()
+            self.on_end()
 
 
 class SimulatedLauncher:
@@ -131,22 +140,53 @@ def _work(world: World, worker: WorkerProcess, life: Life | None) -> None:
     strand.sleep(world.lots.between(0.1, 2.0))
     _, session_id = split_url(world.url)
     clock: ProcessClock = worker.clock
-    stop = Event()
-    store = PatientStore(Line(world.vault), clock, patience_s=_AWAY_S, stop=stop)  # type: ignore[arg-type]
+    leaving = Leaving(clock)
+
+    def sigterm() -> None:
+        leaving.on_sigterm()
+        world.within(_TERM_S, worker, lambda: False, "a worker outlives its grace time")
+
+    worker.sigterm = sigterm
+    if life is not None:
+        leaving.watch(cast("IO[bytes]", life))
+        life.on_end = lambda: world.within(_DEAD_S, worker, lambda: False, "a worker outlives its client")
+    opened: list[Agent | StarburstError] = []
+
+    def opening() -> None:
+        try:
+            opened.append(_opened(world, worker, session_id, leaving, bound=life is not None))
+        except StarburstError as error:
+            opened.append(error)
+        leaving.changed()
+
+    Thread(target=opening, name="opening").start()
+    leaving.wait(lambda: bool(opened) or leaving.is_leaving)
+    if leaving.is_leaving:
+        worker.why = "told to leave before it was there"
+    elif isinstance(opened[0], StarburstError):
+        raise opened[0]
+    else:
+        worker.why = opened[0].run().value
+
+
+def _opened(world: World, worker: WorkerProcess, session_id: str, leaving: Leaving, *, bound: bool) -> Agent:
+    clock: ProcessClock = worker.clock
+    store = PatientStore(Line(world.vault), clock, patience_s=_AWAY_S)
     session = SessionStore(store, session_id, Sealer(bytes.fromhex(KEY), session_id), clock)
     session.refresh()
     session.check_python()
     nursery: Any = SimulatedNursery(worker, world.lots.fork(), world.oracle, world.tries, partial(_poisoned, world))
-    pipe: Any = life
-    agent = Agent(session, store, worker.worker_id, nursery, clock, n_slots=worker.n_slots, life=pipe)
+    limit_s = session.manifest.task_timeout
+    if limit_s is not None:
+        nursery.started = lambda _, still_runs: world.within(
+            (limit_s + _LATE_S) / _SLOWEST, worker, lambda: not still_runs(), "a task runs on past its task_timeout"
+        )
+    agent = Agent(session, store, worker.worker_id, nursery, clock, leaving, n_slots=worker.n_slots, bound=bound)
     keeper = agent._keeper  # noqa: SLF001 - what only the worker itself knows
     worker.held = keeper._claims.held  # noqa: SLF001
-    worker.is_idle = lambda: agent._is_idle() and agent._why is None and not agent._term  # noqa: SLF001
-    worker.goes_on = lambda: worker.is_alive and agent._why is None  # noqa: SLF001
-    worker.sigterm = agent.on_sigterm
-    why = agent.run()
-    stop.set()
-    worker.why = why.value
+    worker.is_idle = lambda: agent._is_idle() and not leaving.is_asked  # noqa: SLF001
+    worker.goes_on = lambda: worker.is_alive and not leaving.is_asked
+    return agent
 
 
 def _poisoned(world: World, worker: WorkerProcess, task: str) -> None:

@@ -24,6 +24,8 @@ __all__ = ["KEY", "Broken", "Report", "World", "is_done"]
 # The session's key, in hexadecimal.
 KEY = "5e" * 32
 _MOST_STEPS = 200_000
+# The threads of a worker that watch signals, a client or a runner.
+LISTENING = ("main", "life", "runner-")
 
 
 class Broken(Exception):
@@ -94,6 +96,7 @@ class World:
             wrote=self._wrote,
             log=self.log,
             trouble=self.trouble,
+            asks=self._asks,
         )
 
     @property
@@ -141,6 +144,20 @@ class World:
         self.log("oracle", f"VIOLATION: {words}")
         self.report.violations.append(f"at {self.scheduler.now:.3f} s: {words}")
         self.has_failed = True
+
+    def within(self, limit_s: float, process: Process, is_done: Callable[[], bool], words: str) -> None:
+        """Have something be done within so many seconds, whatever the store does; or the process ended, or was stopped."""
+        began = self.scheduler.now
+
+        def check() -> None:
+            if process.is_alive and not process.is_stopped and process.was_stopped_at < began and not is_done():
+                self.fail(f"{words}: {process}, {limit_s:g} s later")
+
+        self.scheduler.at(limit_s, check)
+
+    def _asks(self, process: Process, strand: str) -> None:
+        if isinstance(process, WorkerProcess) and strand.startswith(LISTENING):
+            self.fail(f"a thread that listens calls the store: {process}/{strand}")
 
     def until(self, condition: Callable[[], bool], at_most_s: float, words: str = "") -> None:
         """Let time pass until a condition holds; if it does not in time, fail with `words`. Raises: Broken."""

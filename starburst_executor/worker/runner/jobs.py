@@ -46,6 +46,11 @@ class Finished(NamedTuple):
     stdout: bytes
     stderr: bytes
 
+    @classmethod
+    def failed(cls, reason: bytes, stdout: bytes = b"", stderr: bytes = b"", seconds: float = 0.0) -> Finished:
+        """An end that the runner did not tell: the job could not be given to it, or it died. `reason` is an outcome."""
+        return cls(0, False, True, reason, seconds, stdout, stderr)
+
 
 class Died(NamedTuple):
     """The runner has ended, whyever: always its last event.
@@ -54,12 +59,14 @@ class Died(NamedTuple):
         reason: Words for the user, such as `killed by SIGKILL, possibly out of memory`.
         culprit: The job that was running, or None if there was none.
         stdout: What had been printed since the last outcome.
+        timed_out: The job that it was killed for, because it ran for too long; not always the culprit.
     """
 
     reason: str
     culprit: int | None
-    stdout: bytes
-    stderr: bytes
+    stdout: bytes = b""
+    stderr: bytes = b""
+    timed_out: int | None = None
 
 
 class BrokenStart(NamedTuple):

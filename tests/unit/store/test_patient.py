@@ -11,6 +11,7 @@ import pytest
 from starburst_executor.errors import AccessDenied, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from starburst_executor.store import patient
 from starburst_executor.store.patient import PatientStore
+from starburst_executor.testing import FakeClock
 from starburst_executor.testing.faulty import Asked, Fault, FaultyStore, Plan, in_turn
 from starburst_executor.testing.memory import MemoryStore
 from tests.contract.stores import HurriedClock
@@ -293,3 +294,43 @@ def test_a_long_listing_counts_its_pages() -> None:
     line.store.delete(f"sessions/{number}" for number in range(2_001))
     assert line.n("list") == 3
     assert line.n("delete") == 3
+
+
+# --- when its owner must leave ----------------------------------------------------------------------------------------
+
+
+def test_a_wait_for_an_answer_ends_when_its_owner_must_leave() -> None:
+    """A thread that waits already learns of it at once, and tries once more."""
+    clock = FakeClock(held=True)
+    store = PatientStore(FaultyStore(MemoryStore(), lambda _: Fault.RESET), clock, patience_s=6 * 3600.0)
+    errors: list[StoreUnavailable] = []
+
+    def ask() -> None:
+        try:
+            store.get(KEY)
+        except StoreUnavailable as error:
+            errors.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    clock.wait_waiting()
+    store.limit(0.0)
+    asking.join(30)
+    assert len(errors) == 1
+    assert clock.monotonic() == 0.0
+
+
+def test_after_its_time_each_request_is_one_try_until_it_is_given_more() -> None:
+    line = Line(lambda _: Fault.RESET, patience_s=3600.0)
+    line.store.limit(2.0)
+    with pytest.raises(StoreUnavailable):
+        line.store.get(KEY)
+    assert 2.0 <= line.clock.monotonic() < 3.0
+    before = line.n("get")
+    with pytest.raises(StoreUnavailable):
+        line.store.get(KEY)
+    assert line.n("get") == before + 1
+    line.store.limit(1.0)
+    with pytest.raises(StoreUnavailable):
+        line.store.get(KEY)
+    assert line.n("get") > before + 2

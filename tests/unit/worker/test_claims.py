@@ -9,7 +9,8 @@ from starburst_executor.errors import StoreUnavailable
 from starburst_executor.protocol import outcomes, status
 from starburst_executor.protocol.status import Located, State, Status
 from starburst_executor.testing import Asked, Fault
-from starburst_executor.worker.claims import Claim, Claims, Finding
+from starburst_executor.worker.claims import Claim, Claims
+from starburst_executor.worker.runner.jobs import Finished
 from tests.support.session_rig import Rig
 
 UNCLEAR = [Fault.ANSWER_LOST, Fault.ERROR_AFTER]
@@ -33,8 +34,8 @@ class Worker:
         return claim
 
 
-def finding(value: object = 8, state: State = State.COMPLETED, output: tuple[bytes, bytes] = (b"", b"")) -> Finding:
-    return Finding(state, outcomes.dump_value(value), output, 0.5)
+def finding(value: object = 8, state: State = State.COMPLETED, output: tuple[bytes, bytes] = (b"", b"")) -> Finished:
+    return Finished(1, state == State.COMPLETED, True, outcomes.dump_value(value), 0.5, *output)
 
 
 def outcome(rig: Rig, key: str, index: int) -> object:
@@ -210,13 +211,13 @@ def test_a_partial_commit_keeps_the_claim() -> None:
     key = worker.rig.submit(2)
     claim = worker.take(key)
     claim.found = {1: finding()}
-    assert not claim.is_run
+    assert not claim.all_ended
     assert worker.claims.commit(claim) is None
     assert claim.open == {0}
     assert claim.found == {}
     assert worker.claims.held() == {"w.1": key}
     claim.found = {0: finding()}
-    assert claim.is_run
+    assert claim.all_ended
     worker.claims.commit(claim)
     assert worker.claims.held() == {}
 

@@ -8,6 +8,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from starburst_executor.errors import (
 )
 from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.status import State
+from starburst_executor.testing import FakeClock
 from starburst_executor.worker import code_root
 from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.claims import Claims
@@ -31,7 +33,9 @@ from starburst_executor.worker.code import Code
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
+from starburst_executor.worker.listener import Listener
 from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
+from starburst_executor.worker.shared import Shared
 from starburst_executor.worker.slot import Slot
 from starburst_executor.worker.solitude import Solitude
 from tests.support.session_rig import DIGEST, Rig
@@ -59,17 +63,16 @@ class FakeRunner:
         self.jobs: dict[int, Job] = {}
         self.left_s: float | None = None
         self.starting_s = stage.starting_s
-        self.killed = self.closed = self.stopped = False
+        self.killed = self.stopped = False
         self.is_ready = not self.starting_s
 
     def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
-        assert not self.closed
         self.jobs.update({job.number: job for job in jobs})
         self.stage.sent.append([job.index for job in jobs])
 
     def retract(self) -> list[int]:
         """All but the first, which has started, if this runner is alive."""
-        numbers = list(self.jobs)[0 if self.closed or self.killed or self.starting_s else 1 :]
+        numbers = list(self.jobs)[0 if self.killed or self.starting_s else 1 :]
         for number in numbers:
             del self.jobs[number]
         return numbers
@@ -102,7 +105,13 @@ class FakeRunner:
         self.left_s = None
         if act.dies:
             return [self.death(act.dies, number)]
-        return [self.finish(number, act)]
+        finished: list[Event] = [self.finish(number, act)]
+        # The outcomes of tiny tasks come together.
+        while act.seconds < 1e-4 and self.jobs and len(finished) < 100:
+            number, act = self.first()
+            clock.advance(act.seconds)
+            finished.append(self.finish(number, act))
+        return finished
 
     def first(self) -> tuple[int, Act]:
         number = next(iter(self.jobs))
@@ -127,8 +136,26 @@ class FakeRunner:
     def stop(self) -> None:
         self.stopped = True
 
-    def close(self) -> None:
-        self.closed = True
+
+class StageClock:
+    """A slot's view of the fake clock: while it waits for news of its runner, it listens to that itself."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.listeners: dict[threading.Event, Listener] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.clock, name)
+
+    def wait(self, event: threading.Event, timeout_s: float) -> bool:
+        listener, until = self.listeners.get(event), self.clock.monotonic() + timeout_s
+        if listener is None or listener.has_ended:
+            return self.clock.wait(event, timeout_s)
+        while not event.is_set():
+            listener.listen(max(0.0, until - self.clock.monotonic()))
+            if self.clock.monotonic() >= until:
+                break
+        return event.is_set()
 
 
 class Stage:
@@ -151,26 +178,39 @@ class Stage:
         self.claims = Claims(session, worker_id, self.rig.clock)
         self.finder = Finder(session, self.rig.clock, n_slots)
         self.durations, self.solitude = Durations(), Solitude()
-        functions = Functions(session, Code(session, code_root.new_name()))
-        self.slots = [
-            Slot(
-                number,
-                session,
-                self.claims,
-                self.finder,
-                functions,
-                Arguments(session),
-                self.durations,
-                self.solitude,
-                self.rig.clock,
-                spawn=self.spawn,  # type: ignore[arg-type]
-                draining=self.draining,
-                stopped=self.stopped,
-                broken=self.reasons.append,
+        self.clock = StageClock(self.rig.clock)
+        shared = Shared(
+            session=session,
+            claims=self.claims,
+            finder=self.finder,
+            functions=Functions(session, Code(session, code_root.new_name())),
+            arguments=Arguments(session),
+            durations=self.durations,
+            solitude=self.solitude,
+            clock=self.clock,
+        )
+        self.slots = []
+        for number in range(n_slots):
+            news = threading.Event()
+            self.slots.append(
+                Slot(
+                    number,
+                    shared,
+                    spawn=partial(self.listen, news),
+                    news=news,
+                    draining=self.draining,
+                    stopped=self.stopped,
+                    broken=self.reasons.append,
+                )
             )
-            for number in range(n_slots)
-        ]
         self.slot = self.slots[0]
+
+    def listen(self, news: threading.Event, code: Sequence[str]) -> Listener:
+        """A runner that is listened to by whoever waits for its news."""
+        runner: Any = self.spawn(tuple(code))
+        timeout_s = self.rig.session.manifest.task_timeout
+        self.clock.listeners[news] = Listener(runner, self.rig.clock, task_timeout=timeout_s, heard=news.set)
+        return self.clock.listeners[news]
 
     def spawn(self, code: tuple[str, ...]) -> FakeRunner:
         self.codes.append(code)
@@ -417,7 +457,7 @@ def test_a_task_with_a_loss_runs_with_nothing_ahead_of_it_or_behind() -> None:
     together: list[set[int]] = []
     for _ in range(400):
         stage.slot.step()
-        together.append({placed.claim.ref.first + placed.index for placed in stage.slot._jobs.values()})
+        together.append({placed.claim.ref.first + placed.index for placed in stage.slot._feeder._jobs.values()})
     assert stage.rig.states(key) == [State.COMPLETED] * 32
     assert any(len(jobs) > 1 for jobs in together)
     assert all(len(jobs) == 1 for jobs in together if jobs & suspects)
@@ -539,7 +579,6 @@ def test_a_death_costs_only_the_task_that_ran() -> None:
     assert "task=0-2, session=a-session" in str(error)
     assert len(stage.ran) == 5
     assert len(stage.runners) == 2
-    assert stage.runners[0].closed
     assert stage.reasons == []
 
 
@@ -557,7 +596,7 @@ def test_a_runner_that_dies_between_tasks_costs_none() -> None:
             runner.poll = lambda _: [runner.death("of old age", None)]  # type: ignore[method-assign]
         return runner
 
-    stage.slot._spawn = dying  # type: ignore[assignment]
+    stage.spawn = dying  # type: ignore[method-assign]
     stage.run()
     assert stage.rig.states(key) == [State.COMPLETED]
     assert stage.ran == [(0, 1)]
@@ -575,7 +614,7 @@ def test_runners_that_always_die_before_they_work_end_this_worker_and_nothing_el
         runner.poll = lambda _: [runner.death("exited with status 1", None)]  # type: ignore[method-assign]
         return runner
 
-    stage.slot._spawn = dying  # type: ignore[assignment]
+    stage.spawn = dying  # type: ignore[method-assign]
     with pytest.raises(LaunchError, match="exited with status 1"):
         stage.step_until(lambda: len(stage.runners) > 5, most=5)
     assert len(stage.runners) == 3
@@ -727,10 +766,54 @@ def test_a_kill_that_comes_too_late_blames_nobody_else() -> None:
     key = stage.rig.submit(3)
     stage.look()
     # No overrun is to take the others out of its way.
-    stage.slot._slack_s = lambda: None  # type: ignore[method-assign]
+    stage.slot._overrun_at = lambda: None  # type: ignore[method-assign]
     stage.run()
     assert stage.rig.states(key) == [State.COMPLETED] * 3
     assert stage.reasons == []
+
+
+# --- lost claims ---
+
+
+def test_a_slot_whose_claim_was_lost_stops_what_runs_of_it_and_takes_other_work() -> None:
+    """Its worker was stopped for longer than its lease: the task that runs is another worker's by now."""
+    stage = Stage(workers=1)
+    stage.durations.add(DIGEST, 0.01)
+    stage.script[1] = [Act(seconds=1000.0)]
+    key = stage.rig.submit(2)
+    stage.look()
+    stage.step_until(lambda: stage.ran == [(0, 1)])
+    # While it is stopped its claim is taken back, and another worker claims.
+    stage.rig.write(
+        key, lambda seen: status.take_back(seen, {"w.1"}, lost=False, now=0.0, max_losses=3, outcome=lambda *_: b"")
+    )
+    stage.rig.claim(key, "other.1")
+    more = stage.rig.submit(1, first=2)
+    began = stage.rig.clock.monotonic()
+    stage.finder.look()
+    stage.step_until(lambda: stage.rig.states(more) == [State.COMPLETED])
+    assert stage.rig.clock.monotonic() - began < 10
+    assert stage.runners[0].killed
+    assert stage.ran == [(0, 1), (1, 1), (2, 1)]
+    assert {entry.claim for entry in stage.rig.read(key).entries} == {"other.1"}
+    assert stage.rig.read(key).entries[1].failures == 0
+
+
+def test_a_slot_that_still_runs_what_it_has_lost_is_not_idle() -> None:
+    stage = Stage(workers=1)
+    stage.durations.add(DIGEST, 0.01)
+    stage.script[1] = [Act(seconds=1000.0)]
+    key = stage.rig.submit(2)
+    stage.look()
+    stage.step_until(lambda: stage.ran == [(0, 1)])
+    stage.rig.write(
+        key, lambda seen: status.take_back(seen, {"w.1"}, lost=False, now=0.0, max_losses=3, outcome=lambda *_: b"")
+    )
+    stage.rig.claim(key, "other.1")
+    stage.step_until(lambda: not stage.claims.held())
+    assert not stage.slot.is_idle
+    stage.step_until(lambda: stage.slot.is_idle)
+    assert stage.slot.running() is None
 
 
 # --- children -----------------------------------------------------------------------------------------------------
@@ -788,8 +871,9 @@ def test_what_is_released_between_two_tries_has_not_more_of_them() -> None:
     # Task 0 fails and waits; whenever it is due task 1 turns out long, or the slot is told to give up what waits.
     for n_tries in range(1, 5):
         stage.step_until(lambda n_tries=n_tries: stage.ran.count((0, n_tries)) or len(stage.ran) >= 2 * n_tries)
-        stage.slot._backlog.extend(waiting.placed for waiting in stage.slot._waiting)
-        stage.slot._waiting.clear()
+        feeder = stage.slot._feeder
+        feeder._backlog.extend(waiting.placed for waiting in feeder._waiting)
+        feeder._waiting.clear()
         stage.slot._release_unstarted()
         stage.look()
     stage.run()
@@ -808,8 +892,9 @@ def test_when_the_grace_time_is_over_what_ran_is_released_without_a_loss() -> No
     stage.step_until(lambda: len(stage.ran) == 2)
     stage.draining.set()
     stage.slot.step()
-    stage.slot.hurry.set()
-    assert not stage.slot.step()
+    stage.slot.hurry()
+    while stage.slot.step():
+        pass
     assert stage.rig.states(key) == [State.COMPLETED] * 2 + [State.PENDING] * 2
     assert [entry.losses for entry in stage.rig.read(key).entries] == [0] * 4
     assert stage.claims.held() == {}

@@ -1,0 +1,118 @@
+"""Whether, when and why a worker leaves: what signals, its client and its own threads say about it.
+
+    SIGTERM ──► a flag, looked at by the main thread ──┐
+    the client's pipe ──► thread "life" ───────────────┼──► stop(why) ──► draining | over ──► every thread
+    keeper, finder, slots ─────────────────────────────┘
+
+# Guarantee: nothing here calls the store, and the threads that listen here (main, life) do nothing else, so a signal or
+the end of the client is acted on at once, whatever the store does.
+"""
+
+from __future__ import annotations
+
+import enum
+import threading
+from collections.abc import Callable
+from typing import IO
+
+from starburst_executor.clock import Clock
+
+__all__ = ["LEAVE_QUIETLY", "Leaving", "Stop"]
+
+# What a client that ends in good order writes before it lets go: it cleans up itself.
+LEAVE_QUIETLY = b"q"
+# How soon a signal is acted on: its handler only sets a flag, since it must not touch a lock.
+_SIGNAL_S = 0.25
+
+
+class Stop(enum.Enum):
+    """Why a worker ends."""
+
+    IDLE = "nothing to do"
+    DRAINED = "told to stop"
+    SESSION_OVER = "the session is over"
+    CLIENT_LEFT = "its client has ended"
+    CLIENT_DIED = "its client died"
+    BROKEN = "the session is broken"
+    FAILED = "it cannot go on"
+
+
+class Leaving:
+    """One worker's end. Thread-safe, but for `wait`, which is the main thread's.
+
+    Attributes:
+        draining: Set when it should stop: what runs may go on for the grace time.
+        over: Set when it stops at once.
+        why: The first reason given; None while it stays.
+        words: What there is to say about it.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.draining = threading.Event()
+        self.over = threading.Event()
+        self._lock = threading.Lock()  # guards: why, words, _wake
+        self.why: Stop | None = None
+        self.words = ""
+        self._has_term = False
+        self._changed = threading.Event()
+        self._wake: list[Callable[[], object]] = [self._changed.set]
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether it has been asked to leave, in whatever way."""
+        return self._has_term or self.is_leaving
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether `stop` was called: every thread knows."""
+        return self.draining.is_set() or self.over.is_set()
+
+    def on_sigterm(self, *_: object) -> None:
+        """Signal handler: drain. Only sets a flag."""
+        self._has_term = True
+
+    def watch(self, life: IO[bytes]) -> None:
+        """Leave when the client ends whose pipe this is. Starts a thread."""
+        threading.Thread(target=self._wait_for_client, args=(life,), name="life", daemon=True).start()
+
+    def wakes(self, wake: Callable[[], object]) -> None:
+        """Have this called when the worker is to leave. Must not wait."""
+        with self._lock:
+            self._wake.append(wake)
+
+    def stop(self, why: Stop, words: str = "") -> None:
+        """Leave; the first reason counts. A worker that drains may yet be stopped at once."""
+        with self._lock:
+            if self.why is None:
+                self.why, self.words = why, words
+            wake = list(self._wake)
+        (self.draining if why == Stop.DRAINED else self.over).set()
+        for do in wake:
+            do()
+
+    def changed(self) -> None:
+        """Have the main thread look again at what it waits for."""
+        self._changed.set()
+
+    def wait(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait until a condition holds, for `timeout_s` at the most, acting on signals; whether it does.
+
+        The condition is looked at whenever `changed` or `stop` was called, and now and then. It must not wait.
+        """
+        until = None if timeout_s is None else self._clock.monotonic() + timeout_s
+        while not condition():
+            if self._has_term and self.why is None:
+                self.stop(Stop.DRAINED)
+                continue
+            left_s = _SIGNAL_S if until is None else until - self._clock.monotonic()
+            if left_s <= 0:
+                return False
+            self._changed.clear()
+            if not condition():
+                self._clock.wait(self._changed, min(left_s, _SIGNAL_S))
+        return True
+
+    def _wait_for_client(self, life: IO[bytes]) -> None:
+        said = life.read(1)
+        self.stop(Stop.CLIENT_LEFT if said == LEAVE_QUIETLY else Stop.CLIENT_DIED)

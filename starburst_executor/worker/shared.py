@@ -1,0 +1,30 @@
+"""What the slots of one worker share, as one value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starburst_executor.clock import Clock
+from starburst_executor.session.store import SessionStore
+from starburst_executor.worker.arguments import Arguments
+from starburst_executor.worker.claims import Claims
+from starburst_executor.worker.durations import Durations
+from starburst_executor.worker.finder import Finder
+from starburst_executor.worker.functions import Functions
+from starburst_executor.worker.solitude import Solitude
+
+__all__ = ["Shared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """The parts that every slot of a worker uses. Each is thread-safe."""
+
+    session: SessionStore
+    claims: Claims
+    finder: Finder
+    functions: Functions
+    arguments: Arguments
+    durations: Durations
+    solitude: Solitude
+    clock: Clock

@@ -1,0 +1,142 @@
+"""What is kept while nobody takes what was heard, as when a slot waits for a store that is away."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from starburst_executor.clock import SystemClock
+from starburst_executor.protocol import calls
+from starburst_executor.worker.listener import Listener
+from starburst_executor.worker.runner.handle import Died, Event, Finished, Job
+from tests.support.runner_rig import Rig, is_running, value_of, wait_until
+
+DIGEST = "0" * 32
+
+
+class Heard:
+    """A listener in its thread, and a slot that only counts how often it is woken."""
+
+    def __init__(self, rig: Rig, task_timeout: float | None) -> None:
+        self.runner = rig.spawn()
+        self.n_news = 0
+        self.listener = Listener(self.runner, SystemClock(), task_timeout=task_timeout, heard=self.hear)
+        self.listener.start("runner-0")
+        self._number = 0
+
+    def hear(self) -> None:
+        self.n_news += 1
+
+    def send(self, function: Callable[..., Any], *arguments: tuple[Any, ...]) -> list[int]:
+        jobs = []
+        for args in arguments:
+            self._number += 1
+            jobs.append(Job(self._number, self._number, 1, f"0-{self._number}", DIGEST, calls.dump_call(args, {})))
+        self.listener.send(jobs, {DIGEST: calls.dump_function(function)})
+        return [job.number for job in jobs]
+
+    def take(self, n: int) -> list[Event]:
+        """The next `n` events."""
+        events: list[Event] = []
+        wait_until(lambda: events.extend(self.listener.take()) or len(events) >= n)  # type: ignore[func-returns-value]
+        return events
+
+
+@contextmanager
+def heard(task_timeout: float | None = None) -> Iterator[Heard]:
+    with Rig() as rig:
+        yield Heard(rig, task_timeout)
+
+
+def test_outcomes_are_taken_in_while_nobody_asks_for_them() -> None:
+    with heard() as one:
+        one.send(lambda i: i, *((i,) for i in range(20)))
+        wait_until(lambda: one.n_news)
+        assert [value_of(event) for event in one.take(20) if isinstance(event, Finished)] == list(range(20))
+
+
+def test_tiny_tasks_wake_the_slot_by_the_batch_and_the_last_at_once() -> None:
+    with heard() as one:
+        for _ in range(3):
+            one.send(lambda i: i, *((i,) for i in range(2000)))
+            one.take(2000)
+        assert one.n_news < 600
+
+
+def test_a_task_is_stopped_at_its_deadline_while_nobody_asks() -> None:
+    def first_fast(i: int) -> None:
+        if i:
+            time.sleep(600)
+
+    with heard(task_timeout=0.5) as one:
+        _, slow, rest = one.send(first_fast, (0,), (1,), (2,))
+        began = time.monotonic()
+        wait_until(lambda: not is_running(one.runner.pid))
+        assert 0.4 < time.monotonic() - began < 20
+        finished, died = one.take(2)
+        assert isinstance(finished, Finished)
+        assert isinstance(died, Died)
+        assert (died.culprit, died.timed_out) == (slow, slow)
+        assert one.listener.retract() == [rest]
+        assert one.listener.has_ended
+
+
+def test_each_task_has_the_time_for_itself() -> None:
+    with heard(task_timeout=1.0) as one:
+        one.send(lambda: time.sleep(0.4), (), (), ())
+        assert all(isinstance(event, Finished) for event in one.take(3))
+
+
+def test_output_is_bounded_while_nobody_asks() -> None:
+    def chatter() -> int:
+        line = b"x" * 999_999 + b"\n"
+        peak = 0
+        for _ in range(200):
+            os.write(1, line)
+            time.sleep(0.01)
+            peak = max(peak, os.fstat(1).st_blocks * 512)
+        return peak
+
+    with heard() as one:
+        one.send(chatter, ())
+        (event,) = one.take(1)
+        assert isinstance(event, Finished)
+        assert value_of(event) < 100_000_000
+        assert b"bytes omitted" in event.stdout
+
+
+def test_any_thread_may_kill_what_runs(tmp_path: Path) -> None:
+    def run() -> None:
+        (tmp_path / "started").touch()
+        time.sleep(600)
+
+    with heard() as one:
+        (number,) = one.send(run, ())
+        wait_until((tmp_path / "started").exists)
+        one.listener.kill()
+        (died,) = one.take(1)
+        assert died == Died("killed by the worker", number)
+
+
+def test_a_runner_that_is_retired_has_ended_when_another_takes_its_place() -> None:
+    with heard() as one:
+        one.send(os.getpid, ())
+        one.take(1)
+        one.listener.stop()
+        wait_until(lambda: not is_running(one.runner.pid))
+
+
+def test_a_listener_that_fails_costs_the_task_that_ran(monkeypatch: Any) -> None:
+    with heard() as one:
+        running, rest = one.send(time.sleep, (600,), (600,))
+        monkeypatch.setattr(one.runner, "poll", lambda _: 1 / 0)
+        one.runner.wake()
+        (died,) = one.take(1)
+        assert isinstance(died, Died)
+        assert died.culprit == running
+        assert rest in one.listener.retract()
+        wait_until(lambda: not is_running(one.runner.pid))
