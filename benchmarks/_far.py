@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from benchmarks.s3_endpoint.latency import Latency
-from starburst_executor.client import engine, keeper, submitter
+from starburst_executor.client import keeper, parts, sending, submitter
 from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.session import store as store_session
 from starburst_executor.testing.simulation import threads
@@ -205,7 +205,7 @@ _SIZES = (
     (store_session, "GROUPS_PER_EPOCH"),
     (keeper, "_DEATHS_S"),
     (leaving, "_SIGNAL_S"),
-    (engine, "_REMOTE_SENDERS"),
+    (sending, "_REMOTE_SENDERS"),
 )
 
 
@@ -214,6 +214,6 @@ def _stage(world: _World) -> Iterator[None]:
     sizes = [(module, name, getattr(module, name)) for module, name in _SIZES]
     with on_stage(lambda: Line(world.vault)):
         # The stage puts all of them back when it is left.
-        for module, name, value in [*sizes, (engine, "ThreadPoolExecutor", _Pool)]:
+        for module, name, value in [*sizes, (parts, "ThreadPoolExecutor", _Pool)]:
             setattr(module, name, value)
         yield

@@ -91,7 +91,7 @@ class Fleet:
         client = ClientProcess(scheduler, "client")
         client.clock = ProcessClock(client, self._lots.fork())
         with _collector_of(scheduler), _parsed_once(), on_stage(self._s3.line, small=False):
-            importlib.import_module("starburst_executor.client.engine").ThreadPoolExecutor = _Pool  # type: ignore[attr-defined]
+            importlib.import_module("starburst_executor.client.parts").ThreadPoolExecutor = _Pool  # type: ignore[attr-defined]
             client.spawn("main", partial(self._use, client, n_tasks, task_s))
             try:
                 scheduler.run(lambda: self._url is not None, 60.0)
