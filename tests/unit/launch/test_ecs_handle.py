@@ -64,3 +64,9 @@ def test_what_is_wrong_in_a_handle_makes_it_none(changed: dict[str, object]) -> 
 def test_ids_of_different_lengths_come_back() -> None:
     begun = replace(BEGUN, tasks=(("aa", 4), ("bbbb", 4)))
     assert EcsHandle.load(begun.dump()) == begun
+
+
+def test_ids_are_opaque() -> None:
+    """Older accounts and emulators have hyphens in them."""
+    tasks = (("0f578fe9-30a6-4819-b668-dbeb268e34b7", 4), ("task-one", 2))
+    assert EcsHandle.load(replace(BEGUN, tasks=tasks).dump()) == replace(BEGUN, tasks=tasks)
