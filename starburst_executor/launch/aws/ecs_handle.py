@@ -14,7 +14,7 @@ __all__ = ["Call", "EcsHandle"]
 
 # An ECS task's id, which is packed if it is of the form that new accounts have; ECS calls it opaque.
 _PACKED = re.compile(r"[0-9a-f]{32}")
-_ID = re.compile(r"[A-Za-z0-9_-]{8,128}")
+_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _ID_BYTES = 16
 
 
