@@ -78,7 +78,9 @@ def census(n_groups: int) -> Row:
         store.create(keys.worker(beat.worker_id), encode(beat, clock.new_id()))
     before = Counter(opened.store.requests.snapshot())
     found = status_of(
-        opened.session, (), lambda manifest, beats: cost_of(manifest, clock.now(), beats, (), before, opened.store.url)
+        opened.session,
+        lambda _: (),
+        lambda manifest, beats: cost_of(manifest, clock.now(), beats, (), before, opened.store.url),
     )
     requests = Counter(opened.store.requests.snapshot()) - before
     check_census(found, n_groups)
@@ -102,13 +104,18 @@ def check_census(found: SessionStatus, n_groups: int) -> None:
 
 
 class _Nobody:
-    """Cancels nothing."""
+    """Cancels nothing, and stays."""
+
+    has_left = False
 
     def cancel(self, _: list[StarburstFuture[Any]]) -> int:
         return 0
 
     def reattacher(self) -> None:
         return None
+
+    def ask_again(self, future: StarburstFuture[Any]) -> None:
+        raise NotImplementedError(f"asked of one that stays: {future}")
 
 
 class LoneSubmits:
