@@ -24,8 +24,8 @@ from starburst_executor import config
 from starburst_executor.client.collector import FEW_REMOTE, Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.money import cost_of
+from starburst_executor.client.opening import Opened, start
 from starburst_executor.client.report import SessionStatus, status_of
-from starburst_executor.client.session import Opened, start
 from starburst_executor.client.submitter import Acknowledged, Submitter
 from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef

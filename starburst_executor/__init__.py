@@ -13,12 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from starburst_executor.client.counting import SessionSummary
     from starburst_executor.client.detached import DetachedExecutor
     from starburst_executor.client.executor import StarburstExecutor
     from starburst_executor.client.future import StarburstFuture
     from starburst_executor.client.money import Cost
     from starburst_executor.client.report import SessionStatus, TaskOutcome
-    from starburst_executor.client.session import SessionSummary
     from starburst_executor.config import Timings
     from starburst_executor.context import TaskContext, current_task
     from starburst_executor.errors import (
@@ -111,7 +111,7 @@ _DEFINED_IN = {
     "SessionExpired": "errors",
     "SessionNotFound": "errors",
     "SessionStatus": "client.report",
-    "SessionSummary": "client.session",
+    "SessionSummary": "client.counting",
     "StarburstError": "errors",
     "StarburstExecutor": "client.executor",
     "StarburstFuture": "client.future",

@@ -8,7 +8,7 @@ import click
 
 from starburst_executor.cli.options import store_option
 from starburst_executor.client.logs import LogLine, TaskLogs, WorkerLogs, has_ended
-from starburst_executor.client.session import attach, own_launcher
+from starburst_executor.client.opening import attach, own_launcher
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from starburst_executor.client.handles import handle_of
-from starburst_executor.client.session import own_launcher
+from starburst_executor.client.opening import own_launcher
 from starburst_executor.launch.base import Death, Launcher
 from starburst_executor.launch.local.launcher import Local
 from starburst_executor.launch.local.processes import has_ended

@@ -19,18 +19,13 @@ from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from starburst_executor import config, context
+from starburst_executor.client.counting import SessionSummary, list_sessions
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.executor import StarburstExecutor, open_given
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.money import check_cost
+from starburst_executor.client.opening import Opened, attach, own_launcher
 from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of, status_of
-from starburst_executor.client.session import (
-    Opened,
-    SessionSummary,
-    attach,
-    list_sessions,
-    own_launcher,
-)
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Settings
 from starburst_executor.errors import ConfigError, KeyNotFound, SessionExpired

@@ -26,10 +26,10 @@ from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collec
 from starburst_executor.client.ending import Ending
 from starburst_executor.client.future import StarburstFuture, for_each
 from starburst_executor.client.keeper import ClientKeeper
+from starburst_executor.client.opening import Opened, attach, is_embedded
 from starburst_executor.client.parts import Parallel, Parts
 from starburst_executor.client.returning import Returned
 from starburst_executor.client.sending import Sending
-from starburst_executor.client.session import Opened, attach, is_embedded
 from starburst_executor.client.spending import Spending
 from starburst_executor.client.state import ClientState
 from starburst_executor.client.tasks import SessionTasks

@@ -29,7 +29,7 @@ from starburst_executor.client.engine import Engine
 from starburst_executor.client.functions import Prepared
 from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture
 from starburst_executor.client.money import Cost, check_cost
-from starburst_executor.client.session import is_embedded, start
+from starburst_executor.client.opening import is_embedded, start
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import ConfigError

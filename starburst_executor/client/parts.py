@@ -13,8 +13,8 @@ from starburst_executor.client.cancelling import FuturesOfClient
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import THREAD_PREFIX
 from starburst_executor.client.keeper import ClientKeeper
+from starburst_executor.client.opening import Opened
 from starburst_executor.client.sending import Sending
-from starburst_executor.client.session import Opened
 from starburst_executor.client.spending import Spending
 from starburst_executor.client.state import ClientState
 from starburst_executor.client.threads import Threads

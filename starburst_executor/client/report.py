@@ -7,9 +7,9 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
 
+from starburst_executor.client.counting import census
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.money import Cost
-from starburst_executor.client.session import census
 from starburst_executor.protocol.records import Manifest, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import State
 from starburst_executor.session.repair import read_beats

@@ -9,8 +9,8 @@ from typing import Any
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.functions import FunctionPickles, Prepared, without_partials
 from starburst_executor.client.future import StarburstFuture, for_each
+from starburst_executor.client.opening import Opened, code_for, is_embedded, open_submitter
 from starburst_executor.client.pieces import BigCall
-from starburst_executor.client.session import Opened, code_for, is_embedded, open_submitter
 from starburst_executor.client.state import ENDED_WORDS, ClientState
 from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
 from starburst_executor.client.threads import Threads, named

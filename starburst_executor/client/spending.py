@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from starburst_executor.client.money import Cost, cost_of
-from starburst_executor.client.session import Opened
+from starburst_executor.client.opening import Opened
 from starburst_executor.client.workforce import Workforce
 from starburst_executor.protocol.records import Manifest, WorkerBeat
 

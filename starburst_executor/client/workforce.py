@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from starburst_executor.client.deaths import Deaths
 from starburst_executor.client.handles import handle_of
 from starburst_executor.client.money import check_cost
-from starburst_executor.client.session import own_launcher
+from starburst_executor.client.opening import own_launcher
 from starburst_executor.clock import Backoff
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol.records import WorkerBeat, WorkerState

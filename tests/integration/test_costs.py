@@ -10,7 +10,7 @@ import pytest
 
 from starburst_executor import BudgetExceeded, DetachedExecutor, Fargate, StarburstExecutor
 from starburst_executor.aws.billing import prices
-from starburst_executor.client.session import attach
+from starburst_executor.client.opening import attach
 from starburst_executor.clock import SystemClock
 from starburst_executor.launch.aws import ecs_tasks
 from tests.sessions import REMOTE, wait_until

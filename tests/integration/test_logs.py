@@ -12,7 +12,7 @@ import pytest
 from starburst_executor import Batch, DetachedExecutor, Fargate
 from starburst_executor.client.handles import sealed_handle
 from starburst_executor.client.logs import TaskLogs, WorkerLogs
-from starburst_executor.client.session import attach, own_launcher
+from starburst_executor.client.opening import attach, own_launcher
 from starburst_executor.clock import SystemClock
 from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import new_launch_id

@@ -17,7 +17,8 @@ from collections import Counter
 import pytest
 
 from starburst_executor import DetachedExecutor
-from starburst_executor.client.session import attach, census
+from starburst_executor.client.counting import census
+from starburst_executor.client.opening import attach
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol.status import State
 from starburst_executor.session.store import SessionStore

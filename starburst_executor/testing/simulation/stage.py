@@ -85,10 +85,10 @@ def _stand_ins() -> dict[tuple[str, str], object]:
         ("worker.keeper", "identity"): lambda: "",
         **{(f"client.{module}", "named"): _named_if_alive for module in ("engine", "sending", "ending")},
         ("client.parts", "ThreadPoolExecutor"): _Pool,
-        ("client.session", "registry"): _Registry,
-        ("client.session", "_probe"): lambda *_, **__: None,
+        ("client.opening", "registry"): _Registry,
+        ("client.opening", "_probe"): lambda *_, **__: None,
         # The modules that the simulating process has loaded must not influence a seed.
-        ("client.session", "code_for"): lambda *_: _NoModules(),
+        ("client.opening", "code_for"): lambda *_: _NoModules(),
         ("client.sending", "code_for"): lambda *_: _NoModules(),
         ("client.executor", "SystemClock"): _clock_here,
         ("client.detached", "SystemClock"): _clock_here,

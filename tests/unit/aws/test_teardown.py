@@ -8,7 +8,7 @@ from starburst_executor import config
 from starburst_executor.aws.stack import teardown
 from starburst_executor.aws.stack.changes import Changes
 from starburst_executor.aws.stack.contents import Contents, contents, running
-from starburst_executor.client.session import start
+from starburst_executor.client.opening import start
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import LaunchError
 from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode

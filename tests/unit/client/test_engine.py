@@ -15,8 +15,8 @@ import pytest
 from starburst_executor import config
 from starburst_executor.client import executor
 from starburst_executor.client.engine import Engine
+from starburst_executor.client.opening import Opened
 from starburst_executor.client.sending import Sending
-from starburst_executor.client.session import Opened
 from starburst_executor.client.submitter import Acknowledged
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Timings

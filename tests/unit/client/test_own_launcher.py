@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from starburst_executor import Fargate
-from starburst_executor.client.session import own_launcher
+from starburst_executor.client.opening import own_launcher
 from starburst_executor.protocol.records import DETACHED
 from tests.support.session_rig import Rig
 

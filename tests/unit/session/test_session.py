@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import pytest
 
-from starburst_executor.client.session import census
+from starburst_executor.client.counting import census
 from starburst_executor.errors import (
     ObjectNotFound,
     PayloadError,
