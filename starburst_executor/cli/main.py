@@ -29,6 +29,7 @@ COMMANDS = {
     "key": "key:key",
     "image": "image:image",
     "quota": "quota:quota",
+    "shell": "shell:shell",
 }
 
 

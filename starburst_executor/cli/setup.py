@@ -44,6 +44,7 @@ _AT_REST = (
 )
 @click.option("--batch-most-vcpus", type=click.IntRange(1), help="Run no more vCPUs at once on Batch.  [default: 1000]")
 @click.option("--codebuild/--no-codebuild", default=None, help="A project that builds images.  [default: codebuild]")
+@click.option("--shell/--no-shell", default=None, help="Let users open shells in workers: `starburst shell`.")
 @click.option("--vpc", metavar="ID", help="A VPC that exists, in place of one of the stack's own.")
 @click.option("--subnet", "subnets", metavar="ID", multiple=True, help="A public subnet of that VPC; two or more.")
 @click.option(

@@ -62,6 +62,7 @@ class Stack:
             older version.
         client_policy_arn: The managed policy that lets a person use the stack.
         public_addresses: Whether workers on Fargate get them: ENABLED or DISABLED, as ECS has it.
+        has_shell: Whether users may open shells in workers.
         kms_key_arn: What the user's own key encrypts bucket, logs and keys of sessions by; empty for AWS's own.
         tags: The user's own, which what launchers make gets as well.
         version: Of the library that made or changed it last.
@@ -84,6 +85,7 @@ class Stack:
     client_policy_arn: str
     worker_policy_arn: str = ""
     kms_key_arn: str = ""
+    has_shell: bool = False
     public_addresses: str = "ENABLED"
     tags: tuple[tuple[str, str], ...] = ()
     ec2_provider: str | None = None
@@ -193,6 +195,7 @@ def _stack_of(found: dict[str, Any], name: str, region: str) -> Stack:
         task_family_prefix=needed("TaskFamilyPrefix"),
         worker_policy_arn=outputs.get("WorkerPolicyArn") or "",
         kms_key_arn=outputs.get("KmsKeyArn") or "",
+        has_shell=outputs.get("ShellAllowed") == "yes",
         public_addresses=outputs.get("PublicAddresses") or "ENABLED",
         tags=tuple(
             (str(tag["Key"]), str(tag["Value"]))

@@ -43,6 +43,7 @@ def needed_services(parameters: Mapping[str, str]) -> tuple[str, ...]:
     """Which services workers of a stack with these parameters ask, as endpoints name them."""
     needed = [*_ALWAYS]
     needed += _OF_INSTANCES if "yes" in (parameters.get("Ec2"), parameters.get("Batch")) else ()
+    needed += ["ssmmessages"] if parameters.get("Shell") == "yes" else []
     needed += ["secretsmanager"] if ":secretsmanager:" in parameters.get("Secrets", "") else []
     return tuple(needed)
 

@@ -61,6 +61,7 @@ class Wishes:
         batch: Queues of AWS Batch.
         batch_instance_types: What Batch chooses from on EC2, types or families of one architecture; implies `batch`.
         batch_most_vcpus: How many vCPUs at most, in each of its compute environments.
+        shell: Shells in workers, for users.
         codebuild: A project that builds images.
         vpc: A VPC that exists, in place of one of the stack's own; only when the stack is made.
         private: Whether its subnets are private: workers get no public address, and leave by NAT or by endpoints.
@@ -90,6 +91,7 @@ class Wishes:
     batch_instance_types: tuple[str, ...] = ()
     batch_most_vcpus: int | None = None
     codebuild: bool | None = None
+    shell: bool | None = None
     vpc: str | None = None
     private: bool | None = None
     subnets: tuple[str, ...] = ()
@@ -236,7 +238,12 @@ def _parameters(clients: Clients, wishes: Wishes) -> dict[str, str]:
     found = find_stack(clients)
     exists = found is not None and found.get("Outputs")
     settled: dict[str, str] = {}
-    for name, wish in (("Ec2", wishes.ec2), ("Batch", wishes.batch), ("CodeBuild", wishes.codebuild)):
+    for name, wish in (
+        ("Ec2", wishes.ec2),
+        ("Batch", wishes.batch),
+        ("CodeBuild", wishes.codebuild),
+        ("Shell", wishes.shell),
+    ):
         if wish is not None:
             settled[name] = "yes" if wish else "no"
     for name, days in (("SessionDays", wishes.session_days), ("LogDays", wishes.log_days)):
@@ -376,6 +383,7 @@ def _network(clients: Clients, wishes: Wishes) -> dict[str, str]:
             "Ec2": "yes" if wishes.ec2 or wishes.instance_types else "",
             "Batch": "yes" if _wants_batch(wishes) else "",
         }
+        asked["Shell"] = "yes" if wishes.shell else ""
         needed = needed_services({**asked, "Secrets": ",".join(wishes.secrets)})
         zones = {subnet["AvailabilityZone"] for subnet in subnets}
         way = way_out(used, endpoints, needed, region=clients.region, n_zones=len(zones))

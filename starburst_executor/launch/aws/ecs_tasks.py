@@ -196,6 +196,8 @@ class EcsTasks:
                 ]
             },
         }
+        if stack.has_shell:
+            request["enableExecuteCommand"] = True
         if self._in_vpc:
             request["networkConfiguration"] = {
                 "awsvpcConfiguration": {

@@ -51,6 +51,10 @@ ON_ALL = {
     "ecs:DiscoverPollEndpoint",
     "ecs:ListTasks",
     "ecs:RegisterTaskDefinition",
+    "ssmmessages:CreateControlChannel",
+    "ssmmessages:CreateDataChannel",
+    "ssmmessages:OpenControlChannel",
+    "ssmmessages:OpenDataChannel",
     "logs:DescribeLogGroups",
     "pricing:GetProducts",
     "servicequotas:GetAWSDefaultServiceQuota",
@@ -185,6 +189,7 @@ TABLE = [
     ("Client", "ecs:RunTask", DEFINITION, {"ecs:cluster": f"{CLUSTER}-b"}, False),
     ("Client", "ecs:RunTask", f"arn:aws:ecs:{HERE}:task-definition/starburst-b_5f:1", {"ecs:cluster": CLUSTER}, False),
     ("Client", "ecs:StopTask", TASK, {}, True),
+    ("Client", "ecs:StartTask", TASK, {}, False),
     ("Client", "ecs:StopTask", f"arn:aws:ecs:{HERE}:task/other/0123456789abcdef", {}, False),
     ("Client", "ecs:ListTasks", "*", {"ecs:cluster": CLUSTER}, True),
     ("Client", "ecs:ListTasks", "*", {"ecs:cluster": f"{CLUSTER}-b"}, False),
@@ -224,6 +229,9 @@ DATA = {
     "SecretKeys": "arn:aws:kms:eu-west-1:123456789012:key/0a1b",
 }
 GRANTED = [
+    ("WorkerRole", "ssmmessages:OpenDataChannel", "*", {}, True),
+    ("Client", "ecs:ExecuteCommand", TASK, {}, True),
+    ("Client", "ecs:ExecuteCommand", f"arn:aws:ecs:{HERE}:task/other/0123456789abcdef", {}, False),
     ("WorkerRole", "s3:GetObject", "arn:aws:s3:::ours/2026/a.parquet", {}, True),
     ("WorkerRole", "s3:GetObject", "arn:aws:s3:::ours/2025/a.parquet", {}, False),
     ("WorkerRole", "s3:GetObject", "arn:aws:s3:::ours/2026-old/a.parquet", {}, False),
@@ -254,7 +262,7 @@ GRANTED = [
 
 def test_what_is_granted_beside_that_is_granted_and_no_more(account):
     key = "arn:aws:kms:eu-west-1:123456789012:key/0a1b"
-    found = policies_of(account, account.deploy(Batch="yes", Ec2="yes", KmsKeyArn=key, **DATA))
+    found = policies_of(account, account.deploy(Batch="yes", Ec2="yes", KmsKeyArn=key, Shell="yes", **DATA))
     wrong = [
         (role, action, resource, facts)
         for role, action, resource, facts, allowed in [*TABLE, *GRANTED]
@@ -311,6 +319,7 @@ def test_a_service_may_take_a_role_for_this_account_alone(account, stack, role):
 NOT_FOR_CLIENTS = {
     "servicequotas:RequestServiceQuotaIncrease",  # whoever administers the account
     "ssm:GetParameter",  # workers
+    "ecs:ExecuteCommand",  # where shells are allowed, below
     "ssm:GetParameters",  # an administrator: the images of instances
 }
 PREFIXES = {"service-quotas": "servicequotas", "logs": "logs"}

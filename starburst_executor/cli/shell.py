@@ -1,0 +1,26 @@
+"""`starburst shell`: a look into a worker on ECS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from starburst_executor.cli.options import stack_options
+
+if TYPE_CHECKING:
+    from starburst_executor.aws.clients import Clients
+
+__all__ = ["shell"]
+
+
+@click.command()
+@click.argument("worker")
+@click.option("--command", metavar="TEXT", default="/bin/sh", show_default=True, help="What is run there.")
+@stack_options
+def shell(clients: Clients, worker: str, command: str) -> None:
+    """Open a shell in WORKER, on Fargate or EC2, by its id. Needs `starburst setup --shell` and AWS's session-manager-plugin."""
+    from starburst_executor.aws.shell import open_shell
+    from starburst_executor.aws.stack.outputs import read_stack
+
+    raise click.exceptions.Exit(open_shell(clients, read_stack(clients), worker, command))
