@@ -94,11 +94,15 @@ class Collector:
         parallel: Makes several requests at once.
         few: Up to so many objects are asked for one by one instead of being listed.
         warn_bytes: A larger outcome is worth a warning.
+    Attributes:
+        keep: Called with each future that has its outcome, and how many bytes that has. What else holds a future that is
+            done is its users' affair.
     """
 
     def __init__(
         self, session: SessionStore, parallel: Mapper, *, few: int = FEW_REMOTE, warn_bytes: int = _WARN_BYTES
     ) -> None:
+        self.keep: Callable[[StarburstFuture[Any], int], None] = lambda _future, _n_bytes: None
         self._session = session
         self._parallel = parallel
         self._few = few
@@ -327,12 +331,17 @@ class Collector:
             if entry.state == State.CANCELLED:
                 for future in futures:
                     future.mark_cancelled()
+                    self.keep(future, 0)
                 continue
-            value, error = self._outcome(seen, index, entry, bodies)
+            value, error, n_bytes = self._outcome(seen, index, entry, bodies)
             for future in futures:
                 future.complete(value, error)
+                self.keep(future, n_bytes)
 
-    def _outcome(self, seen: Status, index: int, entry: Entry, bodies: _Bodies) -> tuple[Any, BaseException | None]:
+    def _outcome(
+        self, seen: Status, index: int, entry: Entry, bodies: _Bodies
+    ) -> tuple[Any, BaseException | None, int]:
+        """Value, exception, and how many bytes they had."""
         label = status.outcome_label(seen, index, entry)
         try:
             if entry.outcome is None:
@@ -340,9 +349,9 @@ class Collector:
             body = self._session.sealer.open_sealed("outcome", label, bodies.get(entry.outcome))
             if len(body) > self._warn_bytes:
                 _log.warning("a large result: bytes=%d, task=%s; is all of it needed here?", len(body), label)
-            return load_outcome(body)
+            return *load_outcome(body), len(body)
         except (PayloadError, RecordInvalid) as error:
-            return None, error
+            return None, error, 0
 
     def _forget(self, key: str, ended: list[tuple[int, list[StarburstFuture[Any]]]]) -> None:
         with self._lock:

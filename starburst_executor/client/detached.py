@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, cast
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from starburst_executor import config, context
 from starburst_executor.client.counting import SessionSummary, list_sessions
@@ -145,30 +146,33 @@ class DetachedExecutor(StarburstExecutor):
     def futures(self) -> list[StarburstFuture[Any]]:
         """One future for every task of the session, in submission order, over all submitting clients.
 
-        The same task has the same future each time, until it is retried. Store: 1 LIST per 1,000 status objects.
+        The same task has the same future each time, as long as the program holds it, until it is retried. Store: 1 LIST per
+        1,000 status objects.
         """
-        self._look_for_tasks()
-        return self._engine.tasks.known()
+        tasks = self._engine.tasks
+        if not self.is_attached:
+            return tasks.known()
+        futures = tasks.all()
+        self._engine.start()
+        return futures
 
     @property
     def is_attached(self) -> bool:
         """False after `detach`, `shutdown` or `cleanup`."""
         return not self._engine.parts.state.ended.is_set()
 
-    def _look_for_tasks(self) -> None:
-        if self.is_attached:
-            self._engine.tasks.look()
-            self._engine.start()
-
     def future_of(self, ordinal: int, index: int) -> StarburstFuture[Any]:
         """The future of one task, by its submitter's ordinal and its index.
+
+        Of other outcomes nothing is read.
 
         Raises: LookupError if there is no such task. Store: 1 LIST per 1,000 status objects, if it is not known yet.
         """
         tasks = self._engine.tasks
-        future = tasks.get(ordinal, index)
-        if future is None:
-            self._look_for_tasks()
+        if self.is_attached:
+            future = tasks.find(ordinal, index)
+            self._engine.start()
+        else:
             future = tasks.get(ordinal, index)
         if future is None:
             raise LookupError(f"the session has no such task: task={ordinal}-{index}, session={self.id}")
@@ -182,7 +186,9 @@ class DetachedExecutor(StarburstExecutor):
         return cast("Iterator[StarburstFuture[Any]]", as_completed(self.futures, timeout))
 
     def collect(self, wait: bool = False, timeout: float | None = None) -> list[TaskOutcome]:
-        """How tasks ended, in submission order, failures beside values. Nothing is downloaded twice.
+        """How tasks ended, in submission order, failures beside values.
+
+        Outcomes whose futures the program holds are not read again, and neither are about 8 MB of those that came last.
 
         Args:
             wait: Wait until every task has ended; otherwise those that have ended by now.
@@ -334,9 +340,11 @@ def _with(manifest: Manifest, *, workers: int) -> Manifest | None:
 
 # --- futures that come back from a pickle -----------------------------------------------------------------------------
 
-_lock = threading.Lock()  # guards: _here, _attached
+_lock = threading.Lock()  # guards: _here, _for_futures, _lately
 _here: WeakValueDictionary[str, DetachedExecutor] = WeakValueDictionary()  # of this process, the newest of each session
-_attached: dict[str, DetachedExecutor] = {}  # made for the sake of futures
+# Made for the sake of futures, which hold them; the last few are held here too, for futures that come one after the other.
+_for_futures: WeakSet[DetachedExecutor] = WeakSet()
+_lately: deque[DetachedExecutor] = deque(maxlen=4)
 
 
 def _attached_future(url: str, ordinal: int, sequence: int) -> StarburstFuture[Any]:
@@ -346,6 +354,7 @@ def _attached_future(url: str, ordinal: int, sequence: int) -> StarburstFuture[A
     """
     with _lock:
         executor = _here.get(url)
+        is_mine = executor is not None and executor in _for_futures
     if executor is None or not executor.is_attached:
         try:
             executor = DetachedExecutor.reattach(url, key=None if executor is None else executor.key)
@@ -355,6 +364,11 @@ def _attached_future(url: str, ordinal: int, sequence: int) -> StarburstFuture[A
                 f"first, by DetachedExecutor.reattach({url!r}, key=...): {error}"
             ) from error
         with _lock:
-            # Another thread may have been first; the one that is not taken ends by itself.
-            _attached[url] = executor
-    return executor.future_of(ordinal, sequence)
+            is_mine = True
+            _for_futures.add(executor)
+            _lately.append(executor)
+    future = executor.future_of(ordinal, sequence)
+    if is_mine:
+        # An executor that nothing refers to leaves its session.
+        future.attachment = executor
+    return future

@@ -89,6 +89,8 @@ class Engine:
         self.has_tidied = not self._embedded
         self.parts = self._made(opened, ordinal)
         self.tasks = SessionTasks(opened.session, self.parts.collector, self.parts.futures)
+        if detached and not has_returned:
+            self.parts.collector.keep = self.tasks.keep
         self.ending = Ending(
             self.parts,
             detached=detached,
@@ -156,6 +158,7 @@ class Engine:
         # Without the lock, which another thread of the parent may have held.
         self.parts.state.error = error
         self.parts.futures.successor = Elsewhere(error)
+        self.tasks.lost_in_fork()
 
     @property
     def opened(self) -> Opened:
@@ -258,6 +261,17 @@ class Engine:
         self.parts.collector.watch(place.key, place.ref, "", waiting)
         if (error := self.parts.state.error) is not None:
             self.parts.collector.give_up_all(error)
+
+    def find(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
+        """Have these futures completed, whatever status objects their tasks are in; those of no task that is stored."""
+        missing = {(future.ordinal, future.index): future for future in futures}
+        for group in self.session.all_groups():
+            ref = group.ref
+            tasks = [(i, (ref.ordinal, ref.first + i)) for i in range(ref.n_tasks)]
+            found = {i: [missing.pop(task)] for i, task in tasks if task in missing}
+            if found:
+                self.watch(Place(group.key, ref, found))
+        return list(missing.values())
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
         """Cancel those of these tasks that no worker has claimed; how many."""

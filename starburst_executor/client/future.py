@@ -81,6 +81,7 @@ class StarburstFuture(Future[T]):
         ordinal: Which of the session's submitting clients that was, from 0.
         task_id: The task's id, unique in its session: ordinal and index, such as `"0-17"`.
         run: 1, and one more for each explicit retry.
+        attachment: What lives as long as a copy from a pickle does: what keeps this process attached.
 
     `cancel()` asks the store, in one swap: it cancels a task that no worker has claimed and refuses one that a worker
     has. `running()` turns true when a worker has claimed the task. A future of a detached session works on when its executor
@@ -96,7 +97,7 @@ class StarburstFuture(Future[T]):
 
     __slots__ = (
         "_canceller", "_exception", "_is_watched", "_own_callbacks", "_own_condition", "_own_waiters", "_result", "_state",
-        "index", "ordinal", "run",
+        "attachment", "index", "ordinal", "run",
     )  # fmt: skip
 
     def __init__(self, canceller: Canceller | None = None, ordinal: int = 0, sequence: int = 0, run: int = 1) -> None:
@@ -105,6 +106,7 @@ class StarburstFuture(Future[T]):
         self._result = self._exception = None
         self._is_watched = False  # has a condition, which then guards its state
         self._canceller = canceller
+        self.attachment: object = None
         self.ordinal = ordinal
         self.index = sequence
         self.run = run
@@ -242,6 +244,11 @@ class StarburstFuture(Future[T]):
                     waiter.add_exception(self)
             self._own_condition.notify_all()
         self._invoke_callbacks()
+
+    @property
+    def has_ended(self) -> bool:
+        """As `done`, which asks for it."""
+        return self._state in _ENDED
 
     def is_asked_for(self) -> bool:
         """Whether a thread waits for it, alone or among others, or a callback does."""

@@ -4,8 +4,8 @@
                               └── nothing was asked for lately, and nothing waits ──► leave again
 
 It comes back in the background, at most once at a time, and is a client as any other: it collects, beats, repairs, and
-starts workers that are missing. What is asked for brings along the other futures of the same status object, which is
-read in any case; nothing else is read.
+starts workers that are missing. What is asked for brings along the other futures of the same status object that the
+program holds, since it is read in any case; nothing else is read.
 
 Guarantee: a future that is asked for, in whatever way, ends: with its outcome, or with the error that keeps this process
 from attaching.
@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import bisect
 import threading
+import weakref
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from starburst_executor.client.collector import Place
 from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture, for_each
 from starburst_executor.clock import Clock
 from starburst_executor.errors import ExecutorBroken, StarburstError
+from starburst_executor.protocol.keys import GroupRef
 
 __all__ = ["ENDING_WORDS", "Returned", "Returning"]
 
@@ -39,6 +41,9 @@ class Returned(Protocol):
     def watch(self, place: Place) -> None:
         """Have the futures of one status object completed."""
 
+    def find(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
+        """Have these futures completed, wherever their tasks are; those of no task that is stored."""
+
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
         """Cancel those of these tasks that no worker has claimed; how many."""
 
@@ -49,8 +54,24 @@ class Returned(Protocol):
         """Leave again; what is not done stays so. A second call is harmless."""
 
 
+class _Left(NamedTuple):
+    """A status object that was watched, and the futures that its tasks have in the program."""
+
+    key: str
+    ref: GroupRef
+    futures: list[tuple[int, weakref.ref[StarburstFuture[Any]]]]
+
+    def with_living(self) -> Place:
+        """The place as it is worth watching."""
+        living: dict[int, list[StarburstFuture[Any]]] = {}
+        for index, ref in self.futures:
+            if (future := ref()) is not None:
+                living.setdefault(index, []).append(future)
+        return Place(self.key, self.ref, living)
+
+
 class Returning:
-    """The undone futures of one client that has left. Thread-safe.
+    """The futures of one client that has left, held weakly while nothing is asked for. Thread-safe.
 
     Args:
         attach: Attaches to the session again; what it raises goes to the futures that were asked for.
@@ -68,7 +89,7 @@ class Returning:
     ) -> None:
         self._attach = attach
         self._named = named
-        self._places = sorted(places, key=lambda place: place.ref[:2])
+        self._places = sorted(map(_left, places), key=lambda place: place.ref[:2])
         self._firsts = [place.ref[:2] for place in self._places]
         self._session_id = session_id
         self._clock = clock
@@ -145,32 +166,48 @@ class Returning:
         """Have the client watch what was asked for, and what is stored beside it."""
         with self._lock:
             asked, self._asked = self._asked, []
-            found = {id(future): self._place_of(future) for future in asked}
-            places = {place.key: place for place in found.values() if place is not None}
+            places: dict[str, Place] = {}
+            elsewhere = [future for future in asked if not self._place(future, places)]
             for place in places.values():
                 self._served.update((id(future), future) for futures in place.futures.values() for future in futures)
         for place in places.values():
             client.watch(place)
+        try:
+            # Made anew for tasks that had ended when this client left, perhaps; or never sent.
+            lost = client.find(elsewhere) if elsewhere else []
+        except BaseException:
+            with self._lock:
+                self._asked[:0] = elsewhere
+            raise
         for_each(
-            (future for future in asked if found[id(future)] is None),
+            lost,
             lambda future: future.complete(
                 None, ExecutorBroken(f"the task was not acknowledged before its client left: task={future.task_id}")
             ),
         )
 
-    def _place_of(self, future: StarburstFuture[Any]) -> Place | None:
+    def _place(self, future: StarburstFuture[Any], places: dict[str, Place]) -> bool:
+        """Put a future among the places to watch, together with what is stored beside it; whether its place is known."""
         i = bisect.bisect(self._firsts, (future.ordinal, future.index)) - 1
-        place = self._places[i] if i >= 0 else None
-        if place is None or future not in place.futures.get(future.index - place.ref.first, ()):
-            return None
-        return place
+        left = self._places[i] if i >= 0 else None
+        if left is None or left.ref.ordinal != future.ordinal or future.index >= left.ref.first + left.ref.n_tasks:
+            return False
+        place = places.get(left.key)
+        if place is None:
+            place = places[left.key] = left.with_living()
+        mine = place.futures.setdefault(future.index - left.ref.first, [])
+        if not any(one is future for one in mine):
+            mine.append(future)
+        return True
 
     def _is_over(self, client: Returned) -> bool:
         """Whether the visit is: from then on, whoever asks starts another one."""
+        with self._lock:
+            # What is done is its users' affair: a visit may last as long as futures are asked for, one after the other.
+            served = [future for future in self._served.values() if not future.has_ended]
+            self._served = {id(future): future for future in served}
         if self._clock.monotonic() - self._asked_at < _LINGER_S and not client.has_failed():
             return False
-        with self._lock:
-            served = list(self._served.values())
         if not client.has_failed() and any(future.is_asked_for() for future in served):
             # Somebody waits: the next look at all of them is due when it is due for who asks now.
             self._asked_at = self._clock.monotonic()
@@ -196,3 +233,11 @@ class Returning:
         self._asked.clear()
         self._client = None
         self._runs = False
+
+
+def _left(place: Place) -> _Left:
+    return _Left(
+        place.key,
+        place.ref,
+        [(index, weakref.ref(future)) for index, futures in place.futures.items() for future in futures],
+    )

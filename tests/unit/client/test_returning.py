@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +28,8 @@ class Visitor:
     def __init__(self) -> None:
         self.watched: list[Place] = []
         self.cancelled: list[StarburstFuture[Any]] = []
+        self.found: list[StarburstFuture[Any]] = []
+        self.n_stored = 8  # tasks
         self.failed = False
         self.left = threading.Event()
         self.has_watched = threading.Event()
@@ -33,6 +37,10 @@ class Visitor:
     def watch(self, place: Place) -> None:
         self.watched.append(place)
         self.has_watched.set()
+
+    def find(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
+        self.found += [future for future in futures if future.index < self.n_stored]
+        return [future for future in futures if future.index >= self.n_stored]
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
         self.cancelled += futures
@@ -208,3 +216,43 @@ def test_where_no_thread_can_be_started_the_caller_hears_at_once(left: Left, mon
                 ask()
     assert not left.futures[0].done()
     assert keys(left.visitor()) == ["key-0"]
+
+
+def test_futures_that_the_program_has_dropped_are_not_brought_along(left: Left) -> None:
+    asked = left.futures[4]
+    del left.futures[5], left.futures[3]
+    gc.collect()
+    assert not asked.done()
+    (place,) = left.visitor().watched
+    assert place.futures == {1: [asked]}
+
+
+def test_a_future_made_anew_is_watched_where_its_task_is(left: Left) -> None:
+    anew: StarburstFuture[int] = StarburstFuture(left, 0, 4)
+    assert not anew.done()
+    (place,) = left.visitor().watched
+    assert any(anew is future for future in place.futures[1])
+    anew.complete(0, None)
+
+
+def test_a_future_of_an_object_that_had_ended_is_found(left: Left) -> None:
+    anew: StarburstFuture[int] = StarburstFuture(left, 0, 7)
+    lost: StarburstFuture[int] = StarburstFuture(left, 0, 9)
+    for future in (left.futures[0], anew, lost):
+        assert not future.done()
+    visitor = left.visitor()
+    assert isinstance(lost.exception(PATIENCE_S), ExecutorBroken)
+    assert anew in visitor.found
+    anew.complete(0, None)
+
+
+def test_a_visit_that_lasts_holds_nothing_that_is_done(left: Left) -> None:
+    assert not left.futures[0].done()
+    left.visitor()
+    done = weakref.ref(left.futures[1])
+    left.futures[1].complete(0, None)
+    del left.futures[1]
+    left.visitors[0].watched.clear()
+    left.lingers(1.0)
+    gc.collect()
+    assert done() is None
