@@ -1,1 +1,1 @@
-"""What is stored, and the rules by which it changes: pure functions and values, no I/O, clocks or threads."""
+"""The stored records and the rules by which they change: pure functions and values, without I/O, clocks or threads."""

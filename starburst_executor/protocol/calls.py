@@ -1,14 +1,15 @@
-"""Functions and calls to bytes and back.
+"""Serialise functions and calls to bytes, and load them again.
 
     client                          runner
     dump_function ──► functions/ ──► load_function ─┐
     dump_call     ──► status/    ──► load_call     ─┴► call it
        └─ big pieces ──► calls/ ──────┘
 
-Nothing here checks a seal: whoever calls a `load_…` has checked it before (`protocol/seal.py`).
+This module checks no seal: the caller of a `load_…` function must have checked it before (`protocol/seal.py`).
 
-A function is one byte, so many bytes that name the code it needs (`protocol/keys.py`), and its pickle. Those modules are
-the user's own: what is pickled by name is found in them.
+A stored function is a length byte, the name of the code that the function needs (`protocol/keys.py`) in that number of
+bytes, and the function's pickle. The code contains the user's own modules, in which the pickle looks up what it refers to
+by name.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-_PICKLE = b"\x80"  # how every pickle of protocol 2 and later begins
-# The rest of a big value, behind its last frame, is worth a piece of its own from here on.
+_PICKLE = b"\x80"  # the first byte of every pickle of protocol 2 and later
+# The rest of a big value, after its last full frame, becomes a piece of its own from this size on.
 _TAIL_BYTES = 4 * 1024
 _FIRST_FRAME = b"\x80\x05\x95"
 _FRAMES = (_FIRST_FRAME, b"\x95")
@@ -50,21 +51,21 @@ _NO_PIECES: Mapping[bytes, bytes] = {}
 
 
 def digest(pickled: bytes) -> str:
-    """The name under which a function's pickle is stored: 32 hexadecimal digits of its SHA-256."""
+    """Return the name under which a function's pickle is stored: 32 hexadecimal digits of its SHA-256."""
     return hashlib.sha256(pickled).hexdigest()[:32]
 
 
 def initializer_digest(pickled: bytes) -> str:
-    """The name of an initializer: another one than the same function has as a function that tasks call."""
+    """Return the name of an initializer, which differs from the name of the same function when tasks call it."""
     return digest(b"initializer\0" + pickled)
 
 
 def dump_function(function: Callable[..., Any], code: str = "") -> bytes:
-    """Pickle a function: by value if it lives in `__main__`, a closure or a lambda, else by its name.
+    """Pickle a function: by value if it is defined in `__main__`, a closure or a lambda, otherwise by its name.
 
     Args:
-        code: The name of the code that it needs; empty if workers have the user's modules anyway.
-    Raises: whatever pickling raises.
+        code: The name of the code that it needs; empty if workers already have the user's modules.
+    Raises: any exception that pickling raises.
     """
     name = code.encode("ascii")
     stream = io.BytesIO()
@@ -77,7 +78,7 @@ def dump_function(function: Callable[..., Any], code: str = "") -> bytes:
 
 
 def code_of(body: bytes) -> str:
-    """The name of the code that a function needs, without unpickling it; empty if it needs none. Raises: RecordInvalid."""
+    """Return the name of the code that a function needs, without unpickling it; empty if none. Raises: RecordInvalid."""
     try:
         return bytes(body[1 : _pickle_start(body)]).decode("ascii")
     except UnicodeDecodeError as error:
@@ -85,12 +86,12 @@ def code_of(body: bytes) -> str:
 
 
 def has_modules_by_value() -> bool:
-    """Whether modules are registered with cloudpickle to travel by value, so that a name alone says nothing."""
+    """Return whether any module is registered with cloudpickle for pickling by value, so that a name does not identify it."""
     return pickling.has_modules_by_value()
 
 
 def load_function(body: bytes) -> Callable[..., Any]:
-    """Rebuild a function. Raises: whatever unpickling raises, `ModuleNotFoundError` above all."""
+    """Load a function. Raises: any exception that unpickling raises, most often `ModuleNotFoundError`."""
     return pickle.loads(memoryview(body)[_pickle_start(body) :])  # type: ignore[no-any-return]  # noqa: S301 - sealed, checked by the caller
 
 
@@ -99,14 +100,14 @@ def _pickle_start(body: bytes) -> int:
 
 
 def function_stream(body: bytes) -> io.BytesIO:
-    """A function's pickle, to be read by an unpickler."""
+    """Return a stream of a function's pickle, for an unpickler."""
     stream = io.BytesIO(body)
     stream.seek(_pickle_start(body))
     return stream
 
 
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    """Pickle one call's arguments. Raises: whatever pickling raises."""
+    """Pickle one call's arguments. Raises: any exception that pickling raises."""
     if not kwargs and all(type(arg) in PLAIN for arg in args):
         return pickle.dumps((args, kwargs), PROTOCOL)
     return pickling.dumps((args, kwargs))
@@ -115,21 +116,21 @@ def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
 def dump_call_in_parts(
     args: tuple[Any, ...], kwargs: dict[str, Any], keep: Callable[[bytes | memoryview], _T]
 ) -> bytes | list[bytes | _T]:
-    """Pickle one call's arguments, big pieces apart.
+    """Pickle one call's arguments and separate the big pieces.
 
     Args:
-        keep: Given each big piece as it comes: bytes that nobody will change, or a view of memory that is the user's and
-            only valid during the call. What it returns stands for the piece.
+        keep: Called with each big piece as the pickler writes it: immutable bytes, or a view of the user's memory that is
+            valid only during the call. Its return value replaces the piece in the result.
     Returns:
-        The pickle; or its parts in order, if there were big pieces.
-    Raises: whatever pickling raises.
+        The pickle, or a list of its parts in order if it has big pieces.
+    Raises: any exception that pickling raises.
     """
     if not kwargs and all(type(arg) in PLAIN for arg in args):
         pickled = pickle.dumps((args, kwargs), PROTOCOL)
         if len(pickled) < PIECE_BYTES:
             return pickled
         del pickled
-    stream = _Parts(keep, wants_frames=len(args) + len(kwargs) < 2)  # noqa: PLR2004 - nothing stands before the value
+    stream = _Parts(keep, wants_frames=len(args) + len(kwargs) < 2)  # noqa: PLR2004 - no value precedes this one
     try:
         pickling.pickler(stream).dump((args, kwargs))
     except _FramesCame:
@@ -144,10 +145,10 @@ def dump_call_in_parts(
 def _dump_one_by_one(
     args: tuple[Any, ...], kwargs: dict[str, Any], keep: Callable[[bytes | memoryview], _T]
 ) -> bytes | list[bytes | _T]:
-    """One dump for each value, with one memo for all.
+    """Pickle each value in a dump of its own, all with one memo.
 
-    The frames of a big list then do not depend on the bytes of the values before it, so they are found again when only
-    those differ; and what two values share stays shared.
+    The frames of a big list then do not depend on the bytes of the values before it, so a call that differs only in those
+    values has the same frames. Objects that two values share stay shared.
     """
     stream = _Parts(keep, wants_frames=True)
     pickler = pickling.pickler(stream)
@@ -159,17 +160,17 @@ def _dump_one_by_one(
 
 
 class _FramesCame(Exception):
-    """What is big is no array and no text, but many small objects."""
+    """The big value consists of many small objects; it is neither an array nor text."""
 
 
 class _Parts(Generic[_T]):
-    """A stream for a pickler, which parts what it writes into small bytes and big pieces.
+    """A stream for a pickler that separates its output into small bytes and big pieces.
 
-    # Assumes: a pickler writes bytes-like objects of 64 KB and more by themselves and without copying them, and frames
-    # of 64 KB and more as they get full; so does CPython's, in C and in Python.
+    # Assumes: a pickler writes bytes-like objects of 64 KB and more in a write of their own, without copying them, and
+    # writes a frame when it has reached 64 KB; CPython's picklers in C and in Python both do.
 
     Args:
-        wants_frames: Otherwise the first frame raises `_FramesCame`.
+        wants_frames: Whether frames become pieces; if False, the first frame raises `_FramesCame`.
     """
 
     def __init__(self, keep: Callable[[bytes | memoryview], _T], *, wants_frames: bool) -> None:
@@ -196,7 +197,7 @@ class _Parts(Generic[_T]):
         return n_bytes
 
     def part(self) -> None:
-        """Let what comes next not be in one piece with what came before, if that is worth a piece of its own."""
+        """End the current piece, so that it does not contain later bytes, if it is large enough for a piece of its own."""
         if sum(map(len, self._small)) >= _TAIL_BYTES:
             self._join()
 
@@ -214,23 +215,23 @@ class _Parts(Generic[_T]):
 
 
 def load_call(
-    body: bytes | memoryview, found: Mapping[bytes, bytes] = _NO_PIECES
+    body: bytes | memoryview, bodies: Mapping[bytes, bytes] = _NO_PIECES
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Rebuild one call's arguments. They share no memory with what they are made from.
+    """Load one call's arguments. They share no memory with `body` or the pieces.
 
     Args:
-        found: The call's pieces by name.
-    Raises: whatever unpickling raises; PayloadError if a piece is missing.
+        bodies: The call's pieces by name.
+    Raises: any exception that unpickling raises; PayloadError if a piece is missing.
     """
     if body[:1] == _PICKLE:
         loaded = pickle.loads(body)  # noqa: S301 - sealed, checked by the caller
         if type(loaded) is tuple:
             return loaded
-    return read_call(pickle.Unpickler(opened(body, found)))  # noqa: S301 - the same
+    return read_call(pickle.Unpickler(opened(body, bodies)))  # noqa: S301 - the same
 
 
 def read_call(unpickler: pickle.Unpickler) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What `load_call` does, by an unpickler that reads what `opened` gives."""
+    """Load one call's arguments like `load_call`, with an unpickler that reads the stream that `opened` returned."""
     first = unpickler.load()
     if type(first) is tuple:
         return first
@@ -239,19 +240,19 @@ def read_call(unpickler: pickle.Unpickler) -> tuple[tuple[Any, ...], dict[str, A
     return args, {name: unpickler.load() for name in names}
 
 
-def opened(body: bytes | memoryview, found: Mapping[bytes, bytes]) -> _Source:
-    """A call's pickle, to be read by an unpickler. Raises: PayloadError if a piece is missing."""
+def opened(body: bytes | memoryview, bodies: Mapping[bytes, bytes]) -> _Source:
+    """Return a stream of a call's pickle, for an unpickler. Raises: PayloadError if a piece is missing."""
     parts = pieces.decode(body)
     if parts is None:
         return io.BytesIO(body)
     try:
-        return _Joined([found[part.name] if isinstance(part, Piece) else part for part in parts])
+        return _Joined([bodies[part.name] if isinstance(part, Piece) else part for part in parts])
     except KeyError as error:
         raise errors.PayloadError("a piece of the call is missing") from error
 
 
 class _Joined:
-    """Byte strings read as one stream, without joining them: big ones are copied once, to where they are wanted."""
+    """Byte strings read as one stream without joining them: big ones are copied once, into the reader's buffer."""
 
     def __init__(self, bodies: Sequence[bytes | bytearray]) -> None:
         self._left = [memoryview(body) for body in reversed(bodies)]
@@ -277,7 +278,7 @@ class _Joined:
         return bytes(gathered)
 
     def readline(self) -> bytes:
-        """Up to the next newline: asked for by opcodes of the oldest pickle protocol, which some classes still use."""
+        """Read up to the next newline: needed for opcodes of the oldest pickle protocol, which some classes still use."""
         line = bytearray()
         while not line.endswith(b"\n") and (byte := self.read(1)):
             line += byte

@@ -1,7 +1,7 @@
-"""Why something cannot be pickled, in the user's words: which object it is, and how it is reached.
+"""Explain why a value cannot be pickled: which object is at fault, and the path to it, in the user's names.
 
-Pickling says "cannot pickle 'sqlite3.Connection' object" and no more. The way there is found afterwards, by pickling the
-parts of what failed, then the parts of the part that fails, and so on. That costs nothing where nothing fails.
+Pickling only reports "cannot pickle 'sqlite3.Connection' object". The path is found afterwards: this module pickles each
+part of the failed value, then each part of the failing part, and so on. It costs nothing unless pickling fails.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from inspect import signature
+from inspect import Parameter, signature
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
@@ -18,14 +18,14 @@ from starburst_executor import source
 __all__ = ["explained"]
 
 _MOST_STEPS = 20
-_MOST_PARTS = 1_000  # of one thing; what comes after these is not looked at
+_MOST_PARTS = 1_000  # of one value; later parts are not examined
 _HINT = "create it in an `initializer`"
 
 Fails = Callable[[Any], bool]
 
 
 class _Step(NamedTuple):
-    """A part: what it is called within what it is a part of, and the function that this is, if it is one."""
+    """A part of a value: its name in that value, the part itself, and the name of the function that uses it, if any."""
 
     name: str
     value: Any
@@ -33,32 +33,32 @@ class _Step(NamedTuple):
 
 
 def explained(error: BaseException, parts: Sequence[tuple[str, Any]], fails: Fails) -> BaseException:
-    """The error with a sentence that names what cannot be pickled; as it is, if that is no part of anything.
+    """Return the error with the path to the object that cannot be pickled; unchanged if the object is a whole argument.
 
     Args:
-        parts: What was pickled, by name.
-        fails: Whether something cannot be pickled by itself. Never raises.
+        parts: The pickled values, by name.
+        fails: Return whether a value cannot be pickled by itself. Never raises.
     """
     if type(error) not in (TypeError, pickle.PicklingError):
-        return error  # what user code raises is left to it
-    words = _words(_path([_Step(name, value) for name, value in parts], fails))
-    if not words:
+        return error  # user code raised it: its own message stays
+    described = _words(_path([_Step(name, value) for name, value in parts], fails))
+    if not described:
         return error
-    return type(error)(f"{error}: {words}").with_traceback(error.__traceback__)
+    return type(error)(f"{error}: {described}").with_traceback(error.__traceback__)
 
 
 def _path(parts: Sequence[_Step], fails: Fails) -> list[_Step]:
-    """From the outermost part that cannot be pickled to the innermost one."""
+    """Return the parts that cannot be pickled, from the outermost to the innermost."""
     path: list[_Step] = []
-    been: set[int] = set()
+    visited: set[int] = set()
     candidates: Iterator[_Step] = iter(parts)
     while len(path) < _MOST_STEPS:
-        found = next((step for step in candidates if id(step.value) not in been and fails(step.value)), None)
-        if found is None:
+        failing = next((step for step in candidates if id(step.value) not in visited and fails(step.value)), None)
+        if failing is None:
             return path
-        path.append(found)
-        been.add(id(found.value))
-        candidates = _parts(found.value)
+        path.append(failing)
+        visited.add(id(failing.value))
+        candidates = _parts(failing.value)
     return path
 
 
@@ -68,7 +68,7 @@ def _words(path: Sequence[_Step]) -> str:
     users = [i for i, step in enumerate(path) if step.user]
     within = path[users[-1] :] if users else path
     if len(within) == 1 and not users:
-        return ""  # the argument itself: the error says it all
+        return ""  # the argument itself: the original message suffices
     named = " of ".join(
         step.name if i else f"{step.name} ({_type_name(step.value)})" for i, step in enumerate(reversed(within))
     )
@@ -97,16 +97,16 @@ def _all_parts(value: Any) -> Iterator[_Step]:
         yield _Step(f"`{value.__func__.__qualname__}`", value.__func__)
     elif isinstance(value, functools.partial):
         yield _Step("its function", value.func)
-        yield from (_Step(f"argument {i}", each) for i, each in enumerate(value.args))
-        yield from (_Step(f"argument `{name}`", each) for name, each in value.keywords.items())
+        yield from (_Step(f"argument {i}", arg) for i, arg in enumerate(value.args))
+        yield from (_Step(f"argument `{name}`", arg) for name, arg in value.keywords.items())
     elif isinstance(value, type):
-        named = [(name, each) for name, each in vars(value).items() if name not in ("__dict__", "__weakref__")]
-        yield from (_Step(f"attribute `{name}` of class `{value.__qualname__}`", each) for name, each in named)
+        attributes = [(name, part) for name, part in vars(value).items() if name not in ("__dict__", "__weakref__")]
+        yield from (_Step(f"attribute `{name}` of class `{value.__qualname__}`", part) for name, part in attributes)
     elif isinstance(value, Mapping):
         yield from (_Step(f"key {_short(key)}", key) for key in value)
-        yield from (_Step(f"item {_short(key)}", each) for key, each in value.items())
+        yield from (_Step(f"item {_short(key)}", item) for key, item in value.items())
     elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from (_Step(f"item {i}", each) for i, each in enumerate(value))
+        yield from (_Step(f"item {i}", item) for i, item in enumerate(value))
     else:
         yield from _parts_of_object(value)
 
@@ -120,7 +120,7 @@ def _parts_of_function(function: FunctionType) -> Iterator[_Step]:
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:
             yield _Step(f"`{name}`", cell.cell_contents, user)
-        except ValueError:  # it is empty
+        except ValueError:  # the cell is empty
             continue
     defaults = zip(reversed(list(_positional(function))), reversed(function.__defaults__ or ()), strict=False)
     yield from (_Step(f"the default of `{name}`", value, user) for name, value in defaults)
@@ -131,8 +131,9 @@ def _parts_of_function(function: FunctionType) -> Iterator[_Step]:
 
 
 def _positional(function: FunctionType) -> Iterator[str]:
-    kinds = signature(function, follow_wrapped=False).parameters.values()
-    yield from (one.name for one in kinds if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD))
+    parameters = signature(function, follow_wrapped=False).parameters.values()
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    yield from (parameter.name for parameter in parameters if parameter.kind in positional)
 
 
 def _parts_of_object(value: Any) -> Iterator[_Step]:
@@ -146,7 +147,7 @@ def _parts_of_object(value: Any) -> Iterator[_Step]:
             for name in ([slots] if isinstance(slots, str) else slots)
             if hasattr(value, name)
         }
-    yield from (_Step(f"attribute `{name}`", each) for name, each in state.items())
+    yield from (_Step(f"attribute `{name}`", part) for name, part in state.items())
     if not isinstance(value, type) and type(value).__module__ == "__main__":
         yield _Step(f"class `{type(value).__qualname__}`", type(value))
 

@@ -1,4 +1,4 @@
-"""Every object key, built and parsed here and nowhere else.
+"""The object keys: no other module builds or parses one.
 
     sessions/<session_id>/manifest
                           bell
@@ -11,12 +11,12 @@
                           clients/<client_id>
     code/<month>/<digest>
 
-Code is no session's: it is named by its content, and by the month of its writing so that a bucket's lifecycle rule can
-tell when nobody needs it any more.
+Code belongs to no session. Its name contains its digest and the month in which it was written, so that a lifecycle rule
+of the bucket can delete code that is no longer in use.
 
-A group id is `<ordinal>.<first sequence>`, fixed-width hexadecimal, so that keys sort in submission order and the
-listing alone tells which tasks exist. What comes from a listing or a user is validated: a key that does not parse is
-ignored by listings and refused everywhere else.
+A group id is `<ordinal>.<first sequence>` in fixed-width hexadecimal, so that keys sort in submission order and a listing
+is enough to know which tasks exist. Keys and ids from a listing or a user are validated: a listing ignores a key that
+does not parse; all other callers refuse it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10}
 
 
 class GroupRef(NamedTuple):
-    """What the key of a status object says: whose tasks, which, how many, in which epoch."""
+    """The parts of a status object's key: the submitter's ordinal, the first sequence number, the task count, the epoch."""
 
     ordinal: int
     first: int
@@ -65,30 +65,30 @@ class GroupRef(NamedTuple):
 
 
 def is_session_id(text: str) -> bool:
-    """Whether `text` can be a session's id: 3 to 63 of a-z, 0-9 and "-"."""
+    """Return whether `text` has the form of a session's id: 3 to 63 of a-z, 0-9 and "-"."""
     return _SESSION_ID.fullmatch(text) is not None
 
 
 def is_group_id(text: str) -> bool:
-    """Whether `text` is a group id as `GroupRef.group_id` gives it."""
+    """Return whether `text` has the form of `GroupRef.group_id`."""
     return _GROUP_ID.fullmatch(text) is not None
 
 
 def session_folder(session_id: str) -> str:
-    """The prefix of everything of one session. Raises: ConfigError."""
+    """Return the prefix of all keys of one session. Raises: ConfigError."""
     if not is_session_id(session_id):
         raise ConfigError(f"not a session id: {session_id!r}: 3 to 63 of a-z, 0-9 and '-'")
     return f"{SESSIONS}{session_id}/"
 
 
 def code_key(name: str) -> str:
-    """The key of the code of this name, `<month>/<digest>`: `2026-04/9f8e…`. Raises: RecordInvalid."""
+    """Return the key of the code with this name, `<month>/<digest>`: `2026-04/9f8e…`. Raises: RecordInvalid."""
     code_digest(name)
     return f"{CODE}{name}"
 
 
 def code_digest(name: str) -> str:
-    """The SHA-256 that the code of this name must have, 64 hexadecimal digits. Raises: RecordInvalid."""
+    """Return the SHA-256 that the code with this name must have, 64 hexadecimal digits. Raises: RecordInvalid."""
     match = _CODE.fullmatch(name)
     if match is None:
         raise RecordInvalid(f"not a name of code: {name!r}: a month and a SHA-256")
@@ -96,22 +96,22 @@ def code_digest(name: str) -> str:
 
 
 def loads_name(digest: str) -> str:
-    """A name of loads: what stands in the place of a name of code where workers have the user's modules anyway."""
+    """Return a name of loads: it replaces the name of code if workers already have the user's modules."""
     return f"{_LOADS}{digest}"
 
 
 def is_loads(name: str) -> bool:
-    """Whether this names loads, and so nothing that is stored."""
+    """Return whether this is a name of loads, which no stored object has."""
     return name.startswith(_LOADS)
 
 
 def task_id(ordinal: int, sequence: int) -> str:
-    """A task's id, unique in its session, as users see it: `"0-17"`."""
+    """Return a task's id as users see it, unique in its session: `"0-17"`."""
     return f"{ordinal}-{sequence}"
 
 
 def worker_of(claim_id: str) -> str:
-    """The worker that made a claim: claim ids are `<worker_id>.<number>`."""
+    """Return the id of the worker that made a claim: claim ids are `<worker_id>.<number>`."""
     return claim_id.rpartition(".")[0]
 
 
@@ -136,7 +136,7 @@ class SessionKeys:
         return f"{self.folder}calls/{group_id}"
 
     def outcomes(self, group_id: str, part: str) -> str:
-        """`part` is `<claim_id>-<k>`: the k-th outcome object of that claim."""
+        """Return the key of a claim's k-th outcome object; `part` is `<claim_id>-<k>`."""
         return f"{self.folder}outcomes/{group_id}/{part}"
 
     def logs(self, group_id: str, part: str) -> str:
@@ -149,14 +149,14 @@ class SessionKeys:
         return f"{self.clients}{client_id}"
 
     def epoch(self, ordinal: int, number: int) -> str:
-        """The prefix that lists one epoch."""
+        """Return the prefix of one epoch's status objects."""
         return f"{self.status}{ordinal:04x}.{number:06x}/"
 
     def group(self, ref: GroupRef) -> str:
         return f"{self.epoch(ref.ordinal, ref.epoch)}{ref.group_id}-{ref.n_tasks}"
 
     def parse_group(self, key: str) -> GroupRef | None:
-        """What a status key says; None if it is not one of ours."""
+        """Parse a status object's key; None if it does not have that form."""
         match = _STATUS.fullmatch(key, len(self.status)) if key.startswith(self.status) else None
         if match is None:
             return None

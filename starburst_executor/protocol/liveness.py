@@ -1,7 +1,7 @@
-"""Who is lost and what of theirs goes back: decisions only, no I/O and no clock.
+"""Decide which workers are lost and which of their claims go back: decisions only, no I/O and no clock.
 
-A worker is judged by "its beat has not changed over so many of my own looks", never by comparing clocks. A look is one
-listing of `workers/`; whether a look counts is the caller's to say (`Watch.failed` where it does not).
+A worker is lost if its beat has not changed over a number of the watcher's own looks; clocks are never compared. A look is
+one listing of `workers/`. The caller decides whether a look counts, and calls `Watch.failed` if it does not.
 
     looks:      1      2      3      4      5            ETag of one worker's beat, as listed
     etag:       a      b      b      b      b            changed at look 2, then silent
@@ -21,7 +21,7 @@ from starburst_executor.protocol.status import State, Status
 
 __all__ = ["Suspects", "Verdict", "Watch", "hopeless", "may_have_started", "suspects"]
 
-# So many workers that could not do anything, on so many machines, say that no other will.
+# When this number of workers, on this number of machines, could not end any task, no other worker is expected to.
 _FAILED_WORKERS, _FAILED_HOSTS = 3, 2
 
 
@@ -33,13 +33,13 @@ class _Seen:
 
 @dataclass(slots=True)
 class _Unnamed:
-    """A claim that its worker's beat did not name: since which beat."""
+    """A claim that its worker's beat did not name; `number` is the first such beat."""
 
     number: int
 
 
 class Verdict:
-    """Why claims go back."""
+    """Why claims go back: their worker is lost, or no longer names them."""
 
     LOST = "lost"
     FORGOTTEN = "forgotten"
@@ -47,11 +47,11 @@ class Verdict:
 
 @dataclass(slots=True)
 class Watch:
-    """What one watcher remembers of its looks. Not thread-safe.
+    """One watcher's record of its looks. Not thread-safe.
 
     Attributes:
-        looks_until_lost: So many silent looks in a row make a worker lost.
-        dead: Workers whose death their launcher saw, or that said they left: lost at once and for good.
+        looks_until_lost: The number of consecutive silent looks after which a worker is lost.
+        dead: Workers whose launcher saw them die, or whose last beat says that they left: lost at once and for good.
     """
 
     looks_until_lost: int
@@ -60,51 +60,51 @@ class Watch:
     _unnamed: dict[str, _Unnamed] = field(default_factory=dict)
 
     def look(self, etags: Mapping[str, str]) -> None:
-        """Take in one counted look: the ETag of each worker's beat."""
+        """Record one look that counts: the ETag of each worker's beat."""
         for worker_id, etag in etags.items():
-            seen = self._seen.get(worker_id)
-            if seen is None or seen.etag != etag:
+            beat = self._seen.get(worker_id)
+            if beat is None or beat.etag != etag:
                 self._seen[worker_id] = _Seen(etag)
             else:
-                seen.silent += 1
+                beat.silent += 1
         for worker_id in self._seen.keys() - etags.keys():
             del self._seen[worker_id]
-        # Whoever is dead and has no beat is lost anyway.
+        # A dead worker without a beat is lost without this entry, which would never be removed otherwise.
         self.dead &= self._seen.keys()
 
     def failed(self) -> None:
-        """A look or the watcher's own beat before it failed: it may be the watcher who is cut off."""
-        for seen in self._seen.values():
-            seen.silent = 0
+        """Record that a look, or the watcher's own beat before it, failed: the watcher itself may be disconnected."""
+        for beat in self._seen.values():
+            beat.silent = 0
 
     def is_lost(self, worker_id: str) -> bool:
-        """Whether the worker is lost now. One that has no beat at all is gone, and lost."""
+        """Return whether the worker is lost now. A worker without any beat is gone, and therefore lost."""
         if worker_id in self.dead or worker_id not in self._seen:
             return True
         return self._seen[worker_id].silent >= self.looks_until_lost
 
     def known(self) -> set[str]:
-        """The workers that had a beat at the last look."""
+        """Return the workers that had a beat at the last look."""
         return set(self._seen)
 
     def lost(self) -> set[str]:
-        """The workers seen that are lost now."""
+        """Return the known workers that are lost now."""
         return {worker_id for worker_id in self._seen if self.is_lost(worker_id)}
 
     def living(self) -> set[str]:
-        """The workers seen that are not lost now."""
+        """Return the known workers that are not lost now."""
         return self._seen.keys() - self.lost()
 
     def judged_etag(self, worker_id: str) -> str | None:
-        """The beat that a verdict on this worker rests on; None if it has none."""
-        seen = self._seen.get(worker_id)
-        return None if seen is None else seen.etag
+        """Return the ETag of the beat on which the judgement of this worker rests; None if it has no beat."""
+        beat = self._seen.get(worker_id)
+        return None if beat is None else beat.etag
 
     def is_forgotten(self, claim_id: str, beat: WorkerBeat) -> bool:
-        """Whether two later beats of its own worker no longer name this claim.
+        """Return whether two further beats of its own worker have not named this claim.
 
-        Call it with each beat read while the claim stands. The first unnamed one only starts the count: the claim may
-        have been written right after it.
+        Call it with each beat that is read while the claim stands. The first beat that does not name the claim only starts
+        the count: the claim may have been written right after that beat.
         """
         if claim_id in beat.claims and beat.state != WorkerState.LEFT:
             self._unnamed.pop(claim_id, None)
@@ -113,13 +113,13 @@ class Watch:
         return beat.number >= first.number + 2
 
     def settled(self, claim_id: str) -> None:
-        """The claim no longer stands: forget what was counted of it."""
+        """Forget the count of a claim that no longer stands."""
         self._unnamed.pop(claim_id, None)
 
     def standing(self, claims: Container[str]) -> None:
-        """All claims that stand, as of one pass over the open objects: forget what was counted of any other.
+        """Forget the counts of all claims but these, which one pass over the open objects found standing.
 
-        # Guarantee: what is remembered of claims does not grow with those that have ended.
+        # Guarantee: the counts do not grow with the number of claims that have ended.
         """
         for claim_id in [claim_id for claim_id in self._unnamed if claim_id not in claims]:
             del self._unnamed[claim_id]
@@ -127,31 +127,33 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """Claims of one status object by what is suspected of them."""
+    """The claims of one status object: those whose worker is lost, and those whose worker's beat must be read."""
 
     lost: frozenset[str]
     to_check: frozenset[str]
 
 
 def suspects(status: Status, watch: Watch) -> Suspects:
-    """Which claims of this object go back because their worker is lost, and whose beats are worth reading."""
+    """Return the claims of this object whose worker is lost, and the other claims, whose worker's beat is worth reading."""
     claims = {e.claim for e in status.entries if e.state == State.CLAIMED}
     lost = frozenset(claim for claim in claims if watch.is_lost(worker_of(claim)))
     return Suspects(lost, frozenset(claims) - lost)
 
 
 def may_have_started(claim_id: str, beat: WorkerBeat) -> bool:
-    """Whether tasks of a worker that left were running under this claim when it could no longer go on.
+    """Return whether a worker that left may have been running tasks of this claim when it could no longer go on.
 
-    One that leaves in good order has ended or released what ran; whatever claim of its lands later runs nowhere.
+    A worker that leaves normally has committed or released its tasks before. If another of its claims
+    reaches the store later, no task runs under that claim.
     """
     return bool(beat.words) and claim_id in beat.claims
 
 
 def hopeless(beats: Collection[WorkerBeat]) -> str:
-    """Why no worker can do any work of this session, in the words of the last; empty while there is hope.
+    """Return why no worker can run this session's tasks, as the last worker reported it; empty if one still may.
 
-    Each that ever took part has left because it could not go on, without a single outcome, and not on one sick machine alone.
+    The session is hopeless if every worker that ever joined left because it could not go on, without ending a task, and if
+    these workers were on more than one machine, so that no single faulty machine is the cause.
     """
     if not all(beat.has_failed for beat in beats) or len(beats) < _FAILED_WORKERS:
         return ""

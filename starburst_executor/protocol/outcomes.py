@@ -1,13 +1,14 @@
-"""Outcomes to bytes and back: values, exceptions, and reasons that no user code raised.
+"""Serialise outcomes to bytes, and load them again: values, exceptions, and failures that user code did not raise.
 
     runner, worker                                    client
     dump_value | dump_error | dump_reason ──► load_outcome, describe_outcome
 
-Nothing here checks a seal: whoever calls `load_outcome` has checked it before (`protocol/seal.py`).
+This module checks no seal: the caller of `load_outcome` must have checked it before (`protocol/seal.py`).
 
-An outcome is one byte of kind and a body. `V`: a pickled value. `E`: msgpack of the exception's type name, message and
-traceback as plain text, and its pickle, empty where the exception does not survive a round trip; so that a failure can
-be shown without unpickling anything. `R`: the same without a pickle, for failures that no user code raised.
+An outcome is one byte for its kind, and a body. `V`: a pickled value. `E`: a msgpack list of the exception's type name,
+message and traceback as plain text, so that a failure can be shown without unpickling, and the exception's pickle, which is
+empty if the exception does not survive a round trip. `R`: the same without a pickle, for failures that user code did not
+raise.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ __all__ = ["Failure", "describe_outcome", "dump_error", "dump_reason", "dump_val
 
 
 class Failure(NamedTuple):
-    """What is known of a failed task without unpickling anything.
+    """The description of a failed task, which needs no unpickling.
 
     Attributes:
         type_name: Qualified name of the exception's class, for example `builtins.ValueError`.
         message: `str(exception)`.
-        traceback: The remote traceback as text; empty for failures that no user code raised.
+        traceback: The remote traceback as text; empty for failures that user code did not raise.
     """
 
     type_name: str
@@ -44,9 +45,9 @@ class Failure(NamedTuple):
 
 
 def dump_value(value: object) -> bytes:
-    """An outcome that holds a value, pickled straight behind its kind so that gigabytes are not copied.
+    """Return an outcome that holds a value, pickled directly after the kind byte so that gigabytes are not copied.
 
-    Raises: whatever pickling raises.
+    Raises: any exception that pickling raises.
     """
     if type(value) in PLAIN:
         return b"V" + pickle.dumps(value, PROTOCOL)
@@ -60,10 +61,10 @@ def dump_value(value: object) -> bytes:
 
 
 def dump_error(error: BaseException, *, note: str = "") -> bytes:
-    """An outcome that holds an exception; never raises, however odd the exception is. Its traceback begins with user code.
+    """Return an outcome that holds an exception; never raises, for any exception. Its traceback begins with user code.
 
     Args:
-        note: What to do about it; the last line of the traceback.
+        note: Advice for the user; it becomes the last line of the traceback.
     """
     tb = error.__traceback__
     while tb is not None and _is_ours(tb.tb_frame):
@@ -77,22 +78,22 @@ def dump_error(error: BaseException, *, note: str = "") -> bytes:
 
 
 def _is_ours(frame: FrameType) -> bool:
-    """Whether a frame says nothing to the user: what runs tasks, and what pickles."""
+    """Return whether a frame is of no use to the user: it belongs to this library or to pickling."""
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("starburst_executor", "cloudpickle", "pickle")
 
 
 def dump_reason(error: BaseException) -> bytes:
-    """An outcome that holds one of this library's own exceptions, as text alone: its class and its message."""
+    """Return an outcome that holds one of this library's own exceptions as text only: its class and its message."""
     kind = type(error)
     return b"R" + _pack([f"{kind.__module__}.{kind.__qualname__}", str(error), "", b""])
 
 
 def load_outcome(body: bytes | memoryview) -> tuple[Any, BaseException | None]:
-    """The value, None or None, the exception with its remote traceback as cause.
+    """Return (value, None), or (None, exception) with the remote traceback as the exception's cause.
 
     Raises:
-        RecordInvalid: these bytes are no outcome.
-        PayloadError: the value could not be rebuilt here; the cause says why.
+        RecordInvalid: these bytes are not an outcome.
+        PayloadError: the value could not be unpickled in this process; the cause names the reason.
     """
     view = memoryview(body)
     kind = bytes(view[:1])
@@ -100,8 +101,8 @@ def load_outcome(body: bytes | memoryview) -> tuple[Any, BaseException | None]:
         try:
             return pickle.loads(view[1:]), None  # noqa: S301 - sealed, checked by the caller
         except BaseException as error:
-            words = f"{type(error).__name__}: {_text_of(error)}"
-            raise errors.PayloadError(f"the task returned a value that cannot be rebuilt here: {words}") from error
+            reason = f"{type(error).__name__}: {_text_of(error)}"
+            raise errors.PayloadError(f"the task's result cannot be unpickled in this process: {reason}") from error
     if kind not in (b"E", b"R"):
         raise errors.RecordInvalid(f"an outcome of an unknown kind: kind={kind!r}")
     failure, pickled = _unpack_failure(view[1:])
@@ -111,7 +112,7 @@ def load_outcome(body: bytes | memoryview) -> tuple[Any, BaseException | None]:
 
 
 def describe_outcome(body: bytes | memoryview) -> Failure | None:
-    """What failed, in words, without unpickling; None for a value. Raises: RecordInvalid."""
+    """Return the description of a failure without unpickling; None for a value. Raises: RecordInvalid."""
     view = memoryview(body)
     if bytes(view[:1]) == b"V":
         return None
@@ -129,7 +130,7 @@ def _rebuilt_error(failure: Failure, pickled: bytes) -> BaseException:
     if error is None:
         error = errors.TaskFailed(f"{failure.type_name}: {failure.message}", failure.type_name)
     if failure.traceback:
-        # Not by plain assignment: the class may refuse that, a frozen dataclass for one.
+        # Plain assignment would fail for a class that refuses it, such as a frozen dataclass.
         BaseException.__setattr__(error, "__cause__", errors.RemoteTraceback(failure.traceback))
     return error
 
@@ -148,7 +149,7 @@ def _unpack_failure(view: memoryview) -> tuple[Failure, bytes]:
     try:
         type_name, message, text, pickled = msgpack.unpackb(view, raw=False)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise errors.RecordInvalid("a failure that is no failure record") from error
+        raise errors.RecordInvalid("a failure record that cannot be read") from error
     if not (isinstance(type_name, str) and isinstance(message, str) and isinstance(text, str)):
         raise errors.RecordInvalid("a failure record without its texts")
     if not isinstance(pickled, bytes):
@@ -157,10 +158,10 @@ def _unpack_failure(view: memoryview) -> tuple[Failure, bytes]:
 
 
 def _survivor(error: BaseException) -> bytes:
-    """The exception's pickle, or nothing if it does not come back from one as the same class."""
+    """Return the exception's pickle, or empty bytes if unpickling it does not give the same class."""
     try:
         pickled = pickling.dumps(error)
-        same = type(pickle.loads(pickled)) is type(error)  # noqa: S301 - made one line above
+        same = type(pickle.loads(pickled)) is type(error)  # noqa: S301 - pickled one line above
     except BaseException:  # user code runs here: __reduce__, __init__
         return b""
     return pickled if same else b""

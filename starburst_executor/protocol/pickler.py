@@ -1,17 +1,17 @@
-"""How objects are pickled: cloudpickle's pickler, with rules of our own. The only importer of cloudpickle.
+"""The pickler: cloudpickle's, with rules of this library. No other module imports cloudpickle.
 
     Pickler ──► a pickle ──► `Unpickler` or `pickle.loads`
-                   └── names the functions of `rebuilding.py`
+                   └── refers to the functions of `rebuilding.py` by name
 
-The rules, beside what cloudpickle does:
+The rules that it adds to cloudpickle's:
 
-- Code keeps the name of its file, and its source lines go along.
-- What a program has at its top, a process pool makes anew in each process: locks and the like, caches of functions. So
-  they are made anew where a function or a class needs them. As an argument or a result they are refused, as in a pool.
-- A class of `__main__` is the program's own where that is there.
-- An open file is refused; an array can be written to where it arrives.
+- A code object keeps the name of its file, and its pickle includes its source lines.
+- Locks and similar objects, and caches of functions, that a program has at module level are created anew in each process,
+  as in a process pool, if a function or a class refers to them. As an argument or a result they are refused, as in a pool.
+- A class of `__main__` is loaded as the program's own class in a process that has that program.
+- An open file is refused. An array is writable after it is loaded.
 
-Loading this module loads cloudpickle; `pickling.py` does so at its first use.
+Importing this module imports cloudpickle; `pickling.py` imports this module at its first use.
 """
 
 from __future__ import annotations
@@ -39,27 +39,28 @@ from starburst_executor.protocol.rebuilding import Mark, token_of
 __all__ = ["Pickler", "has_modules_by_value"]
 
 _CACHED = type(functools.lru_cache(int))
-_DISPATCH_CODE = functools.singledispatch(int).__code__  # type: ignore[attr-defined]  # it is a plain function
+_DISPATCH_CODE = functools.singledispatch(int).__code__  # type: ignore[attr-defined]  # typeshed hides that it is a plain function
 
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """Pickles functions, classes and modules by value where they cannot be found by name.
+    """Pickles functions, classes and modules by value if they cannot be found by name.
 
     Args:
-        is_program: Whether what is pickled is the program's: a function with all that it names. Otherwise it is data.
+        is_program: Whether the pickled object is part of the program: a function with everything that it refers to.
+            Otherwise it is data.
     """
 
     def __init__(self, file: Any, *, is_program: bool = False) -> None:
         super().__init__(file, PROTOCOL)
         self._is_program = is_program
-        self._depth = int(is_program)  # of functions and classes around what is pickled at the moment
-        # Code within code whose source went along; kept, so that no other object gets its id.
+        self._depth = int(is_program)  # of functions and classes around the object that is being pickled
+        # Nested code objects whose source has been pickled with the outer code; kept, so that no other object gets their ids.
         self._covered: dict[int, CodeType] = {}
         if (numpy := sys.modules.get("numpy")) is not None and hasattr(numpy, "ndarray"):
             _RULES.setdefault(numpy.ndarray, _array)
 
     def reducer_override(self, obj: Any) -> Any:
-        """What stands for an object; NotImplemented to leave it to the standard library."""
+        """Return how to rebuild an object; NotImplemented to use the standard library's way."""
         rule = _RULES.get(type(obj))
         reduced = NotImplemented if rule is None else rule(self, obj)
         if reduced is NotImplemented:
@@ -69,8 +70,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         return reduced
 
     def _by_value(self, obj: Any, reduced: Any) -> Any:
-        """A function or class that travels by value, as cloudpickle has it, by our rules."""
-        if len(reduced) != 6:  # noqa: PLR2004 - with a state, and what sets it
+        """Apply this library's rules to cloudpickle's reduction of a function or class that is pickled by value."""
+        if len(reduced) != 6:  # noqa: PLR2004 - with a state and its setter
             return reduced
         make, arguments, state, _, _, complete = reduced
         if isinstance(obj, type) and "__slots__" in vars(obj) and not issubclass(obj, (Enum, tuple)):
@@ -83,29 +84,29 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         return make, arguments, state, None, None, complete
 
     def mark(self, mark: Mark) -> tuple[Any, ...]:
-        """Note that a function or class begins or ends here."""
+        """Count the depth: a function or class begins or ends at this mark."""
         self._depth += mark.step
         return int, ()
 
     def code(self, code: CodeType) -> tuple[Any, ...]:
-        """With its file's name, which not every version of cloudpickle takes along, and its source."""
+        """Reduce code with its file's name, which some versions of cloudpickle omit, and its source."""
         make, fields = self.dispatch_table[CodeType](code)
         lines = "" if id(code) in self._covered else source.source_of(code)
         self._covered.update((id(inner), inner) for inner in source.nested(code))
-        # One object for each name, whichever code has it: so equal functions have equal pickles.
+        # Interned, so that all code objects of a file share one name object: equal functions then have equal pickles.
         return rebuilding.make_code, (make, fields, sys.intern(code.co_filename), lines)
 
     def anew(self, obj: Any, make: Callable[..., Any], *arguments: Any) -> Any:
-        """Made anew in each process, if the program has it; data is left to the standard library, which refuses it."""
+        """Reduce an object of the program so that each process makes its own; in data the standard library refuses it."""
         return (rebuilding.fresh, (token_of(obj), make, *arguments)) if self._depth > 0 else NotImplemented
 
     def emptied(self, obj: Any) -> Any:
-        """As `anew`, for what has neither arguments nor a hash: those in two pickles are two."""
+        """Like `anew`, for objects without arguments or a hash: each pickle that has one gives another object."""
         return (type(obj), ()) if self._depth > 0 else NotImplemented
 
 
 def _with_slots(kind: type, arguments: tuple[Any, ...], state: Any) -> tuple[Any, Any]:
-    """What makes a class with slots of its own; cloudpickle would make one with a `__dict__`, whose instances are others."""
+    """Return arguments and state for a class with its own slots; cloudpickle would give its instances a `__dict__`."""
     constructor, name, bases, namespace, *rest = arguments
     attributes, more = state
     slots = vars(kind)["__slots__"]
@@ -119,14 +120,14 @@ def _with_slots(kind: type, arguments: tuple[Any, ...], state: Any) -> tuple[Any
 def _cache(_: Pickler, function: Any) -> Any:
     if _is_found_by_name(function):
         return NotImplemented
-    kept = function.cache_parameters()
-    return rebuilding.cached, (token_of(function), function.__wrapped__, kept["maxsize"], kept["typed"])
+    parameters = function.cache_parameters()
+    return rebuilding.cached, (token_of(function), function.__wrapped__, parameters["maxsize"], parameters["typed"])
 
 
 def _function(_: Pickler, function: FunctionType) -> Any:
     if function.__code__ is not _DISPATCH_CODE or _is_found_by_name(function):
         return NotImplemented
-    registry = function.registry  # type: ignore[attr-defined]  # singledispatch gives it one
+    registry = function.registry  # type: ignore[attr-defined]  # set by singledispatch
     wrapped = getattr(function, "__wrapped__", registry[object])
     return (
         rebuilding.dispatching,
@@ -139,26 +140,26 @@ def _function(_: Pickler, function: FunctionType) -> Any:
 
 
 def _is_found_by_name(function: Any) -> bool:
-    """Whether a function is found by its name in a module that is not the program itself."""
+    """Return whether a function can be found by its name in a module other than the program itself."""
     name = getattr(function, "__module__", None)
-    found = sys.modules.get(name) if isinstance(name, str) and name not in ("__main__", "__mp_main__") else None
-    if found is None or name in cloudpickle.list_registry_pickle_by_value():
+    target = sys.modules.get(name) if isinstance(name, str) and name not in ("__main__", "__mp_main__") else None
+    if target is None or name in cloudpickle.list_registry_pickle_by_value():
         return False
     for part in function.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is function
+        target = getattr(target, part, None)
+    return target is function
 
 
 def _file(_: Pickler, file: io.TextIOWrapper) -> Any:
     for name in ("stdout", "stderr"):
         if file is getattr(sys, name, None) or file is getattr(sys, f"__{name}__", None):
             return getattr, (sys, name)
-    # cloudpickle would send what is in it.
+    # cloudpickle would pickle the file's contents.
     raise TypeError("cannot pickle '_io.TextIOWrapper' object")
 
 
 def _array(_: Pickler, array: Any) -> Any:
-    """A view that may be written to of one that may not, because the copy is pickled as the array is."""
+    """Reduce a read-only array through a writable view of its memory, because a loaded array is as writable as the pickled one."""
     flags = array.flags
     if flags.writeable or array.dtype.hasobject or not (flags.c_contiguous or flags.f_contiguous):
         return NotImplemented
@@ -177,7 +178,7 @@ def _variable(pickler: Pickler, variable: contextvars.ContextVar[Any]) -> Any:
     return pickler.anew(variable, rebuilding.variable, variable.name, *default)
 
 
-# By exact type. What has a state gets the one that it was made with, as far as it can be told.
+# By exact type. An object with a state is rebuilt with its initial state, as far as that can be determined.
 _RULES: dict[type, Callable[[Pickler, Any], Any]] = {
     CodeType: Pickler.code,
     Mark: Pickler.mark,
@@ -187,11 +188,11 @@ _RULES: dict[type, Callable[[Pickler, Any], Any]] = {
     contextvars.ContextVar: _variable,
     type(threading.Lock()): lambda pickler, lock: pickler.anew(lock, threading.Lock),
     type(threading.RLock()): lambda pickler, lock: pickler.anew(lock, threading.RLock),
-    threading.Condition: lambda pickler, condition: pickler.anew(condition, threading.Condition, condition._lock),  # noqa: SLF001 - what it was made with
-    threading.Semaphore: lambda pickler, it: pickler.anew(it, threading.Semaphore, it._value),  # noqa: SLF001 - what it was made with
-    threading.BoundedSemaphore: lambda pickler, it: pickler.anew(it, threading.BoundedSemaphore, it._initial_value),  # noqa: SLF001 - what it was made with
+    threading.Condition: lambda pickler, condition: pickler.anew(condition, threading.Condition, condition._lock),  # noqa: SLF001 - its argument
+    threading.Semaphore: lambda pickler, it: pickler.anew(it, threading.Semaphore, it._value),  # noqa: SLF001 - its argument
+    threading.BoundedSemaphore: lambda pickler, it: pickler.anew(it, threading.BoundedSemaphore, it._initial_value),  # noqa: SLF001 - its argument
     threading.Event: lambda pickler, event: pickler.anew(event, threading.Event),
-    threading.Barrier: lambda pickler, it: pickler.anew(it, threading.Barrier, it._parties, it._action, it._timeout),  # noqa: SLF001 - what it was made with
+    threading.Barrier: lambda pickler, it: pickler.anew(it, threading.Barrier, it._parties, it._action, it._timeout),  # noqa: SLF001 - its argument
     threading.local: lambda pickler, local: pickler.anew(local, threading.local),
     queue.SimpleQueue: lambda pickler, it: pickler.anew(it, queue.SimpleQueue),
     weakref.WeakKeyDictionary: lambda pickler, it: pickler.emptied(it),
@@ -200,5 +201,5 @@ _RULES: dict[type, Callable[[Pickler, Any], Any]] = {
 
 
 def has_modules_by_value() -> bool:
-    """Whether modules are registered with cloudpickle to travel by value, so that a name alone says nothing."""
+    """Return whether any module is registered with cloudpickle for pickling by value, so that a name does not identify it."""
     return bool(cloudpickle.list_registry_pickle_by_value())

@@ -1,6 +1,6 @@
-"""Pickling, for all who need it: loads the pickler, and cloudpickle with it, at its first use.
+"""Functions that pickle: they load the pickler, and cloudpickle with it, at the first use.
 
-The package is imported fast because nothing that is imported with it needs `pickler.py`.
+Importing the package is fast because no module that is imported with it needs `pickler.py`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import IO, Any, NoReturn
 __all__ = ["PLAIN", "PROTOCOL", "dump", "dumps", "has_modules_by_value", "pickler", "raise_explained"]
 
 PROTOCOL = 5
-# What is looked through for the reason why it cannot be pickled, at the most.
+# Upper bound of the bytes that are pickled to find out why a value cannot be pickled.
 _MOST_BYTES = 64 * 2**20
-# Values of these exact types hold no class or function of the user's, so the fast pickler of the standard library
-# makes the same bytes as ours, at a tenth of its cost.
+# Values of these exact types contain no class or function of the user's, so the standard library's fast pickler makes
+# the same bytes as this library's, at a tenth of the cost.
 PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
 
@@ -29,36 +29,36 @@ def _loaded() -> ModuleType:
 
 
 def pickler(stream: Any, *, is_program: bool = False) -> Any:
-    """A pickler that writes to this stream.
+    """Return a pickler that writes to this stream.
 
     Args:
-        is_program: Whether it is for a function with all that it names, rather than for data.
+        is_program: Whether it pickles a function with everything that it refers to, rather than data.
     """
     return _loaded().Pickler(stream, is_program=is_program)
 
 
 def dump(value: object, stream: IO[bytes], *, is_program: bool = False) -> None:
-    """Pickle a value into a stream. Raises: whatever pickling raises."""
+    """Pickle a value into a stream. Raises: any exception that pickling raises."""
     pickler(stream, is_program=is_program).dump(value)
 
 
 def dumps(value: object) -> bytes:
-    """A value's pickle. Raises: whatever pickling raises."""
+    """Return a value's pickle. Raises: any exception that pickling raises."""
     stream = io.BytesIO()
     dump(value, stream)
     return stream.getvalue()
 
 
 def has_modules_by_value() -> bool:
-    """Whether modules are registered with cloudpickle to travel by value, so that a name alone says nothing."""
+    """Return whether any module is registered with cloudpickle for pickling by value, so that a name does not identify it."""
     return bool(_loaded().has_modules_by_value())
 
 
 def raise_explained(error: BaseException, parts: Sequence[tuple[str, Any]], *, is_program: bool = False) -> NoReturn:
-    """Raise an error of pickling again, with a sentence that names what cannot be pickled.
+    """Raise a pickling error again, with the path to the object that cannot be pickled.
 
     Args:
-        parts: What was pickled, by name.
+        parts: The pickled values, by name.
     """
     from starburst_executor.protocol import culprit
 
@@ -71,10 +71,10 @@ def raise_explained(error: BaseException, parts: Sequence[tuple[str, Any]], *, i
             return True
         return False
 
-    named = culprit.explained(error, parts, fails)
-    if named is error:
+    explained = culprit.explained(error, parts, fails)
+    if explained is error:
         raise error
-    raise named from None
+    raise explained from None
 
 
 class _TooBigError(Exception):
@@ -82,7 +82,7 @@ class _TooBigError(Exception):
 
 
 class _Nowhere:
-    """A stream that keeps nothing, and ends what takes long."""
+    """A stream that discards its input and stops a pickle that becomes too large."""
 
     def __init__(self) -> None:
         self._n_bytes = 0

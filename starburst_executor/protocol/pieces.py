@@ -1,11 +1,11 @@
-"""Big pieces of a call: bytes that are stored once by content and referred to from every call that has them.
+"""Big pieces of a call: bytes that are stored once, by content; every call that contains them refers to them.
 
     pickled call ──► small ─ BIG ─ small ─ BIG ──► record: small, name and place, small, name and place
                               │             │              (sealed, mostly inline in the status object)
                               └─────────────┴────► `calls/<group_id>` of the first status object that had them
 
-A piece's name is its seal: HMAC-SHA-256 of its bytes under the session's key. So a name tells nothing to whoever lists
-it, equal pieces have equal names, and a piece that was read is checked by computing its name again.
+A piece's name is its seal: HMAC-SHA-256 of its bytes under the session's key. So a listing of names reveals nothing about
+the contents, equal pieces have equal names, and computing the name again verifies a piece that was read.
 
 A call is either a pickle, which begins with 0x80, or a record of parts, which begins with `R`.
 """
@@ -23,16 +23,16 @@ from starburst_executor.protocol.seal import SEAL_BYTES, Sealer
 
 __all__ = ["PIECE_BYTES", "PLACE_BYTES", "Piece", "decode", "encode", "name_of"]
 
-# What the standard library's pickler writes in one go instead of gathering it: bytes, text and arrays of this size, and
-# frames of anything else.
+# The standard library's pickler passes bytes, text and arrays of this size to one `write` each instead of buffering them,
+# and ends a frame of other data at this size.
 PIECE_BYTES = 64 * 1024
-# About what a piece takes in the record of a call.
+# About how many bytes a reference to a piece takes in the record of a call.
 PLACE_BYTES = 72
 _MARK = b"R"
 
 
 class Piece(NamedTuple):
-    """Where big bytes are: `length` of them from `start` in `calls/<group_id>`."""
+    """The location of a piece: `length` bytes from `start` in `calls/<group_id>`."""
 
     name: bytes
     group_id: str
@@ -41,18 +41,18 @@ class Piece(NamedTuple):
 
 
 def name_of(sealer: Sealer, body: bytes | memoryview) -> bytes:
-    """What these bytes are called in this session."""
+    """Return the name of these bytes in this session."""
     return sealer.seal("piece", "", body)
 
 
 def encode(parts: Sequence[bytes | Piece]) -> bytes:
-    """The record of a call that consists of these parts, in order."""
+    """Return the record of a call that consists of these parts, in order."""
     packed: bytes = msgpack.packb(parts)
     return _MARK + packed
 
 
 def decode(call: bytes | memoryview) -> list[bytes | Piece] | None:
-    """The parts of a call; None if it is a plain pickle. Raises: RecordInvalid."""
+    """Return the parts of a call; None if it is a plain pickle. Raises: RecordInvalid."""
     if call[:1] != _MARK:
         return None
     try:

@@ -1,10 +1,12 @@
-"""What pickles refer to by name, to be rebuilt from: functions of this module are part of what is stored.
+"""The functions that pickles refer to by name to rebuild objects.
 
-`pickle.loads` rebuilds anywhere. In a runner an `Unpickler` of its own does: there, source that was sent is believed rather
-than what lies on that machine.
+# Assumes: the names and signatures of these functions are part of the stored format: stored pickles refer to them.
 
-*Tokens* keep the identity of what has one. An object of the client that goes into several pickles is one object in a
-runner, as a module's global is in a process pool; and what comes back to the client is the object that it was.
+`pickle.loads` loads these pickles in any process. A runner uses this module's `Unpickler` instead: source lines from the
+pickle then take precedence over a file of the same name on the runner's machine.
+
+*Tokens* preserve an object's identity. An object of the client that several pickles contain is one object in a runner, as
+a module's global is in a process pool; when it comes back, the client gets its original object.
 """
 
 from __future__ import annotations
@@ -40,14 +42,14 @@ __all__ = [
 
 _objects: WeakValueDictionary[str, Any] = WeakValueDictionary()
 _tokens: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-# Context variables, which cannot be referred to weakly, and live as long as their process.
+# Context variables, which do not support weak references and live as long as their process.
 _lasting: dict[str, ContextVar[Any]] = {}
 _lasting_tokens: dict[ContextVar[Any], str] = {}
-_made: WeakSet[type] = WeakSet()  # classes that were rebuilt here
+_made: WeakSet[type] = WeakSet()  # classes that this process has rebuilt
 
 
 def token_of(value: Any) -> str:
-    """The token of an object: the one that it came with, or a new one."""
+    """Return an object's token: the one from the pickle that it came from, or a new one."""
     tokens, objects = _registers(value)
     token: str | None = tokens.get(value)
     if token is None:
@@ -61,7 +63,7 @@ def _registers(value: Any) -> tuple[Any, Any]:
 
 
 def _known_as(token: str, value: Any) -> Any:
-    """Let this object be the one of that token, unless there is one."""
+    """Register the object under this token, unless the token has one; return the token's object."""
     tokens, objects = _registers(value)
     value = objects.setdefault(token, value)
     tokens[value] = token
@@ -69,18 +71,18 @@ def _known_as(token: str, value: Any) -> Any:
 
 
 def fresh(token: str, make: Callable[..., Any], *arguments: Any) -> Any:
-    """A lock or the like: as it was made, not as it is; one for each process."""
+    """Return a lock or similar object in its initial state; one for each process."""
     known = _objects.get(token, _lasting.get(token))
     return _known_as(token, make(*arguments)) if known is None else known
 
 
 def variable(name: str, *default: Any) -> ContextVar[Any]:
-    """A context variable, with its default if it has one."""
+    """Make a context variable, with its default if it has one."""
     return ContextVar(name, default=default[0]) if default else ContextVar(name)
 
 
 def cached(token: str, function: Callable[..., Any], maxsize: int | None, typed: bool) -> Any:
-    """A function with a cache, which is empty at first; one for each process."""
+    """Return a function with a cache, which is empty at first; one for each process."""
     known = _objects.get(token)
     if known is None:
         return _known_as(token, functools.lru_cache(maxsize, typed)(function))
@@ -89,55 +91,55 @@ def cached(token: str, function: Callable[..., Any], maxsize: int | None, typed:
 
 
 def dispatching(token: str, function: Callable[..., Any]) -> Any:
-    """A function made by `singledispatch`; `register_all` completes it."""
+    """Return a function made by `singledispatch`; `register_all` completes it."""
     known = _objects.get(token)
     return _known_as(token, functools.singledispatch(function)) if known is None else known
 
 
 def register_all(function: Any, implementations: list[tuple[type, Callable[..., Any]]]) -> None:
-    """Let a function made by `singledispatch` have these implementations."""
+    """Register these implementations with a function made by `singledispatch`."""
     for kind, implementation in implementations:
         if function.registry.get(kind) is not implementation:
             function.register(kind, implementation)
 
 
 def _renew(known: Any, function: Any) -> None:
-    """Let a function that is there already see the globals that came with it this time."""
+    """Update the globals of a function that this process already has from the newly loaded copy."""
     if type(known) is type(function) is FunctionType and known is not function:
         known.__globals__.update(function.__globals__)
 
 
 def main_class(token: str, qualname: str, is_enum: bool, make: Callable[..., type], *arguments: Any) -> type:
-    """A class of `__main__`: the one that it was or, after reattaching, the one of that name; else it is rebuilt."""
+    """Return a class of `__main__`: the original one or, after reattaching, the one with its name; otherwise rebuild it."""
     known = _objects.get(token)
     if isinstance(known, type):
         return known
-    found = _in_main(qualname)
-    if isinstance(found, type) and found.__module__ == "__main__" and issubclass(found, Enum) == is_enum:
-        return found
+    named = _in_main(qualname)
+    if isinstance(named, type) and named.__module__ == "__main__" and issubclass(named, Enum) == is_enum:
+        return named
     made: type = _known_as(token, make(*arguments))
     _made.add(made)
     return made
 
 
 def _in_main(qualname: str) -> object:
-    """What this process's program has under a qualified name; None if nothing."""
-    found: object = sys.modules.get("__main__")
+    """Return the object that this process's program has under a qualified name; None if there is none."""
+    value: object = sys.modules.get("__main__")
     for name in qualname.split("."):
-        # Of a class its own, and nothing that loads itself when it is looked at.
-        found = getattr(found, "__dict__", {}).get(name)
-    return found
+        # Read `__dict__`, to skip inherited attributes and not to trigger attributes that are loaded on access.
+        value = getattr(value, "__dict__", {}).get(name)
+    return value
 
 
 def set_class_state(kind: type, state: tuple[Callable[[type, Any], object], Any]) -> None:
-    """Complete a class that was rebuilt. One that was there already stays as it is."""
+    """Complete a class that was rebuilt. A class that the program already had stays unchanged."""
     if kind in _made:
         complete, rest = state
         complete(kind, rest)
 
 
 class Assembled:
-    """What functions of a kind share, made one of them at each call: with its defaults and what it closes over."""
+    """The shared part of similar functions; a call makes one of them, with its own defaults and closure, and calls it."""
 
     def __init__(self, shared: FunctionType) -> None:
         self.shared = shared
@@ -155,20 +157,20 @@ class Assembled:
 
 
 class Mark:
-    """Written before and after something, so that the pickler knows when it is within. It is rebuilt as 0."""
+    """A mark before and after an object, from which the pickler knows that it is inside. It is rebuilt as 0."""
 
     def __init__(self, step: int) -> None:
         self.step = step
 
 
 def set_inside(value: Any, state: tuple[object, Callable[[Any, Any], object], Any, object]) -> None:
-    """Complete a function or class whose state stands between two marks."""
+    """Complete a function or class whose state is between two marks."""
     _, complete, rest, _ = state
     complete(value, rest)
 
 
 def make_code(make: Callable[..., CodeType], fields: tuple[Any, ...], filename: str, lines: str) -> CodeType:
-    """A code object with its file's name. Its lines are shown by tracebacks where the file is not known."""
+    """Make a code object with its file's name. Tracebacks show its source lines if the file is unknown in this process."""
     return _make_code(make, fields, filename, lines, is_believed=False)
 
 
@@ -182,13 +184,13 @@ def _make_code(
 
 
 class Unpickler(pickle.Unpickler):
-    """Rebuilds what runs here and was made elsewhere."""
+    """Loads pickles from another machine for code that runs in this process."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickle names."""
+        """Return the object that a pickle refers to by name."""
         if module == __name__:
-            return _HERE.get(name) or super().find_class(module, name)
+            return _OVERRIDES.get(name) or super().find_class(module, name)
         return super().find_class(module, name)
 
 
-_HERE: dict[str, Callable[..., Any]] = {"make_code": _make_code}
+_OVERRIDES: dict[str, Callable[..., Any]] = {"make_code": _make_code}

@@ -1,7 +1,8 @@
-"""Manifest, beats and bell, to and from msgpack. Reading one never runs code and raises only `RecordInvalid` or
-`VersionMismatch`, whatever the bytes.
+"""Manifest, beats and bell, to and from msgpack.
 
-Every record carries `format`, the number of the session's format, and a fresh `nonce`, so that ETags never repeat.
+Guarantee: decoding never runs code and, for any bytes, raises only `RecordInvalid` or `VersionMismatch`.
+
+Every record contains `format`, the number of the session's format, and a fresh `nonce`, so that ETags never repeat.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ _SETTINGS = (
     *("retries", "max_losses", "max_result_bytes", "task_timeout", "max_tasks_per_child"),
     *("budget_usd", "max_hourly_cost"),
 )
-# The two kinds of session: one that ends with its client, and one that outlives it.
+# The two kinds of session: an attached one ends with its client, a detached one outlives it.
 ATTACHED = "attached"
 DETACHED = "detached"
 _T = TypeVar("_T")
 
 
 class SessionState(str, enum.Enum):
-    """A session's life; it moves only forward."""
+    """The states of a session; it only moves forward."""
 
     OPEN = "open"
     CLOSING = "closing"
@@ -61,11 +62,11 @@ class SessionState(str, enum.Enum):
 
     @property
     def is_over(self) -> bool:
-        """No task may start any more; what is left may be swapped to its end by whoever sees it."""
+        """Whether no further task may start. Any client or worker may then end the remaining tasks."""
         return self not in (SessionState.OPEN, SessionState.CLOSING)
 
     def may_become(self, other: SessionState) -> bool:
-        """Whether a swap from this state to `other` is a step forward."""
+        """Return whether a swap from this state to `other` is a step forward."""
         return _AGE[other] > _AGE[self]
 
 
@@ -80,7 +81,7 @@ _AGE = {
 
 
 class WorkerState(str, enum.Enum):
-    """What a worker says of itself. `LEAVING` can be taken back, `LEFT` cannot."""
+    """The state that a worker reports of itself. A worker may return from `LEAVING`, but not from `LEFT`."""
 
     WORKING = "working"
     IDLE = "idle"
@@ -93,10 +94,10 @@ class Submitter:
     """One submitting client. Its ordinal is its place in the manifest.
 
     Attributes:
-        client_id: Who it is.
-        epochs: How many epochs it has opened.
-        open: Those of them that are listed still, ascending.
-        holds: Epochs that a retry keeps open, with the id of that retry.
+        client_id: Its id.
+        epochs: The number of epochs it has opened.
+        open: The epochs that are still listed, ascending.
+        holds: Epochs that a retry keeps open, each with the retry's id.
     """
 
     client_id: str
@@ -107,20 +108,20 @@ class Submitter:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Workers asked for from a launcher: an intent, and its handle once the launcher has answered.
+    """Workers requested from a launcher: an intent, and its handle once the launcher has replied.
 
     Attributes:
         launch_id: Fresh for each intent.
         launcher: The launcher's name.
-        slots: How many tasks at once these workers will run.
-        handle: What the launcher needs to find them again, and to start the rest; empty while only intended.
-        at: When, UTC epoch seconds of the client that asked; renewed until all are started.
+        slots: The number of tasks that these workers run at once.
+        handle: The launcher's text for finding them again and starting the rest; empty until the launcher has replied.
+        at: The time of the request, UTC epoch seconds of the requesting client; renewed until all are started.
         settled: No more of them will be started.
         started: Slots started so far.
-        since: When the first of them were, UTC epoch seconds of that client.
-        usd_per_hour: What all `slots` cost an hour, estimated; 0 if nothing is known to.
-        client: Id of the client that starts them; empty if it has left before all were started.
-        n_taken: How many of these workers the engine has taken back while they worked, as far as a client has seen.
+        since: When the first slots were started, UTC epoch seconds of that client.
+        usd_per_hour: The estimated cost of all `slots` an hour; 0 if no cost is known.
+        client: The id of the client that starts them; empty if it left before all were started.
+        n_taken: How many of these workers the engine has interrupted, as far as a client has observed.
     """
 
     launch_id: str
@@ -141,14 +142,14 @@ class Manifest:
     """The configuration and the state of a session.
 
     Attributes:
-        seal: Binds the settings (`settings_of`) to the session's key.
-        owner: The process of the client that made it, on this machine (`client/owner.py`).
-        keep: Whether it is kept after its end, until a person deletes it.
+        seal: The seal of the settings (`settings_of`) under the session's key.
+        owner: The process of the client that created it, as that client's machine names it (`client/owner.py`).
+        keep: Whether its objects stay after its end until the user deletes them.
 
-    Attributes, of money (`protocol/money.py`):
-        budget_usd: At so many dollars the session ends, or None.
-        max_hourly_cost: No workers are started that make it cost more an hour, in dollars, or None.
-        spent_usd: What the workers of launches have cost that are in `launches` no more.
+    Attributes for costs (`protocol/money.py`):
+        budget_usd: The session ends when its workers have cost this many dollars, or None.
+        max_hourly_cost: Workers that would raise its cost above this many dollars an hour are not started, or None.
+        spent_usd: Dollars that the workers of launches have cost that are no longer in `launches`.
     """
 
     session_id: str
@@ -179,15 +180,15 @@ class Manifest:
     seal: bytes = b""
     owner: str = ""
     keep: bool = False
-    n_taken: int = 0  # of workers of launches that are in `launches` no more
+    n_taken: int = 0  # interrupted workers of launches that are no longer in `launches`
 
     @property
     def n_interruptions(self) -> int:
-        """How many workers an engine has taken back while they worked, over all launches."""
+        """The number of workers that an engine has interrupted, over all launches."""
         return self.n_taken + sum(launch.n_taken for launch in self.launches)
 
     def open_epochs(self) -> list[tuple[int, int]]:
-        """(ordinal, number) of every epoch that is listed."""
+        """Return (ordinal, number) of every epoch that is listed."""
         return [(ordinal, number) for ordinal, s in enumerate(self.submitters) for number in s.open]
 
     def all_epochs(self) -> list[tuple[int, int]]:
@@ -195,7 +196,7 @@ class Manifest:
         return [(ordinal, number) for ordinal, s in enumerate(self.submitters) for number in range(s.epochs)]
 
     def with_submitter(self, ordinal: int, submitter: Submitter) -> Manifest:
-        """The manifest with that submitter changed, or added at its end."""
+        """Return the manifest with that submitter replaced, or appended."""
         changed = list(self.submitters)
         changed[ordinal : ordinal + 1] = [submitter]
         return replace(self, submitters=tuple(changed))
@@ -206,22 +207,22 @@ class WorkerBeat:
     """One heartbeat of a worker.
 
     Attributes:
-        number: Counts beats.
-        state: What it does.
-        slots: How many tasks it runs at once.
-        claims: Every claim held or being written, with the key of its status object.
-        running: Task ids that run, with the UTC epoch seconds of their start.
-        n_ended: Tasks ended so far.
-        per_s: Tasks ended per second, lately.
+        number: Ascending number of the beat.
+        state: The worker's state.
+        slots: The number of tasks it runs at once.
+        claims: Every claim that it holds or is writing, with the key of the status object.
+        running: Ids of the running tasks, with the UTC epoch seconds of their start.
+        n_ended: Tasks that it has ended so far.
+        per_s: Tasks that it has ended per second recently.
         requests: Store requests so far, by kind.
         where: Host and process.
-        words: In the last beat of a worker that cannot go on: why. It names the claims whose tasks may have started, and
-            no others.
-        vcpus: Of its container, as a launcher on AWS has asked for; 0 if none has started it.
-        memory_gb: As `vcpus`.
-        gpus: As `vcpus`.
-        lost_s: Seconds of work that were thrown away when it was told to stop.
-        process: What this process can be looked up by on its own machine (`launch/local/processes.py`).
+        words: In the last beat of a worker that cannot go on: the reason. Such a beat names only the claims whose tasks
+            may have started.
+        vcpus: The vCPUs that a launcher on AWS requested for its container; 0 if no such launcher started it.
+        memory_gb: Likewise, its memory.
+        gpus: Likewise, its GPUs.
+        lost_s: Seconds of work that were lost when it was stopped.
+        process: The name under which its own machine can look up this process (`launch/local/processes.py`).
     """
 
     worker_id: str
@@ -245,12 +246,12 @@ class WorkerBeat:
 
     @property
     def host(self) -> str:
-        """The machine, for whoever would rather try another one."""
+        """The machine, so that a failed task can be tried on another one."""
         return self.where.rpartition(":")[0]
 
     @property
     def has_failed(self) -> bool:
-        """It has left because it could not go on, and has not ended a single task."""
+        """Whether it left because it could not go on, without having ended a task."""
         return self.state == WorkerState.LEFT and bool(self.words) and not self.n_ended
 
 
@@ -259,8 +260,8 @@ class ClientBeat:
     """One heartbeat of an attached client.
 
     Attributes:
-        left: It has left in good order.
-        process: Names its process, for another client on the same machine; empty if nothing does.
+        left: Whether it has left normally.
+        process: A name of its process for other clients on the same machine; empty if there is none.
     """
 
     client_id: str
@@ -272,11 +273,11 @@ class ClientBeat:
 
 @dataclass(frozen=True, slots=True)
 class Bell:
-    """Wakes idle workers. Only ever a hint.
+    """Wakes idle workers. It is only a hint: correctness does not depend on it.
 
     Attributes:
         keys: The newest status objects with pending tasks, newest last.
-        n_tasks: About how many tasks became pending since the ring before.
+        n_tasks: Approximate number of tasks that became pending since the previous ring.
     """
 
     keys: tuple[str, ...] = ()
@@ -284,15 +285,15 @@ class Bell:
 
 
 def encode(record: Manifest | WorkerBeat | ClientBeat | Bell, nonce: str) -> bytes:
-    """The bytes to store. `nonce` is fresh for every write."""
+    """Return the bytes to store. `nonce` must be fresh for every write."""
     fields = {name: _plain(getattr(record, name)) for name in record.__dataclass_fields__}
-    # Names of hosts and words of other programs may hold bytes that are no text in UTF-8; Python hands them on as surrogates.
+    # Host names and other programs' messages may contain bytes that are not UTF-8; Python represents them as surrogates.
     packed: bytes = msgpack.packb({"format": FORMAT, "nonce": nonce, **fields}, unicode_errors=_ANY_BYTES)
     return packed
 
 
 def decode_manifest(body: bytes) -> Manifest:
-    """Raises: RecordInvalid, VersionMismatch."""
+    """Decode a manifest. Raises: RecordInvalid, VersionMismatch."""
     fields = _Fields(body, "manifest")
     return Manifest(
         session_id=fields.take("session_id", str),
@@ -328,22 +329,22 @@ def decode_manifest(body: bytes) -> Manifest:
 
 
 def settings_of(manifest: Manifest) -> bytes:
-    """What a manifest's seal is over: all that only a client with the session's key decides.
+    """Return the bytes that a manifest's seal covers: all settings that only a client with the session's key may choose.
 
-    That is what runs before each task, what a session may cost, how long it lives, how its tasks are judged and whether
-    it may be swept. Not in it: what workers and clients change all the time, that is states, epochs, launches and money
-    spent; the launcher, which has a seal of its own; the version of Python, which is only ever a reason to refuse; and
-    timings, of which other releases may know more.
+    These are the initializer, the budget and cost limits, the session's lifetime, the rules by which tasks fail, and whether
+    the session may be swept. The seal does not cover the fields that workers and clients change continually: states, epochs,
+    launches and money spent. It does not cover the launcher, which has its own seal; the version of Python, which can only
+    cause a refusal; or the timings, to which other releases may add fields.
     """
     values = [getattr(manifest, name) for name in _SETTINGS]
-    # A limit may be given as an integer; it is read back as a float.
+    # A limit may be set as an integer; it is decoded as a float.
     numbers = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
     packed: bytes = msgpack.packb(numbers, unicode_errors=_ANY_BYTES)
     return packed
 
 
 def decode_beat(body: bytes) -> WorkerBeat:
-    """Raises: RecordInvalid, VersionMismatch."""
+    """Decode a worker's beat. Raises: RecordInvalid, VersionMismatch."""
     fields = _Fields(body, "worker's beat")
     return WorkerBeat(
         worker_id=fields.take("worker_id", str),
@@ -368,7 +369,7 @@ def decode_beat(body: bytes) -> WorkerBeat:
 
 
 def decode_client_beat(body: bytes) -> ClientBeat:
-    """Raises: RecordInvalid, VersionMismatch."""
+    """Decode a client's beat. Raises: RecordInvalid, VersionMismatch."""
     fields = _Fields(body, "client's beat")
     return ClientBeat(
         client_id=fields.take("client_id", str),
@@ -380,14 +381,14 @@ def decode_client_beat(body: bytes) -> ClientBeat:
 
 
 def decode_bell(body: bytes) -> Bell:
-    """Raises: RecordInvalid, VersionMismatch."""
+    """Decode a bell. Raises: RecordInvalid, VersionMismatch."""
     fields = _Fields(body, "bell")
     keys = tuple(_of(key, str, "bell") for key in fields.take("keys", tuple))
     return Bell(keys, fields.take("n_tasks", int))
 
 
 class _Fields:
-    """Reads one record field by field, each with its type."""
+    """Decodes one record, field by field, and checks each field's type."""
 
     def __init__(self, body: bytes, what: str) -> None:
         self._what = what
@@ -398,9 +399,9 @@ class _Fields:
         if not isinstance(record, dict):
             raise RecordInvalid(f"not a {what}: no fields")
         self._record: dict[object, Any] = record
-        if (found := self.take("format", int)) != FORMAT:
+        if (stored := self.take("format", int)) != FORMAT:
             raise VersionMismatch(
-                f"a {what} of another format than this library knows: format={found}, known={FORMAT}; "
+                f"a {what} of a format that this version does not support: format={stored}, known={FORMAT}; "
                 "use the version of starburst_executor that wrote it, or a newer one"
             )
 
@@ -480,7 +481,7 @@ def _running(raw: object) -> tuple[str, float]:
 
 
 def _plain(value: object) -> object:
-    """A field as msgpack takes it; records inside records become tuples of their fields."""
+    """Convert a field for msgpack; records within records become tuples of their fields."""
     if isinstance(value, enum.Enum):
         return value.value
     if isinstance(value, Timings):

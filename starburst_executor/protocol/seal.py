@@ -1,8 +1,8 @@
-"""HMAC-SHA-256 over everything that will be unpickled, checked before it is.
+"""Seals: HMAC-SHA-256 of everything that will be unpickled, verified before it is unpickled.
 
-A seal binds the bytes to their place: session, kind of payload, and a label that names object, index, attempt or claim.
-So a payload that is moved to another task, attempt or session no longer fits its seal. A sealed body is the 32 bytes of
-the seal and then the payload.
+A seal binds the bytes to their place: session, kind of payload, and a label that names the object, index, attempt or claim.
+So the seal of a payload that is moved to another task, attempt or session no longer matches. A sealed body is the 32 bytes
+of the seal, followed by the payload.
 
 Guarantee: `open_sealed` returns bytes only if they were sealed with this key for this place.
 """
@@ -30,10 +30,10 @@ class Sealer:
 
     def __init__(self, key: bytes, session_id: str) -> None:
         self.session_id = session_id
-        # Without a key what is not sealed can be read: how many tasks a session has, and in which state.
+        # Without a key only unsealed fields can be read, such as the number of a session's tasks and their states.
         self.has_key = bool(key)
-        # HMAC as its two hashes, keyed once and copied for each payload. The `hmac` module gives the same bytes at twice
-        # the cost, and each task is sealed and opened twice.
+        # HMAC as its two hashes, keyed once and copied for each payload. The `hmac` module computes the same bytes at
+        # twice the cost, and each task is sealed and opened twice.
         block = (key if len(key) <= _BLOCK_BYTES else hashlib.sha256(key).digest()).ljust(_BLOCK_BYTES, b"\0")
         self._inner = hashlib.sha256(block.translate(_INNER) + session_id.encode() + _SEPARATOR)
         self._outer = hashlib.sha256(block.translate(_OUTER))
@@ -45,10 +45,10 @@ class Sealer:
         raise TypeError("a sealer holds a key and cannot be pickled")
 
     def seal(self, kind: str, label: str, payload: bytes | memoryview) -> bytes:
-        """The 32 bytes that bind `payload` to this session, kind and label. Raises: RecordInvalid."""
+        """Return the 32 bytes that bind `payload` to this session, kind and label. Raises: RecordInvalid."""
         if "\0" in label:
-            # Labels hold texts read from the store: with a NUL in one, two places could give the same prefix.
-            raise RecordInvalid(f"a payload's place holds a NUL: kind={kind}, place={label!r}")
+            # Labels contain text from the store: with a NUL in it, two places could have the same prefix.
+            raise RecordInvalid(f"a payload's place contains a NUL: kind={kind}, place={label!r}")
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(f"{kind}\0{label}\0".encode())
         inner.update(payload)
@@ -56,18 +56,18 @@ class Sealer:
         return outer.digest()
 
     def sealed(self, kind: str, label: str, payload: bytes | memoryview) -> bytes:
-        """Seal and payload in one, for payloads small enough to be copied."""
+        """Return the seal and the payload in one byte string, for payloads that are small enough to copy."""
         return self.seal(kind, label, payload) + payload
 
     def open_sealed(self, kind: str, label: str, body: bytes | memoryview) -> memoryview:
-        """The payload of a sealed body, checked. Raises: RecordInvalid."""
+        """Verify a sealed body and return its payload. Raises: RecordInvalid."""
         view = memoryview(body)
         if len(view) < SEAL_BYTES:
             raise RecordInvalid(f"a sealed payload is cut short: kind={kind}, place={label}, bytes={len(view)}")
         payload = view[SEAL_BYTES:]
         if not hmac.compare_digest(self.seal(kind, label, payload), bytes(view[:SEAL_BYTES])):
             raise RecordInvalid(
-                f"a payload bears a wrong seal and was not unpickled: kind={kind}, place={label}; it was changed, "
+                f"a payload has a wrong seal and was not unpickled: kind={kind}, place={label}; it was changed, "
                 "moved, or written with another key"
             )
         return payload

@@ -1,4 +1,4 @@
-"""The status object: the stored record of 1..256 tasks, its legal transitions, and what its size tells.
+"""The status object: the stored record of 1..256 tasks, its legal transitions, and the size class in its length.
 
                 create            claim                     commit, same claim only
       (client) ───────► PENDING ─────────► CLAIMED ──────────────────────► COMPLETED | FAILED ──► next run (retry)
@@ -6,8 +6,8 @@
             cancel       │ │ └────────────────┘ │   release · refuse · take_back
       CANCELLED ◄────────┘ └────────────────────┴─► CANCELLED | FAILED: end_rest; lost too often (take_back)
 
-Every transition is a pure function from one `Status` to the next; whoever calls it swaps the result in on the ETag of
-the first. A transition never touches an entry that is not its own, so a stale caller changes nothing.
+Every transition is a pure function from one `Status` to the next. The caller writes the result with a swap on the ETag of
+the first. A transition leaves entries unchanged that do not belong to it, so a stale caller changes nothing.
 
 Guarantee: within a run an entry that has ended never changes; `attempt` and `run` only grow.
 """
@@ -54,13 +54,13 @@ __all__ = [
 FORMAT = 2
 MAX_TASKS = 256
 MAX_BYTES = 128 * 1024
-# What an entry costs besides its call and outcome: numbers, claim id, two seals.
+# Bytes of an entry without its call and outcome: numbers, claim id, two seals.
 _ENTRY_BYTES = 192
 _N_FIELDS = 13
 
 
 class State(enum.IntEnum):
-    """Where a task stands. The numbers are stored."""
+    """The state of a task. The numbers are part of the stored format."""
 
     PENDING = 0
     CLAIMED = 1
@@ -69,12 +69,12 @@ class State(enum.IntEnum):
     CANCELLED = 4
 
 
-# The same as plain numbers: comparing ten thousands of entries with an enum's members costs more than all the rest.
+# The states as plain integers: comparing tens of thousands of entries with enum members would dominate the cost.
 _PENDING, _CLAIMED, _COMPLETED, _FAILED, _CANCELLED = map(int, State)
 
 
 class SizeClass(enum.IntEnum):
-    """What `size % 8` of a status object tells whoever lists it."""
+    """The summary of a status object's states in `size % 8`, which a listing shows without reading the object."""
 
     ALL_PENDING = 0
     SOME_PENDING = 1
@@ -88,17 +88,17 @@ class SizeClass(enum.IntEnum):
 
     @property
     def has_ended(self) -> bool:
-        """All its tasks have ended."""
+        """Whether all its tasks have ended."""
         return self >= SizeClass.ALL_COMPLETED
 
     @property
     def all_in(self) -> State | None:
-        """The state that all its tasks are in, where the class tells."""
+        """The state that all its tasks are in, if the class determines it."""
         return {SizeClass.ALL_PENDING: State.PENDING, SizeClass.ALL_COMPLETED: State.COMPLETED}.get(self)
 
 
 class Located(NamedTuple):
-    """Bytes in an object of their own: the part (claim id and number, empty for calls), from where, how many."""
+    """Bytes in another object: its part (claim id and number, empty for calls), the start and the length."""
 
     part: str
     start: int
@@ -106,22 +106,22 @@ class Located(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One task. A tuple, since ten thousands of them are packed and unpacked.
+    """One task. A tuple, because tens of thousands of them are packed and unpacked.
 
     Attributes:
         state: A `State`.
-        run: 1, and one more for each explicit retry.
-        attempt: Claims so far, over all runs.
+        run: 1, plus 1 for each explicit retry.
+        attempt: Number of claims so far, over all runs.
         failures: Failed attempts of this run.
-        losses: Workers lost under this task in this run, while it may have been running.
+        losses: Workers lost in this run while they may have been running this task.
         refusals: Workers that could not load its function in this run.
         claim: Id of the claim that holds it or ended it; empty while pending.
         function: Index into the status object's functions.
-        call: Sealed arguments, or where they are; None once completed.
-        outcome: Sealed outcome, or where it is; None until ended, and if cancelled.
-        log: Where its captured output is, if it printed.
-        at: When it was claimed or ended, UTC epoch seconds of whoever wrote it.
-        seconds: How long the last attempt ran.
+        call: The sealed arguments or their location; None once completed.
+        outcome: The sealed outcome or its location; None until the task has ended, and if it was cancelled.
+        log: The location of its captured output, if it printed any.
+        at: When it was claimed or ended, UTC epoch seconds of the process that wrote it.
+        seconds: Duration of the last attempt.
     """
 
     state: int
@@ -140,7 +140,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def pending(cls, function: int, call: bytes | Located) -> Entry:
-        """A task as the client creates it."""
+        """Return a task as the client creates it."""
         return cls(State.PENDING, 1, 0, 0, 0, 0, "", function, call, None, None, 0.0, 0.0)
 
     @property
@@ -149,7 +149,7 @@ class Entry(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How one task of a claim ended: `State.COMPLETED` or `State.FAILED`, its outcome, output and duration."""
+    """The end of one task of a claim: `State.COMPLETED` or `State.FAILED`, its outcome, output and duration."""
 
     state: State
     outcome: bytes | Located
@@ -173,22 +173,22 @@ class Status:
         return replace(self, entries=tuple(changed.get(i, entry) for i, entry in enumerate(self.entries)))
 
     def under(self, claim_id: str) -> list[int]:
-        """Which entries that claim holds now."""
+        """Return the indices of the entries that this claim holds now."""
         return [i for i, e in enumerate(self.entries) if e.state == _CLAIMED and e.claim == claim_id]
 
 
 def outcome_label(status: Status, index: int, entry: Entry) -> str:
-    """What an outcome's seal binds it to: task, run, attempt and claim."""
+    """Return the label to which an outcome's seal binds it: task, run, attempt and claim."""
     return f"{status.ordinal}-{status.first + index}/{entry.run}/{entry.attempt}/{entry.claim}"
 
 
 def call_label(ordinal: int, sequence: int, digest: str) -> str:
-    """What a call's seal binds it to: task and function."""
+    """Return the label to which a call's seal binds it: task and function."""
     return f"{ordinal}-{sequence}/{digest}"
 
 
 def inline_bytes(n_tasks: int) -> int:
-    """Up to how many bytes an outcome is stored in a status object of so many tasks."""
+    """Return the size in bytes up to which an outcome is stored inline in a status object of `n_tasks` tasks."""
     return max(0, MAX_BYTES // n_tasks - _ENTRY_BYTES)
 
 
@@ -205,10 +205,10 @@ def claim(
     alone: bool = False,
     ahead: bool = False,
 ) -> tuple[Status, list[int]]:
-    """Give up to `at_most` pending tasks, in order, to a claim; the indices taken, possibly none.
+    """Give up to `at_most` pending tasks, in order, to a claim; return the new status and the claimed indices, maybe none.
 
-    A task that has lost a worker is claimed by itself, so that a poisonous one takes nobody along, and never while
-    another slice of the same slot runs (`ahead`). On its last try it is claimed only by a worker that has nothing else
+    A task that has lost a worker is claimed by itself, so that a task that kills its worker affects no other, and never
+    while another slice of the same slot runs (`ahead`). On its last try only a worker without other tasks may claim it
     (`alone`).
     """
     taken: list[int] = []
@@ -225,7 +225,7 @@ def claim(
     return status.with_entries({i: _claimed(status.entries[i], claim_id, now) for i in taken}), taken
 
 
-# Both name every field instead of the changed ones (`_replace`): each task goes through both, at half the cost.
+# Both functions pass every field instead of using `_replace`, at half the cost: every task goes through both.
 
 
 def _claimed(entry: Entry, claim_id: str, now: float) -> Entry:
@@ -238,7 +238,7 @@ def _claimed(entry: Entry, claim_id: str, now: float) -> Entry:
 def _committed(entry: Entry, end: Ended, now: float) -> Entry:
     _, run, attempt, _, losses, refusals, claim_id, function, call, _, _, _, _ = entry
     if end.state != _FAILED and not isinstance(call, Located):
-        call = None  # the arguments of a completed task are needed no more; a failed one may be retried
+        call = None  # a completed task no longer needs its arguments; a failed one may be retried
     return Entry(
         end.state, run, attempt, end.failures, losses, refusals, claim_id, function, call, end.outcome, end.log, now,
         end.seconds,
@@ -246,20 +246,20 @@ def _committed(entry: Entry, end: Ended, now: float) -> Entry:
 
 
 def has_pending(status: Status) -> bool:
-    """Whether any task is pending."""
+    """Return whether any task is pending."""
     return any(entry.state == _PENDING for entry in status.entries)
 
 
 def is_on_last_try(entry: Entry, max_losses: int) -> bool:
-    """Whether the next loss fails this task, which has lost workers before: it is to have its worker to itself.
+    """Return whether this task has lost workers and its next loss fails it: then it must have its worker to itself.
 
-    A task that has lost none is no suspect, also where the first loss is the last (`max_losses` of 1).
+    A task that has lost no worker is not suspect, even if the first loss fails it (`max_losses` of 1).
     """
     return entry.losses > 0 and entry.losses >= max_losses - 1
 
 
 def awaits_solo(status: Status, max_losses: int) -> bool:
-    """Whether a pending task waits for a worker that has nothing else."""
+    """Return whether a pending task waits for a worker without other tasks."""
     return any(e.state == _PENDING and is_on_last_try(e, max_losses) for e in status.entries)
 
 
@@ -271,19 +271,21 @@ def commit(
     *,
     failures: Mapping[int, int] | None = None,
 ) -> tuple[Status, list[int]]:
-    """End tasks of a claim; the indices that were still under it. The others' outcomes are to be dropped.
+    """End tasks of a claim; return the new status and the indices that were still under the claim.
+
+    The caller must drop the outcomes of the other tasks.
 
     Args:
-        failures: Failed attempts so far, of tasks that stay under the claim to be tried again: whoever claims them after
-            this worker's death counts on.
+        failures: Failed attempts so far of tasks that stay under the claim to be tried again. If this worker dies, the
+            worker that claims them next continues the count.
     """
     held = status.under(claim_id)
-    mine = [i for i in held if i in ended]
-    changed = {i: _committed(status.entries[i], ended[i], now) for i in mine}
+    committed = [i for i in held if i in ended]
+    changed = {i: _committed(status.entries[i], ended[i], now) for i in committed}
     for i, n_failures in (failures or {}).items():
         if i in held and i not in ended and status.entries[i].failures != n_failures:
             changed[i] = status.entries[i]._replace(failures=n_failures)
-    return status.with_entries(changed), mine
+    return status.with_entries(changed), committed
 
 
 def release(
@@ -294,15 +296,15 @@ def release(
     refused: bool = False,
     failures: Mapping[int, int] | None = None,
 ) -> Status:
-    """Make tasks of a claim pending again, no loss counted.
+    """Make tasks of a claim pending again, without counting a loss.
 
     Args:
-        refused: Count one refusal each.
-        failures: Failed attempts so far, of tasks that failed under this claim: whoever claims them counts on.
+        refused: Whether to count a refusal for each task.
+        failures: Failed attempts so far of tasks that failed under this claim; their next claim continues the count.
     """
-    mine = set(status.under(claim_id)).intersection(indices)
+    held = set(status.under(claim_id)).intersection(indices)
     failed = failures or {}
-    entries = ((i, status.entries[i]) for i in mine)
+    entries = ((i, status.entries[i]) for i in held)
     return status.with_entries(
         {
             i: e._replace(
@@ -322,10 +324,10 @@ def take_back(
     now: float,
     outcome: Callable[[Status, int, Entry], bytes],
 ) -> Status:
-    """Take tasks from claims whose worker is lost (a loss each) or has forgotten them (no loss).
+    """Take tasks from claims whose worker is lost (counting a loss for each task) or no longer names them (no loss).
 
-    A task that was lost `max_losses` times fails with `outcome`. If it may be lost more than once, it has had a worker to
-    itself the last time.
+    A task that was lost `max_losses` times fails with `outcome`. If `max_losses` is more than 1, the task had its last
+    worker to itself.
     """
     changed = {}
     for i, entry in enumerate(status.entries):
@@ -342,15 +344,15 @@ def take_back(
 
 
 def cancel(status: Status, indices: Iterable[int], now: float) -> tuple[Status, list[int]]:
-    """Cancel those of these tasks that are pending; their indices."""
-    mine = [i for i in sorted(set(indices)) if status.entries[i].state == State.PENDING]
-    return status.with_entries({i: status.entries[i]._replace(state=State.CANCELLED, at=now) for i in mine}), mine
+    """Cancel the tasks among `indices` that are pending; return the new status and their indices."""
+    pending = [i for i in sorted(set(indices)) if status.entries[i].state == State.PENDING]
+    return status.with_entries({i: status.entries[i]._replace(state=State.CANCELLED, at=now) for i in pending}), pending
 
 
 def end_rest(
     status: Status, now: float, outcome: Callable[[Status, int, Entry], bytes] | None, *, pending_only: bool = False
 ) -> Status:
-    """End what has not ended, since its session has: cancelled, or failed with `outcome`."""
+    """End the remaining tasks of a session that is over: cancelled, or failed with `outcome`."""
     changed = {}
     for i, entry in enumerate(status.entries):
         if entry.has_ended or (pending_only and entry.state != State.PENDING):
@@ -363,7 +365,7 @@ def end_rest(
 
 
 def retry(status: Status, runs: Mapping[int, int]) -> Status:
-    """Open the next run of failed tasks: `runs` maps an index to the run that failed, so that twice is once."""
+    """Start the next run of failed tasks; `runs` maps an index to the run that failed, so that a repeated call is harmless."""
     changed = {}
     for i, run in runs.items():
         entry = status.entries[i]
@@ -376,7 +378,7 @@ def retry(status: Status, runs: Mapping[int, int]) -> Status:
 
 
 def size_class(entries: Iterable[Entry]) -> SizeClass:
-    """The class of an object with these entries."""
+    """Return the size class of an object with these entries."""
     states = {entry.state for entry in entries}
     if State.PENDING in states:
         return SizeClass.ALL_PENDING if len(states) == 1 else SizeClass.SOME_PENDING
@@ -386,7 +388,7 @@ def size_class(entries: Iterable[Entry]) -> SizeClass:
 
 
 def encode(status: Status, nonce: str) -> bytes:
-    """The bytes to store, padded so that `len % 8` is the size class. `nonce` is fresh for every write."""
+    """Return the bytes to store, padded so that `len % 8` is the size class. `nonce` must be fresh for every write."""
     record = {
         "format": FORMAT,
         "nonce": nonce,
@@ -398,16 +400,18 @@ def encode(status: Status, nonce: str) -> bytes:
     }
     packed: bytes = msgpack.packb(record)
     n_pad = (size_class(status.entries) - len(packed)) % 8
-    # The pad is the last field and an empty one ends in its length byte, so it can be lengthened in place.
+    # The pad is the last field, and an empty pad ends with its length byte, so that it can be extended in place.
     return packed[:-1] + bytes([n_pad]) + b"\0" * n_pad
 
 
 def decode(body: bytes) -> Status:
-    """The status object in these bytes. Raises: RecordInvalid, VersionMismatch."""
+    """Decode a status object. Raises: RecordInvalid, VersionMismatch."""
     try:
         record = msgpack.unpackb(body, use_list=False)
         if record["format"] != FORMAT:
-            raise VersionMismatch(f"a status object of another format: format={record['format']!r}, known={FORMAT}")
+            raise VersionMismatch(
+                f"a status object of a format that this version does not support: format={record['format']!r}, known={FORMAT}"
+            )
         status = Status(
             _checked(record["ordinal"], int),
             _checked(record["first"], int),
@@ -418,7 +422,7 @@ def decode(body: bytes) -> Status:
         raise RecordInvalid(f"not a status object: {type(error).__name__}, bytes={len(body)}") from error
     n_functions = len(status.functions)
     if not 1 <= len(status.entries) <= MAX_TASKS or any(e.function >= n_functions for e in status.entries):
-        raise RecordInvalid(f"a status object that contradicts itself: tasks={len(status.entries)}")
+        raise RecordInvalid(f"an inconsistent status object: tasks={len(status.entries)}")
     return status
 
 

@@ -246,7 +246,7 @@ def test_values_that_do_not_survive_the_way_back(one: DetachedExecutor) -> None:
     for how in ("raise", "exit", "interrupt"):
         error = one.submit(explodes, how).exception(60)
         assert isinstance(error, PayloadError)
-        assert "cannot be rebuilt here" in str(error)
+        assert "cannot be unpickled in this process" in str(error)
 
 
 @SQLITE

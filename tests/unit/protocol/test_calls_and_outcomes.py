@@ -257,7 +257,9 @@ def test_our_own_reasons_come_back_as_text_and_class(error: Exception, kind: typ
 
 
 def test_a_value_that_cannot_be_rebuilt_says_why() -> None:
-    with pytest.raises(PayloadError, match=r"cannot be rebuilt here: Speechless: <no text: RuntimeError>") as caught:
+    with pytest.raises(
+        PayloadError, match=r"cannot be unpickled in this process: Speechless: <no text: RuntimeError>"
+    ) as caught:
         outcomes.load_outcome(outcomes.dump_value(NoWordsAtReturn()))
     assert isinstance(caught.value.__cause__, Speechless)
 
