@@ -24,6 +24,7 @@ class WorkerProcess(Process):
     """A process that runs an agent.
 
     Attributes:
+        agent: Its agent, once that is there.
         held: The claims that its agent holds or writes, with their keys.
         is_idle: Whether it can accept work.
         goes_on: Whether its agent continues, that is, has no reason to stop.
@@ -33,6 +34,7 @@ class WorkerProcess(Process):
 
     worker_id: str = ""
     n_slots: int = 1
+    agent: Any = None
     poisoned_by: str | None = None
     held: Callable[[], dict[str, str]] = staticmethod(dict)
     is_idle: Callable[[], bool] = staticmethod(lambda: False)

@@ -16,7 +16,7 @@ from greenlet import getcurrent
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.scheduler import Killed, Process, Strand, current_process, current_strand
 
-__all__ = ["Condition", "Event", "Lock", "ProcessClock", "Thread", "current_thread", "get_ident"]
+__all__ = ["Condition", "Event", "Lock", "ProcessClock", "RLock", "Thread", "current_thread", "get_ident"]
 
 _LEAST_S = 1e-6
 _SET_S = 0.001
@@ -118,6 +118,9 @@ class Lock:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.release()
+
+
+RLock = Lock
 
 
 class Condition:

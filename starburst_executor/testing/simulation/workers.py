@@ -182,6 +182,7 @@ def _opened(world: World, worker: WorkerProcess, session_id: str, leaving: Leavi
             (limit_s + _LATE_S) / _SLOWEST, worker, lambda: not still_runs(), "a task runs on past its task_timeout"
         )
     agent = Agent(session, store, worker.worker_id, nursery, clock, leaving, n_slots=worker.n_slots, bound=bound)
+    worker.agent = agent
     keeper = agent._keeper  # noqa: SLF001 - what only the worker itself knows
     worker.held = keeper._claims.held  # noqa: SLF001
     worker.is_idle = lambda: agent._is_idle() and not leaving.is_asked  # noqa: SLF001
