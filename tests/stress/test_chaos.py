@@ -3,6 +3,8 @@
     workers     the agents, and the nurseries and runners beneath them
     forkers     the process that forks local workers: idle, at work, and before it has answered for the first time
     clients     the one that collects; others that scale the session and are killed while they start workers, or leave
+    stops       SIGSTOP to a worker, a nursery, a runner or a forker, for less or more than a lease; then SIGCONT
+    outages     the store refuses every connection (S3), or is locked by another program (embedded), for seconds
 
 `CHAOS_SEEDS=7,8` replays runs, `CHAOS_RUNS` says how many there are. A run prints its seed, its victims and the longest time
 in which no task ended.
@@ -13,9 +15,15 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -25,11 +33,13 @@ from starburst_executor.client.opening import attach
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol.status import State
 from starburst_executor.session.store import SessionStore
+from tests.fault_proxy import FaultProxy
 from tests.sessions import descendants, forkers_of, kill, local_pids, run_python
 
 _N_TASKS = 400
 _N_VICTIMS = 14
 _STUCK_S = 120.0
+_LEASE_S = 2.0  # four looks of these timings on S3; 1.2 s embedded
 _SEEDS = os.environ.get("CHAOS_SEEDS", "")
 SEEDS = [int(seed) for seed in _SEEDS.split(",")] if _SEEDS else range(int(os.environ.get("CHAOS_RUNS", "50")))
 
@@ -68,11 +78,31 @@ executor.detach()
 """
 
 
+@pytest.fixture
+def proxy(
+    store_url: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FaultProxy | None]:
+    """What stands between S3 and all processes of a run, and can be away; None for the embedded store."""
+    if store_url.startswith("sqlite"):
+        yield None
+        return
+    with FaultProxy(request.getfixturevalue("moto_server").endpoint_url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy
+
+
+def send(pid: int, signal_number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal_number)
+
+
 class Chaos:
     """One session and the clients that come and go."""
 
-    def __init__(self, store_url: str, seed: int) -> None:
+    def __init__(self, store_url: str, seed: int, proxy: FaultProxy | None) -> None:
         self.lots = random.Random(seed)
+        self.proxy = proxy
+        self.timers: list[threading.Timer] = []
         self.victims = Counter[str]()
         self.client = run_python(SUBMIT, store_url, str(_N_TASKS))
         self.others: list[subprocess.Popen[str]] = []
@@ -84,9 +114,24 @@ class Chaos:
     def strike(self) -> None:
         """Kill one process, or have a client begin something and kill that."""
         kind = self.lots.choice(
-            ("worker", "worker", "beneath", "forker", "forker at start", "client", "scaler", "leaver")
+            (
+                "worker",
+                "worker",
+                "beneath",
+                "forker",
+                "forker at start",
+                "client",
+                "scaler",
+                "leaver",
+                "stop",
+                "stop",
+                "outage",
+            )
         )
         pids: list[int] = []
+        if kind in ("stop", "outage"):
+            self.victims[kind] += self.stop_one() if kind == "stop" else self.take_the_store_away()
+            return
         if kind == "worker":
             pids = local_pids(self.session)
         elif kind == "beneath":
@@ -114,6 +159,33 @@ class Chaos:
             self.victims[kind] += 1
         if kind == "client":
             self.replace_client()
+
+    def stop_one(self) -> bool:
+        """SIGSTOP to some process of the workers, and SIGCONT after less or more than a lease; whether there was one."""
+        workers = local_pids(self.session)
+        pids = workers + [pid for worker in workers for pid in descendants(worker)] + forkers_of(self.client.pid)
+        for pid in self.lots.sample(pids, min(1, len(pids))):
+            send(pid, signal.SIGSTOP)
+            self.after(self.lots.uniform(0.1, 2 * _LEASE_S), lambda pid=pid: send(pid, signal.SIGCONT))
+        return bool(pids)
+
+    def take_the_store_away(self) -> bool:
+        """For less or more than a lease. True."""
+        away_s = self.lots.uniform(0.1, 2 * _LEASE_S)
+        if self.proxy is not None:
+            self.proxy.go_down()
+            self.after(away_s, self.proxy.come_back)
+            return True
+        path = Path(unquote(urlsplit(self.url).path) + ".db")
+        with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as file:
+            file.execute("BEGIN IMMEDIATE")  # every other writer waits
+            time.sleep(away_s)
+            file.execute("ROLLBACK")
+        return True
+
+    def after(self, seconds: float, do: Callable[[], object]) -> None:
+        self.timers.append(threading.Timer(seconds, do))
+        self.timers[-1].start()
 
     def replace_client(self) -> None:
         kill(self.client.pid)
@@ -148,6 +220,8 @@ class Chaos:
         return last, longest_s
 
     def end(self) -> None:
+        for timer in self.timers:
+            timer.join()
         for process in (self.client, *self.others):
             kill(process.pid)
             process.communicate()
@@ -156,21 +230,21 @@ class Chaos:
 @pytest.mark.stress
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_every_task_has_its_outcome_whoever_is_killed(store_url: str, seed: int) -> None:
-    run(store_url, seed)
+def test_every_task_has_its_outcome_whoever_is_killed(store_url: str, seed: int, proxy: FaultProxy | None) -> None:
+    run(store_url, seed, proxy)
 
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 def test_one_such_run(store_url: str) -> None:
     """The same in short, with each run of the tests; its seed is printed."""
-    run(store_url, random.SystemRandom().randrange(10**6), n_victims=4)
+    run(store_url, random.SystemRandom().randrange(10**6), None, n_victims=4)
 
 
-def run(store_url: str, seed: int, n_victims: int = _N_VICTIMS) -> None:
+def run(store_url: str, seed: int, proxy: FaultProxy | None, n_victims: int = _N_VICTIMS) -> None:
     began = time.monotonic()
     print(f"CHAOS_SEEDS={seed}", flush=True)
-    chaos = Chaos(store_url, seed)
+    chaos = Chaos(store_url, seed, proxy)
     try:
         n_ended, longest_s = 0, 0.0
         while n_ended < _N_TASKS:
