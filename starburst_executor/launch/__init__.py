@@ -1,1 +1,1 @@
-"""What starts workers: one file per engine, behind one small interface."""
+"""Launchers: start, watch and stop workers. One small interface (`base.py`), one folder per platform."""

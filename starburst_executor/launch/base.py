@@ -1,15 +1,14 @@
-"""The seam between sessions and the engines that run their workers.
+"""The interface between sessions and the platforms that run their workers.
 
-A launcher starts workers and says which of them are certainly dead. It keeps nothing: what is needed to find its
-workers again is the handle, a string that is stored in the manifest. The protocol does the rest, so an engine is one
-small file here.
+A launcher starts workers and reports which of them are certainly dead. It stores nothing: the handle, a string in the
+manifest, is enough to find its workers again. The protocol does the rest, so a platform needs only a small module.
 
-An engine far away starts workers a few at a time, with pauses. So `start` takes one step and says when the next is due;
-between two steps the client beats, and writes the handle as far as it has come:
+A remote platform starts workers a few at a time, with pauses. So `start` takes one step and returns when the next is
+due; between two steps the client beats and writes the latest handle:
 
     start(order) ─► handle, more_s=0 ─► start(order, handle) ─► handle, more_s=2.5 ─► … ─► handle, more_s=None
 
-Another client can go on from there if the first one dies.
+Another client can continue from that handle if the first one dies.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ __all__ = ["CountsInterruptions", "Death", "Launcher", "Order", "Started", "Stop
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Workers to be started.
+    """A request to start workers.
 
     Attributes:
-        launch_id: The same in each step of one launch, whoever takes it: eleven digits of time, then chance.
-        url: The session's.
+        launch_id: The id of the launch, the same in all its steps and for every client: eleven digits of time, then random ones.
+        url: The session's URL.
         key: The session's key in hexadecimal.
-        n_slots: How many tasks at once, over all workers of the order.
-        detached: Whether they outlive the client, and its terminal.
-        n_taken: How many workers of the session its engine has taken back by now.
+        n_slots: The total number of slots of the workers.
+        detached: Whether the workers outlive the client and its terminal.
+        n_taken: The number of the session's workers that the platform has reclaimed so far.
     """
 
     launch_id: str
@@ -48,13 +47,13 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """How far a launch has come.
+    """The state of a launch after a step.
 
     Attributes:
-        handle: Names every worker started so far, and how to go on.
-        n_slots: How many tasks at once these workers run.
-        more_s: After so many seconds the next step is due; None: there is none, whether or not all were started.
-        error: Why they are fewer than asked for, or why it takes so long.
+        handle: Names every worker started so far, and how to continue.
+        n_slots: The total number of slots of these workers.
+        more_s: Seconds until the next step is due; None if this was the last step, whether or not all workers were started.
+        error: Why fewer workers than requested were started, or why the launch takes long.
     """
 
     handle: str
@@ -68,10 +67,10 @@ class Death:
     """A worker that is certainly dead.
 
     Attributes:
-        words: What its engine or its last line of output says of that.
-        was_taken: The engine took its machine back, or had none for it: nothing is wrong with the worker, and another
-            one started at once would most likely fare the same.
-        was_killed: A signal ended it, or nothing says that it ended by itself: the next one may fare better.
+        words: The platform's reason, or the worker's last line of output.
+        was_taken: The platform reclaimed its machine, or had none for it: the worker is not at fault, and a replacement
+            started at once would probably be lost too.
+        was_killed: A signal ended it, or there is no sign that it ended by itself: a replacement may succeed.
     """
 
     worker_id: str
@@ -82,78 +81,78 @@ class Death:
 
 @runtime_checkable
 class CountsInterruptions(Protocol):
-    """A launcher whose engine takes machines back, and says so."""
+    """A launcher whose platform reclaims machines and reports it."""
 
     def interruptions(self, handle: str) -> int:
-        """How many of its workers' machines were taken back, or are being, as far as was asked lately."""
+        """Return how many of its workers' machines were or are being reclaimed, as of the latest poll."""
 
 
 class Launcher(Protocol):
-    """Starts workers of one engine. Called by one thread at a time; called often, so that an engine far away answers
-    `deaths` and `slots_alive` from what it has asked lately.
+    """Starts workers on one platform. Called by one thread at a time, and often: a launcher for a remote platform answers
+    `deaths` and `slots_alive` from its latest poll.
     """
 
     @property
     def name(self) -> str:
-        """Whose handles it understands, as it stands in the manifest: `local`."""
+        """The launcher's kind, which the manifest stores beside its handles: `local`."""
 
     @property
     def spec(self) -> str:
-        """What makes the same launcher in another client: its name and its options, `local?agents=2`."""
+        """Name and options, from which another client makes the same launcher: `local?agents=2`."""
 
     @property
     def launch_s(self) -> float:
-        """How long at most its first worker takes to be heard of, unless the user says otherwise."""
+        """The default limit, in seconds, for the time until its first worker beats."""
 
     @property
     def keeps_trying(self) -> bool:
-        """Whether the engine itself starts workers that it has no room for now, with no client there to ask again."""
+        """Whether the platform itself queues workers for which it has no capacity yet, even with no client attached."""
 
     def check(self, n_slots: int) -> None:
         """Refuse, before anything is started, a number of slots that it could never run. Raises: ConfigError."""
 
     def usd_per_hour(self, n_slots: int) -> float | None:
-        """What workers with so many slots cost an hour, in dollars: an estimate. None: nothing that is known."""
+        """Estimate the cost per hour of workers with `n_slots` slots, in dollars; None if unknown."""
 
     def start(self, order: Order, handle: str = "") -> Started:
         """Start workers, or the next few of them: one step.
 
         Args:
-            handle: As the step before gave it; empty for the first one.
+            handle: The handle that the previous step returned; empty for the first step.
         Raises:
-            LaunchError, ConfigError: no more can be started, and trying again would not help.
+            LaunchError, ConfigError: no more workers can be started, and a retry would not help.
         """
 
     def deaths(self, handle: str) -> list[Death]:
-        """Those of its workers that are certainly dead, each time all of them. An engine that cannot tell says none."""
+        """Return all of its workers that are certainly dead, on every call; none if the platform cannot tell."""
 
     def slots_alive(self, handle: str) -> int:
-        """How many tasks at once those of its workers run that may be alive, or are on their way."""
+        """Return the total number of slots of its workers that may be alive or are still starting."""
 
     def describe(self, handle: str) -> str:
-        """What the engine says of workers that have not been heard of; empty if it says nothing."""
+        """Return what the platform reports about workers that have not beaten yet; empty if it reports nothing."""
 
     def shed(self, handle: str, n_slots: int) -> int:
-        """Drain workers until about so many slots fewer are there; how many will go."""
+        """Drain workers with about `n_slots` slots in total; return the number of slots that will end."""
 
     def stop(self, handle: str, *, at_once: bool) -> None:
-        """Stop exactly these workers: by SIGTERM, or at once. Returns when they are gone or certainly will be."""
+        """Stop exactly these workers: by SIGTERM, or at once. Return when they have ended or certainly will."""
 
     def forget(self, handle: str) -> None:
-        """The session was deleted: remove what is kept of its workers, such as log files."""
+        """Remove what is stored of the workers of a deleted session, such as log files."""
 
     def let_go(self, handle: str) -> None:
-        """The client ends: workers bound to it end too, detached ones go on."""
+        """Release the workers as the client ends: workers bound to it end too, detached ones continue."""
 
 
 @runtime_checkable
 class StopsOne(Protocol):
-    """What a launcher has beside that can stop one worker alone. Called as `Launcher` is."""
+    """The additional methods of a launcher that can stop a single worker. Called as `Launcher` is."""
 
     def expected(self, handle: str) -> list[str]:
-        """The ids of those of its workers that the engine has started, or is about to: each is to beat."""
+        """Return the ids of the workers that the platform has started or is starting, all of which should beat."""
 
     def give_up(self, handle: str, worker_id: str, words: str) -> bool:
-        """Stop a worker that never beat; whether it was done. It counts as alive no more, and `deaths` names it, with these
-        words among its own.
+        """Stop a worker that never beat; return whether it was stopped. It no longer counts as alive, and `deaths` returns
+        it with `words` in its reason.
         """

@@ -1,12 +1,12 @@
-"""From a launcher's spec to the launcher: the only place that knows which there are.
+"""Makes a launcher from its spec: the only module that knows all launchers.
 
-A spec is a kind and its options, `fargate?cpu=4&memory=8GB&spot=1&env.MODE=fast`; of an option that is a mapping each entry
-stands for itself. It is what `launcher=` takes as a string, and what a session's manifest holds, so that another client can
-start workers of the same kind.
+A spec is a kind and its options, `fargate?cpu=4&memory=8GB&spot=1&env.MODE=fast`; each entry of a mapping is an option of
+its own. `launcher=` accepts a spec, and the session's manifest stores one, so that another client can start workers of
+the same kind.
 
     local        workers on this machine                    fargate, fargate-spot    on AWS Fargate
-    none         somebody else starts them                  ec2                      on EC2 instances of the stack
-    aws          fargate; for a detached session batch      batch, batch-spot        started, and started again, by AWS Batch
+    none         workers are started separately             ec2                      on EC2 instances of the stack
+    aws          fargate; batch for a detached session      batch, batch-spot        started, and restarted, by AWS Batch
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ _ON_AWS: dict[str, tuple[type[Fargate] | type[Ec2] | type[Batch], dict[str, Any]
 
 
 def is_on_aws(spec: str) -> bool:
-    """Whether the workers of this launcher run on AWS, where a store on this machine is of no use to them."""
+    """Whether the workers of this launcher run on AWS, where they cannot reach a store on this machine."""
     kind = spec.partition("?")[0]
     return kind == "aws" or kind in _ON_AWS
 
 
 def open_launcher(spec: str, clock: Clock, *, detached: bool) -> Launcher | None:
-    """The launcher that a spec names; None for "none".
+    """Return the launcher that a spec names; None for "none".
 
     Args:
-        detached: What "aws" is depends on it.
+        detached: Whether the session is detached, which selects the launcher for "aws".
     Raises:
         ConfigError: there is no such launcher, it has no such option, or an option is out of range.
     """
@@ -62,13 +62,13 @@ def open_launcher(spec: str, clock: Clock, *, detached: bool) -> Launcher | None
     if kind == "none" and not options:
         return None
     known = ", ".join(["local", "none", "aws", *_ON_AWS])
-    raise ConfigError(f"launcher={spec!r}: no such launcher, or no such option of it; there are {known}")
+    raise ConfigError(f"launcher={spec!r}: no such launcher, or no such option of it; the launchers are {known}")
 
 
 def _typed(spec: str, made: type, options: dict[str, str]) -> dict[str, Any]:
-    """Options in the types of the launcher's own fields."""
+    """Convert options to the types of the launcher's fields."""
     hints = get_type_hints(made)
-    known = {one.name: hints[one.name] for one in fields(made)}
+    known = {field.name: hints[field.name] for field in fields(made)}
     typed: dict[str, Any] = {}
     for name, text in options.items():
         of, _, key = name.partition(".")
@@ -76,7 +76,9 @@ def _typed(spec: str, made: type, options: dict[str, str]) -> dict[str, Any]:
             typed.setdefault(of, {})[key] = text
             continue
         if name not in known or get_origin(known[name]) is Mapping:
-            raise ConfigError(f"launcher={spec!r}: no such option: {name!r}; there are {', '.join(sorted(known))}")
+            raise ConfigError(
+                f"launcher={spec!r}: no such option: {name!r}; the options are {', '.join(sorted(known))}"
+            )
         kinds = [kind for kind in get_args(known[name]) or (known[name],) if kind is not type(None)]
         try:
             typed[name] = _READERS[kinds[0]](text)

@@ -1,1 +1,1 @@
-"""Workers that Amazon ECS or AWS Batch starts."""
+"""Workers as ECS tasks or AWS Batch jobs."""

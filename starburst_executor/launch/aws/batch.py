@@ -1,5 +1,5 @@
-"""Workers as jobs of AWS Batch: its queue waits for capacity, and starts again what a host took down, with no client
-there. What may be asked for is checked here; what is asked of Batch is in `batch_jobs.py`.
+"""Workers as jobs of AWS Batch, whose queue waits for capacity and restarts the jobs of a lost host, with no client
+attached. This module checks the options; `batch_jobs.py` makes the requests to Batch.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _ON = ("fargate", "ec2")
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(OnAws):
-    """Workers as the jobs of one array on AWS Batch, of which each is started again when its machine is taken.
+    """Workers as the jobs of one array on AWS Batch, which restarts each job whose machine was reclaimed.
 
-    It starts slower than `Fargate`, by about a minute, and needs nobody to watch it: for detached sessions.
+    Workers start about a minute later than with `Fargate`, and need no client to watch them: for detached sessions.
 
     Attributes:
         cpu: vCPUs of each worker; with `on="fargate"` 0.25, 0.5, 1, 2, 4, 8 or 16.
-        memory: Of each worker, such as `"8GB"`; two GB a vCPU unless given.
+        memory: Memory of each worker, such as `"8GB"`; 2 GB per vCPU by default.
         on: `"fargate"`, or `"ec2"` for instances that Batch starts.
-        spot: On spare capacity first, and On-Demand where there is none.
-        gpus: Of each worker; with `on="ec2"` only.
+        spot: Whether to use spare capacity first, and On-Demand where there is none.
+        gpus: GPUs of each worker; with `on="ec2"` only.
         arch: `"x86_64"` or `"arm64"`.
-        ephemeral_gb: Disk of each worker, 20..200; with `on="fargate"` only. On EC2 it is the instance's.
+        ephemeral_gb: Disk of each worker, 20..200; with `on="fargate"` only. On EC2 it is the instance's disk.
 
-    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env`, `secrets` and `mounts` are the same for every launcher on AWS.
+    The attributes `slots`, `image`, `stack`, `region`, `profile`, `role`, `env`, `secrets` and `mounts` are common to all launchers on AWS.
 
-    Raises: ConfigError; for a size that Fargate does not have it names the nearest one.
+    Raises: ConfigError; for a size that Fargate does not have, the message names the nearest one.
     """
 
     cpu: float = 1
@@ -51,7 +51,7 @@ class Batch(OnAws):
     ephemeral_gb: int = EPHEMERAL_GB_LEAST
 
     name = "batch"
-    # Its queue waits for capacity; a job that nothing will ever run must still become an error.
+    # The queue waits for capacity; a job that can never run must still become an error.
     launch_s = 3600.0
     keeps_trying = True
 
@@ -63,17 +63,17 @@ class Batch(OnAws):
         if self.on == "ec2" and (type(self.cpu) not in (int, float) or self.cpu < 1 or self.cpu != int(self.cpu)):
             raise ConfigError(f"cpu={self.cpu!r} (an argument): must be a whole number of vCPUs on EC2")
         if type(self.gpus) is not int or self.gpus < 0 or (self.gpus and self.on != "ec2"):
-            raise ConfigError(f"gpus={self.gpus!r} (an argument): must be 0, or a number of them with on='ec2'")
+            raise ConfigError(f"gpus={self.gpus!r} (an argument): must be 0, or a positive number with on='ec2'")
         check_ephemeral(self.ephemeral_gb)
         if self.on == "ec2" and self.ephemeral_gb != EPHEMERAL_GB_LEAST:
             raise ConfigError(
-                f"ephemeral_gb={self.ephemeral_gb!r} (an argument): is for on='fargate'; on EC2 `starburst setup --disk-gb`"
+                f"ephemeral_gb={self.ephemeral_gb!r} (an argument): requires on='fargate'; on EC2 use `starburst setup --disk-gb`"
             )
         _ = self.size
 
     @property
     def size(self) -> Size:
-        """What each worker has."""
+        """vCPUs and memory of each worker."""
         return fargate_size(self.cpu, self.memory) if self.on == "fargate" else Size.of(self.cpu, self.memory)
 
     @property
@@ -109,9 +109,9 @@ class Batch(OnAws):
         return self.slots or max(1, int(self.cpu))
 
     def usd_per_hour(self, n_slots: int) -> float:
-        """What workers with so many slots cost an hour, estimated. Price list: 1 once a day.
+        """Estimate the cost per hour of workers with `n_slots` slots. Price list: 1 once a day.
 
-        Spot counts as On-Demand, which is what its queue takes where there is no spare capacity: limits are to hold.
+        Spot counts as On-Demand, which the queue uses where there is no spare capacity, so that cost limits hold.
         """
         pricing, (vcpu, mib) = self.account.pricing, self.size
         if self.on == "fargate":
@@ -121,7 +121,7 @@ class Batch(OnAws):
         return -(-n_slots // self._slots_each) * price.usd_per_hour
 
     def check(self, n_slots: int) -> None:
-        """See that there is a stack with such a queue, and an image. Raises: ConfigError, LaunchError."""
+        """Check that the stack has such a queue, and that the image exists. Raises: ConfigError, LaunchError."""
         self._jobs.check(n_slots)
 
     def start(self, order: Order, handle: str = "") -> Started:
@@ -155,8 +155,8 @@ class Batch(OnAws):
         self._jobs.let_go(handle)
 
     def forget(self, handle: str) -> None:
-        """Nothing is kept but logs, which CloudWatch drops in time."""
+        """Do nothing: only logs remain, which expire in CloudWatch."""
 
     def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:  # noqa: ARG002
-        # Of a job that no launch names nobody knows the ECS task any more. Batch: 1 for 100 jobs.
-        return {stream: one for handle in handles for stream, one in self._jobs.log_streams(handle)}
+        # Without a launch that names the job, its ECS task cannot be found any more. Batch: 1 for 100 jobs.
+        return {stream: worker_id for handle in handles for stream, worker_id in self._jobs.log_streams(handle)}

@@ -1,7 +1,7 @@
-"""The EC2 instances of a stack, as its launcher needs them: what fits on one, and how long they stay.
+"""The EC2 instances of a stack, for the launcher: the capacity of one instance, and how long instances are kept.
 
-The stack has a capacity provider for one or a few instance types, On-Demand and Spot; ECS's managed scaling starts an
-instance for each ECS task that finds none, and ends those without any. One ECS task fills the smallest of the types.
+The stack has a capacity provider for one or more instance types, On-Demand and Spot. ECS managed scaling starts an
+instance for each ECS task without one, and ends idle instances. One ECS task fills an instance of the smallest type.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = ["Hosts", "Machine"]
 
 _log = logging.getLogger(__name__)
 
-# What the kernel, the container engine and ECS's agent keep: about a twelfth, and some of it however small the machine.
+# Memory for the kernel, the container engine and the ECS agent: about a twelfth, plus a constant for small machines.
 _KEPT_PART, _KEPT_MIB = 12, 256
 _WARM = "starburst-warm"
 
 
 class Machine(NamedTuple):
-    """An instance type."""
+    """The capacity of an instance type."""
 
     vcpus: int
     mib: int
@@ -37,13 +37,13 @@ class Machine(NamedTuple):
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> Machine:
-        """From what EC2 says of a type."""
-        gpus = sum(int(one.get("Count", 0)) for one in record.get("GpuInfo", {}).get("Gpus", []))
+        """Parse EC2's description of a type."""
+        gpus = sum(int(gpu.get("Count", 0)) for gpu in record.get("GpuInfo", {}).get("Gpus", []))
         return cls(int(record["VCpuInfo"]["DefaultVCpus"]), int(record["MemoryInfo"]["SizeInMiB"]), gpus)
 
     @property
     def usable_mib(self) -> int:
-        """What an ECS task may have of its memory."""
+        """The memory that an ECS task may use, in MiB."""
         return self.mib - self.mib // _KEPT_PART - _KEPT_MIB
 
 
@@ -51,7 +51,7 @@ class Hosts:
     """The instances of one kind in a stack.
 
     Args:
-        instance_type: As the user named it; None for the stack's, whichever of them starts.
+        instance_type: The user's choice; None for any of the stack's types.
     """
 
     def __init__(self, account: Account, instance_type: str | None, *, spot: bool, warm_s: float) -> None:
@@ -62,7 +62,7 @@ class Hosts:
 
     @property
     def instance_types(self) -> tuple[str, ...]:
-        """What may start. Raises: ConfigError if the stack has none, or others than was asked for."""
+        """The types that may start. Raises: ConfigError if the stack has none, or not the requested one."""
         stack = self._account.stack
         if not stack.ec2_instance_types:
             raise ConfigError(
@@ -94,18 +94,18 @@ class Hosts:
 
     @cached_property
     def machines(self) -> dict[str, Machine]:
-        """What an instance of each type has. Raises: LaunchError, ConfigError. EC2: 1, once."""
-        found = describe_types(self._account.clients, self.instance_types)
-        return {str(one["InstanceType"]): Machine.of(one) for one in found}
+        """The capacity of each type. Raises: LaunchError, ConfigError. EC2: 1, once."""
+        records = describe_types(self._account.clients, self.instance_types)
+        return {str(record["InstanceType"]): Machine.of(record) for record in records}
 
     @property
     def machine(self) -> Machine:
-        """What every instance has, of whichever type it is. As `machines`."""
-        found = self.machines.values()
-        return Machine(*(min(one[i] for one in found) for i in range(len(Machine._fields))))
+        """The capacity that an instance of any of the types has at least. Raises and requests: as `machines`."""
+        machines = self.machines.values()
+        return Machine(*(min(machine[i] for machine in machines) for i in range(len(Machine._fields))))
 
     def definition(self, *, memory: str | None, gpus: int) -> dict[str, Any]:
-        """A task definition that fills one instance. Raises: ConfigError if the instance has not so much."""
+        """Return a task definition that fills one instance. Raises: ConfigError if the instance is too small."""
         stack, machine = self._account.stack, self.machine
         types = " or ".join(self.instance_types)
         mib = machine.usable_mib if memory is None else memory_mib(memory)
@@ -122,7 +122,7 @@ class Hosts:
             container["resourceRequirements"] = [{"type": "GPU", "value": str(gpus)}]
         return {
             "requiresCompatibilities": ["EC2"],
-            # With a network interface of its own it would have no public IP, and no way out.
+            # A network interface of its own would have no public IP address, and so no route to the internet.
             "networkMode": "bridge",
             "cpu": str(machine.vcpus * 1024),
             "memory": str(mib),
@@ -133,8 +133,8 @@ class Hosts:
         }
 
     def keep_warm(self, n_instances: int) -> None:
-        """Let so many instances stay for `warm_s`, whatever becomes of this client: AWS itself ends that. What fails is
-        logged. ECS: 1, Auto Scaling: 2.
+        """Keep `n_instances` for `warm_s`, even if this client dies: AWS itself ends the period. Errors are logged. ECS: 1,
+        Auto Scaling: 2.
         """
         if not self._warm_s or not n_instances:
             return
@@ -145,7 +145,7 @@ class Hosts:
             group = str(arn).rpartition("/")[2]
             scaling = clients.get("autoscaling")
             ends = datetime.fromtimestamp(SystemClock().now(), timezone.utc) + timedelta(seconds=self._warm_s)
-            # First the end, then the beginning: what is kept warm is never without an end.
+            # Guarantee: instances are never kept without an end, since the end is scheduled first.
             scaling.put_scheduled_update_group_action(
                 AutoScalingGroupName=group, ScheduledActionName=_WARM, StartTime=ends, MinSize=0
             )

@@ -1,1 +1,1 @@
-"""Workers that are processes of this machine."""
+"""Workers as processes on this machine."""

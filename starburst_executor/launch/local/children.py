@@ -1,7 +1,7 @@
-"""An agent as the client that started it sees it: still there or not, and how it ended.
+"""An agent process from the point of view of the client that started it: whether it is alive, and how it ended.
 
-Two kinds of start give the same: an interpreter of its own, or a fork of the fork server (`fork_server.py`). `life` is
-the writing end of the pipe that carries the agent's bootstrap and, while it stays open, says that the client lives.
+There are two implementations: an interpreter of its own, or a fork of the fork server (`fork_server.py`). `life` is the
+writing end of the pipe that carries the agent's bootstrap; while it is open, the agent knows that the client is alive.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class Child(Protocol):
     life: IO[bytes]
 
     def has_ended(self, *, closely: bool = False) -> bool:
-        """Whether it is certainly gone; once it is, for good. `closely`: for whoever waits for it now."""
+        """Whether it has certainly ended; once True, always True. `closely`: check now, for a caller that waits for the end."""
 
     def exit_code(self) -> int | None:
-        """How it ended, as `subprocess` tells it; None if it has not, or if that is not known."""
+        """Return its exit code as `subprocess` defines it; None if it has not ended, or if the code is unknown."""
 
     def let_go(self) -> None:
-        """It goes on, or is gone, and nobody here waits for it any more."""
+        """Stop waiting for it; it continues, or has ended."""
 
     def abandon(self) -> None:
-        """For the child of a fork of the user's: it is no business of this process."""
+        """Drop it in a child after a fork by the user: only the parent owns the agent."""
 
 
 class Interpreter:
@@ -50,23 +50,23 @@ class Interpreter:
             start_new_session=True,
             env=config.worker_environment(),
         )
-        assert self._process.stdin is not None  # a pipe was asked for  # noqa: S101
+        assert self._process.stdin is not None  # stdin=PIPE  # noqa: S101
         self.life = self._process.stdin
         self.pid = self._process.pid
         self.started = started_at(self.pid)
 
-    def has_ended(self, *, closely: bool = False) -> bool:  # noqa: ARG002 - it is always looked at
+    def has_ended(self, *, closely: bool = False) -> bool:  # noqa: ARG002 - every call polls
         return self._process.poll() is not None
 
     def exit_code(self) -> int | None:
         return self._process.poll()
 
     def let_go(self) -> None:
-        # A detached worker goes on without us; its process object must not complain that nobody waits for it.
+        # A detached worker outlives this process; its Popen object must not warn that it was not waited for.
         if self._process.poll() is None:
             self._process.returncode = 0
 
     def abandon(self) -> None:
         self.life.close()
-        # It is no child of this process: nothing here is to wait for it.
+        # The agent is not a child of this process, which must not wait for it.
         self._process.returncode = 0

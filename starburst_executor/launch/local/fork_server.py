@@ -1,11 +1,12 @@
-"""The fork server as the client sees it: one interpreter per session that has everything loaded, and forks agents.
+"""The client's side of the fork server: one interpreter per session with all modules loaded, which forks agents.
 
-    client ──start──► fork server ──fork──► agent, with a session (`setsid`), pipe, output and environment of its own
-       ▲                   └─ how each agent ended ─┐
+    client ──start──► fork server ──fork──► agent, with its own session (`setsid`), pipe, output and environment
+       ▲                   └─ each agent's exit code ┐
        └────────────────────────────────────────────┘
 
-It owns nothing that matters. Agents are bound to the client by pipes that it does not hold; when it ends, they go on
-and whether they live is told by their start times. It ends itself when the client closes `control`, or is gone.
+The fork server has no state that must survive. Agents are bound to the client by pipes that it does not hold; when it
+ends, they continue, and the client tells from their start times whether they are alive. It ends when the client closes
+`control` or dies.
 
 Source: docs/design/0005-forked-agents.md
 """
@@ -31,26 +32,26 @@ from starburst_executor.launch.local.processes import started_at
 
 __all__ = ["FORKS", "ForkServer", "Forked", "ServerKilled"]
 
-# Not on macOS: its frameworks, and with them Apple's SQLite and the proxy settings that every HTTP client reads, may have
-# begun threads when they are imported, and end a process that uses them after a fork without exec. Agents are
-# interpreters of their own there. (CPython does not fork there unless told to either: bpo-33725.)
+# Not on macOS: its frameworks, used by Apple's SQLite and by the proxy lookup of every HTTP client, may start threads on
+# import, and abort a process that uses them after a fork without exec. On macOS each agent is an interpreter of its own.
+# (CPython does not fork by default on macOS either: bpo-33725.)
 FORKS = sys.platform == "linux"
 
-# A machine may be so busy that loading takes seconds. A fork server that says nothing for this long never will.
+# Loading may take seconds on a busy machine. A fork server that has not answered after this time never will.
 _ANSWER_S = 60.0
 _END_S = 5.0
 _WORDS_BYTES = 2000
 
 
 class ServerKilled(LaunchError):
-    """A signal ended the fork server: another one may be luckier."""
+    """A signal ended the fork server: a new one may succeed."""
 
 
 class ForkServer:
     """Forks agents of one session. Not thread-safe."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        """Start it; does not wait until it is ready. Raises: OSError."""
+        """Start the process, without waiting until it is ready. Raises: OSError."""
         import tempfile  # not needed by an import of the package
 
         self._control, theirs = socket.socketpair()
@@ -76,17 +77,17 @@ class ForkServer:
             raise
         finally:
             theirs.close()
-        # A client may leave without a word to its launcher, when no handle names a worker any more.
+        # A client may end without a call to its launcher, if no handle names a worker any more.
         self._end = weakref.finalize(self, _end, self._process, self._control, self._errors)
 
     def fork(self, n_slots: int, output: IO[bytes] | None) -> Forked:
-        """Fork an agent. Waits until it is there, the first time until the fork server has loaded everything.
+        """Fork an agent and wait for it; the first call also waits until the fork server has loaded all modules.
 
         Args:
-            output: Where its output and errors go; None for this process's own.
+            output: The file for its output and errors; None for those of this process.
         Raises:
-            LaunchError: the system refused another process, or the fork server is gone; `is_up` tells which.
-            ServerKilled: it is gone by a signal. It may have forked an agent: one that ends when its pipe does.
+            LaunchError: the system refused another process (`is_up` stays true), or the fork server has ended.
+            ServerKilled: a signal ended it. An agent that it may have forked ends when its pipe closes.
             OSError: this process cannot open any more files.
         """
         self._n_asked += 1
@@ -94,7 +95,9 @@ class ForkServer:
         with ExitStack() as opened:
             reading, writing = os.pipe()
             opened.callback(os.close, reading)
-            life = os.fdopen(writing, "wb", buffering=0)  # what an agent no longer reads must not wait for its close
+            life = os.fdopen(
+                writing, "wb", buffering=0
+            )  # unbuffered: closing must not wait for an agent that no longer reads
             on_failure = opened.enter_context(ExitStack())
             on_failure.callback(life.close)
             fds = [reading]
@@ -103,28 +106,28 @@ class ForkServer:
                 opened.callback(os.close, fds[-1])
             kind, value = self._ask(asked, fds)
             if kind == fork_wire.REFUSED:
-                raise LaunchError(f"the system refused another process: {os.strerror(value)}; ask for fewer agents")
+                raise LaunchError(f"the system refused another process: {os.strerror(value)}; request fewer agents")
             on_failure.pop_all()
         return Forked(self, asked.number, value, life)
 
     def exit_code(self, number: int) -> int | None:
-        """How this agent ended, as `subprocess` tells it; None if it has not, or if the fork server ended before."""
+        """Return the agent's exit code as `subprocess` defines it; None if it has not ended, or if the fork server ended first."""
         while self.is_up and number not in self._exit_codes and _has_news(self._control):
             self._listen()
         return self._exit_codes.get(number)
 
     def close(self) -> None:
-        """End it. Agents go on. A second call is harmless."""
+        """End the fork server; agents continue. A second call is harmless."""
         self.is_up = False
         self._end()
 
     def abandon(self) -> None:
-        """For the child of a fork of the user's: its end must mean that the client's own process has ended."""
+        """Drop the connection in a child after a fork by the user: `control` must close when the client's own process ends."""
         self.is_up = False
         self._end.detach()
         self._control.close()
         self._errors.close()
-        # It is no child of this process: nothing here is to wait for it.
+        # The fork server is not a child of this process, which must not wait for it.
         self._process.returncode = 0
 
     def _ask(self, asked: Asked, fds: Sequence[int]) -> tuple[bytes, int]:
@@ -138,7 +141,7 @@ class ForkServer:
         return self._answers.pop(asked.number)
 
     def _listen(self) -> bool:
-        """Take in what it says next; False if it says nothing any more."""
+        """Receive its next reports; return False at the end of the connection."""
         try:
             received = self._control.recv(4096)
         except ConnectionResetError:
@@ -155,7 +158,7 @@ class ForkServer:
         return bool(received)
 
     def _gone(self, error: OSError) -> LaunchError:
-        """Why it cannot be asked any more, with its last words. It is ended for good."""
+        """End the fork server and return the error, with its last output."""
         self.is_up = False
         self._control.close()
         was_killed = False
@@ -169,7 +172,7 @@ class ForkServer:
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - _WORDS_BYTES))
         words = self._errors.read().decode("utf-8", "replace").strip()
-        text = "; ".join(filter(None, ["the process that forks workers is gone", status, words]))
+        text = "; ".join(filter(None, ["the process that forks workers has ended", status, words]))
         return ServerKilled(text) if was_killed else LaunchError(text)
 
 
@@ -186,18 +189,18 @@ class Forked:
 
     def has_ended(self, *, closely: bool = False) -> bool:
         if not self._has_ended:
-            is_told = self._server.exit_code(self._number) is not None
-            # While there is a fork server it tells, unless it was stopped, and asking the system costs ten times as much.
-            asks = not is_told and (closely or not self._server.is_up)
-            # One whose start was not seen had ended by then.
-            self._has_ended = is_told or (asks and (not self.started or started_at(self.pid) != self.started))
+            is_reported = self._server.exit_code(self._number) is not None
+            # A running fork server reports each end, unless it is stopped; a lookup in /proc costs ten times as much.
+            looks_up = not is_reported and (closely or not self._server.is_up)
+            # Without a start time, the agent had ended before the start time could be read.
+            self._has_ended = is_reported or (looks_up and (not self.started or started_at(self.pid) != self.started))
         return self._has_ended
 
     def exit_code(self) -> int | None:
         return self._server.exit_code(self._number)
 
     def let_go(self) -> None:
-        """Nothing: it is no child of this process."""
+        """Do nothing: it is not a child of this process."""
 
     def abandon(self) -> None:
         self.life.close()
@@ -205,13 +208,13 @@ class Forked:
 
 def _end(process: subprocess.Popen[bytes], control: socket.socket, errors: IO[bytes]) -> None:
     control.close()
-    process.kill()  # it has nothing to finish, and may be stopped
+    process.kill()  # it has no work to finish, and may be stopped by SIGSTOP
     process.wait()
     errors.close()
 
 
 def _duplicate(fd: int) -> int:
-    """This descriptor, or the null device in place of one that this process has closed."""
+    """Duplicate a descriptor; open the null device if this process has closed it."""
     try:
         return os.dup(fd)
     except OSError:
@@ -225,7 +228,7 @@ def _has_news(control: socket.socket) -> bool:
 
 
 def _folder() -> str:
-    """The working directory; empty if it was removed."""
+    """Return the working directory; empty if it was removed."""
     try:
         return str(Path.cwd())
     except OSError:

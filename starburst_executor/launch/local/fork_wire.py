@@ -1,10 +1,11 @@
-"""What a client and its fork server say to each other, over one stream socket.
+"""The protocol between a client and its fork server, over one stream socket.
 
     client ── length, Asked; with it the agent's standard input, output and error ──► fork server
     client ◄── FORKED number pid │ REFUSED number errno │ ENDED number exit code ──── fork server
 
-Its end says "go" to the one and "gone" to the other. Numbers are the client's, since process ids are used again.
-Nothing secret passes here: what the fork server has read, all its children could read in their memory.
+When the client closes the socket, the fork server ends; when the fork server closes it, the client knows that it has
+ended. The client numbers its requests, since process ids are reused. The socket carries no secrets: all agents could
+read in their memory what the fork server has received.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _LENGTH = struct.Struct("<I")
 
 
 class Asked(NamedTuple):
-    """One agent to be forked: what an interpreter of its own would have inherited from the client at this moment."""
+    """A request to fork an agent, with the state that a new interpreter would inherit from the client at this moment."""
 
     number: int
     n_slots: int
@@ -36,14 +37,16 @@ class Asked(NamedTuple):
 
 
 def ask(control: socket.socket, asked: Asked, fds: Sequence[int]) -> None:
-    """Send it, with the agent's standard input, output and error. Raises: OSError."""
+    """Send a request, with the agent's standard input, output and error. Raises: OSError."""
     body = msgpack.packb(tuple(asked), unicode_errors="surrogateescape")
     socket.send_fds(control, [_LENGTH.pack(len(body))], fds)
     control.sendall(body)
 
 
 def take(control: socket.socket) -> tuple[Asked, list[int]] | None:
-    """The next one and its descriptors, fewer if too many are open here; None at the end, also in the middle of one."""
+    """Receive the next request and its descriptors, fewer if this process has too many open; None at the end of the connection,
+    also within a request.
+    """
     head, fds, _, _ = socket.recv_fds(control, _LENGTH.size, N_FDS)
     head += _read(control, _LENGTH.size - len(head)) if head else b""
     body = _read(control, _LENGTH.unpack(head)[0]) if len(head) == _LENGTH.size else b""
@@ -51,7 +54,7 @@ def take(control: socket.socket) -> tuple[Asked, list[int]] | None:
 
 
 def _read(control: socket.socket, n_bytes: int) -> bytes:
-    """So many bytes, or none if the end comes before."""
+    """Read `n_bytes`, or return none if the connection ends before."""
     body = b""
     while len(body) < n_bytes:
         more = control.recv(n_bytes - len(body))

@@ -1,10 +1,10 @@
-"""Workers on this machine: one agent process with N slots, or several, forked from one that has everything loaded.
+"""Workers on this machine: one agent process with N slots, or several, forked from a process with all modules loaded.
 
-An attached session's agent is bound to its client by a pipe: when the client ends, in whatever way, the agent ends. A
-detached one has a session of its own (`setsid`), so that it outlives the terminal, and its output goes to a log file.
+The agent of an attached session is bound to its client by a pipe: when the client ends, for any reason, the agent ends.
+A detached agent has its own session (`setsid`), so that it outlives the terminal, and writes its output to a log file.
 
-A handle names each process by machine, boot, process id and start time, so that a later client on the same machine can
-tell whether it lives, and one on another machine knows that it cannot tell.
+A handle names each process by machine, boot, process id and start time. So a later client on the same machine can check
+whether it is alive, and a client on another machine knows that it cannot.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _log = logging.getLogger(__name__)
 
 _LAST_WORDS_BYTES = 2000
 _STOP_S = 10.0
-_LOOK_S = 0.005  # how often to look whether one has ended that was told to
-# Pauses before another fork server is started in place of one that was killed.
+_LOOK_S = 0.005  # the interval of checks whether a stopped process has ended
+# Pauses before a fork server that was killed is replaced.
 _AGAIN_S, _AGAIN_MOST_S = 0.05, 5.0
-# What a worker that ends by itself leaves behind.
+# The output of a worker that ended by itself begins with one of these.
 _OWN_WORDS = ("starburst worker: ", "Traceback (most recent call last)")
 _LEAVE_QUIETLY = b"q"
-# Not "-m": that would put the working directory first on the path, and with it whatever modules lie there.
-# Where a flag keeps the working directory off the path, the first entry is another one.
+# Not "-m": that would put the working directory first on the path, with all modules in it. If a flag keeps the working
+# directory off the path, the first entry is not "".
 _START = (
     f"import sys; sys.path[:sys.path[:1] == ['']] = [{str(Path(__file__).parents[3])!r}]; "
     "from starburst_executor.worker.__main__ import main; sys.exit(main())"
@@ -55,7 +55,7 @@ _START = (
 
 
 class _Process(NamedTuple):
-    """One agent, as a handle names it."""
+    """An agent in a handle."""
 
     worker_id: str
     machine: str
@@ -69,7 +69,7 @@ class Local:
     """Starts agents on this machine.
 
     Args:
-        agents: How many agent processes share the slots; one does unless their beats are to be independent.
+        agents: The number of agent processes that share the slots; more than one only for independent beats.
     """
 
     name = "local"
@@ -84,8 +84,8 @@ class Local:
         self._children: dict[str, Child] = {}
         self._servers: dict[str, ForkServer] = {}  # by the session's URL
         self._again = Backoff(self._clock, _AGAIN_S, _AGAIN_MOST_S)
-        here = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _after_fork(here()))
+        reference = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _after_fork(reference()))
 
     def __repr__(self) -> str:
         return f"Local(agents={self._agents})"
@@ -95,23 +95,23 @@ class Local:
         return "local" if self._agents == 1 else f"local?agents={self._agents}"
 
     def check(self, n_slots: int) -> None:
-        """Refuse what no machine runs well, before anything is started. Raises: ConfigError."""
+        """Refuse more slots than a machine runs well, before anything is started. Raises: ConfigError."""
         most = self._agents * MOST_SLOTS
         if n_slots > most:
             raise ConfigError(
                 f"workers={n_slots} (an argument or setting): must be at most {most} on this machine, {MOST_SLOTS} for each of "
-                f"{self._agents} agents; ask for fewer, or let workers elsewhere join a session with launcher='none'"
+                f"{self._agents} agents; request fewer, or let workers on other machines join a session with launcher='none'"
             )
 
-    def usd_per_hour(self, n_slots: int) -> float | None:  # noqa: ARG002 - a machine that is there costs nothing more
-        """None."""
+    def usd_per_hour(self, n_slots: int) -> float | None:  # noqa: ARG002 - this machine costs nothing more
+        """Return None: an estimate does not apply to this machine."""
         return None
 
     def start(self, order: Order, handle: str = "") -> Started:
-        """One step starts them all, but where the fork server is killed: then another one does, after a pause."""
+        """Start all workers in one step; if the fork server is killed, a new one starts the rest after a pause."""
         self.check(order.n_slots)
         started = _load(handle)
-        n_slots = order.n_slots - sum(one.n_slots for one in started)
+        n_slots = order.n_slots - sum(process.n_slots for process in started)
         n_agents = max(0, min(max(1, self._agents - len(started)), n_slots))
         shares = [n_slots // n_agents + (i < n_slots % n_agents) for i in range(n_agents)]
         why: LaunchError | None = None
@@ -120,66 +120,65 @@ class Local:
                 started.append(self._start_one(order, share))
                 self._again.reset()
             except ServerKilled as error:
-                # Whatever kills it may do so again. For how long this goes on is the caller's to say.
-                return Started(
-                    _dump(started), sum(one.n_slots for one in started), more_s=self._again.next_s(), error=error
-                )
+                # It may be killed again. The caller decides how long to retry.
+                n_started = sum(process.n_slots for process in started)
+                return Started(_dump(started), n_started, more_s=self._again.next_s(), error=error)
             except LaunchError as error:
                 if not started:
                     raise
-                # What was started must be in a handle. The client says that some are missing and asks again.
+                # The handle must name the workers that were started. The client reports the missing ones and retries.
                 why = error
                 break
-        return Started(_dump(started), sum(one.n_slots for one in started), error=why)
+        return Started(_dump(started), sum(process.n_slots for process in started), error=why)
 
     def deaths(self, handle: str) -> list[Death]:
-        return [self._death(one) for one in _load(handle) if self._is_dead(one)]
+        return [self._death(process) for process in _load(handle) if self._is_dead(process)]
 
     def slots_alive(self, handle: str) -> int:
-        return sum(one.n_slots for one in _load(handle) if not self._is_dead(one))
+        return sum(process.n_slots for process in _load(handle) if not self._is_dead(process))
 
-    def describe(self, handle: str) -> str:  # noqa: ARG002 - what they print is shown, or in their logs
+    def describe(self, handle: str) -> str:  # noqa: ARG002 - their output is shown, or is in their logs
         return ""
 
-    def shed(self, handle: str, n_slots: int) -> int:  # noqa: ARG002 - mostly there is one process: all or none
+    def shed(self, handle: str, n_slots: int) -> int:  # noqa: ARG002 - there usually is one process: all or none
         self.stop(handle, at_once=False)
         return self.slots_alive(handle)
 
     def stop(self, handle: str, *, at_once: bool) -> None:
-        here = [one for one in _load(handle) if one.machine == config.machine_boot()]
-        alive = [one for one in here if not self._is_dead(one) and is_worker(one.pid)]
-        for one in alive:
-            self._signal(one, signal.SIGKILL if at_once else signal.SIGTERM)
+        local = [process for process in _load(handle) if process.machine == config.machine_boot()]
+        alive = [process for process in local if not self._is_dead(process) and is_worker(process.pid)]
+        for process in alive:
+            self._signal(process, signal.SIGKILL if at_once else signal.SIGTERM)
         if at_once:
             self._wait(alive)
 
     def let_go(self, handle: str) -> None:
-        mine = [one for one in _load(handle) if one.worker_id in self._children]
+        owned = [process for process in _load(handle) if process.worker_id in self._children]
         bound: list[_Process] = []
-        for one in mine:
-            pipe = self._children[one.worker_id].life
+        for process in owned:
+            pipe = self._children[process.worker_id].life
             if not pipe.closed:
-                # A client that ends in good order says so; the end of the pipe alone means that it died.
+                # A client that ends in order writes this byte; a pipe that closes without it means that the client died.
                 with suppress(OSError):
                     pipe.write(_LEAVE_QUIETLY)
                 with suppress(OSError):
                     pipe.close()
-                bound.append(one)
+                bound.append(process)
         self._wait(bound)
-        for one in mine:
-            self._children.pop(one.worker_id).let_go()
-        # Those left are of handles that are let go after this one, or died and are in none any more.
+        for process in owned:
+            self._children.pop(process.worker_id).let_go()
+        # The other children belong to handles that are released later, or died and are in no handle any more.
         if all(child.has_ended() for child in self._children.values()):
             while self._servers:
                 self._servers.popitem()[1].close()
 
     def forget(self, handle: str) -> None:
-        for one in _load(handle):
+        for process in _load(handle):
             with suppress(OSError):
-                _log_of(one).unlink()
+                _log_of(process).unlink()
 
     def abandon(self) -> None:
-        """For the child of a fork of the user's: the end of these pipes must mean that *this* process ended."""
+        """Drop all agents in a child after a fork by the user: their pipes must close when the *client's* process ends."""
         for child in self._children.values():
             child.abandon()
         for server in self._servers.values():
@@ -206,7 +205,7 @@ class Local:
         try:
             with nullcontext(None) if attached else log.open("ab", buffering=0) as output:
                 child = self._child(order.url, n_slots, output)
-            # One that was killed before it could read is found dead like any other.
+            # A worker that is killed before it reads the record is found dead like any other.
             with suppress(BrokenPipeError):
                 write_bootstrap(child.life, bootstrap)
             if order.detached:
@@ -217,8 +216,8 @@ class Local:
         return _Process(worker_id, config.machine_boot(), child.pid, child.started, str(log), n_slots)
 
     def _child(self, url: str, n_slots: int, output: IO[bytes] | None) -> Child:
-        # As for the processes of `multiprocessing`: -O, -W, -X and others hold for tasks too.
-        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way
+        # As for the processes of `multiprocessing`: -O, -W, -X and other flags apply to tasks too.
+        flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no public function
         command = [sys.executable, *flags, "-c", _START, url]
         if not fork_server.FORKS:
             return Interpreter([*command, "--slots", str(n_slots), "--bootstrap"], output)
@@ -230,57 +229,57 @@ class Local:
                 if server.is_up:
                     raise
                 server.close()
-        # Whether that one was killed or there was none yet: this one is new, and its failure is a reason, but for a signal.
+        # First start, or replacement of a killed one. A failure of a new fork server is final, unless a signal ended it.
         server = self._servers[url] = ForkServer([*command, "--fork-server"])
         return server.fork(n_slots, output)
 
-    def _is_dead(self, one: _Process, *, closely: bool = False) -> bool:
-        child = self._children.get(one.worker_id)
+    def _is_dead(self, process: _Process, *, closely: bool = False) -> bool:
+        child = self._children.get(process.worker_id)
         if child is not None:
             if child.has_ended(closely=closely):
                 child.life.close()
                 return True
             return False
-        if one.machine != config.machine_boot():
+        if process.machine != config.machine_boot():
             return False
-        return not one.started or started_at(one.pid) != one.started
+        return not process.started or started_at(process.pid) != process.started
 
-    def _signal(self, one: _Process, number: signal.Signals) -> None:
+    def _signal(self, process: _Process, number: signal.Signals) -> None:
         # The process may have ended between the check and the signal; its number is not reused within that time.
         with suppress(ProcessLookupError):
-            os.kill(one.pid, number)
+            os.kill(process.pid, number)
 
     def _wait(self, ending: list[_Process]) -> None:
-        """Until they have ended; those of our own that do not are killed."""
+        """Wait until they have ended; after the limit, kill the ones that this process started."""
         deadline = self._clock.monotonic() + _STOP_S
         never = threading.Event()
-        for one in ending:
-            while not self._is_dead(one, closely=True):
+        for process in ending:
+            while not self._is_dead(process, closely=True):
                 if self._clock.monotonic() >= deadline:
-                    if one.worker_id in self._children:
-                        self._signal(one, signal.SIGKILL)
+                    if process.worker_id in self._children:
+                        self._signal(process, signal.SIGKILL)
                     break
                 self._clock.wait(never, _LOOK_S)
 
-    def _death(self, one: _Process) -> Death:
-        child = self._children.get(one.worker_id)
+    def _death(self, process: _Process) -> Death:
+        child = self._children.get(process.worker_id)
         code = None if child is None else child.exit_code()
-        text = self._last_words(one)
-        # How it ended nobody may have seen: its parent was killed too, or another client had started it.
+        text = self._last_words(process)
+        # The exit code may be unknown: its parent was killed too, or another client started it.
         was_killed = code < 0 if code is not None else not any(words in text for words in _OWN_WORDS)
         status = "" if code is None else f"exit status {code}"
-        return Death(one.worker_id, "; ".join(filter(None, [status, text])), was_killed=was_killed)
+        return Death(process.worker_id, "; ".join(filter(None, [status, text])), was_killed=was_killed)
 
-    def _last_words(self, one: _Process) -> str:
+    def _last_words(self, process: _Process) -> str:
         try:
-            return _log_of(one).read_bytes()[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").strip()
+            return _log_of(process).read_bytes()[-_LAST_WORDS_BYTES:].decode("utf-8", "replace").strip()
         except OSError:
             return ""
 
 
 def forget_session(session_id: str) -> None:
-    """Remove the log files of a deleted session's workers on this machine, those included that were killed long ago."""
-    # Ids of sessions are of letters, digits and "-": nothing of one is a pattern.
+    """Remove the log files of all workers of a deleted session on this machine, also of long dead ones."""
+    # Session ids consist of letters, digits and "-": an id contains no pattern.
     for log in config.log_folder().glob(f"{session_id}-*.log"):
         with suppress(OSError):
             log.unlink()
@@ -292,28 +291,28 @@ def _after_fork(launcher: Local | None) -> None:
 
 
 def _module_path() -> tuple[str, ...]:
-    # An empty entry means the working directory at the time of the import; the worker inherits it, and may change it.
+    # An empty entry means the working directory at import time, which the worker inherits but may change.
     return tuple(entry or str(Path.cwd()) for entry in sys.path)
 
 
 def _dump(processes: list[_Process]) -> str:
-    packed: bytes = msgpack.packb([tuple(one) for one in processes], unicode_errors="surrogateescape")
+    packed: bytes = msgpack.packb([tuple(process) for process in processes], unicode_errors="surrogateescape")
     return packed.hex()
 
 
 def _load(handle: str) -> list[_Process]:
-    """The processes of a handle; none if it is no handle of ours: whoever can write the store can write one."""
+    """Return the processes of a handle; none if it is malformed: anyone who can write to the store can write a handle."""
     try:
-        found = [
+        processes = [
             _Process(*fields)
             for fields in msgpack.unpackb(bytes.fromhex(handle), use_list=False, unicode_errors="surrogateescape")
         ]
     except (ValueError, TypeError, msgpack.UnpackException):
         return []
     kinds = (str, str, int, str, str, int)
-    return [one for one in found if tuple(map(type, one)) == kinds and one.pid > 1]
+    return [process for process in processes if tuple(map(type, process)) == kinds and process.pid > 1]
 
 
-def _log_of(one: _Process) -> Path:
-    """Its log. Of what the handle says only the name counts: it must not make us show, or remove, any other file."""
-    return config.log_folder() / (Path(one.log).name or "-")
+def _log_of(process: _Process) -> Path:
+    """Return its log file. Uses only the name in the handle, which must not make this client show or remove any other file."""
+    return config.log_folder() / (Path(process.log).name or "-")

@@ -1,4 +1,4 @@
-"""What the system tells of a process that need not be a child of ours: when it was started, whether it is a worker."""
+"""Looks up any process of this machine, child or not: when it was started, whether it is a worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["has_ended", "identity", "is_worker", "started_at"]
 
 
 def identity() -> str:
-    """This process, so that another one of the same machine can look it up: machine and boot, process id, start time."""
+    """Return the identity of this process, by which others on this machine can look it up: machine and boot, pid, start time."""
     pid = os.getpid()
     return f"{config.machine_boot()} {pid} {started_at(pid)}"
 
@@ -21,7 +21,8 @@ def identity() -> str:
 def has_ended(process: str) -> bool | None:
     """Whether the process with this `identity` has certainly ended; None if this machine cannot tell.
 
-    Who can write the store can write any identity. So it decides about a worker's life alone: nothing is signalled by it.
+    Anyone who can write to the store can write an identity. So it only decides whether a worker counts as alive; no process
+    is signalled because of it.
     """
     machine, _, rest = process.partition(" ")
     pid, _, started = rest.partition(" ")
@@ -31,20 +32,20 @@ def has_ended(process: str) -> bool | None:
 
 
 def started_at(pid: int) -> str:
-    """When a process was started, in its system's own words; empty if there is none. Tells a reused pid apart."""
+    """Return a process's start time in the system's format, empty if it does not exist. Distinguishes reused pids."""
     try:
-        # The name in field 2 may hold blanks and brackets: what follows the last one is regular. 3 is the state.
+        # The name in field 2 may contain blanks and parentheses; the fields after the last ")" are regular. 3 is the state.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         return "" if fields[0] in "ZX" else fields[19]
     except OSError:
         if Path("/proc/self/stat").exists():
             return ""
-    found = subprocess.run(["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+    listed = subprocess.run(["/bin/ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return listed.stdout.strip()
 
 
 def is_worker(pid: int) -> bool:
-    """Whether this process is a worker: a handle must not make us kill any other."""
+    """Whether this process is a worker: a forged handle must not make this client kill any other process."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

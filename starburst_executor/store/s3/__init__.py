@@ -1,1 +1,1 @@
-"""S3 and what speaks its protocol, as an object store: two engines behind one store."""
+"""An object store in Amazon S3 or a compatible server: one store, two HTTP clients (engines)."""

@@ -1,9 +1,9 @@
-"""BotoEngine: everything that S3 can be asked, by boto3. The reference that other engines are measured by.
+"""BotoEngine: all requests to S3, by boto3. The reference implementation for the other engine.
 
-Credentials, region, profile and endpoint are found as boto3 finds them everywhere else. Its own retries are off.
+boto3 finds credentials, region, profile and endpoint by its usual rules. Its own retries are off.
 
-Bodies above 64 MB travel in parts, a few at once: up as a multipart upload whose completion bears the condition, down
-as ranges of one ETag.
+Bodies above 64 MB travel in parts, a few in parallel: uploads as a multipart upload whose completion carries the
+condition, downloads as ranges of one ETag.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
 """
@@ -44,12 +44,12 @@ __all__ = ["BotoEngine", "is_directory_bucket", "preload"]
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 _CONNECT_S = 5.0
 _READ_S = 60.0
-_POOL = 64  # the submitter's 16 requests in flight and the collector's, with room for parts
+_POOL = 64  # the submitter's 16 requests in flight and the collector's, with spare ones for parts
 _WHOLE_BYTES = 64 << 20
 _PART_BYTES = 16 << 20
-_PARTS_MOST = 9_000  # S3 takes 10,000
+_PARTS_MOST = 9_000  # S3 allows 10,000
 _PARTS_AT_ONCE = 4
-_KEYS_AT_ONCE = 1_000  # S3's limit, of a listing's page and of DeleteObjects
+_KEYS_AT_ONCE = 1_000  # S3's limit for a page of a listing and for DeleteObjects
 _PIECE_BYTES = 1 << 20
 _PARTIAL = 206
 
@@ -58,9 +58,9 @@ class BotoEngine:
     """A boto3 client for one bucket.
 
     Attributes:
-        client: boto3's.
-        credentials: botocore's, which refresh themselves; None if none were found.
-        ca_bundle: The file or folder of certificates that the user has configured, if any.
+        client: The boto3 client.
+        credentials: botocore's credentials, which refresh themselves; None if none were found.
+        ca_bundle: The configured file or folder of certificates, if any.
         how: Endpoint, profile and source of the credentials, for messages.
     """
 
@@ -76,11 +76,11 @@ class BotoEngine:
             read_timeout=_READ_S,
             retries={"total_max_attempts": 1, "mode": "standard"},
             max_pool_connections=_POOL,
-            # A directory bucket has a signature of its own, by the credentials of a session that boto3 renews.
+            # A directory bucket has its own kind of signature, made with session credentials that boto3 renews.
             # Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/s3-express-create-session.html
             signature_version=None if is_directory_bucket(bucket) else "s3v4",
             tcp_keepalive=True,
-            # Bodies are signed by their SHA-256 already, and not every server knows the newer checksums.
+            # The signature already covers the body's SHA-256, and some servers do not support the newer checksums.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )
@@ -95,26 +95,26 @@ class BotoEngine:
             raise meaning(error, f"s3://{bucket}", how) from error
         self.client.meta.events.register(EVENT, take_lines)
         self.client.meta.events.register(EVENT_OF_DELETION, note_root)
-        found = self.credentials.method if self.credentials else "none found"
-        self.how = f"endpoint={self.client.meta.endpoint_url}, profile={profile or 'default'}, credentials={found}"
+        source = self.credentials.method if self.credentials else "none found"
+        self.how = f"endpoint={self.client.meta.endpoint_url}, profile={profile or 'default'}, credentials={source}"
 
     def close(self) -> None:
         self.client.close()
 
     def get(self, key: str, *, unless: str | None, start: int, length: int | None) -> Stored | None:
         end = range_end(start, length)
-        asked = {} if start == 0 and end is None else {"Range": _range(start, end)}
+        params = {} if start == 0 and end is None else {"Range": _range(start, end)}
         if unless is not None:
-            asked["IfNoneMatch"] = self._etags.header(unless)
+            params["IfNoneMatch"] = self._etags.header(unless)
         try:
-            response = self.client.get_object(**self._object(key), **asked)
-            stored = self._read(key, response, start, is_range="Range" in asked)
+            response = self.client.get_object(**self._object(key), **params)
+            stored = self._read(key, response, start, is_range="Range" in params)
         except StarburstError:
             raise
         except FOREIGN as error:
             if error_code(error) == "304" and unless is not None:
                 return None
-            if error_code(error) == "InvalidRange":  # it starts behind the end
+            if error_code(error) == "InvalidRange":  # the range starts after the end of the object
                 return Stored(b"", self._asked_etag(key))
             raise self._meaning(error, key) from error
         return Stored(b"", stored.etag) if length == 0 else stored
@@ -134,7 +134,7 @@ class BotoEngine:
             raise self._meaning(error, key) from error
 
     def folders(self, prefix: str) -> Iterator[str]:
-        """The names between `prefix` and the next "/", in no order."""
+        """Yield the names between `prefix` and the next "/", unordered."""
         pages = self._pages(prefix, Delimiter="/")
         for line in (line for page in pages for line in page.get("CommonPrefixes", ())):
             name = line.get("Prefix", "")
@@ -143,7 +143,7 @@ class BotoEngine:
             yield name[len(prefix) : -1]
 
     def list(self, prefix: str) -> Iterator[Listed]:
-        """Every object whose key starts with `prefix`, in no order."""
+        """Yield every object whose key starts with `prefix`, unordered."""
         for page in self._pages(prefix):
             try:
                 lines = lines_of(page)
@@ -162,7 +162,7 @@ class BotoEngine:
             except FOREIGN as error:
                 raise self._meaning(error, batch[0]) from error
             if not is_deletion(response):
-                raise self._no_answer(batch[0], "no answer to a deletion")
+                raise self._no_answer(batch[0], "not a response to a deletion")
             for failed in response.get("Errors", ()):
                 raise meaning_of_code(failed["Code"], 0, f"s3://{self.bucket}/{failed['Key']}", self.how)
 
@@ -182,12 +182,12 @@ class BotoEngine:
         with stream:
             etag = self._etag_of(key, response)
             if is_foreign_body(response.get("ContentType")):
-                raise self._no_answer(key, "a page of HTML")
+                raise self._no_answer(key, "an HTML page")
             if is_range and response["ResponseMetadata"]["HTTPStatusCode"] != _PARTIAL:
-                raise self._no_answer(key, "a whole object, and a range was asked for")
+                raise self._no_answer(key, "a whole object instead of the requested range")
             if size <= _WHOLE_BYTES:
                 return Stored(stream.read(), etag)
-            # Its value is its buffer, so that gigabytes are held once, not twice.
+            # `getvalue` returns the buffer itself, so that a body of gigabytes is in memory once, not twice.
             whole = io.BytesIO(bytes(size))
             with whole.getbuffer() as view:
                 _pour(stream, view[:_PART_BYTES])
@@ -200,8 +200,8 @@ class BotoEngine:
 
         def read_part(first: int) -> None:
             part = view[first : first + _PART_BYTES]
-            asked = {"Range": _range(start + first, start + first + len(part)), "IfMatch": self._etags.header(etag)}
-            with self.client.get_object(**self._object(key), **asked)["Body"] as stream:
+            params = {"Range": _range(start + first, start + first + len(part)), "IfMatch": self._etags.header(etag)}
+            with self.client.get_object(**self._object(key), **params)["Body"] as stream:
                 _pour(stream, part)
 
         try:
@@ -211,15 +211,15 @@ class BotoEngine:
         except StarburstError:
             raise
         except FOREIGN as error:
-            told = self._meaning(error, key)
-            if isinstance(told, PreconditionFailed):
-                told = StoreUnavailable(f"the object changed while it was read: s3://{self.bucket}/{key}")
-            raise told from error
+            failure = self._meaning(error, key)
+            if isinstance(failure, PreconditionFailed):
+                failure = StoreUnavailable(f"the object changed while it was read: s3://{self.bucket}/{key}")
+            raise failure from error
 
     def _write_parts(self, key: str, view: memoryview, condition: dict[str, str]) -> str:
-        """Upload in parts; nothing is there until the completion, which bears the condition.
+        """Upload in parts. The object appears with the completion, which carries the condition.
 
-        # Crash here: parts without an object, which cost money until a lifecycle rule of the bucket removes them.
+        # Crash here: uploaded parts without an object cost money until a lifecycle rule of the bucket removes them.
         """
         client = self.client
         part_bytes = max(_PART_BYTES, -(-len(view) // _PARTS_MOST))
@@ -245,48 +245,51 @@ class BotoEngine:
         raise self._no_answer(key, "an answer without an ETag")
 
     def _no_answer(self, key: str, what: str) -> StoreUnavailable:
-        """S3 said 200 and something that it never says: nothing is known, as after an answer that was lost."""
-        return StoreUnavailable(f"S3 answered with what is no answer: {what}: s3://{self.bucket}/{key}, {self.how}")
+        """The error for status 200 with a body that S3 never sends. The outcome is unknown, as after a lost answer."""
+        return StoreUnavailable(f"the answer did not come from S3: {what}: s3://{self.bucket}/{key}, {self.how}")
 
-    def _pages(self, prefix: str, **asked: str) -> Iterator[dict[str, Any]]:
-        asked |= {"Bucket": self.bucket, "Prefix": prefix}
+    def _pages(self, prefix: str, **params: str) -> Iterator[dict[str, Any]]:
+        params |= {"Bucket": self.bucket, "Prefix": prefix}
         while True:
             try:
-                page = self.client.list_objects_v2(**asked)
+                page = self.client.list_objects_v2(**params)
             except FOREIGN as error:
                 raise self._meaning(error, prefix) from error
             if not is_page(page):
-                raise self._no_answer(prefix, "no page of a listing")
+                raise self._no_answer(prefix, "not a page of a listing")
             yield page
             if not page.get("IsTruncated"):
                 return
             token = page.get("NextContinuationToken")
-            if not token or token == asked.get("ContinuationToken"):
-                raise self._no_answer(prefix, "a page that does not say where the next one is")
-            asked["ContinuationToken"] = token
+            if not token or token == params.get("ContinuationToken"):
+                raise self._no_answer(prefix, "a truncated page without a token for the next one")
+            params["ContinuationToken"] = token
 
     def _meaning(self, error: Exception, key: str) -> StarburstError:
         return (is_nowhere(error) and self.no_such_region(key)) or meaning(error, f"s3://{self.bucket}/{key}", self.how)
 
     def no_such_region(self, key: str) -> ConfigError | None:
-        """What to say after no answer came, if the region is known to nobody: neither to the SDK nor as a host's name."""
+        """Return the error for a region that does not exist: unknown to the SDK, and its host name does not resolve; else None."""
         if not self._unknown_region:
             return None
         try:
             socket.getaddrinfo(urlsplit(self.client.meta.endpoint_url).hostname, None)
         except OSError as error:
             place = f"s3://{self.bucket}/{key}"
-            return ConfigError(f"there is no such region, correct it: region={self._unknown_region}: {place}: {error}")
+            return ConfigError(
+                f"the region does not exist, correct it: region={self._unknown_region}: {place}: {error}"
+            )
         return None
 
     @cached_property
     def _unknown_region(self) -> str:
-        """The region, if requests go to Amazon and the SDK has not heard of it. It may be newer than the SDK."""
+        """The region if requests go to Amazon and the SDK does not list it, else "". It may be newer than the SDK."""
         region, host = str(self.client.meta.region_name), urlsplit(self.client.meta.endpoint_url).hostname or ""
         if not host.endswith(AWS_HOSTS) or region == "aws-global":
             return ""
-        known = boto3.Session()
-        regions = [one for each in known.get_available_partitions() for one in known.get_available_regions("s3", each)]
+        sdk = boto3.Session()
+        partitions = sdk.get_available_partitions()
+        regions = [name for partition in partitions for name in sdk.get_available_regions("s3", partition)]
         return "" if region in regions else region
 
 
@@ -295,7 +298,7 @@ def _range(start: int, end: int | None) -> str:
 
 
 def _pour(stream: Any, into: memoryview) -> None:
-    """Read exactly as much as there is room for."""
+    """Fill `into` from the stream. Raises: StoreUnavailable if the stream ends before."""
     at = 0
     while at < len(into):
         piece = stream.read(min(_PIECE_BYTES, len(into) - at))
@@ -306,7 +309,7 @@ def _pour(stream: Any, into: memoryview) -> None:
 
 
 def is_directory_bucket(bucket: str) -> bool:
-    """Whether the bucket is one of S3 Express One Zone: its name says so.
+    """Whether the name is that of a directory bucket, of S3 Express One Zone.
 
     Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/directory-bucket-naming-rules.html
     """
@@ -314,11 +317,11 @@ def is_directory_bucket(bucket: str) -> bool:
 
 
 def preload() -> None:
-    """Read what the SDK reads of its own files for every client, once for all forks of this process."""
-    global _loader  # noqa: PLW0603 - set once, before there are threads
-    import encodings.idna  # noqa: F401 - for the first host name
+    """Load the SDK's data files that every client needs, once for all forks of this process."""
+    global _loader  # noqa: PLW0603 - set once, before threads start
+    import encodings.idna  # noqa: F401 - needed for the first host name
 
-    import boto3.s3.inject  # noqa: F401 - for the first client
+    import boto3.s3.inject  # noqa: F401 - needed for the first client
 
     loader = botocore.session.Session().get_component("data_loader")
     for kind in ("service-2", "endpoint-rule-set-1"):

@@ -1,17 +1,17 @@
-"""What an answer of S3, or the lack of one, means to callers of the store.
+"""Maps the answers of S3, and missing answers, to the errors of this package.
 
     answer                                              becomes
     412 on a condition                                  PreconditionFailed
     404 of the object                                   ObjectNotFound
-    409, 429, 5xx, timeout, reset, body cut short       StoreUnavailable: try the same again
-    200 with something that is no answer to it          StoreUnavailable
-    501                                                 ConfigError: the server lacks what we need
-    any other refusal: credentials, bucket, rights, …   AccessDenied: nothing to try again
+    409, 429, 5xx, timeout, reset, body cut short       StoreUnavailable: retry the same request
+    200 with a body that does not come from S3          StoreUnavailable
+    501                                                 ConfigError: the server lacks a required feature
+    any other refusal: credentials, bucket, rights, …   AccessDenied: a retry would not help
 
-    no request, since there are no credentials at all,
-    theirs are over, or a person has to log in          AccessDenied
-    no request, since the configuration is wrong        ConfigError
-    no request for any other reason                     StoreUnavailable: a helper or a metadata service had a bad moment
+    no request: credentials are missing or expired,
+    or the user has to log in                           AccessDenied
+    no request: the configuration is wrong              ConfigError
+    no request for any other reason                     StoreUnavailable: a helper or the metadata service may recover
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
@@ -37,13 +37,13 @@ from starburst_executor.errors import (
 
 __all__ = ["FOREIGN", "error_code", "is_nowhere", "meaning", "meaning_of_code"]
 
-# What the SDK raises, and the sockets, helpers and parsers below it. The second line is what it lets through by accident:
-# a program that prints credentials of another form, a date that cannot be read, a helper whose credentials have expired.
+# The exceptions of the SDK, and of the sockets, helpers and parsers below it. Those of the second line escape the SDK
+# by accident: a helper prints malformed credentials or an unreadable date, or its credentials have expired.
 FOREIGN = (
     *(ClientError, BotoCoreError, ResponseParserError, OSError, HTTPError, HTTPException, SubprocessError),
     *(RuntimeError, ValueError, LookupError, AttributeError, TypeError),
 )
-# By name, since older versions of botocore lack some. A person has to do something about these ...
+# By name, since older versions of botocore lack some. The user has to act on these ...
 _LOG_IN = (
     "LoginError",
     "MissingDependencyException",
@@ -57,7 +57,7 @@ _LOG_IN = (
     "UnknownCredentialError",
     "UnknownTokenProviderError",
 )
-# ... and these are settings that cannot work, now or later. All others may pass.
+# ... and these are settings that can never work. All other errors may be temporary.
 _SET = (
     "BaseEndpointResolverError",
     "ConfigNotFound",
@@ -111,15 +111,15 @@ _UNCLEAR = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
-# 304: nobody had asked whether anything had changed.
+# 304 appears only if no If-None-Match was sent: a gateway answered.
 _UNCLEAR_STATUS = frozenset({304, 408, 409, 429})
 _ADVICE = {
-    "AuthorizationHeaderMalformed": "the bucket is in another region: name it, s3://…?region=…",
+    "AuthorizationHeaderMalformed": "the bucket is in another region: set it, s3://…?region=…",
     "ExpiredToken": "the credentials have expired: log in again",
-    "InvalidAccessKeyId": "no such access key here: check which credentials are found, and the endpoint",
+    "InvalidAccessKeyId": "the access key does not exist there: check which credentials are found, and the endpoint",
     "NoSuchBucket": "create the bucket or correct its name",
-    "PermanentRedirect": "the bucket is in another region or at another endpoint: name it, s3://…?region=…",
-    "RequestTimeTooSkewed": "this machine's clock is wrong: set it",
+    "PermanentRedirect": "the bucket is in another region or at another endpoint: set it, s3://…?region=…",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: correct it",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key: correct it",
 }
 _ADVICE_ELSE = (
@@ -129,7 +129,7 @@ _ADVICE_ELSE = (
 
 
 def meaning(error: Exception, place: str, how: str) -> StarburstError:
-    """The error to raise instead of a foreign one.
+    """Return the error of this package to raise instead of a foreign one.
 
     Args:
         place: Bucket and key, for the message.
@@ -139,7 +139,7 @@ def meaning(error: Exception, place: str, how: str) -> StarburstError:
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         return meaning_of_code(error_code(error), status, place, how)
     if isinstance(error, ParamValidationError) or (isinstance(error, ValueError) and _is_no_url(error)):
-        return ConfigError(f"not something to ask of S3: {place}: {error}")
+        return ConfigError(f"not a valid request to S3: {place}: {error}")
     if _has_expired(error):
         advice = _ADVICE["ExpiredToken"]
         return AccessDenied(f"cannot sign requests to S3, {advice}: {place}, {how}: {error}")
@@ -147,42 +147,44 @@ def meaning(error: Exception, place: str, how: str) -> StarburstError:
         advice = "provide credentials as for every AWS tool: environment, profile or role"
         return AccessDenied(f"cannot sign requests to S3, {advice}: {place}, {how}: {type(error).__name__}: {error}")
     if isinstance(error, _MISCONFIGURED):
-        return ConfigError(f"S3 cannot be asked with these settings: {place}, {how}: {type(error).__name__}: {error}")
+        return ConfigError(
+            f"requests to S3 cannot be made with these settings: {place}, {how}: {type(error).__name__}: {error}"
+        )
     return StoreUnavailable(f"no answer from S3: {place}, {how}: {type(error).__name__}: {error}")
 
 
 def is_nowhere(error: Exception) -> bool:
-    """Whether no server was found under the address that was asked."""
+    """Whether no server was reached at the address."""
     return isinstance(error, EndpointConnectionError)
 
 
 def _has_expired(error: Exception) -> bool:
-    """Whether a helper has answered, and with credentials that are over: asking it again gives the same.
+    """Whether a credential helper answered with expired credentials: a retry would return the same.
 
-    Source: `RefreshableCredentials._protected_refresh` of botocore, which has no class for it.
+    Source: `RefreshableCredentials._protected_refresh` of botocore, which has no exception class for it.
     """
     return isinstance(error, RuntimeError) and str(error).endswith("refreshed credentials are still expired.")
 
 
 def _is_no_url(error: ValueError) -> bool:
-    """Whether this is what the SDK says of an endpoint; other ValueErrors come from credentials that cannot be read."""
+    """Whether the SDK rejected the endpoint; its other ValueErrors come from unreadable credentials."""
     return str(error).startswith("Invalid endpoint")
 
 
 def meaning_of_code(code: str, status: int, place: str, how: str) -> StarburstError:
-    """The same for an error that S3 answered by its code and HTTP status."""
+    """Return the error of this package for S3's error code and HTTP status."""
     if code in _CHANGED:
-        return PreconditionFailed(f"somebody else wrote first: {place}")
+        return PreconditionFailed(f"another writer was first: {place}")
     if code in _MISSING:
         return ObjectNotFound(f"no such object: {place}")
     if code in _LACKING:
-        return ConfigError(f"this server lacks what is needed, use another: {place}, {how}, code={code}")
-    if code in _UNCLEAR or status in _UNCLEAR_STATUS or status >= 500:  # noqa: PLR2004 - HTTP's own line
-        return StoreUnavailable(f"S3 did not take the request now: {place}, {how}, code={code}, status={status}")
+        return ConfigError(f"this server lacks a required feature, use another: {place}, {how}, code={code}")
+    if code in _UNCLEAR or status in _UNCLEAR_STATUS or status >= 500:  # noqa: PLR2004 - HTTP's limit between refusals and server errors
+        return StoreUnavailable(f"S3 could not process the request now: {place}, {how}, code={code}, status={status}")
     advice = _ADVICE.get(code, _ADVICE_ELSE)
     return AccessDenied(f"S3 refused, {advice}: {place}, {how}, code={code}, status={status}")
 
 
 def error_code(error: Exception) -> str:
-    """S3's own word for what went wrong; empty if it was not S3 who spoke."""
+    """Return the error code of S3's answer; empty if the error is not an answer of S3."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""

@@ -1,13 +1,13 @@
-"""Listings in a tenth of the SDK's time: a hook of botocore's that reads the lines of a page before its parser would.
+"""Parses listings in a tenth of the SDK's time: a botocore hook reads the entries of a page before botocore's parser.
 
-Guarantee: what is read as a page was answered as one. A gateway before a server may answer 200 with nothing, with an error
-or with a page of HTML; the SDK reads each of these as a listing of nothing, which would be taken for a deleted session.
+Guarantee: only a page of a listing is read as one. A gateway before a server may answer 200 with an empty body, an error
+or an HTML page; the SDK parses each of these as an empty listing, which would look like a deleted session.
 
-botocore turns every value of a page into Python by a general description of the answer, 60 to 200 ms for 1,000 keys.
-Here the lines are taken out first and the rest, with errors, tokens and flags, is left for botocore to read as ever.
-Without the hook's event, in a botocore older than it, pages come as botocore reads them: `lines_of` takes both.
+botocore converts every value of a page by a general description of the answer, 60 to 200 ms for 1,000 keys. The hook
+takes out the entries first and leaves the rest (errors, tokens, flags) to botocore. A botocore that is older than the
+hook's event parses whole pages; `lines_of` accepts both.
 
-Source: botocore's own use of `before-parse`, which may replace the body and add to what is parsed.
+Source: botocore's own use of `before-parse`: a handler may replace the body and add to the parsed response.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OK = 200
 
 
 def take_lines(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """Take the lines out of an answered page. What is no page, or has lines of another form, stays as it is."""
+    """Take the entries out of a page. Other answers, and pages with entries of another form, are left unchanged."""
     if response_dict["status_code"] != _OK:
         return
     try:
@@ -56,7 +56,7 @@ def take_lines(response_dict: dict[str, Any], customized_response_dict: dict[str
 
 
 def note_root(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
-    """Note what kind of answer this is, for `is_deletion`."""
+    """Store the name of the answer's root element, for `is_deletion`."""
     try:
         customized_response_dict[_ROOT] = _name(ET.fromstring(response_dict["body"]))  # noqa: S314 - as botocore does
     except ET.ParseError:
@@ -64,17 +64,17 @@ def note_root(response_dict: dict[str, Any], customized_response_dict: dict[str,
 
 
 def is_page(page: dict[str, Any]) -> bool:
-    """Whether this is a page of a listing; every server names its bucket there, or says whether more pages follow."""
+    """Whether this is a page of a listing: every server includes the bucket's name or the truncation flag."""
     return page.get(_ROOT, _PAGE) == _PAGE and ("Name" in page or "IsTruncated" in page)
 
 
 def is_deletion(answer: dict[str, Any]) -> bool:
-    """Whether this is an answer to a deletion. A botocore without the hook's event does not tell."""
+    """Whether this is an answer to a deletion. Always true with a botocore that lacks the hook's event."""
     return bool(answer.get(_ROOT, _DELETION) == _DELETION)
 
 
 def lines_of(page: dict[str, Any]) -> list[Listed]:
-    """The lines of a page, whoever read them; keys are whole."""
+    """Return the entries of a page, parsed by the hook or by botocore; with whole keys."""
     taken: list[Listed] | None = page.get(_LINES)
     if taken is not None:
         return taken
@@ -96,6 +96,6 @@ def _line(fields: dict[str, Any], space: str, is_quoted: bool) -> Listed:
         unquote_plus(key) if is_quoted else key,
         int(fields[f"{space}Size"]),
         Etags.opaque(fields[f"{space}ETag"]),
-        # To the second, as S3 has it; what other servers add is cut off.
+        # In whole seconds, as S3 returns it; fractions that other servers add are dropped.
         datetime.fromisoformat(f"{modified[:19]}+00:00").timestamp(),
     )

@@ -1,18 +1,17 @@
 """ObstoreEngine: small objects by obstore, a client in Rust that needs a twentieth of boto3's CPU time per request.
 
-Guarantee: whatever is answered here, boto3 would have answered too. Where that is not certain the call is declined:
+Guarantee: each answer is one that boto3 would have given too. Where that is not certain, the call is declined:
 
-    before anything is sent     a key or a body that it cannot take; credentials that cannot be had
-    refused                     credentials, rights, bucket, region: boto3 knows where a bucket has moved, and has the
-                                last word
-    answered in other words     of a read; a write without a clear answer is unclear
+    before a request is sent    the key or body is not supported; no credentials are available
+    refused                     credentials, rights, bucket, region: boto3 can follow a moved bucket, and decides
+    unknown error               of a read; a write without a clear answer is unclear
 
-boto3 lends it what it has found out: the address, by signing one request that is looked at and not sent, and the
-credentials, asked for anew at each request so that boto3 refreshes them.
+Address and credentials come from boto3: the address from one request that boto3 signs and does not send, the
+credentials anew for each request, so that boto3 refreshes them.
 
-`ObstoreEngine` cannot be made, and boto3 makes all requests, where the two would differ: beside a proxy, certificates of
-the user's own, `AWS_*` variables that obstore heeds and boto3 does not, another kind of signature, an obstore whose
-words are not known here, and in a child after a fork, where obstore's threads are not.
+The constructor declines, and boto3 makes all requests, where the two clients would differ: with a proxy, with the user's
+own certificates, with `AWS_*` variables that obstore reads and boto3 does not, with another kind of signature, with a
+version of obstore whose error texts are not known, and in a child after a fork, which lacks obstore's threads.
 
 Source: docs/design/0004-s3-engines.md
 """
@@ -39,19 +38,19 @@ from starburst_executor.store.s3.errors import FOREIGN, meaning_of_code
 
 __all__ = ["Address", "ObstoreEngine", "address_of"]
 
-# The words of errors are read below; tests/unit/store/test_s3_engines.py has checked those of these versions.
+# The texts of errors are parsed below; tests/unit/store/test_s3_engines.py checks those of these versions.
 _VERSIONS = ("0.11.", "0.12.")
 _PROBE_KEY = "k"
-_WRITTEN_BYTES = 1 << 20  # its clock for an answer begins with the sending: 30 s for more than this may be too short
+_WRITTEN_BYTES = 1 << 20  # the read timeout starts when sending starts: 30 s may be too short for a bigger body
 _READ_BYTES = 64 << 20
 _CLIENT = {
     "connect_timeout": timedelta(seconds=5),
     "read_timeout": timedelta(seconds=30),
-    "timeout": timedelta(hours=1),  # of a whole answer; each read has its own
+    "timeout": timedelta(hours=1),  # for a whole answer; each read has its own
 }
 _NO_RETRIES = {"max_retries": 0, "retry_timeout": timedelta(0)}
-# Variables that obstore heeds too, but is told about by us, from what boto3 has made of them.
-_TOLD = frozenset(
+# Variables that obstore reads too, but whose values we pass explicitly, as boto3 resolved them.
+_PASSED = frozenset(
     {
         "AWS_ACCESS_KEY_ID",
         "AWS_BUCKET",
@@ -72,7 +71,7 @@ _TOLD = frozenset(
         "AWS_WEB_IDENTITY_TOKEN_FILE",
     }
 )
-# Answers to a request that was signed for another region than the bucket's; boto3 goes and finds the right one.
+# Answers to a request that was signed for another region than the bucket's; boto3 finds the right one.
 _MOVED = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "301"})
 _SIGNED = re.compile(r"AWS4-HMAC-SHA256 Credential=[^/]+/\d+/(?P<region>[\w-]+)/s3/aws4_request,")
 _STATUS = re.compile(r" - Server returned non-2xx status code: (\d{3})")
@@ -83,7 +82,7 @@ _MOVED_WORDS = "Received redirect without LOCATION"
 
 
 class Address(NamedTuple):
-    """Where requests for a bucket go, and for which region they are signed."""
+    """The endpoint of a bucket, and the region for which requests are signed."""
 
     endpoint: str
     has_bucket: bool
@@ -93,7 +92,7 @@ class Address(NamedTuple):
 class ObstoreEngine:
     """Reads and writes small objects as `boto` would.
 
-    Raises: Declined, if it would not be as boto3 does it.
+    Raises: Declined, if its requests would differ from those of boto3.
     """
 
     name = "obstore"
@@ -123,13 +122,13 @@ class ObstoreEngine:
             answer = obstore.get(self._connection(), path, options=options or None)
             etag, (first, end) = answer.meta["e_tag"], answer.range
             if not etag or end - first > _READ_BYTES:
-                raise Declined("a big object, or one without an ETag")
+                raise Declined("a big object, or an answer without an ETag")
             if is_foreign_body(answer.attributes.get("Content-Type")):
-                raise Declined("a page of HTML")
+                raise Declined("an HTML page")
             body = bytes(answer.bytes())
         except NotModifiedError as error:
             if unless is None:
-                raise Declined("unchanged, and nobody had asked") from error
+                raise Declined("status 304 without a condition") from error
             return None
         except (BaseError, FileNotFoundError, ValueError) as error:
             raise self._meaning(error, key, is_read=True) from error
@@ -146,17 +145,17 @@ class ObstoreEngine:
             raise self._meaning(error, key, is_read=False) from error
         if etag := done["e_tag"]:
             return Etags.opaque(etag)
-        raise StoreUnavailable(f"the answer names no ETag: s3://{self._boto.bucket}/{key}, {self._boto.how}")
+        raise StoreUnavailable(f"an answer without an ETag: s3://{self._boto.bucket}/{key}, {self._boto.how}")
 
     def _connection(self) -> Connection:
-        """The connections that are signed by the credentials of now."""
+        """Return the client that signs with the current credentials."""
         try:
             now = self._boto.credentials.get_frozen_credentials()
         except FOREIGN as error:
-            raise Declined(f"credentials cannot be had: {error}") from error
-        made = self._made
-        if made is not None and made[0] == now:
-            return made[1]
+            raise Declined(f"no credentials are available: {error}") from error
+        latest = self._made
+        if latest is not None and latest[0] == now:
+            return latest[1]
         with self._lock:
             self._made = now, self._new_connection(now)
             return self._made[1]
@@ -176,28 +175,30 @@ class ObstoreEngine:
                 self._boto.bucket,
                 region=address.region,
                 endpoint=address.endpoint,
-                # The variable of this name would come before `endpoint`.
+                # The environment variable of this name would override `endpoint`.
                 aws_endpoint_url_s3=address.endpoint,
                 virtual_hosted_style_request=address.has_bucket,
                 client_options=options,
                 retry_config=retries,
-                # Not as `access_key_id`: then a token in the environment would be added to them.
+                # Not as `access_key_id`: obstore would then add a token from the environment.
                 credential_provider=lambda: signed_by,
             )
-        except (BaseError, ValueError) as error:  # no certificates on this machine, for example
+        except (BaseError, ValueError) as error:  # for example, the machine has no certificates
             raise Declined(f"obstore cannot be set up: {_first_words(error)}", for_good=True) from error
 
     def _meaning(self, error: Exception, key: str, *, is_read: bool) -> StarburstError | Declined:
-        """What an error of obstore means; its class is not enough: it calls 409 and 412 by one name."""
+        """Return the error of this package for an error of obstore. Parses its text: 409 and 412 have the same class."""
         text = str(error)
         words = _first_words(error)
         place = f"s3://{self._boto.bucket}/{key}"
-        if found := _STATUS.search(words):
-            named = _CODE.search(words, found.end())
-            code = named[1] if named else found[1]
-            told = meaning_of_code(code, int(found[1]), place, self._boto.how)
-            return Declined(words, for_good=code in _MOVED) if isinstance(told, (AccessDenied, ConfigError)) else told
-        if "InvalidCertificate" in text:  # so nothing was sent
+        if status := _STATUS.search(words):
+            code_match = _CODE.search(words, status.end())
+            code = code_match[1] if code_match else status[1]
+            failure = meaning_of_code(code, int(status[1]), place, self._boto.how)
+            if isinstance(failure, (AccessDenied, ConfigError)):
+                return Declined(words, for_good=code in _MOVED)
+            return failure
+        if "InvalidCertificate" in text:  # the request was not sent
             return Declined("obstore does not trust the server's certificate", for_good=True)
         if _MOVED_WORDS in words or _REDIRECTED in words:
             return Declined(words, for_good=_MOVED_WORDS in words)
@@ -209,7 +210,7 @@ class ObstoreEngine:
 
 
 class _Ready(Exception):
-    """Carries a request that is signed and would be sent next."""
+    """Carries a signed request out of boto3 before it is sent."""
 
     def __init__(self, request: Any) -> None:
         super().__init__()
@@ -217,9 +218,9 @@ class _Ready(Exception):
 
 
 def address_of(boto: BotoEngine) -> Address:
-    """Where boto3 sends requests for its bucket, seen from one that it has signed and is kept from sending.
+    """Return the address to which boto3 sends requests for its bucket, taken from a signed request that is not sent.
 
-    Not from a presigned URL: those go to other hosts than requests do. Raises: Declined.
+    Presigned URLs do not help: they name other hosts. Raises: Declined.
     """
     events, event = boto.client.meta.events, "before-send.s3.GetObject"
     events.register(event, _stop)
@@ -240,38 +241,38 @@ def _stop(request: Any, **_: object) -> None:
 
 def _address_in(bucket: str, url: str, headers: Any) -> Address:
     signed, parts = headers.get("Authorization", b""), urlsplit(url)
-    found = _SIGNED.match(signed.decode() if isinstance(signed, bytes) else signed)
-    if found is None:
-        raise Declined("requests are signed in another way")
+    signature = _SIGNED.match(signed.decode() if isinstance(signed, bytes) else signed)
+    if signature is None:
+        raise Declined("requests have another kind of signature")
     in_path = f"/{bucket}/{_PROBE_KEY}"
     server, path = f"{parts.scheme}://{parts.netloc}", unquote(parts.path)
     if path.endswith(in_path):
-        return Address(server + path.removesuffix(in_path), False, found["region"])
+        return Address(server + path.removesuffix(in_path), False, signature["region"])
     if path == f"/{_PROBE_KEY}" and parts.netloc.startswith(f"{bucket}."):
-        return Address(server, True, found["region"])
-    raise Declined("the bucket has an address of another form")
+        return Address(server, True, signature["region"])
+    raise Declined("the bucket's address has an unknown form")
 
 
 def _hindrance() -> str:
-    """Why obstore is of no use in this process; empty if it is."""
+    """Return the reason why obstore cannot be used in this process; empty if it can."""
     if not obstore.__version__.startswith(_VERSIONS):
-        return f"obstore {obstore.__version__} is not known here"
+        return f"obstore {obstore.__version__} is not a known version"
     if may_be_forked():
         return "obstore does not survive a fork"
     if {"http", "https", "all"} & getproxies().keys():
         return "a proxy is configured"
-    if heeded := sorted(filter(_is_heeded, variable_names() - _TOLD)):
-        return f"obstore would heed {', '.join(heeded)}, and boto3 would not"
+    if read_by_obstore := sorted(filter(_is_read, variable_names() - _PASSED)):
+        return f"obstore would read {', '.join(read_by_obstore)}, and boto3 would not"
     return ""
 
 
-def _is_heeded(variable: str) -> bool:
-    """Whether obstore takes a setting from this variable."""
+def _is_read(variable: str) -> bool:
+    """Whether obstore reads a setting from this variable."""
     if not variable.startswith("AWS_"):
         return False
-    asked: Any = {variable.lower(): ""}
+    setting: Any = {variable.lower(): ""}
     try:
-        Connection("bucket", config=asked)
+        Connection("bucket", config=setting)
     except UnknownConfigurationKeyError:
         return False
     except (BaseError, ValueError):
@@ -280,12 +281,12 @@ def _is_heeded(variable: str) -> bool:
 
 
 def _path(key: str) -> str:
-    """The key, if obstore can spell it. Raises: Declined."""
+    """Return the key, if obstore can encode it. Raises: Declined."""
     if key.isprintable() and not {"", ".", ".."} & set(key.split("/")):
         return key
-    raise Declined("obstore cannot spell the key")
+    raise Declined("obstore cannot encode the key")
 
 
 def _first_words(error: Exception) -> str:
-    """An error without the innards that obstore adds to it."""
+    """Return the error's text without the debug output that obstore appends."""
     return str(error).split("\n\nDebug source", 1)[0]

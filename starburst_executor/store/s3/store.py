@@ -1,13 +1,13 @@
-"""S3Store: objects in one bucket of Amazon S3, or of a server that speaks its protocol and honours conditional writes.
+"""S3Store: objects in one bucket of Amazon S3, or of a compatible server that honours conditional writes.
 
-Guarantee: one call is one try (no engine retries), and its answer is one of those that `s3_errors.py` lists. What comes
-of an unclear one is decided in `patient.py`.
+Guarantee: one call is one try (no engine retries), and its answer is one that `errors.py` lists. `store/patient.py`
+resolves unclear answers.
 
-What a machine elsewhere cannot find for itself (an endpoint that is not AWS, a region, a profile, the style of ETags, an
-engine that was asked for) is part of `url`.
+`url` carries the settings that another machine cannot find for itself: an endpoint outside AWS, a region, a profile, the
+style of ETags, a chosen engine.
 
-boto3 finds credentials and addresses and can do everything; obstore reads and writes small objects for a twentieth of
-the CPU time wherever it can be trusted to do the same (`obstore.py`). What obstore declines, boto3 is asked.
+boto3 finds credentials and addresses and can make every request; obstore reads and writes small objects for a twentieth
+of the CPU time, wherever the result is certainly the same (`obstore.py`). boto3 makes the requests that obstore declines.
 Source: docs/design/0004-s3-engines.md
 """
 
@@ -39,7 +39,7 @@ _QUERY = ("endpoint_url", "engine", "etag_quotes", "profile", "region")
 
 @dataclass(slots=True)
 class _Engines:
-    """What one process asks by: boto3 always, obstore where it is of use."""
+    """The clients of one process: boto3 always, obstore (`fast`) where it can be used."""
 
     pid: int
     boto: BotoEngine
@@ -47,16 +47,16 @@ class _Engines:
 
 
 class S3Store:
-    """Objects in a bucket, under a prefix. Thread-safe; a child after a fork makes connections of its own, by boto3.
+    """Objects in a bucket, under a prefix. Thread-safe; a child after a fork opens its own connections, by boto3.
 
     Args:
         bucket: Its name; it must exist.
-        prefix: What all keys start with, without slashes at its ends; may be empty.
-        endpoint_url: Where the server is, if it is not AWS and the environment does not say so.
-        region: The bucket's region, if the environment does not say so.
-        profile: A profile of the AWS config files, if not the default one.
-        etag_quotes: Whether conditions name ETags in quotes, as HTTP wants it; `probe.py` finds out.
-        engine: "boto3" to have every request made by boto3; by default obstore makes those that it can.
+        prefix: The prefix of all keys, without slashes at its ends; may be empty.
+        endpoint_url: The server's address, if it is not AWS and the environment does not name it.
+        region: The bucket's region, if the environment does not name it.
+        profile: A profile of the AWS config files; the default profile if None.
+        etag_quotes: Whether conditions name ETags in quotes, as HTTP requires; `probe.py` detects it.
+        engine: "boto3" to make every request with boto3; by default obstore makes the requests that it supports.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class S3Store:
         engine: str | None = None,
     ) -> None:
         if engine not in (None, "boto3"):
-            raise ConfigError(f"an S3 store's engine can be chosen to be boto3, or is left out: engine={engine}")
+            raise ConfigError(f"an S3 store's engine must be boto3, or be left out: engine={engine}")
         self.bucket = bucket
         self._etags = Etags(quotes=etag_quotes)
         self._prefix = f"{prefix}/" if prefix else ""
@@ -86,7 +86,7 @@ class S3Store:
 
     @classmethod
     def from_url(cls, url: str) -> S3Store:
-        """The store of `s3://bucket/prefix?endpoint_url=…&region=…&profile=…&engine=…`. Raises: ConfigError."""
+        """Return the store for `s3://bucket/prefix?endpoint_url=…&region=…&profile=…&engine=…`. Raises: ConfigError."""
         parts = urlsplit(url)
         if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc or parts.fragment:
             raise ConfigError("an S3 store's URL is s3://bucket/prefix, without credentials")
@@ -117,18 +117,18 @@ class S3Store:
             "engine": "boto3" if self._boto_only else None,
         }
         place = f"s3://{self.bucket}/{self._prefix}".rstrip("/")
-        asked = urlencode({name: value for name, value in query.items() if value}, safe=":/")
-        return f"{place}?{asked}" if asked else place
+        settings = urlencode({name: value for name, value in query.items() if value}, safe=":/")
+        return f"{place}?{settings}" if settings else place
 
     @property
     def endpoint_url(self) -> str:
-        """Where requests go."""
+        """The address to which requests are sent."""
         return str(self._engines().boto.client.meta.endpoint_url)
 
     @property
     def is_aws(self) -> bool:
-        """Whether Amazon answers, whose conditional writes need no proof."""
-        # Loaded by then: boto3 says where requests go.
+        """Whether the server is Amazon S3, whose conditional writes need no proof."""
+        # Already loaded: `endpoint_url` comes from boto3.
         from starburst_executor.store.s3.boto import AWS_HOSTS
 
         return (urlsplit(self.endpoint_url).hostname or "").endswith(AWS_HOSTS)
@@ -144,7 +144,7 @@ class S3Store:
 
     @property
     def engine(self) -> str:
-        """What small objects are read and written by in this process: "obstore" or "boto3"."""
+        """The engine that reads and writes small objects in this process: "obstore" or "boto3"."""
         engines = self._engines()
         return (engines.fast or engines.boto).name
 
@@ -174,16 +174,16 @@ class S3Store:
 
     def close(self) -> None:
         with self._lock:
-            made, self._made = self._made, None
-        if made is not None and made.pid == os.getpid():
-            made.boto.close()
-        elif made is not None:
-            self._inherited = made
+            engines, self._made = self._made, None
+        if engines is not None and engines.pid == os.getpid():
+            engines.boto.close()
+        elif engines is not None:
+            self._inherited = engines
 
     def _ask(self, ask: Callable[[Engine], _T]) -> _T:
-        """Ask obstore where it is of use, and boto3 what obstore declines.
+        """Make a request with obstore if it can be used, and with boto3 if obstore declines.
 
-        # Guarantee: still one try. What was declined is not sent, or refused, so that it was not done; or it only reads.
+        # Guarantee: still one try. A declined request had no effect: it was not sent, it was refused, or it only reads.
         """
         engines = self._engines()
         if (fast := engines.fast) is not None:
@@ -196,22 +196,22 @@ class S3Store:
         return ask(engines.boto)
 
     def _engines(self) -> _Engines:
-        """This process's engines: a connection shared with a parent would mix up their answers."""
-        made = self._made
-        if made is not None and made.pid == os.getpid():
-            return made
+        """Return this process's engines. A connection shared with the parent would mix up their answers."""
+        engines = self._made
+        if engines is not None and engines.pid == os.getpid():
+            return engines
         if self._lock_pid != os.getpid():
-            self._lock = threading.Lock()  # the parent's may have been held as it forked
+            self._lock = threading.Lock()  # the parent's lock may have been held when it forked
             self._lock_pid = os.getpid()
         with self._lock:
             if self._made is None or self._made.pid != os.getpid():
-                # The parent's are kept for good: taking them apart would wake threads that are not here.
+                # The parent's engines are never freed: freeing them would wake threads that do not exist in this process.
                 self._inherited = self._made or self._inherited
                 self._made = self._new_engines()
             return self._made
 
     def _new_engines(self) -> _Engines:
-        # Loaded by the first request: boto3 takes longer to import than everything else together.
+        # Imported by the first request: boto3 takes longer to import than all other modules together.
         from starburst_executor.store.s3.boto import BotoEngine
 
         boto = BotoEngine(
@@ -233,7 +233,7 @@ class S3Store:
 
 
 def preload() -> None:
-    """Load what the first client needs, once for all forks of this process. No engine is made, no credentials sought."""
+    """Import the modules of the first client, once for all forks of this process. Makes no engine and looks for no credentials."""
     from starburst_executor.store.s3 import boto as s3_boto
 
     s3_boto.preload()

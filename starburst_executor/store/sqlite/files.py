@@ -1,15 +1,16 @@
-"""The files of the embedded store: made, opened, lent out and removed here, so that `sqlite.py` only reads and writes.
+"""Creates, opens, lends and removes the files of the embedded store; `store.py` reads and writes them.
 
-A *store file* is born with its first object and dies with its last. Reading never makes one. Three hazards shape this:
+A *store file* is created with its first object and removed with its last. Reading never creates one. Three hazards
+determine this module:
 
-- *Forks.* SQLite remembers per process which files it has locked. A child that inherits this memory believes in
+- *Forks.* SQLite remembers per process which files it has locked. A child that inherits this memory assumes
   locks that it does not hold, and its acknowledged writes vanish when the parent closes the file. So no connection is
-  open while the process forks: before a fork, those lent out are waited for and all are closed.
+  open while the process forks: a fork waits for lent connections to come back, then closes all connections.
 - *Removal.* A file is unlinked only after its tables were renamed in a committed transaction, so a process that still
   has it open fails on its next statement ("no such table") instead of writing into a file without a name.
 - *Names.* A file and its log are opened, and the log removed, by name. Making and removing a file exclude each other,
-  and opening and closing one, by an advisory lock on the folder (`_lock`), which dies with its process. Hence what is
-  under a name is never replaced between looking at it and acting on it.
+  and opening and closing one, by an advisory lock on the folder (`_lock`), which the system releases when its process
+  dies. Guarantee: the file under a name is never replaced between a check of that file and the action that follows.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ __all__ = ["Gone", "StoreFiles", "bury", "translated"]
 
 _FORMAT = 1
 _BUSY_S = 60.0
-# At the first read of a file: a reader of a store waits for moments only, but another program may have locked its own.
+# For the first read of a file. The locks of a store last for moments; another program's database may be locked for long.
 _BUSY_FIRST_S = 2.0
-# A folder or file that is in the way, may not be entered, or cannot have such a name.
+# Permanent errors: the path is blocked by another file, is not accessible, or is not a valid name.
 _NEVER = frozenset(
     {
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP),
@@ -41,10 +42,10 @@ _NEVER = frozenset(
     }
 )
 _FORK_PATIENCE_S = 5.0
-_FILES_OPEN = 16  # of as many sessions; three descriptors per file and thread
+_FILES_OPEN = 16  # for as many sessions; three descriptors per file and thread
 _WAL_BYTES_KEPT = 64 << 20
-# The index alone answers a listing; bodies lie apart from it. Bodies above a chunk's size are rows of `chunks` under
-# their ETag, which no other write ever has.
+# The index alone answers a listing, without reading bodies. Bodies above a chunk's size are rows of `chunks` under their
+# ETag, which is unique to one write.
 _SCHEMA = f"""
 BEGIN IMMEDIATE;
 CREATE TABLE objects (key TEXT NOT NULL, etag TEXT NOT NULL, size INTEGER NOT NULL, modified_at REAL NOT NULL, body BLOB);
@@ -56,11 +57,11 @@ COMMIT;
 
 
 class Gone(Exception):
-    """There is no store file, or it is buried: no object is in it, and none will be."""
+    """The store file does not exist, or is buried: it has no objects and never will."""
 
 
 class _File:
-    """What one process has open of one store file."""
+    """The connections of one process to one store file."""
 
     __slots__ = ("identity", "idle", "path", "writing")
 
@@ -68,7 +69,7 @@ class _File:
         self.path = path
         self.identity = identity
         self.idle: list[sqlite3.Connection] = []
-        # SQLite lets waiters sleep for milliseconds, and a swap takes microseconds: threads of one process queue here.
+        # Queues the threads of this process: SQLite lets a waiter sleep for milliseconds, and a swap takes microseconds.
         self.writing = threading.Lock()
 
 
@@ -76,7 +77,7 @@ class StoreFiles:
     """Connections to the files of one folder. Thread-safe; safe in a child after a fork.
 
     Args:
-        folder: Where the files are; made with the first of them, for its owner only.
+        folder: The folder of the files; created with the first file, with access for its owner only.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,7 +92,7 @@ class StoreFiles:
 
     @contextmanager
     def reading(self, path: str) -> Iterator[sqlite3.Connection]:
-        """Lend a connection to a file that is there. Raises: Gone."""
+        """Lend a connection to an existing file. Raises: Gone."""
         file, connection = self._borrow(path)
         try:
             yield connection
@@ -103,7 +104,7 @@ class StoreFiles:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that no other thread of this process writes through meanwhile. Raises: Gone."""
+        """Lend a connection; no other thread of this process writes to the file until it is returned. Raises: Gone."""
         file, connection = self._borrow(path)
         try:
             with file.writing:
@@ -115,9 +116,9 @@ class StoreFiles:
         self._take_back(file, connection)
 
     def make(self, path: str) -> None:
-        """Make a store file, unless there is one that lives.
+        """Create a store file, unless one exists that is not buried.
 
-        # Crash here: a file without tables; it reads as Gone, and the next `make` finishes it.
+        # Crash here: a file without tables is left; it reads as Gone, and the next `make` completes it.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -128,7 +129,7 @@ class StoreFiles:
             raise
 
     def remove_buried(self, path: str) -> None:
-        """Unlink a file that was buried; nothing happens to one that lives. A second call is harmless.
+        """Unlink a buried file; do nothing to any other. A second call is harmless.
 
         # Crash here: a buried file keeps its name; it reads as Gone, and the next `make` or removal unlinks it.
         """
@@ -145,14 +146,14 @@ class StoreFiles:
             raise
 
     def close(self) -> None:
-        """Close every connection: now if it is idle, else when it comes back."""
+        """Close every connection: idle ones now, lent ones when they are returned."""
         with self._changed:
             self._closed = True
             self._close_idle()
 
     def hold_for_fork(self) -> None:
-        """Let no connection be open, and no thread be inside of SQLite, until `resume_after_fork`."""
-        # Bounded: a signal handler that forks may have interrupted the very call it would wait for.
+        """Close all connections and keep all threads out of SQLite until `resume_after_fork`."""
+        # Bounded: a signal handler that forks may have interrupted the call for which this would wait.
         if not self._changed.acquire(timeout=_FORK_PATIENCE_S):
             return
         self._n_forking += 1
@@ -161,7 +162,7 @@ class StoreFiles:
         self._changed.release()
 
     def resume_after_fork(self, *, in_child: bool) -> None:
-        """Go on as before; in a child, without what belonged to threads that do not exist there."""
+        """Allow connections again; a child discards the state of threads that it does not have."""
         if in_child:
             self._changed = threading.Condition(threading.Lock())
             self._files = {}
@@ -195,7 +196,7 @@ class StoreFiles:
 
     @contextmanager
     def _connected_alone(self) -> Iterator[None]:
-        """For a connection that is not lent but made and closed within the block."""
+        """Count a connection that the block opens and closes itself, so that forks wait for it."""
         with self._changed:
             self._wait_for_forks()
             self._n_lent += 1
@@ -215,7 +216,7 @@ class StoreFiles:
         return file
 
     def _forget(self, path: str) -> None:
-        """Close what is open of a file; what is lent is closed as it comes back."""
+        """Close the idle connections to a file; lent ones are closed when they are returned."""
         for connection in self._files.pop(path).idle:
             self._close(connection)
 
@@ -225,13 +226,13 @@ class StoreFiles:
             try:
                 if _identity(path) != identity:
                     raise Gone(path)
-                # This read opens the log as well: from now on the connection has nothing more to find by name.
+                # This read also opens the log: from now on the connection opens no file by name.
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:  # nothing was ever stored in it, by us
+                if version == 0:  # this library never stored anything in it
                     raise Gone(path)
                 if version != _FORMAT:
                     raise RecordInvalid(
-                        f"a newer starburst_executor wrote this store, upgrade to read it, or it is none: file={path}, "
+                        f"not a store, or written by a newer starburst_executor, upgrade to read it: file={path}, "
                         f"format={version}"
                     )
                 connection.execute(f"PRAGMA busy_timeout = {_BUSY_S * 1000:.0f}")
@@ -250,12 +251,12 @@ class StoreFiles:
         self._count_back()
 
     def _take_back_failed(self, file: _File, connection: sqlite3.Connection, error: BaseException) -> None:
-        if isinstance(error, StarburstError):  # a refusal: nothing is wrong with the connection
+        if isinstance(error, StarburstError):  # a refusal: the connection is intact
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             self._take_back(file, connection)
         else:
-            self._close(connection)  # rolls back
+            self._close(connection)  # which rolls back
             self._count_back()
 
     def _count_back(self) -> None:
@@ -288,27 +289,29 @@ class StoreFiles:
             connection.close()
 
     def _close(self, connection: sqlite3.Connection) -> None:
-        # The last to close a file removes its log by name, after a look whether the name still is this file's.
+        # The last connection that closes removes the log by name. The lock keeps another file from taking the name meanwhile.
         try:
             with self._folder_lock(shared=True):
                 connection.close()
-        except OSError:  # the folder is gone, or closed to us
+        except OSError:  # the folder was removed or is not accessible
             connection.close()
 
     @contextmanager
     def _folder_lock(self, *, shared: bool = False) -> Iterator[None]:
         with (self.folder / "_lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)  # released by closing, and by death
+            fcntl.flock(
+                lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            )  # released when it is closed, also by the death of the process
             yield
 
 
 def bury(connection: sqlite3.Connection) -> None:
-    """Within a write transaction: declare dead the file that has lost its last object."""
+    """Mark a file without objects as dead, within a write transaction."""
     connection.execute("ALTER TABLE objects RENAME TO buried")
 
 
 def translated(error: BaseException, path: str) -> StarburstError | Gone | None:
-    """What an error of SQLite or of the file system means to callers of the store; None if it is neither."""
+    """Return the error of this package for an error of SQLite or the file system; None for other exceptions."""
     if isinstance(error, OSError):
         return _translated_os(error, path)
     if not isinstance(error, sqlite3.Error):
@@ -321,7 +324,7 @@ def translated(error: BaseException, path: str) -> StarburstError | Gone | None:
     if "readonly" in text or "unable to open" in text:
         folder = Path(path).parent
         return AccessDenied(f"cannot use the embedded store, make its folder writable or pass store=: {folder}: {text}")
-    # The last three: tables of these names, and not ours.
+    # The last three: another program's tables with the same names.
     if any(
         words in text for words in ("not a database", "malformed", "no such column", "has no column", "columns but")
     ):
@@ -367,23 +370,22 @@ def _connected(path: str, mode: str = "rw", busy_s: float = _BUSY_S) -> sqlite3.
 
 def _identity(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path)  # noqa: PTH116 - in every request; Path costs twice as much
+        status = os.stat(path)  # noqa: PTH116 - called in every request; Path costs twice as much
     except FileNotFoundError:
         return None
     except OSError as error:
         _raise_translated(error, path)
         raise
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _is_buried(connection: sqlite3.Connection) -> bool:
-    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'buried'").fetchone()
-    return found is not None
+    return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'buried'").fetchone() is not None
 
 
 def _unlink(path: str) -> None:
-    # The database first: without it, a log left behind by a crash is never replayed. The other way round the burial,
-    # still in the log, would be lost and the objects would be back.
+    # The database first: without it, a log that a crash leaves behind is never replayed. In the reverse order a crash
+    # could lose the burial, which may still be in the log, and the objects would be back.
     for name in (path, path + "-wal", path + "-shm"):
         with suppress(FileNotFoundError):
             Path(name).unlink()

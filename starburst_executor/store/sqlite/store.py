@@ -1,14 +1,14 @@
 """SqliteStore: the embedded default. One durable file per session, with the conditional writes of S3.
 
-`sessions/<id>/…` is in `<folder>/<id>.db`, everything else in `<folder>/_store.db`. Several processes on one machine
+`sessions/<id>/…` is in `<folder>/<id>.db`, all other keys in `<folder>/_store.db`. Several processes on one machine
 share a folder; network file systems break SQLite's locks, so the folder must be on a local disk.
 
-What is durable: an acknowledged write survives the death of any process, SIGKILL included, at once. Power loss or a
-crash of the kernel may take the writes since the file's last checkpoint (every 1,000 pages or so, about 4 MB), the
-newest first: the file is then as it was a moment ago, never damaged (WAL, synchronous=NORMAL).
+Durability: an acknowledged write survives the death of any process, also by SIGKILL, immediately. A power loss or kernel
+crash may lose the newest writes since the file's last checkpoint (about every 1,000 pages, 4 MB): the file then has an
+earlier consistent state and is never damaged (WAL, synchronous=NORMAL).
 
-Guarantee: every write is one transaction; a reader sees an object whole, before or after it. ETags are random, so two
-writes never have the same, not even of the same bytes.
+Guarantee: every write is one transaction; a reader sees the whole object before it or after it. ETags are random, so two
+writes never share one, even with equal bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from starburst_executor.store.sqlite.files import Gone, StoreFiles, bury, transl
 
 __all__ = ["SqliteStore"]
 
-# Above this a body becomes rows of this size: a range reads only its chunks, and SQLite's limit of 1 GB is no limit.
+# A bigger body is split into rows of this size: a range reads only its chunks, and SQLite's limit of 1 GB does not apply.
 _CHUNK_BYTES = 1 << 20
 _DELETED_AT_ONCE = 1_000
 _TRIES_TO_MAKE = 100
@@ -48,7 +48,7 @@ _SESSIONS = "sessions/"
 
 _GET = "SELECT etag, size, CASE WHEN etag = ? THEN NULL ELSE body END FROM objects WHERE key = ?"
 _CREATE = "INSERT INTO objects SELECT ?, ?, ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM objects WHERE key = ?)"
-# A body that is chunked is left to the slower way, which removes its chunks.
+# These skip chunked bodies: the slower path in `_swapped` and `_put` also removes the chunks.
 _SWAP = "UPDATE objects SET etag = ?, size = ?, modified_at = ?, body = ? WHERE key = ? AND etag = ? AND body NOT NULL"
 _PUT = "UPDATE objects SET etag = ?, size = ?, modified_at = ?, body = ? WHERE key = ? AND body NOT NULL"
 _LIST = "SELECT key, size, etag, modified_at FROM objects WHERE key >= ? AND key < ? ORDER BY key"
@@ -57,7 +57,7 @@ _CHUNKS = "SELECT body FROM chunks WHERE etag = ? AND number >= ? AND number < ?
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-# `Listed._make` without its checks: a client that waits for many objects makes ten thousands of these a second.
+# `Listed._make` without its checks: a client that waits for many objects creates tens of thousands of these per second.
 _listed = partial(tuple.__new__, Listed)
 
 
@@ -65,15 +65,15 @@ class SqliteStore:
     """Objects in SQLite files. Thread-safe, and safe in a child after a fork.
 
     Args:
-        folder: Where the files are; made with the first object.
-        clock: Gives the time of each write and the ETags.
+        folder: The folder of the files; created with the first object.
+        clock: The source of the time of each write and of the ETags.
     """
 
     def __init__(self, folder: Path, *, clock: Clock | None = None) -> None:
         self._folder = folder
         self._files = StoreFiles(folder)
         self._clock = clock or SystemClock()
-        self._skipped: set[str] = set()  # said so already
+        self._skipped: set[str] = set()  # already warned about
 
     def __repr__(self) -> str:
         return f"SqliteStore({str(self._folder)!r})"
@@ -86,14 +86,14 @@ class SqliteStore:
         end = None if length is None else start + length
         try:
             with self._files.reading(self._path(key)) as connection:
-                found = connection.execute(_GET, (unless, key)).fetchone()
-                if found is not None and found[2] is None and found[0] != unless:
+                row = connection.execute(_GET, (unless, key)).fetchone()
+                if row is not None and row[2] is None and row[0] != unless:
                     return _chunked(connection, key, start, end)
         except Gone:
-            found = None
-        if found is None:
+            row = None
+        if row is None:
             raise self._not_found(key)
-        etag, _, body = found
+        etag, _, body = row
         if etag == unless:
             return None
         return Stored(body if start == 0 and end is None else body[start:end], etag)
@@ -118,8 +118,8 @@ class SqliteStore:
 
     def list_folders(self, prefix: str) -> list[str]:
         if prefix == _SESSIONS:
-            # By the names of the files, none of which is opened: there may be thousands, and some may be no store. One
-            # that holds nothing, since a process died as it made or removed it, is named as well.
+            # From the names of the files, without opening them: there may be thousands, and some may not be stores. An
+            # empty file, left by a process that died while it created or removed it, is included.
             return sorted(Path(path).stem for path in self._session_files())
         names: set[str] = set()
         for path in self._paths(prefix):
@@ -154,7 +154,7 @@ class SqliteStore:
         return f"{self._folder}/{session_id}.db"
 
     def _paths(self, prefix: str) -> Sequence[str]:
-        """The files that may hold keys under `prefix`."""
+        """Return the files that may hold keys under `prefix`."""
         if prefix.startswith(_SESSIONS) and prefix != _SESSIONS:
             return [self._path(prefix)]
         paths = [] if prefix == _SESSIONS else [self._path("")]
@@ -163,7 +163,7 @@ class SqliteStore:
         return paths
 
     def _session_files(self) -> Sequence[str]:
-        """Every file that may be a session's by its name; folders, sockets and links to nowhere are none."""
+        """Return every file with the name of a session's file; not folders, sockets or broken links."""
         try:
             with os.scandir(self._folder) as entries:
                 return [
@@ -179,7 +179,7 @@ class SqliteStore:
 
     @contextmanager
     def _skipping(self, path: str, prefix: str) -> Iterator[None]:
-        """Pass over a file without objects and, where many are listed, one that is no store."""
+        """Skip a file without objects and, in a listing of several files, a file that is not a store."""
         try:
             yield
         except Gone:
@@ -189,15 +189,15 @@ class SqliteStore:
                 raise
             if path not in self._skipped:
                 self._skipped.add(path)
-                _log.warning("left alone what is no session: %s", error)
+                _log.warning("ignored a file that is not a session: %s", error)
 
     def _made(self, key: str, write: Callable[[sqlite3.Connection], _T]) -> _T:
-        """Write to a file that this may be the first write to."""
+        """Write to a file, and create it if it does not exist."""
         path = self._path(key)
         for _ in range(_TRIES_TO_MAKE):
             with suppress(Gone), self._files.writing(path) as connection:
                 return write(connection)
-            with suppress(Gone):  # the folder went as well
+            with suppress(Gone):  # the folder was removed too
                 self._files.make(path)
         if not self._folder.is_dir():
             raise AccessDenied(f"the embedded store's folder cannot be made, pass another one: folder={self._folder}")
@@ -226,11 +226,11 @@ class SqliteStore:
 
     def _swapped(self, connection: sqlite3.Connection, key: str, body: Body, expected: str, etag: str) -> str:
         with _transaction(connection):
-            found = connection.execute("SELECT etag FROM objects WHERE key = ?", (key,)).fetchone()
-            if found is None:
+            row = connection.execute("SELECT etag FROM objects WHERE key = ?", (key,)).fetchone()
+            if row is None:
                 raise self._not_found(key)
-            if found[0] != expected:
-                raise PreconditionFailed(f"somebody else wrote first: {self.url}/{key}")
+            if row[0] != expected:
+                raise PreconditionFailed(f"another writer was first: {self.url}/{key}")
             _remove(connection, key)
             return self._insert(connection, key, body, etag)
 
@@ -259,24 +259,24 @@ class SqliteStore:
         return ObjectNotFound(f"no such object: {self.url}/{key}")
 
     def _there(self, key: str) -> PreconditionFailed:
-        return PreconditionFailed(f"there is an object already: {self.url}/{key}")
+        return PreconditionFailed(f"the object already exists: {self.url}/{key}")
 
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    """Commit what the block did; if it raises, `StoreFiles` rolls back as it takes the connection back."""
+    """Commit the block's statements; if it raises, `StoreFiles` rolls back when the connection is returned."""
     connection.execute(f"BEGIN {kind}")
     yield
     connection.execute("COMMIT")
 
 
 def _chunked(connection: sqlite3.Connection, key: str, start: int, end: int | None) -> Stored | None:
-    """Read a body, or a range of it, that lies in chunks; in one transaction, so that it cannot be torn."""
+    """Read a chunked body, or a range of it, in one transaction, so that it cannot mix two writes."""
     with _transaction(connection, "DEFERRED"):
-        found = connection.execute(_GET, (None, key)).fetchone()
-        if found is None:
+        row = connection.execute(_GET, (None, key)).fetchone()
+        if row is None:
             raise ObjectNotFound(f"no such object: {key}")
-        etag, size, body = found
+        etag, size, body = row
         if body is not None:
             stored = Stored(body[start:end], etag)
         else:
@@ -286,7 +286,7 @@ def _chunked(connection: sqlite3.Connection, key: str, start: int, end: int | No
 
 def _range(connection: sqlite3.Connection, etag: str, start: int, end: int) -> bytes:
     first = start // _CHUNK_BYTES
-    whole = io.BytesIO()  # its value is its buffer: gigabytes are held once, not twice
+    whole = io.BytesIO()  # `getvalue` returns the buffer itself: gigabytes are in memory once, not twice
     for (chunk,) in connection.execute(_CHUNKS, (etag, first, -(-end // _CHUNK_BYTES))):
         skipped = max(0, start - first * _CHUNK_BYTES) if whole.tell() == 0 else 0
         whole.write(memoryview(chunk)[skipped : skipped + end - start - whole.tell()])
@@ -300,20 +300,20 @@ def _chunks(etag: str, body: Body) -> Iterator[tuple[str, int, memoryview]]:
 
 
 def _remove(connection: sqlite3.Connection, key: str) -> None:
-    found = connection.execute("SELECT rowid, etag, body IS NULL FROM objects WHERE key = ?", (key,)).fetchone()
-    if found is None:
+    row = connection.execute("SELECT rowid, etag, body IS NULL FROM objects WHERE key = ?", (key,)).fetchone()
+    if row is None:
         return
-    rowid, etag, is_chunked = found
+    rowid, etag, is_chunked = row
     if is_chunked:
         connection.execute("DELETE FROM chunks WHERE etag = ?", (etag,))
     connection.execute("DELETE FROM objects WHERE rowid = ?", (rowid,))
 
 
 def _folders(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:
-    """Leap from folder to folder along the index, rather than over every key."""
+    """Yield the folders under `prefix`: one index lookup per folder, not one per key."""
     at, end = prefix, _after(prefix)
-    while found := connection.execute(_NEXT_KEY, (at, end)).fetchone():
-        key: str = found[0]
+    while row := connection.execute(_NEXT_KEY, (at, end)).fetchone():
+        key: str = row[0]
         name, slash, _ = key[len(prefix) :].partition("/")
         if slash:
             yield name
@@ -325,10 +325,10 @@ def _folders(connection: sqlite3.Connection, prefix: str) -> Iterator[str]:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link in a circle
+    except OSError:  # a circular link
         return False
 
 
 def _after(prefix: str) -> str:
-    """The first string that sorts behind every string that starts with `prefix`."""
+    """Return the first string that sorts after every string with this prefix."""
     return prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else "\U0010ffff"

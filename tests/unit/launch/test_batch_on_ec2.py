@@ -82,13 +82,13 @@ def test_what_the_instances_have_is_taken(stack: Stack, options: dict[str, Any])
 @pytest.mark.parametrize(
     ("stack", "options", "said"),
     [
-        (STACK, {"arch": "arm64"}, "optimal, which is x86_64; set up what runs it with `starburst setup --batch-instance-type c7g`"),
-        (ARM, {}, "c7g, which is arm64; set up what runs it with `starburst setup --batch-instance-type optimal`"),
-        (STACK, {"gpus": 1}, "optimal, which has no GPUs; set up what has with `starburst setup --batch-instance-type g5`"),
-        (STACK, {"cpu": 128}, "has Batch run 100 vCPUs at most; change it with `starburst setup --batch-most-vcpus 128`"),
-        (ARM, {"arch": "arm64", "cpu": 8}, "none of which has so much: at most 4 vCPUs"),
-        (ARM, {"arch": "arm64", "memory": "16GB"}, "none of which has so much: at most 4 vCPUs"),
-        (GPU, {"gpus": 2}, "none of which has so much: at most 4 vCPUs, 14763 MiB for a job and 1 GPUs"),
+        (STACK, {"arch": "arm64"}, "optimal, which is x86_64; add instances for it with `starburst setup --batch-instance-type c7g`"),
+        (ARM, {}, "c7g, which is arm64; add instances for it with `starburst setup --batch-instance-type optimal`"),
+        (STACK, {"gpus": 1}, "optimal, which has no GPUs; add instances with GPUs with `starburst setup --batch-instance-type g5`"),
+        (STACK, {"cpu": 128}, "Batch runs at most 100 vCPUs; change it with `starburst setup --batch-most-vcpus 128`"),
+        (ARM, {"arch": "arm64", "cpu": 8}, "none of which is large enough: at most 4 vCPUs"),
+        (ARM, {"arch": "arm64", "memory": "16GB"}, "none of which is large enough: at most 4 vCPUs"),
+        (GPU, {"gpus": 2}, "none of which is large enough: at most 4 vCPUs, 14763 MiB for a job and 1 GPUs"),
     ],
 )  # fmt: skip
 def test_what_they_do_not_have_is_refused_with_what_to_set_up(stack: Stack, options: dict[str, Any], said: str) -> None:

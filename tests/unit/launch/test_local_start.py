@@ -58,7 +58,7 @@ def test_agents_that_cannot_go_on_are_dead_with_their_status_and_words(
 def test_a_fork_server_that_cannot_start_says_why(local: Local, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("starburst_executor.launch.local.launcher._START", "import sys; sys.exit('no such luck')")
     monkeypatch.setattr(fork_server, "FORKS", True)
-    with pytest.raises(LaunchError, match=r"gone; exit status 1; no such luck"):
+    with pytest.raises(LaunchError, match=r"ended; exit status 1; no such luck"):
         local.start(order)
 
 
@@ -87,7 +87,7 @@ def test_a_fork_server_that_is_killed_at_its_start_proves_nothing_and_another_on
         for _ in range(4):
             started = local.start(order, handle)
             assert (started.n_slots, started.more_s is not None) == (0, True)
-            assert "the process that forks workers is gone; exit status -9" in str(started.error)
+            assert "the process that forks workers has ended; exit status -9" in str(started.error)
             handle = started.handle
         assert started.more_s is not None
         assert started.more_s > 0.15
