@@ -136,21 +136,23 @@ def never_look_unasked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Finder, "_rest_s", lambda self: math.inf)
 
 
+def close_at_once(session: Any, ordinal: int, number: int) -> None:
+    """Take an epoch out of the manifest, whatever is in it."""
+
+    def step(manifest: Manifest) -> Manifest | None:
+        submitter = manifest.submitters[ordinal]
+        if number not in submitter.open:
+            return None
+        return manifest.with_submitter(
+            ordinal, replace(submitter, open=tuple(n for n in submitter.open if n != number))
+        )
+
+    session.change(step)
+
+
 def close_an_epoch_without_listing_again(patch: pytest.MonkeyPatch) -> None:
     """The listing of a moment ago decides."""
-
-    def close(self: Any, ordinal: int, number: int) -> None:
-        def step(manifest: Manifest) -> Manifest | None:
-            submitter = manifest.submitters[ordinal]
-            if number not in submitter.open:
-                return None
-            return manifest.with_submitter(
-                ordinal, replace(submitter, open=tuple(n for n in submitter.open if n != number))
-            )
-
-        self.change(step)
-
-    patch.setattr(SessionStore, "_close_epoch", close)
+    patch.setattr(SessionStore, "_close_epoch", close_at_once)
 
 
 def close_an_epoch_before_it_is_full(patch: pytest.MonkeyPatch) -> None:
@@ -158,7 +160,8 @@ def close_an_epoch_before_it_is_full(patch: pytest.MonkeyPatch) -> None:
 
     def close(self: Any, groups: list[Group]) -> None:
         for place in {(group.ref.ordinal, group.ref.epoch) for group in groups}:
-            self._close_epoch(*place)
+            if all(group.size_class.has_ended for group in self.groups([place])):
+                close_at_once(self, *place)
 
     patch.setattr(SessionStore, "close_epochs", close)
 
