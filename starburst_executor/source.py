@@ -1,10 +1,10 @@
-"""The source lines of code that travels by value: taken along by its pickle, put where tracebacks look for them.
+"""Source lines of code that is pickled by value: its pickle includes them, and a runner puts them into `linecache`.
 
     client: linecache (files, notebook cells, the interactive prompt) ──source_of──► pickle of the code
     runner: pickle of the code ──register──► linecache ──► traceback, warnings, pdb, inspect
 
-A file of that name may be missing where the code runs, or be another one. So what was sent is believed rather than what
-lies there.
+On the machine that runs the code, the file of that name may be missing or different. So lines from the pickle take
+precedence over the file.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from types import CodeType
 
 __all__ = ["nested", "register", "source_of"]
 
-# More source than this for one function is generated, and of no use to a reader.
+# Longer source of one function is assumed to be generated, and of no use to a reader.
 _MOST_CHARS = 100_000
-# What line numbers are believed: more lines than any file has that somebody wrote.
+# Upper bound of plausible line numbers: more lines than any file written by hand has.
 _MOST_LINES = 1_000_000
-# File names whose lines are kept, the newest ones: each cell of a notebook is one.
+# Number of files whose lines are kept, newest first: each cell of a notebook is a file.
 _MOST_FILES = 1_000
 
 _registered: OrderedDict[str, None] = OrderedDict()
 
 
 def nested(code: CodeType) -> Iterator[CodeType]:
-    """The code objects within a code object, at any depth."""
+    """Yield the code objects within a code object, at any depth."""
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield constant
@@ -37,11 +37,11 @@ def nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def source_of(code: CodeType) -> str:
-    """The source lines of this code and of all that is nested in it; empty if they are not known here."""
+    """Return the source lines of this code and of all code nested in it; empty if this process does not know them."""
     return _source_of(code, code.co_filename)
 
 
-# Code objects that differ in nothing but their file are equal.
+# The file's name is an argument because code objects that differ only in their file are equal.
 @lru_cache(maxsize=512)
 def _source_of(code: CodeType, filename: str) -> str:
     lines = linecache.getlines(filename, _globals_of(filename))
@@ -50,7 +50,7 @@ def _source_of(code: CodeType, filename: str) -> str:
 
 
 def _globals_of(filename: str) -> dict[str, object] | None:
-    """What finds the source of a program in an archive, which is no file."""
+    """Return the globals with the loader that finds a program's source in an archive; None for any other file."""
     main = vars(sys.modules["__main__"]) if "__main__" in sys.modules else {}
     return main if main.get("__file__") == filename else None
 
@@ -63,10 +63,10 @@ def _last_line(code: CodeType) -> int:
 
 
 def register(filename: str, first_line: int, source: str, *, is_believed: bool) -> None:
-    """Let tracebacks find these lines of a file.
+    """Make these lines of a file available to tracebacks.
 
     Args:
-        is_believed: Rather than what is known of the file here; otherwise only where nothing is known of it.
+        is_believed: Whether the lines replace those known for the file; otherwise they are used only if none are known.
     """
     sent = source.splitlines(keepends=True)
     until = first_line - 1 + len(sent)
@@ -77,7 +77,7 @@ def register(filename: str, first_line: int, source: str, *, is_believed: bool) 
         return
     lines = [*known, *["\n"] * (until - len(known))]
     lines[first_line - 1 : until] = sent
-    # Without a time of change, so that nobody looks whether the file has another one.
+    # Without a modification time, so that `linecache.checkcache` does not compare it with a file's.
     linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
     _registered[filename] = None
     _registered.move_to_end(filename)

@@ -1,1 +1,1 @@
-"""Runners: the crash-isolated processes that call user code, and how the agent speaks to them."""
+"""Runners: the crash-isolated processes that call user code, and the agent's protocol with them."""

@@ -1,11 +1,11 @@
-"""What a runner prints: its standard output and error are files that the agent reads.
+"""Capture of a runner's output: its standard output and error are files that the agent reads.
 
-The runner only says, with each outcome, how long its two files are; the bytes in between belong to that task. Nobody
-truncates, so these offsets never change their meaning and both sides need no lock. What has been read is given back to
-the system as a hole in the file. A task that prints without end is held to `_LIMIT_BYTES` on the disk: its first part
-is remembered, its last part stays, the rest is dropped and counted.
+With each outcome the runner reports the lengths of its two files; the bytes since the last report belong to that task.
+Neither side truncates the files while tasks run, so these offsets stay valid and no lock is needed. The agent returns the
+bytes that it has read to the system, as a hole in the file. A task that prints endlessly takes at most about `_LIMIT_BYTES`:
+the agent keeps the first part in memory, the last part stays in the file, and the rest is dropped and counted.
 
-A crash loses nothing of this: the file outlives the process.
+# Guarantee: a crash loses no output: the file outlives the process.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ from starburst_executor.worker.runner import crash
 __all__ = ["CapturedStream"]
 
 _LIMIT_BYTES = 16 * 1024 * 1024
-_TIDY_BYTES = 1024 * 1024  # holes are made for so much at least: a system call per task would be too much
-_BLOCK_BYTES = 64 * 1024  # a multiple of every page and block size; holes begin and end at one
+_TIDY_BYTES = 1024 * 1024  # the least size of a hole: one system call per task would cost too much
+_BLOCK_BYTES = 64 * 1024  # a multiple of every page and block size; holes begin and end at such a multiple
 _SHOW_BYTES = 1024 * 1024
 _PARTIAL_LINE_BYTES = 64 * 1024
-_REPORT_BYTES = 256 * 1024  # a report of a crash is shorter: it has up to 100 threads of 100 frames
+_REPORT_BYTES = 256 * 1024  # a crash report is shorter: it has at most 100 threads of 100 frames
 
 
 class CapturedStream:
-    """One output file of one runner, seen from the agent. Not thread-safe.
+    """One output file of one runner, on the agent's side. Not thread-safe.
 
     Attributes:
-        fd: The file, open for appending, for the runner to write to.
+        fd: The file, open for appending, to which the runner writes.
     """
 
     def __init__(self, *, keep_bytes: int, show_fd: int | None = None) -> None:
         """
         Args:
-            keep_bytes: The most that is kept of one task's text; more loses its middle.
-            show_fd: Where the text is also shown as it comes, for example 1.
+            keep_bytes: The most bytes to keep of one task's text; a longer text loses its middle.
+            show_fd: A descriptor to which the text is also written as it arrives, for example 1.
         """
         self.fd = _append_only_file()
         self._keep_bytes = keep_bytes
         self._limit_bytes = max(_LIMIT_BYTES, 2 * keep_bytes)
         self._show_fd = show_fd
-        self._start = 0  # where the running task's text begins
-        self._shown = 0  # up to where it has been shown
-        self._freed = 0  # up to where the file is a hole
-        self._head = b""  # the first part of the running task's text, if that is in the hole
+        self._start = 0  # the offset at which the running task's text begins
+        self._shown = 0  # the offset up to which it has been shown
+        self._freed = 0  # the offset up to which the file is a hole
+        self._head = b""  # the first part of the running task's text, if it is in the hole
 
     def watch(self) -> None:
-        """Show what is new, and drop the middle of what became too long. To be called now and then."""
+        """Show new text, and drop the middle of a text that became too long. Call it regularly."""
         size = os.fstat(self.fd).st_size
         self._show(size, whole_lines=True)
         if size - self._freed > self._limit_bytes:
@@ -62,14 +62,14 @@ class CapturedStream:
             self._free(size - self._tail_bytes)
 
     def take(self, end: int | None = None) -> bytes:
-        """The text from the last `take` up to `end`, or up to now. At most `keep_bytes` and a line that says so."""
+        """Return the text from the last `take` up to `end`, or up to now: at most `keep_bytes`, plus a line that names the omission."""
         if end is None:
             end = os.fstat(self.fd).st_size
         if end == self._start:
             return b""
         self._show(end, whole_lines=False)
         text = self._text(self._start, end)
-        if end < self._start:  # user code truncated the file, by opening /dev/stdout anew
+        if end < self._start:  # user code truncated the file, for example by opening /dev/stdout
             self._shown, self._freed = min(self._shown, end), min(self._freed, end)
         self._start, self._head = end, b""
         if end - self._freed > _TIDY_BYTES:
@@ -77,7 +77,7 @@ class CapturedStream:
         return text
 
     def mend(self) -> None:
-        """After a crash: leave out of its report what says nothing to the user. To be called before the last `take`."""
+        """After a crash, remove frames that are of no use to the user from its report. Call it before the last `take`."""
         size = os.fstat(self.fd).st_size
         start = max(self._start, self._shown, size - _REPORT_BYTES)
         text = self._read(start, size)
@@ -87,7 +87,7 @@ class CapturedStream:
             os.write(self.fd, mended)
 
     def close(self) -> None:
-        """Let go of the file. A second call is harmless."""
+        """Close the file. A second call is harmless."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -120,7 +120,7 @@ class CapturedStream:
         while self._show_fd is not None and self._shown < end:
             text = self._read(self._shown, min(end, self._shown + _SHOW_BYTES))
             if whole_lines:
-                # A crash is shown once it is over, and `mend` has gone through what it has written.
+                # A crash report is shown after the process has ended and `mend` has edited it.
                 text = _whole_lines(text.partition(crash.OPENING)[0])
             if not text:
                 return
@@ -128,22 +128,22 @@ class CapturedStream:
             self._write(text)
 
     def _write(self, text: bytes) -> None:
-        left = memoryview(text)
+        unwritten = memoryview(text)
         try:
-            while left and self._show_fd is not None:
-                left = left[os.write(self._show_fd, left) :]
-        except OSError:  # nobody reads any more; the text is captured all the same
+            while unwritten and self._show_fd is not None:
+                unwritten = unwritten[os.write(self._show_fd, unwritten) :]
+        except OSError:  # the reader has closed its end; the text is captured all the same
             self._show_fd = None
 
 
 def _whole_lines(text: bytes) -> bytes:
-    """Up to the last end of a line, so that runners do not share lines; a long line without an end as it is."""
+    """Return the text up to its last line end, so that runners do not mix lines; a long unfinished line is returned whole."""
     end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
     return text if end == 0 and len(text) >= _PARTIAL_LINE_BYTES else text[:end]
 
 
 def _append_only_file() -> int:
-    """A nameless file: in memory where the system can, which also can make holes; else on the disk."""
+    """Make a file without a name: in memory if the system supports it (with holes), otherwise on the disk."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("runner-output")
     else:
@@ -154,7 +154,7 @@ def _append_only_file() -> int:
 
 
 def _punch(fd: int, start: int, length: int) -> bool:
-    """Give these bytes of a file back to the system, without moving the others. False if it cannot."""
+    """Return these bytes of a file to the system without moving the others; False if the system cannot do that."""
     with suppress(OSError):
         if sys.platform == "darwin":
             f_punchhole = 99  # <sys/fcntl.h>; its argument is struct fpunchhole: flags, reserved, offset, length

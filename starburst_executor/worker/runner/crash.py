@@ -1,4 +1,4 @@
-"""What `faulthandler` writes as a process dies, without the frames beneath the user's, which say nothing to the user."""
+"""Reports of `faulthandler` on a dying process, without the frames of this library, which are of no use to the user."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 __all__ = ["OPENING", "users_frames"]
 
-# How its text begins.
+# The first words of a report.
 OPENING = b"Fatal Python error: "
 _FRAME = b'  File "'
 _OURS = _FRAME + os.fsencode(Path(__file__).parent) + os.sep.encode()
 
 
 def users_frames(text: bytes) -> bytes:
-    """The text with each stack cut where the user's code was called. The most recent call comes first in there."""
+    """Return the text with each stack cut below the user's code. A report lists the most recent call first."""
     before, opening, report = text.rpartition(OPENING)
     if not opening:
         return text

@@ -1,17 +1,17 @@
-"""Runners as the agent sees them: processes that are given jobs and give outcomes back, and that may die.
+"""The agent's handle of a runner: a process that takes jobs and returns outcomes, and that may die.
 
     nursery = Nursery.start(…)         once, before the agent has threads
-    runner = nursery.spawn(…)          per slot; again after it died
-    runner.send(jobs, functions)       a slice
-    runner.poll(timeout_s)             Finished, …, or at last Died
-    runner.retract()                   what has not started
+    runner = nursery.spawn(…)          once per slot; again after a runner died
+    runner.send(jobs, functions)       the tasks of a slice
+    runner.poll(timeout_s)             Finished, …; Died at the end
+    runner.retract()                   takes back the jobs that have not started
 
 # Guarantee: each job sent comes back exactly once: as `Finished`, in the list of one `retract`, or as the `culprit` of
-`Died`. The culprit is the one job that had started and has no outcome; no other is ever blamed. After `Died`, `retract`
-returns those that had not started.
+`Died`. The culprit is the one job that had started and has no outcome; no other job is ever blamed. After `Died`, `retract`
+returns the jobs that had not started.
 
-A `Runner` is listened to by one thread, which calls `wait`, `poll` and `close`; any thread may give it jobs, take them
-back or kill it meanwhile. A `Nursery` is for all.
+One thread listens to a `Runner` and calls `wait`, `poll` and `close`; any thread may send it jobs, take them back or kill
+it meanwhile. All threads may share a `Nursery`.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ from starburst_executor.worker.runner.tokens import Tokens
 
 __all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Nursery", "Runner"]
 
-_SOCKET_BYTES = 1024 * 1024  # asked for; the system may give less
-_PIECES_BYTES = 64 * 2**20  # of calls, kept by a runner beside those of the call that runs
-_FUNCTIONS_BYTES = 64 * 2**20  # of functions as they are stored, kept by a runner beside the one that runs
-_LOADED_BYTES = 4096  # what a small function takes once it is loaded, about: with globals of its own
-_WATCH_S = 0.05  # how often the output of a running task is looked at
-_IDLE_WATCH_S = 1.0  # the same between tasks, for threads left running
+_SOCKET_BYTES = 1024 * 1024  # requested; the system may grant less
+_PIECES_BYTES = 64 * 2**20  # of pieces of calls that a runner keeps, in addition to those of the running call
+_FUNCTIONS_BYTES = 64 * 2**20  # of stored functions that a runner keeps, in addition to the running one
+_LOADED_BYTES = 4096  # about the memory of a small loaded function with its own globals
+_WATCH_S = 0.05  # interval at which the output of a running task is checked
+_IDLE_WATCH_S = 1.0  # the same between tasks, for threads that tasks have left running
 _SPAWN_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 10.0
-_DEAF_GRACE_S = 1.0  # between the end of its data and its exit code; then it hangs on without being able to answer
-# A SIGTERM to a whole process group reaches its processes one by one: how long a runner's may come before its worker's.
+_DEAF_GRACE_S = 1.0  # longest time from the end of its data to its exit code; after that it is alive but cannot answer
+# A SIGTERM to a process group reaches its processes one by one: how much earlier a runner may get it than its worker.
 _TERM_GRACE_S = 1.0
 _CLOCK = SystemClock()
 
 
 class Nursery:
-    """Makes runners. Thread-safe.
+    """Starts runners. Thread-safe.
 
     Attributes:
-        root_name: Of the folder for code: this is removed when the agent has ended in whatever way.
+        root_name: The name of the folder for code, which is removed when the agent has ended in any way.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class Nursery:
     def start(
         cls, *, session_id: str, sys_path: Sequence[str] = (), capture_bytes: int = 1_000_000, tee: bool = False
     ) -> Nursery:
-        """Fork the nursery. Call it before this process has threads, and before it imports what does not fork well.
+        """Fork the nursery. Call it before this process has threads, and before it imports modules that do not survive a fork.
 
         Args:
-            sys_path: The client's; goes ahead of this process's own in every runner.
-            capture_bytes: The most that is kept of what one task prints, for stdout and stderr each.
-            tee: Also write what tasks print to this process's own stdout and stderr, as it comes.
+            sys_path: The client's path; every runner puts it before this process's own.
+            capture_bytes: The most bytes to keep of one task's output, for stdout and stderr each.
+            tee: Also write tasks' output to this process's own stdout and stderr as it arrives.
         """
-        sys.stdout.flush()  # or the child would have this text too
+        sys.stdout.flush()  # otherwise the child would write this text again
         sys.stderr.flush()
         control, theirs = socket.socketpair()
         root_name = code_root.new_name()
@@ -112,7 +112,7 @@ class Nursery:
         )
 
     def configure(self, *, sys_path: Sequence[str], tee: bool, authkey: bytes = b"") -> None:
-        """What runners made from now on get; see `start`. For what is learned only after the fork.
+        """Set the values for runners started from now on, as in `start`, that are known only after the fork.
 
         Args:
             authkey: The `multiprocessing` key of the client.
@@ -128,15 +128,15 @@ class Nursery:
         initializer: bytes | None = None,
         is_leaving: Callable[[], bool] = lambda: False,
     ) -> Runner:
-        """Fork a runner. Takes a few milliseconds; does not wait for the initializer.
+        """Fork a runner. This takes a few milliseconds and does not wait for the initializer.
 
-        It has the environment that this process had when it forked the nursery.
+        The runner has the environment that this process had when it forked the nursery.
 
         Args:
-            code: Folders that go to the front of its `sys.path`; names of loads, which go nowhere.
-            initializer: What `calls.load_function` makes a callable without arguments of.
-            is_leaving: Whether this worker has been asked to leave. A runner that catches SIGTERM goes on if it has, and
-                dies of it if it has not: then the signal was meant for this process alone.
+            code: Folders for the front of its `sys.path`; names of loads are ignored.
+            initializer: A stored function without arguments (`calls.load_function`).
+            is_leaving: Return whether this worker has been asked to leave. If it has, a runner that catches SIGTERM
+                continues; if not, the signal was meant for the runner alone, and the runner is killed.
         Raises:
             LaunchError: the system refused another process, or the nursery is gone and this worker must leave.
         """
@@ -164,7 +164,7 @@ class Nursery:
         return runner
 
     def close(self) -> None:
-        """Kill every runner with all it started, and wait until they are gone. A second call is harmless."""
+        """Kill every runner and all processes that it started, and wait for their ends. A second call is harmless."""
         with self._lock:
             if self._control.fileno() < 0:
                 return
@@ -189,10 +189,10 @@ class Nursery:
         return int(pid)
 
     def _report(self, lifeline: socket.socket) -> bytes:
-        """The nursery's answer, or nothing if it gave none.
+        """Return the nursery's reply, or empty bytes if there is none.
 
-        All the while the agent's copies of what was sent stay open: macOS may lose a descriptor whose last copy is
-        on its way. So the end of the nursery does not show on the lifeline yet, but on the control socket.
+        The agent keeps its copies of the sent descriptors open until the reply, because macOS may lose a descriptor whose
+        last copy is in transit. So the end of the nursery is visible on the control socket, but not yet on the lifeline.
         """
         poller = select.poll()
         poller.register(lifeline, select.POLLIN)
@@ -204,12 +204,12 @@ class Nursery:
 class Runner:
     """One runner process; made by `Nursery.spawn`.
 
-    `wait`, `poll`, `stop` and `close` belong to one thread, the rest may be called by any. Nothing here waits for anything
-    but the process.
+    One thread calls `wait`, `poll`, `stop` and `close`; any thread may call the other methods. No method waits for anything
+    except the process.
 
     Attributes:
-        pid: Its process id, which is also its group's and session's.
-        is_ready: True when the initializer has run.
+        pid: Its process id, which is also the id of its process group and session.
+        is_ready: True once the initializer has run.
     """
 
     def __init__(
@@ -221,32 +221,32 @@ class Runner:
         streams: tuple[CapturedStream, CapturedStream],
         is_leaving: Callable[[], bool],
     ) -> None:
-        self._lock = threading.RLock()  # guards all that follows; not held while waiting for the process
+        self._lock = threading.RLock()  # guards all attributes below; not held while waiting for the process
         self.pid = pid
         self.is_ready = False
         self._data, self._tokens, self._lifeline, self._streams = data, tokens, lifeline, streams
-        # Also at the end of a worker, whose slots leave theirs: Python would complain to the user of what is open by then.
+        # Slots leave their runners open at the end of a worker, and Python would warn the user of unclosed sockets.
         weakref.finalize(self, _close, (data, tokens, lifeline, *streams))
         data.setblocking(False)
         lifeline.setblocking(False)
         self._inbox, self._outbox = wire.Inbox(data), wire.Outbox(data)
-        self._open: dict[int, None] = {}  # jobs sent, without outcome, in order
-        self._functions: Recent[str, bool] = Recent(_FUNCTIONS_BYTES)  # those that the runner has, by digest
-        self._pieces: dict[bytes, int] = {}  # pieces of calls that it has and their lengths, the longest unused first
+        self._open: dict[int, None] = {}  # jobs sent that have no outcome yet, in order
+        self._functions: Recent[str, bool] = Recent(_FUNCTIONS_BYTES)  # functions that the runner has, by digest
+        self._pieces: dict[bytes, int] = {}  # pieces that it has, with lengths, least recently used first
         self._last_number = 0
         self._events: list[Event] = []
         self._killed_why: str | None = None
         self._deaf_at: float | None = None  # when its data ended
         self._is_leaving = is_leaving
-        self._term_at: float | None = None  # when it caught a SIGTERM that its worker has not had yet
+        self._term_at: float | None = None  # when it caught a SIGTERM that its worker has not received yet
         self._bell = _Bell()
         self._ended = False
 
     def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
-        """Give it jobs to run after those it has. Does not wait.
+        """Send jobs to run after those that it has. Does not wait.
 
         Args:
-            functions: By digest; needed for those that this runner has not been sent yet, or has been told to forget.
+            functions: Stored functions by digest; needed for those that this runner has not been sent or was made to forget.
         """
         with self._lock:
             was_idle = not self._open
@@ -262,7 +262,7 @@ class Runner:
         if job.number <= self._last_number:
             raise ValueError(f"job numbers must ascend: number={job.number}, last={self._last_number}")
         if not self._functions.get(job.digest):
-            # Frames are read in order, so what is forgotten here is still there for the jobs sent before.
+            # The runner reads frames in order, so jobs that were sent earlier still find a function that is forgotten here.
             body = functions[job.digest]
             for digest in self._functions.add(job.digest, True, len(body) + _LOADED_BYTES):
                 self._outbox.add([wire.FORGET_FUNCTION, digest], b"")
@@ -275,7 +275,7 @@ class Runner:
         self._open[job.number] = None
 
     def retract(self) -> list[int]:
-        """Take back the jobs that have not started, and say which those are; they never will start."""
+        """Take back the jobs that have not started and return their numbers; they will never start."""
         with self._lock:
             taken = list(self._open) if self._ended else self._tokens.take_back()
             for number in taken:
@@ -284,20 +284,21 @@ class Runner:
             return taken
 
     def running(self) -> int | None:
-        """The job that has started and has no outcome yet, as far as has been polled."""
+        """Return the job that has started and has no outcome yet, according to the events polled so far."""
         with self._lock:
             oldest = next(iter(self._open), None)
             return None if self._ended or oldest is None or oldest in self._not_started() else oldest
 
     def wake(self) -> None:
-        """End the `wait` of the thread that listens."""
+        """Make `wait` return in the listening thread."""
         with self._lock:
             if not self._ended:
                 self._bell.ring()
 
     def wait(self, timeout_s: float) -> None:
-        """Wait until there is something to poll for, `wake` was called, or time is up. Keeps the output within bounds."""
+        """Wait for an event, for `wake` or for the timeout. Meanwhile the output files are kept within their bounds."""
         deadline = _CLOCK.monotonic() + timeout_s
+        # Assumes: only this thread changes `_events` and `_ended`, so that it may read them without the lock.
         while not self._events and not self._ended:
             left_s = deadline - _CLOCK.monotonic()
             pause_s = max(0.0, min(left_s, _WATCH_S if self._open else _IDLE_WATCH_S))
@@ -309,7 +310,7 @@ class Runner:
                 return
 
     def poll(self, timeout_s: float = 0.0) -> list[Event]:
-        """What has happened, in order, after waiting up to `timeout_s` for the first. `Died` comes once, last."""
+        """Return the new events in order, after waiting up to `timeout_s` for the first. `Died` is returned once, as the last."""
         self.wait(timeout_s)
         with self._lock:
             if not self._ended:
@@ -321,13 +322,13 @@ class Runner:
             return events
 
     def kill(self) -> None:
-        """Kill it and all it started; `poll` then says `Died`. Harmless if it is dead."""
+        """Kill it and all processes that it started; `poll` then returns `Died`. Harmless if it is dead."""
         self._kill("killed by the worker")
 
     def stop(self, grace_s: float = 1.0) -> None:
-        """Let it end between tasks, kill it if it does not, and what it started in any case. Its last use.
+        """End it between tasks, or kill it after `grace_s`; kill the processes that it started in any case.
 
-        Its events are lost: first poll what is wanted.
+        Events that have not been polled are lost. The runner cannot be used afterwards.
         """
         with self._lock:
             if self._ended:
@@ -340,16 +341,16 @@ class Runner:
         self.close()
 
     def close(self) -> None:
-        """Let go of it; if it lives, it is killed with all it started. A second call is harmless."""
+        """Release it; if it is alive, it is killed with all processes that it started. A second call is harmless."""
         with self._lock:
             self._ended = True
             for opened in (self._data, self._tokens, self._lifeline, self._bell, *self._streams):
                 opened.close()
 
     def _give_pieces(self, job: Job) -> None:
-        """See to it that the runner has a job's pieces by then. It keeps them for others, within bounds that we watch.
+        """Send the pieces of a job that the runner does not have. It keeps them for later jobs, within `_PIECES_BYTES`.
 
-        Frames are read in order, so what is forgotten here is still there for the jobs sent before.
+        The runner reads frames in order, so jobs that were sent earlier still find a piece that is forgotten here.
         """
         needed = dict(job.pieces)
         missing = [name for name in needed if name not in self._pieces]
@@ -363,7 +364,7 @@ class Runner:
             self._outbox.add([wire.PIECE, name], needed[name])
         for name, body in needed.items():
             self._pieces.pop(name, None)
-            self._pieces[name] = len(body)  # last in the order is what was needed last
+            self._pieces[name] = len(body)  # moved to the end: the most recently used
 
     def _set_up(self, settings: Mapping[str, object]) -> None:
         self._outbox.add([wire.SETUP], msgpack.packb(settings, unicode_errors="surrogateescape"))
@@ -374,12 +375,12 @@ class Runner:
         return range(first, self._last_number + 1) if first is not None else range(0)
 
     def _flush(self) -> None:
-        with suppress(OSError):  # it is dying; `_look_for_end` will know more
+        with suppress(OSError):  # the runner is dying; `_look_for_end` finds the reason
             self._outbox.flush()
             self._tokens.flush()
 
     def _is_readable(self, timeout_s: float) -> bool:
-        """Wait for something to read, writing meanwhile what can be written."""
+        """Wait for data to read, and meanwhile send queued data; return whether there is data to read."""
         with self._lock:
             poller = select.poll()
             poller.register(self._lifeline, select.POLLIN)
@@ -402,7 +403,7 @@ class Runner:
         return any(mask & ~select.POLLOUT for mask in ready.values())
 
     def _receive(self) -> None:
-        """Take in every frame that has arrived."""
+        """Process every frame that has arrived."""
         while self._deaf_at is None:
             try:
                 if not self._inbox.fill():
@@ -453,7 +454,7 @@ class Runner:
         return self._deaf_at is not None and _CLOCK.monotonic() - self._deaf_at > _DEAF_GRACE_S
 
     def _is_termed(self) -> bool:
-        """Whether it caught a SIGTERM that was meant for it alone: its worker has not been asked to leave."""
+        """Return whether it caught a SIGTERM that was meant for it alone: its worker has not been asked to leave."""
         if self._term_at is None or _CLOCK.monotonic() - self._term_at < _TERM_GRACE_S:
             return False
         if self._is_leaving():
@@ -480,21 +481,21 @@ class Runner:
         try:
             self._lifeline.send(nursery.KILL)
         except OSError:
-            # The nursery has closed its end. If it has left an exit code, the runner is reaped and its number may be
-            # another process's by now; if not, the nursery is gone.
+            # The nursery has closed its end. If it left an exit code, the runner has been reaped and its pid may belong to
+            # another process by now; if it left none, the nursery is gone.
             with suppress(OSError):
                 if self._lifeline.recv(nursery.REPORT.size, socket.MSG_PEEK):
                     return
             self._kill_orphans()
 
     def _kill_orphans(self) -> None:
-        """There is no nursery that could do it. What is left of the group has kept its number."""
+        """Kill the group without the nursery, which is gone. The group id cannot have been reused while it has members."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
 
 class _Bell:
-    """Wakes a thread that polls. On Linux one descriptor, elsewhere the two of a pipe."""
+    """Wakes a thread that polls: an eventfd on Linux, a pipe elsewhere."""
 
     def __init__(self) -> None:
         if sys.platform == "linux":
@@ -508,7 +509,7 @@ class _Bell:
         return self._reader
 
     def ring(self) -> None:
-        with suppress(BlockingIOError):  # it has been rung often enough
+        with suppress(BlockingIOError):  # the earlier rings that filled it wake the thread
             os.write(self._writer, _RING)
 
     def silence(self) -> None:
@@ -521,12 +522,12 @@ class _Bell:
         self._reader = self._writer = -1
 
 
-_RING = (1).to_bytes(8, sys.byteorder)  # what an eventfd takes
+_RING = (1).to_bytes(8, sys.byteorder)  # the form of an eventfd's value
 
 
 def _close(opened: Sequence[socket.socket | Tokens | CapturedStream]) -> None:
-    for each in opened:
-        each.close()
+    for resource in opened:
+        resource.close()
 
 
 _DEAF_WORDS = "the task closed file descriptors that were not its own, the connection to its worker among them"
@@ -542,7 +543,7 @@ _SIGNAL_WORDS = {
 
 
 def _words(code: int, killed_why: str | None) -> str:
-    """What an exit code means, for the user."""
+    """Return the meaning of an exit code as text for the user."""
     if code == child.EXIT_DEAF:
         return _DEAF_WORDS
     if code >= 0:

@@ -1,4 +1,4 @@
-"""What goes into a runner and what comes out: jobs and events, plain values."""
+"""The input and output of a runner: jobs and events, plain values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Job:
 
     Attributes:
         number: At least 1, ascending for one runner.
-        digest: Names the function.
+        digest: The digest of the function.
         pieces: Names and bytes of the big pieces that `call` refers to.
     """
 
@@ -32,10 +32,10 @@ class Finished(NamedTuple):
 
     Attributes:
         ok: False if `outcome` holds an exception.
-        loaded: False if the function or the call could not be rebuilt here, so that user code did not start.
-        outcome: As `outcomes.load_outcome` reads it; a memoryview if it is big.
-        seconds: From loading the call to having pickled the value.
-        stdout: What was printed meanwhile; the middle is left out if it was more than `capture_bytes`.
+        loaded: False if the runner could not load the function or the call, so that the task did not start.
+        outcome: The outcome's bytes, for `outcomes.load_outcome`; a memoryview if it is big.
+        seconds: The duration from before the call is loaded until the value is pickled.
+        stdout: The output of the job; without its middle if it was more than `capture_bytes`.
     """
 
     number: int
@@ -48,18 +48,18 @@ class Finished(NamedTuple):
 
     @classmethod
     def failed(cls, reason: bytes, stdout: bytes = b"", stderr: bytes = b"", seconds: float = 0.0) -> Finished:
-        """An end that the runner did not tell: the job could not be given to it, or it died. `reason` is an outcome."""
+        """Return an end that no runner reported: the job could not be sent, or the runner died. `reason` is an outcome."""
         return cls(0, False, True, reason, seconds, stdout, stderr)
 
 
 class Died(NamedTuple):
-    """The runner has ended, whyever: always its last event.
+    """The runner has ended, for any reason: always its last event.
 
     Attributes:
-        reason: Words for the user, such as `killed by SIGKILL, possibly out of memory`.
+        reason: The cause as text for the user, such as `killed by SIGKILL, possibly out of memory`.
         culprit: The job that was running, or None if there was none.
-        stdout: What had been printed since the last outcome.
-        timed_out: The job that it was killed for, because it ran for too long; not always the culprit.
+        stdout: The output since the last outcome.
+        timed_out: The job whose time limit led to the kill; not always the culprit.
     """
 
     reason: str

@@ -1,13 +1,13 @@
-"""The nursery: the small, preloaded parent that runners are forked from.
+"""The nursery: the small, preloaded parent process from which runners are forked.
 
-It is forked from the agent before that has threads, and runs one thread and no user code itself. Therefore a fork here
-is safe, quick (everything a runner needs is imported) and always answered, whatever the runners do.
+The agent forks it before the agent has threads. The nursery has one thread and runs no user code. Therefore its forks are
+safe and quick (every module that a runner needs is imported), and it answers every request, whatever the runners do.
 
-    agent ── control: one byte and five descriptors per runner; its end means "kill everything and go" ──► nursery
-    agent ◄─ lifeline, one per runner: pid, later the exit code ── "K": kill its group; its end the same ─► nursery
+    agent ── control: one byte and five descriptors per runner; its end means "kill everything and exit" ─► nursery
+    agent ◄─ lifeline, one per runner: pid, later the exit code ── "K" or its end: kill the group ───────► nursery
 
-# Guarantee: no runner and nothing in its process group outlives the agent, however that dies. A runner's group is
-killed while its leader is still a zombie, so that the id cannot belong to anybody else.
+# Guarantee: no runner and no process of its group outlives the agent, however the agent ends. The nursery kills a runner's
+group while its leader is still a zombie, so that the group's id cannot belong to another process.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ __all__ = ["KILL", "REPORT", "SPAWN", "serve"]
 
 SPAWN = b"S"
 KILL = b"K"
-# A lifeline carries two of these: the runner's pid (or minus the errno of a fork that failed), then its exit code as
-# `os.waitstatus_to_exitcode` tells it.
+# A lifeline transfers two reports: the runner's pid (or minus the errno of a failed fork), then its exit code in the form of
+# `os.waitstatus_to_exitcode`.
 REPORT = struct.Struct("<q")
 
 _SPAWN_FDS = 5  # lifeline, data, tokens, stdout, stderr
@@ -46,12 +46,12 @@ _LIBC = ctypes.CDLL(None)
 
 
 def serve(control: socket.socket, root_name: str) -> NoReturn:
-    """Become the nursery; for a child just forked from the agent. Never returns.
+    """Run as the nursery, in a child that the agent has just forked. Never returns.
 
     Args:
-        root_name: Of the folder for code, which is removed at the end: an agent that was killed has not removed it.
+        root_name: The name of the folder for code. The nursery removes it at the end, because a killed agent cannot.
     """
-    # What the agent had at the fork must not be finalised here: that could close a descriptor of another owner.
+    # Objects of the agent must not be finalised in this process: that could close a descriptor with a new owner.
     gc.freeze()
     _isolate(control)
     outcomes.dump_value(())  # imports cloudpickle
@@ -60,18 +60,18 @@ def serve(control: socket.socket, root_name: str) -> NoReturn:
 
 
 class _Nursery:
-    """Forks, kills and reaps.
+    """Forks, kills and reaps runners.
 
-    One `select` may report several things about one runner at once: its exit, its agent's order to kill it, the end of
-    its lifeline. So a pid is looked up only where it cannot have been reaped meanwhile, and a callback is bound to its
-    lifeline, which is never given to another runner, and not to a pid or a descriptor, which may be.
+    One `select` may report several events of one runner at once: its exit, the agent's request to kill it, the end of its
+    lifeline. Pids and descriptors are reused, so a callback is bound to its lifeline object, which belongs to one runner
+    only, and uses a pid only after checking that the runner has not been reaped.
     """
 
     def __init__(self, control: socket.socket, root_name: str) -> None:
         self._control = control
         self._root_name = root_name
         self._pid = os.getpid()
-        self._runners: dict[int, socket.socket] = {}  # pid to lifeline; not yet waited for
+        self._runners: dict[int, socket.socket] = {}  # pid to lifeline, of runners that have not been reaped
         self._selector = selectors.DefaultSelector()
         self._selector.register(control, selectors.EVENT_READ, self._on_control)
         self._wakeup, wakeup_writer = socket.socketpair()
@@ -94,7 +94,7 @@ class _Nursery:
         self._spawn(fds)
 
     def _spawn(self, fds: list[int]) -> None:
-        if not fds:  # none got through: too many are open; the agent waits in vain, and says so
+        if not fds:  # no descriptor arrived: too many are open; the agent's wait times out with an error
             return
         lifeline = socket.socket(fileno=fds[0])
         try:
@@ -119,9 +119,9 @@ class _Nursery:
             _die_with(self._pid)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            mine = child.Descriptors.claim(data, tokens, stdout, stderr)
-            _close_all_but({0, 1, 2, *mine})
-            child.run(mine)
+            descriptors = child.Descriptors.claim(data, tokens, stdout, stderr)
+            _close_all_but({0, 1, 2, *descriptors})
+            child.run(descriptors)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -129,7 +129,7 @@ class _Nursery:
 
     def _on_lifeline(self, pid: int, lifeline: socket.socket) -> None:
         if self._runners.get(pid) is not lifeline:
-            # Reaped since `select` returned: the pid may be another process's by now, even another runner's.
+            # Reaped since `select` returned: the pid may belong to another process by now, even to another runner.
             return
         try:
             request = lifeline.recv(1)
@@ -137,10 +137,10 @@ class _Nursery:
             request = b""
         self._kill(pid)
         if not request:
-            self._selector.unregister(lifeline)  # or its end would be reported for ever
+            self._selector.unregister(lifeline)  # or `select` would report its end again and again
 
     def _kill(self, pid: int) -> None:
-        # By number as well: the group does not exist before the runner's first steps.
+        # The process as well as the group: the group exists only after the runner's `setsid`.
         for kill in (os.killpg, os.kill):
             with suppress(ProcessLookupError, PermissionError):
                 kill(pid, signal.SIGKILL)
@@ -159,30 +159,31 @@ class _Nursery:
                 lifeline.close()
 
     def _wait_for_one(self) -> tuple[int, int] | None:
-        """A child that ended and its exit code, after its group has been killed; None if there is none now.
+        """Kill the group of a child that has ended and return its pid and exit code; None if there is no such child now.
 
-        Children that are no runners are orphans of user code, which end up here (see `_isolate`).
+        A child that is not a runner is an orphan of user code that the nursery has adopted (see `_isolate`).
         """
         with suppress(ChildProcessError):
             pid = -1
             if hasattr(os, "waitid"):
-                seen = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-                if seen is None:
+                # Assumes: WNOWAIT leaves the child a zombie, so that its pid and group id are not reused before the kill.
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is None:
                     return None
-                pid = seen.si_pid
+                pid = ended.si_pid
                 if pid in self._runners:
                     self._kill(pid)
             pid, status = os.waitpid(pid, os.WNOHANG)
             if pid == 0:
                 return None
             if not hasattr(os, "waitid") and pid in self._runners:
-                # macOS before Python 3.13. A group that still has members keeps its number from being given away.
+                # macOS before Python 3.13. A group id is not reused while the group has members.
                 self._kill(pid)
             return pid, os.waitstatus_to_exitcode(status)
         return None
 
     def _end(self) -> NoReturn:
-        """The agent closed the nursery, or is gone: kill everything and wait for it, but not for ever."""
+        """The agent closed the nursery, or died: kill all runners, wait for their ends for a limited time, and exit."""
         self._selector.unregister(self._control)
         for pid in self._runners:
             self._kill(pid)
@@ -196,17 +197,18 @@ class _Nursery:
 
 
 def _isolate(control: socket.socket) -> None:
-    """Keep nothing of the agent but its output: no signals, no descriptors, no log handlers."""
+    """Drop everything inherited from the agent except its output: signal handlers, descriptors, log handlers."""
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)) and number != signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # These mean the agent, which may have things to finish; the nursery goes when the agent goes.
+        # These signals are meant for the agent, which may have work to finish; the nursery ends when the agent does.
         signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if sys.platform == "linux":
-        # Orphans of user code come here and not to an agent that is process 1 of a container and would not reap them.
+        # The nursery adopts orphans of user code; otherwise they would go to process 1, which in a container may be the agent,
+        # and the agent would not reap them.
         _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     _close_all_but({0, 1, 2, control.fileno()})
     null = os.open(os.devnull, os.O_RDONLY)
@@ -226,17 +228,17 @@ def _close_all_but(keep: set[int]) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """On Linux: have this process killed when its parent ends, even if by SIGKILL."""
+    """On Linux, let the kernel kill this process when its parent ends, even by SIGKILL."""
     if sys.platform == "linux":
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it ended before
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(child.EXIT_INTERNAL)
 
 
 def _tell(lifeline: socket.socket, value: int) -> None:
-    with suppress(OSError):  # the agent has closed its end: it does not want to know
+    with suppress(OSError):  # the agent has closed its end and needs no report
         lifeline.send(REPORT.pack(value))
 
 
 def _ignore(_number: int, _frame: object) -> None:
-    """A handler that does nothing; the wakeup descriptor is what counts."""
+    """Do nothing: the signal only has to write to the wakeup descriptor."""

@@ -1,13 +1,14 @@
-"""A runner: one process that runs tasks one after the other and says after each how it went.
+"""The runner process: it runs tasks one after the other and sends the outcome of each.
 
-It reads a token, finds that job's frame (those before it were taken back), runs it and sends the outcome at once, so
-that whatever kills it later costs no outcome. User code may do what it likes here: everything it raises is an outcome,
-`SystemExit` and `KeyboardInterrupt` included; what it closes, forks or leaves running is contained.
+It reads a token, finds the frame of that job (skipping jobs that were taken back), runs it and sends the outcome at once, so
+that its death later loses no outcome. User code may do anything in this process: every exception that it raises is an
+outcome, including `SystemExit` and `KeyboardInterrupt`, and descriptors that it closes, processes that it forks and threads
+that it leaves running do not affect other runners.
 
-What one task changes the next one sees, as in any process pool: imported modules, globals, signal handlers, threads.
-Only the working directory is restored, because relative paths mean something to every task, and standard streams that
-were closed are opened again. `random` starts anew in
-each runner (the standard library sees to it at a fork), NumPy's too.
+A task sees the changes that earlier tasks made, as in any process pool: imported modules, globals, signal handlers, threads.
+Only two things are restored: the working directory, because tasks use relative paths, and standard streams that were
+closed. The random generators of `random` and NumPy start with a new seed in each runner (the standard library reseeds
+`random` at a fork).
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ from starburst_executor.worker.runner.streams import Streams
 
 __all__ = ["EXIT_DEAF", "EXIT_INTERNAL", "Descriptors", "run"]
 
-# Exit codes that user code does not use by chance; `runner.py` has the words.
+# Exit codes that user code does not use by chance; `handle.py` has the messages.
 EXIT_DEAF = 213  # the sockets to the agent were closed or replaced in this process
-EXIT_INTERNAL = 214  # an error of our own; its traceback is in the captured stderr
+EXIT_INTERNAL = 214  # an error in this library; its traceback is in the captured stderr
 
-# After functions of so many bytes were loaded, what was forgotten of them is worth a search for garbage.
+# After loading this many bytes of functions, forgetting one is worth a garbage collection.
 _GARBAGE_BYTES = 32 * 2**20
-_HIGH_FD = 200  # out of the way of code that closes "all" descriptors, and below every usual limit
+_HIGH_FD = 200  # above the range that code which closes "all" descriptors covers, and below every usual limit
 
 
 class Descriptors(NamedTuple):
@@ -59,7 +60,7 @@ class Descriptors(NamedTuple):
 
     @classmethod
     def claim(cls, data: int, tokens: int, stdout: int, stderr: int) -> Descriptors:
-        """Move these out of harm's way, and let 1 and 2 be the output files."""
+        """Move these descriptors to high numbers, and make 1 and 2 the output files."""
         high = cls(*(_move_up(fd) for fd in (data, tokens, stdout, stderr)))
         os.dup2(high.stdout, 1)
         os.dup2(high.stderr, 2)
@@ -73,10 +74,10 @@ def _move_up(fd: int) -> int:
 
 
 def run(descriptors: Descriptors) -> NoReturn:
-    """Be a runner until the agent ends it. Never returns."""
+    """Run as a runner until the agent ends it. Never returns."""
     try:
         _Runner(descriptors).run()
-    except (BrokenPipeError, ConnectionResetError):  # the agent is gone, or does not want to know
+    except (BrokenPipeError, ConnectionResetError):  # the agent is gone, or has closed its end
         os._exit(0)
     except OSError:
         _die_deaf_or_ill(descriptors)
@@ -118,16 +119,16 @@ class _Runner:
         self._clock = SystemClock()
         self._pid = os.getpid()
         self._loader = Loader()
-        # Functions and those not yet loaded, as long as the agent says.
+        # Loaded functions, and stored ones not yet loaded, until the agent sends FORGET_FUNCTION.
         self._functions: dict[str, Callable[..., Any]] = {}
         self._bodies: dict[str, bytes] = {}
-        self._loaded_bytes = 0  # of functions loaded since garbage was collected for their sake
-        self._pieces: dict[bytes, bytes] = {}  # of calls, as long as the agent says
+        self._loaded_bytes = 0  # of functions loaded since the last garbage collection for functions
+        self._pieces: dict[bytes, bytes] = {}  # of calls, until the agent sends FORGET
         self._in_user_code = False
         self._session_id = ""
         self._folder: int | None = None
         self._streams: Streams | None = None
-        self._masks = threading.local()  # of signals, in threads that fork
+        self._masks = threading.local()  # signal masks of threads that fork
 
     def run(self) -> NoReturn:
         self._become_a_plain_process()
@@ -139,11 +140,11 @@ class _Runner:
 
     def _become_a_plain_process(self) -> None:
         signal.signal(signal.SIGINT, self._on_interrupt)
-        # A handler and not SIG_IGN, which programs that a task starts would inherit: they could not be terminated.
+        # A handler instead of SIG_IGN, which programs started by a task would inherit: SIGTERM could not end them.
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        # A task that forks: its child must neither answer for us nor keep our sockets open after we died.
-        # And SIGTERM is its end again, also one that comes before it gets there: until then the signal waits.
+        # A child that a task forks must not send outcomes, nor keep this runner's sockets open after the runner died.
+        # SIGTERM must end the child; it is blocked around the fork, so that one that arrives early is delivered afterwards.
         os.register_at_fork(
             before=self._hold_term, after_in_parent=self._let_term_through, after_in_child=self._become_child_of_task
         )
@@ -186,10 +187,10 @@ class _Runner:
         return frame
 
     def _job(self, number: int) -> tuple[list[Any], bytes]:
-        """This job's head and call. Jobs before it were taken back; functions and pieces are kept on the way."""
+        """Return this job's head and call. Jobs before it were taken back; functions and pieces before it are kept."""
         while True:
             head, received = self._next_frame()
-            body = cast("bytes", received)  # a bytearray if it is big; unpickling takes either
+            body = cast("bytes", received)  # a bytearray if it is big; unpickling accepts both
             if head[0] == wire.FUNCTION:
                 self._bodies[head[1]] = body
             elif head[0] == wire.PIECE:
@@ -216,7 +217,7 @@ class _Runner:
     def _perform(self, digest: str, call: bytes) -> _Result:
         loaded = False
         try:
-            self._in_user_code = True  # loading runs user code as well: imports, __setstate__
+            self._in_user_code = True  # loading also runs user code: imports, __setstate__
             function = self._function(digest)
             args, kwargs = self._loader.load_call(call, self._pieces)
             loaded = True
@@ -225,7 +226,7 @@ class _Runner:
         except BaseException as error:  # user code
             self._in_user_code = False
             self._leave_if_forked(error)
-            # What makes an executor while it is imported does so on every worker.
+            # A module that makes an executor at its import fails in the same manner on every worker, so another worker is no help.
             return _Result(False, loaded or context.has_refused(), outcomes.dump_error(error, note=_note(error)))
         self._leave_if_forked(None)
         return _Result(True, True, outcome)
@@ -233,7 +234,7 @@ class _Runner:
     def _function(self, digest: str) -> Callable[..., Any]:
         function = self._functions.get(digest)
         if function is None:
-            # The body is kept until it could be loaded: what is missing now may be there for a later task.
+            # The body is kept until it has been loaded: a module that is missing now may exist for a later task.
             function = self._functions[digest] = self._loader.load(self._bodies[digest])
             self._loaded_bytes += len(self._bodies.pop(digest))
         return function
@@ -242,19 +243,19 @@ class _Runner:
         self._functions.pop(digest, None)
         self._bodies.pop(digest, None)
         if self._loaded_bytes >= _GARBAGE_BYTES:
-            # Functions that travel by value and their globals refer to each other; Python counts such objects, not bytes.
+            # Functions pickled by value and their globals refer to each other, and Python's collector counts objects, not bytes.
             self._loaded_bytes = 0
             gc.collect()
 
     def _leave_if_forked(self, error: BaseException | None) -> None:
-        """End a child that a task forked and that came back here, as it would have ended in a plain program."""
+        """End a child that a task forked and that returned from the task, with the status that a plain program would have."""
         if os.getpid() != self._pid:
             self._flush()
             code = error.code if isinstance(error, SystemExit) else error and 1
             os._exit(code if isinstance(code, int) else int(code is not None))
 
     def _ends(self) -> tuple[int, int]:
-        """How long the output files are now."""
+        """Return the lengths of the output files."""
         self._flush()
         return os.lseek(self._stdout_fd, 0, os.SEEK_END), os.lseek(self._stderr_fd, 0, os.SEEK_END)
 
@@ -263,7 +264,7 @@ class _Runner:
             self._streams.flush()
 
     def _restore(self) -> None:
-        """Undo what no task means for the next one."""
+        """Undo the changes that a task never means for the next one: the working directory and closed streams."""
         if self._streams is not None:
             self._streams.mend()
         if self._folder is not None:
@@ -271,12 +272,12 @@ class _Runner:
                 os.fchdir(self._folder)
 
     def _on_interrupt(self, _number: int, _frame: object) -> None:
-        """A KeyboardInterrupt for user code; between tasks an interrupt means nothing."""
+        """Raise KeyboardInterrupt in user code; between tasks an interrupt is ignored."""
         if self._in_user_code:
             raise KeyboardInterrupt
 
     def _on_term(self, _number: int, _frame: object) -> None:
-        """SIGTERM may mean the worker's whole process group or this process alone: the agent decides what to do."""
+        """Report SIGTERM to the agent, which decides: it may be meant for the worker's whole process group or this process alone."""
         tokens.send_term(self._tokens)
 
     def _hold_term(self) -> None:

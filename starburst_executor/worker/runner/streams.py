@@ -1,6 +1,7 @@
-"""The standard streams of a runner: on descriptors 0, 1 and 2 whatever a task does to them.
+"""The standard streams of a runner, on descriptors 0, 1 and 2.
 
-What a task puts in their place stays, as in any process pool. What it closes is open again for the next task.
+A stream with which a task replaces one of them stays, as in any process pool. A stream that a task closes is opened again
+for the next task.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class Streams:
     """Standard input, output and error, for the life of a process.
 
     Args:
-        stdout, stderr: Descriptors of the files that 1 and 2 are for, at numbers out of the way of user code.
+        stdout, stderr: Descriptors of the output files of 1 and 2, at high numbers that user code does not use.
     """
 
     def __init__(self, stdout: int, stderr: int) -> None:
@@ -31,13 +32,13 @@ class Streams:
             setattr(sys, name, self._mine[name])
 
     def flush(self) -> None:
-        """Write what the streams hold."""
+        """Flush standard output and error."""
         for name in ("stdout", "stderr"):
             with suppress(ValueError, OSError):  # closed, or 1 and 2 replaced, by user code
                 self._mine[name].flush()
 
     def mend(self) -> None:
-        """Open again what user code has closed."""
+        """Open the streams and descriptors again that user code has closed."""
         for name, fd in _FDS.items():
             try:
                 os.fstat(fd)
@@ -50,12 +51,12 @@ class Streams:
 
     def _open(self, name: str) -> None:
         if name == "stdin":
-            mine = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+            stream = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - never closed
         else:
-            # Line by line, so that text comes as it is written, also if the task crashes.
-            mine = open(_FDS[name], "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-        self._mine[name] = mine
-        setattr(sys, f"__{name}__", mine)
+            # Line-buffered, so that text reaches the file as it is written, even if the task crashes.
+            stream = open(_FDS[name], "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+        self._mine[name] = stream
+        setattr(sys, f"__{name}__", stream)
 
     def _open_again(self, fd: int) -> None:
         if fd in self._kept:
@@ -68,10 +69,10 @@ class Streams:
 
 
 def _is_closed(stream: Any) -> bool:
-    """Whether a stream cannot be used any more; also of what user code has put there."""
+    """Return whether a stream can no longer be used; it may be user code's replacement."""
     try:
         return stream is not None and bool(stream.closed)
     except AttributeError:
-        return False  # no file, but something with a `write` of its own
-    except Exception:  # detached from its buffer, or worse
+        return False  # not a file, but an object with its own `write`
+    except Exception:  # detached from its buffer, or another fault of the replacement
         return True

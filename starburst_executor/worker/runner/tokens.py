@@ -1,17 +1,17 @@
-"""Tokens: the right to start a job, given to a runner and taken back by the agent, each exactly once.
+"""Tokens: the right to start a job, which either the runner takes or the agent takes back, exactly once.
 
-The agent writes a job's number, eight bytes, into a stream socket pair; whoever reads it has the job. The runner reads
-one token before each job. The agent keeps a duplicate of the runner's reading end and takes back what has not started
-by reading it too. The kernel lets one of them have each token, also while the runner hangs, stops or dies; so what has
-started is known without asking it.
+The agent writes a job's number, eight bytes, into a stream socket pair; the process that reads it owns the job. The runner
+reads one token before each job. The agent keeps a duplicate of the runner's reading end, and takes back jobs that have not
+started by reading their tokens from it. The kernel gives each token to one of the two readers, even while the runner hangs,
+is stopped or dies; so the agent knows which jobs have started without asking the runner.
 
-# Assumes: readers of a stream socket are served one after the other, and eight bytes that were appended at once and are
-only ever read by eights are never torn. Linux: `unix_stream_read_generic` holds the socket's `iolock`, and one send of
-this size is one buffer. macOS: `soreceive` holds the receive buffer's lock (`sblock`), and up to 64 bytes fit into one
-mbuf, which is appended under the socket's lock. That is why a send has eight tokens at most. A datagram socket would be
-safe by definition, but Linux queues only ten datagrams (`net.unix.max_dgram_qlen`).
+# Assumes: the kernel serves readers of a stream socket one after the other, and does not split eight bytes that were
+appended in one write and are only read in multiples of eight. Linux: `unix_stream_read_generic` holds the socket's `iolock`,
+and one send of this size is one buffer. macOS: `soreceive` holds the receive buffer's lock (`sblock`), and up to 64 bytes fit
+into one mbuf, which is appended under the socket's lock. Therefore one send has at most eight tokens. A datagram socket would
+be safe by definition, but Linux queues only ten datagrams (`net.unix.max_dgram_qlen`).
 
-The other direction of the pair carries one thing: a byte each time that the runner catches SIGTERM (`send_term`).
+The other direction of the pair transmits one byte each time that the runner catches SIGTERM (`send_term`).
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _TAKE_BYTES = 512 * TOKEN_BYTES
 
 
 def read_token(sock: socket.socket) -> int | None:
-    """Wait for the next job that may start; None if there will be no more. For the runner. Raises: OSError."""
+    """Wait for the next job that may start; return None if there are no more. The runner calls this. Raises: OSError."""
     token = sock.recv(TOKEN_BYTES)
     return _TOKEN.unpack(token)[0] if token else None
 
 
 def send_term(sock: socket.socket) -> None:
-    """Tell the agent that SIGTERM was caught. For the runner's signal handler: one system call that never waits."""
-    with suppress(OSError):  # the agent is gone or has not read the last ones, or the task has closed the descriptor
+    """Report a caught SIGTERM to the agent. The runner's signal handler calls this: one system call that never waits."""
+    with suppress(OSError):  # the agent is gone or the buffer is full, or the task has closed the descriptor
         sock.send(b"T", socket.MSG_DONTWAIT)
 
 
 class Tokens:
-    """The agent's end. Not thread-safe."""
+    """The agent's end of the socket pair. Not thread-safe."""
 
     def __init__(self, writer: socket.socket, reader: socket.socket) -> None:
-        """Args: writer: does not block. reader: a duplicate of the runner's end, which must go on blocking."""
+        """Args: writer: the agent's end. reader: a duplicate of the runner's end, which must stay blocking."""
         self._writer = writer
         self._reader = reader
         self._unsent = bytearray()
@@ -55,13 +55,13 @@ class Tokens:
         return bool(self._unsent)
 
     def give(self, numbers: Iterable[int]) -> None:
-        """Let these jobs start, in this order, after those given before."""
+        """Allow these jobs to start, in this order, after those given before."""
         for number in numbers:
             self._unsent += _TOKEN.pack(number)
         self.flush()
 
     def flush(self) -> None:
-        """Send as many as the socket takes now."""
+        """Send as many tokens as the socket accepts now."""
         while self._unsent:
             try:
                 sent = self._writer.send(self._unsent[:_SEND_BYTES])
@@ -70,32 +70,32 @@ class Tokens:
             del self._unsent[:sent]
 
     def take_back(self) -> list[int]:
-        """The jobs that had not started, in order; now they never will."""
+        """Take back the jobs that have not started and return their numbers in order; they will never start."""
         taken = b""
-        while some := self._read(_TAKE_BYTES, 0):
-            taken += some
+        while chunk := self._read(_TAKE_BYTES, 0):
+            taken += chunk
         taken += self._unsent
         self._unsent.clear()
         return [number for (number,) in _TOKEN.iter_unpack(taken)]
 
     def first_unread(self) -> int | None:
-        """The first job that has not started, if it was given and could be sent."""
+        """Return the first job that has not started; None if no sent token is unread."""
         token = self._read(TOKEN_BYTES, socket.MSG_PEEK)
         return _TOKEN.unpack(token)[0] if token else None
 
     def fileno(self) -> int:
-        """The descriptor that can be read when the runner has caught SIGTERM; -1 after `end`."""
+        """Return the descriptor that becomes readable when the runner has caught SIGTERM; -1 after `end`."""
         return self._writer.fileno()
 
     def take_terms(self) -> bool:
-        """Whether the runner has caught SIGTERM since the last call."""
+        """Return whether the runner has caught SIGTERM since the last call."""
         try:
             return bool(self._writer.recv(_TAKE_BYTES, socket.MSG_DONTWAIT))
-        except OSError:  # nothing is there, or it is closed
+        except OSError:  # no data, or the socket is closed
             return False
 
     def end(self) -> None:
-        """Tell the runner that there will be no more."""
+        """Signal the runner that there are no more jobs."""
         self._writer.close()
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""Frames on a stream socket: how agent and runner talk.
+"""Frames on a stream socket: the format of the messages between agent and runner.
 
-A frame is the lengths of its two parts, a head (a short msgpack list, its first item the kind) and a payload of bytes,
-up to gigabytes. Payloads are neither joined nor copied on their way once they are bigger than a buffer. The runner's
-end blocks; the agent's never does, so that neither can wait for the other to read first.
+A frame consists of the lengths of its two parts, a head (a short msgpack list whose first item is the kind) and a payload
+of bytes, up to gigabytes. A payload that is larger than a buffer is neither joined nor copied. The runner's socket blocks
+and the agent's does not, so that the two cannot deadlock while each waits for the other to read.
 
     agent                                                                      runner
     Outbox ── SETUP · FUNCTION digest · PIECE name · FORGET… name · JOB … ──►  Inbox
@@ -48,7 +48,7 @@ _NOT_A_JOB = 0
 
 
 class Frame(NamedTuple):
-    """One frame as received. The payload is the receiver's own."""
+    """One received frame. The receiver owns the payload."""
 
     head: list[Any]
     payload: bytes | bytearray
@@ -70,20 +70,20 @@ def send_frame(sock: socket.socket, head: Sequence[object], payload: Payload = b
 
 
 class Inbox:
-    """Frames as they arrive on a socket, blocking or not. Not thread-safe."""
+    """Receives frames from a socket, blocking or not. Not thread-safe."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
-        self._start = 0  # what has arrived and is not yet returned: _buffer[_start:_end]
+        self._start = 0  # _buffer[_start:_end] has arrived and has not been returned
         self._end = 0
         self._big: Frame | None = None  # a frame too big for the buffer; it is filled in place
         self._missing = self._buffer[:0]  # the part of it that has not arrived
 
     def fill(self) -> bool:
-        """Receive once, whatever is there; False at the end of the stream.
+        """Receive once; return False at the end of the stream.
 
-        Raises: BlockingIOError if the socket does not block and nothing is there; OSError.
+        Raises: BlockingIOError if the socket does not block and has no data; OSError.
         """
         if self._big is not None:
             received = self._sock.recv_into(self._missing)
@@ -94,7 +94,7 @@ class Inbox:
         return received > 0
 
     def next(self) -> Frame | None:
-        """The next frame, or None until more has been received."""
+        """Return the next frame; None if it has not arrived completely."""
         if self._big is not None:
             return self._take_big()
         arrived = self._end - self._start
@@ -146,23 +146,23 @@ class Inbox:
 
 
 class _Part(NamedTuple):
-    number: int  # of the job it belongs to
+    number: int  # of the job that it belongs to
     body: memoryview
 
 
 class Outbox:
-    """Frames on their way out of a socket that does not block. Not thread-safe."""
+    """Queues and sends frames on a non-blocking socket. Not thread-safe."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._parts: deque[_Part] = deque()
-        self._begun = _NOT_A_JOB  # the job whose bytes went out last: it cannot be dropped any more
+        self._begun = _NOT_A_JOB  # the job whose bytes were sent last: it can no longer be dropped
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
     def add(self, head: Sequence[object], payload: Payload, *, number: int = _NOT_A_JOB) -> None:
-        """Queue one frame; `number` is the job it can be dropped with."""
+        """Queue one frame; `number` is the job with which it can be dropped."""
         opening = _opening(head, len(payload))
         if len(payload) <= _JOIN_BYTES:
             self._parts.append(_Part(number, memoryview(opening + payload)))
@@ -171,17 +171,17 @@ class Outbox:
             self._parts.append(_Part(number, memoryview(payload)))
 
     def flush(self) -> None:
-        """Send as much as the socket takes now. Raises: OSError if the other end is gone."""
+        """Send as much as the socket accepts now. Raises: OSError if the other end is gone."""
         while self._parts:
-            few = [self._parts[i].body for i in range(min(len(self._parts), _SEND_PARTS))]
+            bodies = [self._parts[i].body for i in range(min(len(self._parts), _SEND_PARTS))]
             try:
-                sent = self._sock.sendmsg(few)
+                sent = self._sock.sendmsg(bodies)
             except BlockingIOError:
                 return
             self._forget(sent)
 
     def drop(self, numbers: Container[int]) -> None:
-        """Forget the frames of these jobs, except one that is already partly sent."""
+        """Drop the frames of these jobs, except one that is already partly sent."""
         self._parts = deque(p for p in self._parts if p.number == self._begun or p.number not in numbers)
 
     def _forget(self, sent: int) -> None:
