@@ -64,7 +64,7 @@ class Tokens:
         """Send as many tokens as the socket accepts now."""
         while self._unsent:
             try:
-                sent = self._writer.send(self._unsent[:_SEND_BYTES])
+                sent = self._writer.send(self._unsent[:_SEND_BYTES], socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             del self._unsent[:sent]
