@@ -1,4 +1,4 @@
-"""What a client's futures ask of it: to be cancelled, and, once it has left, to be remembered."""
+"""The client's side of its futures: cancels their tasks, and passes their requests on once the client has left."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["Elsewhere", "FuturesOfClient", "Successor"]
 
 
 class Successor(Protocol):
-    """Looks after the futures of a client that has left."""
+    """Completes and cancels the futures of a client that has left."""
 
     def ask(self, future: StarburstFuture[Any]) -> None:
-        """See that this future gets its outcome. Raises: RuntimeError."""
+        """Ensure that this future gets its outcome. Raises: RuntimeError."""
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Cancel those of these tasks that no worker has claimed; how many."""
+        """Cancel the tasks that no worker has claimed; return their number."""
 
 
 class Elsewhere:
-    """The successor in the child of a fork: the client and its session are the parent's."""
+    """The successor in the child of a fork, where nothing works: client and session belong to the parent."""
 
     def __init__(self, error: StarburstError) -> None:
         self._error = error
@@ -45,9 +45,10 @@ class FuturesOfClient:
 
     Args:
         parallel: Makes several requests at once.
-        reattach: How an unpickled future finds the session again, and what it is called with before ordinal and index.
+        reattach: The function that returns the future in another process after unpickling, and its arguments before
+            ordinal and index.
     Attributes:
-        successor: Who looks after them once the client has left; None before.
+        successor: Takes over the futures once the client has left; None before.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class FuturesOfClient:
 
     @property
     def has_left(self) -> bool:
-        """Whether the client collects no more: what is asked for must be said to `ask_again`."""
+        """Whether the client no longer collects, so that a future that is used must call `ask_again`."""
         return self.successor is not None
 
     def ask_again(self, future: StarburstFuture[Any]) -> None:
-        """See that this future gets its outcome although the client has left. Raises: RuntimeError."""
+        """Ensure that this future gets its outcome although the client has left. Raises: RuntimeError."""
         if self.successor is not None:
             self.successor.ask(future)
 
@@ -80,16 +81,16 @@ class FuturesOfClient:
         return self._reattach
 
     def are_undone(self) -> bool:
-        """Whether there is work that is not done, unsent or stored."""
+        """Whether any task, unsent or stored, is not done."""
         return self._collector.n_waiting > 0 or (self.sending is not None and not self.sending.is_done())
 
     def unfinished(self) -> list[StarburstFuture[Any]]:
-        """The futures that are not done, unsent ones included."""
+        """Return the futures that are not done, including those of unsent tasks."""
         unsent = [] if self.sending is None else self.sending.unacknowledged()
         return [*self._collector.waiting(), *unsent]
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Cancel tasks that no worker has claimed; how many. Store: 1 GET, 1 swap for each status object among them."""
+        """Cancel the tasks that no worker has claimed; return their number. Store: 1 GET, 1 swap for each status object."""
         if self.successor is not None:
             return self.successor.cancel(futures)
         sending = self.sending
@@ -100,33 +101,33 @@ class FuturesOfClient:
             n_cancelled += sum(self._parallel(lambda item: self.cancel_in(*item), list(keys.items())))
             if sum(map(len, keys.values())) >= len(left) or sending is None:
                 break
-            # Some are being sent at this moment: once acknowledged they can be cancelled where they are.
+            # The others are being sent now: once the store has acknowledged them, they can be cancelled in the store.
             if not sending.wait_flown(left):
                 break
         return n_cancelled
 
     def cancel_soon(self, futures: list[StarburstFuture[Any]]) -> None:
-        """As `cancel`, in a thread of its own: takes no lock, so that the garbage collector may call it anywhere."""
+        """As `cancel`, in a separate thread: takes no lock, so that the garbage collector may call it at any point."""
         if futures and not self._threads.stop.is_set() and self.successor is None:
-            # Not joined: what it finds when the session has ended meanwhile is of no interest.
+            # Not joined: if the session has ended meanwhile, its result does not matter.
             self._threads.start_apart("cancel", lambda: self.cancel(futures))
 
     def cancel_unsent(self) -> int:
-        """Cancel what has not been sent; how many."""
+        """Cancel the unsent tasks; return their number."""
         return 0 if self.sending is None else self.sending.cancel(self.sending.unacknowledged())
 
     def cancel_in(self, key: str, indices: Iterable[int]) -> int:
-        """Cancel those of these tasks of one status object that are pending; how many. Store: 1 GET, 1 swap."""
+        """Cancel the pending ones among these tasks of one status object; return their number. Store: 1 GET, 1 swap."""
         cancelled: list[int] = []
 
-        def step(seen: Status) -> Status:
-            changed, cancelled[:] = status.cancel(seen, indices, self._session.clock.now())
+        def step(current: Status) -> Status:
+            changed, cancelled[:] = status.cancel(current, indices, self._session.clock.now())
             return changed
 
         try:
-            found = self._session.update(key, step)
+            updated = self._session.update(key, step)
         except (RecordInvalid, VersionMismatch):
             return 0
-        if found is not None:
-            self._collector.take_in(key, found.status)
+        if updated is not None:
+            self._collector.take_in(key, updated.status)
         return len(cancelled)

@@ -1,8 +1,8 @@
-"""How sessions are deleted: one by its client, and by the next client those that dead ones left in an embedded store.
+"""Deletes sessions: `delete_session` for a client's own, `Sweep` for those that dead clients left in an embedded store.
 
-Guarantee: nothing is deleted for its age alone. What the sweep deletes has been declared deleted, or is an attached
-session whose client's process is gone (`owner.py`) and that was not to be kept, or what landed too late in a session that
-is deleted. Age comes on top: for a week a person may look at it.
+Guarantee: age alone never deletes a session. The sweep deletes a session that was declared deleted, an attached session
+without `keep` whose client's process is gone (`owner.py`), and writes that landed after a session was deleted. Each must
+also be a week old, so that the user has a week to inspect it.
 """
 
 from __future__ import annotations
@@ -28,31 +28,33 @@ __all__ = ["SWEEP_AFTER_S", "Sweep", "delete_session", "say_skipped", "utc"]
 _log = logging.getLogger(__name__)
 
 SWEEP_AFTER_S = 7 * 24 * 3600.0
-# A look at a session takes a fraction of a millisecond. A folder may hold thousands that are not to be swept: each client
-# looks at some, by lot, and a few at a time, since the thread that does so also watches the workers.
+# Reading a manifest takes a fraction of a millisecond. A folder may hold thousands of sessions that must stay: each client
+# checks a random range of them, a few per step, since the same thread also watches the workers.
 _LOOKS = 100
 _LOOKS_AT_ONCE = 5
 _skipped: set[tuple[str, str]] = set()
 
 
 def delete_session(session: SessionStore) -> None:
-    """Delete exactly this session's objects, all of them, the manifest last. Harmless if they are gone.
+    """Delete all objects of this session and no others, the manifest last. Harmless if they are gone.
 
     Store: 1 GET, 1 swap, 1 LIST per 1,000 objects until one is empty, 1 delete per 1,000.
     """
     store, keys = session.store, session.keys
-    # A manifest that is gone: another client is deleting the session, or did not finish.
+    # Without a manifest, another client is deleting the session, or died while it did.
     with suppress(SessionNotFound):
         session.end(SessionState.DELETED, "deleted")
+    # Until a listing is empty: a worker may still write while this runs.
     while left := [line.key for line in store.list(keys.folder) if line.key != keys.manifest]:
         store.delete(left)
+    # Crash here: only a manifest in state DELETED remains. In an embedded store a later client's sweep deletes it.
     store.delete([keys.manifest])
     registry.forget(session.session_id)
     forget_session(session.session_id)
 
 
 def say_skipped(store_url: str, session_id: str, error: StarburstError) -> None:
-    """Say once in this process what is left alone because it cannot be read."""
+    """Log, once per process, a session that is skipped because it cannot be read."""
     if (store_url, session_id) not in _skipped:
         _skipped.add((store_url, session_id))
         _log.warning(
@@ -61,10 +63,10 @@ def say_skipped(store_url: str, session_id: str, error: StarburstError) -> None:
 
 
 class Sweep:
-    """Tidies an embedded store, a little at each step. Not thread-safe.
+    """Deletes old sessions from an embedded store, a few at each step. Not thread-safe.
 
     Args:
-        store: Without patience: a file that another program has locked is left to the next client.
+        store: One without retries: a file that another program has locked is left to the next client.
     """
 
     def __init__(self, store: ObjectStore, clock: Clock) -> None:
@@ -73,25 +75,25 @@ class Sweep:
         self._left: list[str] | None = None
 
     def step(self) -> bool:
-        """Look at a few sessions; whether there are more to look at.
+        """Check a few sessions; return whether more remain.
 
-        Store: 1 LIST at the first step; at each further one 1 GET for up to 5 sessions that are old enough, 1 LIST for
-        those that are left behind, and their deletion.
+        Store: 1 LIST at the first step; at each further one, up to 5 sessions that are old enough: 1 GET each, 1 LIST
+        for each abandoned one, and its deletion.
         """
         try:
             if self._left is None:
-                self._left = self._old_ones()
+                self._left = self._old_sessions()
             else:
                 for name in self._left[:_LOOKS_AT_ONCE]:
                     self._look_at(name)
                 del self._left[:_LOOKS_AT_ONCE]
         except StarburstError as error:
-            _log.info("the store is not tidied now: %s", error)
+            _log.info("old sessions are not swept now: %s", error)
             return False
         return bool(self._left)
 
-    def _old_ones(self) -> list[str]:
-        # Ids begin with the date of their making, so the young ones need not be read.
+    def _old_sessions(self) -> list[str]:
+        # An id begins with the time of its creation, so young sessions need not be read.
         newest = f"{utc(self._clock.now() - SWEEP_AFTER_S):%Y%m%d-%H%M%S}"
         names = [name for name in self._store.list_folders(SESSIONS) if is_session_id(name) and name < newest]
         first = int(self._clock.random() * len(names))
@@ -103,7 +105,7 @@ class Sweep:
             if _is_left_behind(session):
                 lines = session.store.list(session.keys.folder)
                 touched_at = max((line.modified_at for line in lines), default=math.inf)
-                if not lines:  # the file of one that was deleted, whose process died as it was to remove it
+                if not lines:  # the file of a deleted session, whose process died before it removed the file
                     session.store.delete([session.keys.manifest])
                 elif self._clock.now() - touched_at > SWEEP_AFTER_S:
                     delete_session(session)
@@ -117,16 +119,16 @@ def _is_left_behind(session: SessionStore) -> bool:
     try:
         return _is_ownerless(session.refresh())
     except SessionNotFound:
-        # The manifest is made first and deleted last: these are remains of a session that was deleted.
+        # The manifest is created first and deleted last: these objects remain from a deleted session.
         return True
 
 
 def _is_ownerless(manifest: Manifest) -> bool:
-    if manifest.state == SessionState.DELETED:  # whoever deleted it did not finish
+    if manifest.state == SessionState.DELETED:  # the client that deleted it did not finish
         return True
     return manifest.kind == ATTACHED and not manifest.keep and is_gone(manifest.owner)
 
 
 def utc(at: float) -> datetime:
-    """A time of the clock for people and for names."""
+    """Return a `Clock.now` time as a datetime in UTC, for messages and names."""
     return datetime.fromtimestamp(at if math.isfinite(at) else 0.0, timezone.utc)

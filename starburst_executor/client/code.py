@@ -3,12 +3,12 @@
     sys.modules, sources ──modules.find_modules──► files ──zip──► code/<month>/<SHA-256> ◄──names── functions/<digest>
 
 A *snapshot* holds the whole of every top-level module or package that is the user's own (`starburst_executor/modules.py`).
-It is made before the first function is sent, and again before another once modules have been imported or reloaded
-since. Editing a file alone changes nothing in a running session.
+It is made before the first function is sent, and again before a later one if modules have been imported or reloaded
+in between. Editing a file alone changes nothing in a running session.
 
-Guarantees: the same files give the same bytes, whatever their times and owners; a function's snapshot is stored before
-the function. Left out is what no import needs: hidden files and folders (`.env`, `.git`), `__pycache__`, and what
-`code_exclude` names. Whoever writes in one month what is there already, writes nothing.
+Guarantees: the same files give the same bytes, independent of their times and owners; a function's snapshot is stored
+before the function. A snapshot omits files that no import needs: hidden files and folders (`.env`, `.git`),
+`__pycache__`, and matches of `code_exclude`. A snapshot that is already stored under this month is not written again.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ __all__ = ["Code", "zipped"]
 
 _log = logging.getLogger(__name__)
 
-# A laptop's line takes a minute or more for this, and each worker fetches it; what is bigger is data or belongs in an image.
+# A home connection takes a minute or more to upload this, and each worker downloads it; larger files are data or belong in
+# an image.
 _MOST_BYTES = 50 * 2**20
-_NAMED = 5  # of the largest files, in the error
-_DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can hold
+_NAMED = 5  # largest files that the error names
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 _REGULAR, _EXECUTABLE = 0o100644, 0o100755
 _UNIX = 3
 
 
 class _File(NamedTuple):
-    """A file of a snapshot: its name in there, and what tells whether it has changed."""
+    """A file of a snapshot: its name in the zip, and the facts by which a change is noticed."""
 
     name: str
     path: str
@@ -58,12 +59,12 @@ class _File(NamedTuple):
 
 
 class _Snapshot(NamedTuple):
-    """A snapshot that is stored, and what tells whether another one is needed.
+    """A stored snapshot, and the facts that show whether another one is needed.
 
     Attributes:
         own: The top-level modules in it.
-        n_loaded: How many modules there were in all.
-        loads: The own ones among them.
+        n_loaded: The number of all loaded modules at that time.
+        loads: The user's own modules among them.
     """
 
     name: str
@@ -72,13 +73,13 @@ class _Snapshot(NamedTuple):
     loads: list[Load]
 
 
-# The digest of what was zipped last, by what went in: the next session of this process need not zip again.
+# The digest of the last zip, by the files in it: the next session of this process need not zip them again.
 _digests: dict[tuple[_File, ...], str] = {}
 _digests_lock = threading.Lock()
 
 
 class Code:
-    """This process's own modules as workers of one store get them. Thread-safe.
+    """Stores this process's own modules for the workers of one store. Thread-safe.
 
     Args:
         exclude: The setting `code_exclude`.
@@ -92,17 +93,17 @@ class Code:
         self._known: _Snapshot | None = None
 
     def name(self) -> str:
-        """The name of the stored snapshot for a function that is sent now; empty if there are no own modules.
+        """Return the name of the stored snapshot for a function that is sent now; empty if there are no own modules.
 
         Raises: PayloadError: it is too big, or a file cannot be read.
         Store: 1 GET and perhaps 1 create, when modules have been imported or reloaded since.
         """
         with self._lock:
             known = self._known
-        # Mostly this is all there is to do: it is asked at every submit.
+        # The usual case ends here: every submit calls this.
         if known is not None and len(sys.modules) == known.n_loaded and are_unchanged(known.loads):
             return known.name
-        n_loaded = len(sys.modules)  # counted first: what another thread imports meanwhile is news next time
+        n_loaded = len(sys.modules)  # counted first: the next call notices what another thread imports meanwhile
         own = find_modules().own
         loads = loads_of(own)
         if known is not None and known.own == own.keys() and are_unchanged(known.loads):
@@ -135,7 +136,7 @@ class Code:
         return name
 
     def _is_there(self, name: str) -> bool:
-        # Asked first: a conditional write would be refused only after all of its bytes have been sent.
+        # Read first: the store refuses a conditional write only after it has received the whole body.
         try:
             self._store.get(code_key(name), length=1)
         except ObjectNotFound:
@@ -147,7 +148,7 @@ class Code:
 
 
 def zipped(files: tuple[_File, ...]) -> bytes:
-    """A zip of these files, the same for the same contents. Raises: PayloadError."""
+    """Return a zip of these files, the same bytes for the same contents. Raises: PayloadError."""
     stream = BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
@@ -182,20 +183,20 @@ def _too_big(files: tuple[_File, ...]) -> PayloadError:
 
 
 def _files(own: dict[str, Place], patterns: tuple[str, ...]) -> Iterator[_File]:
-    """The files of these modules, in the order of their names in a snapshot."""
-    found: dict[str, str] = {}
+    """Yield the files of these modules, ordered by their names in the snapshot."""
+    paths: dict[str, str] = {}
     for name, place in own.items():
         if place.file is not None:
-            found[f"{name}.{Path(place.file).name.partition('.')[2]}"] = place.file
+            paths[f"{name}.{Path(place.file).name.partition('.')[2]}"] = place.file
         for folder in place.folders:
             for path in _walk(folder):
-                found.setdefault(f"{name}/{Path(path).relative_to(folder).as_posix()}", path)
-    kept = sorted((name, path) for name, path in found.items() if not _is_excluded(name, patterns))
+                paths.setdefault(f"{name}/{Path(path).relative_to(folder).as_posix()}", path)
+    kept = sorted((name, path) for name, path in paths.items() if not _is_excluded(name, patterns))
     compiled = [name for name, _ in kept if name.endswith(tuple(EXTENSION_SUFFIXES))]
     if compiled:
         _log.warning(
-            "compiled modules of your own run only on workers with the same system and processor: %s; for others, have "
-            "them built into the image",
+            "compiled modules of your own run only on workers with the same system and processor: %s; for others, build "
+            "them into the image",
             ", ".join(compiled[:_NAMED]),
         )
     for name, path in kept:
@@ -207,14 +208,14 @@ def _files(own: dict[str, Place], patterns: tuple[str, ...]) -> Iterator[_File]:
 
 
 def _walk(top: str) -> Iterator[str]:
-    """Every file that may be part of a package; links are followed, each folder once."""
-    been: set[str] = set()
+    """Yield every file that may be part of a package; follow links, but enter each folder only once."""
+    visited: set[str] = set()
     for folder, names, files in os.walk(top, followlinks=True):
         real = os.path.realpath(folder)
-        names[:] = [] if real in been else [name for name in names if not is_hidden(name)]
-        if real not in been:
+        names[:] = [] if real in visited else [name for name in names if not is_hidden(name)]
+        if real not in visited:
             yield from (str(path) for name in files if not is_hidden(name) and (path := Path(folder, name)).is_file())
-        been.add(real)
+        visited.add(real)
 
 
 def _is_excluded(name: str, patterns: tuple[str, ...]) -> bool:

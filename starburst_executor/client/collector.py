@@ -4,14 +4,14 @@
           │                                         ├─► changed? ─► entries ─► outcomes/ ─► unpickle ─► future
           └──────many─────► LIST their epochs ──────┘                (ranges, once)
 
-Owned by one thread, which calls `poll` and pauses in between as `pause_s` says: shortly after something happened,
-longer and longer while nothing does. `watch` may be called by any.
+Owned by one thread, which calls `poll` and pauses in between for `pause_s`: a short time after a change, and longer and
+longer while nothing changes. Any thread may call `watch`.
 
-Guarantee: each future is completed from one entry of its run or a later one, after the outcome's seal was checked; a
-payload is downloaded once.
+Guarantee: each future is completed from one entry, of its own run or a later one, after the outcome's seal was checked;
+a payload is downloaded once.
 
-Guarantee: an ETag is believed for a while only. An object that has been silent for long is read whatever its ETag, so
-that one whose bytes are spoilt under the ETag that is known ends in an error and not in silence.
+Guarantee: an unchanged ETag is trusted for a limited time. An object without news for 20 polls is read even if its ETag is
+unchanged, so that an object that was corrupted under the same ETag fails its futures instead of leaving them waiting.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ _log = logging.getLogger(__name__)
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
-# Up to so many objects are asked for one by one: a LIST costs as much as twelve GETs (S3 prices, us-east-1).
+# Up to this number of objects are read one by one: a LIST costs as much as twelve GETs (S3 prices, us-east-1).
 FEW_REMOTE = 12
-# In the embedded store one query lists them all, which is less work than two questions.
+# In the embedded store one query lists them all, which is less work than two reads.
 FEW_EMBEDDED = 1
-# By how much a pause is longer than the one before: they grow to about a third of the time without news.
+# The ratio of each pause to the one before: pauses grow to about a third of the time without news.
 _GROWTH = 1.5
-# Of the time that a task takes: how long a result may go unseen while many more are to come.
+# While many tasks are outstanding, a result may wait to be read for this fraction of a task's duration.
 _PACE = 0.25
-# How much of the estimate of that time each task is.
+# The weight of each task in the moving average of that duration.
 _WEIGHT = 0.05
 # An object without news is read again after this many of the longest polls: 20 s on S3, for a twentieth more requests.
 _SILENT_POLLS = 20
@@ -65,7 +65,7 @@ class Mapper(Protocol):
 
 
 class Place(NamedTuple):
-    """Where futures get their outcomes from: a status object, and those that wait for its tasks, by index in it."""
+    """A status object, and the futures that wait for its tasks, by the task's index in the object."""
 
     key: str
     ref: GroupRef
@@ -80,23 +80,23 @@ class _Watched:
     def __init__(self, key: str, ref: GroupRef, etag: str, read_at: float) -> None:
         self.key = key
         self.ref = ref
-        self.etag = etag  # empty: to be read at the next poll
-        self.read_at = read_at  # when its bytes were known for the last time; monotonic
+        self.etag = etag  # empty: read the object at the next poll
+        self.read_at = read_at  # when its bytes were last read or written; monotonic
         self.is_unread = False
-        self.claims: frozenset[str] = frozenset()  # that stood when it was read
+        self.claims: frozenset[str] = frozenset()  # the claims in it when it was last read
         self.futures: dict[int, list[StarburstFuture[Any]]] = {}
 
 
 class Collector:
-    """Watches status objects for the outcomes of futures.
+    """Watches status objects, and completes futures from the outcomes in them.
 
     Args:
         parallel: Makes several requests at once.
-        few: Up to so many objects are asked for one by one instead of being listed.
-        warn_bytes: A larger outcome is worth a warning.
+        few: Up to this number of objects are read one by one instead of being listed.
+        warn_bytes: A larger outcome is logged as a warning.
     Attributes:
-        keep: Called with each future that has its outcome, and how many bytes that has. What else holds a future that is
-            done is its users' affair.
+        keep: Called with each completed future and the size of its outcome in bytes. The collector itself does not hold
+            completed futures.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class Collector:
         self._warn_bytes = warn_bytes
         self._lock = threading.Lock()  # guards: _watched, futures and claims in it, n_waiting
         self._watched: dict[str, _Watched] = {}
-        self.done = threading.Condition(self._lock)  # n_waiting became less
+        self.done = threading.Condition(self._lock)  # notified when n_waiting decreases
         self.n_waiting = 0
         timings = session.manifest.timings
         self._silent_s = _SILENT_POLLS * timings.poll_max_s
         self._backoff = Backoff(session.clock, timings.poll_min_s, timings.poll_max_s, growth=_GROWTH)
-        self._mean_s = 0.0  # about how long the tasks took that ended last
+        self._mean_s = 0.0  # moving average of the duration of the last tasks
         self.news = threading.Event()
 
     def watch(
@@ -126,11 +126,11 @@ class Collector:
         *,
         unread: bool = False,
     ) -> None:
-        """Complete these futures, given with their index in the object, when their tasks end.
+        """Complete these futures when their tasks end. Each is given with its task's index in the object.
 
         Args:
-            etag: The object's ETag if its tasks are known to be pending in it; empty to have it read.
-            unread: Only the listing said that they are pending: read the object once, when there is nothing else to do.
+            etag: The object's ETag if its tasks are known to be pending in it; empty to have the object read.
+            unread: Only a listing showed that they are pending: read the object once, when nothing else is to be read.
         """
         with self._lock:
             watched = self._watched.get(key)
@@ -149,12 +149,12 @@ class Collector:
         self.news.set()
 
     def waiting(self) -> list[StarburstFuture[Any]]:
-        """The futures that are not done yet."""
+        """Return the futures that are not done yet."""
         with self._lock:
             return [f for watched in self._watched.values() for futures in watched.futures.values() for f in futures]
 
     def hand_over(self) -> list[Place]:
-        """Watch none any more; what was watched, with the futures that wait."""
+        """Stop watching; return what was watched, with the futures that wait."""
         with self._lock:
             places = [Place(watched.key, watched.ref, watched.futures) for watched in self._watched.values()]
             self._watched.clear()
@@ -163,7 +163,7 @@ class Collector:
         return places
 
     def claims(self) -> frozenset[str]:
-        """Ids of the claims under which tasks of these futures are, as of the last polls."""
+        """Return the ids of the claims that held tasks of the watched futures when their objects were last read."""
         with self._lock:
             return frozenset().union(*(watched.claims for watched in self._watched.values()))
 
@@ -173,7 +173,7 @@ class Collector:
             self.done.wait_for(lambda: self.n_waiting <= 0)
 
     def give_up_all(self, error: BaseException) -> None:
-        """Complete every future that waits with this error, and watch none any more."""
+        """Complete every waiting future with this error, and stop watching."""
         with self._lock:
             left = [f for watched in self._watched.values() for futures in watched.futures.values() for f in futures]
             self._watched.clear()
@@ -185,20 +185,20 @@ class Collector:
                 self.done.notify_all()
 
     def keys_of(self, futures: Iterable[StarburstFuture[Any]]) -> dict[str, list[int]]:
-        """Which indices of which status objects these futures wait for."""
+        """Return, by status object, the indices of the tasks for which these futures wait."""
         wanted = set(futures)
         with self._lock:
-            found = {
+            indices_by_key = {
                 key: [i for i, waiting in watched.futures.items() if not wanted.isdisjoint(waiting)]
                 for key, watched in self._watched.items()
             }
-        return {key: indices for key, indices in found.items() if indices}
+        return {key: indices for key, indices in indices_by_key.items() if indices}
 
     def pause_s(self) -> float:
-        """How long to pause before the next poll, in seconds.
+        """Return the pause before the next poll, in seconds.
 
-        While more tasks wait than can run, results come one after the other for long: none is missed if it is seen after a
-        quarter of the time that a task takes. The last ones, which somebody waits for, are seen as soon as any.
+        While more tasks wait than can run, more results follow, and a delay of a quarter of a task's duration does not
+        matter. The last results, for which the user waits, are read with the shortest pauses.
         """
         pause_s = self._backoff.next_s()
         manifest = self._session.manifest
@@ -207,7 +207,7 @@ class Collector:
         return max(pause_s, min(_PACE * self._mean_s, manifest.timings.poll_max_s))
 
     def poll(self) -> bool:
-        """One round: read what changed, complete futures; whether anything changed.
+        """Read the objects that changed, and complete futures; return whether anything changed.
 
         Raises: SessionNotFound if the objects are gone. Store: up to 12 GETs, mostly 304s, or 1 LIST an epoch; 1 GET for
         each changed object; 1 GET for each object of big outcomes.
@@ -218,14 +218,14 @@ class Collector:
             return False
         changed = watched if len(watched) <= self._few else self._changed(watched)
         n_news = 0
-        for each, found in self._parallel(self._read, changed):
-            if found is not None:
-                each.etag = found.etag
+        for group, stored in self._parallel(self._read, changed):
+            if stored is not None:
+                group.etag = stored.etag
                 try:
-                    n_news += self.take_in(each.key, found.status)
+                    n_news += self.take_in(group.key, stored.status)
                 except BaseException:
-                    # Not all was taken in: to be read again, whatever its ETag.
-                    each.etag = ""
+                    # Some entries were not taken in: read the object again, even if its ETag is unchanged.
+                    group.etag = ""
                     raise
         if n_news:
             self._backoff.reset()
@@ -233,7 +233,7 @@ class Collector:
         return bool(n_news)
 
     def take_in(self, key: str, seen: Status) -> int:
-        """Complete and mark futures as this status object says; how many tasks were news."""
+        """Complete and mark futures from this status object; return the number of tasks whose state is new."""
         with self._lock:
             watched = self._watched.get(key)
             waiting = [] if watched is None else [(i, list(futures)) for i, futures in watched.futures.items()]
@@ -245,12 +245,13 @@ class Collector:
         n_news = 0
         for index, futures in waiting:
             entry = seen.entries[index]
-            mine = [future for future in futures if entry.run >= future.run]
-            if entry.has_ended and mine:
-                ended.append((index, mine))
+            # A retry is a later run: an entry of an earlier run is not the outcome of its future.
+            of_run = [future for future in futures if entry.run >= future.run]
+            if entry.has_ended and of_run:
+                ended.append((index, of_run))
             elif entry.state == State.CLAIMED:
-                n_news += any(not future.running() for future in mine)
-                for future in mine:
+                n_news += any(not future.running() for future in of_run)
+                for future in of_run:
                     future.mark_running()
         if ended:
             self._measure([seen.entries[index] for index, _ in ended])
@@ -266,41 +267,36 @@ class Collector:
                 self._mean_s += _WEIGHT * (entry.seconds - self._mean_s)
 
     def _doubt_one(self, watched: list[_Watched], *, is_quiet: bool) -> None:
-        """Have one object read at the next poll whatever its ETag: one that has not been read for longest.
+        """Have the object that was not read for longest read at the next poll, even if its ETag is unchanged.
 
         Args:
-            is_quiet: There was nothing else to do: an object that was never read is not kept waiting.
+            is_quiet: This poll had no news: then an object that was never read is chosen first.
         """
-        longest = min(watched, key=lambda each: each.read_at)
+        longest = min(watched, key=lambda group: group.read_at)
         if is_quiet:
-            longest = next((each for each in watched if each.is_unread), longest)
+            longest = next((group for group in watched if group.is_unread), longest)
         if (is_quiet and longest.is_unread) or self._session.clock.monotonic() - longest.read_at >= self._silent_s:
             longest.is_unread, longest.etag = False, ""
 
     def _changed(self, watched: list[_Watched]) -> list[_Watched]:
-        """Which of many objects to read: those whose ETag moved, and those that the listing lacks.
+        """List many objects, and return those to read: the ones with a changed ETag and the ones missing in the listing.
 
-        # Guarantee: that an object is gone is believed of an answer about this object only.
+        # Guarantee: only a read of the object itself proves that it is gone; a listing does not.
         """
-        epochs = sorted({(each.ref.ordinal, each.ref.epoch) for each in watched})
+        epochs = sorted({(group.ref.ordinal, group.ref.epoch) for group in watched})
         lines = self._session.lines(epochs)
         if len(lines) >= GROUPS_PER_EPOCH:
             self._session.close_epochs(self._session.groups_of(lines))
         etags = {line.key: line.etag for line in lines}
-        changed = []
-        for each in watched:
-            etag = etags.get(each.key)
-            if etag != each.etag:
-                changed.append(each)
-        return changed
+        return [group for group in watched if etags.get(group.key) != group.etag]
 
     def _read(self, watched: _Watched) -> tuple[_Watched, Versioned | None]:
         now = self._session.clock.monotonic()
         try:
-            found = self._session.read(watched.key, watched.etag or None)
-            if found is not None:
+            stored = self._session.read(watched.key, watched.etag or None)
+            if stored is not None:
                 watched.read_at = now
-            return watched, found
+            return watched, stored
         except ObjectNotFound:
             self._missing(watched)
         except (RecordInvalid, VersionMismatch) as error:
@@ -308,7 +304,7 @@ class Collector:
         return watched, None
 
     def _missing(self, watched: _Watched) -> None:
-        """An object that was acknowledged is gone: the session was deleted, or something deletes in it."""
+        """Handle the loss of an acknowledged object: the session was deleted, or another program deletes its objects."""
         if self._session.refresh().state == SessionState.DELETED:
             raise SessionNotFound(f"the session was deleted: session={self._session.session_id}")
         self._give_up(watched, PayloadError(f"a stored status object is missing: key={watched.key}"))
@@ -324,7 +320,7 @@ class Collector:
 
     def _complete(self, key: str, seen: Status, ended: list[tuple[int, list[StarburstFuture[Any]]]]) -> None:
         ref = self._session.keys.parse_group(key)
-        assert ref is not None  # it is a key that we watch  # noqa: S101
+        assert ref is not None  # only such keys are watched  # noqa: S101
         bodies = _Bodies(self._session, ref, self._parallel, [seen.entries[index] for index, _ in ended])
         for index, futures in ended:
             entry = seen.entries[index]
@@ -341,7 +337,7 @@ class Collector:
     def _outcome(
         self, seen: Status, index: int, entry: Entry, bodies: _Bodies
     ) -> tuple[Any, BaseException | None, int]:
-        """Value, exception, and how many bytes they had."""
+        """Return value, exception, and the number of bytes that they occupied."""
         label = status.outcome_label(seen, index, entry)
         try:
             if entry.outcome is None:
@@ -371,7 +367,7 @@ class Collector:
 
 
 class _Bodies:
-    """The sealed outcomes of one pass over one status object; each outcome object is read once, in one range."""
+    """The sealed outcomes of the ended tasks of one status object; each outcome object is read once, in one range."""
 
     def __init__(self, session: SessionStore, ref: GroupRef, parallel: Mapper, entries: list[Entry]) -> None:
         self._session = session

@@ -1,12 +1,12 @@
-"""The ways in which a client ends: with its session, without it, in good order or at once.
+"""Ends a client: with or without its session, in good order or at once.
 
-    end_session   attached: every future is done; workers leave, objects go
-    detach        detached: everything is acknowledged, and a worker stays; the work goes on
-    leave         a client that had come back for futures goes again
-    stop_workers  kill the workers, say so on the futures; `end_stopped` ends the session
-    cleanup       end the session here and now
+    end_session   attached: every future is done; end the workers, delete the objects
+    detach        detached: everything is acknowledged, and a worker stays; the work continues
+    leave         for a client that had attached again for its futures
+    stop_workers  kill the workers and fail the futures; `end_stopped` then ends the session
+    cleanup       end a detached session at once
 
-Each holds one lock over the end, so that it is done once, and lets go of everything, whatever of it fails.
+Each holds one lock during the end, so that it happens once, and releases everything even if a step fails.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["Ending"]
 
 _log = logging.getLogger(__name__)
 
-# How often a client that waits for a worker to stay looks whether there is anything left to wait for.
+# How often a client that waits for a worker to stay checks whether any work is left.
 _STAY_S = 0.1
 
 
@@ -41,9 +41,10 @@ class Ending:
     Args:
         detached: The session outlives this client.
         keep: Keep the session's objects at the end.
-        attach_again: Attaches for futures that are asked for once the client has left; None for one that has come back.
+        attach_again: Attaches again for futures that are used after the client has left; None for a client that is itself
+            such a visit.
     Attributes:
-        is_stopped: Its workers were killed: nothing more is waited for.
+        is_stopped: Its workers were killed, so that no future is waited for.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Ending:
         self._detached = detached
         self._keep = keep
         self._attach_again = attach_again
-        self._lock = threading.Lock()  # held over the end, so that it is done once
+        self._lock = threading.Lock()  # held during the end, so that it happens once
         self.is_stopped = False
 
     def begin(self) -> None:
@@ -63,14 +64,14 @@ class Ending:
 
     def wait_done(self) -> None:
         """Wait until every future is done."""
-        with contextlib.suppress(Exception):  # it is on the futures
+        with contextlib.suppress(Exception):  # the futures have it
             self._parts.sending.flush()
         self._parts.collector.wait_done()
 
     # --- with the session ---------------------------------------------------------------------------------------------
 
     def end_session(self) -> None:
-        """End an attached session: its workers leave, its objects go. Called once every future is done."""
+        """End an attached session: end its workers, delete its objects. Called once every future is done."""
         with self._once() as is_due:
             if is_due:
                 with self._in_good_order():
@@ -82,9 +83,9 @@ class Ending:
                         delete_session(self._session)
 
     def cleanup(self, *, delete: bool) -> None:
-        """End a detached session here and now: stop its workers, cancel what is left, delete its objects if asked to.
+        """End a detached session at once: stop its workers, cancel unfinished tasks, and delete its objects if `delete`.
 
-        Raises: SessionNotFound if it was deleted already and is not to be.
+        Raises: SessionNotFound if it was deleted already and `delete` is false.
         """
         self.begin()
         parts, session = self._parts, self._session
@@ -108,9 +109,9 @@ class Ending:
                     self._close()
 
     def stop_workers(self) -> None:
-        """Kill the workers: what runs fails with `ExecutorBroken`, all else is cancelled. `end_stopped` ends the session.
+        """Kill the workers; running tasks fail with `ExecutorBroken`, others are cancelled. `end_stopped` ends the session.
 
-        Harmless if it has ended, or is about to. Store: nothing.
+        Harmless if the client has ended, or is ending. Store: no requests.
         """
         self.begin()
         parts = self._parts
@@ -123,7 +124,7 @@ class Ending:
                 parts.workforce.kill()
             except Exception as error:
                 _warn("some workers were not killed: %s", error)
-        # Callbacks run here, which may wait for the session's end, so not under the lock.
+        # Not under the lock: this runs callbacks, which may wait for the session's end.
         broken = ExecutorBroken(
             f"the task's worker was killed by terminate_workers or kill_workers: session={self._session.session_id}"
         )
@@ -140,7 +141,7 @@ class Ending:
             parts.collector.give_up_all(broken)
 
     def end_stopped(self) -> None:
-        """End the session whose workers were killed; a detached one keeps its outcomes. A second call is harmless."""
+        """End the session after `stop_workers`; a detached one keeps its outcomes. A second call is harmless."""
         with self._once() as is_due:
             if is_due:
                 with self._in_good_order():
@@ -163,7 +164,7 @@ class Ending:
     def detach(self) -> None:
         """Leave a detached session as it is. Called once everything is acknowledged.
 
-        Raises: LaunchError, BudgetExceeded: no worker is there to do the work, and none can be started.
+        Raises: LaunchError, BudgetExceeded: no worker is alive, and none can be started.
         """
         with self._once() as is_due:
             if is_due:
@@ -173,14 +174,14 @@ class Ending:
                     self._leave()
 
     def leave(self) -> None:
-        """Leave without seeing to anything: another client does, or has done. A second call is harmless."""
+        """Leave without waiting for a worker, as another client has done. A second call is harmless."""
         self.begin()
         with self._once() as is_due:
             if is_due:
                 self._leave()
 
     def _see_worker_stay(self) -> None:
-        """Wait until the work goes on without this client. The threads run meanwhile: outcomes may come."""
+        """Wait until the work continues without this client. Its threads still run, so outcomes may arrive."""
         parts, keeper = self._parts, self._parts.keeper
         keeper.ask_to_leave()
         parts.wake_keeper.set()
@@ -191,12 +192,12 @@ class Ending:
             raise keeper.leave_error
 
     def _leave(self) -> None:
-        """Say that this client goes, and close it. Futures that are asked for bring it back."""
+        """Write that this client leaves, and close it. Futures that are used later attach again."""
         parts = self._parts
         try:
             self._stop_threads()
             parts.workforce.let_go()
-            # Nobody need know at once that this client has left.
+            # The last beat is tried once, without retries: without it, other clients find out from its missing beats.
             parts.opened.hurry.set()
             with contextlib.suppress(StoreError):
                 parts.keeper.leave()
@@ -210,7 +211,7 @@ class Ending:
             self._close()
 
     def _leave_futures(self, attach_again: Callable[[], Returned]) -> None:
-        """From here on futures that are not done say when they are asked for. Those that are now are asked for at once."""
+        """Make unfinished futures attach again when they are used, and attach at once for those that are in use now."""
         session_id, parts = self._session.session_id, self._parts
         unsent = parts.sending.unacknowledged()
         places = parts.collector.hand_over()
@@ -224,11 +225,11 @@ class Ending:
                     returning.ask(future)
                 except RuntimeError as error:
                     future.complete(None, ExecutorBroken(str(error)))
-        # Only where leaving was interrupted: these are sent by no one.
+        # Not empty only if leaving was interrupted: no client will send these.
         lost = ExecutorBroken(f"the client left before the task was acknowledged: session={session_id}")
         for_each(unsent, lambda future: future.complete(None, lost))
 
-    # --- all of them --------------------------------------------------------------------------------------------------
+    # --- common to all ------------------------------------------------------------------------------------------------
 
     @property
     def _session(self) -> SessionStore:
@@ -236,13 +237,13 @@ class Ending:
 
     @contextlib.contextmanager
     def _once(self) -> Iterator[bool]:
-        """Holds the lock over the end; whether it is still to be done."""
+        """Hold the lock during the end; yield whether the end is still to be done."""
         with self._lock:
             yield not self._parts.state.ended.is_set()
 
     @contextlib.contextmanager
     def _in_good_order(self) -> Iterator[None]:
-        """Whatever goes wrong is logged, and everything is let go of in the end."""
+        """Log any exception, and release everything at the end."""
         try:
             yield
         except Exception as error:
@@ -255,17 +256,17 @@ class Ending:
         parts.threads.stop.set()
         parts.wake_keeper.set()
         parts.collector.news.set()
-        # A thread that asks a store which does not answer would go on asking for minutes.
+        # Otherwise a thread would retry for minutes while the store does not answer.
         parts.opened.hurry.set()
         parts.threads.join()
         if not isinstance(parts.state.error, StoreError):
             parts.opened.hurry.clear()
 
     def _close(self) -> None:
-        """Let go of everything, whatever of it fails."""
+        """Release everything, even if a step fails."""
         parts = self._parts
         try:
-            # Also where the store refused the rest: no worker that is bound to this client stays.
+            # Guarantee: no worker that is bound to this client stays, even if the store has refused the steps before.
             for let_go in (parts.workforce.let_go, parts.parallel.close, parts.opened.store.close):
                 try:
                     let_go()
@@ -276,5 +277,5 @@ class Ending:
 
 
 def _warn(words: str, error: Exception) -> None:
-    """Log it: in a word if it is an error of ours, else with its traceback."""
+    """Log an error: in one line if it is an error of this library, else with its traceback."""
     _log.warning(words, error, exc_info=None if isinstance(error, StarburstError) else error)

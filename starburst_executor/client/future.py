@@ -1,19 +1,20 @@
 """A `concurrent.futures.Future` that knows its task.
 
-Whoever completes it (collector, submitter, engine) uses the methods of this module, which tolerate that somebody else
-was first: a future is completed once, whoever does it.
+Collector, submitter and engine complete futures with the methods of this module, which do nothing if the future is
+complete already: a future is completed once.
 
-A client that has left its session collects no more. So a future that is not done tells its owner, `ask_again`, whenever it
-is asked for anything; the owner attaches again (`client/returning.py`). Here is how no caller is missed:
+A client that has left its session no longer collects outcomes. So a future that is not done calls its owner's `ask_again`
+at each use, and the owner attaches again (`client/returning.py`). This order misses no caller:
 
     caller                                        client that leaves
-    asks its owner (1), takes the condition       `has_left` is set
-    asks its owner (2), waits on the condition    takes the condition, looks who waits: asks for them
+    asks its owner (1), takes the condition       sets `has_left`
+    asks its owner (2), waits on the condition    takes the condition, and asks for each future with a waiter
 
-Who asks at (2) before `has_left` is set holds the condition, and is seen by the client once it waits.
+A caller that reaches (2) before `has_left` is set holds the condition, so the client takes it only once the caller waits,
+and sees the waiter.
 
-A plain future has a condition, two lists and a dictionary, about 1.7 KB, from its first moment. Most of a million
-futures are never waited for one by one, so here these are made when somebody first asks for them.
+A plain future has a condition, two lists and a dictionary, about 1.7 KB, from its creation. Most of a million futures are
+never waited for one by one, so a `StarburstFuture` creates these at their first use.
 """
 
 from __future__ import annotations
@@ -29,17 +30,17 @@ from starburst_executor.protocol.keys import task_id
 
 __all__ = ["THREAD_PREFIX", "Canceller", "StarburstFuture", "for_each"]
 
-# The standard library's: programs that listen to it for failed callbacks hear of ours too.
+# The standard library's logger: programs that watch it for failed callbacks see those of this class too.
 _log = logging.getLogger("concurrent.futures")
 
 T = TypeVar("T")
-# Every thread of a client is named so.
+# The prefix of the names of all threads of a client.
 THREAD_PREFIX = "starburst-"
 _PENDING, _RUNNING, _CANCELLED, _FINISHED = "PENDING", "RUNNING", "CANCELLED", "FINISHED"
 _ENDED = (_CANCELLED, "CANCELLED_AND_NOTIFIED", _FINISHED)
 
-# Guards the state of every future that nobody watches yet, and the step from there to having a condition of its own.
-# Nothing is allocated while it is held, so that no garbage collection can run user code that comes back here.
+# Guards the state of every future without a condition of its own, and the step that gives it one.
+# Guarantee: nothing is allocated while it is held, so no garbage collection can run user code that takes it again.
 _unwatched = threading.Lock()
 
 
@@ -52,41 +53,41 @@ os.register_at_fork(after_in_child=_new_lock_after_fork)
 
 
 class Canceller(Protocol):
-    """What a future asks to cancel its task."""
+    """The owner of a future: cancels its task, and attaches again once the client has left."""
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Cancel those of these tasks that no worker has claimed; how many were."""
+        """Cancel the tasks that no worker has claimed; return their number."""
 
     def reattacher(self) -> tuple[Callable[..., StarburstFuture[Any]], tuple[Any, ...]] | None:
-        """How an unpickled copy finds the session again; None if it cannot."""
+        """Return the function and arguments that attach an unpickled copy to the session; None if that is impossible."""
 
     @property
     def has_left(self) -> bool:
-        """Whether it collects no more, so that it has to be told which futures are asked for."""
+        """Whether it no longer collects outcomes, so that a future calls `ask_again` when it is used."""
 
     def ask_again(self, future: StarburstFuture[Any]) -> None:
-        """See that this future gets its outcome although the client has left. Does not wait, completes nothing here.
+        """Ensure that this future gets its outcome although the client has left. Does not wait or complete it in this thread.
 
-        Raises: RuntimeError: it cannot be done, and what to do instead.
+        Raises: RuntimeError: no thread can be started; the message says what to do instead.
         """
 
 
 class StarburstFuture(Future[T]):
-    """The outcome to come of one task.
+    """The future outcome of one task.
 
-    Everything of `concurrent.futures.Future` holds. Beside it:
+    It behaves as `concurrent.futures.Future`, with these additions:
 
     Attributes:
-        index: The task's place among the calls of the client that submitted it, from 0.
-        ordinal: Which of the session's submitting clients that was, from 0.
+        index: The task's position among the calls of the client that submitted it, from 0.
+        ordinal: The number of that client among the session's submitting clients, from 0.
         task_id: The task's id, unique in its session: ordinal and index, such as `"0-17"`.
-        run: 1, and one more for each explicit retry.
-        attachment: What lives as long as a copy from a pickle does: what keeps this process attached.
+        run: 1, plus 1 for each explicit retry.
+        attachment: In an unpickled copy, the object that keeps this process attached while the copy lives.
 
-    `cancel()` asks the store, in one swap: it cancels a task that no worker has claimed and refuses one that a worker
-    has. `running()` turns true when a worker has claimed the task. A future of a detached session works on when its executor
-    has left, and can be pickled; the copy is attached to the session anew. A future that is made without arguments, as tests of other libraries do, has no
-    task: it is cancelled and completed as a plain `Future` is.
+    `cancel()` makes one swap in the store: it cancels a task that no worker has claimed, and returns False for one that a
+    worker has claimed. `running()` becomes true when a worker has claimed the task. A future of a detached session keeps
+    working after its executor has left, and can be pickled; the copy attaches to the session again. A future without
+    arguments, as tests of other libraries create it, has no task: it is cancelled and completed like a plain `Future`.
 
     >>> from starburst_executor import StarburstExecutor
     >>> with StarburstExecutor(workers=1) as executor:
@@ -101,10 +102,10 @@ class StarburstFuture(Future[T]):
     )  # fmt: skip
 
     def __init__(self, canceller: Canceller | None = None, ordinal: int = 0, sequence: int = 0, run: int = 1) -> None:
-        # Not the base's: it makes what `__getattr__` makes when it is needed.
+        # Not `super().__init__()`, which creates what `_watch` creates at the first use.
         self._state = _PENDING
         self._result = self._exception = None
-        self._is_watched = False  # has a condition, which then guards its state
+        self._is_watched = False  # has a condition of its own, which then guards its state
         self._canceller = canceller
         self.attachment: object = None
         self.ordinal = ordinal
@@ -112,7 +113,7 @@ class StarburstFuture(Future[T]):
         self.run = run
 
     def _watch(self) -> None:
-        """Make what the base's methods need, at the first use."""
+        """Create the condition and lists that the base's methods need, at the first use."""
         if self._is_watched:
             return
         condition, waiters, callbacks = threading.Condition(), [], []  # type: ignore[var-annotated]  # the base's own
@@ -121,7 +122,7 @@ class StarburstFuture(Future[T]):
                 self._own_condition, self._own_waiters, self._own_callbacks = condition, waiters, callbacks
                 self._is_watched = True
 
-    if not TYPE_CHECKING:  # attributes of the base. Its methods, `wait` and `as_completed` cannot wait without them.
+    if not TYPE_CHECKING:  # attributes of the base, through which its methods, `wait` and `as_completed` wait
 
         @property
         def _condition(self) -> threading.Condition:
@@ -151,7 +152,10 @@ class StarburstFuture(Future[T]):
         return task_id(self.ordinal, self.index)
 
     def cancel(self) -> bool:
-        """Cancel the task if no worker has claimed it. Store: 1 GET, 1 swap, or none if it was not sent yet."""
+        """Cancel the task if no worker has claimed it; return whether it is cancelled.
+
+        Store: 1 GET, 1 swap; none if the task was not sent yet.
+        """
         if self._canceller is None:
             return super().cancel()
         if not self.done():
@@ -159,13 +163,13 @@ class StarburstFuture(Future[T]):
         return self.cancelled()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        how = None if self._canceller is None else self._canceller.reattacher()
-        if how is None:
+        reattach = None if self._canceller is None else self._canceller.reattacher()
+        if reattach is None:
             raise TypeError("only futures of a DetachedExecutor can be pickled: this session ends with its executor")
-        function, arguments = how
+        function, arguments = reattach
         return function, (*arguments, self.ordinal, self.index)
 
-    # --- what the base asks its condition for, and one word tells -----------------------------------------------------
+    # --- questions that need no condition -----------------------------------------------------------------------------
 
     def done(self) -> bool:
         """Whether the task has ended, or was cancelled."""
@@ -180,13 +184,13 @@ class StarburstFuture(Future[T]):
         return self._state == _RUNNING
 
     def __repr__(self) -> str:
-        # As the base's, but to look at a future is not to ask for its outcome.
-        state, told = self._state, ""
+        # As the base's, but without attaching again: printing a future does not request its outcome.
+        state, ending = self._state, ""
         if state == _FINISHED:
             error = self._exception
-            told = f" returned {type(self._result).__name__}" if error is None else f" raised {type(error).__name__}"
+            ending = f" returned {type(self._result).__name__}" if error is None else f" raised {type(error).__name__}"
         shown = "cancelled" if state.startswith(_CANCELLED) else state.lower()
-        return f"<{type(self).__name__} at {id(self):#x} state={shown}{told}>"
+        return f"<{type(self).__name__} at {id(self):#x} state={shown}{ending}>"
 
     def result(self, timeout: float | None = None) -> T:
         """As `concurrent.futures.Future.result`."""
@@ -198,10 +202,10 @@ class StarburstFuture(Future[T]):
                 del self
         return cast("T", self._result)  # None too, if that is the result
 
-    # --- for those who complete it ------------------------------------------------------------------------------------
+    # --- for the client's threads, which complete it ------------------------------------------------------------------
 
     def mark_running(self) -> None:
-        """A worker has claimed the task."""
+        """Record that a worker has claimed the task."""
         with _unwatched:
             if not self._is_watched:
                 if self._state == _PENDING:
@@ -212,23 +216,23 @@ class StarburstFuture(Future[T]):
                 self._state = _RUNNING
 
     def mark_cancelled(self) -> None:
-        """The task was cancelled in the store, or was never sent."""
+        """Record that the task was cancelled in the store, or was never sent."""
         self._watch()
         with self._own_condition:
             if self._state not in (_PENDING, _RUNNING):
                 return
-            # Also from RUNNING, which `Future.cancel` refuses: a session that is ended cancels what its workers held.
+            # Also from RUNNING, which `Future.cancel` refuses: ending a session cancels the tasks that its workers hold.
             self._state = _CANCELLED
             self._own_condition.notify_all()
         self.set_running_or_notify_cancel()
         self._invoke_callbacks()
 
     def complete(self, value: Any, error: BaseException | None) -> None:
-        """The task has ended."""
+        """Complete the future: its task has ended."""
         with _unwatched:
             if not self._is_watched:
                 if self._state not in _ENDED:
-                    # In this order: whoever sees the state without a lock must find what it promises.
+                    # Assumes: in this order, since `done` and `result` read the state without a lock.
                     self._result, self._exception = value, error
                     self._state = _FINISHED
                 return
@@ -247,11 +251,11 @@ class StarburstFuture(Future[T]):
 
     @property
     def has_ended(self) -> bool:
-        """As `done`, which asks for it."""
+        """As `done`, but without attaching again."""
         return self._state in _ENDED
 
     def is_asked_for(self) -> bool:
-        """Whether a thread waits for it, alone or among others, or a callback does."""
+        """Whether a thread waits for it, alone or with other futures, or it has a callback."""
         if self._state in _ENDED or not self._is_watched:
             return False
         with self._own_condition:
@@ -259,12 +263,12 @@ class StarburstFuture(Future[T]):
             return waits or bool(self._own_waiters or self._own_callbacks)
 
     def _invoke_callbacks(self) -> None:
-        """Call every callback, whatever one of them raises.
+        """Call every callback, even if one of them raises.
 
-        What is no `Exception`, such as `sys.exit()`, ends neither the other callbacks nor a thread of the client. In a
-        thread of the user's own, which has cancelled the task, it is raised once all have been called.
+        A `BaseException` such as `SystemExit` stops neither the other callbacks nor a thread of the client. In a thread of
+        the user's own, which has cancelled the task, the first one is raised after all callbacks were called.
         """
-        ends: BaseException | None = None
+        first_error: BaseException | None = None
         for callback in self._own_callbacks:
             try:
                 callback(self)
@@ -274,25 +278,25 @@ class StarburstFuture(Future[T]):
                 if threading.current_thread().name.startswith(THREAD_PREFIX):
                     _log.exception("a callback would have ended a thread of the client; it goes on: %r", self)
                 else:
-                    ends = ends or error
-        if ends is not None:
+                    first_error = first_error or error
+        if first_error is not None:
             try:
-                raise ends
+                raise first_error
             finally:
                 # The traceback holds this frame, which must not hold the exception in turn.
-                del ends
+                del first_error
 
 
 def for_each(futures: Iterable[StarburstFuture[Any]], do: Callable[[StarburstFuture[Any]], None]) -> None:
-    """Complete each of these futures, whatever a callback of one of them raises; then raise the first of that."""
-    ends: BaseException | None = None
+    """Call `do` for each future, even if it raises for one of them; then raise the first exception."""
+    first_error: BaseException | None = None
     for future in futures:
         try:
             do(future)
         except BaseException as error:
-            ends = ends or error
-    if ends is not None:
+            first_error = first_error or error
+    if first_error is not None:
         try:
-            raise ends
+            raise first_error
         finally:
-            del ends
+            del first_error

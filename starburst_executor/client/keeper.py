@@ -1,6 +1,6 @@
-"""A client's life signs and its care for the workers: beat, watch, repair; `starter.py` replaces who is missing.
+"""The periodic work of an attached client: it beats, watches workers and repairs; `starter.py` replaces missing workers.
 
-Owned by one thread of the engine, which calls `turn` often; each part knows when it is due.
+Owned by one thread of the engine, which calls `turn` often; `turn` does the parts that are due.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["ClientKeeper"]
 
 _log = logging.getLogger(__name__)
 
-# How often the launcher is asked who died; for local workers that is one `waitpid` each.
+# How often to ask the launcher for dead workers; for local workers this is one `waitpid` each.
 _DEATHS_S = 0.1
 
 
@@ -35,14 +35,14 @@ class ClientKeeper:
     """Keeps a session going while its client is attached. Not thread-safe.
 
     Args:
-        launcher: Starts workers; None if others start them.
-        order: What to start, for a launch's id and a number of slots.
-        needs_workers: Whether there is work that is not done.
-        claims: Ids of the claims that stand in what the client collects, as far as it has read.
+        launcher: Starts workers; None if this client starts none.
+        order: Returns the order for a launch's id and a number of slots.
+        needs_workers: Returns whether any task is not done.
+        claims: Returns the ids of the claims in the status objects that the client watches, as it last read them.
 
     Attributes:
-        may_leave: Set once the client may leave its work behind, after `ask_to_leave`; or never will, see `leave_error`.
-        leave_error: Why no worker will do that work.
+        may_leave: After `ask_to_leave`, set once the client may leave its work to the workers, or `leave_error` is set.
+        leave_error: The reason why no worker will do that work.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class ClientKeeper:
             )
 
     def turn(self) -> float:
-        """Do what is due; how long until something is again, in seconds.
+        """Do the work that is due; return the seconds until more is due.
 
         Raises: SessionNotFound if the session was deleted.
-        Store: nothing mostly; each beat interval 1 swap, 1 LIST, 1 GET; each fourth a repair.
+        Store: usually nothing; per beat interval 1 swap, 1 LIST, 1 GET; in every fourth interval a repair.
         """
         now = self._clock.monotonic()
         if self._is_to_leave and self._staying is None and self._launcher is not None:
-            # Before anything is started: the first beat of what is started now counts.
+            # Before any worker is started, so that the first beats of those that are started now count.
             self._staying = Staying(self._session, self._watcher, self._claims, self._launcher)
         if now >= self._next_beat:
             self._next_beat = now + self._timings.beat_s
@@ -123,20 +123,20 @@ class ClientKeeper:
 
     @property
     def awaits_work(self) -> bool:
-        """Nobody has been started, for want of work: whoever brings some should have `turn` called at once."""
+        """Whether no worker was started because there was no work: after a submit, `turn` should be called at once."""
         return self._starter is not None and self._starter.awaits_work
 
     @property
     def buried(self) -> frozenset[str]:
-        """Workers whose death the launcher has seen, those included that the manifest names no more."""
+        """The workers whose death the launcher has seen, including those that the manifest no longer names."""
         return frozenset(self._buried)
 
     def ask_to_leave(self) -> None:
-        """See that a worker stays, at the next turns, until `may_leave` is set. Thread-safe."""
+        """Make sure at the next turns that a worker stays; `may_leave` is set then. Thread-safe."""
         self._is_to_leave = True
 
     def _is_sure_to_be_left(self) -> bool:
-        """Whether the work goes on without this client; missing workers are started meanwhile.
+        """Whether the work continues without this client; missing workers are started meanwhile.
 
         Store: see `Staying`.
         """
@@ -146,29 +146,32 @@ class ClientKeeper:
         if state != SessionState.OPEN:
             self.leave_error = starter.error() if state == SessionState.BROKEN else None
             return True
-        # Asked in the middle of a turn: it looks from the next one on.
+        # None if `ask_to_leave` was called during this turn: the next turn makes it.
         return staying is not None and staying.is_sure(is_starting=starter.is_starting)
 
     def renumber(self) -> None:
-        """The number of workers has been changed: drain those that are too many, at the next turn. Thread-safe."""
+        """Drain surplus workers at the next turn, after the number of workers was changed. Thread-safe."""
         self._is_renumbered = True
 
     def leave(self) -> None:
-        """The last beat, after what it was starting has been left to others. Store: 1 swap, if there was a beat; 1 more."""
+        """Hand unfinished launches over to other clients, and write the last beat.
+
+        Store: nothing if this client never beat; else 1 swap, and 1 more for an unfinished launch.
+        """
         if not self._own.is_written:
             return
         if self._starter is not None:
             self._starter.hand_over()
         with suppress(ObjectNotFound):
-            # The session may have been deleted by another client: there is nothing left to leave.
+            # Another client may have deleted the session: then no last beat is needed.
             self._write(left=True)
 
     def beat(self) -> None:
-        """Be known as an attached client. Store: 1 create or 1 swap."""
+        """Write a beat, which shows that this client is attached. Store: 1 create or 1 swap."""
         self._write(left=False)
 
     def _introduce(self) -> None:
-        """Be known before an intent names this client, so that others can tell whether it is there."""
+        """Write a first beat before an intent names this client, so that others can judge whether it is alive."""
         if not self._own.is_written:
             self.beat()
 
@@ -204,27 +207,27 @@ class ClientKeeper:
     # --- workers ------------------------------------------------------------------------------------------------------
 
     def _count_interruptions(self) -> None:
-        """Note in the manifest how many workers the engine has taken back. Store: 1 swap, if there are more than it says."""
+        """Record in the manifest how many workers the platform has taken back. Store: 1 swap if there are more than recorded."""
         starter = self._starter
         if starter is not None and starter.counted(self._session.manifest) != self._session.manifest:
             manifest = self._session.change(starter.recounted)
             _log.info("workers taken back: %d, session=%s", manifest.n_interruptions, self._session.session_id)
 
     def _bury(self) -> None:
-        """Take back at once what a worker held whose death is seen."""
-        deaths = [seen for seen in self._deaths.seen() if seen[0].worker_id not in self._buried]
+        """Take back at once the tasks of workers whose death the launcher has seen."""
+        deaths = [pair for pair in self._deaths.seen() if pair[0].worker_id not in self._buried]
         self._count_interruptions()
         if not deaths:
             return
-        for death, is_mine in deaths:
+        for death, is_own in deaths:
             self._buried.add(death.worker_id)
             self._watcher.watch.dead.add(death.worker_id)
             if death.words:
                 self._watcher.words[death.worker_id] = death.words
-            found = read_beat(self._session, self._session.keys.worker(death.worker_id))
-            if self._starter is not None and is_mine:
-                self._starter.saw_death(death, None if found is None else found[0])
-        # First whether there is any hope: what no worker can do is not the fault of the task that the last one had.
+            stored = read_beat(self._session, self._session.keys.worker(death.worker_id))
+            if self._starter is not None and is_own:
+                self._starter.saw_death(death, None if stored is None else stored[0])
+        # First decide whether the session breaks: if no worker can do any work, the last worker's task is not to blame.
         self._start_missing()
         self._repair()
         manifest = self._session.refresh()

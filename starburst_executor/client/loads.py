@@ -1,9 +1,9 @@
-"""Which loads of the user's own modules this process works with, where workers import those modules as it does.
+"""Names the loads of the user's own modules, for workers that import those modules from the same files.
 
-A runner imports a module once, for life. So when this process has loaded one again (`importlib.reload`, autoreload in a
-notebook), what it submits from then on names other *loads*, and runs in runners that begin anew. Loads are named by the
-files as they were when they were loaded: two clients with the same code share runners, and one that reattaches after the
-code was edited does not get those with the old one.
+A runner imports a module only once. So when this process has loaded a module again (`importlib.reload`, autoreload in a
+notebook), later submits name other *loads*, and run in new runners. The name is computed from the files as they were when
+they were loaded: two clients with the same code share runners, and a client that reattaches after the code was edited
+does not get runners with the old code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["Load", "Loads", "are_unchanged", "loads_of"]
 
 
 class Load(NamedTuple):
-    """A loaded module; without its spec if it is a module that loads itself when it is first looked at."""
+    """A loaded module; without its spec for a module that loads itself at the first access of an attribute."""
 
     name: str
     module: ModuleType
@@ -32,7 +32,7 @@ class Load(NamedTuple):
 
 
 def loads_of(own: Iterable[str]) -> list[Load]:
-    """The own modules that are loaded. Loading one again makes a new module, `importlib.reload` a new spec."""
+    """Return the own modules that are loaded. A second load makes a new module, `importlib.reload` a new spec."""
     tops = frozenset(own)
     return [
         Load(name, module, module.__spec__ if type(module) is ModuleType else None)
@@ -62,16 +62,16 @@ class Loads:
         self._known: _Known | None = None
 
     def name(self) -> str:
-        """The name of the loads for a function that is sent now; empty if no own module is loaded."""
+        """Return the name of the loads for a function that is sent now; empty if no own module is loaded."""
         with self._lock:
             known = self._known
-            # Mostly this is all there is to do: it is asked at every submit.
+            # The usual case ends here: every submit calls this.
             if known is not None and len(sys.modules) == known.n_loaded and are_unchanged(known.loads.values()):
                 return known.name
-            n_loaded = len(sys.modules)  # counted first: what another thread imports meanwhile is news next time
+            n_loaded = len(sys.modules)  # counted first: the next call notices what another thread imports meanwhile
             loads = {load.name: load for load in loads_of(own_loaded())}
             name = _named("", loads.values()) if known is None else _renamed(known, loads)
-            # A module that is gone for a while is another load when it comes again.
+            # Unloaded modules are kept: one that is imported again later is another load.
             kept = {} if known is None else known.loads
             self._known = _Known(name, n_loaded, {**kept, **loads})
             return name

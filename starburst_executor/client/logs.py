@@ -1,6 +1,6 @@
-"""What a session's tasks and workers wrote: tasks' captured output from the store, workers' own lines from CloudWatch.
+"""Reads the output of a session: tasks' captured output from the store, workers' own lines from CloudWatch.
 
-Both are read in rounds, each giving what is new since the one before, so that they can be followed.
+Both are read in rounds. Each round gives the lines that are new since the one before, so that a caller can follow them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["LogLine", "TaskLogs", "WorkerLogs", "has_ended"]
 
 _log = logging.getLogger(__name__)
 
-# Streams of workers all begin so.
+# The common prefix of the log streams of all workers.
 _ALL = "worker/"
-# CloudWatch shows lines some seconds late, and not in order: so far back it is asked again for what is new.
+# CloudWatch shows lines some seconds late and out of order: each round reads this much of the time before it again.
 _LATE_S = 60.0
 
 
@@ -31,7 +31,7 @@ class LogLine:
 
     Attributes:
         source: The task's or worker's id.
-        is_error: It went to standard error; of a worker's lines that is not known.
+        is_error: Whether it was written to standard error; False for all lines of workers, where this is unknown.
     """
 
     source: str
@@ -40,12 +40,12 @@ class LogLine:
 
 
 def has_ended(session: SessionStore) -> bool:
-    """Whether there is nothing to follow: the session is over, or every task of it has ended. Store: 1 GET, 1 LIST."""
+    """Whether no more output will follow: the session is over, or all its tasks have ended. Store: 1 GET, 1 LIST."""
     return session.refresh().state.is_over or all(group.size_class.has_ended for group in session.all_groups())
 
 
 class TaskLogs:
-    """The captured output of tasks that have ended.
+    """Reads the captured output of tasks that have ended.
 
     Args:
         task: One task's id; None for all.
@@ -57,13 +57,13 @@ class TaskLogs:
         self._session = session
         self._task = None if task is None else _parsed(task)
         self._etags: dict[str, str] = {}
-        self._told: set[str] = set()
+        self._printed: set[str] = set()
 
     def fresh(self) -> Iterator[LogLine]:
-        """Lines of tasks that have ended since the last round, in submission order; standard output first.
+        """Yield the lines of tasks that have ended since the last round, in submission order; standard output first.
 
         Raises: ConfigError: the session has no such task.
-        Store: 1 LIST per 1,000 status objects, 1 GET for each that has changed, 1 GET for each task that wrote anything.
+        Store: 1 LIST per 1,000 status objects, 1 GET for each changed one, 1 GET for each task with output.
         """
         groups = [group for group in self._session.all_groups() if self._is_asked(group)]
         if self._task is not None and not groups:
@@ -82,19 +82,19 @@ class TaskLogs:
 
     def _of(self, group: Group) -> Iterator[LogLine]:
         try:
-            found = self._session.read(group.key)
+            stored = self._session.read(group.key)
         except (ObjectNotFound, RecordInvalid, VersionMismatch) as error:
             _log.warning("no output of these tasks: %s", error)
             return
-        assert found is not None  # no ETag was sent  # noqa: S101
-        for index, entry in enumerate(found.status.entries, group.ref.first):
+        assert stored is not None  # no ETag was sent  # noqa: S101
+        for index, entry in enumerate(stored.status.entries, group.ref.first):
             name = f"{group.ref.ordinal}-{index}"
             run = f"{name}/{entry.run}"
-            if entry.log is None or not entry.has_ended or run in self._told:
+            if entry.log is None or not entry.has_ended or run in self._printed:
                 continue
             if self._task is not None and self._task != (group.ref.ordinal, index):
                 continue
-            self._told.add(run)
+            self._printed.add(run)
             try:
                 texts = self._session.output(group.ref.group_id, entry)
             except (PayloadError, RecordInvalid) as error:
@@ -105,10 +105,10 @@ class TaskLogs:
 
 
 class WorkerLogs:
-    """Workers' own lines.
+    """Reads workers' own lines.
 
     Args:
-        launcher: The session's own.
+        launcher: The session's launcher.
         worker: One worker's id; None for all.
     Raises:
         ConfigError: the session's workers do not log to CloudWatch.
@@ -124,37 +124,37 @@ class WorkerLogs:
         self._launcher = launcher
         self._worker = worker
         self._since = session.manifest.created_at
-        self._told: dict[str, float] = {}
+        self._printed: dict[str, float] = {}  # the time of each event, by its id
 
     def fresh(self) -> Iterator[LogLine]:
-        """Lines since the last round, oldest first.
+        """Yield the lines since the last round, oldest first.
 
         Raises: ConfigError: the session has no such worker; LaunchError.
-        Store: 1 GET, 1 LIST. CloudWatch Logs: 1 for 10,000 lines; Batch: 1 for 100 jobs.
+        Store: 1 GET, 1 LIST. CloudWatch Logs: 1 request for 10,000 lines; Batch: 1 for 100 jobs.
         """
         streams = self._streams()
         (prefix,) = streams if self._worker is not None else (_ALL,)
-        # Whole seconds: CloudWatch counts in milliseconds, and what is remembered must be what it is asked for again.
+        # Whole seconds: CloudWatch counts in milliseconds, and the remembered events must cover the requested time exactly.
         since = math.floor(max(self._session.manifest.created_at, self._since - _LATE_S))
-        self._told = {one: at for one, at in self._told.items() if at >= since}
+        self._printed = {event_id: at for event_id, at in self._printed.items() if at >= since}
         for event in self._launcher.log_events(prefix, since):
-            # Other sessions of the stack log to the same group.
-            worker = next((one for begins, one in streams.items() if event.stream.startswith(begins)), None)
-            if worker is None or event.event_id in self._told:
+            # None: other sessions of the stack log to the same group.
+            worker = next((owner for begins, owner in streams.items() if event.stream.startswith(begins)), None)
+            if worker is None or event.event_id in self._printed:
                 continue
-            self._told[event.event_id] = event.at
+            self._printed[event.event_id] = event.at
             self._since = max(self._since, event.at)
             yield LogLine(worker, event.text)
 
     def _streams(self) -> dict[str, str]:
         session = self._session
-        mine = [one for one in session.refresh().launches if one.launcher == self._launcher.name]
-        handles = [handle for one in mine if (handle := handle_of(session.sealer, one))]
+        launches = [launch for launch in session.refresh().launches if launch.launcher == self._launcher.name]
+        handles = [handle for launch in launches if (handle := handle_of(session.sealer, launch))]
         heard = [line.key.rpartition("/")[2] for line in session.store.list(session.keys.workers)]
         streams = self._launcher.log_streams(handles, heard)
         if self._worker is None:
             return streams
-        wanted = {stream: one for stream, one in streams.items() if one == self._worker}
+        wanted = {stream: owner for stream, owner in streams.items() if owner == self._worker}
         if not wanted:
             known = ", ".join(sorted(set(streams.values()))[:10]) or "none"
             raise ConfigError(f"the session has no such worker on AWS: worker={self._worker}; known are {known}")

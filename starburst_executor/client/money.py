@@ -1,7 +1,7 @@
-"""A session's dollars on the client's side: estimated before workers are started, counted while they run, told after.
+"""The client's view of a session's cost: estimates it before workers start, and adds it up while they run and afterwards.
 
-What they have cost is estimated from manifest and beats (`protocol/money.py`), what a launcher starts from its prices
-(`aws/billing/pricing.py`). That a session ends at its budget is `session/budget.py`'s, since workers see to it as well.
+Past cost is estimated from manifest and beats (`protocol/money.py`), the cost of workers to start from the launcher's
+prices (`aws/billing/pricing.py`). `session/budget.py` ends a session at its budget, since workers enforce it as well.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a session has cost so far, in dollars: an estimate; prints well.
+    """The estimated cost of a session so far, in dollars. `str()` gives one line for people.
 
     Attributes:
-        workers_usd: Machines that were started for it, with their public addresses.
-        requests_usd: S3 requests of its workers and of this client; 0 in a store that is not on AWS.
-        usd_per_hour: What the workers that live now cost an hour.
-        budget_usd: At which `workers_usd` the session ends; None for never.
-        interruptions: Workers that AWS took back, Spot mostly, as far as clients have seen.
-        lost_s: Seconds of tasks' work that were begun in vain, since their worker was told to stop or died.
-        lost_usd: What those cost; part of `workers_usd`.
+        workers_usd: The machines that were started for it, with their public addresses.
+        requests_usd: S3 requests of its workers and of this client; 0 for a store outside AWS.
+        usd_per_hour: The hourly cost of the workers that are alive now.
+        budget_usd: The value of `workers_usd` at which the session ends; None without a budget.
+        interruptions: The number of workers that AWS took back, mostly Spot, as far as clients have seen.
+        lost_s: Seconds of unfinished work on tasks whose worker died or was stopped.
+        lost_usd: The cost of `lost_s`; part of `workers_usd`.
     """
 
     workers_usd: float
@@ -46,7 +46,7 @@ class Cost:
 
     @property
     def total_usd(self) -> float:
-        """Workers and requests together."""
+        """The sum of workers and requests."""
         return self.workers_usd + self.requests_usd
 
     def __str__(self) -> str:
@@ -68,13 +68,13 @@ def cost_of(
     counts: Mapping[str, int],
     store_url: str,
 ) -> Cost:
-    """What a session has cost by `now`.
+    """Return the cost of a session up to `now`.
 
     Args:
-        beats: Its workers' newest ones.
+        beats: Its workers' newest beats.
         dead: Workers that are known to be dead.
-        counts: Store requests by kind, of everybody.
-        store_url: Of its store.
+        counts: Store requests by kind, of this client and all workers.
+        store_url: The URL of its store.
     """
     listed = list(beats)
     lost_s, lost_usd = thrown_away(manifest, listed, dead)
@@ -90,21 +90,21 @@ def cost_of(
 
 
 def hourly_usd(launcher: Launcher | None, n_slots: int) -> float | None:
-    """What workers with so many slots would cost an hour; None if that is nothing, or not known."""
+    """Return the hourly cost of workers with `n_slots` slots; None if they cost nothing, or the price is unknown."""
     try:
         return None if launcher is None else launcher.usd_per_hour(n_slots)
     except StarburstError as error:
-        # Then they cannot be started either, which says so with an error of its own.
-        _log.info("what workers would cost cannot be told: launcher=%s: %s", launcher and launcher.name, error)
+        # The start will fail for the same reason, with an error of its own.
+        _log.info("the cost of workers cannot be estimated: launcher=%s: %s", launcher and launcher.name, error)
         return None
 
 
 def check_cost(
     launcher: Launcher | None, n_slots: int, *, max_hourly_cost: float | None, cost_alert_threshold: float | None
 ) -> None:
-    """Estimate, before anything is started, what so many slots cost an hour; above the threshold warn.
+    """Estimate, before any worker starts, the hourly cost of `n_slots` slots; warn if it is above the threshold.
 
-    Raises: BudgetExceeded if that is more than `max_hourly_cost`.
+    Raises: BudgetExceeded if it is above `max_hourly_cost`.
     """
     usd = hourly_usd(launcher, n_slots)
     if usd is None:
@@ -112,7 +112,7 @@ def check_cost(
     if max_hourly_cost is not None and usd > max_hourly_cost:
         raise BudgetExceeded(
             f"workers={n_slots} would cost about ${usd:.2f} an hour, max_hourly_cost is ${max_hourly_cost:.2f}; nothing "
-            "was started: ask for fewer or cheaper ones, or raise it"
+            "was started: request fewer or cheaper workers, or raise it"
         )
     is_dear = cost_alert_threshold is not None and usd > cost_alert_threshold
     _log.log(
@@ -124,6 +124,6 @@ def check_cost(
 
 
 def _is_billed(store_url: str) -> bool:
-    """Whether Amazon asks money for its requests. An endpoint that the environment names is not seen here."""
+    """Whether Amazon charges for its requests. An endpoint in the environment is not taken into account."""
     parts = urlsplit(store_url)
     return parts.scheme == "s3" and "endpoint_url" not in parse_qs(parts.query)

@@ -1,8 +1,8 @@
-"""Which process made a session, and whether it is surely gone.
+"""Records which process made a session, and decides whether that process is certainly gone.
 
-A client that is suspended, stopped or has nothing to submit writes nothing for weeks, and clocks jump. So that a session is
-old proves nothing; that its client's process is gone does. Only what this machine can see itself is judged here: a process
-of another machine, user or container may live whatever is seen of it.
+A client that is suspended, stopped or idle may write nothing for weeks, and clocks jump. So the age of a session proves
+nothing; only the end of its client's process does. This module judges only processes that this machine can see: a process
+of another machine, user or container counts as alive.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ _N_FIELDS = 6
 
 
 def this_process() -> str:
-    """This process: machine and boot, user, namespace of process ids, process id, time of its start."""
+    """Describe this process: machine and boot, user, namespace of process ids, process id, start time."""
     return "/".join((config.machine_boot(), str(os.getuid()), _namespace(), str(os.getpid()), started_at(os.getpid())))
 
 
 def is_gone(owner: str) -> bool:
-    """Whether the process that `this_process` told has ended for certain. A second process never has the same words."""
-    fields, here = owner.split("/"), this_process().split("/")
+    """Whether the process that `this_process` described has certainly ended. No two processes have the same description."""
+    fields, own = owner.split("/"), this_process().split("/")
     if len(fields) != _N_FIELDS or not fields[4].isdecimal():
         return False
     machine, boot, user, namespace, pid, started = fields
-    if [machine, user, namespace] != [here[0], here[2], here[3]]:
+    if [machine, user, namespace] != [own[0], own[2], own[3]]:
         return False
-    if boot != here[1]:
-        # The machine has been started again since, and with it every process. Without a boot id nothing is known.
-        return bool(boot and here[1])
+    if boot != own[1]:
+        # The machine has been restarted since, which ended every process. Without a boot id this is unknown.
+        return bool(boot and own[1])
     return started_at(int(pid)) != started
 
 
 def _namespace() -> str:
-    """Containers of one machine may share its name and its boot; a process id means something within one of these only."""
+    """Return the namespace of process ids: containers of one machine may share its name and boot, but not process ids."""
     with suppress(OSError):
-        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - it is no path
+        return os.readlink("/proc/self/ns/pid")  # noqa: PTH115 - the target is not a path
     return sys.platform

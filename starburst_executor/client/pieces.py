@@ -1,13 +1,13 @@
-"""The big pieces of calls as a submitting client has them: each in memory once, stored once, by content.
+"""The big pieces of calls in a submitting client: each in memory once, and stored once, by content.
 
-    dump_call_in_parts ──keep──► KeptPiece ──place──► where it will be ──stored──► its body is let go
-                                    ▲                       (by whoever sends first)
+    dump_call_in_parts ──keep──► KeptPiece ──place──► its object is chosen ──stored──► its body is released
+                                    ▲                  (by the first sender)
                                     └── the same bytes again: the same piece
 
-Which calls share a piece is decided when it is pickled, where it is stored when its first call is sent: a call that is
-cancelled before that stores nothing that others rely on.
+Pickling decides which calls share a piece; sending the first of these calls decides in which object it is stored. So no
+call relies on a piece of another call that was cancelled before it was sent.
 
-Guarantee: a piece that is known is neither copied nor stored again. Nothing here keeps a body that no unsent call needs.
+Guarantee: a known piece is neither copied nor stored again. This module keeps no body that no unsent call needs.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from starburst_executor.protocol.seal import Sealer
 
 __all__ = ["BigCall", "KeptPiece", "Pieces"]
 
-# Pieces that are found again after they were stored, at least so many: 256 MB of them, and 1 MB of memory.
+# At least this number of stored pieces are remembered, so that equal bytes find them: 256 MB of pieces in 1 MB of memory.
 _REMEMBERED = 4096
 
 
 class KeptPiece:
-    """Bytes that calls refer to. Its fields are changed by `Pieces` alone.
+    """Bytes to which calls refer. Only `Pieces` changes its fields.
 
     Attributes:
         body: The bytes, until they are stored.
-        place: Where they are or will be; None while nobody has begun to store them.
-        is_stored: Set when they were acknowledged.
+        place: Where they are stored or will be; None until a sender begins to store them.
+        is_stored: Set once the store has acknowledged them.
     """
 
     __slots__ = ("__weakref__", "body", "is_counted", "is_stored", "name", "place")
@@ -47,10 +47,10 @@ class KeptPiece:
 
 
 class BigCall:
-    """A pickled call with big pieces. Its length is what waits in memory because of it; the first call counts a piece.
+    """A pickled call with big pieces. Its length is the memory that it occupies; a shared piece counts for its first call.
 
     Attributes:
-        parts: In order; joined they are the pickle.
+        parts: The parts of the pickle, in order.
     """
 
     __slots__ = ("_n_bytes", "parts")
@@ -71,7 +71,7 @@ def _n_waiting(part: bytes | KeptPiece) -> int:
 
 
 class Pieces:
-    """Finds pieces that were there before. Thread-safe."""
+    """The known pieces, by content. Thread-safe."""
 
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
@@ -80,18 +80,18 @@ class Pieces:
         self._remembered: deque[KeptPiece] = deque(maxlen=_REMEMBERED)
 
     def keep(self, body: bytes | memoryview) -> KeptPiece:
-        """The piece of these bytes, which are copied if they are new and may change."""
+        """Return the piece for these bytes; new bytes are copied if they may change."""
         name = pieces.name_of(self._sealer, body)
         with self._lock:
             known = self._known.get(name)
         if known is not None:
             return known
-        made = KeptPiece(name, bytes(body))
+        fresh = KeptPiece(name, bytes(body))  # copied outside the lock
         with self._lock:
-            return self._known.setdefault(name, made)
+            return self._known.setdefault(name, fresh)
 
     def place(self, piece: KeptPiece, group_id: str, start: int) -> bytes | None:
-        """The piece's body, to be stored there by the caller; None if another has it, or has it in hand."""
+        """Return the piece's body, which the caller must store there; None if another caller has stored it or is storing it."""
         with self._lock:
             if piece.place is not None:
                 return None
@@ -99,7 +99,7 @@ class Pieces:
             return piece.body
 
     def stored(self, placed: Sequence[KeptPiece]) -> None:
-        """These were acknowledged where they were placed."""
+        """Record that the store has acknowledged these pieces."""
         with self._lock:
             for piece in placed:
                 piece.body = b""

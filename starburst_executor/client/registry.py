@@ -1,7 +1,7 @@
-"""Which session lies in which store, noted on this machine, so that a bare id is enough to find it again.
+"""Notes on this machine which store holds which session, so that an id alone is enough to find a session again.
 
-One small file per detached session in the data folder. Nothing secret is in it, and it is only a convenience: where it
-cannot be written, or on another machine, the session's URL does the same.
+One small file per detached session in the data folder. It contains no secrets and is only a convenience: where it cannot
+be written, or on another machine, use the session's URL.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["forget", "known_url", "remember"]
 
 
 def remember(session_id: str, url: str) -> None:
-    """Note a session's URL; silently nothing where no file can be kept."""
+    """Note a session's URL; do nothing if no file can be written."""
     folder = config.registry_folder()
     if folder is not None:
         with suppress(OSError):
@@ -23,19 +23,19 @@ def remember(session_id: str, url: str) -> None:
 
 
 def known_url(session_id: str) -> str | None:
-    """The URL noted for a session, if any."""
+    """Return the URL that was noted for a session, or None."""
     folder = config.registry_folder()
     if folder is None or not is_session_id(session_id):
         return None
     try:
         url = (folder / session_id).read_text(encoding="utf-8").strip()
-    except (OSError, ValueError):  # damaged: bytes that are no text
+    except (OSError, ValueError):  # damaged: the bytes are not text
         return None
     return url if "://" in url else None
 
 
 def forget(session_id: str) -> None:
-    """The session was deleted."""
+    """Remove the note of a session that was deleted."""
     folder = config.registry_folder()
     if folder is not None and is_session_id(session_id):
         with suppress(OSError):

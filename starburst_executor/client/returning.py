@@ -1,14 +1,14 @@
-"""How the futures of a client that has left its session get their outcomes all the same: it comes back for them.
+"""Attaches again for the futures of a client that has left its session, so that they still get their outcomes.
 
-    future, asked for ──► Returning ──► attach ──► watch its status object ──► outcome ──► future
-                              └── nothing was asked for lately, and nothing waits ──► leave again
+    future in use ──► Returning ──► attach ──► watch its status object ──► outcome ──► future
+                          └── no request for 10 s, and no future has a waiter ──► leave again
 
-It comes back in the background, at most once at a time, and is a client as any other: it collects, beats, repairs, and
-starts workers that are missing. What is asked for brings along the other futures of the same status object that the
-program holds, since it is read in any case; nothing else is read.
+A visit runs in the background, at most one at a time, with a full client: it collects, beats, repairs, and starts missing
+workers. It also completes the other futures of a requested status object that the program holds, since it reads that
+object anyway; it reads no others.
 
-Guarantee: a future that is asked for, in whatever way, ends: with its outcome, or with the error that keeps this process
-from attaching.
+Guarantee: a future that is used in any way ends with its outcome, or with the error that keeps this process from
+attaching.
 """
 
 from __future__ import annotations
@@ -27,42 +27,44 @@ from starburst_executor.protocol.keys import GroupRef
 
 __all__ = ["ENDING_WORDS", "Returned", "Returning"]
 
-# After this long without a question the client leaves again: futures that are asked for one after the other share one
-# visit, and what is only polled with `done()` is polled more often than that.
+# The client leaves again after this time without a request: futures that are used one after the other share one visit, and
+# programs that poll `done()` do so more often.
 _LINGER_S = 10.0
-# How often a client that has returned looks whether it may leave; nothing is asked of the store for that.
+# How often a client that has returned checks whether it may leave; the check makes no store request.
 _LOOK_S = 0.5
-ENDING_WORDS = "this client has left its session, and no thread can be started to attach again (the interpreter ends?)"
+ENDING_WORDS = (
+    "this client has left its session, and no thread can be started to attach again (is the interpreter exiting?)"
+)
 
 
 class Returned(Protocol):
     """A client that has attached again."""
 
     def watch(self, place: Place) -> None:
-        """Have the futures of one status object completed."""
+        """Watch one status object, to complete its futures."""
 
     def find(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
-        """Have these futures completed, wherever their tasks are; those of no task that is stored."""
+        """Find the tasks of these futures in the store, and watch them; return the futures without a stored task."""
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Cancel those of these tasks that no worker has claimed; how many."""
+        """Cancel the tasks that no worker has claimed; return their number."""
 
     def has_failed(self) -> bool:
-        """Whether it cannot go on; it has said so on the futures that it watched."""
+        """Whether it cannot continue; the futures that it watched have the error."""
 
     def leave(self) -> None:
-        """Leave again; what is not done stays so. A second call is harmless."""
+        """Leave again; unfinished futures stay unfinished. A second call is harmless."""
 
 
 class _Left(NamedTuple):
-    """A status object that was watched, and the futures that its tasks have in the program."""
+    """A status object that was watched, and the futures of its tasks that the program may still hold."""
 
     key: str
     ref: GroupRef
     futures: list[tuple[int, weakref.ref[StarburstFuture[Any]]]]
 
     def with_living(self) -> Place:
-        """The place as it is worth watching."""
+        """Return the place with the futures that are still alive."""
         living: dict[int, list[StarburstFuture[Any]]] = {}
         for index, ref in self.futures:
             if (future := ref()) is not None:
@@ -71,12 +73,12 @@ class _Left(NamedTuple):
 
 
 class Returning:
-    """The futures of one client that has left, held weakly while nothing is asked for. Thread-safe.
+    """The futures of one client that has left, held weakly while no visit runs. Thread-safe.
 
     Args:
-        attach: Attaches to the session again; what it raises goes to the futures that were asked for.
-        named: What any exception is as an error of ours.
-        places: The status objects that were watched, with the futures that are not done.
+        attach: Attaches to the session again; the requested futures get any exception that it raises.
+        named: Maps any exception to an error of this library.
+        places: The status objects that the client watched, with the futures that are not done.
     """
 
     def __init__(
@@ -94,16 +96,16 @@ class Returning:
         self._session_id = session_id
         self._clock = clock
         self._lock = threading.Lock()  # guards: _asked, _served, _runs, _client
-        self._asked: list[StarburstFuture[Any]] = []  # since the thread looked
-        self._served: dict[int, StarburstFuture[Any]] = {}  # by id: those that this visit knows of
+        self._asked: list[StarburstFuture[Any]] = []  # since the thread's last check
+        self._served: dict[int, StarburstFuture[Any]] = {}  # by id: the futures of this visit
         self._runs = False
         self._client: Returned | None = None
         self._asked_at = clock.monotonic()
         self._news = threading.Event()
-        self._is_there = threading.Event()  # the client of this visit is there, or there will be none
+        self._is_there = threading.Event()  # the client of this visit has attached, or has failed to
 
     def ask(self, future: StarburstFuture[Any]) -> None:
-        """See that this future gets its outcome. Completes nothing in this thread, which may hold the future's condition.
+        """Ensure that this future gets its outcome. Completes no future in this thread, which may hold the future's condition.
 
         Raises: RuntimeError: no thread can be started.
         """
@@ -121,14 +123,14 @@ class Returning:
         self._news.set()
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Attach, and cancel those of these tasks that no worker has claimed; how many."""
+        """Attach, and cancel the tasks that no worker has claimed; return their number."""
         for future in futures:
             self.ask(future)
         self._is_there.wait()
         with self._lock:
             client = self._client
         if client is None:
-            return 0  # it could not attach, and the futures say why
+            return 0  # it could not attach; the futures have the error
         self._watch_asked(client)
         return client.cancel(futures)
 
@@ -163,7 +165,7 @@ class Returning:
                 client.leave()
 
     def _watch_asked(self, client: Returned) -> None:
-        """Have the client watch what was asked for, and what is stored beside it."""
+        """Have the client watch the status objects of the requested futures, with all their futures."""
         with self._lock:
             asked, self._asked = self._asked, []
             places: dict[str, Place] = {}
@@ -173,7 +175,7 @@ class Returning:
         for place in places.values():
             client.watch(place)
         try:
-            # Made anew for tasks that had ended when this client left, perhaps; or never sent.
+            # Created again for tasks that had ended when this client left, or their tasks were never sent.
             lost = client.find(elsewhere) if elsewhere else []
         except BaseException:
             with self._lock:
@@ -187,7 +189,7 @@ class Returning:
         )
 
     def _place(self, future: StarburstFuture[Any], places: dict[str, Place]) -> bool:
-        """Put a future among the places to watch, together with what is stored beside it; whether its place is known."""
+        """Add a future's status object, with its other live futures, to `places`; return whether its place is known."""
         i = bisect.bisect(self._firsts, (future.ordinal, future.index)) - 1
         left = self._places[i] if i >= 0 else None
         if left is None or left.ref.ordinal != future.ordinal or future.index >= left.ref.first + left.ref.n_tasks:
@@ -195,21 +197,21 @@ class Returning:
         place = places.get(left.key)
         if place is None:
             place = places[left.key] = left.with_living()
-        mine = place.futures.setdefault(future.index - left.ref.first, [])
-        if not any(one is future for one in mine):
-            mine.append(future)
+        waiting = place.futures.setdefault(future.index - left.ref.first, [])
+        if not any(known is future for known in waiting):
+            waiting.append(future)
         return True
 
     def _is_over(self, client: Returned) -> bool:
-        """Whether the visit is: from then on, whoever asks starts another one."""
+        """Whether the visit is over. If so, the next request starts another one."""
         with self._lock:
-            # What is done is its users' affair: a visit may last as long as futures are asked for, one after the other.
+            # Release futures that are done: a visit may last as long as the program uses one future after the other.
             served = [future for future in self._served.values() if not future.has_ended]
             self._served = {id(future): future for future in served}
         if self._clock.monotonic() - self._asked_at < _LINGER_S and not client.has_failed():
             return False
         if not client.has_failed() and any(future.is_asked_for() for future in served):
-            # Somebody waits: the next look at all of them is due when it is due for who asks now.
+            # A thread waits: check all futures again only after the time for which a new request is remembered.
             self._asked_at = self._clock.monotonic()
             return False
         with self._lock:
@@ -219,7 +221,7 @@ class Returning:
         return True
 
     def _give_up(self, error: BaseException) -> None:
-        """Attaching failed, or the visit did: say why on each future that was asked for."""
+        """Complete each future of the visit with the error that ended it."""
         with self._lock:
             served = list(self._served.values())
             self._forget()
@@ -228,7 +230,7 @@ class Returning:
         for_each(served, lambda future: future.complete(None, named))
 
     def _forget(self) -> None:
-        """The visit is over. Called under the lock."""
+        """End the visit. Called under the lock."""
         self._served.clear()
         self._asked.clear()
         self._client = None

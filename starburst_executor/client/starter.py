@@ -1,13 +1,14 @@
-"""How a client keeps up the number of workers: it starts what is missing, and says why if it cannot.
+"""Keeps up the number of workers: starts the missing ones, and breaks the session with the reason if it cannot.
 
     missing ─► intent in the manifest ─► step ─► handle in the manifest ─► step ─► … ─► settled ─► first beat
-                                          └─► nothing can be started, or nobody is heard of in time ─► broken
+                                          └─► none can be started, or none beats in time ─► broken
 
-Before workers are started an intent is swapped into the manifest, so that two clients do not both start them. It names
-its client. One whose client has left, or is no more, is taken over at once: dropped if nothing was started, else gone on
-with. Where that cannot be told, it is once it has not been renewed over twenty looks, a second apart.
+Before it starts workers, a client swaps an intent into the manifest, so that two clients do not both start them. The
+intent names its client. If that client has left or is dead, another one takes the intent over at once: it drops it if
+nothing was started, and finishes it otherwise. If the client's state is unknown, its intent is taken over after twenty
+looks, a second apart, without a renewal.
 
-What the ends of workers say of starting more is decided in `trials.py`.
+`trials.py` decides from the ends of workers when to start more.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ __all__ = ["Starter"]
 
 _log = logging.getLogger(__name__)
 
-# How often to look whether a worker that was started has been heard of. Of the time since the look before no more than
-# the other counts: while the store was away nobody could be heard.
+# How often to look for the first beat of a started worker, and the most of the time between two looks that counts as
+# silence: while the store is away no beat can arrive.
 _HEARING_S, _HEARD_NOTHING_MOST_S = 0.5, 1.0
-# A launch that is not settled and was not renewed over so many looks, a second apart, was left by a client that died.
+# An unsettled launch that was not renewed over this number of looks, a second apart, was left by a client that died.
 _ABANDONED_LOOKS = 20
 _INTENT_LOOK_S = 1.0
 _RENEW_S = 5.0
@@ -43,10 +44,12 @@ _RENEW_S = 5.0
 
 @dataclass(slots=True)
 class _Going:
-    """A launch that this client is at: as it stands in the manifest, when its next step is due, and what it has taken.
+    """The launch that this client is working on.
 
     Attributes:
-        taken_s: Time since it was begun, but for what the store took.
+        launch: Its record, as last written to the manifest.
+        next_at: When its next step is due.
+        taken_s: The time since it was begun, without the time that writing to the store took.
     """
 
     launch: Launch
@@ -58,7 +61,7 @@ class _Going:
 
 @dataclass(slots=True)
 class _Intent:
-    """Another client's unsettled launch: over how many looks it has stood as it does, and whether that client is gone."""
+    """Another client's unsettled launch: the number of looks without a renewal, and whether that client is gone."""
 
     n_looks: int
     is_left: bool
@@ -68,13 +71,13 @@ class Starter:
     """Starts a session's workers. Owned by the thread of `ClientKeeper`; not thread-safe.
 
     Args:
-        order: What to start, for a launch's id and a number of slots.
-        needs_workers: Whether there is work that is not done.
-        watcher: Whose beats it has seen.
-        introduce: Makes this client known to others, before an intent names it.
+        order: Returns the order for a launch's id and a number of slots.
+        needs_workers: Returns whether any task is not done.
+        watcher: Knows which workers have beaten.
+        introduce: Writes this client's first beat, before an intent names it.
 
     Attributes:
-        awaits_work: Nobody has been started, for want of work.
+        awaits_work: Whether no worker was started because there was no work.
     """
 
     def __init__(
@@ -100,31 +103,33 @@ class Starter:
         self.awaits_work = False
         self._going: _Going | None = None
         self._trials = Trials(self._clock, self._timings.launch_s)
-        self._silent_s: float | None = None  # how long no beat was heard of those that were started
+        self._silent_s: float | None = None  # the time without a beat since workers were started; None before
         self._listened_at = 0.0
         self._heard = False
         self._before: frozenset[str] = frozenset()
         self._next_hearing = self._next_intent_look = self._next_others_look = float("-inf")
         self._sees_others = False
         self._intents: dict[tuple[str, float], _Intent] = {}  # by launch and its renewal
-        self._listened_s = 0.0  # over all looks at the beats, but for what the store was away
+        self._listened_s = 0.0  # the time covered by looks at the beats, without outages of the store
         self._looked_at: float | None = None
-        self._expected_since: dict[str, float] = {}  # workers never heard of, by `_listened_s`
+        self._expected_since: dict[
+            str, float
+        ] = {}  # workers that never beat: `_listened_s` when they were first expected
         self._warned: set[str] = set()
         self._error: LaunchError | BudgetExceeded | None = None
 
     def turn(self) -> None:
-        """Start as many workers as are missing, if there is work for them: the next step of that.
+        """Do the next step of starting the missing workers, if there is work for them.
 
-        Store: nothing mostly; 1 swap for the intent, 1 for each step, 1 every five seconds between two steps. While another
-        client is starting some, 1 GET of the manifest, mostly a 304, and 1 of its beat each second.
+        Store: usually nothing; 1 swap for the intent, 1 for each step, 1 every five seconds between two steps. While another
+        client is starting workers, each second 1 GET of the manifest, usually a 304, and 1 GET of its beat.
         """
         manifest, needs_workers = self._session.manifest, self._needs_workers()
         self.awaits_work = not needs_workers and not manifest.launches
         if manifest.state == SessionState.OPEN and needs_workers:
             manifest = self._look_at_intents(manifest)
         else:
-            # Nothing is to be done, and nothing to be asked of the launcher.
+            # No need to ask the launcher how many are alive.
             return
         n_alive, hopeless = self._n_slots_alive(manifest), self._trials.hopeless()
         seen = Seen(
@@ -151,15 +156,15 @@ class Starter:
 
     @property
     def is_starting(self) -> bool:
-        """Whether a launch is under way that this client must go on with."""
+        """Whether this client has a launch to finish."""
         return self._going is not None
 
     def error(self) -> LaunchError | BudgetExceeded:
-        """Why the session is broken, in the class of what kept workers from being started."""
+        """Return the reason why the session is broken, in the class of the error that kept workers from starting."""
         return type(self._error or LaunchError())(self._session.manifest.reason)
 
     def drain_surplus(self) -> None:
-        """The number of workers has been changed: drain those that are too many, newest first."""
+        """Drain surplus workers, the newest first, after the number of workers was changed."""
         manifest = self._session.manifest
         surplus = self._n_slots_alive(manifest) - manifest.workers
         for launch in reversed(manifest.launches):
@@ -168,9 +173,9 @@ class Starter:
                 surplus -= self._launcher.shed(handle, surplus)
 
     def saw_death(self, death: Death, beat: WorkerBeat | None) -> None:
-        """A worker has died, whose last beat was this; None if it had not been heard of."""
-        own = "" if beat is None else beat.words
-        words = death.words if own in death.words else "; ".join(filter(None, [own, death.words]))
+        """Take account of a worker's death. `beat` is its last beat; None if it never beat."""
+        reported = "" if beat is None else beat.words
+        words = death.words if reported in death.words else "; ".join(filter(None, [reported, death.words]))
         end = end_of(death, beat)
         level = logging.INFO if end in (End.WORKED, End.LEFT) else logging.WARNING
         _log.log(level, "a worker has ended: worker=%s, %s", death.worker_id, words or "no last words")
@@ -181,22 +186,22 @@ class Starter:
             self._error = LaunchError(words)
 
     def hand_over(self) -> None:
-        """This client leaves: let others go on at once with what it was starting. Store: 1 swap, if there is any."""
+        """Release the unfinished launch, so that other clients can finish it at once. Store: 1 swap if there is one."""
         if (going := self._going) is not None:
             self._going = None
             is_begun = bool(self._handle_of(going.launch))
             self._replace(going.launch, [replace(going.launch, client="")] if is_begun else [])
 
     def recounted(self, manifest: Manifest) -> Manifest | None:
-        """As `counted`; None if nothing is new."""
+        """As `counted`, but return None if nothing is new."""
         counted = self.counted(manifest)
         return None if counted == manifest else counted
 
     def counted(self, manifest: Manifest) -> Manifest:
-        """The manifest with as many interruptions of each launch as its engine knows of.
+        """Return the manifest with the number of interruptions of each launch that the platform reports.
 
-        Each client counts all that the engine still knows, and the highest count stands: two clients that see the same
-        interruption do not count it twice.
+        Each client counts all interruptions that the platform still reports, and the highest count stays: two clients that
+        see the same interruption do not count it twice.
         """
         launcher = self._launcher
         if not isinstance(launcher, CountsInterruptions):
@@ -212,66 +217,70 @@ class Starter:
     # --- one launch ---------------------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Swap in an intent, or take over one that was left behind; then its first step."""
+        """Swap in an intent, or take over an abandoned one; then do its first step."""
         launcher, at = self._launcher, self._clock.now()
         self._introduce()
         launch_id = new_launch_id(self._clock)
-        mine: list[Launch] = []
+        intents: list[Launch] = []
         refusals: list[BudgetExceeded] = []
         beats = self._beats_of_paid()
 
         def intend(current: Manifest) -> Manifest | None:
-            # Whoever lands first starts; the other sees it here.
+            # The client whose swap lands first starts them; the other one finds none missing.
             missing = current.workers - self._n_slots_alive(current)
             if current.state != SessionState.OPEN or missing <= 0:
                 return None
-            left = next((one for one in current.launches if self._is_abandoned(one) and self._handle_of(one)), None)
+            left = next(
+                (launch for launch in current.launches if self._is_abandoned(launch) and self._handle_of(launch)), None
+            )
             rate = hourly_usd(launcher, missing) or 0.0
             fresh = Launch(
                 launch_id, launcher.name, missing, "", at, since=at, usd_per_hour=rate, client=self._client_id
             )
             current = self.counted(current)
-            left = left and next(one for one in current.launches if one.launch_id == left.launch_id)
-            over = [one for one in current.launches if one != left and not self._slots_of(one)]
+            left = left and next(launch for launch in current.launches if launch.launch_id == left.launch_id)
+            over = [launch for launch in current.launches if launch != left and not self._slots_of(launch)]
             kept = without(current, over, at, beats)
             if left is None:
                 refusals[:] = filter(None, [self._too_dear(kept, rate)])
             if refusals:
                 return None
-            mine[:] = [fresh if left is None else replace(left, at=at, client=self._client_id)]
-            return replace(kept, launches=(*(one for one in kept.launches if one != left), *mine))
+            intents[:] = [fresh if left is None else replace(left, at=at, client=self._client_id)]
+            return replace(kept, launches=(*(launch for launch in kept.launches if launch != left), *intents))
 
-        # Crash here: an intent without a handle; once its client is known to be gone it counts no more and the next one
-        # starts anew.
+        # Crash here: an intent without a handle remains. Once its client is known to be gone it no longer counts, and the
+        # next client starts a new launch.
         changed = self._session.change(intend)
         if refusals:
             self._could_not_start(refusals[0])
             return
-        if not set(changed.launches).intersection(mine):
+        if not set(changed.launches).intersection(intents):
             return
         now = self._clock.monotonic()
         if self._heard or self._silent_s is None:
-            # Beats of workers that were there before say nothing of those that are started now.
+            # Only beats of new workers count: those of earlier ones prove nothing about this launch.
             self._before, self._heard, self._silent_s = self._worker_keys(), False, 0.0
             self._listened_at = now = self._clock.monotonic()
-        self._going = _Going(mine[0], now, now, now)
+        self._going = _Going(intents[0], now, now, now)
         self._go_on(self._going)
 
     def _too_dear(self, manifest: Manifest, usd_more: float) -> BudgetExceeded | None:
-        """Why no more workers may be started, besides those of these launches that live."""
+        """Return an error if further workers would exceed `max_hourly_cost`, in addition to the live ones; else None."""
         limit = manifest.max_hourly_cost
-        now_usd = sum(one.usd_per_hour * self._slots_of(one) / max(1, one.slots) for one in manifest.launches)
+        now_usd = sum(
+            launch.usd_per_hour * self._slots_of(launch) / max(1, launch.slots) for launch in manifest.launches
+        )
         if limit is None or not usd_more or now_usd + usd_more <= limit:
             return None
         return BudgetExceeded(
-            f"workers for about ${now_usd + usd_more:.2f} an hour would run, max_hourly_cost is ${limit:.2f}; ask for fewer "
+            f"workers for about ${now_usd + usd_more:.2f} an hour would run, max_hourly_cost is ${limit:.2f}; request fewer "
             "or cheaper ones, or reattach with a larger max_hourly_cost"
         )
 
     def _beats_of_paid(self) -> list[WorkerBeat]:
-        """The beats, if somebody has paid for workers that are gone. Store: nothing mostly; 1 LIST, 1 GET a worker."""
+        """Return the beats if a launch that cost money has no workers left. Store: usually nothing; 1 LIST, 1 GET per worker."""
         launches = self._session.manifest.launches
-        if any(one.usd_per_hour and not self._slots_of(one) for one in launches):
+        if any(launch.usd_per_hour and not self._slots_of(launch) for launch in launches):
             return [beat for beat, _ in read_beats(self._session)]
         return []
 
@@ -288,7 +297,7 @@ class Starter:
             started = self._launcher.start(self._order(launch.launch_id, launch.slots), self._handle_of(launch))
         except (LaunchError, ConfigError, OSError) as error:
             self._going = None
-            # What cannot be gone on with is forgotten if nothing was started, else left as it is.
+            # A launch that cannot continue is removed if nothing was started, else settled with what was.
             self._replace(launch, [settled(launch, launch.started)] if launch.handle else [])
             self._could_not_start(error)
             return
@@ -300,8 +309,8 @@ class Starter:
         handle, at = sealed_handle(self._session.sealer, launch, started.handle), self._clock.now()
         since = launch.since if launch.started else at
         changed = replace(launch, handle=handle, at=at, started=started.n_slots, since=since)
-        # Crash here: workers run that no handle names; whoever takes the launch over asks the engine for the same ones
-        # again, and an engine that cannot tell finds them by their beats: they leave when idle.
+        # Crash here: workers run that no handle names. The client that takes the launch over requests the same workers from
+        # the platform again; where the platform cannot recognize them, they are known by their beats and leave when idle.
         self._write(going, settled(changed, started.n_slots) if done else changed)
         going.next_at = self._clock.monotonic() + (started.more_s or 0.0)
         if done:
@@ -315,34 +324,34 @@ class Starter:
         """Swap the launch's next state in, unless another client has taken it over."""
 
         def settle(current: Manifest) -> Manifest | None:
-            known = next((one for one in current.launches if one.launch_id == changed.launch_id), None)
+            known = next((launch for launch in current.launches if launch.launch_id == changed.launch_id), None)
             if known is not None and known != going.launch:
                 return None
-            # Also if it grew too old meanwhile and was dropped: these workers run, so they are to be found.
-            others = tuple(one for one in current.launches if one != known)
+            # Also if the launch became too old and was dropped meanwhile: its workers run, so the manifest must name them.
+            others = tuple(launch for launch in current.launches if launch != known)
             return replace(current, launches=(*others, changed))
 
         if changed in self._session.change(settle).launches:
-            # While the store was away nothing could be started: that time does not count.
+            # While the store was away no worker could be started: that time does not count.
             going.launch, going.renewed_at = changed, self._clock.monotonic()
             going.counted_at = going.renewed_at
         else:
             self._going = None
 
     def _replace(self, launch: Launch, by: list[Launch]) -> None:
-        """Swap a launch of ours for another, or for none, unless another client has taken it over."""
+        """Replace or remove this client's launch, unless another client has taken it over."""
 
         def step(current: Manifest) -> Manifest | None:
             if launch not in current.launches:
                 return None
-            return replace(current, launches=(*(one for one in current.launches if one != launch), *by))
+            return replace(current, launches=(*(other for other in current.launches if other != launch), *by))
 
         self._session.change(step)
 
     def _settled(self, n_asked: int, started: Started) -> None:
         if started.n_slots >= n_asked:
             return
-        error = started.error or LaunchError("the engine does not say why")
+        error = started.error or LaunchError("the platform gives no reason")
         if started.n_slots:
             self._warn(f"fewer workers were started than asked for: slots={started.n_slots}, asked={n_asked}: {error}")
             self._trials.lacked_room()
@@ -350,13 +359,13 @@ class Starter:
             self._could_not_start(error)
 
     def _warn(self, words: str) -> None:
-        """Once for each cause, however often it is met."""
+        """Log a warning, once for each message."""
         if words not in self._warned:
             self._warned.add(words)
             _log.warning("%s: session=%s", words, self._session.session_id)
 
     def _could_not_start(self, error: Exception) -> None:
-        """Break the session, unless others do the work: then try again in a while."""
+        """Break the session, unless other workers are alive: then try again after a pause."""
         manifest = self._session.manifest
         reason = f"no worker could be started: {error}"
         if self._n_slots_alive(manifest) > 0:
@@ -369,7 +378,7 @@ class Starter:
     # --- the first beat -----------------------------------------------------------------------------------------------
 
     def _listen(self, manifest: Manifest) -> None:
-        """Hear the first beat. Workers that live and say nothing for `launch_s` will not say anything."""
+        """Look for the first beat. If live workers do not beat within `launch_s`, break the session."""
         if self._heard or self._clock.monotonic() < self._next_hearing:
             return
         keys, now = self._worker_keys(), self._clock.monotonic()
@@ -383,7 +392,7 @@ class Starter:
         elif self._silent_s <= self._timings.launch_s or self._going is not None:
             return
         elif any(map(self._is_alive, keys)):
-            # The others do the work.
+            # Earlier workers do the work.
             self._hear()
         else:
             self._break(self._silence(manifest))
@@ -394,20 +403,23 @@ class Starter:
 
     def _silence(self, manifest: Manifest) -> str:
         name = self._launcher.name
-        said = [str(self._error)] if self._error is not None else []
-        said += [self._launcher.describe(handle) for handle in self._handles(manifest)]
-        words = "; ".join(filter(None, said))
+        reasons = [str(self._error)] if self._error is not None else []
+        reasons += [self._launcher.describe(handle) for handle in self._handles(manifest)]
+        words = "; ".join(filter(None, reasons))
         return f"no worker of launcher {name!r} was heard of within {self._timings.launch_s:g} s" + (
             f": {words}" if words else ""
         )
 
     def _others_work(self) -> bool:
-        """Whether workers are there that no launcher here has started. Store: 1 LIST, 1 GET for each that may be, or none."""
+        """Whether workers are alive that this client's launcher did not start.
+
+        Store: 1 LIST, 1 GET for each that is not lost; nothing between two looks.
+        """
         now = self._clock.monotonic()
         if now >= self._next_others_look:
             self._next_others_look = now + self._timings.look_s
             beats = (read_beat(self._session, key) for key in self._worker_keys() if self._is_alive(key))
-            self._sees_others = any(found is not None and found[0].state != WorkerState.LEFT for found in beats)
+            self._sees_others = any(stored is not None and stored[0].state != WorkerState.LEFT for stored in beats)
         return self._sees_others
 
     def _is_alive(self, worker_key: str) -> bool:
@@ -417,10 +429,10 @@ class Starter:
         return frozenset(line.key for line in self._session.store.list(self._session.keys.workers))
 
     def end_silent(self) -> None:
-        """After a look at the beats: stop each worker that was not heard of for `launch_s`, and say so. It counts no more,
-        costs no more, and is replaced. While none at all is heard of, `_listen` says what becomes of the session.
+        """Stop and log each worker without a first beat for `launch_s`; called after a look at the beats. It no longer counts
+        or costs anything, and is replaced. If no worker has beaten at all, `_listen` decides instead.
 
-        Store: nothing; 1 LIST before any is stopped. The engine: as its `deaths`.
+        Store: nothing; 1 LIST before a worker is stopped. The platform: as for `deaths`.
         """
         now = self._clock.monotonic()
         since, self._looked_at = self._looked_at, now
@@ -434,9 +446,9 @@ class Starter:
         expected = {worker_id: handle for handle in handles for worker_id in launcher.expected(handle)}
         heard = self._watcher.watch.known()
         silent = {worker_id: handle for worker_id, handle in expected.items() if worker_id not in heard}
-        self._expected_since = {one: self._expected_since.get(one, self._listened_s) for one in silent}
-        due = [one for one in silent if self._listened_s - self._expected_since[one] >= self._timings.launch_s]
-        # It may have beaten since that look.
+        self._expected_since = {name: self._expected_since.get(name, self._listened_s) for name in silent}
+        due = [name for name in silent if self._listened_s - self._expected_since[name] >= self._timings.launch_s]
+        # A worker may have beaten since that look.
         heard = {key.rpartition("/")[2] for key in self._worker_keys()} if due else set()
         for worker_id in due:
             if worker_id in heard:
@@ -448,12 +460,12 @@ class Starter:
             else:
                 self._warn(f"a worker says nothing and cannot be stopped alone: worker={worker_id}, {words}")
 
-    # --- how many there are -------------------------------------------------------------------------------------------
+    # --- counting slots -----------------------------------------------------------------------------------------------
 
     def _handles(self, manifest: Manifest) -> list[str]:
-        """The handles that this launcher has given."""
-        mine = [launch for launch in manifest.launches if launch.launcher == self._launcher.name]
-        return list(filter(None, map(self._handle_of, mine)))
+        """Return the handles of this client's launcher."""
+        launches = [launch for launch in manifest.launches if launch.launcher == self._launcher.name]
+        return list(filter(None, map(self._handle_of, launches)))
 
     def _handle_of(self, launch: Launch) -> str:
         return handle_of(self._session.sealer, launch)
@@ -462,9 +474,9 @@ class Starter:
         return sum(map(self._slots_of, manifest.launches))
 
     def _slots_of(self, launch: Launch) -> int:
-        """How many slots of these workers are there, or on their way."""
+        """Return the number of a launch's slots that are alive or on their way."""
         if launch.launcher != self._launcher.name:
-            # Nobody here can ask that launcher: its workers count as long as any worker is heard of.
+            # This client cannot ask another launcher: its workers count while any worker of the session beats.
             is_young = self._clock.now() - launch.at < self._timings.launch_s
             return launch.slots if is_young or self._watcher.watch.living() else 0
         if not launch.settled and not self._is_abandoned(launch):
@@ -473,7 +485,7 @@ class Starter:
         return self._launcher.slots_alive(handle) if handle else 0
 
     def _is_abandoned(self, launch: Launch) -> bool:
-        """Whether it is unsettled and nobody is at it."""
+        """Whether a launch is unsettled and no client is working on it."""
         if launch.settled or launch.launcher != self._launcher.name:
             return False
         if self._going is not None and self._going.launch.launch_id == launch.launch_id:
@@ -484,20 +496,22 @@ class Starter:
         return intent is not None and (intent.is_left or intent.n_looks > _ABANDONED_LOOKS)
 
     def _look_at_intents(self, manifest: Manifest) -> Manifest:
-        """Look whether the clients that are starting workers are there still; the manifest as it then is.
+        """Check whether the other clients that are starting workers are still alive; return the current manifest.
 
-        No clock but this client's own is trusted, and only looks that the store has answered count.
+        # Guarantee: judged by this client's clock alone, and only looks that the store has answered count.
         """
         now = self._clock.monotonic()
         if now < self._next_intent_look or not any(map(self._is_anothers, manifest.launches)):
             return manifest
         manifest = self._session.refresh()
         self._next_intent_look = self._clock.monotonic() + _INTENT_LOOK_S
-        others = [one for one in manifest.launches if self._is_anothers(one)]
+        others = [launch for launch in manifest.launches if self._is_anothers(launch)]
         looks = {key: intent.n_looks for key, intent in self._intents.items()}
         self._intents = {
-            (one.launch_id, one.at): _Intent(looks.get((one.launch_id, one.at), 0) + 1, self._has_gone(one.client))
-            for one in others
+            (launch.launch_id, launch.at): _Intent(
+                looks.get((launch.launch_id, launch.at), 0) + 1, self._has_gone(launch.client)
+            )
+            for launch in others
         }
         return manifest
 
@@ -510,13 +524,13 @@ class Starter:
         )
 
     def _has_gone(self, client_id: str) -> bool:
-        """Whether a client says that it has left, or its process on this machine is no more. Store: 1 GET."""
+        """Whether a client has written that it left, or its process on this machine has ended. Store: 1 GET."""
         beat = read_client_beat(self._session, client_id)
         return beat is not None and (beat.left or bool(has_ended(beat.process)))
 
     def _break(self, reason: str) -> None:
         manifest = self._session.end(SessionState.BROKEN, reason)
-        # Whatever is on its way would come, find that the session is over, and leave: paid for, and of use to nobody.
+        # Workers on their way would start, find the session over, and leave: they would cost money and do no work.
         for handle in self._handles(manifest):
             self._launcher.stop(handle, at_once=False)
         end_what_is_left(self._session, manifest)

@@ -1,10 +1,10 @@
-"""Where a client is in its life, and what keeps it from going on.
+"""The state of a client, and the error that stopped it.
 
     OPEN ──begin_end──► ENDING ──end──► ENDED
       │                   ▲
-      └──fail──► FAILED ──┘        (one that fails while it ends goes on ending, and knows its error)
+      └──fail──► FAILED ──┘        (a failure while it ends is recorded, and the end continues)
 
-Each step is taken once, whichever thread comes first.
+Each step is taken once, by the first thread that reaches it.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ ENDED_WORDS = "cannot schedule new futures after shutdown"
 
 
 class Phase(enum.Enum):
-    """A step of a client's life."""
+    """A state of a client."""
 
-    OPEN = "takes submits"
-    FAILED = "cannot go on"
-    ENDING = "takes no more submits"
-    ENDED = "has let go of everything"
+    OPEN = "accepts submits"
+    FAILED = "cannot continue"
+    ENDING = "accepts no more submits"
+    ENDED = "has released everything"
 
 
 class ClientState:
-    """One client's life. Thread-safe.
+    """The state of one client. Thread-safe.
 
     Attributes:
         ended: Set once the phase is ENDED.
-        lock: Guards `phase` and `error`. Held by whoever must not be overtaken by a step; nothing waits under it.
+        lock: Guards `phase` and `error`. A caller holds it while it depends on the phase; nothing waits under it.
     """
 
     def __init__(self) -> None:
@@ -46,30 +46,30 @@ class ClientState:
 
     @property
     def is_ending(self) -> bool:
-        """Whether the end has begun: nothing is submitted any more."""
+        """Whether the end has begun, so that the client accepts no more submits."""
         return self.phase in (Phase.ENDING, Phase.ENDED)
 
     def begin_end(self) -> None:
-        """Take no more submits."""
+        """Accept no more submits."""
         with self.lock:
             if self.phase != Phase.ENDED:
                 self.phase = Phase.ENDING
 
     def fail(self, error: Exception) -> None:
-        """It cannot go on. The first error is the one that is told from then on."""
+        """Record that the client cannot continue. Later calls keep the first error."""
         with self.lock:
             self.error = self.error or error
             if self.phase == Phase.OPEN:
                 self.phase = Phase.FAILED
 
     def end(self) -> None:
-        """Everything has been let go of."""
+        """Record that the client has released everything."""
         with self.lock:
             self.phase = Phase.ENDED
         self.ended.set()
 
     def check_open(self, manifest: Manifest) -> None:
-        """Raises what keeps this client, or its session, from taking more work."""
+        """Raise the error that keeps this client, or its session, from accepting more work."""
         if self.is_ending:
             raise RuntimeError(ENDED_WORDS)
         if self.error is not None:

@@ -1,16 +1,16 @@
-"""Whether a worker stays: what a client makes sure of before it leaves work behind.
+"""Decides whether a worker stays, which a client must know before it leaves tasks to the workers.
 
-An idle worker that goes says LEAVING first and lists what is pending afterwards. So a worker whose newest beat says
-neither LEAVING nor LEFT, as read after the tasks were acknowledged, lists after that and finds them. That it is alive at
-all is a second question, since the last beat of the dead says what it said:
+An idle worker that leaves writes LEAVING first and lists pending tasks afterwards. So if its newest beat, read after the
+tasks were acknowledged, is neither LEAVING nor LEFT, its next listing finds the tasks. Whether it is alive is a second
+question, since the last beat of a dead worker does not change:
 
     beat read after the acknowledgement: LEAVING, LEFT ──────────► does not count
                                          IDLE, WORKING, and
-        it has beaten again since, or claimed since,
-        or its process is of this machine and lives  ────────────► it stays
-        nothing of that (yet)  ──────────────────────────────────► wait: `beat_s` at the longest
+        it has beaten or claimed since then, or its
+        process is on this machine and alive  ───────────────────► it stays
+        none of these (yet)  ────────────────────────────────────► wait: `beat_s` at most
 
-Guarantee: a client that was told that a worker stays strands no task by leaving, unless that worker is killed.
+Guarantee: a client that leaves once `is_sure` has returned True strands no task, unless that worker is killed.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from starburst_executor.session.store import SessionStore
 
 __all__ = ["Staying"]
 
-# How soon a worker that has found the tasks shows by a claim that it lives, and how often to look at the longest.
+# The first and the longest pause between two looks. A live worker that finds the tasks soon shows it by a claim.
 _FIRST_PAUSE_S, _MOST_PAUSE_S = 0.02, 1.0
-# So many workers, the newest first, are read at once for one whose process lives here: elsewhere it is not known anyway.
+# Up to this number of workers, the newest first, are read at once to find one whose process is alive on this machine.
 _READ_AT_ONCE = 8
 
 
 class Staying:
-    """Looks for a worker that stays, from the moment of its making. Not thread-safe.
+    """Looks for a worker that stays, from its construction on. Not thread-safe.
 
     Args:
-        watcher: Knows whose death was seen.
-        claims: Ids of the claims that stand in what the client collects, as far as it has read.
-        launcher: What starts workers.
+        watcher: Knows the workers whose death was seen.
+        claims: Returns the ids of the claims in the status objects that the client watches, as it last read them.
+        launcher: Starts workers.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class Staying:
         self._claims = claims
         self._launcher = launcher
         self._before_claims = claims()
-        # Assumes: what is there now was written before; whatever differs later was written after the acknowledgement.
+        # Assumes: made after the tasks were acknowledged, so that any later change of an ETag is a beat after that.
         self._before = self._listed()
         self._is_first = True
         self._backoff = Backoff(session.clock, _FIRST_PAUSE_S, _MOST_PAUSE_S)
         self._next_look = float("-inf")
 
     def is_sure(self, *, is_starting: bool) -> bool:
-        """Whether a worker stays. Asks the store only when it is time to.
+        """Whether a worker stays. Reads the store only when the next look is due.
 
         Args:
-            is_starting: Workers are being started that no handle names yet: that must be gone on with.
-        Store: nothing mostly; 1 LIST, 1 GET for each worker that has beaten or claimed since.
+            is_starting: This client has a launch to finish, whose workers no handle names yet.
+        Store: usually nothing; 1 LIST, 1 GET for each worker that has beaten or claimed since.
         """
         now = self._session.clock.monotonic()
         if now < self._next_look:
@@ -78,36 +78,36 @@ class Staying:
             newest = sorted(listed.keys() - changed - claimed, reverse=True)[:_READ_AT_ONCE]
             if any(self._stays(worker_id, by_its_process=True) for worker_id in newest):
                 return True
-        return self._launcher.keeps_trying and not is_starting and self._is_one_on_its_way(listed)
+        return self._launcher.keeps_trying and not is_starting and self._is_worker_on_its_way(listed)
 
     def _stays(self, worker_id: str, *, by_its_process: bool = False) -> bool:
-        """Whether this worker is not on its way out; `by_its_process`: and is seen to live."""
+        """Whether this worker is not leaving; with `by_its_process`, also whether its process is seen to be alive."""
         beat = self._beat(worker_id)
         if beat is None or beat.state in (WorkerState.LEAVING, WorkerState.LEFT):
             return False
         gone = has_ended(beat.process)
         return worker_id not in self._watcher.watch.dead and (gone is False if by_its_process else not gone)
 
-    def _is_one_on_its_way(self, listed: dict[str, str]) -> bool:
-        """Whether the engine has workers of ours that have not been heard of: these come, if it keeps trying."""
+    def _is_worker_on_its_way(self, listed: dict[str, str]) -> bool:
+        """Whether the platform runs more workers of this session than have beaten: one that keeps trying will start them."""
         session, launcher = self._session, self._launcher
         for launch in session.manifest.launches:
             handle = handle_of(session.sealer, launch) if launch.launcher == launcher.name else ""
             if not handle:
                 continue
             dead = {death.worker_id for death in launcher.deaths(handle)}
-            ours = f"{launch.launch_id.partition('-')[0]}-"
-            heard = [worker_id for worker_id in listed if worker_id.startswith(ours) and worker_id not in dead]
+            prefix = f"{launch.launch_id.partition('-')[0]}-"
+            heard = [worker_id for worker_id in listed if worker_id.startswith(prefix) and worker_id not in dead]
             slots_heard = sum(beat.slots for beat in map(self._beat, heard) if beat is not None)
             if launcher.slots_alive(handle) > slots_heard:
                 return True
         return False
 
     def _beat(self, worker_id: str) -> WorkerBeat | None:
-        found = read_beat(self._session, self._session.keys.worker(worker_id))
-        return None if found is None else found[0]
+        stored = read_beat(self._session, self._session.keys.worker(worker_id))
+        return None if stored is None else stored[0]
 
     def _listed(self) -> dict[str, str]:
-        """The ETag of each worker's beat."""
+        """Return the ETag of each worker's beat."""
         workers = self._session.keys.workers
         return {line.key[len(workers) :]: line.etag for line in self._session.store.list(workers)}

@@ -1,11 +1,11 @@
-"""Gathers submits into status objects: group commit, with a bound on what waits.
+"""Gathers submits into status objects: group commit, with a bounded queue.
 
     submit ──add──► queue ──take──► batch ──send──► functions/ ─► calls/ ─► status/ ─► bell
                       ▲               │
-                      └── while they fly, further submits gather
+                      └── while batches are being sent, further submits gather
 
-A lone submit leaves at once; a burst becomes few objects, about two per worker. Whoever drives it calls `take` and
-`send` in turn: the engine's sender threads, or a test.
+A lone submit is sent at once; a burst becomes few objects, about two per worker. The engine's sender threads, or a test,
+call `take` and `send` in turn.
 
 Guarantee: a function, big calls and big pieces of calls are acknowledged before the status object that names them is
 written.
@@ -34,27 +34,27 @@ from starburst_executor.session.store import SessionStore
 
 __all__ = ["Acknowledged", "Batch", "Submitter"]
 
-# So many bytes of calls are inline in a status object, fairly shared: it is rewritten at each claim and commit, and read
-# again by the client. Below the least, an entry takes about as much as its call, and apart would save nothing.
+# The bytes of calls inside a status object, shared equally by its tasks: each claim and commit rewrites the object, and the
+# client reads it again. A call below the minimum is not stored apart: its entry would be about as big as the call.
 _INLINE_BYTES = 32 * 1024
 _LEAST_INLINE_BYTES = 512
 _MAX_CALLS_BYTES = 64 * 2**20
-# A burst's first objects. Who has an object for himself neither loses races nor reads it again before each commit, so there
-# are to be many soon; they are not too many in a long burst, as so few requests fly at once.
+# The size of a burst's first objects. A worker with an object to itself loses no races and need not read it again before
+# each commit, so create many objects early. A long burst does not get too many, since few requests are in flight at once.
 _LEAST_GROUP = 5
-# A request that has no answer by then is being tried again, and may be for minutes.
+# A request without an answer by then is being retried, possibly for minutes.
 _FLIGHT_S = 10.0
-# So many functions are known to be stored, in 2 MB of memory; one that is forgotten costs a request more when it comes again.
+# This number of functions are remembered as stored, in 2 MB of memory; a forgotten one costs one more request.
 _REMEMBERED = 4096
 
 
 class _Function:
-    """A function that calls refer to. Its fields are changed under the lock of its submitter alone.
+    """A function to which calls refer. Its fields change only under the lock of its submitter.
 
     Attributes:
         body: Its pickle, until it is stored.
-        is_in_hand: A sender has begun to store it.
-        is_stored: Set when it was acknowledged.
+        is_in_hand: Whether a sender has begun to store it.
+        is_stored: Set once the store has acknowledged it.
     """
 
     __slots__ = ("__weakref__", "body", "digest", "is_in_hand", "is_stored")
@@ -70,7 +70,7 @@ class _Queued(NamedTuple):
     """One submit: a pickled call, or the outcome of a call that could not be pickled.
 
     Attributes:
-        n_bytes: What waits in memory because of it; the first call of a function counts that.
+        n_bytes: The memory that it occupies; a function counts for its first call.
     """
 
     future: StarburstFuture[Any]
@@ -82,7 +82,7 @@ class _Queued(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Submits that become one status object."""
+    """The submits of one status object."""
 
     ordinal: int
     group: int
@@ -92,7 +92,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A status object that the store has acknowledged, and the futures of its tasks, in order."""
+    """An acknowledged status object, and the futures of its tasks, in order."""
 
     key: str
     ref: GroupRef
@@ -101,15 +101,15 @@ class Acknowledged:
 
 
 class Submitter:
-    """One submitting client's queue. Thread-safe.
+    """The queue of a submitting client. Thread-safe.
 
     Args:
-        ordinal: This submitter's ordinal, asked for when the first batch is cut: only submitting clients have one.
-        n_workers: How many tasks run at once.
-        queue_bytes: `add` waits while more than this is unsent.
-        acknowledged: Called with each batch that is stored.
+        ordinal: This submitter's ordinal in the session.
+        n_workers: Returns the number of tasks that run at once.
+        queue_bytes: `add` waits while more than this number of bytes are unsent.
+        acknowledged: Called with each stored batch.
     Attributes:
-        pieces: Keeps the big pieces of the calls to come.
+        pieces: Keeps the big pieces of calls.
     """
 
     def __init__(
@@ -127,8 +127,8 @@ class Submitter:
         self._n_workers = n_workers
         self._queue_bytes = queue_bytes
         self._acknowledged = acknowledged
-        # One lock guards everything below. Senders wait on one condition for something to take, all others on another for
-        # room, or for nothing left: a wake-up for a sender must not go to somebody who cannot send.
+        # One lock guards everything below. Senders wait on `_sendable` for a batch, all other threads on `_changed` for room or
+        # an empty queue: a wake-up for a sender must not go to a thread that cannot send.
         lock = threading.Lock()
         self._sendable = threading.Condition(lock)
         self._changed = threading.Condition(lock)
@@ -141,8 +141,8 @@ class Submitter:
         self._cancelled: set[int] = set()
         self._closed = False
         self._error: BaseException | None = None
-        self._is_lost = False  # the error kept something from being acknowledged
-        # By digest, as long as a call here needs them, and those that were stored last.
+        self._is_lost = False  # the error kept a task from being acknowledged
+        # By digest: functions that a queued call needs, and those that were stored last.
         self._functions: WeakValueDictionary[str, _Function] = WeakValueDictionary()
         self._remembered: deque[_Function] = deque(maxlen=_REMEMBERED)
         self._n_epochs = 1
@@ -157,13 +157,13 @@ class Submitter:
         call: bytes | BigCall,
         failed: bytes | None = None,
     ) -> StarburstFuture[Any]:
-        """Queue one call; waits while the queue holds more bytes than it may, of calls and functions together.
+        """Queue one call; wait while the queue holds more than `queue_bytes` of calls and functions.
 
         Args:
-            make: Makes the future, told its index.
-            failed: The outcome, if the call could not be pickled: it is recorded, never run.
+            make: Makes the future for an index.
+            failed: The outcome, if the call could not be pickled: it is recorded, and the call never runs.
 
-        Raises: what made sending impossible.
+        Raises: the error of `fail`; RuntimeError after `close`.
         """
         with self._changed:
             while self._n_bytes > self._queue_bytes and self._error is None:
@@ -171,7 +171,7 @@ class Submitter:
             if self._error is not None:
                 raise self._error
             if self._closed:
-                # The senders end once the queue is empty: what came later would never leave.
+                # The senders end once the queue is empty: a later call would never be sent.
                 raise RuntimeError("cannot schedule new futures after shutdown")
             future = make(self._n_added)
             self._n_added += 1
@@ -187,7 +187,7 @@ class Submitter:
             return future
 
     def cancel_unsent(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
-        """Cancel those of these that are still queued; which. They keep their place, as cancelled tasks."""
+        """Cancel the futures that are still queued; return them. They keep their index, as cancelled tasks."""
         with self._changed:
             # The queue holds consecutive indices.
             first = self._queue[0].future.index if self._queue else self._n_added
@@ -195,15 +195,15 @@ class Submitter:
                 [future for future in futures if future.index >= first and not future.done()] if self._queue else []
             )
             self._cancelled.update(future.index for future in unsent)
-        # Callbacks run here, so not under the lock.
+        # Not under the lock: this runs callbacks.
         for future in unsent:
             future.mark_cancelled()
         return unsent
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until everything added so far is acknowledged; False if time ran out. Raises what made sending impossible.
+        """Wait until everything added so far is acknowledged; return False after `timeout_s`. Raises the error of `fail`.
 
-        # Guarantee: what other threads add meanwhile is not waited for.
+        # Guarantee: calls that other threads add meanwhile are not waited for.
         """
         with self._changed:
             end = self._n_added
@@ -218,19 +218,19 @@ class Submitter:
             return self._is_empty()
 
     def unacknowledged(self) -> list[StarburstFuture[Any]]:
-        """The futures of what is queued or being sent."""
+        """Return the futures of all queued calls and of those being sent."""
         with self._changed:
-            flying = [one.future for batch in self._flying for one in batch.queued]
-            return [*flying, *(one.future for one in self._queue)]
+            flying = [queued.future for batch in self._flying for queued in batch.queued]
+            return [*flying, *(queued.future for queued in self._queue)]
 
     def wait_flown(self, futures: Iterable[StarburstFuture[Any]]) -> None:
-        """Wait until those of these tasks that are being sent at this moment are acknowledged, for 10 s at the most.
+        """Wait until the tasks among these that are being sent are acknowledged, for at most 10 s.
 
-        # Guarantee: what other threads submit meanwhile is not waited for.
+        # Guarantee: calls that other threads submit meanwhile are not waited for.
         """
         indices = {future.index for future in futures}
         with self._changed:
-            theirs = [batch for batch in self._flying if any(one.future.index in indices for one in batch.queued)]
+            theirs = [batch for batch in self._flying if any(queued.future.index in indices for queued in batch.queued)]
             self._changed.wait_for(
                 lambda: self._error is not None or not any(batch in self._flying for batch in theirs), _FLIGHT_S
             )
@@ -243,10 +243,10 @@ class Submitter:
             self._sendable.notify_all()
 
     def fail(self, error: BaseException) -> list[StarburstFuture[Any]]:
-        """Give up: the futures of everything unsent."""
+        """Stop sending; return the futures of all queued calls. Later calls of `add` and `flush` raise the first error."""
         with self._changed:
             self._error = self._error or error
-            unsent = [one.future for one in self._queue]
+            unsent = [queued.future for queued in self._queue]
             self._is_lost = self._is_lost or bool(unsent or self._flying)
             self._queue.clear()
             self._n_bytes = 0
@@ -257,7 +257,7 @@ class Submitter:
     # --- for senders --------------------------------------------------------------------------------------------------
 
     def take(self, timeout_s: float | None = None) -> Batch | None:
-        """The next batch, when it should leave; None if there is none within `timeout_s`, or after `close`."""
+        """Wait for the next batch that is due; return None after `timeout_s`, or once the closed queue is empty."""
         with self._sendable:
             self._sendable.wait_for(lambda: self._is_ready() or (self._closed and not self._queue), timeout_s)
             if not self._is_ready():
@@ -271,15 +271,15 @@ class Submitter:
     def send(self, batch: Batch) -> None:
         """Store one batch: functions and big calls first, then the status object, then ring.
 
-        Store: 1 create for the status object; 1 for each new function; 1 if there is something big that was not stored
-        before; a ring now and then.
+        Store: 1 create for the status object; 1 for each new function; 1 if it has big calls or pieces that are not stored
+        yet; sometimes a ring.
         """
         try:
             self._send(batch)
         finally:
             with self._changed:
                 self._flying.remove(batch)
-                self._cancelled.difference_update(one.future.index for one in batch.queued)
+                self._cancelled.difference_update(queued.future.index for queued in batch.queued)
                 self._n_bytes -= batch.n_bytes
                 if self._is_empty():
                     self._burst = 0
@@ -292,19 +292,22 @@ class Submitter:
         return not self._queue and not self._flying
 
     def _is_acknowledged(self, end: int) -> bool:
-        """Whether every task with an index below `end` is. The queue and each batch hold consecutive indices."""
+        """Whether every task with an index below `end` is acknowledged.
+
+        Assumes: the queue and each batch hold consecutive indices.
+        """
         if self._queue and self._queue[0].future.index < end:
             return False
         return all(batch.queued[0].future.index >= end for batch in self._flying)
 
     def _is_ready(self) -> bool:
-        """Nothing flies, or enough has gathered for an object of its own."""
+        """Whether to send now: nothing is in flight, or the queue holds enough for one object."""
         if not self._queue:
             return False
         return not self._flying or self._closed or len(self._queue) >= self._group_size()
 
     def _group_size(self) -> int:
-        """About two objects per worker over the burst so far."""
+        """Return the number of tasks per object: about two objects per worker for the burst so far."""
         return min(status.MAX_TASKS, max(_LEAST_GROUP, self._burst // (2 * max(1, self._n_workers()))))
 
     def _cut(self) -> Batch:
@@ -319,14 +322,14 @@ class Submitter:
             queued.append(self._queue.popleft())
             n_bytes += size
         group = self._n_groups
-        # A batch that is cancelled as a whole is never written: it must not leave a gap, or its epoch never gets full.
-        self._n_groups += any(one.future.index not in self._cancelled for one in queued)
+        # A batch whose tasks are all cancelled is never written. It must not leave a gap, or its epoch would never be full.
+        self._n_groups += any(entry.future.index not in self._cancelled for entry in queued)
         return Batch(self._ordinal, group, queued, n_bytes)
 
     def _send(self, batch: Batch) -> None:
-        if all(one.future.index in self._cancelled for one in batch.queued):
+        if all(queued.future.index in self._cancelled for queued in batch.queued):
             return
-        functions = list(dict.fromkeys(one.function for one in batch.queued))
+        functions = list(dict.fromkeys(queued.function for queued in batch.queued))
         digests = [function.digest for function in functions]
         for function in functions:
             self._store_function(function)
@@ -337,16 +340,16 @@ class Submitter:
         record = Status(ref.ordinal, first, tuple(digests), tuple(entries))
         key = self._session.keys.group(ref)
         body = status.encode(record, self._session.clock.new_id())
-        # Crash here: function and calls are stored and nothing names them; the session's cleanup removes them.
+        # Crash here: function and calls are stored, but no object names them; the session's cleanup deletes them.
         etag = self._create(key, body)
-        # Crash here: the tasks are stored and no bell was rung; idle workers look unasked.
+        # Crash here: the tasks are stored, but no bell was rung; idle workers find them by their regular look.
         n_pending = sum(entry.state == State.PENDING for entry in entries)
         if n_pending < len(entries):
-            # Some have ended already, and who else would complete their futures may not have done so yet: have it read.
+            # Some tasks have ended already: have the collector read the object, to complete their futures.
             etag = ""
-        self._acknowledged(Acknowledged(key, ref, etag, [one.future for one in batch.queued]))
+        self._acknowledged(Acknowledged(key, ref, etag, [queued.future for queued in batch.queued]))
         if n_pending:
-            # Only a hint: the tasks are stored, and a store that is gone will be noticed by those who need an answer.
+            # The bell is only a hint: the tasks are stored, and the next request that needs an answer notices an outage.
             with suppress(StoreUnavailable):
                 self._session.ring([key], n_pending)
 
@@ -354,35 +357,35 @@ class Submitter:
         sealer, apart, entries = self._session.sealer, _Apart(ref.group_id), []
         now = self._session.clock.now()
         inline_bytes = max(_LEAST_INLINE_BYTES, _INLINE_BYTES // ref.n_tasks)
-        for one in batch.queued:
-            if isinstance(one.call, BigCall) and one.future.index not in self._cancelled:
-                apart.take_in(one.call, self.pieces)
-        for one in batch.queued:
-            function = digests.index(one.function.digest) if len(digests) > 1 else 0
-            if one.future.index in self._cancelled:
+        for queued in batch.queued:
+            if isinstance(queued.call, BigCall) and queued.future.index not in self._cancelled:
+                apart.take_in(queued.call, self.pieces)
+        for queued in batch.queued:
+            function = digests.index(queued.function.digest) if len(digests) > 1 else 0
+            if queued.future.index in self._cancelled:
                 entry = Entry.pending(function, b"")._replace(state=State.CANCELLED, call=None, at=now)
-            elif one.failed is not None:
+            elif queued.failed is not None:
                 entry = Entry.pending(function, b"")._replace(state=State.FAILED, call=None, at=now)
-                label = status.outcome_label(Status(ref.ordinal, one.future.index, (), ()), 0, entry)
-                entry = entry._replace(outcome=sealer.sealed("outcome", label, one.failed))
+                label = status.outcome_label(Status(ref.ordinal, queued.future.index, (), ()), 0, entry)
+                entry = entry._replace(outcome=sealer.sealed("outcome", label, queued.failed))
             else:
-                label = status.call_label(ref.ordinal, one.future.index, one.function.digest)
-                call = apart.records[one.call] if isinstance(one.call, BigCall) else one.call
+                label = status.call_label(ref.ordinal, queued.future.index, queued.function.digest)
+                call = apart.records[queued.call] if isinstance(queued.call, BigCall) else queued.call
                 sealed = sealer.sealed("call", label, call)
                 entry = Entry.pending(function, sealed if len(sealed) <= inline_bytes else apart.add(sealed))
             entries.append(entry)
         if apart.bodies:
             self._create(self._session.keys.calls(ref.group_id), apart.body())
             self.pieces.stored(apart.placed)
-        # Ours are stored by now, so that two senders that wait for each other's do not wait for ever.
+        # After this batch's own pieces are stored, so that two senders that need each other's pieces do not deadlock.
         for piece in apart.others:
             self._wait_stored(piece.is_stored)
         return entries
 
     def _store_function(self, function: _Function) -> None:
         with self._changed:
-            is_mine, function.is_in_hand = not function.is_in_hand, True
-        if not is_mine:
+            is_first, function.is_in_hand = not function.is_in_hand, True
+        if not is_first:
             self._wait_stored(function.is_stored)
             return
         body = self._session.sealer.sealed("function", function.digest, function.body)
@@ -393,13 +396,13 @@ class Submitter:
         function.is_stored.set()
 
     def _wait_stored(self, stored: threading.Event) -> None:
-        """Wait for what another sender stores."""
+        """Wait until another sender has stored it. Raises the error of `fail`."""
         while not stored.wait(1.0):
             if self._error is not None:
                 raise self._error
 
     def _open_epoch(self, epoch: int) -> None:
-        """See to it that the manifest lists this epoch before there is an object in it."""
+        """Make the manifest list this epoch before the first object in it is written."""
         if epoch < self._n_epochs:
             return
 
@@ -417,12 +420,12 @@ class Submitter:
         try:
             return self._session.store.create(key, body)
         except PreconditionFailed:
-            # Ours alone, and always the same bytes under this key: it landed before.
+            # Only this client writes this key, and always the same bytes: an earlier try landed.
             return ""
 
 
 class _Apart:
-    """What of one batch is stored beside its status object, in one object: new pieces, then records too big to inline."""
+    """The second object of a batch, beside its status object: new pieces, then records that are too big to be inline."""
 
     def __init__(self, group_id: str) -> None:
         self._group_id = group_id
@@ -433,7 +436,7 @@ class _Apart:
         self.records: dict[BigCall, bytes] = {}
 
     def take_in(self, call: BigCall, known: Pieces) -> None:
-        """Find a place for each of a call's pieces."""
+        """Assign a place to each of a call's pieces."""
         parts: list[bytes | Piece] = []
         for part in call.parts:
             if isinstance(part, KeptPiece):
@@ -443,7 +446,7 @@ class _Apart:
                     self.add(body)
                 elif not part.is_stored.is_set():
                     self.others.append(part)
-                assert part.place is not None  # somebody's by now  # noqa: S101
+                assert part.place is not None  # `place` has set it  # noqa: S101
                 parts.append(part.place)
             else:
                 parts.append(part)
@@ -455,10 +458,10 @@ class _Apart:
         return Located("", self._n_bytes - len(body), len(body))
 
     def body(self) -> bytes:
-        # One big array, the usual case, is not copied.
+        # A single big array, the usual case, is not copied.
         return self.bodies[0] if len(self.bodies) == 1 else b"".join(self.bodies)
 
 
 def submitter_record(client_id: str) -> SubmitterRecord:
-    """A new submitter as the manifest knows it: with its first epoch open."""
+    """Return the manifest's record of a new submitter, with its first epoch open."""
     return SubmitterRecord(client_id, 1, (0,))

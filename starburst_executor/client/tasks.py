@@ -1,12 +1,12 @@
-"""The tasks of a detached session as its client sees them: one future each, found again, retried, cancelled.
+"""The tasks of a detached session in its client: finds, retries and cancels them, with one future for each.
 
-A session may have more outcomes than the memory holds. So futures are made when they are asked for, and held weakly:
+A session may have more outcomes than fit into memory. So futures are created on request, and held weakly:
 
-    not done    held by what waits for its outcome: submitter, collector, or the visit of a client that has left
-    done        held by the program; those done last also here, up to a bound in bytes
-    neither     made anew when it is asked for, and its outcome is read again
+    not done    held by the part that waits for its outcome: submitter, collector, or the visit of a client that has left
+    done        held by the program; the last ones also by this module, up to a bound in bytes
+    neither     created again on request, and its outcome is read again
 
-# Guarantee: while the program holds a task's future, it gets that very one, until the task is retried.
+# Guarantee: while the program holds a task's future, it gets the same object for that task, until the task is retried.
 """
 
 from __future__ import annotations
@@ -31,47 +31,50 @@ from starburst_executor.session.store import Group, SessionStore
 
 __all__ = ["SessionTasks"]
 
-# Outcomes of this many bytes, as they are stored, stay for whoever asks for all futures now and then. In memory they may be
-# ten times that.
+# Stored outcomes up to this number of bytes are held, for programs that request all futures now and then. In memory they may
+# be ten times as big.
 _KEPT_BYTES = 8 * 2**20
-_FUTURE_BYTES = 2048  # a future itself, about
+_FUTURE_BYTES = 2048  # about the size of a future itself
 
 
 _Task: TypeAlias = tuple[int, int]  # ordinal and index
 
 
 class SessionTasks:
-    """The futures of a session by their tasks. Thread-safe as far as its parts are.
+    """The futures of a session, by task. As thread-safe as its parts.
 
     Args:
-        owner: Whom the futures ask to be cancelled.
+        owner: The owner of the futures, which cancels their tasks.
     """
 
     def __init__(self, session: SessionStore, collector: Collector, owner: FuturesOfClient) -> None:
         self._session = session
         self._collector = collector
         self._owner = owner
-        # Reentrant: an outcome that goes may have a finalizer of the user's, which asks for futures. Guards what is made and
-        # what is kept; `add` takes no lock, since its caller has one that such a finalizer may want too.
+        # Reentrant: dropping an outcome may run a finalizer of the user's, which requests futures. Guards _recent,
+        # _recent_bytes and the creation of futures; `add` takes no lock, since its caller holds one that such a finalizer may
+        # need too.
         self._lock = threading.RLock()
         self._futures: WeakValueDictionary[_Task, StarburstFuture[Any]] = WeakValueDictionary()
-        self._recent: OrderedDict[_Task, tuple[StarburstFuture[Any], int]] = OrderedDict()  # with what each counts
+        self._recent: OrderedDict[_Task, tuple[StarburstFuture[Any], int]] = (
+            OrderedDict()
+        )  # with the bytes that each counts
         self._recent_bytes = 0
-        self._ends: dict[int, int] = {}  # how many tasks are known of each submitter; their indices are dense
+        self._ends: dict[int, int] = {}  # by submitter, the number of its known tasks; their indices are dense
 
     def lost_in_fork(self) -> None:
-        """For the child of a fork of the user's: another thread of the parent may have held the lock."""
+        """Replace the lock in the child of a fork: another thread of the parent may have held it."""
         self._lock = threading.RLock()
 
     def add(self, future: StarburstFuture[Any]) -> None:
-        """One that this client has submitted, or retried."""
+        """Add the future of a task that this client has submitted or retried."""
         self._futures[future.ordinal, future.index] = future
-        # Never lower, and by two threads at once never for the same submitter: what is listed has been added here before.
+        # Assumes: it never decreases, and no two threads add for the same submitter: listed tasks were added before.
         if future.index >= self._ends.get(future.ordinal, 0):
             self._ends[future.ordinal] = future.index + 1
 
     def _of(self, ordinal: int, index: int) -> tuple[StarburstFuture[Any], bool]:
-        """The future of a task, and whether it was made just now. Called under the lock."""
+        """Return the future of a task, and whether this call created it. Called under the lock."""
         known = self._futures.get((ordinal, index))
         if known is not None:
             return known, False
@@ -80,8 +83,8 @@ class SessionTasks:
         return made, True
 
     def keep(self, future: StarburstFuture[Any], n_bytes: int) -> None:
-        """This one is done: hold it, and let go of what was done long ago."""
-        gone = []
+        """Hold a future that is done, and release those that were done long ago."""
+        gone = []  # released after the lock: their finalizers may run user code
         task, n_bytes = (future.ordinal, future.index), n_bytes + _FUTURE_BYTES
         with self._lock:
             gone.append(self._recent.pop(task, (None, 0)))
@@ -92,9 +95,9 @@ class SessionTasks:
                 self._recent_bytes -= gone[-1][1]
 
     def known(self) -> list[StarburstFuture[Any]]:
-        """The futures of the tasks known so far, in submission order, over all submitting clients.
+        """Return the futures of the tasks known so far, in submission order, of all submitting clients.
 
-        Of a client that has ended with its session, those that are still held somewhere.
+        For a client that has ended with its session: only those that are still held.
         """
         with self._lock:
             if self._owner.has_left:
@@ -107,27 +110,30 @@ class SessionTasks:
         return filter(None, (ref() for ref in self._futures.valuerefs()))
 
     def get(self, ordinal: int, index: int) -> StarburstFuture[Any] | None:
-        """One of those."""
+        """Return one of the known futures, or None."""
         with self._lock:
             if self._owner.has_left and 0 <= index < self._ends.get(ordinal, 0):
                 return self._of(ordinal, index)[0]
             return self._futures.get((ordinal, index))
 
     def all(self) -> list[StarburstFuture[Any]]:
-        """The future of every task of the session, in submission order; those that are new here are watched.
+        """Return the future of every task of the session, in submission order, and watch the new ones.
 
         Store: 1 LIST per 1,000 status objects.
         """
-        found: dict[_Task, StarburstFuture[Any]] = {}
+        futures: dict[_Task, StarburstFuture[Any]] = {}
         for group in self._session.all_groups():
-            found.update(self._watch(group, range(group.ref.n_tasks)))
-        # And those that are unsent.
+            futures.update(self._watch(group, range(group.ref.n_tasks)))
+        # The unsent ones are in no listing.
         for future in self.known():
-            found.setdefault((future.ordinal, future.index), future)
-        return [found[task] for task in sorted(found)]
+            futures.setdefault((future.ordinal, future.index), future)
+        return [futures[task] for task in sorted(futures)]
 
     def find(self, ordinal: int, index: int) -> StarburstFuture[Any] | None:
-        """The future of one task, which is watched; of no other. Store: 1 LIST per 1,000 status objects, if it is new here."""
+        """Return the future of one task, and watch no others; None if there is no such task.
+
+        Store: 1 LIST per 1,000 status objects, if it is new to this client.
+        """
         known = self.get(ordinal, index)
         if known is not None:
             return known
@@ -138,34 +144,34 @@ class SessionTasks:
         return None
 
     def _watch(self, group: Group, indices: Iterable[int]) -> dict[_Task, StarburstFuture[Any]]:
-        """The futures of some tasks of one status object; those that are new are watched."""
+        """Return the futures of some tasks of one status object, and watch the new ones."""
         ref = group.ref
         with self._lock:
-            found = {i: self._of(ref.ordinal, ref.first + i) for i in indices}
-        fresh = [(i, future) for i, (future, is_new) in found.items() if is_new]
+            futures = {i: self._of(ref.ordinal, ref.first + i) for i in indices}
+        fresh = [(i, future) for i, (future, is_new) in futures.items() if is_new]
         if fresh:
-            # An object with nothing but pending tasks need not be read.
+            # An object with only pending tasks need not be read.
             etag = group.etag if group.size_class == SizeClass.ALL_PENDING else ""
             self._collector.watch(group.key, ref, etag, fresh, unread=bool(etag))
-        return {(ref.ordinal, ref.first + i): future for i, (future, _) in found.items()}
+        return {(ref.ordinal, ref.first + i): future for i, (future, _) in futures.items()}
 
     def output(self, ordinal: int, index: int) -> tuple[str, str]:
-        """What a task that has ended wrote to its standard output and error.
+        """Return what a task that has ended wrote to its standard output and standard error.
 
         Store: 1 LIST per 1,000 status objects, 1 GET; 1 GET if it wrote anything.
         """
         for group in self._session.all_groups():
             ref = group.ref
             if ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks:
-                found = self._session.read(group.key)
-                assert found is not None  # no ETag was sent  # noqa: S101
-                return self._session.output(ref.group_id, found.status.entries[index - ref.first])
+                stored = self._session.read(group.key)
+                assert stored is not None  # no ETag was sent  # noqa: S101
+                return self._session.output(ref.group_id, stored.status.entries[index - ref.first])
         return "", ""
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
     def retry_failed(self) -> list[StarburstFuture[Any]]:
-        """Run the failed tasks once more; new futures for them, in submission order.
+        """Run the failed tasks again; return new futures for them, in submission order.
 
         Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs.
         """
@@ -178,9 +184,9 @@ class SessionTasks:
         for (ordinal, epoch), groups in by_epoch.items():
             hold = session.clock.new_id()
             session.change(partial(_held, ordinal=ordinal, epoch=epoch, hold=hold))
-            # Crash here: the epoch stays listed, which costs requests and nothing else.
+            # Crash here: the epoch stays listed, which costs some requests and loses nothing.
             for group in groups:
-                # One that cannot be read has no call that could be run.
+                # An object that cannot be read has no call to run.
                 with suppress(RecordInvalid, VersionMismatch):
                     retried += self._retry_group(group)
             session.change(partial(_unheld, ordinal=ordinal, hold=hold))
@@ -191,28 +197,29 @@ class SessionTasks:
         runs: dict[int, int] = {}
         before: list[Status] = []
 
-        def step(seen: Status) -> Status:
+        def step(current: Status) -> Status:
+            # Kept over further tries of this swap, so that a task that was retried meanwhile is not retried twice.
             if not runs:
-                entries = enumerate(seen.entries)
+                entries = enumerate(current.entries)
                 runs.update({i: e.run for i, e in entries if e.state == State.FAILED and e.call is not None})
-                before[:] = [seen]
-            return status.retry(seen, runs)
+                before[:] = [current]
+            return status.retry(current, runs)
 
-        found = self._session.update(group.key, step)
-        if found is None or not runs:
+        updated = self._session.update(group.key, step)
+        if updated is None or not runs:
             return []
-        # Those who waited for the runs that failed see their end before the new ones take their place.
+        # The futures of the failed runs are completed before the new futures take their place.
         self._collector.take_in(group.key, before[0])
         fresh: list[tuple[int, StarburstFuture[Any]]] = []
         for index, run in runs.items():
             fresh.append((index, StarburstFuture(self._owner, ref.ordinal, ref.first + index, run + 1)))
             self.add(fresh[-1][1])
-        self._collector.watch(group.key, ref, found.etag, fresh)
+        self._collector.watch(group.key, ref, updated.etag, fresh)
         self._session.ring([group.key], len(fresh))
         return [future for _, future in fresh]
 
     def cancel(self) -> int:
-        """Cancel every task of the session that no worker has claimed; how many.
+        """Cancel every task of the session that no worker has claimed; return their number.
 
         Store: 1 LIST per 1,000 status objects, 1 GET, 1 swap for each with pending tasks.
         """
@@ -224,9 +231,9 @@ class SessionTasks:
 
 
 def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest | None:
-    """The epoch listed, and kept so until the hold is taken off."""
+    """List the epoch in the manifest, and hold it there until the hold is removed."""
     if ordinal >= len(manifest.submitters):
-        # A client that has come since this manifest was read: None has a fresh one read.
+        # A client that came after this manifest was read: returning None has a fresh one read.
         return None
     submitter = manifest.submitters[ordinal]
     if (epoch, hold) in submitter.holds:
@@ -237,5 +244,5 @@ def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest |
 
 def _unheld(manifest: Manifest, ordinal: int, hold: str) -> Manifest | None:
     submitter = manifest.submitters[ordinal]
-    kept = tuple(each for each in submitter.holds if each[1] != hold)
+    kept = tuple((held, hold_id) for held, hold_id in submitter.holds if hold_id != hold)
     return None if kept == submitter.holds else manifest.with_submitter(ordinal, replace(submitter, holds=kept))

@@ -1,4 +1,4 @@
-"""A client's threads: each is started once, has a last resort, and is joined at the end."""
+"""A client's threads: each is started once, reports its failure, and is joined at the end."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _log = logging.getLogger(__name__)
 
 
 class Threads:
-    """Daemon threads of one client. Thread-safe, but for `start`, which its caller does under a lock.
+    """Daemon threads of one client. Thread-safe, except `start`, which the caller must guard with a lock.
 
     Args:
-        failed: Called, in the thread, with whatever it raises.
+        failed: Called in the thread with any exception that it raises.
     Attributes:
-        stop: Set when they are to end.
+        stop: Set when the threads should end.
     """
 
     def __init__(self, failed: Callable[[BaseException], None]) -> None:
@@ -30,7 +30,7 @@ class Threads:
         self._threads: list[threading.Thread] = []
 
     def start(self, name: str, target: Callable[[], object]) -> None:
-        """Start one, once. Raises: RuntimeError where there can be no more; the next call tries again."""
+        """Start a thread unless it was started before. Raises: RuntimeError if no thread can be started; the next call retries."""
         name = THREAD_PREFIX + name
         if any(thread.name == name for thread in self._threads):
             return
@@ -43,29 +43,32 @@ class Threads:
             raise
 
     def start_apart(self, name: str, target: Callable[[], object]) -> None:
-        """Start one that is not joined, if there can be any more. Takes no lock."""
+        """Start a thread that is not joined; do nothing if no thread can be started. Takes no lock."""
         thread = threading.Thread(target=self._guard, args=(target,), name=THREAD_PREFIX + name, daemon=True)
         with suppress(RuntimeError):
             thread.start()
 
     def is_one(self) -> bool:
-        """Whether the caller is one of them, as a future's callback is."""
+        """Whether the calling thread is one of them, as in a future's callback."""
         return threading.current_thread() in self._threads
 
     def runs(self, name: str) -> bool:
-        """Whether the thread of this name is there."""
+        """Whether the thread with this name is alive."""
         return any(thread.name == THREAD_PREFIX + name and thread.is_alive() for thread in self._threads)
 
     def join(self) -> None:
-        """Wait until all have ended, but for the caller. `stop` has been set, and what they wait on."""
+        """Wait until all have ended, except the calling thread.
+
+        Assumes: `stop` is set, and the events on which the threads wait.
+        """
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join()
-        # An executor that has ended may be kept for long, for its futures' sake: nothing of its threads is.
+        # An executor may live long after its end, because of its futures; its threads' objects should not.
         self._threads.clear()
 
     def _guard(self, target: Callable[[], object]) -> None:
-        """The last resort: no thread ends in silence."""
+        """Run a thread's target, and report any exception: no thread ends silently."""
         try:
             target()
         except BaseException as error:
@@ -74,7 +77,7 @@ class Threads:
 
 
 def named(error: BaseException, session_id: str) -> StarburstError:
-    """What ends a client as an error of ours: callers need not know what libraries below raise."""
+    """Map the exception that ended a client to an exception of this library."""
     if isinstance(error, (SessionNotFound, ObjectNotFound)):
         return SessionNotFound(f"the session was deleted while this client was attached: {session_id}")
     if isinstance(error, StarburstError):

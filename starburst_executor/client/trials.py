@@ -1,17 +1,17 @@
-"""What the ends of workers say of starting more: when the next may be started, and when no more will do any work.
+"""Decides from the ends of workers when to start the next one, and when to give up because none will do any work.
 
-    how one ended                                             the next start          no hope, if no other is there
-    worked: has committed an outcome                          at once                 all before is forgotten
-    worn: the same, and says that it cannot go on             0.5 s, 1 s, … 60 s      the same, but for the pause
-    failed: says that it cannot go on, or exits by itself     0.5 s, 1 s, … 60 s      3 in a row
-    killed: by a signal, or while a task ran                  at once, 0.1 s, … 60 s  10 in a row, for `launch_s` at least
-    taken: its engine took its machine, or had none           5 s, … 60 s             never: silence for `launch_s` is
-    left: in good order, with nothing done                    at once                 never
+    how a worker ended                                        the next start          give up, if no other worker is alive
+    worked: it committed an outcome                           at once                 never; earlier ends are forgotten
+    worn: the same, then it reported that it cannot continue  0.5 s, 1 s, … 60 s      never; earlier ends are forgotten
+    failed: it reported that, or exited on its own            0.5 s, 1 s, … 60 s      after 3 in a row
+    killed: by a signal, or while a task ran                  at once, 0.1 s, … 60 s  after 10 in a row, and `launch_s`
+    taken: the platform took its machine, or had none         5 s, … 60 s             never; `Starter._listen` bounds this
+    left: in good order, without an outcome                   at once                 never
 
-Each start may cost money, so none follows a useless one without an end. But a death by a signal does not prove that
-workers cannot start: whoever kills one may kill the next.
+Each start may cost money, so repeated starts without any outcome must end. But a death by a signal does not prove that
+workers cannot start: the cause may kill the next worker as well, or may be gone by then.
 
-Decisions only: no I/O, and the time is the caller's.
+Decisions only: no I/O, and the caller's clock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MOST_S = 60.0
 
 
 class End(enum.Enum):
-    """How a worker ended, as far as the next one is concerned."""
+    """How a worker ended, as it matters for the next start."""
 
     WORKED = "it has worked"
     WORN = "it has worked and could not go on"
@@ -43,7 +43,7 @@ class End(enum.Enum):
 
 
 def end_of(death: Death, beat: WorkerBeat | None) -> End:
-    """How a worker ended by what its launcher saw and by its last beat, if it ever beat."""
+    """Classify a worker's end from the death that its launcher saw and its last beat; None if it never beat."""
     if beat is not None and beat.n_ended:
         return End.WORN if beat.words else End.WORKED
     if death.was_taken:
@@ -51,21 +51,21 @@ def end_of(death: Death, beat: WorkerBeat | None) -> End:
     if beat is not None and beat.state == WorkerState.LEFT:
         if not beat.words:
             return End.LEFT
-        # What ran may be why, as with one that was killed.
+        # A running task may have caused it, as with a worker that was killed.
         return End.KILLED if beat.running else End.FAILED
     return End.KILLED if death.was_killed else End.FAILED
 
 
 @dataclass(slots=True)
 class Trials:
-    """The workers of one session that ended since the last one that had worked. Not thread-safe.
+    """Counts the workers of a session that have ended since the last one that worked. Not thread-safe.
 
     Args:
-        launch_s: How long a worker may take to be heard of.
+        launch_s: The time within which a worker must beat for the first time.
 
     Attributes:
-        words: What the last useless one said.
-        next_start_at: When more may be started, by `clock.monotonic`.
+        words: The last output of the last worker without an outcome.
+        next_start_at: The earliest time of the next start, by `clock.monotonic`.
     """
 
     clock: Clock
@@ -86,7 +86,7 @@ class Trials:
         self._taking = Backoff(self.clock, _TAKEN_FIRST_S, _MOST_S)
 
     def ended(self, end: End, words: str, *, was_heard: bool) -> None:
-        """One more has ended, which had beaten or not."""
+        """Record the end of a worker; `was_heard` says whether it ever beat."""
         now = self.clock.monotonic()
         if end in (End.WORKED, End.WORN):
             self._n_failed = self._n_killed = 0
@@ -111,15 +111,15 @@ class Trials:
             self.words, self._was_heard = words, was_heard
 
     def heard(self) -> None:
-        """A worker is there: the engine has room."""
+        """Record a first beat: the platform has capacity."""
         self._taking.reset()
 
     def lacked_room(self) -> None:
-        """The engine had room for fewer than were asked for."""
+        """Record that the platform had capacity for fewer workers than requested."""
         self._pause(self._taking)
 
     def hopeless(self) -> str:
-        """Why none that is started now will do any work; empty while it may."""
+        """Return why a worker that is started now would do no work; empty if it might."""
         killed_for_s = self.clock.monotonic() - self._killed_since
         if self._n_failed < _FAILED_MOST and (self._n_killed < _KILLED_MOST or killed_for_s < self.launch_s):
             return ""
@@ -133,16 +133,16 @@ class Trials:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a client knows when it decides about workers.
+    """The facts for `decide`.
 
     Attributes:
-        state: The session's.
-        needs_workers: There is work that is not done.
-        is_at_it: This client is starting some, step by step.
-        n_wanted: Slots asked for.
-        n_alive: Slots that are there, or on their way.
-        may_start: No pause stands against it.
-        hopeless: Why none that is started will do any work, or empty.
+        state: The session's state.
+        needs_workers: Whether any task is not done.
+        is_at_it: Whether this client has a launch to finish.
+        n_wanted: The requested number of slots.
+        n_alive: The number of slots that are alive or on their way.
+        may_start: Whether the pause before the next start is over.
+        hopeless: Why a worker that is started now would do no work, or empty.
     """
 
     state: SessionState
@@ -156,28 +156,28 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Start those that are missing."""
+    """Start the missing workers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Go on with what has been begun."""
+    """Do the next step of the launch that was begun."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is to be started now."""
+    """Start nothing now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """End the session with this reason: no worker is there, and no other would be of use."""
+    """End the session with this reason: no worker is alive, and a new one would do no work."""
 
     reason: str
 
 
 def decide(seen: Seen) -> Begin | Step | Wait | Break:
-    """What to do about workers now."""
+    """Decide what to do about workers now."""
     if seen.state != SessionState.OPEN or not seen.needs_workers:
         return Wait()
     if seen.is_at_it:

@@ -68,7 +68,7 @@ def test_replacements_that_are_too_dear_are_not_started_and_the_others_go_on(cap
     rig.session.change(lambda manifest: replace(manifest, workers=8))
     client.turns(2 * rig.timings.beat_s)
     assert len(launcher.orders) == 1
-    assert "about $4.00 an hour would run, max_hourly_cost is $3.00; ask for fewer" in caplog.text
+    assert "about $4.00 an hour would run, max_hourly_cost is $3.00; request fewer" in caplog.text
     assert rig.another().manifest.state == SessionState.OPEN
     launcher.kill("w0")
     client.turns(60.0)
