@@ -6,9 +6,10 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -30,6 +31,8 @@ _EXIT_FAILED = 3
 # While the store cannot be reached a worker goes on, and commits when it is back. The longest outage of S3 in its history
 # took about four hours; a worker that is cut off for longer would cost money for ever.
 _AWAY_S = 6 * 3600.0
+# How long a worker that ends waits for what it shows to be read, of each stream: a client that is stopped reads nothing.
+_SHOW_S = 1.0
 
 
 def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine: str | None = None) -> int:
@@ -40,18 +43,20 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine
         launched: Whether standard input is a pipe with a bootstrap record.
         engine: Which engine of AWS has started this container, if one has.
     """
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     bootstrap = None
-    try:
-        clock = SystemClock()
-        store_url, session_id = split_url(url)
-        secret = config.take_secret_environment()
-        # Forked before there are threads, before a store is opened and before the key is read: the runners need none of
-        # them.
-        nursery = Nursery.start(session_id=session_id)
-        # The runners have the user's secrets from here on, as their environment; this process needs none of them.
-        config.drop_secrets()
+    with ExitStack() as at_the_end:
         try:
+            clock = SystemClock()
+            store_url, session_id = split_url(url)
+            secret = config.take_secret_environment()
+            # Forked before there are threads, before a store is opened and before the key is read: the runners need none
+            # of them.
+            nursery = Nursery.start(session_id=session_id)
+            at_the_end.enter_context(_shown(nursery))
+            logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+            at_the_end.callback(nursery.close)
+            # The runners have the user's secrets from here on, as their environment; this process needs none of them.
+            config.drop_secrets()
             if launched:
                 bootstrap = read_bootstrap(_stdin())
             elif engine is not None:
@@ -61,17 +66,28 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine
             nursery.configure(sys_path=bootstrap.path, tee=bootstrap.tee, authkey=bootstrap.authkey)
             key = config.find_session_key(session_id, bootstrap.key or None)
             why, words = _work(n_slots, engine, bootstrap, nursery, store_url, Sealer(bytes(key), session_id), clock)
-        finally:
             nursery.close()
-    except StarburstError as error:
-        _say(f"{type(error).__name__}: {error}", bootstrap)
-        return _EXIT_FAILED
-    if words and why.name in ("FAILED", "BROKEN"):
-        _say(words, bootstrap)
-    if engine == "batch" and why.name == "DRAINED":
-        _succeed(url, n_slots)
-        return EXIT_DRAINED
-    return _EXIT_FAILED if why.name in ("FAILED", "BROKEN") else 0
+        except StarburstError as error:
+            _say(f"{type(error).__name__}: {error}", bootstrap)
+            return _EXIT_FAILED
+        if words and why.name in ("FAILED", "BROKEN"):
+            _say(words, bootstrap)
+        if engine == "batch" and why.name == "DRAINED":
+            _succeed(url, n_slots)
+            return EXIT_DRAINED
+        return _EXIT_FAILED if why.name in ("FAILED", "BROKEN") else 0
+
+
+@contextmanager
+def _shown(nursery: Nursery) -> Iterator[None]:
+    """While a worker runs, no thread of it waits for whoever reads its errors and its log; see `Screen`."""
+    errors = TextIOWrapper(nursery.stderr, encoding="utf-8", errors="backslashreplace", write_through=True)
+    try:
+        with redirect_stderr(errors):
+            yield
+    finally:
+        for screen in (nursery.stdout, nursery.stderr):
+            screen.drain(_SHOW_S)
 
 
 def _engine_bootstrap(engine: str, clock: SystemClock) -> Bootstrap:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,11 +32,13 @@ from tests.sessions import (
 from tests.support.moto_server import ROOT, MotoServer
 
 
-def join_worker(executor: StarburstExecutor, slots: int = 1) -> subprocess.Popen[bytes]:
+def join_worker(
+    executor: StarburstExecutor, slots: int = 1, *options: str, stderr: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
     """A worker of its own, as somebody on another machine would start it."""
-    command = [sys.executable, "-m", "starburst_executor.worker", executor.url, "--slots", str(slots)]
+    command = [sys.executable, "-m", "starburst_executor.worker", executor.url, "--slots", str(slots), *options]
     environment = {**os.environ, "STARBURST_KEY": executor.key.hex(), "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=environment, stderr=stderr)
 
 
 def test_sigterm_to_every_process_of_a_worker_drains_it(tmp_path: Path) -> None:
@@ -77,6 +80,68 @@ def test_a_task_that_ends_itself_at_its_timeout_costs_no_worker(tmp_path: Path) 
     assert {type(future.exception(60)) for future in futures} <= {TaskCrashed, TaskTimeout}
     assert len(worker_pids(executor)) == 1
     assert all(entry.losses == 0 for entry in entries(executor))
+    executor.cleanup(force=True)
+
+
+# --- while what is shown is not read ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full_pipe() -> Iterator[int]:
+    """The end to write to of a pipe that is full and never read, as a stopped client or a paused terminal leaves it."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(reader)
+    os.close(writer)
+
+
+PRINTING_CLIENT = """
+import os, sys, time
+from starburst_executor import StarburstExecutor
+def talk(path):
+    print("to be shown", flush=True)
+    print("this too", file=sys.stderr, flush=True)
+    while True:
+        with open(path, "a") as file:
+            file.write(".")
+        time.sleep(0.05)
+executor = StarburstExecutor(workers=1, store=sys.argv[1], task_timeout=3.0)
+future = executor.submit(talk, sys.argv[2])
+name = type(future.exception(60)).__name__
+with open(sys.argv[2] + ".end", "w") as file:
+    file.write(f"{name} {executor.output(future)}")
+executor.shutdown()
+"""
+
+
+def test_a_task_is_stopped_at_its_timeout_while_its_output_is_not_read(tmp_path: Path, full_pipe: int) -> None:
+    file, end = tmp_path / "ticks", tmp_path / "ticks.end"
+    command = [sys.executable, "-c", PRINTING_CLIENT, f"sqlite://{tmp_path}/sessions", str(file)]
+    client = subprocess.Popen(command, cwd=ROOT, stdout=full_pipe, stderr=full_pipe)
+    try:
+        wait_until(file.exists)
+        wait_until(lambda: not ticks_on(file), 3.0 + SLACK_S)
+        pids = descendants(client.pid)
+        wait_until(end.exists)
+        assert end.read_text() == "TaskTimeout ('to be shown\\n', 'this too\\n')"
+        assert client.wait(SLACK_S) == 0
+    finally:
+        client.kill()
+        client.wait()
+    wait_until(lambda: not any(map(is_alive, pids)), SLACK_S)
+
+
+def test_a_worker_whose_log_is_not_read_works_and_leaves(tmp_path: Path, full_pipe: int) -> None:
+    executor = detached(f"sqlite://{tmp_path}/sessions", workers=1, launcher="none")
+    worker = join_worker(executor, 1, "--log-level", "info", stderr=full_pipe)
+    assert executor.submit(abs, -1).result(60) == 1
+    kill(worker.pid, signal.SIGTERM)
+    assert worker.wait(SLACK_S) == 0  # its last words are one of the lines that it logs
     executor.cleanup(force=True)
 
 

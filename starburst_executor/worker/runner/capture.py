@@ -19,6 +19,7 @@ import tempfile
 from contextlib import suppress
 
 from starburst_executor.worker.runner import crash
+from starburst_executor.worker.runner.screen import Screen
 
 __all__ = ["CapturedStream"]
 
@@ -37,16 +38,16 @@ class CapturedStream:
         fd: The file, open for appending, to which the runner writes.
     """
 
-    def __init__(self, *, keep_bytes: int, show_fd: int | None = None) -> None:
+    def __init__(self, *, keep_bytes: int, screen: Screen | None = None) -> None:
         """
         Args:
             keep_bytes: The most bytes to keep of one task's text; a longer text loses its middle.
-            show_fd: A descriptor to which the text is also written as it arrives, for example 1.
+            screen: The screen that also shows the text as it arrives.
         """
         self.fd = _append_only_file()
         self._keep_bytes = keep_bytes
         self._limit_bytes = max(_LIMIT_BYTES, 2 * keep_bytes)
-        self._show_fd = show_fd
+        self._screen = screen
         self._start = 0  # the offset at which the running task's text begins
         self._shown = 0  # the offset up to which it has been shown
         self._freed = 0  # the offset up to which the file is a hole
@@ -117,7 +118,7 @@ class CapturedStream:
             self._freed = end
 
     def _show(self, end: int, *, whole_lines: bool) -> None:
-        while self._show_fd is not None and self._shown < end:
+        while self._screen is not None and self._shown < end:
             text = self._read(self._shown, min(end, self._shown + _SHOW_BYTES))
             if whole_lines:
                 # A crash report is shown after the process has ended and `mend` has edited it.
@@ -125,15 +126,7 @@ class CapturedStream:
             if not text:
                 return
             self._shown += len(text)
-            self._write(text)
-
-    def _write(self, text: bytes) -> None:
-        unwritten = memoryview(text)
-        try:
-            while unwritten and self._show_fd is not None:
-                unwritten = unwritten[os.write(self._show_fd, unwritten) :]
-        except OSError:  # the reader has closed its end; the text is captured all the same
-            self._show_fd = None
+            self._screen.write(text)
 
 
 def _whole_lines(text: bytes) -> bytes:

@@ -38,6 +38,7 @@ from starburst_executor.worker.runner import nursery, wire
 from starburst_executor.worker.runner import process as child
 from starburst_executor.worker.runner.capture import CapturedStream
 from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
+from starburst_executor.worker.runner.screen import Screen
 from starburst_executor.worker.runner.tokens import Tokens
 
 __all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Nursery", "Runner"]
@@ -61,6 +62,7 @@ class Nursery:
 
     Attributes:
         root_name: The name of the folder for code, which is removed when the agent has ended in any way.
+        stdout, stderr: The screens that show this process's own text and, with `tee`, the text of its tasks.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Nursery:
         self._sys_path = list(sys_path)
         self._capture_bytes = capture_bytes
         self._tee = tee
+        self.stdout, self.stderr = Screen(1), Screen(2)
         self._lock = threading.Lock()  # guards _control: one request at a time
         self._control = control
 
@@ -144,7 +147,8 @@ class Nursery:
         tokens, their_tokens = socket.socketpair()
         lifeline, their_lifeline = socket.socketpair()
         stdout, stderr = (
-            CapturedStream(keep_bytes=self._capture_bytes, show_fd=fd if self._tee else None) for fd in (1, 2)
+            CapturedStream(keep_bytes=self._capture_bytes, screen=screen if self._tee else None)
+            for screen in (self.stdout, self.stderr)
         )
         for end in (data, their_data):
             for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):

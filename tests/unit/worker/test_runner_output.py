@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from starburst_executor.worker.runner import capture
 from starburst_executor.worker.runner.capture import CapturedStream
+from starburst_executor.worker.runner.screen import Screen
 from tests.support.runner_rig import Rig, death, finished, value_of, wait_until
 
 
@@ -149,6 +151,8 @@ n = 0
 while n < 3:
     n += len(runner.poll(10))
 nursery.close()
+nursery.stdout.drain(10)
+nursery.stderr.drain(10)
 """
 
 
@@ -215,9 +219,68 @@ def test_a_file_that_user_code_truncated_goes_on(stream: CapturedStream) -> None
 def test_a_reader_that_went_away_stops_the_showing_only() -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    stream = CapturedStream(keep_bytes=100, show_fd=writer)
-    os.write(stream.fd, b"text\n")
-    stream.watch()
-    assert stream.take() == b"text\n"
+    screen = Screen(writer)
+    stream = CapturedStream(keep_bytes=100, screen=screen)
+    for _ in range(2):
+        os.write(stream.fd, b"text\n")
+        stream.watch()
+        assert stream.take() == b"text\n"
+        assert screen.drain(30)
     os.close(writer)
+    stream.close()
+
+
+# ------------------------------------------------------------------------------------ a screen at which no reader looks
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reader, writer = os.pipe()
+    yield reader, writer
+    os.close(reader)
+    os.close(writer)
+
+
+def read_all(fd: int, until: bytes) -> bytes:
+    text = b""
+    while not text.endswith(until):
+        text += os.read(fd, 2**20)
+    return text
+
+
+def test_a_screen_that_is_not_read_keeps_its_writer_waiting_for_nothing(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    screen = Screen(writer)
+    lines = [f"{i:07}".encode() * 10_000 + b"\n" for i in range(300)]  # 21 MB
+    for line in lines:
+        screen.write(line)
+    assert not screen.drain(0.01)
+    text = read_all(reader, b"read \xe2\x80\xa6\n")
+    n_whole = len(text) // len(lines[0])
+    assert 200 < n_whole < 250
+    shown = b"".join(lines[:n_whole])
+    assert text.startswith(shown)
+    n_dropped = sum(map(len, lines[n_whole:]))
+    assert text[len(shown) :].decode() == f"… {n_dropped:,} bytes not shown: they came faster than they were read …\n"
+    screen.write(b"next\n")
+    assert read_all(reader, b"next\n") == b"next\n"
+    assert screen.drain(30)
+
+
+def test_a_screen_whose_file_another_program_made_non_blocking_shows_all(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    os.set_blocking(writer, False)
+    screen = Screen(writer)
+    screen.write(b"x" * 1_000_000 + b"\n")
+    assert len(read_all(reader, b"\n")) == 1_000_001
+
+
+def test_a_stream_whose_screen_is_not_read_is_captured_and_bounded(pipe: tuple[int, int]) -> None:
+    _, writer = pipe
+    stream = CapturedStream(keep_bytes=100, screen=Screen(writer))
+    for _ in range(50):
+        os.write(stream.fd, b"x" * 999_999 + b"\n")
+        stream.watch()
+        assert os.fstat(stream.fd).st_blocks * 512 < 18_000_000
+    assert stream.take().endswith(b"x" * 49 + b"\n")
     stream.close()
