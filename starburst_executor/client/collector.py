@@ -35,6 +35,7 @@ from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
 from starburst_executor.protocol.outcomes import load_outcome
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Entry, Located, State, Status
+from starburst_executor.session.epochs import close_epochs
 from starburst_executor.session.store import SessionStore, Versioned
 
 __all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Mapper", "Place"]
@@ -286,7 +287,7 @@ class Collector:
         epochs = sorted({(group.ref.ordinal, group.ref.epoch) for group in watched})
         lines = self._session.lines(epochs)
         if len(lines) >= GROUPS_PER_EPOCH:
-            self._session.close_epochs(self._session.groups_of(lines))
+            close_epochs(self._session, self._session.groups_of(lines))
         etags = {line.key: line.etag for line in lines}
         return [group for group in watched if etags.get(group.key) != group.etag]
 

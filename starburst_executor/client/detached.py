@@ -208,11 +208,13 @@ class DetachedExecutor(StarburstExecutor):
     def status(self) -> SessionStatus:
         """How the session stands; prints well.
 
-        Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET a
-        worker.
+        Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET for
+        each worker that has beaten since the call before.
         """
         parts = self._engine.parts
-        return status_of(self._engine.session, parts.workforce.dead, parts.spending.of)
+        return status_of(
+            self._engine.session, lambda: parts.workforce.beats(fresh=True), parts.workforce.dead, parts.spending.of
+        )
 
     # --- changes ------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from starburst_executor.client.returning import Returned, Returning
 from starburst_executor.client.threads import named
 from starburst_executor.errors import ExecutorBroken, SessionNotFound, StarburstError, StoreError, StoreUnavailable
 from starburst_executor.protocol.records import SessionState
+from starburst_executor.session import epochs
 from starburst_executor.session.repair import end_what_is_left
 from starburst_executor.session.store import SessionStore
 
@@ -201,6 +202,9 @@ class Ending:
             parts.opened.hurry.set()
             with contextlib.suppress(StoreError):
                 parts.keeper.leave()
+            # Of what was not acknowledged, something may be on its way: then watchers find out that this client is gone.
+            if parts.sending.ordinal is not None and parts.sending.has_sent_all():
+                epochs.leave(self._session, parts.sending.ordinal)
         except (SessionNotFound, StoreUnavailable) as error:
             _log.info("left without saying so: %s", error)
         except Exception as error:

@@ -87,8 +87,10 @@ class Engine:
         self._pid = os.getpid()
         self._embedded = is_embedded(opened.store.url)
         self.has_tidied = not self._embedded
+        # As its beats have it, so that others can tell whether a submitter is there.
+        self._client_id = clock.new_id(4) if ordinal is None else opened.session.manifest.submitters[ordinal].client_id
         self.parts = self._made(opened, ordinal)
-        self.tasks = SessionTasks(opened.session, self.parts.collector, self.parts.futures)
+        self.tasks = SessionTasks(opened.session, self.parts.collector, self.parts.futures, self._client_id)
         if detached and not has_returned:
             self.parts.collector.keep = self.tasks.keep
         self.ending = Ending(
@@ -100,7 +102,7 @@ class Engine:
         _engines.add(self)
 
     def _made(self, opened: Opened, ordinal: int | None) -> Parts:
-        session, client_id = opened.session, self._clock.new_id(4)
+        session, client_id = opened.session, self._client_id
         state, wake_keeper = ClientState(), threading.Event()
         threads, parallel = Threads(self._fail), Parallel(is_far=not self._embedded)
         collector = Collector(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from starburst_executor.client.deaths import Deaths
 from starburst_executor.client.starter import Starter
@@ -18,9 +19,12 @@ from starburst_executor.errors import BudgetExceeded, LaunchError, ObjectNotFoun
 from starburst_executor.launch.base import Launcher, Order
 from starburst_executor.launch.local.processes import identity
 from starburst_executor.protocol.records import ClientBeat, SessionState
+from starburst_executor.session.beats import read_beat
 from starburst_executor.session.budget import Budget
+from starburst_executor.session.epochs import return_of
+from starburst_executor.session.fan_out import fan_out
 from starburst_executor.session.own import OwnObject
-from starburst_executor.session.repair import Watcher, end_what_is_left, read_beat
+from starburst_executor.session.repair import Watcher, end_what_is_left
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["ClientKeeper"]
@@ -190,15 +194,27 @@ class ClientKeeper:
         if self._n_looks % self._timings.looks_until_lost == 0:
             self._repair()
         self._session.refresh()
+        return_of(self._session, self._client_id)
         self._session.expire_if_due()
         manifest = self._budget.keep(watches=True, dead=self._buried)
         if manifest.state.is_over:
             end_what_is_left(self._session, manifest)
 
     def _repair(self) -> None:
-        n_tasks = self._watcher.repair()
+        n_tasks = self._watcher.repair(self._beat_if_due)
         if n_tasks:
             _log.warning("took back tasks of lost workers: tasks=%d, session=%s", n_tasks, self._session.session_id)
+
+    def _beat_if_due(self) -> None:
+        """Between two requests of a long repair: those who watch this client hear of it all the same."""
+        now = self._clock.monotonic()
+        if now >= self._next_beat:
+            self._next_beat = now + self._timings.beat_s
+            try:
+                self.beat()
+            except StoreUnavailable:
+                self._watcher.watch.failed()
+                raise
 
     def _write(self, *, left: bool) -> None:
         self._beat = replace(self._beat, number=self._beat.number + 1, at=self._clock.now(), left=left)
@@ -219,14 +235,17 @@ class ClientKeeper:
         self._count_interruptions()
         if not deaths:
             return
-        for death, is_own in deaths:
+        mine = [death for death, is_mine in deaths if is_mine] if self._starter is not None else []
+        keys = [self._session.keys.worker(death.worker_id) for death in mine]
+        beats = fan_out(self._session.store, partial(read_beat, self._session), keys)
+        for death, _ in deaths:
             self._buried.add(death.worker_id)
             self._watcher.watch.dead.add(death.worker_id)
             if death.words:
                 self._watcher.words[death.worker_id] = death.words
-            stored = read_beat(self._session, self._session.keys.worker(death.worker_id))
-            if self._starter is not None and is_own:
-                self._starter.saw_death(death, None if stored is None else stored[0])
+        for death, found in zip(mine, beats, strict=True):
+            if self._starter is not None:
+                self._starter.saw_death(death, None if found is None else found[0])
         # First decide whether the session breaks: if no worker can do any work, the last worker's task is not to blame.
         self._start_missing()
         self._repair()

@@ -12,7 +12,6 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.money import Cost
 from starburst_executor.protocol.records import Manifest, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import State
-from starburst_executor.session.repair import read_beats
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["SessionStatus", "TaskOutcome", "outcome_of", "status_of"]
@@ -116,21 +115,23 @@ def outcome_of(future: StarburstFuture[Any]) -> TaskOutcome:
 
 def status_of(
     session: SessionStore,
+    beats_of: Callable[[], list[WorkerBeat]],
     dead: Callable[[list[WorkerBeat]], Collection[str]],
     cost_of: Callable[[Manifest, list[WorkerBeat]], Cost],
 ) -> SessionStatus:
     """Count tasks and workers.
 
     Args:
+        beats_of: Reads the newest beats of all workers.
         dead: Tells which of the workers with these beats are certainly dead, whatever the beats say.
         cost_of: What manifest and beats say that it has cost.
 
-    Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET a
-    worker; 1 GET.
+    Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; what `beats_of`
+    asks; 1 GET.
     """
     manifest = session.refresh()
     counts = census(session)
-    beats = [beat for beat, _ in read_beats(session)]
+    beats = beats_of()
     buried = dead(beats)
     alive = [beat for beat in beats if _is_alive(beat, session) and beat.worker_id not in buried]
     per_s = sum(beat.per_s for beat in alive)

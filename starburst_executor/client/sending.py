@@ -170,6 +170,10 @@ class Sending:
         """Whether everything submitted is acknowledged."""
         return self._submitter is None or self._submitter.is_empty()
 
+    def has_sent_all(self) -> bool:
+        """Whether nothing submitted is on its way to the store, nor may be."""
+        return self._submitter is None or self._submitter.has_sent_all()
+
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until the store has acknowledged every submit made so far; False if time ran out."""
         return self._submitter is None or self._submitter.flush(timeout_s)

@@ -24,9 +24,10 @@ from starburst_executor.errors import BudgetExceeded, ConfigError, LaunchError, 
 from starburst_executor.launch.base import CountsInterruptions, Death, Launcher, Order, Started, StopsOne
 from starburst_executor.launch.bootstrap import new_launch_id
 from starburst_executor.launch.local.processes import has_ended
-from starburst_executor.protocol.money import refusal_reason, settled, without
-from starburst_executor.protocol.records import Launch, Manifest, SessionState, WorkerBeat, WorkerState
-from starburst_executor.session.repair import Watcher, end_what_is_left, read_beat, read_beats, read_client_beat
+from starburst_executor.protocol.money import is_of, refusal_reason, settled, without
+from starburst_executor.protocol.records import Launch, Manifest, SessionState, WorkerBeat
+from starburst_executor.session.beats import Beats, list_workers, read_client_beat
+from starburst_executor.session.repair import Watcher, end_what_is_left
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Starter"]
@@ -102,6 +103,7 @@ class Starter:
         self._timings = session.manifest.timings
         self.awaits_work = False
         self._going: _Going | None = None
+        self._beats = Beats(session)
         self._trials = Trials(self._clock, self._timings.launch_s)
         self._silent_s: float | None = None  # the time without a beat since workers were started; None before
         self._listened_at = 0.0
@@ -278,11 +280,13 @@ class Starter:
         )
 
     def _beats_of_paid(self) -> list[WorkerBeat]:
-        """Return the beats if a launch that cost money has no workers left. Store: usually nothing; 1 LIST, 1 GET per worker."""
+        """Return the beats of the workers of launches that cost mlaunchy and have no workers left.
+
+        Store: usually nothing; 1 LIST, 1 GET for each of these workers, once.
+        """
         launches = self._session.manifest.launches
-        if any(launch.usd_per_hour and not self._slots_of(launch) for launch in launches):
-            return [beat for beat, _ in read_beats(self._session)]
-        return []
+        over = [launch for launch in launches if launch.usd_per_hour and not self._slots_of(launch)]
+        return self._beats.read(lambda worker_id: any(is_of(launch, worker_id) for launch in over)) if over else []
 
     def _go_on(self, going: _Going) -> None:
         now = self._clock.monotonic()
@@ -411,15 +415,12 @@ class Starter:
         )
 
     def _others_work(self) -> bool:
-        """Whether workers are alive that this client's launcher did not start.
-
-        Store: 1 LIST, 1 GET for each that is not lost; nothing between two looks.
-        """
+        """Whether workers are alive that this client's launcher did not start. Store: 1 LIST; nothing between two looks."""
         now = self._clock.monotonic()
         if now >= self._next_others_look:
             self._next_others_look = now + self._timings.look_s
-            beats = (read_beat(self._session, key) for key in self._worker_keys() if self._is_alive(key))
-            self._sees_others = any(stored is not None and stored[0].state != WorkerState.LEFT for stored in beats)
+            signs = list_workers(self._session)
+            self._sees_others = any(not sign.has_left and self._is_alive(sign.key) for sign in signs)
         return self._sees_others
 
     def _is_alive(self, worker_key: str) -> bool:

@@ -15,15 +15,18 @@ Guarantee: a client that leaves once `is_sure` has returned True strands no task
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 
 from starburst_executor.client.handles import handle_of
 from starburst_executor.clock import Backoff
 from starburst_executor.launch.base import Launcher
 from starburst_executor.launch.local.processes import has_ended
 from starburst_executor.protocol.keys import worker_of
-from starburst_executor.protocol.records import WorkerBeat, WorkerState
-from starburst_executor.session.repair import Watcher, read_beat
+from starburst_executor.protocol.money import is_of
+from starburst_executor.protocol.records import Launch, WorkerBeat, WorkerState
+from starburst_executor.session.beats import Beats, Sign, list_workers, read_beat
+from starburst_executor.session.repair import Watcher
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Staying"]
@@ -50,9 +53,10 @@ class Staying:
         self._watcher = watcher
         self._claims = claims
         self._launcher = launcher
+        self._beats = Beats(session)
         self._before_claims = claims()
         # Assumes: made after the tasks were acknowledged, so that any later change of an ETag is a beat after that.
-        self._before = self._listed()
+        self._before = {sign.owner: sign.etag for sign in list_workers(session)}
         self._is_first = True
         self._backoff = Backoff(session.clock, _FIRST_PAUSE_S, _MOST_PAUSE_S)
         self._next_look = float("-inf")
@@ -62,14 +66,15 @@ class Staying:
 
         Args:
             is_starting: This client has a launch to finish, whose workers no handle names yet.
-        Store: usually nothing; 1 LIST, 1 GET for each worker that has beaten or claimed since.
+        Store: usually nothing; 1 LIST, 1 GET for each worker that has beaten or claimed since and is not leaving.
         """
         now = self._session.clock.monotonic()
         if now < self._next_look:
             return False
         self._next_look = now + self._backoff.next_s()
-        listed = self._listed()
-        changed = {worker_id for worker_id, etag in listed.items() if self._before.get(worker_id) != etag}
+        # Those that are on their way out are not read, however many these are.
+        listed = {sign.owner: sign for sign in list_workers(self._session) if not _goes(sign)}
+        changed = {worker_id for worker_id, sign in listed.items() if self._before.get(worker_id) != sign.etag}
         claimed = {worker_of(claim) for claim in self._claims() - self._before_claims} & listed.keys()
         if any(self._stays(worker_id) for worker_id in sorted(changed | claimed, reverse=True)):
             return True
@@ -78,7 +83,7 @@ class Staying:
             newest = sorted(listed.keys() - changed - claimed, reverse=True)[:_READ_AT_ONCE]
             if any(self._stays(worker_id, by_its_process=True) for worker_id in newest):
                 return True
-        return self._launcher.keeps_trying and not is_starting and self._is_worker_on_its_way(listed)
+        return self._launcher.keeps_trying and not is_starting and self._is_one_on_its_way()
 
     def _stays(self, worker_id: str, *, by_its_process: bool = False) -> bool:
         """Whether this worker is not leaving; with `by_its_process`, also whether its process is seen to be alive."""
@@ -88,18 +93,19 @@ class Staying:
         gone = has_ended(beat.process)
         return worker_id not in self._watcher.watch.dead and (gone is False if by_its_process else not gone)
 
-    def _is_worker_on_its_way(self, listed: dict[str, str]) -> bool:
-        """Whether the platform runs more workers of this session than have beaten: one that keeps trying will start them."""
+    def _is_one_on_its_way(self) -> bool:
+        """Whether the engine has workers of ours that have not been heard of: these come, if it keeps trying.
+
+        Store: 1 LIST, 1 GET for each of them that has beaten since it was read.
+        """
         session, launcher = self._session, self._launcher
         for launch in session.manifest.launches:
             handle = handle_of(session.sealer, launch) if launch.launcher == launcher.name else ""
             if not handle:
                 continue
             dead = {death.worker_id for death in launcher.deaths(handle)}
-            prefix = f"{launch.launch_id.partition('-')[0]}-"
-            heard = [worker_id for worker_id in listed if worker_id.startswith(prefix) and worker_id not in dead]
-            slots_heard = sum(beat.slots for beat in map(self._beat, heard) if beat is not None)
-            if launcher.slots_alive(handle) > slots_heard:
+            heard = self._beats.read(partial(_is_one_of, launch, dead))
+            if launcher.slots_alive(handle) > sum(beat.slots for beat in heard):
                 return True
         return False
 
@@ -107,7 +113,11 @@ class Staying:
         stored = read_beat(self._session, self._session.keys.worker(worker_id))
         return None if stored is None else stored[0]
 
-    def _listed(self) -> dict[str, str]:
-        """Return the ETag of each worker's beat."""
-        workers = self._session.keys.workers
-        return {line.key[len(workers) :]: line.etag for line in self._session.store.list(workers)}
+
+def _is_one_of(launch: Launch, dead: Collection[str], worker_id: str) -> bool:
+    return is_of(launch, worker_id) and worker_id not in dead
+
+
+def _goes(sign: Sign) -> bool:
+    """Whether a worker is on its way out, by its newest beat."""
+    return sign.state in (WorkerState.LEAVING, WorkerState.LEFT)

@@ -30,6 +30,7 @@ from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.records import Submitter as SubmitterRecord
 from starburst_executor.protocol.status import Entry, Located, State, Status
+from starburst_executor.session.epochs import return_of
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Acknowledged", "Batch", "Submitter"]
@@ -217,6 +218,11 @@ class Submitter:
         with self._changed:
             return self._is_empty()
 
+    def has_sent_all(self) -> bool:
+        """Whether nothing added is on its way to the store, nor may be: of what failed that is not known."""
+        with self._changed:
+            return self._error is None and self._is_empty()
+
     def unacknowledged(self) -> list[StarburstFuture[Any]]:
         """Return the futures of all queued calls and of those being sent."""
         with self._changed:
@@ -403,6 +409,9 @@ class Submitter:
 
     def _open_epoch(self, epoch: int) -> None:
         """Make the manifest list this epoch before the first object in it is written."""
+        submitters = self._session.manifest.submitters
+        if self._ordinal < len(submitters):
+            return_of(self._session, submitters[self._ordinal].client_id)
         if epoch < self._n_epochs:
             return
 

@@ -27,6 +27,7 @@ from starburst_executor.errors import RecordInvalid, VersionMismatch
 from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.status import SizeClass, State, Status
+from starburst_executor.session.epochs import hold_of, list_again
 from starburst_executor.session.store import Group, SessionStore
 
 __all__ = ["SessionTasks"]
@@ -45,12 +46,14 @@ class SessionTasks:
 
     Args:
         owner: The owner of the futures, which cancels their tasks.
+        client_id: This client's id.
     """
 
-    def __init__(self, session: SessionStore, collector: Collector, owner: FuturesOfClient) -> None:
+    def __init__(self, session: SessionStore, collector: Collector, owner: FuturesOfClient, client_id: str) -> None:
         self._session = session
         self._collector = collector
         self._owner = owner
+        self._client_id = client_id
         # Reentrant: dropping an outcome may run a finalizer of the user's, which requests futures. Guards _recent,
         # _recent_bytes and the creation of futures; `add` takes no lock, since its caller holds one that such a finalizer may
         # need too.
@@ -122,9 +125,11 @@ class SessionTasks:
         Store: 1 LIST per 1,000 status objects.
         """
         futures: dict[_Task, StarburstFuture[Any]] = {}
-        for group in self._session.all_groups():
+        groups = self._session.all_groups()
+        list_again(self._session, groups)
+        for group in groups:
             futures.update(self._watch(group, range(group.ref.n_tasks)))
-        # The unsent ones are in no listing.
+        # And those that are unsent.
         for future in self.known():
             futures.setdefault((future.ordinal, future.index), future)
         return [futures[task] for task in sorted(futures)]
@@ -182,14 +187,14 @@ class SessionTasks:
             if group.size_class not in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING):
                 by_epoch.setdefault((group.ref.ordinal, group.ref.epoch), []).append(group)
         for (ordinal, epoch), groups in by_epoch.items():
-            hold = session.clock.new_id()
+            hold = hold_of(self._client_id, session.clock.new_id())
             session.change(partial(_held, ordinal=ordinal, epoch=epoch, hold=hold))
-            # Crash here: the epoch stays listed, which costs some requests and loses nothing.
+            # Crash here: the epoch stays listed until watchers have seen that this client is gone.
             for group in groups:
                 # An object that cannot be read has no call to run.
                 with suppress(RecordInvalid, VersionMismatch):
                     retried += self._retry_group(group)
-            session.change(partial(_unheld, ordinal=ordinal, hold=hold))
+            session.change(partial(_unheld, ordinal=ordinal, epoch=epoch, hold=hold))
         return sorted(retried, key=lambda future: (future.ordinal, future.index))
 
     def _retry_group(self, group: Group) -> list[StarburstFuture[Any]]:
@@ -242,7 +247,11 @@ def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest |
     return manifest.with_submitter(ordinal, replace(submitter, open=opened, holds=(*submitter.holds, (epoch, hold))))
 
 
-def _unheld(manifest: Manifest, ordinal: int, hold: str) -> Manifest | None:
+def _unheld(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest | None:
     submitter = manifest.submitters[ordinal]
-    kept = tuple((held, hold_id) for held, hold_id in submitter.holds if hold_id != hold)
-    return None if kept == submitter.holds else manifest.with_submitter(ordinal, replace(submitter, holds=kept))
+    kept = tuple(each for each in submitter.holds if each[1] != hold)
+    if kept == submitter.holds and epoch in submitter.open:
+        return None
+    # Listed in any case: this client may have been taken for gone meanwhile, and its hold taken off.
+    opened = tuple(sorted({*submitter.open, epoch}))
+    return manifest.with_submitter(ordinal, replace(submitter, open=opened, holds=kept))

@@ -12,7 +12,8 @@ from starburst_executor.client.opening import own_launcher
 from starburst_executor.clock import Backoff
 from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
-from starburst_executor.session.repair import Watcher, read_beats
+from starburst_executor.session.beats import Beats
+from starburst_executor.session.repair import Watcher
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Workforce"]
@@ -32,6 +33,7 @@ class Workforce:
         self._session = session
         self._launcher = launcher
         self._deaths = Deaths(session, launcher)
+        self._reader = Beats(session)
         self._beats: list[WorkerBeat] = []
 
     def check(self, n_slots: int, *, cost_alert_threshold: float | None) -> None:
@@ -73,7 +75,8 @@ class Workforce:
         Args:
             buried: Workers that were seen dead before.
 
-        Store: 1 LIST twice and 1 GET a worker, again, at longer and longer intervals up to `look_s`, until they are gone.
+        Store: 1 LIST twice and 1 GET for each worker that has beaten since, again, at longer and longer intervals up to
+        `look_s`, until they are gone.
         """
         session = self._session
         timings = session.manifest.timings
@@ -96,11 +99,11 @@ class Workforce:
             session.clock.wait(never, min(backoff.next_s(), max(0.0, next_look - session.clock.monotonic())))
 
     def beats(self, *, fresh: bool) -> list[WorkerBeat]:
-        """The last beats of all of them; `fresh`: read these anew. Store: 1 LIST, 1 GET each."""
+        """The last beats of all of them; `fresh`: as they are now. Store: 1 LIST, 1 GET for each that has changed."""
         return self._read() if fresh else self._beats
 
     def _read(self) -> list[WorkerBeat]:
-        self._beats = [beat for beat, _ in read_beats(self._session)]
+        self._beats = self._reader.read()
         return self._beats
 
     def _handles(self) -> Iterator[tuple[Launcher, str]]:

@@ -19,7 +19,7 @@ from starburst_executor.protocol.keys import worker_of
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
 from starburst_executor.protocol.status import State, Status
 
-__all__ = ["Suspects", "Verdict", "Watch", "hopeless", "may_have_started", "suspects"]
+__all__ = ["Suspects", "Watch", "claims_of", "hopeless", "may_have_started", "suspects"]
 
 # When this number of workers, on this number of machines, could not end any task, no other worker is expected to.
 _FAILED_WORKERS, _FAILED_HOSTS = 3, 2
@@ -38,29 +38,25 @@ class _Unnamed:
     number: int
 
 
-class Verdict:
-    """Why claims go back: their worker is lost, or no longer names them."""
-
-    LOST = "lost"
-    FORGOTTEN = "forgotten"
-
-
 @dataclass(slots=True)
 class Watch:
     """One watcher's record of its looks. Not thread-safe.
 
     Attributes:
         looks_until_lost: The number of consecutive silent looks after which a worker is lost.
-        dead: Workers whose launcher saw them die, or whose last beat says that they left: lost at once and for good.
+        dead: Workers whose launcher saw them die,: lost at once and for good.
+        left: Workers whose beat at the last look said that they left: lost at once too.
     """
 
     looks_until_lost: int
     dead: set[str] = field(default_factory=set)
+    left: frozenset[str] = frozenset()
     _seen: dict[str, _Seen] = field(default_factory=dict)
     _unnamed: dict[str, _Unnamed] = field(default_factory=dict)
 
-    def look(self, etags: Mapping[str, str]) -> None:
-        """Record one look that counts: the ETag of each worker's beat."""
+    def look(self, etags: Mapping[str, str], left: Collection[str] = ()) -> None:
+        """Record one look that counts: the ETag of each worker's beat, and which of the workers have left."""
+        self.left = frozenset(left)
         for worker_id, etag in etags.items():
             beat = self._seen.get(worker_id)
             if beat is None or beat.etag != etag:
@@ -79,7 +75,7 @@ class Watch:
 
     def is_lost(self, worker_id: str) -> bool:
         """Return whether the worker is lost now. A worker without any beat is gone, and therefore lost."""
-        if worker_id in self.dead or worker_id not in self._seen:
+        if worker_id in self.dead or worker_id in self.left or worker_id not in self._seen:
             return True
         return self._seen[worker_id].silent >= self.looks_until_lost
 
@@ -133,9 +129,13 @@ class Suspects:
     to_check: frozenset[str]
 
 
-def suspects(status: Status, watch: Watch) -> Suspects:
-    """Return the claims of this object whose worker is lost, and the other claims, whose worker's beat is worth reading."""
-    claims = {e.claim for e in status.entries if e.state == State.CLAIMED}
+def claims_of(status: Status) -> frozenset[str]:
+    """Return the claims that stand in this object."""
+    return frozenset(e.claim for e in status.entries if e.state == State.CLAIMED)
+
+
+def suspects(claims: Collection[str], watch: Watch) -> Suspects:
+    """Return the claims whose worker is lost, and the other claims, whose worker's beat is worth reading."""
     lost = frozenset(claim for claim in claims if watch.is_lost(worker_of(claim)))
     return Suspects(lost, frozenset(claims) - lost)
 

@@ -18,6 +18,7 @@ from starburst_executor.protocol.records import Launch, Manifest, SessionState, 
 __all__ = [
     "budget_reason",
     "ended_by",
+    "is_of",
     "launch_usd",
     "refusal_reason",
     "settled",
@@ -137,6 +138,10 @@ def ended_by(manifest: Manifest) -> BudgetExceeded | ExecutorBroken | None:
 
 
 def _of(launch: Launch, beats: Iterable[WorkerBeat]) -> list[WorkerBeat]:
-    """Return the beats of a launch's own workers: their ids begin with the launch's time."""
-    prefix = launch.launch_id.partition("-")[0] + "-"
-    return [beat for beat in beats if beat.worker_id.startswith(prefix)]
+    """Return the beats of a launch's own workers."""
+    return [beat for beat in beats if is_of(launch, beat.worker_id)]
+
+
+def is_of(launch: Launch, worker_id: str) -> bool:
+    """Return whether this worker belongs to the launch: its id begins with the launch's time."""
+    return worker_id.startswith(launch.launch_id.partition("-")[0] + "-")

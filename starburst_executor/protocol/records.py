@@ -2,7 +2,8 @@
 
 Guarantee: decoding never runs code and, for any bytes, raises only `RecordInvalid` or `VersionMismatch`.
 
-Every record contains `format`, the number of the session's format, and a fresh `nonce`, so that ETags never repeat.
+Every record contains `format`, the number of the session's format, and a fresh `nonce`, so that ETags never repeat. A beat
+is padded so that `len % 8` tells its writer's state (`state_of`): a listing shows which workers have left.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ __all__ = [
     "decode_manifest",
     "encode",
     "settings_of",
+    "state_of",
 ]
 
 FORMAT = 1
@@ -89,21 +91,28 @@ class WorkerState(str, enum.Enum):
     LEFT = "left"
 
 
+# By the length of a beat, modulo 8. An attached client counts as working.
+_STATES = (WorkerState.WORKING, WorkerState.IDLE, WorkerState.LEAVING, WorkerState.LEFT)
+
+
 @dataclass(frozen=True, slots=True)
 class Submitter:
     """One submitting client. Its ordinal is its place in the manifest.
 
     Attributes:
-        client_id: Its id.
+        client_id: Its id, as in its beats.
         epochs: The number of epochs it has opened.
         open: The epochs that are still listed, ascending.
         holds: Epochs that a retry keeps open, each with the retry's id.
+        left: The client submits nothing more: each of its epochs is closed once all tasks in it have ended, full or not. A
+            client that was wrongly taken for gone takes this back.
     """
 
     client_id: str
     epochs: int
     open: tuple[int, ...]
     holds: tuple[tuple[int, str], ...] = ()
+    left: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +199,6 @@ class Manifest:
     def open_epochs(self) -> list[tuple[int, int]]:
         """Return (ordinal, number) of every epoch that is listed."""
         return [(ordinal, number) for ordinal, s in enumerate(self.submitters) for number in s.open]
-
-    def all_epochs(self) -> list[tuple[int, int]]:
-        """(ordinal, number) of every epoch there ever was."""
-        return [(ordinal, number) for ordinal, s in enumerate(self.submitters) for number in range(s.epochs)]
 
     def with_submitter(self, ordinal: int, submitter: Submitter) -> Manifest:
         """Return the manifest with that submitter replaced, or appended."""
@@ -288,8 +293,25 @@ def encode(record: Manifest | WorkerBeat | ClientBeat | Bell, nonce: str) -> byt
     """Return the bytes to store. `nonce` must be fresh for every write."""
     fields = {name: _plain(getattr(record, name)) for name in record.__dataclass_fields__}
     # Host names and other programs' messages may contain bytes that are not UTF-8; Python represents them as surrogates.
-    packed: bytes = msgpack.packb({"format": FORMAT, "nonce": nonce, **fields}, unicode_errors=_ANY_BYTES)
-    return packed
+    whole = {"format": FORMAT, "nonce": nonce, **fields}
+    if isinstance(record, Manifest | Bell):
+        packed: bytes = msgpack.packb(whole, unicode_errors=_ANY_BYTES)
+        return packed
+    packed = msgpack.packb({**whole, "pad": b""}, unicode_errors=_ANY_BYTES)
+    n_pad = (_STATES.index(_state(record)) - len(packed)) % 8
+    # The pad is the last field and an empty one ends in its length byte, so it can be lengthened in place.
+    return packed[:-1] + bytes([n_pad]) + b"\0" * n_pad
+
+
+def _state(beat: WorkerBeat | ClientBeat) -> WorkerState:
+    if isinstance(beat, WorkerBeat):
+        return beat.state
+    return WorkerState.LEFT if beat.left else WorkerState.WORKING
+
+
+def state_of(size: int) -> WorkerState:
+    """Return the state that a beat of this size tells. `LEFT` is final; any other state may be out of date."""
+    return _STATES[size % 8] if size % 8 < len(_STATES) else WorkerState.WORKING
 
 
 def decode_manifest(body: bytes) -> Manifest:
@@ -435,12 +457,13 @@ def _submitter(raw: object) -> Submitter:
     fields = _of(raw, tuple, where)
     if len(fields) != len(Submitter.__slots__):
         raise RecordInvalid(f"a wrong length in a {where}")
-    client_id, epochs, opened, holds = fields
+    client_id, epochs, opened, holds, left = fields
     return Submitter(
         _of(client_id, str, where),
         _of(epochs, int, where),
         tuple(_of(number, int, where) for number in _of(opened, tuple, where)),
         tuple(_hold(hold, where) for hold in _of(holds, tuple, where)),
+        _of(left, bool, where),
     )
 
 

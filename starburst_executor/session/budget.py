@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from starburst_executor.protocol.money import budget_reason, spent
 from starburst_executor.protocol.records import Manifest, SessionState
-from starburst_executor.session.repair import read_beats
+from starburst_executor.session.beats import Beats
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Budget"]
@@ -29,6 +29,7 @@ class Budget:
 
     def __init__(self, session: SessionStore) -> None:
         self._session = session
+        self._beats = Beats(session)
         self._next_stock = float("-inf")
         self._reached_at: float | None = None
         self._credit = 0.0  # by so much the manifest alone said too much, the last time
@@ -40,7 +41,8 @@ class Budget:
             watches: Whether it is for this process to look at the beats; others do it if nobody has for `patience_s`.
             dead: Workers that are known to be dead.
 
-        Store: nothing mostly; 1 LIST and 1 GET a worker each minute when the upper estimate has reached the budget.
+        Store: nothing mostly; each minute when the upper estimate has reached the budget 1 LIST and 1 GET for each worker that has
+        beaten since, the first time for all.
         """
         session, now = self._session, self._session.clock.monotonic()
         manifest, at = session.manifest, session.clock.now()
@@ -55,7 +57,7 @@ class Budget:
         if now < self._next_stock or (not watches and now < self._reached_at + patience_s):
             return manifest
         self._next_stock = now + _STOCK_S
-        usd = spent(manifest, at, [beat for beat, _ in read_beats(session)], dead)
+        usd = spent(manifest, at, self._beats.read(), dead)
         if usd < manifest.budget_usd:
             self._credit = upper - usd
             return manifest

@@ -6,7 +6,9 @@ on an object that was read after the worker had been judged, and only if the bea
 
 from __future__ import annotations
 
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import TypeAlias, TypeVar
 
 from starburst_executor.errors import (
     ObjectNotFound,
@@ -16,46 +18,29 @@ from starburst_executor.errors import (
     VersionMismatch,
     WorkerLost,
 )
-from starburst_executor.protocol import records, status
+from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import worker_of
-from starburst_executor.protocol.liveness import Watch, may_have_started, suspects
+from starburst_executor.protocol.liveness import Watch, claims_of, may_have_started, suspects
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.outcomes import dump_reason
-from starburst_executor.protocol.records import ClientBeat, Manifest, SessionState, WorkerBeat, WorkerState
+from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import Entry, SizeClass, Status
-from starburst_executor.session.store import Group, SessionStore
+from starburst_executor.session.beats import list_workers, read_beat
+from starburst_executor.session.epochs import GoneClients, close_epochs
+from starburst_executor.session.fan_out import AT_ONCE, fan_out
+from starburst_executor.session.store import Group, SessionStore, Versioned
 
-__all__ = ["Watcher", "end_what_is_left", "read_beats"]
+__all__ = ["Watcher", "end_what_is_left"]
 
+_T = TypeVar("_T")
+_Read: TypeAlias = "tuple[WorkerBeat, str] | None"
 
-def read_beats(session: SessionStore) -> list[tuple[WorkerBeat, str]]:
-    """Every worker's newest beat and its ETag, oldest worker first. Store: 1 LIST, 1 GET a worker."""
-    found = (read_beat(session, line.key) for line in session.store.list(session.keys.workers))
-    return [pair for pair in found if pair is not None]
-
-
-def read_beat(session: SessionStore, key: str) -> tuple[WorkerBeat, str] | None:
-    """One worker's newest beat and its ETag; None if there is none that can be read. Store: 1 GET."""
-    try:
-        stored = session.store.get(key)
-        assert stored is not None  # no ETag was sent  # noqa: S101
-        return records.decode_beat(stored.body), stored.etag
-    except (ObjectNotFound, RecordInvalid, VersionMismatch):
-        return None
-
-
-def read_client_beat(session: SessionStore, client_id: str) -> ClientBeat | None:
-    """One client's newest beat; None if there is none that can be read. Store: 1 GET."""
-    try:
-        stored = session.store.get(session.keys.client(client_id))
-        assert stored is not None  # no ETag was sent  # noqa: S101
-        return records.decode_client_beat(stored.body)
-    except (ObjectNotFound, RecordInvalid, VersionMismatch):
-        return None
+# A listing costs as much as twelve reads: so many objects are ended between two, if nothing shows that others are at it.
+_ENDED_AT_A_LOOK = 32
 
 
 class Watcher:
-    """One watching worker or client: looks at the beats and repairs. Not thread-safe.
+    """One watching worker or client: looks at the beats and repairs. Used by one thread; `repair` has requests made by others.
 
     Attributes:
         words: What is known of a dead worker's end, by worker, for the errors of the tasks that it took along.
@@ -67,82 +52,114 @@ class Watcher:
         self.watch = Watch(looks_until_lost)
         self.words: dict[str, str] = {}
         self.listed: frozenset[str] = frozenset()
+        self._gone = GoneClients(session)
+        self._lock = threading.Lock()  # guards `watch` and `words` while a repair has requests made side by side
+        # The claims in each object, and the ETag that it was read under: what has not changed is not read again.
+        self._claims: dict[str, tuple[str, frozenset[str]]] = {}
 
     def look(self) -> None:
-        """One look at all beats. Call it after the own beat was acknowledged, else `watch.failed()`. Store: 1 LIST."""
-        session = self._session
-        lines = session.store.list(session.keys.workers)
-        etags = {line.key[len(session.keys.workers) :]: line.etag for line in lines}
+        """One look at all beats. Call it after the own beat was acknowledged, else `watch.failed()`.
+
+        Store: 1 LIST per 1,000 workers.
+        """
+        signs = list_workers(self._session)
+        etags = {sign.owner: sign.etag for sign in signs}
         self.listed = frozenset(etags)
-        self.watch.look(etags)
+        self.watch.look(etags, [sign.owner for sign in signs if sign.has_left])
 
-    def repair(self) -> int:
-        """Take back the claims of workers that are lost and claims that their worker forgot; how many tasks.
+    def repair(self, meanwhile: Callable[[], object] = lambda: None) -> int:
+        """Take back the claims of workers that are lost and claims that their worker forgot; how many tasks. Epochs that are
+        listed for nothing are closed on the way.
 
-        Store: 1 LIST an open epoch, 1 GET for each object with claims, 1 GET a worker that holds one; 1 GET, 1 GET and
-        1 swap for each object repaired, 1 ring.
+        Args:
+            meanwhile: Called between some requests and the next: by a thread that has other things to do as well.
+
+        Store: 1 LIST an open epoch, 1 GET for each object with claims that has changed since, 1 GET for each worker that lives
+        and holds one; 1 GET, 1 GET and 1 swap for each claim taken back, 1 ring. Up to 16 at once. For epochs see `epochs.py`.
         """
         session = self._session
-        n_tasks, keys = 0, []
-        beats: dict[str, tuple[WorkerBeat, str] | None] = {}
-        standing: set[str] = set()
-        for group in session.groups(session.refresh().open_epochs()):
-            if group.size_class in (SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED):
-                n = self._repair_group(group, beats, standing)
-                n_tasks += n
-                keys += [group.key] * bool(n)
+        listed = session.refresh().open_epochs()
+        all_groups = session.groups(listed)
+        groups = [g for g in all_groups if g.size_class in (SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED)]
+        self._read_claims(groups, meanwhile)
+        standing = frozenset(claim for _, claims in self._claims.values() for claim in claims)
         self.watch.standing(standing)
-        if n_tasks:
-            session.ring(keys, n_tasks)
-        return n_tasks
-
-    def _repair_group(self, group: Group, beats: dict[str, tuple[WorkerBeat, str] | None], standing: set[str]) -> int:
-        """Take back what goes back of one object; how many tasks. Claims of the living are added to those that stand."""
-        session = self._session
-        try:
-            found = session.read(group.key)
-        except (ObjectNotFound, RecordInvalid, VersionMismatch):
-            return 0
-        assert found is not None  # no ETag was sent  # noqa: S101
-        suspected = suspects(found.status, self.watch)
-        standing |= suspected.to_check
-        forgotten = set()
-        for claim_id in sorted(suspected.to_check):
-            worker_id = worker_of(claim_id)
-            if worker_id not in beats:
-                beats[worker_id] = read_beat(session, session.keys.worker(worker_id))
-            beat = beats[worker_id]
-            if beat is None:
-                continue
-            if beat[0].state == WorkerState.LEFT:
-                self.watch.dead.add(worker_id)
-                forgotten.add(claim_id)
-            elif self.watch.is_forgotten(claim_id, beat[0]):
-                forgotten.add(claim_id)
+        suspected = suspects(standing, self.watch)
+        beats = self._read_beats({worker_of(claim_id) for claim_id in suspected.to_check}, meanwhile)
+        forgotten = {
+            claim for claim in sorted(suspected.to_check) if self._is_forgotten(claim, beats[worker_of(claim)])
+        }
+        due = [
+            (group.key, [(claim_id, claim_id in suspected.lost) for claim_id in sorted(claims)])
+            for group in groups
+            if (claims := self._claims_in(group.key) & (suspected.lost | forgotten))
+        ]
+        # The claims of one object one after the other, or they would lose races against each other.
         n_tasks = 0
-        for claims, lost in ((suspected.lost, True), (frozenset(forgotten), False)):
-            for claim_id in sorted(claims):
-                n_tasks += self._take_back(group.key, claim_id, lost=lost)
+        for some in _in_parts(due):
+            taken = fan_out(session.store, lambda one: sum(self._take_back(one[0], *claim) for claim in one[1]), some)
+            if any(taken):
+                n_tasks += sum(taken)
+                session.ring([key for (key, _), n in zip(some, taken, strict=True) if n], sum(taken))
+            meanwhile()
+        self._gone.look(all_groups)
+        close_epochs(session, all_groups, listed)
         return n_tasks
 
-    def _take_back(self, key: str, claim_id: str, *, lost: bool) -> int:
-        """One claim of one object, judged anew: GET the object, then the worker's beat, then swap."""
+    def _claims_in(self, key: str) -> frozenset[str]:
+        return self._claims[key][1] if key in self._claims else frozenset()
+
+    def _read_claims(self, groups: Sequence[Group], meanwhile: Callable[[], object]) -> None:
+        """Know which claims stand in these objects, and of no others."""
+        known = self._claims
+        self._claims = {
+            group.key: known[group.key] for group in groups if group.key in known and known[group.key][0] == group.etag
+        }
+        for some in _in_parts([group.key for group in groups if group.key not in self._claims]):
+            for key, found in zip(some, fan_out(self._session.store, self._read, some), strict=True):
+                if found is not None:
+                    self._claims[key] = (found.etag, claims_of(found.status))
+            meanwhile()
+
+    def _read(self, key: str) -> Versioned | None:
+        try:
+            return self._session.read(key)
+        except (ObjectNotFound, RecordInvalid, VersionMismatch):
+            return None
+
+    def _read_beats(self, worker_ids: Collection[str], meanwhile: Callable[[], object]) -> dict[str, _Read]:
+        session = self._session
+        beats: dict[str, _Read] = {}
+        for some in _in_parts(sorted(worker_ids)):
+            read = fan_out(session.store, lambda worker_id: read_beat(session, session.keys.worker(worker_id)), some)
+            beats.update(zip(some, read, strict=True))
+            meanwhile()
+        return beats
+
+    def _is_forgotten(self, claim_id: str, beat: _Read) -> bool:
+        if beat is None:
+            return False
+        # It may have left since the look.
+        return beat[0].state == WorkerState.LEFT or self.watch.is_forgotten(claim_id, beat[0])
+
+    def _take_back(self, key: str, claim_id: str, lost: bool) -> int:
+        """One claim of one object, judged anew: GET the object, then the worker's beat, then swap. Called side by side."""
         session = self._session
         worker_id = worker_of(claim_id)
-        try:
-            found = session.read(key)
-        except (ObjectNotFound, RecordInvalid, VersionMismatch):
+        found = self._read(key)
+        n_tasks = 0 if found is None else len(found.status.under(claim_id))
+        if found is None or not n_tasks:
             return 0
-        assert found is not None  # no ETag was sent  # noqa: S101
-        n_tasks = len(found.status.under(claim_id))
         beat = read_beat(session, session.keys.worker(worker_id))
-        if not n_tasks or not self._still_stands(worker_id, claim_id, beat, lost=lost):
-            return 0
-        if beat is not None and beat[0].state == WorkerState.LEFT:
-            # It ended in good order, whatever claim of its landed late: no task has cost it its life. Or it could not go on,
-            # and any task that it ran then may be why.
-            lost = may_have_started(claim_id, beat[0])
-            self.words.setdefault(worker_id, beat[0].words)
+        with self._lock:
+            if not self._still_stands(worker_id, claim_id, beat, lost=lost):
+                return 0
+            if beat is not None and beat[0].state == WorkerState.LEFT:
+                # It ended in good order, whatever claim of its landed late: no task has cost it its life. Or it could not go
+                # on, and any task that it ran then may be why.
+                lost = may_have_started(claim_id, beat[0])
+                self.words.setdefault(worker_id, beat[0].words)
+            words = self.words.get(worker_id, "")
         manifest = session.manifest
         changed = status.take_back(
             found.status,
@@ -150,19 +167,18 @@ class Watcher:
             lost=lost,
             max_losses=manifest.max_losses,
             now=session.clock.now(),
-            outcome=lambda s, i, e: _sealed_reason(session, s, i, e, _lost(s, i, e, self.words.get(worker_id, ""))),
+            outcome=lambda s, i, e: _sealed_reason(session, s, i, e, _lost(s, i, e, words)),
         )
         try:
             session.swap(key, changed, found.etag)
-        except PreconditionFailed:
-            # Somebody wrote: the worker after all, or another watcher. The next look judges again.
+        except (PreconditionFailed, ObjectNotFound):
+            # Somebody wrote: the worker after all, or another watcher. The next look judges again. Or it is gone.
             return 0
-        except ObjectNotFound:
-            return 0
-        self.watch.settled(claim_id)
+        with self._lock:
+            self.watch.settled(claim_id)
         return n_tasks
 
-    def _still_stands(self, worker_id: str, claim_id: str, beat: tuple[WorkerBeat, str] | None, *, lost: bool) -> bool:
+    def _still_stands(self, worker_id: str, claim_id: str, beat: _Read, *, lost: bool) -> bool:
         """Whether the verdict rests on the newest beat still."""
         if beat is None:
             return lost
@@ -174,9 +190,11 @@ class Watcher:
 def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
     """Swap to its end whatever has not ended in a session that is over; how many objects were changed.
 
-    Terminated: cancelled. Expired or broken: failed with the reason. Anyone may do it, several at once.
+    Terminated: cancelled. Expired or broken: failed with the reason. Anyone may do it, several at once: each takes the objects
+    by lot, and looks anew as soon as it meets one that another has ended.
 
-    Store: 1 LIST an open epoch, 1 GET and 1 swap for each object that is not all ended.
+    Store: 1 LIST an open epoch; 1 GET and 1 swap for each object that is not all ended, however many processes do it, but for
+    about one of each and another LIST where two meet.
     """
     if not manifest.state.is_over:
         return 0
@@ -193,12 +211,49 @@ def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
         return status.end_rest(current, session.clock.now(), lambda s, i, e: _sealed_reason(session, s, i, e, reason))
 
     n_changed = 0
-    for group in session.groups(manifest.open_epochs()):
-        if not group.size_class.has_ended:
+    done: set[str] = set()  # whatever their sizes say
+    while True:
+        groups = session.groups(manifest.open_epochs())
+        left = [group.key for group in groups if not group.size_class.has_ended and group.key not in done]
+        if not left:
+            return n_changed
+        by_lot = sorted(left, key=lambda _: session.clock.random())
+        n_ended, has_met = _end_some(session, by_lot[:_ENDED_AT_A_LOOK], step, done)
+        n_changed += n_ended
+        if not has_met and len(by_lot) <= _ENDED_AT_A_LOOK:
+            return n_changed
+
+
+def _end_some(
+    session: SessionStore, keys: Sequence[str], step: Callable[[Status], Status], done: set[str]
+) -> tuple[int, bool]:
+    """End these objects until one turns out to have been ended by another process; how many, and whether one has."""
+    n_ended = 0
+    for key in keys:
+        try:
+            found = session.read(key)
+            assert found is not None  # no ETag was sent  # noqa: S101
+            changed = step(found.status)
+            if changed is found.status:
+                done.add(key)
+                return n_ended, True
+            session.swap(key, changed, found.etag)
+            n_ended += 1
+        except PreconditionFailed:
+            # Ended by another process, or a worker's last commit: the next listing says.
+            return n_ended, True
+        except ObjectNotFound:
+            continue
+        except (RecordInvalid, VersionMismatch):
             # One that cannot be read must not keep the others from their end; its clients fail its futures.
-            with suppress(RecordInvalid, VersionMismatch):
-                n_changed += session.update(group.key, step) is not None
-    return n_changed
+            done.add(key)
+    return n_ended, False
+
+
+def _in_parts(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """As many at once as there are requests side by side."""
+    for start in range(0, len(items), AT_ONCE):
+        yield items[start : start + AT_ONCE]
 
 
 def _sealed_reason(session: SessionStore, status_: Status, index: int, entry: Entry, error: Exception) -> bytes:

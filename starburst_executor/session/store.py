@@ -26,7 +26,7 @@ from starburst_executor.errors import (
     VersionMismatch,
 )
 from starburst_executor.protocol import records, status
-from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef, SessionKeys, code_digest, code_key
+from starburst_executor.protocol.keys import GroupRef, SessionKeys, code_digest, code_key
 from starburst_executor.protocol.records import Bell, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Entry, Located, SizeClass, Status
@@ -289,46 +289,6 @@ class SessionStore:
                 continue
             except ObjectNotFound:
                 return None
-
-    def close_epochs(self, groups: Sequence[Group]) -> None:
-        """Take epochs that are full and all ended out of the manifest, so that nobody lists them again.
-
-        Args:
-            groups: A listing, as a hint; an epoch that looks finished in it is listed again.
-        """
-        ended: dict[tuple[int, int], int] = {}
-        for group in groups:
-            if group.size_class.has_ended:
-                place = (group.ref.ordinal, group.ref.epoch)
-                ended[place] = ended.get(place, 0) + 1
-        for (ordinal, number), n_ended in ended.items():
-            if n_ended >= GROUPS_PER_EPOCH:
-                self._close_epoch(ordinal, number)
-
-    def _close_epoch(self, ordinal: int, number: int) -> None:
-        # GET, LIST, then swap on that GET's ETag: a retry that puts a hold in between makes the swap fail.
-        while True:
-            manifest = self.refresh()
-            with self._lock:
-                # Manifest and ETag of one moment: another thread may have remembered a newer one since.
-                manifest, etag = self._manifest or manifest, self._manifest_etag or ""
-            if ordinal >= len(manifest.submitters):
-                return
-            submitter = manifest.submitters[ordinal]
-            if number not in submitter.open or any(held == number for held, _ in submitter.holds):
-                return
-            groups = self.groups([(ordinal, number)])
-            # A listing that lacks objects must not close an epoch over their tasks.
-            if len(groups) < GROUPS_PER_EPOCH or not all(group.size_class.has_ended for group in groups):
-                return
-            closed = replace(submitter, open=tuple(n for n in submitter.open if n != number))
-            changed = self._sealed(manifest.with_submitter(ordinal, closed))
-            try:
-                new_etag = self.store.swap(self.keys.manifest, records.encode(changed, self.clock.new_id()), etag)
-            except PreconditionFailed:
-                continue
-            self._remember(changed, new_etag, after=etag)
-            return
 
     def _group(self, line: Listed) -> Group | None:
         ref = self.keys.parse_group(line.key)

@@ -5,7 +5,8 @@
     runner-N        listens: to one runner                                                      (`worker/listener.py`)
     slot-N          stores: claims, commits, releases                                           (`worker/slot.py`)
     finder          stores: finds work for idle slots, leaves when there is none                (`worker/finder.py`)
-    keeper          stores: beats, looks, keeps the deadline, says goodbye                      (`worker/keeper.py`)
+    keeper          stores: beats, keeps the deadline, says goodbye                             (`worker/keeper.py`)
+    watcher         stores: looks at the others' beats, repairs, keeps the budget               (`worker/watching.py`)
 
 # Guarantee: a thread that listens never calls the store, so none of what it must do waits for an answer. When the worker
 is to leave, the threads that store are given a time, and nothing waits for them any longer: what they could not write is
@@ -156,7 +157,8 @@ class Agent:
             self._thread(f"slot-{i}", partial(self._work, slot)) for i, slot in enumerate(self._slots)
         ]
         keeper = threading.Thread(target=self._keep_to_the_end, name="keeper", daemon=True)
-        for thread in (keeper, self._thread("finder", self._find), *self._slot_threads):
+        others = (self._thread("watcher", self._watch), self._thread("finder", self._find))
+        for thread in (keeper, *others, *self._slot_threads):
             thread.start()
         leaving.wait(lambda: leaving.is_leaving)
         if leaving.why == Stop.DRAINED:
@@ -301,6 +303,13 @@ class Agent:
             if manifest.state.is_over:
                 end_what_is_left(self._session, manifest)
                 self._leaving.stop(Stop.SESSION_OVER)
+
+    def _watch(self) -> None:
+        while not self._clock.wait(self._leaving.over, self._timings.beat_s):
+            try:
+                self._keeper.watching.turn()
+            except StoreUnavailable as error:
+                _log.warning("the store cannot be reached; going on: %s", error)
 
     def _say_goodbye(self) -> None:
         """The last requests. The store was given a time for them."""

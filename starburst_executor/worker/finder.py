@@ -22,6 +22,7 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GroupRef
 from starburst_executor.protocol.records import Bell
 from starburst_executor.protocol.status import SizeClass, State, Status
+from starburst_executor.session.epochs import close_epochs
 from starburst_executor.session.store import Group, SessionStore
 
 __all__ = ["Finder"]
@@ -264,11 +265,12 @@ class Finder:
         groups = session.groups(listed)
         found = self._take_in(groups)
         if not found and (opened := session.refresh().open_epochs()) != listed:
+            listed = opened
             groups = session.groups(opened)
             found = self._take_in(groups)
         self._looked_at = self._clock.monotonic()
         self._next_look = self._looked_at + self._rest_s()
-        session.close_epochs(groups)
+        close_epochs(session, groups, listed)
         return found
 
     def _take_in(self, groups: list[Group]) -> bool:

@@ -1,7 +1,7 @@
-"""A worker's life signs: its beat, its look at the others' beats, the session's state, deadline and budget.
+"""A worker's life signs: its beat, the session's state and deadline, and its last words.
 
-Owned by one thread of the agent. Each turn: beat, then look and repair if this worker is one of the three oldest, then
-the manifest. The beat comes first, so that a look counts only when the worker itself has been heard.
+Owned by one thread of the agent, in which nothing is done that grows with workers, clients or tasks. What this worker does
+for the others is in `watching.py`, in a thread of its own.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from starburst_executor.errors import AccessDenied, ObjectNotFound, StoreUnavail
 from starburst_executor.launch.local.processes import identity
 from starburst_executor.protocol.liveness import hopeless
 from starburst_executor.protocol.records import DETACHED, Manifest, SessionState, WorkerBeat, WorkerState
-from starburst_executor.session.budget import Budget
+from starburst_executor.session.beats import list_workers, read_beats
 from starburst_executor.session.own import OwnObject
-from starburst_executor.session.repair import Watcher, read_beat, read_beats
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.claims import Claims
+from starburst_executor.worker.watching import Heard, Watching
 
 __all__ = ["Keeper"]
 
@@ -32,12 +32,10 @@ _log = logging.getLogger(__name__)
 _FAREWELL_S = 5.0
 _WORDS_CHARS = 2000
 _FEW_WORKERS = 32
-# Three watchers: two may be lost at once, and the cost of watching does not grow with the workers.
-_N_WATCHERS = 3
 
 
 class Keeper:
-    """Beats, watches, keeps deadline and budget. Its `turn` is called by one thread; `say` by any.
+    """Beats, keeps the deadline, says when this worker may go. Its `turn` is called by one thread; `say` by any.
 
     Args:
         bound: This worker ends with the client that started it, by a pipe, so it need not watch that client's beats.
@@ -46,6 +44,9 @@ class Keeper:
         requests: Tells the store requests made so far, by kind.
         size: vCPUs, GB and GPUs of this worker, where its launcher has told.
         lost_s: Tells how many seconds of work were thrown away as it was told to stop.
+
+    Attributes:
+        watching: What this worker does for the others; another thread calls its `turn`.
     """
 
     def __init__(
@@ -67,7 +68,6 @@ class Keeper:
         self._worker_id = worker_id
         self._claims = claims
         self._clock = clock
-        self._bound = bound
         self._is_idle = is_idle
         self._running = running
         self._requests = requests
@@ -91,18 +91,10 @@ class Keeper:
             gpus=gpus,
         )
         self._own = OwnObject(session.store, session.keys.worker(worker_id), clock)
-        self._lock = threading.Lock()  # guards: _beat, _own, held over the swap: beats are written one by one
-        self._watcher = Watcher(session, timings.looks_until_lost)
-        self._budget = Budget(session)
-        self._watches = False
-        self._n_looks = 0
-        self._next_look = 0.0
-        self._next_rank = 0.0
-        self._ranked: dict[str, str] = {}  # the older workers' beats at the last ranking
+        self._lock = threading.Lock()  # guards: _beat, _heard, _own, held over the swap: beats are written one by one
         self._rate_from = (clock.monotonic(), 0)
-        self._clients_seen: frozenset[str] = frozenset()
-        self._clients_looked = clock.monotonic()
-        self._clients_silent_s = 0.0
+        self._heard = Heard(0, 0)
+        self.watching = Watching(session, worker_id, lambda: self._heard, bound=bound)
 
     # --- beats --------------------------------------------------------------------------------------------------------
 
@@ -113,7 +105,13 @@ class Keeper:
 
     def _say(self, state: WorkerState, words: str = "") -> WorkerBeat:
         self._beat = replace(self._next_beat(state), words=words)
-        self._own.write(self._beat)
+        n_acknowledged, n_failed = self._heard
+        try:
+            self._own.write(self._beat)
+        except StoreUnavailable:
+            self._heard = Heard(n_acknowledged, n_failed + 1)
+            raise
+        self._heard = Heard(n_acknowledged + 1, n_failed)
         return self._beat
 
     def _present_state(self) -> WorkerState:
@@ -149,74 +147,18 @@ class Keeper:
         """One beat interval's work; the session's manifest as it then is.
 
         Raises: SessionNotFound if the session was deleted; ObjectNotFound if this worker's beat was.
-        Store: 1 swap, 1 GET (mostly a 304); a watcher: 1 LIST, and a repair each fourth look.
+        Store: 1 swap, 1 GET (mostly a 304).
         """
-        try:
-            self.say()
-        except StoreUnavailable:
-            self._watcher.watch.failed()
-            raise
-        self._learn_rank()
-        if self._watches:
-            self._look()
-            self._watch_clients()
+        self.say()
         self._session.refresh()
-        self._session.expire_if_due()
-        # The three that watch look at the beats; the others only once these have had the time to be replaced.
-        return self._budget.keep(watches=self._watches, patience_s=self._timings.rank_s)
-
-    def _learn_rank(self) -> None:
-        """Whether this is one of the three oldest workers that live. Store: 1 LIST, 3 GETs, 1 more for each that left."""
-        now = self._clock.monotonic()
-        if now < self._next_rank:
-            return
-        self._next_rank = now + self._timings.rank_s
-        lines = self._session.store.list(self._session.keys.workers)
-        # Ids sort by the time of their making. No clock is trusted here: it only has to be about the same three for all.
-        older = [line for line in lines if line.key < self._session.keys.worker(self._worker_id)]
-        n_older = 0
-        for line in older:
-            # One that has not beaten since the last ranking watches nothing, whatever became of it.
-            if self._ranked.get(line.key) != line.etag and n_older < _N_WATCHERS:
-                found = read_beat(self._session, line.key)
-                n_older += found is not None and found[0].state != WorkerState.LEFT
-        self._ranked = {line.key: line.etag for line in older}
-        self._watches = n_older < _N_WATCHERS
-
-    def _look(self) -> None:
-        now = self._clock.monotonic()
-        if now < self._next_look:
-            return
-        self._next_look = now + self._timings.look_s * 0.9
-        self._watcher.look()
-        self._n_looks += 1
-        if self._n_looks % self._timings.looks_until_lost == 0:
-            n_tasks = self._watcher.repair()
-            if n_tasks:
-                _log.warning("took back tasks of lost workers: tasks=%d", n_tasks)
-
-    def _watch_clients(self) -> None:
-        """End an attached session whose client has been silent for too long: nobody would collect, somebody pays."""
-        session = self._session
-        if self._bound or session.manifest.kind == DETACHED:
-            return
-        timings = self._timings
-        etags = frozenset(line.etag for line in session.store.list(session.keys.clients))
-        now = self._clock.monotonic()
-        # Between two looks of which the store kept us no client could be heard either: only so much of that time counts.
-        silent_s = min(now - self._clients_looked, 2 * timings.beat_s)
-        self._clients_looked = now
-        self._clients_silent_s = 0.0 if etags != self._clients_seen else self._clients_silent_s + silent_s
-        self._clients_seen = etags
-        if self._clients_silent_s >= timings.client_gone_s + timings.unheard_s:
-            session.end(SessionState.TERMINATED, "its client has not been heard of for too long")
+        return self._session.expire_if_due()
 
     # --- leaving ------------------------------------------------------------------------------------------------------
 
     def may_leave(self, give_up: threading.Event) -> bool:
         """Whether this idle worker can go without stranding a task. Says `leaving` first, takes it back if not.
 
-        Store: 1 swap, 1 LIST an open epoch; where others hold claims, 1 LIST and 1 GET a worker twice.
+        Store: 1 swap, 1 LIST an open epoch; where others hold claims, 1 LIST per 1,000 workers twice.
         """
         self.say(WorkerState.LEAVING)
         session = self._session
@@ -236,12 +178,12 @@ class Keeper:
 
     def _a_peer_stays(self, give_up: threading.Event) -> bool:
         """Whether another worker beats, idle and not leaving, after we said that we leave."""
-        before = {beat.worker_id: beat.number for beat, _ in read_beats(self._session)}
+        before = {sign.owner: sign.etag for sign in list_workers(self._session)}
         self._clock.wait(give_up, self._timings.beat_s * 1.5)
         n_stay = sum(
-            beat.state == WorkerState.IDLE and beat.number > before.get(beat.worker_id, -1)
-            for beat, _ in read_beats(self._session)
-            if beat.worker_id != self._worker_id
+            sign.state == WorkerState.IDLE and sign.etag != before.get(sign.owner)
+            for sign in list_workers(self._session)
+            if sign.owner != self._worker_id
         )
         # In a detached session nobody else would come: keep a second one in reserve.
         return n_stay >= (2 if self._session.manifest.kind == DETACHED else 1)
@@ -262,11 +204,12 @@ class Keeper:
         """This worker has left because it could not go on: end the session if all others did too, on other machines.
 
         A client that is there has others started meanwhile; with none, tasks would wait for workers that never come.
-        Store: 1 LIST, 1 GET a worker; 1 swap to end it.
+        Store: 1 LIST; 1 LIST and 1 GET a worker if all have left and they are few; 1 swap to end it.
         """
         session = self._session
+        signs = list_workers(session)
         # Where there were many, most will have worked: it is left to a client to read them all.
-        if len(session.store.list(session.keys.workers)) <= _FEW_WORKERS:
+        if len(signs) <= _FEW_WORKERS and all(sign.has_left for sign in signs):
             words = hopeless([beat for beat, _ in read_beats(session)])
             if words:
                 return session.end(SessionState.BROKEN, f"no worker could do any work: {words}")

@@ -33,7 +33,7 @@ from starburst_executor import (
     config,
 )
 from starburst_executor.protocol.records import SessionState, WorkerState
-from starburst_executor.session.repair import read_beats
+from starburst_executor.session.beats import read_beats
 from tests.sessions import (
     detached,
     is_alive,
@@ -84,6 +84,30 @@ def test_leaving_by_an_exception_detaches_too(store_url: str) -> None:
     again = DetachedExecutor.reattach(executor.url)
     assert again.futures[0].result(60) == 25
     again.cleanup(force=True)
+
+
+def listed_epochs(executor: DetachedExecutor) -> list[tuple[int, int]]:
+    return executor._engine.session.refresh().open_epochs()
+
+
+def test_looks_cost_nothing_for_the_clients_that_have_come_and_left(store_url: str, tmp_path: Path) -> None:
+    executor = detached(store_url, workers=1)
+    for i in range(4):
+        assert executor.submit(square, i).result(60) == i * i
+        # Its own epoch, and of those before it none.
+        assert len(listed_epochs(executor)) == 1
+        executor.detach()
+        executor = DetachedExecutor.reattach(executor.id, store=store_url)
+        assert listed_epochs(executor) == []
+    # One that leaves work behind is listed until that is done, and no longer.
+    left = executor.submit(wait_for_file, str(tmp_path / "go"), 7)
+    executor.detach()
+    executor = DetachedExecutor.reattach(executor.id, store=store_url)
+    assert len(listed_epochs(executor)) == 1
+    (tmp_path / "go").touch()
+    assert executor.future_of(left.ordinal, left.index).result(60) == 7
+    wait_until(lambda: listed_epochs(executor) == [])
+    executor.cleanup(force=True)
 
 
 def test_the_process_that_submitted_is_killed_and_another_gets_everything(store_url: str) -> None:

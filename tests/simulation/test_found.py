@@ -11,7 +11,8 @@ from starburst_executor.client import tasks
 from starburst_executor.client.submitter import submitter_record
 from starburst_executor.protocol.records import Manifest, Submitter
 from starburst_executor.protocol.status import State
-from starburst_executor.session import store as store_session
+from starburst_executor.session import epochs
+from starburst_executor.session.epochs import close_epochs
 from tests.support.session_rig import Rig
 
 
@@ -24,20 +25,13 @@ def _with_another_epoch(manifest: Manifest) -> Manifest | None:
 
 def test_closing_an_epoch_keeps_what_another_thread_changed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Manifest and ETag were taken one after the other: an epoch that was opened in between was lost with its tasks."""
-    monkeypatch.setattr(store_session, "GROUPS_PER_EPOCH", 1)
+    monkeypatch.setattr(epochs, "GROUPS_PER_EPOCH", 1)
     rig = Rig()
     key = rig.submit(1)
     rig.write_entries(key, state=State.COMPLETED)
-    session, refresh = rig.session, rig.session.refresh
-
-    def interrupted() -> Manifest:
-        manifest = refresh()
-        session.refresh = refresh  # type: ignore[method-assign]
-        session.change(_with_another_epoch)
-        return manifest
-
-    session.refresh = interrupted  # type: ignore[method-assign]
-    session.close_epochs(session.all_groups())
+    session, groups = rig.session, rig.session.all_groups()
+    rig.before("list", rig.keys.epoch(0, 0), lambda: session.change(_with_another_epoch))
+    close_epochs(session, groups)
     assert rig.another().refresh().open_epochs() == [(0, 1)]
 
 

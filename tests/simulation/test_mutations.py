@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,8 +24,8 @@ from starburst_executor.client.submitter import Submitter
 from starburst_executor.protocol import liveness, status
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
 from starburst_executor.protocol.status import Ended, Entry, State, Status
-from starburst_executor.session import own, repair
-from starburst_executor.session.store import Group, SessionStore
+from starburst_executor.session import beats, epochs, own, repair
+from starburst_executor.session.store import SessionStore
 from starburst_executor.store import patient
 from starburst_executor.testing.simulation import simulate
 from starburst_executor.worker import agent, keeper
@@ -105,9 +105,9 @@ def count_every_look_twice(patch: pytest.MonkeyPatch) -> None:
     """Two silent looks, and a worker is lost."""
     look = liveness.Watch.look
 
-    def twice(self: Any, etags: Mapping[str, str]) -> None:
-        look(self, etags)
-        look(self, etags)
+    def twice(self: Any, etags: Mapping[str, str], left: Collection[str] = ()) -> None:
+        look(self, etags, left)
+        look(self, etags, left)
 
     patch.setattr(liveness.Watch, "look", twice)
 
@@ -136,34 +136,51 @@ def never_look_unasked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Finder, "_rest_s", lambda self: math.inf)
 
 
-def close_at_once(session: Any, ordinal: int, number: int) -> None:
-    """Take an epoch out of the manifest, whatever is in it."""
-
-    def step(manifest: Manifest) -> Manifest | None:
-        submitter = manifest.submitters[ordinal]
-        if number not in submitter.open:
-            return None
-        return manifest.with_submitter(
-            ordinal, replace(submitter, open=tuple(n for n in submitter.open if n != number))
-        )
-
-    session.change(step)
-
-
 def close_an_epoch_without_listing_again(patch: pytest.MonkeyPatch) -> None:
     """The listing of a moment ago decides."""
-    patch.setattr(SessionStore, "_close_epoch", close_at_once)
+
+    def close(session: SessionStore, ordinal: int, numbers: Collection[int], *, leaves: bool = False) -> None:
+        def step(manifest: Manifest) -> Manifest | None:
+            before = manifest.submitters[ordinal]
+            kept = before.open if leaves else tuple(n for n in before.open if n not in numbers)
+            after = replace(before, open=kept, left=before.left or leaves)
+            return None if after == before else manifest.with_submitter(ordinal, after)
+
+        session.change(step)
+
+    patch.setattr(epochs, "_close", close)
 
 
 def close_an_epoch_before_it_is_full(patch: pytest.MonkeyPatch) -> None:
     """All that is there has ended: no need to wait for more."""
 
-    def close(self: Any, groups: list[Group]) -> None:
-        for place in {(group.ref.ordinal, group.ref.epoch) for group in groups}:
-            if all(group.size_class.has_ended for group in self.groups([place])):
-                close_at_once(self, *place)
+    right = epochs._may_close
+    patch.setattr(epochs, "_may_close", lambda submitter, *place: right(replace(submitter, left=True), *place))
 
-    patch.setattr(SessionStore, "close_epochs", close)
+
+def close_an_epoch_too_early(patch: pytest.MonkeyPatch) -> None:
+    """A client that leaves takes its epochs along, whatever goes on in them."""
+
+    def leave(session: SessionStore, ordinal: int) -> None:
+        def step(manifest: Manifest) -> Manifest | None:
+            before = manifest.submitters[ordinal]
+            after = replace(before, open=(), left=True)
+            return None if after == before else manifest.with_submitter(ordinal, after)
+
+        session.change(step)
+
+    patch.setattr(epochs, "leave", leave)
+
+
+def read_all_beats_in_the_thread_that_beats(patch: pytest.MonkeyPatch) -> None:
+    """To know its rank, a worker reads the last beat of each of the others, before it beats again."""
+    turn = keeper.Keeper.turn
+
+    def slow(self: Any) -> Manifest:
+        beats.read_beats(self._session)
+        return turn(self)
+
+    patch.setattr(keeper.Keeper, "turn", slow)
 
 
 def claim_a_task_with_a_loss_beside_others(patch: pytest.MonkeyPatch) -> None:
@@ -399,12 +416,14 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     trust_a_lost_claim: (60, "does not know of"),
     commit_without_the_claim_id: (1500, "committed for another worker|under a wrong seal"),
     commit_what_has_ended: (150, "pending task cannot|outcome has changed|claim was replaced|committed"),
-    take_back_without_reading_the_beat_again: (500, "another beat than its newest|still holds"),
+    take_back_without_reading_the_beat_again: (500, "another beat than its newest|still holds|taken for lost after"),
     count_every_look_twice: (500, "taken for lost after"),
     name_claims_only_once_they_are_written: (60, "does not know of"),
     never_look_unasked: (150, "not found by an idle worker"),
     close_an_epoch_without_listing_again: (300, "out of every list"),
     close_an_epoch_before_it_is_full: (150, "out of every list"),
+    close_an_epoch_too_early: (150, "out of every list"),
+    read_all_beats_in_the_thread_that_beats: (60, "read again and again"),
     claim_a_task_with_a_loss_beside_others: (60, "claimed along|beside others"),
     claim_without_counting_the_attempt: (60, "attempt has changed"),
     expire_on_what_is_remembered: (300, "expired before its deadline"),

@@ -14,9 +14,8 @@ from starburst_executor.aws.stack.outputs import find_stack
 from starburst_executor.clock import Clock
 from starburst_executor.errors import RecordInvalid, SessionNotFound, VersionMismatch
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
-from starburst_executor.protocol.records import WorkerState
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.session.repair import read_beats
+from starburst_executor.session.beats import list_workers, read_beat
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import open_store
@@ -129,7 +128,7 @@ def _is_alive(store: ObjectStore, session_id: str, clock: Clock) -> bool:
     try:
         if session.refresh().state.is_over:
             return False
-        beats = read_beats(session)
+        beats = [read_beat(session, sign.key) for sign in list_workers(session) if not sign.has_left]
     except (SessionNotFound, RecordInvalid, VersionMismatch):
         return False
-    return any(beat.state != WorkerState.LEFT and clock.now() - beat.at < _BEAT_S for beat, _ in beats)
+    return any(beat is not None and clock.now() - beat[0].at < _BEAT_S for beat in beats)

@@ -13,7 +13,7 @@ from starburst_executor.errors import RecordInvalid
 from starburst_executor.protocol import calls, outcomes, pieces, records, status
 from starburst_executor.protocol.keys import SessionKeys, worker_of
 from starburst_executor.protocol.pieces import Piece
-from starburst_executor.protocol.records import Manifest, SessionState
+from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Entry, Located, State, Status
 from starburst_executor.testing.simulation.processes import WorkerProcess
@@ -24,6 +24,8 @@ from starburst_executor.worker.runner.jobs import Job
 
 __all__ = ["Execution", "Oracle", "Task"]
 
+# It is read as its claims are taken back, by several watchers at once, and by each that sums up what workers did.
+_MAX_REREADS = 5
 _NAMES = {state.value: state.name for state in State}
 
 
@@ -83,6 +85,7 @@ class Oracle:
         self._keys: dict[str, str] = {}  # task to status object
         self._given_up: set[tuple[str, int]] = set()  # task and attempt that their own worker released or committed
         self._unended: Counter[tuple[int, int]] = Counter()
+        self._n_rereads: Counter[tuple[str, str]] = Counter()  # of last beats, by process and beat
 
     # --- tasks --------------------------------------------------------------------------------------------------------
 
@@ -118,6 +121,28 @@ class Oracle:
     def _entry(self, task_id: str) -> Entry | None:
         seen = self.statuses.get(self._keys.get(task_id, ""))
         return None if seen is None else seen.entries[int(task_id.partition("-")[2]) - seen.first]
+
+    # --- reads --------------------------------------------------------------------------------------------------------
+
+    def was_read(self, key: str, kept: Kept, process: Process) -> None:
+        """Record that a process reads an object: what it asks must not grow with the workers that have left."""
+        if not key.startswith(self.keys.workers) or process.read.get(key) != kept.etag or self.is_deleted:
+            return
+        beat = records.decode_beat(kept.body)
+        owner = self._workers.get(beat.worker_id)
+        if (
+            beat.state != WorkerState.LEFT
+            or (owner is not None and owner is process)
+            or self._has_claims(beat.worker_id)
+        ):
+            return
+        self._n_rereads[process.name, key] += 1
+        if self._n_rereads[process.name, key] > _MAX_REREADS:
+            self._fail(f"the last beat of a worker that has left is read again and again: {key}, by {process}")
+
+    def _has_claims(self, worker_id: str) -> bool:
+        entries = (entry for seen in self.statuses.values() for entry in seen.entries)
+        return any(entry.state == State.CLAIMED and worker_of(entry.claim) == worker_id for entry in entries)
 
     # --- writes -------------------------------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ class _Registry:
 _SMALL: dict[tuple[str, str], object] = {
     ("client.submitter", "_LEAST_GROUP"): 3,
     ("client.submitter", "GROUPS_PER_EPOCH"): 2,
-    ("session.store", "GROUPS_PER_EPOCH"): 2,
+    ("session.epochs", "GROUPS_PER_EPOCH"): 2,
     ("client.sending", "_REMOTE_SENDERS"): 3,
 }
 

@@ -58,6 +58,7 @@ class Vault:
     Args:
         lease_s: The time that a `SLOW` request exceeds.
         wrote: Called with every change: key, before, after, process.
+        was_read: Called with every object that is read: key, object, process.
         log: Called with process and event, for the history.
         trouble: Called with each injected fault.
         asks: Called with the process and the name of the strand of each request.
@@ -72,6 +73,7 @@ class Vault:
         lease_s: float,
         latency_s: float,
         wrote: Wrote,
+        was_read: Callable[[str, Kept, Process], None],
         log: Log,
         trouble: Callable[[Trouble, Process | None], None],
         asks: Callable[[Process, str], None] = lambda *_: None,
@@ -88,6 +90,7 @@ class Vault:
         self.landed_late: set[str] = set()
         self._n_etags = 0
         self._wrote = wrote
+        self.was_read = was_read
         self._log = log
         self._trouble = trouble
         self._asks = asks
@@ -235,6 +238,7 @@ class Line:
     def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
         def effect(process: Process) -> Stored | None:
             kept = self._vault.found(key)
+            self._vault.was_read(key, kept, process)
             process.read[key] = kept.etag
             if kept.etag == unless:
                 return None

@@ -94,6 +94,7 @@ class World:
             lease_s=LEASE_S,
             latency_s=self.plot.latency_s,
             wrote=self._wrote,
+            was_read=self._was_read,
             log=self.log,
             trouble=self.trouble,
             asks=self._asks,
@@ -174,6 +175,10 @@ class World:
             self.fail(words)
         if self.has_failed:
             raise Broken
+
+    def _was_read(self, key: str, kept: Kept, process: Process) -> None:
+        if self._oracle is not None:
+            self._oracle.was_read(key, kept, process)
 
     def _wrote(self, key: str, before: Kept | None, after: Kept | None, process: Process) -> None:
         if self._oracle is None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starburst_executor.protocol import status
-from starburst_executor.protocol.liveness import Watch, hopeless, suspects
+from starburst_executor.protocol.liveness import Watch, claims_of, hopeless, suspects
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
 from starburst_executor.protocol.status import Entry, State, Status
 
@@ -123,11 +123,11 @@ def test_suspects_are_the_claims_of_the_lost_and_the_rest_is_to_be_checked() -> 
     seen, _ = status.commit(seen, "v.1", {1: status.Ended(State.COMPLETED, b"", None, 0.0, 0)}, 0.0)
     watch = Watch(1)
     watch.look({"w": "a", "v": "a"})
-    assert suspects(seen, watch) == suspects(seen, watch)
-    assert suspects(seen, watch).lost == {"gone.1"}
-    assert suspects(seen, watch).to_check == {"w.1"}
+    assert suspects(claims_of(seen), watch) == suspects(claims_of(seen), watch)
+    assert suspects(claims_of(seen), watch).lost == {"gone.1"}
+    assert suspects(claims_of(seen), watch).to_check == {"w.1"}
     watch.look({"w": "a", "v": "b"})
-    assert suspects(seen, watch).lost == {"gone.1", "w.1"}
+    assert suspects(claims_of(seen), watch).lost == {"gone.1", "w.1"}
 
 
 # --- workers that cannot work -----------------------------------------------------------------------------------------

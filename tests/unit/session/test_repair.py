@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 
+import msgpack
 import pytest
 
+from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ExecutorBroken, SessionExpired, WorkerLost
 from starburst_executor.protocol import outcomes, status
 from starburst_executor.protocol.records import SessionState, WorkerState
-from starburst_executor.protocol.status import State
-from starburst_executor.session.repair import Watcher, end_what_is_left, read_beats
+from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.session.beats import read_beats
+from starburst_executor.session.repair import Watcher, end_what_is_left
 from tests.support.session_rig import Rig
 
 LOOKS = 4
@@ -264,3 +271,112 @@ def test_a_watcher_remembers_nothing_of_claims_that_have_ended() -> None:
         rig.write(key, lambda seen: status.end_rest(seen, 0.0, None))
     watcher.repair()
     assert not watcher.watch._unnamed
+
+
+# --- what it costs --------------------------------------------------------------------------------------------------
+
+
+def test_a_repair_reads_again_only_what_has_changed() -> None:
+    rig = Rig()
+    keys = [rig.submit(2, first=2 * i) for i in range(20)]
+    for i, key in enumerate(keys):
+        rig.beat(f"w{i}", claims={f"w{i}.1": key})
+        rig.claim(key, f"w{i}.1")
+    watcher = watching(rig, 1)
+    with rig.requests() as counts:
+        assert watcher.repair() == 0
+    assert counts == {"get": 1 + 20 + 20, "list": 1}  # the manifest, the objects, the beats
+    rig.write_entries(keys[3], failures=1)
+    with rig.requests() as counts:
+        assert watcher.repair() == 0
+    assert counts == {"get": 1 + 1 + 20, "list": 1}
+
+
+@pytest.mark.parametrize("n_left", [0, 500])
+def test_looks_and_repairs_read_nothing_of_workers_that_have_left(n_left: int) -> None:
+    rig = Rig()
+    for i in range(n_left):
+        rig.beat(f"v{i}", 3, WorkerState.LEFT)
+    rig.beat("w")
+    rig.submit(2)
+    watcher = Watcher(rig.session, LOOKS)
+    with rig.requests() as counts:
+        for number in range(8):
+            rig.beat("w", number)
+            watcher.look()
+        watcher.repair()
+    assert counts == {"list": 8 + 1, "get": 1}
+    assert watcher.watch.living() == {"w"}
+
+
+def test_what_left_workers_hold_goes_back_at_the_first_look() -> None:
+    rig = Rig()
+    key = rig.submit(2)
+    rig.claim(key, "w.1")
+    rig.beat("w", 3, WorkerState.LEFT)
+    watcher = watching(rig, 1)
+    with rig.requests() as counts:
+        assert watcher.repair() == 2
+    assert counts["get"] == 1 + 1 + 2  # manifest, object; then object and beat once more
+    assert [entry.losses for entry in rig.read(key).entries] == [0, 0]
+
+
+def test_between_the_requests_of_a_long_repair_other_things_are_done() -> None:
+    rig = Rig()
+    for i in range(100):
+        rig.claim(rig.submit(1, first=i), f"gone{i}.1")
+    watcher = watching(rig, 1)
+    n_before: list[int] = []
+    assert watcher.repair(lambda: n_before.append(len(rig.asked))) == 100
+    gaps = [after - before for before, after in pairwise(n_before)]
+    # Sixteen claims at once: object, beat and swap for each, and a ring.
+    assert max(gaps) <= 16 * 3 + 1
+
+
+def objects_to_end(n_objects: int) -> Rig:
+    rig = Rig(clock=SystemClock())
+    for i in range(n_objects):
+        rig.submit(2, first=2 * i)
+    rig.session.end(SessionState.TERMINATED, "cleaned up")
+    rig.asked.clear()
+    return rig
+
+
+@pytest.mark.parametrize("n_workers", [1, 10, 30])
+def test_the_end_of_a_session_costs_as_much_with_many_workers_as_with_one(n_workers: int) -> None:
+    rig = objects_to_end(100)
+    is_started = threading.Barrier(n_workers)
+    rig.plan = lambda _: time.sleep(0.001)  # so that they overlap
+
+    def worker() -> None:
+        session = rig.another()
+        manifest = session.refresh()
+        is_started.wait(30)
+        end_what_is_left(session, manifest)
+
+    threads = [threading.Thread(target=worker) for _ in range(n_workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(group.size_class.has_ended for group in rig.session.all_groups())
+    counts = Counter(asked.kind for asked in rig.asked)
+    # Where two meet, one of them has made a GET, a swap and a LIST too many; each worker does at its last look, and some do
+    # before.
+    assert counts["get"] - n_workers <= 100 + 8 * (n_workers - 1)
+    assert counts["swap"] <= 100 + 8 * (n_workers - 1)
+    assert counts["list"] <= 5 + 10 * n_workers
+
+
+def test_an_object_whose_size_says_that_it_has_not_ended_is_read_once() -> None:
+    rig = objects_to_end(1)
+    (group,) = rig.session.all_groups()
+    rig.write_entries(group.key, state=State.CANCELLED)
+    stored = rig.objects.get(group.key)
+    assert stored is not None
+    for n_pad in range(8):
+        body = msgpack.packb({**msgpack.unpackb(stored.body), "pad": b"\0" * n_pad})
+        if len(body) % 8 == SizeClass.ALL_PENDING:
+            rig.objects.put(group.key, body)
+    assert rig.session.all_groups()[0].size_class == SizeClass.ALL_PENDING
+    assert end_what_is_left(rig.session, rig.session.manifest) == 0

@@ -20,6 +20,7 @@ from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
 from starburst_executor.protocol.records import DETACHED, Bell, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
+from starburst_executor.session.epochs import close_epochs
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.base import Body
 from starburst_executor.testing import Fault, MemoryStore
@@ -274,20 +275,20 @@ def open_epochs(rig: Rig) -> list[tuple[int, int]]:
 
 
 def test_a_full_and_ended_epoch_is_listed_no_more(full: Rig) -> None:
-    full.session.close_epochs(full.session.groups([(0, 0)]))
+    close_epochs(full.session, full.session.groups([(0, 0)]))
     assert open_epochs(full) == []
     with full.requests() as counts:
-        full.session.close_epochs(full.session.all_groups())
+        close_epochs(full.session, full.session.all_groups())
     assert counts["swap"] == 0
 
 
 def test_an_epoch_that_is_not_full_or_not_ended_stays_open(full: Rig) -> None:
     groups = full.session.groups([(0, 0)])
-    full.session.close_epochs(groups[:-1])
+    close_epochs(full.session, groups[:-1])
     assert open_epochs(full) == [(0, 0)]
     # The listing is a hint: a task was retried since.
     full.write_entries(groups[5].key, state=State.PENDING)
-    full.session.close_epochs(groups)
+    close_epochs(full.session, groups)
     assert open_epochs(full) == [(0, 0)]
 
 
@@ -298,14 +299,14 @@ def test_a_listing_that_lacks_an_object_closes_no_epoch(full: Rig, monkeypatch: 
     monkeypatch.setattr(
         MemoryStore, "list", lambda store, prefix: [line for line in whole(store, prefix) if line.key != groups[5].key]
     )
-    full.session.close_epochs(groups)
+    close_epochs(full.session, groups)
     assert open_epochs(full) == [(0, 0)]
 
 
 def test_a_retry_that_holds_an_epoch_keeps_it_open(full: Rig) -> None:
     groups = full.session.groups([(0, 0)])
     hold(full.another())
-    full.session.close_epochs(groups)
+    close_epochs(full.session, groups)
     assert open_epochs(full) == [(0, 0)]
 
 
@@ -315,7 +316,7 @@ def test_a_hold_that_comes_between_is_seen(full: Rig, moment: str) -> None:
     groups = full.session.groups([(0, 0)])
     key = full.keys.manifest if moment == "swap" else full.keys.epoch(0, 0)
     full.before(moment, key, lambda: hold(full.another()))
-    full.session.close_epochs(groups)
+    close_epochs(full.session, groups)
     assert open_epochs(full) == [(0, 0)]
     assert full.session.manifest.submitters[0].holds == ((0, "a hold"),)
 

@@ -12,7 +12,7 @@ import pytest
 from starburst_executor.errors import ObjectNotFound, SessionNotFound, StoreUnavailable
 from starburst_executor.protocol.records import DETACHED, ClientBeat, SessionState, WorkerBeat, WorkerState, encode
 from starburst_executor.protocol.status import State
-from starburst_executor.session.repair import read_beat
+from starburst_executor.session.beats import read_beat
 from starburst_executor.testing import Asked, Fault
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.keeper import Keeper
@@ -51,6 +51,12 @@ class Worker:
     def turns(self, n: int, between: Callable[[int], object] = lambda _: None) -> None:
         for number in range(n):
             between(number)
+            self.keeper.turn()
+            self.keeper.watching.turn()
+            self.rig.clock.advance(self.rig.timings.beat_s)
+
+    def turns_of_beats(self, n: int) -> None:
+        for _ in range(n):
             self.keeper.turn()
             self.rig.clock.advance(self.rig.timings.beat_s)
 
@@ -202,13 +208,57 @@ def test_a_worker_that_is_cut_off_itself_judges_nobody() -> None:
     assert worker.rig.states(key) == [State.PENDING]
 
 
-def test_ranking_costs_one_listing_and_a_few_reads_however_many_there_are() -> None:
-    worker = Worker(worker_id="w99")
-    for number in range(50):
-        worker.rig.beat(f"w{number:02}")
+@pytest.mark.parametrize("state", [WorkerState.WORKING, WorkerState.LEFT])
+def test_ranking_costs_one_listing_and_no_read_however_many_there_are_or_have_left(state: WorkerState) -> None:
+    worker = Worker(worker_id="w999")
+    for number in range(500):
+        worker.rig.beat(f"w{number:03}", state=state)
     with worker.rig.requests() as counts:
         worker.keeper.turn()
-    assert counts == {"create": 1, "list": 1, "get": 4}
+    assert counts == {"create": 1, "get": 1}
+    with worker.rig.requests() as counts:
+        worker.keeper.watching.turn()
+    # To learn its rank; where all others have left, it is the oldest, and looks and listens for clients.
+    assert counts == {"list": 3 if state == WorkerState.LEFT else 1}
+
+
+def test_a_look_without_a_beat_of_its_own_since_the_last_does_not_count() -> None:
+    worker = Worker()
+    key = gone_with_a_task(worker.rig)
+    worker.keeper.turn()
+    for _ in range(20):
+        worker.keeper.watching.turn()
+        worker.rig.clock.advance(worker.rig.timings.beat_s)
+    assert worker.rig.states(key) == [State.CLAIMED]
+
+
+def test_a_beat_waits_neither_for_a_repair_nor_for_a_store_that_hangs() -> None:
+    worker = Worker()
+    rig = worker.rig
+    for number in range(3):
+        rig.claim(rig.submit(1, first=number), f"w9{number}.1")
+    worker.turns(3)
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def plan(asked: Asked) -> None:
+        if asked.kind == "get" and asked.key.startswith(rig.keys.status):
+            hangs.set()
+            goes_on.wait(30)
+
+    rig.plan = plan
+    worker.keeper.turn()
+    watching = threading.Thread(target=worker.keeper.watching.turn)
+    watching.start()
+    assert hangs.wait(30)
+    try:
+        number_before = worker.beat().number
+        with rig.requests() as counts:
+            worker.turns_of_beats(3)
+        assert counts == {"swap": 3, "get": 3}
+        assert worker.beat().number == number_before + 3
+    finally:
+        goes_on.set()
+        watching.join(30)
 
 
 # --- clients ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,129 @@
+"""What a worker does for the session: watch the other workers and the clients, repair, keep the budget.
+
+    rank: one of the three oldest? ──no──► nothing, until the next ranking
+              │ yes
+              ▼
+    a beat of its own acknowledged since the last look? ──no──► no look: it would not count
+              │ yes
+              ▼
+    look ─► every fourth: repair ─► clients ─► budget
+
+It has a thread of its own. A repair among a thousand workers takes long, and a request may wait for a store that does not
+answer it; the worker's own beats wait for neither.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+from starburst_executor.protocol.records import DETACHED, SessionState
+from starburst_executor.session.beats import list_workers
+from starburst_executor.session.budget import Budget
+from starburst_executor.session.repair import Watcher
+from starburst_executor.session.store import SessionStore
+
+__all__ = ["Heard", "Watching"]
+
+_log = logging.getLogger(__name__)
+
+# Three watchers: two may be lost at once, and the cost of watching does not grow with the workers.
+_N_WATCHERS = 3
+
+
+class Heard(NamedTuple):
+    """How many beats of this worker the store has acknowledged, and how many it has not."""
+
+    n_acknowledged: int
+    n_failed: int
+
+
+class Watching:
+    """One worker's watch. Not thread-safe.
+
+    Args:
+        heard: Tells of this worker's own beats.
+        bound: This worker ends with the client that started it, by a pipe, so it need not watch that client's beats.
+    """
+
+    def __init__(self, session: SessionStore, worker_id: str, heard: Callable[[], Heard], *, bound: bool) -> None:
+        self._session = session
+        self._worker_id = worker_id
+        self._heard = heard
+        self._bound = bound
+        self._clock = session.clock
+        self._timings = session.manifest.timings
+        self._watcher = Watcher(session, self._timings.looks_until_lost)
+        self._budget = Budget(session)
+        self._watches = False
+        self._n_looks = 0
+        self._next_look = 0.0
+        self._next_rank = 0.0
+        self._ranked: dict[str, str] = {}  # the older workers' beats at the last ranking
+        self._at_last_look = Heard(0, 0)
+        self._clients_seen: frozenset[str] = frozenset()
+        self._clients_looked = self._clock.monotonic()
+        self._clients_silent_s = 0.0
+
+    def turn(self) -> None:
+        """One beat interval's watch.
+
+        Store: nothing mostly; 1 LIST per 1,000 workers at each ranking. A watcher: 1 LIST, in an attached session 2, and a
+        repair each fourth look.
+        """
+        if self._session.manifest.state.is_over:
+            return
+        heard = self._heard()
+        if heard.n_failed != self._at_last_look.n_failed:
+            # It may be this worker that is cut off.
+            self._watcher.watch.failed()
+            self._at_last_look = self._at_last_look._replace(n_failed=heard.n_failed)
+        self._learn_rank()
+        if self._watches:
+            self._look(heard)
+            self._watch_clients()
+        # The three that watch look at the beats; the others only once these have had the time to be replaced.
+        self._budget.keep(watches=self._watches, patience_s=self._timings.rank_s)
+
+    def _learn_rank(self) -> None:
+        """Whether this is one of the three oldest workers that live. Store: 1 LIST per 1,000 workers, at each ranking."""
+        now = self._clock.monotonic()
+        if now < self._next_rank:
+            return
+        self._next_rank = now + self._timings.rank_s
+        # Ids sort by the time of their making. No clock is trusted here: it only has to be about the same three for all.
+        older = [sign for sign in list_workers(self._session) if sign.owner < self._worker_id and not sign.has_left]
+        # One that has not beaten since the last ranking watches nothing, whatever became of it.
+        n_older = sum(self._ranked.get(sign.owner) != sign.etag for sign in older)
+        self._ranked = {sign.owner: sign.etag for sign in older}
+        self._watches = n_older < _N_WATCHERS
+
+    def _look(self, heard: Heard) -> None:
+        now = self._clock.monotonic()
+        if now < self._next_look or heard.n_acknowledged == self._at_last_look.n_acknowledged:
+            return
+        self._next_look = now + self._timings.look_s * 0.9
+        self._at_last_look = heard
+        self._watcher.look()
+        self._n_looks += 1
+        if self._n_looks % self._timings.looks_until_lost == 0:
+            n_tasks = self._watcher.repair()
+            if n_tasks:
+                _log.warning("took back tasks of lost workers: tasks=%d", n_tasks)
+
+    def _watch_clients(self) -> None:
+        """End an attached session whose client has been silent for too long: nobody would collect, somebody pays."""
+        session = self._session
+        if self._bound or session.manifest.kind == DETACHED:
+            return
+        timings = self._timings
+        etags = frozenset(line.etag for line in session.store.list(session.keys.clients))
+        now = self._clock.monotonic()
+        # Between two looks of which the store kept us no client could be heard either: only so much of that time counts.
+        silent_s = min(now - self._clients_looked, 2 * timings.beat_s)
+        self._clients_looked = now
+        self._clients_silent_s = 0.0 if etags != self._clients_seen else self._clients_silent_s + silent_s
+        self._clients_seen = etags
+        if self._clients_silent_s >= timings.client_gone_s + timings.unheard_s:
+            session.end(SessionState.TERMINATED, "its client has not been heard of for too long")
