@@ -1,9 +1,9 @@
 """`python -m starburst_executor.worker <session-url>`: one worker, for both executors and every launcher.
 
-Started by hand it takes part at once: the key comes from `STARBURST_KEY` or the key file. Started by a launcher on the
-same machine it reads one bootstrap record from its standard input: key, module path, worker id. In a container of AWS it
-finds its id out, and reads the key with its role. Neither is ever on the command line. As a fork server it takes no part
-itself, and forks workers that read theirs (`fork_server.py`).
+A worker that is started by hand takes its key from `STARBURST_KEY` or the key file. A worker that a launcher starts on the
+same machine reads one bootstrap record from its standard input: key, module path, worker id. In a container on AWS it
+derives its id from the container, and reads the key with its role. The key is never on the command line. A fork server runs
+no tasks; it forks workers, each of which reads its own bootstrap record (`fork_server.py`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from starburst_executor.worker import program
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one worker, or a fork server; the process's exit status."""
+    """Run one worker, or a fork server; return the process's exit status."""
     options = _parser().parse_args(arguments)
     if options.fork_server:
         from starburst_executor.worker import fork_server

@@ -1,4 +1,4 @@
-"""One worker: its threads, its life from the first beat to the last.
+"""One worker: its threads, and its course from the first beat to the last.
 
     main            listens: to signals and for the end; ends the runners, and the worker       (`worker/leaving.py`)
     life            listens: for the end of the client that started this worker, if it is bound to one
@@ -8,9 +8,9 @@
     keeper          stores: beats, keeps the deadline, says goodbye                             (`worker/keeper.py`)
     watcher         stores: looks at the others' beats, repairs, keeps the budget               (`worker/watching.py`)
 
-# Guarantee: a thread that listens never calls the store, so none of what it must do waits for an answer. When the worker
-is to leave, the threads that store are given a time, and nothing waits for them any longer: what they could not write is
-left to the lease, and logged.
+# Guarantee: a thread that listens never calls the store, so its duties never wait for a reply. When the worker must leave,
+the threads that use the store get a limited time. After that no thread waits for them: the lease covers what they could not
+write, and the worker logs it.
 
 The nursery that forks the runners is forked itself before any of these threads exists.
 Source: docs/design/0008-listening.md
@@ -49,28 +49,28 @@ __all__ = ["Agent"]
 
 _log = logging.getLogger(__name__)
 
-# How long a worker that leaves tries to say so: it must go, and its lease says the same a little later.
+# How long a leaving worker tries to write its last beat: after that it must end, and its lease runs out a little later.
 _FAREWELL_S = 2.0
-# One that cannot go on gives back what has not started, and has not been asked to hurry.
+# The same for a worker that cannot go on: it also releases tasks that have not started, and no engine hurries it.
 _GIVE_UP_S = 5.0
-# A request that hangs is not waited for; a moment more than it is given, so that it can end in an error.
+# How much longer than the store's limit to wait, so that a request can end in an error; one that hangs is abandoned.
 _REQUEST_S = 1.0
-# Of the grace time this share, but not more than this, is kept for releasing and for saying goodbye, since an engine kills
-# when it is over. A release and a last beat take a fifth of a second.
+# This share of the grace time, but at most this time, is reserved for releasing tasks and for the last beat, since an
+# engine kills the worker when the grace time is over. A release and a last beat take about a fifth of a second.
 _RESERVE_SHARE = 0.2
 _RESERVE_S = 2.0
 
 
 class Agent:
-    """A worker process. Made by any thread, since it reads the initializer; `run` is called once, by the main thread.
+    """A worker process. Any thread may make it, since that reads the initializer; the main thread calls `run` once.
 
-    Its attributes are more than fifteen: it makes every part of a worker and joins them.
+    It has more than fifteen attributes because it makes every part of a worker and connects them.
 
     Args:
-        leaving: Where signals and the client say that it should leave.
-        bound: This worker ends with the client that started it, by a pipe that `leaving` watches.
-        grace_s: How long what runs may go on once it is told to stop; as the session has it unless given.
-        size: vCPUs, GB and GPUs of this worker, where its launcher has told.
+        leaving: The record of requests to leave, by signals and the client.
+        bound: Whether this worker ends with the client that started it, through a pipe that `leaving` watches.
+        grace_s: How long running tasks may continue after a request to stop; the session's value if None.
+        size: vCPUs, GB and GPUs of this worker, if its launcher passed them.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Agent:
         self._leaving = leaving
         self._timings = session.manifest.timings
         self._grace_s = self._timings.grace_s if grace_s is None else grace_s
-        self._lost_s = 0.0  # of work that was thrown away at the end of the grace time
+        self._lost_s = 0.0  # of work that was lost at the end of the grace time
         self._heard = threading.Event()  # the first beat is acknowledged
         self._parted = threading.Event()  # no runner is left
         self._said_goodbye = threading.Event()
@@ -150,7 +150,7 @@ class Agent:
     # --- main thread: listens ------------------------------------------------------------------------------------------
 
     def run(self) -> Stop:
-        """Work until there is a reason to stop; the reason. Never raises what the session's state explains."""
+        """Work until there is a reason to stop, and return it. Never raises an error that the session's state explains."""
         leaving = self._leaving
         leaving.wakes(self._wake_all)
         self._slot_threads = [
@@ -171,13 +171,13 @@ class Agent:
         self._store.limit(farewell_s)
         leaving.over.set()
         self._wake_all()
-        # First of all: what it runs is nobody's any more.
+        # First stop the runners: this worker can no longer commit their tasks.
         self._nursery.close()
         self._parted.set()
         leaving.wait(self._said_goodbye.is_set, farewell_s + _REQUEST_S)
         self._code.close()
         if why == Stop.DRAINED and (held := self._shared.claims.held()):
-            _log.warning("left with tasks that could not be given back and are lost with it: claims=%s", held)
+            _log.warning("left without releasing some tasks, which count as lost: claims=%s", held)
         _log.info("worker ends: %s %s", why.value, leaving.words)
         return why
 
@@ -186,12 +186,12 @@ class Agent:
         return min(_RESERVE_S, _RESERVE_SHARE * self._grace_s)
 
     def _drain(self) -> None:
-        """Let what runs end within the grace time, then have it killed and released."""
+        """Let running tasks end within the grace time, then kill and release them."""
         leaving, claims = self._leaving, self._shared.claims
         claims.close()
         self._thread("leaving", self._say_leaving).start()
         left_s = self._grace_s - self._reserve_s
-        # Who waits for the store waits until then. A claim on its way is in `held`, and one that is not yet will not be made.
+        # Store requests may wait until then. A claim that is being written is in `held`; no other claim will be made.
         self._store.limit(left_s + self._reserve_s / 2)
 
         def is_done() -> bool:
@@ -199,14 +199,14 @@ class Agent:
 
         if leaving.wait(is_done, left_s):
             return
-        # What runs now is killed, and begun anew elsewhere.
+        # Tasks that still run are killed, and start anew on another worker.
         self._lost_s = sum(running[1] for slot in self._slots if (running := slot.running()))
         for slot in self._slots:
             slot.hurry()
         leaving.wait(is_done, self._reserve_s / 2)
 
     def _wake_all(self) -> None:
-        self._shared.claims.has_worked.set()  # it may be waited for
+        self._shared.claims.has_worked.set()  # the keeper may be waiting for it
         self._shared.finder.wanted.set()
         self._heard.set()
         for slot in self._slots:
@@ -237,7 +237,7 @@ class Agent:
                     leaving.stop(Stop.IDLE)
             if session.manifest.state.is_over:
                 leaving.stop(Stop.SESSION_OVER)
-            # What slots and keeper released since the last ring, which may come only so often.
+            # Ring for tasks that slots and keeper released since the last ring; rings are limited in rate.
             ring_s = session.ring_due()
             if not leaving.is_leaving:
                 self._clock.wait(finder.wanted, pause_s if ring_s is None else min(pause_s, ring_s))
@@ -266,18 +266,18 @@ class Agent:
                     self._more.wait(self._timings.beat_s)
 
     def _break_session(self, outcome: bytes) -> None:
-        """The initializer failed here: the session cannot go on anywhere."""
+        """End the session: the initializer failed, and would fail on every worker."""
         failure = describe_outcome(outcome)
-        what = f"{failure.type_name}: {failure.message}\n{failure.traceback}" if failure is not None else ""
-        manifest = self._session.end(SessionState.BROKEN, f"no task can be run: the initializer failed: {what}")
+        text = f"{failure.type_name}: {failure.message}\n{failure.traceback}" if failure is not None else ""
+        manifest = self._session.end(SessionState.BROKEN, f"no task can be run: the initializer failed: {text}")
         end_what_is_left(self._session, manifest)
-        self._leaving.stop(Stop.BROKEN, what)
+        self._leaving.stop(Stop.BROKEN, text)
 
     # --- keeper -------------------------------------------------------------------------------------------------------
 
     def _keep_to_the_end(self) -> None:
         self._guard(self._keep)
-        # What a drained or stopped worker still has to say comes when it has nothing more to do.
+        # The last beat of a drained or stopped worker is written after its last runner has ended.
         self._parted.wait()
         self._guard(self._say_goodbye)
         self._store.close()
@@ -285,12 +285,12 @@ class Agent:
         self._leaving.changed()
 
     def _keep(self) -> None:
-        # A worker beats before its first claim, so that no claim of a worker without a beat is ever seen.
+        # Guarantee: a worker beats before its first claim, so a claim in the store always has a worker with a beat.
         self._keeper.say(WorkerState.IDLE)
         self._heard.set()
         over, is_known = self._leaving.over, False
         while True:
-            # Its first outcome is told at once: one that ends without any is a sign that others will do no better.
+            # Beat at once after the first outcome: a worker that ends without any is a sign that other workers will fail too.
             has_worked = self._shared.claims.has_worked
             is_known = self._clock.wait(over if is_known else has_worked, self._timings.beat_s) or is_known
             if over.is_set():
@@ -312,7 +312,7 @@ class Agent:
                 _log.warning("the store cannot be reached; going on: %s", error)
 
     def _say_goodbye(self) -> None:
-        """The last requests. The store was given a time for them."""
+        """Make the last requests. The store has a time limit for them."""
         session, leaving = self._session, self._leaving
         if leaving.why == Stop.FAILED:
             self._give_up()
@@ -325,7 +325,7 @@ class Agent:
         self._keeper.left()
 
     def _give_up(self) -> None:
-        """It cannot go on: what has not started goes back without a loss, and the last beat says why."""
+        """Release the tasks that have not started, without a loss, and write the reason into the last beat."""
         until = self._clock.monotonic() + _GIVE_UP_S
         for thread, slot in zip(self._slot_threads, self._slots, strict=True):
             thread.join(max(0.0, until - self._clock.monotonic()))
@@ -335,8 +335,9 @@ class Agent:
         end_what_is_left(self._session, self._keeper.break_if_hopeless())
 
     def _say_leaving(self) -> None:
-        """A client that is about to leave work behind must not count on this worker. In a thread of its own: a keeper may
-        be in the middle of a long turn.
+        """Beat `leaving`, so that a client that is about to detach does not rely on this worker.
+
+        It has a thread of its own because the keeper may be in a long turn.
         """
         with suppress(StoreError):
             self._keeper.say(WorkerState.LEAVING)
@@ -348,11 +349,11 @@ class Agent:
             self._clock.wait(self._heard, self._timings.beat_s)
 
     def _thread(self, name: str, target: Callable[[], None]) -> threading.Thread:
-        # Daemons: a thread that hangs in a request must not keep a worker alive that was told to go.
+        # Daemons: a thread that hangs in a request must not keep a worker alive that was asked to leave.
         return threading.Thread(target=self._guard, args=(target,), name=name, daemon=True)
 
     def _guard(self, target: Callable[[], object]) -> None:
-        """Run a thread's target; what ends it ends the worker, for a reason that is told."""
+        """Run a thread's target; an error that ends the thread ends the worker, with the error as the reason."""
         leaving = self._leaving
         try:
             target()
@@ -360,13 +361,13 @@ class Agent:
             leaving.stop(Stop.SESSION_OVER, str(error))
         except StoreUnavailable as error:
             if leaving.is_leaving:
-                _log.warning("the store cannot be reached; leaving without: %s", error)
+                _log.warning("the store cannot be reached; leaving without it: %s", error)
             else:
                 leaving.stop(Stop.FAILED, str(error))
         except StarburstError as error:
             leaving.stop(Stop.FAILED, str(error))
         except Exception as error:
-            # After the end a slot may find its runner closed.
+            # After the end a slot may raise because its runner is closed.
             if not leaving.over.is_set():
                 _log.exception("a worker's thread failed")
             leaving.stop(Stop.FAILED, f"{type(error).__name__}: {error}")

@@ -1,11 +1,11 @@
-"""The calls of a slice as a worker gets them: read together, their big pieces once by content.
+"""Reads the calls of a slice: all of them together, and each big piece once.
 
-    entries ──► records (inline, or `calls/`) ──► pieces that nobody here has ──► one GET per contiguous range
+    entries ──► records (inline, or `calls/`) ──► pieces that are not kept ──────► one GET per contiguous range
                                                      ▲                               │
                                  kept, by name ──────┴───────────────────────────────┘
 
-Guarantee: a record's seal and a piece's name were checked before anybody gets them. Of several slots that want a piece
-at the same time one reads it. What is kept is bounded; beyond that, what was not wanted for longest goes first.
+Guarantee: a record's seal and a piece's name are verified before either is returned. If several slots want a piece at the
+same time, one of them reads it. The bytes kept are bounded; the least recently used pieces are dropped first.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from starburst_executor.session.store import SessionStore
 
 __all__ = ["Arguments", "Arrived", "Wanted"]
 
-# Kept for calls to come, besides what the calls at hand need: as much as a client keeps unsent.
+# Bytes kept for later calls, in addition to those of the current calls: as many as a client keeps unsent.
 _KEPT_BYTES = 256 * 2**20
-# Ranges beside each other are read together up to so many bytes; they are in memory twice for a moment.
+# Adjacent ranges are read together up to this many bytes; they are in memory twice for a moment.
 _RUN_BYTES = 16 * 2**20
 
 Trouble: TypeAlias = PayloadError | RecordInvalid
 
 
 class Wanted(NamedTuple):
-    """A call as its entry has it, and the label of its seal."""
+    """A call as stored in its entry, and the label of its seal."""
 
     ref: GroupRef
     call: bytes | Located
@@ -42,7 +42,7 @@ class Wanted(NamedTuple):
 
 
 class Arrived(NamedTuple):
-    """A call to hand to a runner: as `calls.load_call` reads it, and its pieces by name."""
+    """A call for a runner: its bytes for `calls.load_call`, and its pieces by name."""
 
     call: bytes
     pieces: tuple[tuple[bytes, bytes], ...]
@@ -55,7 +55,7 @@ class _Place(NamedTuple):
 
 
 class _Opened(NamedTuple):
-    """A call whose seal was checked, and the pieces that it refers to."""
+    """A call whose seal has been verified, and the pieces to which it refers."""
 
     call: bytes
     refs: tuple[Piece, ...]
@@ -83,20 +83,20 @@ class Arguments:
         self._reading: dict[bytes, _Reading] = {}
 
     def get(self, wanted: Sequence[Wanted], at_most: int) -> list[Arrived | Trouble]:
-        """The first of these calls, or what is wrong with them: at least one, then as many as have `at_most` bytes.
+        """Return the first of these calls, or the error of each: at least one, up to `at_most` bytes in all.
 
-        Store: nothing for small calls; else 1 GET for each contiguous range of what is not kept.
+        Store: nothing for small calls; otherwise 1 GET for each contiguous range that is not kept.
         """
-        some = wanted[: _n_fitting((_n_apart(each.call) for each in wanted), at_most)]
-        places = {_place(each) for each in some if isinstance(each.call, Located)}
+        batch = wanted[: _n_fitting((_n_apart(want.call) for want in wanted), at_most)]
+        places = {_place(want) for want in batch if isinstance(want.call, Located)}
         stored = self._read(places) if places else {}
-        opened = [self._opened(each, stored) for each in some]
-        if not any(isinstance(each, _Opened) and each.refs for each in opened):
-            return [Arrived(each.call, ()) if isinstance(each, _Opened) else each for each in opened]
+        opened = [self._opened(want, stored) for want in batch]
+        if not any(isinstance(call, _Opened) and call.refs for call in opened):
+            return [Arrived(call.call, ()) if isinstance(call, _Opened) else call for call in opened]
         del opened[_n_fitting(_n_new(opened), at_most) :]
-        refs = {ref.name: ref for each in opened if isinstance(each, _Opened) for ref in each.refs}
-        found = self._pieces(refs)
-        return [_arrived(each, was, found) for each, was in zip(opened, wanted, strict=False)]
+        refs = {ref.name: ref for call in opened if isinstance(call, _Opened) for ref in call.refs}
+        bodies = self._pieces(refs)
+        return [_arrived(call, want, bodies) for call, want in zip(opened, wanted, strict=False)]
 
     def _opened(self, wanted: Wanted, stored: Mapping[_Place, bytes | PayloadError]) -> _Opened | Trouble:
         body = stored[_place(wanted)] if isinstance(wanted.call, Located) else wanted.call
@@ -110,44 +110,44 @@ class Arguments:
         return _Opened(call, () if parts is None else tuple(part for part in parts if isinstance(part, Piece)))
 
     def _pieces(self, wanted: Mapping[bytes, Piece]) -> dict[bytes, bytes | Trouble]:
-        found: dict[bytes, bytes | Trouble] = {}
-        mine: dict[bytes, _Reading] = {}
-        others: dict[bytes, _Reading] = {}
+        bodies: dict[bytes, bytes | Trouble] = {}
+        started: dict[bytes, _Reading] = {}  # that this thread reads
+        awaited: dict[bytes, _Reading] = {}  # that another thread is reading
         with self._lock:
             for name in wanted:
                 if (body := self._kept.get(name)) is not None:
                     self._kept.move_to_end(name)
-                    found[name] = body
+                    bodies[name] = body
                 elif (reading := self._reading.get(name)) is not None:
-                    others[name] = reading
+                    awaited[name] = reading
                 else:
-                    mine[name] = self._reading[name] = _Reading()
-            self._make_room(sum(wanted[name].length for name in mine), wanted)
+                    started[name] = self._reading[name] = _Reading()
+            self._make_room(sum(wanted[name].length for name in started), wanted)
         try:
-            stored = self._read({_Place(*wanted[name][1:]) for name in mine})
-            for name, reading in mine.items():
-                found[name] = checked = self._checked(wanted[name], stored)
+            stored = self._read({_Place(*wanted[name][1:]) for name in started})
+            for name, reading in started.items():
+                bodies[name] = checked = self._checked(wanted[name], stored)
                 reading.body = checked if isinstance(checked, bytes) else None
         finally:
             with self._lock:
-                for name, reading in mine.items():
+                for name, reading in started.items():
                     del self._reading[name]
                     if reading.body is not None:
                         self._kept[name] = reading.body
                         self._n_bytes += len(reading.body)
-            for reading in mine.values():
+            for reading in started.values():
                 reading.is_done.set()
-        # Ours are read by now, so that two slots that wait for each other's do not wait for ever.
-        for name, reading in others.items():
+        # Guarantee: no deadlock: this thread has finished its own reads before it waits for those of other threads.
+        for name, reading in awaited.items():
             reading.is_done.wait()
-            found[name] = self._pieces({name: wanted[name]})[name] if reading.body is None else reading.body
-        return found
+            bodies[name] = self._pieces({name: wanted[name]})[name] if reading.body is None else reading.body
+        return bodies
 
     def _checked(self, piece: Piece, stored: Mapping[_Place, bytes | PayloadError]) -> bytes | Trouble:
         body = stored[_Place(*piece[1:])]
         if isinstance(body, bytes) and not compare_digest(pieces.name_of(self._session.sealer, body), piece.name):
             return RecordInvalid(
-                f"a piece of a call is not what its name says and was not unpickled: {piece.group_id}, "
+                f"a piece of a call does not match its name and was not unpickled: {piece.group_id}, "
                 f"start={piece.start}, bytes={len(body)}; it was changed, cut, or written with another key"
             )
         return body
@@ -156,26 +156,26 @@ class Arguments:
         while self._kept and self._n_bytes + n_bytes > self._keep_bytes:
             oldest = next(iter(self._kept))
             if oldest in but:
-                return  # these were asked for just now, and so was all that follows
+                return  # this piece and all that follow were requested just now
             self._n_bytes -= len(self._kept.pop(oldest))
 
     def _read(self, places: Iterable[_Place]) -> dict[_Place, bytes | PayloadError]:
-        found: dict[_Place, bytes | PayloadError] = {}
+        bodies: dict[_Place, bytes | PayloadError] = {}
         for run in _runs(sorted(places)):
             first, last = run[0], run[-1]
             try:
                 body = self._session.calls(first.group_id, first.start, last.start + last.length - first.start)
             except PayloadError as error:
-                found.update(dict.fromkeys(run, error))
+                bodies.update(dict.fromkeys(run, error))
                 continue
             for place in run:
                 start = place.start - first.start
-                found[place] = body[start : start + place.length]  # the same object if it is all
-        return found
+                bodies[place] = body[start : start + place.length]  # not copied if it is the whole body
+        return bodies
 
 
 def _place(wanted: Wanted) -> _Place:
-    assert isinstance(wanted.call, Located)  # the caller has asked  # noqa: S101
+    assert isinstance(wanted.call, Located)  # the caller has checked  # noqa: S101
     return _Place(wanted.ref.group_id, wanted.call.start, wanted.call.length)
 
 
@@ -184,16 +184,16 @@ def _n_apart(call: bytes | Located) -> int:
 
 
 def _n_new(opened: Iterable[_Opened | Trouble]) -> Iterator[int]:
-    """How many bytes of pieces each call has that those before it do not have."""
-    seen: set[bytes] = set()
-    for each in opened:
-        refs = [ref for ref in each.refs if ref.name not in seen] if isinstance(each, _Opened) else []
-        seen.update(ref.name for ref in refs)
+    """Yield for each call the bytes of its pieces that no earlier call has."""
+    names: set[bytes] = set()
+    for call in opened:
+        refs = [ref for ref in call.refs if ref.name not in names] if isinstance(call, _Opened) else []
+        names.update(ref.name for ref in refs)
         yield sum(ref.length for ref in refs)
 
 
 def _n_fitting(sizes: Iterable[int], at_most: int) -> int:
-    """How many of these it takes to reach `at_most`, or how many there are."""
+    """Return how many of these sizes it takes to reach `at_most`; all of them if they do not reach it."""
     n_bytes = n_fit = 0
     for size in sizes:
         n_fit += 1
@@ -204,7 +204,7 @@ def _n_fitting(sizes: Iterable[int], at_most: int) -> int:
 
 
 def _runs(places: Iterable[_Place]) -> Iterator[list[_Place]]:
-    """Ranges of one object that follow upon each other, gathered."""
+    """Group adjacent ranges of one object."""
     run: list[_Place] = []
     for place in places:
         last = run[-1] if run else None
@@ -217,13 +217,13 @@ def _runs(places: Iterable[_Place]) -> Iterator[list[_Place]]:
         yield run
 
 
-def _arrived(opened: _Opened | Trouble, wanted: Wanted, found: Mapping[bytes, bytes | Trouble]) -> Arrived | Trouble:
+def _arrived(opened: _Opened | Trouble, wanted: Wanted, bodies: Mapping[bytes, bytes | Trouble]) -> Arrived | Trouble:
     if not isinstance(opened, _Opened):
         return opened
-    got = []
+    arrived = []
     for ref in opened.refs:
-        body = found[ref.name]
+        body = bodies[ref.name]
         if not isinstance(body, bytes):
             return type(body)(f"{body}: call={wanted.label}")
-        got.append((ref.name, body))
-    return Arrived(opened.call, tuple(got))
+        arrived.append((ref.name, body))
+    return Arrived(opened.call, tuple(arrived))

@@ -4,10 +4,10 @@
                    ▲                 │ 412: another object                     │
                    └── 412: again ───┼──────── swap: end these tasks, claim the next slice of the same object
                                      ▼
-                                 held: what every beat names, from before the claim is written until it is settled
+                                 held: named by every beat, from before the claim is written until it is settled
 
-Guarantee: a task's outcome is committed only while its entry is under the claim that ran it, so of two workers that ran
-the same run of a task one outcome counts. An unclear answer is resolved by what the object then says of this claim.
+Guarantee: a task's outcome is committed only while its entry is under the claim that ran it, so if two workers run the same
+run of a task, one outcome counts. A lost answer is resolved by reading the object: it shows whether this claim is on it.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ __all__ = ["Claim", "Claims"]
 
 _log = logging.getLogger(__name__)
 
-# Outcomes too big to inline share objects of up to so many bytes; a bigger one has an object of its own.
+# Outcomes that are too big to inline share objects of up to this many bytes; a bigger outcome has its own object.
 _PART_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(slots=True)
 class Claim:
-    """A hold on some tasks of one status object. Owned by one slot.
+    """A claim on some tasks of one status object. Owned by one slot.
 
     Attributes:
         claim_id: `<worker_id>.<number>`.
-        key: The status object.
-        ref: What its key says.
-        seen: The status object as this worker last wrote or read it.
+        key: The key of the status object.
+        ref: The parsed key.
+        seen: The status object as this worker last read or wrote it.
         open: Tasks claimed and not yet committed or released.
         found: Tasks that have ended and wait for their commit.
-        failures: Failed attempts of this run so far, of tasks that failed under this claim and are to be tried again.
-        tries: How often these were tried under this claim, in vain.
+        failures: Failed attempts of this run so far, of tasks that failed under this claim and will be tried again.
+        tries: How often these tasks failed under this claim.
         n_parts: Outcome and log objects written so far.
-        has_losses: It holds a task that has lost a worker before.
+        has_losses: Whether it holds a task that has lost a worker.
     """
 
     claim_id: str
@@ -71,22 +71,22 @@ class Claim:
     has_losses: bool = False
 
     def entry(self, index: int) -> Entry:
-        """The entry as this worker last saw it: its attempt, its call, its stored failures."""
+        """Return the entry as this worker last read or wrote it: its attempt, its call, its stored failures."""
         return self.seen.status.entries[index]
 
     def n_failures(self, index: int) -> int:
-        """Failed attempts of this run so far, of a task."""
+        """Return a task's failed attempts of this run so far."""
         return self.failures.get(index, self.entry(index).failures)
 
     def count_failure(self, index: int) -> int:
-        """One more of a task's tries has failed; how many have."""
+        """Count one more failed try of a task and return its failed attempts so far."""
         self.failures[index] = n_failures = self.n_failures(index) + 1
         self.tries[index] = self.tries.get(index, 0) + 1
         return n_failures
 
     @property
     def all_ended(self) -> bool:
-        """Every task of it has ended; what is left is a commit."""
+        """Whether all its tasks have ended, so that only a commit remains."""
         return len(self.found) == len(self.open)
 
 
@@ -94,8 +94,8 @@ class Claims:
     """All claims of one worker. Thread-safe; a single claim is not.
 
     Attributes:
-        n_ended: Tasks whose outcome was committed.
-        has_worked: Set once there was one.
+        n_ended: Number of tasks whose outcome was committed.
+        has_worked: Set after the first such task.
     """
 
     def __init__(self, session: SessionStore, worker_id: str, clock: Clock) -> None:
@@ -110,12 +110,12 @@ class Claims:
         self.has_worked = threading.Event()
 
     def held(self) -> dict[str, str]:
-        """Claim id to key of every claim held or being written, for the next beat."""
+        """Return claim id and key of every claim that is held or being written, for the next beat."""
         with self._lock:
             return dict(self._held)
 
     def close(self) -> None:
-        """Claim nothing any more: from here on `held` only shrinks. What is held can be committed and released."""
+        """Make no further claims: `held` only shrinks from now on. Held claims can still be committed and released."""
         with self._lock:
             self._is_closed = True
 
@@ -125,60 +125,62 @@ class Claims:
         """Claim pending tasks of one status object.
 
         Args:
-            size: Upper bound of the slice, in tasks, told by the object; 1 while the function's duration is unknown.
-            alone: This worker has nothing else, so a task on its last try may be taken.
-            ahead: Another slice runs meanwhile, so a task that has lost a worker must not be taken.
+            size: Return the upper bound of the slice, in tasks, for an object; 1 while the function's duration is unknown.
+            alone: Whether this worker has no other task, so that a task on its last try may be claimed.
+            ahead: Whether another slice is running, so that a task that has lost a worker must not be claimed.
 
         Returns:
-            The claim, or None if the race was lost or nothing is pending; and the object as last seen, or None if it is
-            gone or was lost to another writer.
+            The claim, or None if the race was lost or no task may be claimed; and the object as last read or written, or
+            None if it is gone or another writer won the race.
 
         Raises:
-            StoreUnavailable: no answer while stopping; the claim may stand, and a later beat no longer names it.
+            StoreUnavailable: no answer; the claim may stand in the store, but later beats do not name it.
 
         Store: 1 GET, 1 swap; 1 GET more per lost answer.
         """
         session = self._session
         ref = session.keys.parse_group(key)
         try:
-            found = session.read(key) if ref is not None else None
+            stored = session.read(key) if ref is not None else None
         except ObjectNotFound:
-            found = None
-        if found is None or ref is None:
+            stored = None
+        if stored is None or ref is None:
             return None, None
         claim_id = self._new_claim(key)
         if not claim_id:
-            return None, found.status
-        changed, taken = self._take(found.status, claim_id, size(found.status), alone=alone, ahead=ahead)
+            return None, stored.status
+        changed, taken = self._take(stored.status, claim_id, size(stored.status), alone=alone, ahead=ahead)
         if not taken:
             self._forget(claim_id)
-            return None, found.status
+            return None, stored.status
         try:
-            seen = session.swap(key, changed, found.etag)
+            seen = session.swap(key, changed, stored.etag)
         except (PreconditionFailed, ObjectNotFound) as error:
+            # After a lost answer the refused retry may have met this worker's own write: the object decides.
             landed = self._landed(key, claim_id) if getattr(error, "unclear", False) else None
             if landed is None:
                 self._forget(claim_id)
                 return None, None
             seen, taken = landed, landed.status.under(claim_id)
         except StoreUnavailable:
+            # The claim may have been written. Beats that do not name it let watchers take its tasks back as forgotten.
             self._forget(claim_id)
             raise
-        # Crash here: the entries are claimed by a worker that is gone; watchers take them back as lost.
+        # Crash here: the entries are claimed by a worker that is gone; watchers take the tasks back as lost.
         return _claim(claim_id, key, ref, seen, taken), seen.status
 
     def commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
-        """Store what has been found of a claim and how often its tasks have failed, and claim up to `then` more tasks of
-        the same object in the same swap.
+        """Store a claim's outcomes and its tasks' failed attempts, and claim up to `then` more tasks of the object.
 
-        Outcomes whose entries are no longer under this claim are dropped. Harmless if there is nothing to store.
-        `ahead` as in `claim`.
+        Both are one swap. Outcomes whose entries are no longer under this claim are dropped. Harmless if there is nothing to
+        store. `ahead` is as in `claim`. Returns the next claim, or None if there is none.
 
-        Store: 1 swap, 1 create for big outcomes, 1 create for captured output; 1 GET if others work on the object; 1 GET and
-        1 swap more per lost race.
+        Store: 1 swap, 1 create for big outcomes, 1 create for captured output; 1 GET if other workers work on the object;
+        1 GET and 1 swap more per lost race.
         """
         session = self._session
         ended = self._store_parts(claim)
+        # Crash here: outcome and log objects may exist to which no entry refers; the tasks go back as lost and run again.
         next_id = self._new_claim(claim.key) if then else ""
         seen = claim.seen
         is_old = self._is_shared(seen.status)
@@ -194,7 +196,7 @@ class Claims:
                     seen = session.swap(claim.key, changed, seen.etag)
                     break
                 except PreconditionFailed:
-                    # Lost to another writer, or landed with its answer lost: what the object says now decides both.
+                    # Another writer won, or the swap landed and its answer was lost: the object as it is now decides both.
                     pass
             is_old = False
             fresh = self._read_again(claim)
@@ -202,11 +204,11 @@ class Claims:
                 self._forget(next_id)
                 return None
             seen = fresh
-        # Crash here: the outcomes are stored; the next slice is claimed by a worker that is gone and goes back as lost.
+        # Crash here: the outcomes are committed; the next slice is claimed by a worker that is gone, and goes back as lost.
         return self._settle(claim, seen, ended, next_id, taken)
 
     def has_unstored_failures(self, claim: Claim) -> bool:
-        """Whether tasks of it have failed more often than the object says: they would start anew if this worker died."""
+        """Return whether tasks have failures that the object does not have: they would not count if this worker died."""
         return any(claim.entry(index).failures != n for index, n in claim.failures.items() if index in claim.open)
 
     def release(self, claim: Claim, indices: Collection[int], *, refused: bool = False) -> None:
@@ -251,28 +253,28 @@ class Claims:
         )
 
     def _is_shared(self, seen: Status) -> bool:
-        """Whether another worker held tasks of an object when it was last seen.
+        """Return whether another worker held tasks of an object when it was last read or written.
 
-        It has written it since, or soon will: most swaps on what was seen would be refused, and a refused one costs as
-        much as twelve GETs and takes as long as two.
+        That worker has written it since, or soon will. Most swaps on the old ETag would be refused, and a refused swap costs
+        as much as twelve GETs and takes as long as two.
         """
-        mine = f"{self._worker_id}."
-        return any(entry.state == State.CLAIMED and not entry.claim.startswith(mine) for entry in seen.entries)
+        own_prefix = f"{self._worker_id}."
+        return any(entry.state == State.CLAIMED and not entry.claim.startswith(own_prefix) for entry in seen.entries)
 
     def _landed(self, key: str, claim_id: str) -> Versioned | None:
-        """The object, if a claim whose answer was lost is on it."""
+        """Return the object if it has a claim whose answer was lost; otherwise None."""
         try:
-            found = self._session.read(key)
+            stored = self._session.read(key)
         except ObjectNotFound:
             return None
-        return found if found is not None and found.status.under(claim_id) else None
+        return stored if stored is not None and stored.status.under(claim_id) else None
 
     def _read_again(self, claim: Claim) -> Versioned | None:
-        """The object as somebody else may have written it; None if that was not a status object: the claim is given up."""
+        """Read the object again after a lost race; None if it is no longer a status object, which gives up the claim."""
         try:
             fresh = self._session.read(claim.key)
         except (RecordInvalid, VersionMismatch) as error:
-            _log.warning("a status object was spoilt under a claim, which is given up: error=%s", error)
+            _log.warning("a claimed status object is corrupt; the claim is given up: error=%s", error)
             claim.open.clear()
             claim.found.clear()
             self._forget(claim.claim_id)
@@ -286,14 +288,14 @@ class Claims:
         claim.seen = seen
         claim.open -= ended.keys()
         claim.found.clear()
-        # What was taken from this claim while it ran is somebody else's now.
+        # Tasks that were taken back from this claim while it ran may belong to another worker now.
         claim.open &= set(seen.status.under(claim.claim_id))
-        # A dropped outcome does not count: its task is somebody else's.
-        mine = [seen.status.entries[index] for index in ended]
-        n_mine = sum(entry.has_ended and entry.claim == claim.claim_id for entry in mine)
+        # A dropped outcome does not count: its entry is no longer under this claim.
+        entries = [seen.status.entries[index] for index in ended]
+        n_committed = sum(entry.has_ended and entry.claim == claim.claim_id for entry in entries)
         with self._lock:
-            self.n_ended += n_mine
-        if n_mine:
+            self.n_ended += n_committed
+        if n_committed:
             self.has_worked.set()
         self._close_if_done(claim)
         if not taken:
@@ -306,13 +308,14 @@ class Claims:
             self._forget(claim.claim_id)
 
     def _new_claim(self, key: str) -> str:
-        """A new claim's id; empty if none is to be made any more."""
+        """Return the id of a new claim; empty after `close`."""
         with self._lock:
             if self._is_closed:
                 return ""
             self._n_claims += 1
             claim_id = f"{self._worker_id}.{self._n_claims}"
-            # Named by beats from before it is written: a watcher may see it in the object before we hear of it.
+            # Guarantee: beats name a claim before it is written, because a watcher may see it in the object before this worker
+            # has the answer.
             self._held[claim_id] = key
             return claim_id
 
@@ -321,7 +324,7 @@ class Claims:
             self._held.pop(claim_id, None)
 
     def _store_parts(self, claim: Claim) -> dict[int, Ended]:
-        """Write what is too big to inline, and captured output; everything found, as the status object takes it."""
+        """Write captured output and outcomes that are too big to inline; return the ends of all tasks for the status object."""
         limit = status.inline_bytes(claim.ref.n_tasks)
         keys, parts = self._session.keys, _Parts(claim)
         ended = {}
@@ -347,7 +350,7 @@ class Claims:
         try:
             self._session.store.create(key, body)
         except PreconditionFailed:
-            # Ours alone, and always the same bytes: it landed before.
+            # Only this claim writes the key, and always the same bytes: an earlier try has landed.
             return
 
 
@@ -365,7 +368,7 @@ class _Parts:
 
 
 class _Part:
-    """Gathers byte strings into objects, and says where each will be."""
+    """Collects byte strings into objects and returns the location of each."""
 
     def __init__(self, claim: Claim) -> None:
         self._claim = claim

@@ -1,13 +1,13 @@
-"""The user's own modules as a worker has them: zips from the store, each unpacked once into a folder of its own.
+"""The user's own modules on a worker: zips from the store, each unpacked once into its own folder.
 
     function ──names──► code/<month>/<digest> ──SHA-256 checked──► <root>/<digest>-<n>/ ──► first on `sys.path` of a runner
 
-A session whose client reloads its modules all day has many. Those wanted last stay, and each as long as somebody holds its
-`Folder`, as a slot does for its runner, which may import from there at any time. The others are removed before the next
-one is unpacked.
+A session whose client reloads its modules often has many versions. The most recently used folders stay, and every folder
+whose `Folder` is referenced: a slot holds it for its runner, which may import from the folder at any time. Other folders are
+removed before the next one is unpacked.
 
-# Guarantee: only what is under the digest that a sealed function names is ever unpacked, and nothing is written outside
-the folder that it belongs in. A folder is complete before it has its name.
+# Guarantee: a zip is unpacked only if its digest is the one that a sealed function names, and no file is written outside its
+folder. A folder is complete before it gets its final name.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from starburst_executor.worker.code_root import CodeRoot
 __all__ = ["Code", "unpack"]
 
 _EXECUTABLE = 0o100
-# Folders that stay beside those in use. Each has up to 50 MB, zipped; clients of one session rarely have more versions at work.
+# Folders that stay in addition to those in use. Each has up to 50 MB, zipped; a session's clients rarely use more versions at once.
 _KEPT = 4
 
 
 class Folder(str):
-    """The path of unpacked code, which is there as long as this very object is."""
+    """The path of unpacked code. The folder exists as long as this object is referenced."""
 
     __slots__ = ("__weakref__",)
 
@@ -43,7 +43,7 @@ class Code:
     """Folders with the code that functions name. Thread-safe; `close` removes them.
 
     Args:
-        root_name: Of the folder that holds them all, from `code_root.new_name`.
+        root_name: The name of the folder that contains them, from `code_root.new_name`.
     """
 
     def __init__(self, session: SessionStore, root_name: str) -> None:
@@ -54,17 +54,17 @@ class Code:
             threading.Lock()
         )  # guards: _root, _is_closed, _n_unpacked; held while anything is unpacked or removed
         self._folders: weakref.WeakValueDictionary[str, Folder] = weakref.WeakValueDictionary()
-        self._recent: deque[Folder] = deque(maxlen=_KEPT)  # the one wanted last is the last
-        self._unused: deque[str] = deque()  # folders that nobody refers to any more; filled by the garbage collector
-        self._fetching: dict[str, threading.Event] = {}  # set when it is there, or has failed
+        self._recent: deque[Folder] = deque(maxlen=_KEPT)  # the most recently used is last
+        self._unused: deque[str] = deque()  # folders without references; filled by the garbage collector
+        self._fetching: dict[str, threading.Event] = {}  # set when the folder is complete, or has failed
         self._root: CodeRoot | None = None
         self._is_closed = False
         self._n_unpacked = 0
 
     def folder(self, name: str) -> Folder:
-        """The folder of the code of this name, complete; whoever asks while it is fetched waits for that.
+        """Return the complete folder of the code with this name; wait if another thread is fetching it.
 
-        Raises: PayloadError, RecordInvalid; LaunchError: it cannot be written here. Store: 1 GET if it is not there.
+        Raises: PayloadError, RecordInvalid; LaunchError: this worker cannot write it. Store: 1 GET if it is not unpacked.
         """
         while True:
             with self._lock:
@@ -72,11 +72,11 @@ class Code:
                 if known is not None:
                     self._want(known)
                     return known
-                others = self._fetching.get(name)
-                mine = self._fetching.setdefault(name, threading.Event())
-            if others is None:
+                other_fetch = self._fetching.get(name)
+                own_fetch = self._fetching.setdefault(name, threading.Event())
+            if other_fetch is None:
                 break
-            others.wait()
+            other_fetch.wait()
         try:
             folder = Folder(self._fetch(name))
             weakref.finalize(folder, self._unused.append, str(folder)).atexit = False
@@ -87,7 +87,7 @@ class Code:
         finally:
             with self._lock:
                 del self._fetching[name]
-            mine.set()
+            own_fetch.set()
 
     def _want(self, folder: Folder) -> None:
         if folder in self._recent:
@@ -95,7 +95,7 @@ class Code:
         self._recent.append(folder)
 
     def close(self) -> None:
-        """Remove what was unpacked, and unpack no more: slots may still ask. A second call is harmless."""
+        """Remove all folders, and refuse to unpack more, which slots may still request. A second call is harmless."""
         with self._lock:
             self._folders.clear()
             self._recent.clear()
@@ -110,27 +110,27 @@ class Code:
         try:
             with self._writing:
                 if self._is_closed:
-                    raise LaunchError("this worker ends, and unpacks no more modules of the user's")
+                    raise LaunchError("this worker is ending and no longer unpacks the user's modules")
                 if self._root is None:
                     self._root = CodeRoot(self._root_name)
                 while self._unused:
                     shutil.rmtree(self._unused.popleft(), ignore_errors=True)
-                # No path is used twice: what is found unused late must not be what has been unpacked again.
+                # No path is used twice: a folder that is found unused late must not be removed after it was unpacked again.
                 self._n_unpacked += 1
                 folder = self._root.path / f"{code_digest(name)}-{self._n_unpacked}"
                 unpack(body, folder)
         except OSError as error:
             raise LaunchError(
                 f"the user's modules cannot be unpacked on this worker: {error.strerror}: folder={tempfile.gettempdir()}; "
-                "make room there, or set TMPDIR"
+                "free space in it, or set TMPDIR"
             ) from error
         return str(folder)
 
 
 def unpack(body: bytes, folder: Path) -> None:
-    """Unpack a zip of plain files beneath `folder`, which must not be there yet.
+    """Unpack a zip of plain files into `folder`, which must not exist.
 
-    Raises: RecordInvalid: it is no zip, or names something outside of `folder`; OSError.
+    Raises: RecordInvalid: it is not a zip, or names a file outside `folder`; OSError.
     """
     try:
         with zipfile.ZipFile(BytesIO(body)) as archive:
@@ -145,11 +145,11 @@ def unpack(body: bytes, folder: Path) -> None:
                     file.chmod(0o755)
             unfinished.rename(folder)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise RecordInvalid(f"code that is no zip: {error}") from error
+        raise RecordInvalid(f"code is not a zip: {error}") from error
 
 
 def _inside(name: str) -> PurePosixPath:
     place = PurePosixPath(name)
     if not name or name.endswith("/") or place.is_absolute() or ".." in place.parts or "\\" in name or "\0" in name:
-        raise RecordInvalid(f"code with a file that lies outside of its folder: {name!r}")
+        raise RecordInvalid(f"code with a file outside its folder: {name!r}")
     return place

@@ -1,11 +1,11 @@
-"""What a task on AWS was denied, and the option that allows it: a note beneath its traceback.
+"""Explain a denial by AWS to a task: a note below its traceback names the denied action and the option that allows it.
 
-A worker's role reaches its session and nothing else, so a task's first look at the user's own data may be refused. What the
-libraries raise then names neither the role nor what to do. Told by words alone: no library is imported for it.
+A worker's role has access to its session only, so a task's first access to the user's own data may be denied. The libraries'
+errors name neither the role nor a remedy. This module recognises them by their text, without importing a library:
 
-    ClientError (boto3, s3fs beneath)   its code, its operation, and AWS's sentence where there is one
-    OSError (pyarrow)                   its sentence, which names bucket and key
-    PermissionDeniedError (obstore)     the same
+    ClientError (boto3, also within s3fs)   its code, its operation, and AWS's sentence if there is one
+    OSError (pyarrow)                       its message, which names bucket and key
+    PermissionDeniedError (obstore)         the same
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _WRITES = re.compile(r"(Put|Delete|Copy|Upload|CreateMultipart|CompleteMultipart
 
 
 class _Denial(NamedTuple):
-    """What was refused.
+    """A denied action.
 
     Attributes:
-        action: As IAM names it, `s3:GetObject`; of other services without one, the operation.
-        place: Bucket and key; empty if the error does not say.
-        words: AWS's sentence, or the library's.
+        action: Its IAM name, such as `s3:GetObject`; the operation if another service's error does not name it.
+        place: Bucket and key; empty if the error does not name them.
+        words: AWS's message, or the library's.
     """
 
     action: str
@@ -49,27 +49,27 @@ class _Denial(NamedTuple):
 
 
 def denial_note(error: BaseException, rights: Rights | None) -> str:
-    """What to do about an error if AWS refused something to its task; empty if that is not it.
+    """Return advice for an error that a denial by AWS caused; empty for any other error.
 
     Args:
-        rights: Where this worker has its rights from; None if it is not on AWS, and has its user's own.
+        rights: The source of this worker's rights; None if it is not on AWS and has its user's own rights.
     """
     if rights is None:
         return ""
-    for each in _chain(error):
-        if (denial := _denial(each)) is not None:
+    for cause in _chain(error):
+        if (denial := _denial(cause)) is not None:
             return f"starburst: {_advice(denial, rights)}"
     return ""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from."""
-    each: BaseException | None = error
+    """Yield the error and its causes."""
+    current: BaseException | None = error
     for _ in range(_CHAIN_MOST):
-        if each is None:
+        if current is None:
             return
-        yield each
-        each = each.__cause__ or each.__context__
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 def _denial(error: BaseException) -> _Denial | None:
@@ -78,7 +78,7 @@ def _denial(error: BaseException) -> _Denial | None:
         response = getattr(error, "response", None)
         code = str(response["Error"]["Code"]) if isinstance(response, dict) else ""
         operation = str(getattr(error, "operation_name", "") or "")
-    except Exception:  # the user's own class may do anything here
+    except Exception:  # the properties of a user's class may raise anything
         return None
     if code and code not in _CODES:
         return None
@@ -90,9 +90,9 @@ def _denial(error: BaseException) -> _Denial | None:
         return None
     if operation and not _OF_S3.fullmatch(operation):
         return _Denial(operation, "", words)
-    found = _KEY_IN_BUCKET.search(words)
-    bucket = found or _BUCKET.search(words)
-    place = "" if bucket is None else f"{bucket['bucket']}/{found['key'] if found else ''}".rstrip("/")
+    key = _KEY_IN_BUCKET.search(words)
+    bucket = key or _BUCKET.search(words)
+    place = "" if bucket is None else f"{bucket['bucket']}/{key['key'] if key else ''}".rstrip("/")
     return _Denial(f"s3:{operation or 'GetObject'}", place, words)
 
 
@@ -103,7 +103,9 @@ def _place_of(arn: str) -> str:
 def _advice(denial: _Denial, rights: Rights) -> str:
     what = f"{denial.action} on s3://{denial.place}" if denial.place else denial.action
     if "explicit deny" in denial.words:
-        return f"{what}: a policy denies it expressly, which no right of the workers' role changes: correct that policy"
+        return (
+            f"{what}: a policy denies it explicitly, which no right of the workers' role overrides: correct that policy"
+        )
     if rights.role:
         return f"{what} is not allowed to {rights.role}, the role= of this session's launcher: grant it to that role"
     setup = "starburst setup" + (f" --stack {rights.stack}" if rights.stack != "starburst" else "")
@@ -116,7 +118,7 @@ def _advice(denial: _Denial, rights: Rights) -> str:
             f"your own (role=){tail}"
         )
     writes = _WRITES.match(denial.action.partition(":")[2]) is not None
-    # The folder rather than the object: its neighbours are next.
+    # The folder instead of the object, because the task will probably need its other objects too.
     place = denial.place if denial.action.startswith("s3:List") else denial.place.rpartition("/")[0] or denial.place
     option = "--write" if writes else "--read"
     return f"{what} is not allowed to workers: `{setup} {option} s3://{place or 'BUCKET/PREFIX'}`{tail}"

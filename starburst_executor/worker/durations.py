@@ -1,4 +1,4 @@
-"""How long a function's tasks take, as measured: what decides the size of the next slice."""
+"""Measured durations of a function's tasks, from which the size of the next slice follows."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from starburst_executor.protocol.status import State, Status
 
 __all__ = ["Durations"]
 
-# A new measurement moves the estimate by a fifth: steady under noise, and right again after a dozen tasks.
+# Weight of a new measurement: the estimate is steady under noise and correct again after a dozen tasks.
 _WEIGHT = 0.2
-# Estimates at a time, about 2 MB. Where each task has a function of its own they are of no use anyway.
+# Largest number of estimates, about 2 MB. If each task has its own function, estimates are of no use anyway.
 _MOST = 10_000
 
 
@@ -17,23 +17,23 @@ class Durations:
 
     def __init__(self) -> None:
         self._estimates: dict[str, float] = {}
-        self.latest: float | None = None  # of the function that was measured last
+        self.latest: float | None = None  # the estimate of the function that was measured last
 
     def add(self, digest: str, seconds: float) -> None:
-        """Take in one measurement."""
+        """Add one measurement."""
         known = self._estimates.get(digest)
         self.latest = seconds if known is None else known + _WEIGHT * (seconds - known)
         if known is None and len(self._estimates) >= _MOST:
-            # All at once, in one step: other slots read meanwhile.
+            # Replaced in one step, because other slots read it meanwhile.
             self._estimates = {}
         self._estimates[digest] = self.latest
 
     def of(self, digest: str) -> float | None:
-        """The estimate for one function; None while unknown."""
+        """Return the estimate for one function; None while unknown."""
         return self._estimates.get(digest)
 
     def of_next(self, seen: Status) -> float | None:
-        """The estimate for the next pending task of an object: own measurements, else what its ended tasks took."""
+        """Return the estimate for an object's next pending task: from own measurements, or from its ended tasks."""
         for entry in seen.entries:
             if entry.state == State.PENDING:
                 known = self._estimates.get(seen.functions[entry.function])

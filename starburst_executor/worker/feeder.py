@@ -1,15 +1,15 @@
-"""Feeds one slot's runner: what waits for it, what it has, what became of that, and which tries are made again.
+"""Feeds one slot's runner: holds the backlog and the jobs that the runner has, records their ends, and schedules retries.
 
-    add(claim) ──► backlog ──jobs──► listener ──Finished | Died──► claim.found     (a commit is the slot's business)
+    add(claim) ──► backlog ──jobs──► listener ──Finished | Died──► claim.found     (the slot commits it)
                      ▲  ▲               │   │
-                     │  └── retry ◄─────┘   └──► refused: the function could not be loaded here
-                     └───── a death: what had not started
+                     │  └── retry ◄─────┘   └──► refused: this worker could not load the function
+                     └───── a death: jobs that had not started
 
-# Guarantee: each task of a claim that was added is in exactly one place: in the backlog, in the runner, waiting for its
-next try, refused, found, or taken out by `take_unstarted`. A claim may lose tasks at any time (its worker was taken for
-lost); what the runner has of those is dropped by `drop_lost`, and none of them is found.
+# Guarantee: each task of an added claim is in exactly one place: in the backlog, in the runner, waiting for its next try,
+refused, in `claim.found`, or taken out by `take_unstarted`. A claim may lose tasks at any time, if watchers take its worker
+for lost. `drop_lost` then removes them from the runner, and none of them gets into `claim.found`.
 
-Owned by the thread of its slot. Functions and calls are read from the store; nothing else of it is called here.
+The slot's thread owns it. It reads functions and calls from the store, and makes no other store requests.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from starburst_executor.worker.shared import Shared
 
 __all__ = ["Feeder", "Placed", "Spawn"]
 
-# Calls handed to the runner ahead of the one that runs, at the most.
+# Most bytes of calls that the runner has in addition to the running one.
 _FEED_BYTES = 64 * 2**20
-# A runner that dies this often without having started a task will not do better on this machine: another is to try.
+# After this many deaths before a task started, runners are taken to fail on this machine, and another worker must try.
 _STARTS = 3
 
 Spawn = Callable[[Sequence[str]], Listener]
@@ -40,7 +40,7 @@ Spawn = Callable[[Sequence[str]], Listener]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A task in a claim: what a job stands for."""
+    """A task of a claim; each job of the runner belongs to one."""
 
     claim: Claim
     index: int
@@ -52,22 +52,22 @@ class Placed:
 
     @property
     def digest(self) -> str:
-        """Names its function."""
+        """The digest of its function."""
         seen = self.claim.seen.status
         return seen.functions[seen.entries[self.index].function]
 
     @property
     def sequence(self) -> int:
-        """Its place among its submitter's tasks."""
+        """Its sequence number among its submitter's tasks."""
         return self.claim.ref.first + self.index
 
     @property
     def task_id(self) -> str:
-        """For people."""
+        """Its id, for messages."""
         return task_id(self.claim.ref.ordinal, self.sequence)
 
     def end(self, finished: Finished) -> None:
-        """It has ended, and waits for its commit; unless it was lost meanwhile."""
+        """Record its end for the next commit, unless its claim has lost it."""
         if self.is_held:
             self.claim.found[self.index] = finished
 
@@ -81,23 +81,23 @@ class _Waiting:
 
 
 class Feeder:
-    """One runner after the other, and the tasks for it.
+    """The runners of a slot, one after the other, and the tasks for them.
 
     Args:
-        spawn: Makes a runner that is listened to, with these folders of code at the front of its path.
+        spawn: Start a runner with a listener, and with these folders of code at the front of its path.
 
     Attributes:
-        refused: Tasks whose function could not be loaded here, for the slot to release.
+        refused: Tasks whose function this worker could not load; the slot releases them.
         broken: The outcome of an initializer that raised.
-        is_leaving: What a killed runner was running is nobody's fault: the grace time is over.
+        is_leaving: Whether the grace time is over: no task is then blamed for the death of a runner.
     """
 
     def __init__(self, shared: Shared, spawn: Spawn) -> None:
         self._shared = shared
         self._spawn = spawn
         self._listener: Listener | None = None
-        self._code: tuple[str, ...] = ()  # the runner's: modules that it has imported cannot be exchanged
-        self._n_given = 0  # tasks this runner has been given, for max_tasks_per_child
+        self._code: tuple[str, ...] = ()  # of the current runner, which cannot exchange modules that it has imported
+        self._n_given = 0  # tasks that this runner has got, for max_tasks_per_child
         self._n_bad_starts = 0
         self._next_job = 0
         self._jobs: dict[int, Placed] = {}
@@ -107,7 +107,7 @@ class Feeder:
         self.broken: bytes | None = None
         self.is_leaving = False
 
-    # --- how things stand ---------------------------------------------------------------------------------------------
+    # --- state --------------------------------------------------------------------------------------------------------
 
     @property
     def n_jobs(self) -> int:
@@ -121,31 +121,31 @@ class Feeder:
 
     @property
     def has_runner(self) -> bool:
-        """Whether there is a runner to be listened to."""
+        """Whether there is a runner."""
         return self._listener is not None
 
     def running(self) -> Placed | None:
-        """The task that runs, or is the next to. May be called by another thread."""
+        """Return the task that runs, or the next one to run. Any thread may call it."""
         return next(iter(list(self._jobs.values())[:1]), None)
 
     @property
     def started_at(self) -> float:
-        """When that task was started, as far as is known."""
+        """The time at which that task was started, as far as is known."""
         listener = self._listener
         return self._shared.clock.monotonic() if listener is None else listener.started_at
 
     def next_try_at(self) -> float | None:
-        """When the next failed task is due again."""
+        """Return the time at which the next failed task is due; None if there is none."""
         return min((waiting.due for waiting in self._waiting), default=None)
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
     def add(self, claim: Claim) -> None:
-        """Take over a new claim."""
+        """Add the tasks of a new claim to the backlog."""
         self._backlog.extend(Placed(claim, index) for index in sorted(claim.open))
 
     def requeue_due(self) -> list[Placed]:
-        """Have failed tasks tried again whose pause is over; which these are."""
+        """Put failed tasks whose pause is over back into the backlog, and return them."""
         now = self._shared.clock.monotonic()
         due = [waiting.placed for waiting in self._waiting if waiting.due <= now]
         if due:
@@ -154,9 +154,9 @@ class Feeder:
         return due
 
     def feed(self) -> bool:
-        """Hand the backlog to the runner, as much as it may have; whether it was idle and has something now.
+        """Send the backlog to the runner, as far as its limits permit; return whether it was idle and now has a task.
 
-        Store: 1 GET for each function that is new here, and for what `Arguments.get` says.
+        Store: 1 GET for each function that is not kept, and the requests of `Arguments.get`.
         """
         shared, limit = self._shared, self._shared.session.manifest.max_tasks_per_child
         if limit is not None and self._n_given >= limit and not self._jobs:
@@ -175,7 +175,7 @@ class Feeder:
                 continue
             if function.code != self._code:
                 if self._jobs or given:
-                    # It needs another runner: when this one has ended what it has.
+                    # The task needs another runner, which is started when this one has ended its jobs.
                     self._backlog.extendleft(later for later, _ in reversed(calls[i:]))
                     break
                 self._retire()
@@ -194,10 +194,10 @@ class Feeder:
         return was_idle
 
     def _next_calls(self, at_most: int) -> list[tuple[Placed, Arrived | Trouble]]:
-        """The next of the backlog with their calls, read together, or with what is wrong with those."""
-        some: list[Placed] = []
+        """Return the next tasks of the backlog, each with its call or the error of its call; the calls are read together."""
+        batch: list[Placed] = []
         wanted: list[Wanted] = []
-        while self._backlog and len(some) < at_most:
+        while self._backlog and len(batch) < at_most:
             placed = self._backlog.popleft()
             if not placed.is_held:
                 continue
@@ -206,22 +206,22 @@ class Feeder:
                 error = PayloadError(f"a task without its call: task={placed.task_id}")
                 placed.end(Finished.failed(dump_reason(error)))
                 continue
-            some.append(placed)
+            batch.append(placed)
             wanted.append(Wanted(ref, call, status.call_label(ref.ordinal, placed.sequence, placed.digest)))
         calls = self._shared.arguments.get(wanted, _FEED_BYTES) if wanted else []
-        self._backlog.extendleft(reversed(some[len(calls) :]))
-        return list(zip(some, calls, strict=False))
+        self._backlog.extendleft(reversed(batch[len(calls) :]))
+        return list(zip(batch, calls, strict=False))
 
     def _job(self, placed: Placed, call: Arrived) -> Job:
         self._next_job += 1
-        # A task that is tried again under the same claim is on a further attempt for a caller of `current_task()`.
+        # `current_task()` counts a try under the same claim as a further attempt.
         attempt = placed.claim.entry(placed.index).attempt + placed.claim.tries.get(placed.index, 0)
         return Job(self._next_job, placed.sequence, attempt, placed.task_id, placed.digest, call.call, call.pieces)
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
     def hear(self) -> bool:
-        """Take in what the runner has said; whether a task has ended. Raises: LaunchError: none can be started here."""
+        """Process the runner's events; return whether a task has ended. Raises: LaunchError: runners cannot start."""
         has_ended = False
         for event in [] if self._listener is None else self._listener.take():
             if isinstance(event, Finished):
@@ -237,7 +237,7 @@ class Feeder:
         return has_ended
 
     def take_unstarted(self, *, and_waiting: bool) -> list[Placed]:
-        """Take out what has not started: the backlog, what the runner has ahead, also what waits for its next try."""
+        """Take out and return tasks that have not started: the backlog, jobs ahead, and with `and_waiting` those due for a retry."""
         unstarted = list(self._backlog)
         self._backlog.clear()
         if and_waiting:
@@ -248,9 +248,9 @@ class Feeder:
         return unstarted
 
     def drop_lost(self) -> None:
-        """Let go of tasks that their claims have lost: they are another worker's now, and would be in the way of others.
+        """Drop tasks that their claims have lost: another worker may have them, and they would delay this slot's tasks.
 
-        What runs of them is stopped: it would be run twice at a time, for an outcome that is dropped.
+        If such a task is running, it is killed: otherwise it would run twice at the same time, and its outcome be dropped.
         """
         lost = [placed for placed in self._jobs.values() if not placed.is_held]
         if not lost or self._listener is None:
@@ -261,13 +261,13 @@ class Feeder:
             self._listener.kill()
 
     def kill(self) -> None:
-        """Kill the runner, if there is one. May be called by any thread."""
+        """Kill the runner, if there is one. Any thread may call it."""
         listener = self._listener
         if listener is not None:
             listener.kill()
 
     def give_up(self) -> list[Placed]:
-        """The runner is dead and this worker cannot go on: what may have started."""
+        """Return the tasks that may have started, when the runner is dead and this worker cannot go on."""
         if self._listener is not None:
             for event in self._listener.take():
                 if isinstance(event, Finished) and (placed := self._jobs.pop(event.number, None)) is not None:
@@ -281,7 +281,7 @@ class Feeder:
         return [self._jobs.pop(number) for number in listener.retract() if number in self._jobs]
 
     def _retire(self) -> None:
-        """Let this runner go: it has had its `max_tasks_per_child`, or has other code than what is next."""
+        """Stop this runner: it has run `max_tasks_per_child` tasks, or the next task needs other code."""
         if self._listener is not None:
             self._listener.stop()
         self._listener, self._n_given = None, 0
@@ -295,11 +295,11 @@ class Feeder:
         elif placed.claim.entry(placed.index).refusals:
             placed.end(event)
         else:
-            # Another worker may be able to load the function, once; then it fails.
+            # Another worker gets one chance to load the function; after that the task fails.
             self.refused.append(placed)
 
     def _failed(self, placed: Placed, event: Finished) -> None:
-        """A failed try: the next one after a pause if retries are left, else the task fails."""
+        """Schedule the next try after a pause if retries are left; otherwise the task fails."""
         if not placed.is_held:
             return
         n_failures = placed.claim.count_failure(placed.index)
@@ -314,11 +314,11 @@ class Feeder:
         listener, ran_s = self._listener, self._shared.clock.monotonic() - self.started_at
         if listener is None:
             return
-        # A job that ended just before it was killed leaves the one after it to be hit, which is not to blame.
+        # If a job ended just before its kill for the timeout, the kill hit the next job, which is not to blame.
         is_bystander = self.is_leaving or (event.timed_out is not None and event.culprit != event.timed_out)
         placed = self._jobs.pop(event.culprit, None) if event.culprit is not None and not is_bystander else None
         unstarted = self._retracted(listener)
-        # What is neither started nor to be found in the queue was being handed over: it has not started either.
+        # A job that is neither started nor in the queue was in transit: it has not started either.
         unstarted += self._jobs.values()
         self._jobs.clear()
         self._backlog.extendleft(reversed(unstarted))
@@ -329,7 +329,7 @@ class Feeder:
         elif not is_bystander:
             self._n_bad_starts += 1
             if self._n_bad_starts >= _STARTS and self.broken is None:
-                raise LaunchError(f"the processes that should run tasks die at once: {event.reason}")
+                raise LaunchError(f"runners die before they start a task: {event.reason}")
 
     def _death(self, placed: Placed, event: Died) -> StarburstError:
         session = self._shared.session
@@ -345,6 +345,6 @@ class Feeder:
             return event
         reason = PayloadError(
             f"the task's result is too large to store: bytes={len(event.outcome)}, max_result_bytes={limit}, "
-            f"task={placed.task_id}; return less, write it to storage of your own, or raise max_result_bytes"
+            f"task={placed.task_id}; return less, write it to your own storage, or raise max_result_bytes"
         )
         return event._replace(ok=False, outcome=dump_reason(reason))

@@ -1,11 +1,11 @@
-"""The fork server: loads what every agent needs, then forks one whenever the client asks, and reaps them.
+"""The fork server: loads the modules that every agent needs, forks an agent on each request of the client, and reaps them.
 
-    client ── asks, with pipe and output of the new agent ──► fork server ──fork──► agent ──fork──► nursery
-    client ◄── forked, refused, ended with exit code ────────── fork server
+    client ── request, with pipe and output of the agent ────► fork server ──fork──► agent ──fork──► nursery
+    client ◄── forked | refused | ended with exit code ──────── fork server
 
-It has one thread, opens no store, and never sees a key: each agent reads its own from its pipe. So a fork is safe, and
-nothing is in a runner's memory that was not there when each agent was an interpreter. It ends when the client's end of
-the socket closes, in whatever way; its agents go on, or end by their own pipes.
+It has one thread, opens no store, and never gets a key: each agent reads its own from its pipe. So a fork is safe, and a
+runner's memory contains no more than if each agent were a new interpreter. The fork server ends when the client's end of the
+socket closes for any reason; its agents continue, or end through their own pipes.
 
 Source: docs/design/0005-forked-agents.md
 """
@@ -33,9 +33,9 @@ __all__ = ["run"]
 
 
 def run(url: str, *, log_level: str) -> int:
-    """Be the fork server of a session, whose control socket is standard input.
+    """Run as the fork server of a session; the control socket is standard input.
 
-    Returns in each agent with its exit status, after all of its work; and in the fork server, at its end.
+    Returns in each agent with the agent's exit status, after all of its work, and in the fork server at its end.
     """
     control = socket.socket(fileno=os.dup(0))
     _load(url)
@@ -44,9 +44,9 @@ def run(url: str, *, log_level: str) -> int:
 
 
 def _load(url: str) -> None:
-    """Import all that an agent and its runners will need, and have the garbage collector leave it alone.
+    """Import all modules that an agent and its runners need, and exclude them from garbage collection.
 
-    # Assumes: none of this starts a thread, opens a connection or draws lots of its own; a test counts the threads.
+    # Assumes: none of them starts a thread, opens a connection or seeds a random generator; a test counts the threads.
     """
     import starburst_executor.worker.agent  # noqa: F401 - loaded for later
 
@@ -59,7 +59,7 @@ def _load(url: str) -> None:
 class _Server:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._numbers: dict[int, int] = {}  # pid to the client's number; not yet waited for
+        self._numbers: dict[int, int] = {}  # pid to the client's number, of agents that have not been reaped
         self._wakeup, self._wakeup_writer = socket.socketpair()
         self._wakeup.setblocking(False)
         self._wakeup_writer.setblocking(False)
@@ -67,7 +67,7 @@ class _Server:
         signal.signal(signal.SIGCHLD, _ignore)
 
     def serve(self) -> Asked | None:
-        """Fork until the client is gone: None then, and in each agent what was asked of it."""
+        """Fork agents until the client is gone; return None then, and in each agent the request for it."""
         poller = select.poll()
         poller.register(self._control, select.POLLIN)
         poller.register(self._wakeup, select.POLLIN)
@@ -90,7 +90,7 @@ class _Server:
             return None
 
     def _fork(self, asked: Asked, fds: list[int]) -> bool:
-        """Fork an agent; True in it."""
+        """Fork an agent; return True in the agent, False in the fork server."""
         try:
             if len(fds) < fork_wire.N_FDS:  # too many are open
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -108,7 +108,7 @@ class _Server:
         return False
 
     def _become_agent(self, asked: Asked, fds: Sequence[int]) -> None:
-        """Be as if this process had been started by the client, with nothing of the fork server's."""
+        """Put this process into the state of one that the client has started; drop all that belongs to the fork server."""
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -118,7 +118,7 @@ class _Server:
             os.dup2(fd, standard)
             os.close(fd)
         config.adopt_environment(asked.environment)
-        with suppress(OSError):  # it was removed; the one of the fork server is as good
+        with suppress(OSError):  # it was removed; the fork server's folder serves as well
             os.chdir(asked.folder)
 
     def _reap(self) -> None:
@@ -128,7 +128,7 @@ class _Server:
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
                 pid, status = ended
-                # A child that is no agent is an orphan that a subreaper's place in the tree has brought here.
+                # A child that is not an agent is an orphan that this process has adopted as a subreaper.
                 if pid in self._numbers:
                     self._tell(fork_wire.ENDED, self._numbers.pop(pid), os.waitstatus_to_exitcode(status))
 
@@ -138,4 +138,4 @@ class _Server:
 
 
 def _ignore(_number: int, _frame: object) -> None:
-    """A handler that does nothing; the wakeup descriptor is what counts."""
+    """Do nothing: the signal only has to write to the wakeup descriptor."""

@@ -1,7 +1,7 @@
-"""The session's functions as a worker has them: read and checked once, handed to each runner once.
+"""The session's functions on a worker: each is read and verified once, and sent to each runner once.
 
-What is kept is bounded: a method of an object that changes is another function at each submit. Beyond the bound, what was not
-wanted for longest is forgotten, and read again if it is wanted again.
+The bytes kept are bounded, because a method of an object that changes is a new function at each submit. Beyond the bound, the
+least recently used functions are dropped, and read again if they are needed.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from starburst_executor.worker.recent import Recent
 
 __all__ = ["Function", "Functions"]
 
-# Half of what is kept of arguments: most functions are small, and one that is bigger stays while it is used.
+# Half the bound for arguments: most functions are small, and a larger one stays while it is in use.
 _KEPT_BYTES = 128 * 2**20
-# What a small function takes in memory beside its bytes, about.
+# About the memory of a small function in addition to its bytes.
 _EACH_BYTES = 512
 
 
 class Function(NamedTuple):
-    """A function and the modules that it needs; a runner has the same ones for life.
+    """A function and the code that it needs; a runner keeps the same code as long as it lives.
 
     Attributes:
-        body: As `calls.load_function` reads it.
-        code: The function's own, then the initializer's: folders for the front of `sys.path`, or names of loads. A folder
-            lasts while this is referred to (`worker/code.py`).
+        body: The stored function, for `calls.load_function`.
+        code: The function's own code, then the initializer's: folders for the front of `sys.path`, or names of loads. A
+            folder exists while this value is referenced (`worker/code.py`).
     """
 
     body: bytes
@@ -37,10 +37,10 @@ class Function(NamedTuple):
 
 
 class Functions:
-    """The session's functions, those wanted last. Thread-safe.
+    """Reads the session's functions and keeps the most recently used. Thread-safe.
 
     Attributes:
-        initializer: What each runner calls first, or None. Read when this is made: 1 GET.
+        initializer: The stored function that each runner calls first, or None. Read by the constructor: 1 GET.
     """
 
     def __init__(self, session: SessionStore, code: Code, *, keep_bytes: int = _KEPT_BYTES) -> None:
@@ -52,10 +52,10 @@ class Functions:
         self._bodies: Recent[str, bytes] = Recent(keep_bytes)
 
     def get(self, digest: str) -> Function:
-        """A function that a runner can be given, with its code unpacked.
+        """Return a function for a runner, with its code unpacked.
 
-        Raises: PayloadError, RecordInvalid; LaunchError: the code cannot be written here.
-        Store: 1 GET if it is not kept, 1 more for each code that is not.
+        Raises: PayloadError, RecordInvalid; LaunchError: this worker cannot write the code.
+        Store: 1 GET if the function is not kept, 1 more for each code that is not unpacked.
         """
         with self._lock:
             body = self._bodies.get(digest)
@@ -63,8 +63,8 @@ class Functions:
             body = self._session.function(digest)
             with self._lock:
                 self._bodies.add(digest, body, len(body) + _EACH_BYTES)
-        # The initializer runs first in every runner, so its modules are there too: another client's functions may
-        # come with other code. Where both have a module, the function's counts.
+        # The initializer runs first in every runner, so its code is on the path too: functions of another client may need
+        # other code. If both contain a module, the function's takes precedence.
         names = dict.fromkeys(filter(None, (calls.code_of(body), self._initializer_code())))
         return Function(body, tuple(name if is_loads(name) else self._code.folder(name) for name in names))
 

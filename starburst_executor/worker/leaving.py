@@ -1,11 +1,11 @@
-"""Whether, when and why a worker leaves: what signals, its client and its own threads say about it.
+"""Decides whether, when and why a worker leaves, from signals, its client and its own threads.
 
-    SIGTERM ──► a flag, looked at by the main thread ──┐
+    SIGTERM ──► a flag, polled by the main thread ─────┐
     the client's pipe ──► thread "life" ───────────────┼──► stop(why) ──► draining | over ──► every thread
     keeper, finder, slots ─────────────────────────────┘
 
-# Guarantee: nothing here calls the store, and the threads that listen here (main, life) do nothing else, so a signal or
-the end of the client is acted on at once, whatever the store does.
+# Guarantee: this module never calls the store, and the threads that listen in it (main, life) do nothing else, so the worker
+reacts to a signal or the end of the client at once, whatever the store does.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from starburst_executor.clock import Clock
 
 __all__ = ["LEAVE_QUIETLY", "Leaving", "Stop"]
 
-# What a client that ends in good order writes before it lets go: it cleans up itself.
+# A client that ends normally writes this byte before it closes the pipe: it cleans up the session itself.
 LEAVE_QUIETLY = b"q"
-# How soon a signal is acted on: its handler only sets a flag, since it must not touch a lock.
+# Longest delay of the reaction to a signal: its handler only sets a flag, since it must not take a lock.
 _SIGNAL_S = 0.25
 
 
@@ -38,13 +38,13 @@ class Stop(enum.Enum):
 
 
 class Leaving:
-    """One worker's end. Thread-safe, but for `wait`, which is the main thread's.
+    """The end of one worker. Thread-safe, except for `wait`, which only the main thread calls.
 
     Attributes:
-        draining: Set when it should stop: what runs may go on for the grace time.
-        over: Set when it stops at once.
+        draining: Set when it should stop; running tasks may continue for the grace time.
+        over: Set when it must stop at once.
         why: The first reason given; None while it stays.
-        words: What there is to say about it.
+        words: Details of the reason, for messages.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -60,12 +60,12 @@ class Leaving:
 
     @property
     def is_asked(self) -> bool:
-        """Whether it has been asked to leave, in whatever way."""
+        """Whether it has been asked to leave, by a signal or by `stop`."""
         return self._has_term or self.is_leaving
 
     @property
     def is_leaving(self) -> bool:
-        """Whether `stop` was called: every thread knows."""
+        """Whether `stop` was called, which every thread observes."""
         return self.draining.is_set() or self.over.is_set()
 
     def on_sigterm(self, *_: object) -> None:
@@ -73,32 +73,32 @@ class Leaving:
         self._has_term = True
 
     def watch(self, life: IO[bytes]) -> None:
-        """Leave when the client ends whose pipe this is. Starts a thread."""
+        """Leave when the client at the other end of this pipe ends. Starts a thread."""
         threading.Thread(target=self._wait_for_client, args=(life,), name="life", daemon=True).start()
 
     def wakes(self, wake: Callable[[], object]) -> None:
-        """Have this called when the worker is to leave. Must not wait."""
+        """Register a function to call when the worker must leave. It must not wait."""
         with self._lock:
             self._wake.append(wake)
 
     def stop(self, why: Stop, words: str = "") -> None:
-        """Leave; the first reason counts. A worker that drains may yet be stopped at once."""
+        """Leave; the first reason counts. A worker that drains can still be stopped at once."""
         with self._lock:
             if self.why is None:
                 self.why, self.words = why, words
             wake = list(self._wake)
         (self.draining if why == Stop.DRAINED else self.over).set()
-        for do in wake:
-            do()
+        for callback in wake:
+            callback()
 
     def changed(self) -> None:
-        """Have the main thread look again at what it waits for."""
+        """Make the main thread check its condition again."""
         self._changed.set()
 
     def wait(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Wait until a condition holds, for `timeout_s` at the most, acting on signals; whether it does.
+        """Wait until a condition holds, for at most `timeout_s`, and react to signals; return whether it holds.
 
-        The condition is looked at whenever `changed` or `stop` was called, and now and then. It must not wait.
+        The condition is checked after each call of `changed` or `stop`, and periodically. It must not wait.
         """
         until = None if timeout_s is None else self._clock.monotonic() + timeout_s
         while not condition():
@@ -114,5 +114,5 @@ class Leaving:
         return True
 
     def _wait_for_client(self, life: IO[bytes]) -> None:
-        said = life.read(1)
-        self.stop(Stop.CLIENT_LEFT if said == LEAVE_QUIETLY else Stop.CLIENT_DIED)
+        farewell = life.read(1)
+        self.stop(Stop.CLIENT_LEFT if farewell == LEAVE_QUIETLY else Stop.CLIENT_DIED)

@@ -1,14 +1,14 @@
-"""Listens to one runner: hears what its tasks come to, keeps their deadline, bounds their output.
+"""Listens to one runner: receives its tasks' outcomes, enforces their time limit, bounds their output.
 
     slot ── send, retract, kill, stop ──► Listener ◄──poll── Runner
     slot ◄── heard(), then take() ────────── │
-                                             └── a task is over its `task_timeout`: kill
+                                             └── a task exceeds `task_timeout`: kill
 
-# Guarantee: nothing here calls the store, so a slot that waits for it delays none of this: a task is stopped at its
-deadline, its output stays bounded, an outcome is taken in as it comes, and `kill` ends what runs, also while the store is
-away. `tests/test_architecture.py` and the simulation hold it to that.
+# Guarantee: this module never calls the store, so it works while a slot waits for an unreachable store: a task is stopped at
+its deadline, its output stays bounded, outcomes are received as they arrive, and `kill` ends the running task.
+`tests/test_architecture.py` and the simulation check this.
 
-A listener is stepped by `listen`; `start` gives it a thread that does nothing else, for as long as the runner lives.
+`listen` performs one step; `start` runs it in a thread that does nothing else, as long as the runner lives.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ __all__ = ["Listener"]
 
 _log = logging.getLogger(__name__)
 
-# How long to wait for a runner without another look at the clock: what is due before then is waited for exactly.
+# Longest single wait for a runner; a deadline before then shortens the wait.
 _TURN_S = 60.0
-# Of tasks shorter than this the outcomes of half a slice are waited for, so that not each of them wakes the agent, which
-# costs more than the task. Never for longer than a commit is late anyway, and never for the last few.
+# If tasks are shorter than this, the listener lets the outcomes of half a slice gather, because waking the agent for each
+# would cost more than the task. It waits at most `_LULL_S`, and not for the last `_FEW_JOBS` jobs.
 _TINY_S = 1e-4
 _LULL_S = 2e-3
 _FEW_JOBS = 8
-# Outcomes that follow each other closer than this wake the slot together: it would only note them. The last of those that
-# the runner has, a failure and a death are news at once; what a long task leaves unheard, the slot's next commit takes in.
+# Outcomes within this time of each other wake the slot once, since it would only record them. The runner's last outcome, a
+# failure and a death wake it at once. Outcomes that are held back behind a long task are taken at the slot's next commit.
 _GATHER_S = 5e-3
 # A retired runner has a second to end (`Runner.stop`); then it is killed.
 _STOP_S = 5.0
 
 
 class Listener:
-    """What a slot has of its runner. `listen` is called by one thread, the rest by any.
+    """A slot's interface to its runner. One thread calls `listen`; any thread may call the other methods.
 
     Args:
-        task_timeout: After how many seconds a task is stopped.
-        heard: Called when there is something to take. Must not wait.
+        task_timeout: Seconds after which a task is stopped, or None.
+        heard: Called when there are events to take. It must not wait.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Listener:
         self._clock = clock
         self._task_timeout = task_timeout
         self._heard = heard
-        self._lock = threading.Lock()  # guards all that follows
-        self._jobs: dict[int, None] = {}  # sent and not known to have ended, in order
+        self._lock = threading.Lock()  # guards all attributes below
+        self._jobs: dict[int, None] = {}  # jobs sent and not known to have ended, in order
         self._started_at = clock.monotonic()
-        self._recent_s = 1.0  # how long tasks take, for the lull alone
+        self._recent_s = 1.0  # recent duration of tasks, used for the lull only
         self._timed_out: int | None = None  # the job that the runner was killed for
         self._events: list[Event] = []
         self._told_at = float("-inf")  # when the slot was last woken
@@ -66,23 +66,23 @@ class Listener:
 
     @property
     def started_at(self) -> float:
-        """When the oldest job that has not ended was started, as far as is known, by the clock's `monotonic`."""
+        """The time at which the oldest open job was started, as far as is known, by the clock's `monotonic`."""
         return self._started_at
 
     @property
     def has_ended(self) -> bool:
-        """Whether the runner's death has been heard."""
+        """Whether the runner has ended."""
         return self._ended.is_set()
 
     # --- for the slot -------------------------------------------------------------------------------------------------
 
     def start(self, name: str) -> None:
-        """Listen in a thread of that name until the runner has ended."""
+        """Listen in a thread with this name until the runner has ended."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
-        """Give the runner jobs; as `Runner.send`."""
+        """Send jobs to the runner, like `Runner.send`."""
         with self._lock:
             if not self._jobs:
                 self._started_at = self._clock.monotonic()
@@ -90,7 +90,7 @@ class Listener:
         self._runner.send(jobs, functions)
 
     def retract(self) -> list[int]:
-        """Take back the jobs that have not started; as `Runner.retract`."""
+        """Take back the jobs that have not started, like `Runner.retract`."""
         taken = self._runner.retract()
         with self._lock:
             for number in taken:
@@ -98,17 +98,17 @@ class Listener:
         return taken
 
     def take(self) -> list[Event]:
-        """What has been heard since the last call, in order. Does not wait."""
+        """Return the events since the last call, in order. Does not wait."""
         with self._lock:
             events, self._events = self._events, []
         return events
 
     def kill(self) -> None:
-        """Kill the runner with all it started; `Died` follows. Harmless if it is dead."""
+        """Kill the runner and all processes that it started; `Died` follows. Harmless if it is dead."""
         self._runner.kill()
 
     def stop(self) -> None:
-        """Let the runner end between tasks and wait for that. Its last use; events that were not taken are lost."""
+        """End the runner between tasks and wait for its end. Events that were not taken are lost. The last call."""
         if self._thread is None:
             self._runner.stop()
             return
@@ -119,7 +119,7 @@ class Listener:
     # --- for the thread that listens ----------------------------------------------------------------------------------
 
     def listen(self, timeout_s: float) -> None:
-        """Wait up to `timeout_s` for the runner, take in what it says, keep the deadline."""
+        """Wait up to `timeout_s` for the runner, record its events, enforce the deadline."""
         runner = self._runner
         was_ready = runner.is_ready
         if was_ready and (lull_s := self._lull_s()):
@@ -128,7 +128,7 @@ class Listener:
         now = self._clock.monotonic()
         with self._lock:
             if not was_ready:
-                # The initializer's time is not the first task's.
+                # The initializer's time does not count as the first task's.
                 self._started_at = now
             for event in events:
                 self._events.append(self._noted(event, now))
@@ -148,11 +148,11 @@ class Listener:
             if self._is_stopping:
                 self._runner.stop()
         except Exception as error:
-            # The task that runs is the only one that can have to do with it; the slot goes on with another runner.
-            _log.exception("a runner can no longer be listened to")
+            # Only the running task can be the cause, so it is the culprit; the slot continues with another runner.
+            _log.exception("listening to a runner failed")
             self._runner.close()
             with self._lock:
-                self._events.append(Died(f"its worker failed to listen to it: {error}", next(iter(self._jobs), None)))
+                self._events.append(Died(f"its worker could not listen to it: {error}", next(iter(self._jobs), None)))
             self._heard()
         finally:
             self._ended.set()
@@ -169,7 +169,7 @@ class Listener:
         return event
 
     def _is_news(self, events: Sequence[Event], now: float) -> bool:
-        """Whether the slot is to hear of these at once. Called with the lock held."""
+        """Return whether these events must wake the slot at once. Called with the lock held."""
         if not events:
             return False
         may_wait = self._jobs and all(isinstance(event, Finished) and event.ok for event in events)
@@ -191,7 +191,7 @@ class Listener:
         )
 
     def _lull_s(self) -> float:
-        """How long to let outcomes gather before listening, in seconds."""
+        """Return how many seconds to let outcomes gather before listening."""
         n_jobs, recent_s = len(self._jobs), self._recent_s
         if n_jobs <= _FEW_JOBS or recent_s > _TINY_S:
             return 0.0

@@ -1,4 +1,4 @@
-"""What was wanted lately, within a bound in bytes."""
+"""A cache of the most recently used values, bounded in bytes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """Values by name, of at most `most_bytes` in all; beyond that, what was not wanted for longest goes first.
+    """Values by name, of at most `most_bytes` in all; the least recently used are dropped first.
 
-    The newest stays, however big it is. Not thread-safe.
+    The newest value stays, whatever its size. Not thread-safe.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -27,11 +27,11 @@ class Recent(Generic[K, V]):
         return len(self._kept)
 
     def __contains__(self, name: K) -> bool:
-        """Whether it is kept, without wanting it."""
+        """Whether the name is kept; this does not count as a use."""
         return name in self._kept
 
     def get(self, name: K) -> V | None:
-        """The value of this name, which is wanted; None if it is not kept."""
+        """Return the value of this name and count a use; None if it is not kept."""
         kept = self._kept.get(name)
         if kept is None:
             return None
@@ -39,16 +39,16 @@ class Recent(Generic[K, V]):
         return kept[0]
 
     def add(self, name: K, value: V, n_bytes: int) -> list[K]:
-        """Keep a value as the newest; the names of those that had to go."""
+        """Keep a value as the newest; return the names of the values that were dropped for it."""
         self._drop(name)
-        gone: list[K] = []
+        dropped: list[K] = []
         while self._kept and self.n_bytes + n_bytes > self._most_bytes:
             oldest = next(iter(self._kept))
             self._drop(oldest)
-            gone.append(oldest)
+            dropped.append(oldest)
         self._kept[name] = (value, n_bytes)
         self.n_bytes += n_bytes
-        return gone
+        return dropped
 
     def _drop(self, name: K) -> None:
         _, n_bytes = self._kept.pop(name, (None, 0))

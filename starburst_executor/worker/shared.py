@@ -1,4 +1,4 @@
-"""What the slots of one worker share, as one value."""
+"""The parts that the slots of one worker share, as one value."""
 
 from __future__ import annotations
 

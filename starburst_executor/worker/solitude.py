@@ -1,4 +1,4 @@
-"""Solitude: a worker to itself for a task that has lost two workers, so that its third loss blames nobody else."""
+"""Solitude: a task on its last try gets a worker to itself, so that a further loss cannot be the fault of another task."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Solitude"]
 
 
 class Solitude:
-    """Lets one slot have the worker to itself, for a task on its last try. Thread-safe."""
+    """Gives one slot the worker to itself, for a task on its last try. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards: _busy, _wanted_by
@@ -16,7 +16,7 @@ class Solitude:
         self._wanted_by: int | None = None
 
     def enter(self, slot: int) -> bool:
-        """Before a claim: whether this slot may claim now. It counts as busy from then on."""
+        """Return whether this slot may claim now; if so, it counts as busy. Call it before a claim."""
         with self._lock:
             if self._wanted_by not in (None, slot):
                 return False
@@ -24,12 +24,15 @@ class Solitude:
             return True
 
     def leave(self, slot: int) -> None:
-        """The slot holds nothing any more."""
+        """Record that the slot holds no claim any more."""
         with self._lock:
             self._busy.discard(slot)
 
     def have(self, slot: int, *, insist: bool) -> bool:
-        """Whether this slot is the only busy one, and stays so until `give_up`; `insist`: the others drain for it."""
+        """Return whether this slot is the only busy one; it then stays so until `give_up`.
+
+        With `insist` the other slots make no further claims, so that it becomes the only busy one.
+        """
         with self._lock:
             if self._wanted_by not in (None, slot):
                 return False
@@ -39,16 +42,16 @@ class Solitude:
             return alone
 
     def is_wanted(self, slot: int) -> bool:
-        """Whether the others drain for this slot."""
+        """Return whether the other slots make no claims on behalf of this slot."""
         return self._wanted_by == slot
 
     @property
     def is_reserved(self) -> bool:
-        """Whether some slot wants or has the worker to itself: none claims on from what it runs, that one neither."""
+        """Whether a slot wants or has the worker to itself: then no slot claims a next slice, not even that one."""
         return self._wanted_by is not None
 
     def give_up(self, slot: int) -> None:
-        """Let the others claim again."""
+        """Let the other slots claim again."""
         with self._lock:
             if self._wanted_by == slot:
                 self._wanted_by = None

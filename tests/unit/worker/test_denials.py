@@ -88,7 +88,7 @@ def test_other_stacks_roles_and_denials_are_told_as_such() -> None:
     assert role in own
     assert "--read" not in own
     expressly = sentence("s3:GetObject", "arn:aws:s3:::ours/x", "of an explicit deny in a resource-based policy for")
-    assert "a policy denies it expressly" in denial_note(client_error("GetObject", expressly), OURS)
+    assert "a policy denies it explicitly" in denial_note(client_error("GetObject", expressly), OURS)
     abroad = sentence("s3:GetObject", "arn:aws:s3:::ours/x", "no resource-based policy allows")
     assert "another account's" in denial_note(client_error("GetObject", abroad), OURS)
 

@@ -69,7 +69,7 @@ def test_nothing_is_unpacked_after_the_end(code: Code, tmp_path: Path) -> None:
     code.folder(first)
     code.close()
     for name in (first, second):
-        with pytest.raises(LaunchError, match="this worker ends"):
+        with pytest.raises(LaunchError, match="this worker is ending"):
             code.folder(name)
     assert not list(tmp_path.iterdir())
 
