@@ -1,4 +1,4 @@
-"""One worker from its start to its exit status: reads who it is, forks its nursery, opens the store, runs the agent."""
+"""One worker from its start to its exit status: reads its bootstrap, forks the nursery, opens the store, runs the agent."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _EXIT_FAILED = 3
-# While the store cannot be reached a worker goes on, and commits when it is back. The longest outage of S3 in its history
-# took about four hours; a worker that is cut off for longer would cost money for ever.
+# While the store cannot be reached a worker continues, and commits when the store is back. The longest outage of S3 in its
+# history took about four hours; without this bound, a worker without network access would cost money indefinitely.
 _AWAY_S = 6 * 3600.0
 # How long a worker that ends waits for what it shows to be read, of each stream: a client that is stopped reads nothing.
 _SHOW_S = 1.0
 
 
 def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine: str | None = None) -> int:
-    """Run one worker; the process's exit status: 0 when it left in good order, 3 when it could not go on.
+    """Run one worker; return the exit status: 0 if it left normally, 3 if it could not go on.
 
     Args:
         n_slots: Tasks at once; None for one per processor.
         launched: Whether standard input is a pipe with a bootstrap record.
-        engine: Which engine of AWS has started this container, if one has.
+        engine: The engine on AWS that started this container, if one did.
     """
     bootstrap = None
     with ExitStack() as at_the_end:
@@ -55,7 +55,7 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine
             at_the_end.enter_context(_shown(nursery))
             logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
             at_the_end.callback(nursery.close)
-            # The runners have the user's secrets from here on, as their environment; this process needs none of them.
+            # The nursery has inherited the user's secrets in its environment, for the runners; this process does not need them.
             config.drop_secrets()
             if launched:
                 bootstrap = read_bootstrap(_stdin())
@@ -91,7 +91,7 @@ def _shown(nursery: Nursery) -> Iterator[None]:
 
 
 def _engine_bootstrap(engine: str, clock: SystemClock) -> Bootstrap:
-    from starburst_executor.launch.aws.remote import engine_bootstrap  # boto3 is for those who are on AWS
+    from starburst_executor.launch.aws.remote import engine_bootstrap  # imports boto3, which only workers on AWS have
 
     return engine_bootstrap(engine, clock, tuple(sys.path))
 
@@ -113,11 +113,11 @@ def _work(
 ) -> tuple[Stop, str]:
     leaving = Leaving(clock)
     signal.signal(signal.SIGTERM, leaving.on_sigterm)
-    # ^C reaches the whole terminal: a worker bound to a client ends with it, others are told by hand.
+    # ^C reaches all processes of the terminal: a worker that is bound to a client ends with the client, others drain on ^C.
     signal.signal(signal.SIGINT, signal.SIG_IGN if bootstrap.bound else leaving.on_sigterm)
     if bootstrap.bound:
         leaving.watch(_stdin())
-    # In a thread of its own: the main thread is the one that hears signals, and a store may not answer for long.
+    # In its own thread, because the main thread must react to signals while a store does not answer.
     opening = _Opening(partial(_open, n_slots, engine, bootstrap, nursery, store_url, sealer, clock, leaving), leaving)
     threading.Thread(target=opening.run, name="opening", daemon=True).start()
     leaving.wait(lambda: opening.is_done or leaving.is_leaving)
@@ -127,7 +127,7 @@ def _work(
 
 
 class _Opening:
-    """What a thread does before there is an agent, and how it came out."""
+    """Opens the session and makes the agent, in a thread, and holds the result or the error."""
 
     def __init__(self, open_agent: Callable[[], Agent], leaving: Leaving) -> None:
         self._open_agent = open_agent
@@ -163,7 +163,7 @@ def _open(
     clock: SystemClock,
     leaving: Leaving,
 ) -> Agent:
-    # Here, because a worker of its own has forked its nursery before; a fork server has loaded them.
+    # Imported here, after the nursery was forked, so that the fork is early; in a fork server they are loaded already.
     from starburst_executor.session.store import SessionStore
     from starburst_executor.store.open import open_store
     from starburst_executor.store.patient import PatientStore
@@ -199,7 +199,7 @@ def _stdin() -> IO[bytes]:
 
 
 def _say(words: str, bootstrap: Bootstrap | None) -> None:
-    """Last words, for whoever started this worker."""
+    """Write the last message, to the file that the launcher reads or to standard error."""
     text = f"starburst worker: {words}\n"
     if bootstrap is not None and bootstrap.words:
         with suppress(OSError), Path(bootstrap.words).open("a", encoding="utf-8") as file:

@@ -1,16 +1,16 @@
-"""One slot of a worker: acquires claims, has their tasks run, commits what has ended.
+"""One slot of a worker: acquires claims, runs their tasks, commits the tasks that have ended.
 
     finder ──key──► claims ──Claim──► feeder ──jobs──► runner ──► Claim.found ──► claims.commit
                                         ▲                                            │
                                         │                                            └─► next slice
-                                        └── overrun or SIGTERM: what has not started is released
+                                        └── overrun or SIGTERM: tasks that have not started are released
 
-A slot is stepped by one thread, and this is the one that waits for the store. It watches nothing: its runner, its tasks'
-deadlines and their output are a listener's business (`worker/listener.py`), signals and the client the main thread's. What
-these want of the slot they say by an event (`draining`, `stopped`) or by killing the runner (`hurry`).
+One thread steps a slot, and this thread may wait for the store. It watches nothing: a listener (`worker/listener.py`) watches
+the runner, the tasks' deadlines and their output; the main thread watches signals and the client. They notify the slot by an
+event (`draining`, `stopped`) or by killing the runner (`hurry`).
 
-A step never waits for its runner longer than until the next thing that is due, so a test can step it with a fake clock
-and a fake runner. How much to take is decided in `worker/pace.py`.
+A step waits for the runner at most until the next due time, so a test can step it with a fake clock and a fake runner.
+`worker/pace.py` decides how many tasks to claim.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ __all__ = ["Slot"]
 
 _log = logging.getLogger(__name__)
 
-# Many look for their next object at the same time, and some lose a race; the task that runs leaves time for another.
+# Many slots look for their next object at the same time and some lose the race; the running task leaves time to try again.
 _TRIES_AHEAD = 4
 
 
 class Slot:
-    """One task at a time, many in a row. Stepped by one thread.
+    """Runs one task after the other. One thread steps it.
 
-    Its methods are more than twenty: they are one machine over the claims that are open, in the order of `step`.
+    It has more than twenty methods because they form one state machine over the open claims, in the order of `step`.
 
     Args:
-        number: Which slot of its worker.
-        spawn: Makes a runner that is listened to, with these folders of code at the front of its path. Its listener calls
+        number: Its number within its worker.
+        spawn: Start a runner with a listener, and with these folders of code at the front of its path. The listener calls
             `news.set`.
-        draining: Set when the worker should stop: nothing is claimed, what has not started is released.
-        stopped: Set when the worker stops at once: nothing is written any more.
-        broken: Called with an outcome when the initializer raised.
+        draining: Set when the worker should stop: the slot makes no claims and releases tasks that have not started.
+        stopped: Set when the worker stops at once: the slot no longer writes to the store.
+        broken: Called with the outcome of an initializer that raised.
 
     Attributes:
-        news: Set when there is something to hear, by whoever has it to say.
+        news: Set by other threads when the slot has an event to process.
     """
 
     def __init__(
@@ -75,29 +75,29 @@ class Slot:
         self._broken = broken
         self._open: list[Claim] = []
         self._committed = 0.0
-        self._overrun = False  # of the task that runs; what could be released has been
+        self._overrun = False  # whether the running task is an overrun, and the tasks behind it have been released
         self._races = 0
 
     @property
     def is_idle(self) -> bool:
-        """Holds no claim and runs no task."""
+        """Whether it holds no claim and runs no task."""
         return not self._has_work()
 
     def running(self) -> tuple[str, float] | None:
-        """The task that runs and how many seconds it has, for the beat. May be called by another thread."""
+        """Return the running task and for how many seconds it has run, for the beat. Any thread may call it."""
         placed = self._feeder.running()
         if placed is None:
             return None
         return placed.task_id, self._shared.clock.monotonic() - self._feeder.started_at
 
     def hurry(self) -> None:
-        """The grace time of draining is over: kill what runs; the next step releases it. May be called by any thread."""
+        """End draining after the grace time: kill the running task; the next step releases it. Any thread may call it."""
         self._feeder.is_leaving = True
         self._feeder.kill()
         self.news.set()
 
     def step(self) -> bool:
-        """One turn: take work if there is none, wait for the runner or the next deadline, commit. False if idle."""
+        """Perform one step: claim tasks if there are none, wait for the runner or a due time, commit. Return False if idle."""
         if self._stopped.is_set():
             return False
         if self._draining.is_set():
@@ -110,7 +110,7 @@ class Slot:
         self._feed()
         self._claim_ahead()
         self._wait()
-        # The worker kills its runners when it stops: that is no task's fault.
+        # A worker that stops kills its runners; their deaths must not be counted as the tasks' failures.
         if not self._stopped.is_set():
             self._hear()
             self._release_overrun()
@@ -124,14 +124,15 @@ class Slot:
         return bool(self._open) or self._feeder.n_jobs > 0
 
     def give_back(self) -> None:
-        """This worker cannot go on: let others have at once what has not started. Called when nothing steps it any more.
+        """Release the tasks that have not started, when this worker cannot go on. Call it when no thread steps the slot.
 
-        What may have started stays claimed, and is lost with this worker. Store: 1 swap a claim; 1 more for what has ended.
+        Tasks that may have started stay claimed, and are lost with this worker. Store: 1 swap a claim; 1 more to commit
+        the tasks that have ended.
         """
         started = self._feeder.give_up()
         for claim in list(self._open):
             kept = {placed.index for placed in started if placed.claim is claim}
-            # What cannot be written any more goes back when its worker is found gone.
+            # If the write fails, watchers take the tasks back when they find that this worker is gone.
             with suppress(StarburstError):
                 if claim.found:
                     self._commit(claim)
@@ -140,7 +141,7 @@ class Slot:
     # --- taking work --------------------------------------------------------------------------------------------------
 
     def _acquire(self) -> bool:
-        """Claim from some candidate; whether there is something to do now."""
+        """Claim tasks from a candidate; return whether there is a claim now."""
         solitude = self._shared.solitude
         if not solitude.enter(self._number):
             return False
@@ -158,7 +159,7 @@ class Slot:
             if seen is None:
                 self._races += 1
                 self._shared.finder.avoid(key)
-                # Spread those who lost the same race over about one request's time, longer if it happens again.
+                # Spread the slots that lost the same race over about one request's time, longer after repeated losses.
                 clock = self._shared.clock
                 clock.wait(self._draining, self._timings.bell_min_s * self._races * clock.random())
             if self._draining.is_set():
@@ -171,7 +172,7 @@ class Slot:
         return self._shared.finder.take(worth_sharing=self._pace.least_slice(self._shared.durations.latest))
 
     def _claim_solo(self) -> bool:
-        """A task on its last try, if this worker has nothing else, or has seen it wait for too long."""
+        """Claim a task on its last try, if this worker has no other task; if it has waited too long, get the worker idle for it."""
         solitude, waiting = self._shared.solitude, self._shared.finder.solo()
         if waiting is None:
             solitude.give_up(self._number)
@@ -185,7 +186,7 @@ class Slot:
         return claim is not None
 
     def _try(self, key: str, *, alone: bool = False, ahead: bool = False) -> tuple[Claim | None, Status | None]:
-        # Said before the claim is written, or another slot of this worker would race for the same object.
+        # Recorded before the claim is written; otherwise another slot of this worker would race for the same object.
         finder = self._shared.finder
         finder.begins(key)
         claim = None
@@ -194,7 +195,7 @@ class Slot:
                 key, size=self._slice_size if alone else self._share_size, alone=alone, ahead=ahead
             )
         except (RecordInvalid, VersionMismatch) as error:
-            _log.warning("a status object cannot be read and is left alone: error=%s", error)
+            _log.warning("a status object cannot be read and is ignored: error=%s", error)
             finder.ignore(key)
             return None, None
         finally:
@@ -218,11 +219,11 @@ class Slot:
         return self._pace.slice_size(self._shared.durations.of_next(seen), self._shared.finder.fair_share())
 
     def _share_size(self, seen: Status) -> int:
-        """As `_slice_size`, but nothing of an object that others work on while there are some where no worker does."""
+        """Like `_slice_size`, but 0 for an object with other workers while there are objects that no worker has claimed from."""
         return 0 if is_shared(seen) and self._shared.finder.has_untouched() else self._slice_size(seen)
 
     def _claim_ahead(self) -> None:
-        """Claim the next slice while this one runs."""
+        """Claim the next slice while the current one runs."""
         if len(self._open) != 1 or self._feeder.n_backlog:
             return
         claim = self._open[0]
@@ -244,7 +245,7 @@ class Slot:
         return not self._draining.is_set() and not self._shared.solitude.is_reserved
 
     def _wants_after(self, claim: Claim) -> bool:
-        """Whether to claim more beside the slice that runs: tasks are short, there are plenty, and none is alone."""
+        """Return whether to claim another slice: tasks are short, there are plenty, and no held task has lost a worker."""
         if not self._may_go_on() or self._overrun or any(held.has_losses for held in self._open):
             return False
         estimate_s = self._estimate_s(claim)
@@ -269,7 +270,7 @@ class Slot:
     # --- running ------------------------------------------------------------------------------------------------------
 
     def _try_again(self) -> None:
-        """Have failed tasks run again that are due. What has failed so far is stored before: it counts for good."""
+        """Requeue failed tasks that are due, after storing their failures, so that these count even if this worker dies."""
         claims = {id(placed.claim): placed.claim for placed in self._feeder.requeue_due()}
         for claim in claims.values():
             if self._shared.claims.has_unstored_failures(claim):
@@ -280,7 +281,7 @@ class Slot:
             self._overrun = False
 
     def _wait(self) -> None:
-        """Until there is news, or something is due."""
+        """Wait for an event or the next due time."""
         self._shared.clock.wait(self.news, self._until_due_s())
         self.news.clear()
 
@@ -295,7 +296,7 @@ class Slot:
             self._release(placed.claim, [placed.index], refused=True)
 
     def _until_due_s(self) -> float:
-        """How long to wait for news before something else is due, in seconds."""
+        """Return how many seconds to wait for an event before the next due time."""
         now, commit_s = self._shared.clock.monotonic(), self._timings.commit_s
         if any(claim.all_ended for claim in self._open):
             return 0.0
@@ -309,14 +310,14 @@ class Slot:
         return max(0.0, min(dues) - now)
 
     def _overrun_at(self) -> float | None:
-        """From when on the running task counts as an overrun; None if none waits behind it."""
+        """Return the time from which the running task counts as an overrun; None if no task waits behind it."""
         running = self._feeder.running()
         if self._overrun or running is None or self._feeder.n_jobs + self._feeder.n_backlog < 2:  # noqa: PLR2004 - one runs, one waits
             return None
         return self._pace.overrun_at(self._shared.durations.of(running.digest), self._feeder.started_at)
 
     def _release_overrun(self) -> None:
-        """Let others have what waits behind a task that takes longer than was thought."""
+        """Release the tasks behind a running task that takes longer than estimated."""
         running = self._feeder.running()
         if running is None or self._overrun or not self._feeder.has_runner:
             return
@@ -327,12 +328,12 @@ class Slot:
             self._release_unstarted()
 
     def _release_unstarted(self) -> None:
-        """Let others have what has not started; also what waits for its next try, if this worker is to stop."""
+        """Release the tasks that have not started; if the worker must stop, also those that wait for a retry."""
         unstarted = self._feeder.take_unstarted(and_waiting=self._draining.is_set())
         for claim in list(self._open):
-            mine = [placed.index for placed in unstarted if placed.claim is claim]
-            if mine:
-                self._release(claim, mine)
+            indices = [placed.index for placed in unstarted if placed.claim is claim]
+            if indices:
+                self._release(claim, indices)
 
     # --- settling claims ----------------------------------------------------------------------------------------------
 
@@ -349,7 +350,7 @@ class Slot:
                 self._commit(claim)
 
     def _commit_last(self, claim: Claim) -> None:
-        """End a slice, and claim the next one in the same swap."""
+        """Commit the last tasks of a slice, and claim the next slice in the same swap."""
         others = [other for other in self._open if other is not claim]
         wants_next = self._may_go_on() if not others else len(others) == 1 and self._wants_after(claim)
         self._commit(claim, then=self._slice_size(claim.seen.status) if wants_next else 0, ahead=bool(others))
@@ -365,9 +366,9 @@ class Slot:
         return following
 
     def _settled(self, claim: Claim) -> None:
-        """A claim's object was written or read: share what it says, let go of what is done, and of what was lost."""
+        """Update after a read or write of a claim's object: share its new state, drop a finished claim and lost tasks."""
         for other in self._open:
-            # Another slice of the same object has seen what this one wrote: its next swap need not fail first.
+            # Give other claims on the object the new ETag, so that their next swap is not refused first.
             if other.key == claim.key:
                 other.seen = claim.seen
         if not claim.open and claim in self._open:

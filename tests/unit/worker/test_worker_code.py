@@ -109,7 +109,7 @@ def test_a_folder_that_cannot_be_written_ends_the_worker(code: Code, monkeypatch
 
 @pytest.mark.parametrize("name", ["../evil.py", "/evil.py", "a/../../evil.py", "a\\..\\evil.py", "folder/", ".."])
 def test_nothing_is_written_outside_of_its_folder(tmp_path: Path, name: str) -> None:
-    with pytest.raises(RecordInvalid, match="outside of its folder"):
+    with pytest.raises(RecordInvalid, match="outside its folder"):
         unpack(zipped(**{"fine.py": "", name: "evil"}), tmp_path / "inner" / "folder")
     assert not list(tmp_path.iterdir())
 
@@ -118,7 +118,7 @@ def test_nothing_is_written_outside_of_its_folder(tmp_path: Path, name: str) -> 
     "body", [b"", b"PK", zipped(a="1")[:-10], random.Random(1).randbytes(100)], ids=["nothing", "begun", "cut", "noise"]
 )
 def test_what_is_no_zip_is_refused(tmp_path: Path, body: bytes) -> None:
-    with pytest.raises(RecordInvalid, match="no zip"):
+    with pytest.raises(RecordInvalid, match="not a zip"):
         unpack(body, tmp_path / "folder")
     assert not list(tmp_path.iterdir())
 
