@@ -30,7 +30,7 @@ from starburst_executor.worker.shared import Shared
 
 __all__ = ["Feeder", "Placed", "Spawn"]
 
-# Most bytes of calls that the runner has in addition to the running one.
+# Most bytes of calls, and of functions that come with them, that the runner has in addition to the running one.
 _FEED_BYTES = 64 * 2**20
 # After this many deaths before a task started, runners are taken to fail on this machine, and another worker must try.
 _STARTS = 3
@@ -101,6 +101,7 @@ class Feeder:
         self._n_bad_starts = 0
         self._next_job = 0
         self._jobs: dict[int, Placed] = {}
+        self._sizes: dict[int, int] = {}  # of what was handed over with each of these
         self._backlog: deque[Placed] = deque()
         self._waiting: list[_Waiting] = []
         self.refused: list[Placed] = []
@@ -164,7 +165,11 @@ class Feeder:
         given: dict[int, Placed] = {}
         jobs: list[Job] = []
         functions: dict[str, bytes] = {}
-        calls = self._next_calls(len(self._backlog) if limit is None else limit - self._n_given)
+        self._sizes = {number: n_bytes for number, n_bytes in self._sizes.items() if number in self._jobs}
+        room = _FEED_BYTES - sum(self._sizes.values())
+        if self._jobs and room <= 0:
+            return False
+        calls = self._next_calls(len(self._backlog) if limit is None else limit - self._n_given, room)
         for i, (placed, call) in enumerate(calls):
             try:
                 if not isinstance(call, Arrived):
@@ -180,9 +185,16 @@ class Feeder:
                     break
                 self._retire()
                 self._code = function.code
+            n_bytes = len(call.call) + (0 if placed.digest in functions else len(function.body))
+            if jobs and n_bytes > room:
+                # Each of many functions may be as big as all calls together.
+                self._backlog.extendleft(later for later, _ in reversed(calls[i:]))
+                break
+            room -= n_bytes
             jobs.append(self._job(placed, call))
             functions[placed.digest] = function.body
             given[jobs[-1].number] = placed
+            self._sizes[jobs[-1].number] = n_bytes
         if not jobs:
             return False
         if self._listener is None:
@@ -193,8 +205,11 @@ class Feeder:
         self._listener.send(jobs, functions)
         return was_idle
 
-    def _next_calls(self, at_most: int) -> list[tuple[Placed, Arrived | Trouble]]:
-        """Return the next tasks of the backlog, each with its call or the error of its call; the calls are read together."""
+    def _next_calls(self, at_most: int, n_bytes: int) -> list[tuple[Placed, Arrived | Trouble]]:
+        """Return the next tasks of the backlog, each with its call or the error of its call; the calls are read together.
+
+        At least one, then as many as have `n_bytes` of calls.
+        """
         batch: list[Placed] = []
         wanted: list[Wanted] = []
         while self._backlog and len(batch) < at_most:
@@ -208,7 +223,7 @@ class Feeder:
                 continue
             batch.append(placed)
             wanted.append(Wanted(ref, call, status.call_label(ref.ordinal, placed.sequence, placed.digest)))
-        calls = self._shared.arguments.get(wanted, _FEED_BYTES) if wanted else []
+        calls = self._shared.arguments.get(wanted, n_bytes) if wanted else []
         self._backlog.extendleft(reversed(batch[len(calls) :]))
         return list(zip(batch, calls, strict=False))
 

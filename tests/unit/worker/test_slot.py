@@ -24,9 +24,9 @@ from starburst_executor.errors import (
     TaskTimeout,
 )
 from starburst_executor.protocol import calls, outcomes, status
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.status import State, Status
 from starburst_executor.testing import FakeClock
-from starburst_executor.worker import code_root
+from starburst_executor.worker import code_root, feeder
 from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.code import Code
@@ -1102,3 +1102,42 @@ def with_code(rig: Rig, body: bytes, kind: str = "function") -> str:
     digest = calls.digest(function)
     rig.objects.create(rig.keys.function(digest), rig.sealer.sealed(kind, digest, function))
     return digest
+
+
+def test_a_runner_has_only_so_much_ahead_of_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task has a function of its own, as big as a quarter of what may be ahead."""
+    monkeypatch.setattr(feeder, "_FEED_BYTES", 40_000)
+    stage = Stage(workers=1)
+    bodies = [calls.dump_function(partial(bytes.count, bytes([i]) * 10_000)) for i in range(20)]
+    digests = [calls.digest(body) for body in bodies]
+    for digest, body in zip(digests, bodies, strict=True):
+        stage.rig.objects.create(stage.rig.keys.function(digest), stage.rig.sealer.sealed("function", digest, body))
+        stage.durations.add(digest, 0.01)
+    key = stage.rig.submit(20)
+    stage.rig.write(key, lambda seen: of_their_own(stage.rig, seen, digests))
+    waiting: list[int] = []
+    send = FakeRunner.send
+
+    def noted(runner: FakeRunner, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
+        send(runner, jobs, functions)
+        waiting.append(len(runner.jobs))
+
+    monkeypatch.setattr(FakeRunner, "send", noted)
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED] * 20
+    assert max(waiting) <= 4, waiting
+    assert len(stage.sent) > 4
+
+
+def of_their_own(rig: Rig, seen: Status, digests: list[str]) -> Status:
+    """The same tasks, each with a function of its own."""
+    entries = [
+        entry._replace(
+            function=i,
+            call=rig.sealer.sealed(
+                "call", status.call_label(seen.ordinal, i, digests[i]), calls.dump_call((b"x",), {})
+            ),
+        )
+        for i, entry in enumerate(seen.entries)
+    ]
+    return replace(seen, functions=tuple(digests), entries=tuple(entries))
