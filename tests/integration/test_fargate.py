@@ -137,7 +137,7 @@ def test_after_so_many_interruptions_workers_are_started_on_demand(
         status = status_of(ex._engine.session, lambda _: set(), ex._engine.parts.spending.of)
     providers = [task["capacityProviderName"] for task in aws.ecs.tasks.values()]
     assert providers == ["FARGATE_SPOT", "FARGATE_SPOT", "FARGATE"]
-    assert "after 2 interruptions workers are started on FARGATE" in caplog.text
+    assert "after 2 interruptions, workers are started on FARGATE" in caplog.text
     assert cost.interruptions == 2
     assert "; 2 interruptions, " in str(cost)
     assert (status.vcpus, status.memory_gb, status.gpus) == (2.0, 4.0, 0)
@@ -358,7 +358,7 @@ def test_no_room_for_some_is_said_and_the_others_work(aws: FakeAws, caplog: pyte
     aws.ecs.script.extend([refusing("ClientException", "Tasks provisioning capacity limit exceeded.")] * 50)
     with caplog.at_level(logging.WARNING), executor(3) as ex:
         assert list(ex.map(abs, range(-4, 0), timeout=60)) == [4, 3, 2, 1]
-    assert "slots=1, asked=3: ECS says of FARGATE: AGENT" in caplog.text
+    assert "slots=1, asked=3: ECS answered for FARGATE: AGENT" in caplog.text
 
 
 def test_ids_with_hyphens_are_ids(aws: FakeAws) -> None:
@@ -377,7 +377,7 @@ def test_those_that_started_work_and_the_others_are_said_to_be_missing(
     with caplog.at_level(logging.WARNING), executor(3) as ex:
         assert list(ex.map(abs, range(-4, 0), timeout=60)) == [4, 3, 2, 1]
     assert len(aws.ecs.tasks) == 1
-    assert f"slots=1, asked=3: ECS says of FARGATE: {CAPACITY}" in caplog.text
+    assert f"slots=1, asked=3: ECS answered for FARGATE: {CAPACITY}" in caplog.text
 
 
 def test_the_quota_limits_what_is_asked_for(aws: FakeAws, caplog: pytest.LogCaptureFixture) -> None:
@@ -398,7 +398,7 @@ def test_no_capacity_becomes_an_error_in_time(aws: FakeAws) -> None:
     ("trouble", "words"),
     [
         (failing(VCPUS), VCPUS),
-        (failing("MISSING"), "ECS says of FARGATE: MISSING"),
+        (failing("MISSING"), "ECS answered for FARGATE: MISSING"),
         (refusing("AccessDeniedException", "not authorized to perform: ecs:RunTask"), "lack a right.*ecs:RunTask"),
         (refusing("BlockedException", "Your account is currently blocked."), "BlockedException"),
     ],

@@ -1,6 +1,6 @@
-"""Workers on Amazon ECS: `Fargate`, where AWS has the machines, and `Ec2`, where they are instances of the stack's.
+"""Workers on Amazon ECS: `Fargate`, on machines that AWS manages, and `Ec2`, on EC2 instances of the stack.
 
-What may be asked for is checked here, before boto3 is loaded; what is asked of ECS is in `ecs_tasks.py`.
+This module checks the options, before boto3 is loaded; `ecs_tasks.py` makes the requests to ECS.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
 __all__ = ["EPHEMERAL_GB_LEAST", "Ec2", "Fargate", "OnAws", "check_arch", "check_ephemeral"]
 
 _ARCHS = ("x86_64", "arm64")
-EPHEMERAL_GB_LEAST = 20  # what every container has
+EPHEMERAL_GB_LEAST = 20  # included in every container
 _EPHEMERAL_GB = (EPHEMERAL_GB_LEAST, 200)
 _SLOTS_MOST = 256
-# By then Spot has taken back more than bad luck would: what is begun anew each time costs more than On-Demand.
+# After this many interruptions, repeating lost work on Spot probably costs more than On-Demand.
 _FALLBACK_AFTER = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnAws:
-    """What every launcher on AWS takes: where to find the stack, and what its workers are made of.
+    """The options of every launcher on AWS: the stack to use, and the contents of its workers.
 
     Attributes:
-        slots: Tasks at once in each worker; one per vCPU unless given.
-        image: What workers run: a container image with this library, this version of Python, and for Batch the worker as
-            its entry point, as `starburst image` builds them. The one that was built for the session's packages unless given.
-        stack: Name of the stack; like region and profile, as `starburst setup` has noted it unless given.
-        region: Its region.
+        slots: The number of tasks that each worker runs at once; by default one per vCPU.
+        image: The container image of workers, with this library, this version of Python, and for Batch the worker as its
+            entry point, as `starburst image` builds them. By default the image that was built for the session's packages.
+        stack: The stack's name; by default, as for region and profile, the one that `starburst setup` saved.
+        region: The stack's region.
         profile: A profile of the AWS config files.
-        role: The ARN of the role that workers and their tasks have, in place of the stack's. It needs what the stack's own
-            has (the policy in the output `WorkerPolicyArn`), and `starburst setup --pass-role ARN` lets users hand it on.
-        env: Environment variables of workers and their tasks. They stand in clear in the task definition and the session.
-        secrets: Environment variables whose values AWS fetches from Secrets Manager or SSM as a worker starts: ARNs, or
-            names of parameters. No value is in the task definition, in the session or in a log;
-            `starburst setup --secret ARN` lets workers of the stack have it.
-        mounts: File systems of EFS by the paths that they are seen at: `fs-…`, `fs-…:/folder` or `fs-…/fsap-…`. Their security
-            groups must let the stack's in, port 2049.
+        role: The ARN of a role for workers and their tasks, instead of the stack's. It needs the policy in the output
+            `WorkerPolicyArn`, and `starburst setup --pass-role ARN` allows users to pass it.
+        env: Environment variables of workers and their tasks. The task definition and the session store them unencrypted.
+        secrets: Environment variables whose values AWS reads from Secrets Manager or SSM when a worker starts: ARNs, or
+            names of parameters. The values appear in no task definition, session or log;
+            `starburst setup --secret ARN` allows the stack's workers to read one.
+        mounts: EFS file systems by mount path: `fs-…`, `fs-…:/folder` or `fs-…/fsap-…`. Their security groups must allow
+            the stack's security group on port 2049.
     """
 
     slots: int | None = None
@@ -67,7 +67,7 @@ class OnAws:
 
     @property
     def name(self) -> str:
-        """Whose handles it understands."""
+        """The launcher's kind, which the manifest stores beside its handles."""
         raise NotImplementedError
 
     def _check_common(self) -> None:
@@ -79,47 +79,47 @@ class OnAws:
         check_mounts(self.mounts)
 
     def spec_of(self, arch_of_image: str, **options: object) -> str:
-        """A spec: what differs from the default, where the stack is, and the image, which another client's folder might
-        not lead to. A profile is one machine's: it stays here.
+        """Return the spec: the options that differ from the defaults, the stack, and the image, which another client could
+        not derive from its own folder. Without the profile, which exists on this machine only.
         """
         account = self.account
         given = {**options, "slots": self.slots, "image": account.image_for(arch_of_image)}
         given |= {"stack": account.settings.stack, "region": account.clients.region, "role": self.role}
         for option, entries in (("env", self.env), ("secrets", self.secrets), ("mounts", self.mounts)):
             given |= {f"{option}.{name}": value for name, value in entries.items()}
-        told = {key: _told(value) for key, value in given.items() if value not in (None, False)}
-        return f"{self.name}?{urlencode(told, safe=':/@')}"
+        texts = {key: _as_text(value) for key, value in given.items() if value not in (None, False)}
+        return f"{self.name}?{urlencode(texts, safe=':/@')}"
 
     @property
     def store_url(self) -> str:
-        """The store that goes with it: the stack's bucket. Raises: LaunchError, ConfigError. CloudFormation: 1, once."""
+        """The URL of the default store, the stack's bucket. Raises: LaunchError, ConfigError. CloudFormation: 1, once."""
         return self.account.stack.store_url(self.account.settings.profile)
 
     def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:
-        """Workers, those of these launches and these, by the name of their log stream in CloudWatch, or its beginning."""
+        """Return the workers of `handles`, and `worker_ids`, by the name or name prefix of their CloudWatch log stream."""
         raise NotImplementedError
 
     def log_events(self, prefix: str, since: float) -> Iterator[Event]:
-        """What was written to streams whose names begin so. Raises: LaunchError, ConfigError."""
+        """Yield the events of all streams with this name prefix. Raises: LaunchError, ConfigError."""
         from starburst_executor.aws.logs import events
 
         return events(self.account.clients, self.account.stack, prefix, since)
 
     @cached_property
     def account(self) -> Account:
-        """The account, found when it is first needed."""
+        """The account, resolved on first use."""
         from starburst_executor.launch.aws.remote import Account
 
         settings = config.resolve_aws(stack=self.stack, region=self.region, profile=self.profile)
         return Account(settings, self.image, role=self.role, env=self.env, secrets=self.secrets, mounts=self.mounts)
 
 
-def _told(value: object) -> str:
+def _as_text(value: object) -> str:
     return "1" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 class _OnEcs(OnAws):
-    """The part of a launcher that is the same for both: what `EcsTasks` does for it."""
+    """The common part of both launchers: delegates to `EcsTasks`."""
 
     keeps_trying = False
 
@@ -130,16 +130,16 @@ class _OnEcs(OnAws):
     def _tasks(self) -> EcsTasks:
         return self._make()
 
-    def check(self, n_slots: int) -> None:  # noqa: ARG002 - how many the account may run is known to AWS, and changes
-        """See that there is a stack, and an image. Raises: ConfigError, LaunchError. CloudFormation: 1, once."""
+    def check(self, n_slots: int) -> None:  # noqa: ARG002 - the account's quota is checked at the launch
+        """Check that the stack and the image exist. Raises: ConfigError, LaunchError. CloudFormation: 1, once."""
         self._tasks.check()
 
     def usd_per_hour(self, n_slots: int) -> float:
-        """What workers with so many slots cost an hour, estimated. Price list: 1 once a day."""
+        """Estimate the cost per hour of workers with `n_slots` slots. Price list: 1 once a day."""
         return -(-n_slots // self._slots_each) * self._price().usd_per_hour
 
     def _price(self) -> Price:
-        """Of one worker."""
+        """Return the price of one worker."""
         raise NotImplementedError
 
     @property
@@ -177,32 +177,32 @@ class _OnEcs(OnAws):
         self._tasks.let_go(handle)
 
     def forget(self, handle: str) -> None:
-        """Nothing is kept but logs, which CloudWatch drops in time."""
+        """Do nothing: only logs remain, which expire in CloudWatch."""
 
     def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:
-        # No request: a worker's id ends in digits of its ECS task, after which its stream is named.
+        # No request: a worker's id ends in digits of its ECS task's id, which is part of the stream's name.
         from starburst_executor.aws.logs import stream_of
 
-        known = {stream: one for handle in handles for stream, one in self._tasks.streams(handle).items()}
-        others = {stream_of(one.rpartition("-")[2]): one for one in worker_ids if one not in known.values()}
+        known = {stream: worker for handle in handles for stream, worker in self._tasks.streams(handle).items()}
+        others = {stream_of(worker.rpartition("-")[2]): worker for worker in worker_ids if worker not in known.values()}
         return known | others
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fargate(_OnEcs):
-    """Workers on AWS Fargate: nothing to manage, a minute to start, paid by the second.
+    """Workers on AWS Fargate: no machines to manage, about a minute to start, billed per second.
 
     Attributes:
         cpu: vCPUs of each worker: 0.25, 0.5, 1, 2, 4, 8 or 16.
-        memory: Of each worker, such as `"8GB"`; two GB a vCPU unless given.
-        spot: On spare capacity: up to 70 % cheaper, and taken back with two minutes' notice. No task is lost by that.
-        fallback: With `spot`: On-Demand where there is no spare capacity, and from `fallback_after` interruptions on.
-        fallback_after: With `fallback`: once so many workers of the session were taken back, those that replace them are
+        memory: Memory of each worker, such as `"8GB"`; 2 GB per vCPU by default.
+        spot: Whether to use spare capacity: up to 70 % cheaper, and reclaimed with two minutes' notice. No task is lost.
+        fallback: With `spot`: use On-Demand where there is no spare capacity, and after `fallback_after` interruptions.
+        fallback_after: With `fallback`: the number of interruptions in the session after which replacements are
             On-Demand.
         arch: `"x86_64"` or `"arm64"`, which costs a fifth less.
         ephemeral_gb: Disk of each worker, 20..200.
 
-    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env`, `secrets` and `mounts` are the same for every launcher on AWS.
+    The attributes `slots`, `image`, `stack`, `region`, `profile`, `role`, `env`, `secrets` and `mounts` are common to all launchers on AWS.
 
     Raises: ConfigError; for a size that Fargate does not have it names the nearest one.
     """
@@ -216,7 +216,7 @@ class Fargate(_OnEcs):
     ephemeral_gb: int = 20
 
     name = "fargate"
-    # Pulling a large image, and asking again while there is no capacity.
+    # For pulling a large image, and for retries while there is no capacity.
     launch_s = 600.0
 
     def __post_init__(self) -> None:
@@ -228,7 +228,7 @@ class Fargate(_OnEcs):
 
     @property
     def size(self) -> Size:
-        """What each worker has."""
+        """vCPUs and memory of each worker."""
         return fargate_size(self.cpu, self.memory)
 
     @property
@@ -270,7 +270,7 @@ class Fargate(_OnEcs):
             self.size.vcpu,
             self.size.mib / 1024,
             arch=self.arch,
-            # What may come On-Demand may cost as much: limits are to hold.
+            # With fallback, a worker may cost the On-Demand price; cost limits must hold.
             spot=self.spot and not self.fallback,
             disk_gb=self.ephemeral_gb,
         )
@@ -295,20 +295,20 @@ class Fargate(_OnEcs):
 
 @dataclass(frozen=True, kw_only=True)
 class Ec2(_OnEcs):
-    """Workers on EC2 instances of the stack, one on each; the stack's Auto Scaling group starts and ends them.
+    """Workers on EC2 instances of the stack, one per instance; the stack's Auto Scaling group starts and ends them.
 
     Attributes:
-        instance_type: One of the stack's, any of which may start; for another type make a stack with that one.
-        spot: On spare capacity: up to 90 % cheaper, and taken back with two minutes' notice. No task is lost by that.
-        fallback: With `spot`: On-Demand from `fallback_after` interruptions on. For want of spare capacity the Auto Scaling
-            group goes on asking.
+        instance_type: One of the stack's types, any of which may start; for another type, create a stack with that type.
+        spot: Whether to use spare capacity: up to 90 % cheaper, and reclaimed with two minutes' notice. No task is lost.
+        fallback: With `spot`: use On-Demand after `fallback_after` interruptions. While there is no spare capacity, the
+            Auto Scaling group keeps retrying.
         fallback_after: As for `Fargate`.
-        gpus: Of each worker; the instance must have so many.
-        memory: Of each worker, such as `"6GB"`; what the instance can give unless given.
-        warm_s: For so many seconds after the session's end its instances stay, so that the next one starts in seconds.
+        gpus: GPUs of each worker; the instance must have at least as many.
+        memory: Memory of each worker, such as `"6GB"`; by default the instance's usable memory.
+        warm_s: Seconds for which the instances stay after the session's end, so that the next session starts in seconds.
             They cost money meanwhile.
 
-    Those of `slots`, `image`, `stack`, `region`, `profile`, `role`, `env`, `secrets` and `mounts` are the same for every launcher on AWS.
+    The attributes `slots`, `image`, `stack`, `region`, `profile`, `role`, `env`, `secrets` and `mounts` are common to all launchers on AWS.
     """
 
     instance_type: str | None = None
@@ -320,7 +320,7 @@ class Ec2(_OnEcs):
     warm_s: float = 0
 
     name = "ec2"
-    # An instance takes some minutes; without capacity its Auto Scaling group goes on asking.
+    # An instance takes minutes to start; without capacity its Auto Scaling group keeps retrying.
     launch_s = 900.0
 
     def __post_init__(self) -> None:
@@ -367,7 +367,7 @@ class Ec2(_OnEcs):
             )
             for instance_type, machine in self._hosts.machines.items()
         ]
-        # Any of them may start: limits are to hold.
+        # Any of the types may start; cost limits must hold.
         return max(prices, key=lambda price: price.usd_per_hour)
 
     def _make(self) -> EcsTasks:
@@ -381,7 +381,7 @@ class Ec2(_OnEcs):
         return EcsTasks(
             self.account,
             define=lambda: hosts.definition(memory=self.memory, gpus=self.gpus),
-            providers=lambda: [Provider(each.provider, each.quota_kind) for each in kinds],
+            providers=lambda: [Provider(kind.provider, kind.quota_kind) for kind in kinds],
             n_slots_each=lambda: self._slots_each,
             vcpu_each=lambda: float(hosts.machine.vcpus),
             in_vpc=False,
@@ -391,21 +391,21 @@ class Ec2(_OnEcs):
 
 
 def check_fallback(spot: bool, fallback: bool, after: int) -> None:
-    """Raises: ConfigError if there is nothing to fall back from, or after no number of interruptions."""
+    """Check `fallback` and `fallback_after`. Raises: ConfigError."""
     if fallback and not spot:
-        raise ConfigError("fallback=True (an argument): is for spot=True; without it all is On-Demand")
+        raise ConfigError("fallback=True (an argument): requires spot=True; without it all workers are On-Demand")
     if type(after) is not int or after < 1:
         raise ConfigError(f"fallback_after={after!r} (an argument): must be at least 1")
 
 
 def check_ephemeral(ephemeral_gb: int) -> None:
-    """Raises: ConfigError if Fargate has no such disk."""
+    """Check that Fargate has such a disk. Raises: ConfigError."""
     lowest, highest = _EPHEMERAL_GB
     if type(ephemeral_gb) is not int or not lowest <= ephemeral_gb <= highest:
         raise ConfigError(f"ephemeral_gb={ephemeral_gb!r} (an argument): must be {lowest}..{highest}")
 
 
 def check_arch(arch: str) -> None:
-    """Raises: ConfigError if AWS has no such machines."""
+    """Check that AWS has such machines. Raises: ConfigError."""
     if arch not in _ARCHS:
         raise ConfigError(f"arch={arch!r} (an argument): must be {' or '.join(map(repr, _ARCHS))}")

@@ -1,4 +1,4 @@
-"""How far a launch on Amazon ECS has come, as a string for the manifest: which ECS tasks, which calls, what is left."""
+"""The state of a launch on Amazon ECS, as a string for the manifest: ECS tasks, pending calls, slots to start."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import msgpack
 
 __all__ = ["Call", "EcsHandle"]
 
-# An ECS task's id, which is packed if it is of the form that new accounts have; ECS calls it opaque.
+# ECS calls the ids of its tasks opaque; ids in the form of new accounts are packed.
 _PACKED = re.compile(r"[0-9a-f]{32}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _ID_BYTES = 16
 
 
 class Call(NamedTuple):
-    """One RunTask: its number in the launch, how many ECS tasks, and how many slots each has."""
+    """A RunTask call: its number in the launch, the number of ECS tasks, and the slots of each."""
 
     number: int
     n_tasks: int
@@ -28,20 +28,20 @@ class Call(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EcsHandle:
-    """One launch.
+    """A launch.
 
     Attributes:
-        session_id: Whose workers; what ECS knows as `startedBy`.
-        launch_id: Begins the workers' ids, and the calls' tokens.
-        n_slots_each: Of each ECS task but the last.
-        n_slots: How many are wanted; fewer than ordered where the quota has room for fewer.
-        detached: Whether they outlive their client.
-        n_calls: Numbers given so far.
-        n_tries: Steps in a row that started nothing.
-        provider: Which capacity provider is asked, by its place.
-        repeat: Calls whose answers were unclear, to be made once more as they were.
+        session_id: The session of the workers; `startedBy` in ECS.
+        launch_id: The prefix of the workers' ids and of the calls' tokens.
+        n_slots_each: The slots of each ECS task except the last.
+        n_slots: The slots to start; fewer than ordered if the quota allows fewer.
+        detached: Whether the workers outlive their client.
+        n_calls: The number of calls numbered so far.
+        n_tries: The number of consecutive steps that started no worker.
+        provider: The index of the current capacity provider.
+        repeat: Calls with unclear answers, to be repeated unchanged.
         tasks: Ids of ECS tasks, each with its slots.
-        why_fewer: Why fewer are wanted than were ordered.
+        why_fewer: Why fewer slots are started than were ordered.
     """
 
     session_id: str
@@ -58,16 +58,16 @@ class EcsHandle:
 
     @property
     def n_started(self) -> int:
-        """Slots of the ECS tasks that were started."""
+        """The slots of the ECS tasks that were started."""
         return sum(n_slots for _, n_slots in self.tasks)
 
     @property
     def n_left(self) -> int:
-        """Slots for which nothing has been asked."""
+        """The slots that no call has requested yet."""
         return max(0, self.n_slots - self.n_started - sum(call.n_tasks * call.n_slots for call in self.repeat))
 
     def next_calls(self, n_tasks: int, n_calls: int) -> list[Call]:
-        """The next calls, at most so many with at most so many ECS tasks each: always the same ones for this handle."""
+        """Return the next calls, at most `n_calls` with at most `n_tasks` ECS tasks each. Guarantee: a handle determines them."""
         calls, left = list(self.repeat), self.n_left
         number = self.n_calls
         while left > 0 and len(calls) < n_calls:
@@ -78,7 +78,7 @@ class EcsHandle:
         return calls
 
     def dump(self) -> str:
-        """As it stands in the manifest."""
+        """Return the handle as the manifest stores it."""
         *fields, _, why_fewer = astuple(self)
         names = [task_id for task_id, _ in self.tasks]
         ids = b"".join(map(bytes.fromhex, names)) if all(map(_PACKED.fullmatch, names)) else names
@@ -87,7 +87,7 @@ class EcsHandle:
 
     @classmethod
     def load(cls, handle: str) -> EcsHandle | None:
-        """Back from `dump`; None if it is no such handle: whoever can write the store can write one."""
+        """Parse the result of `dump`; None if it is malformed: anyone who can write to the store can write a handle."""
         try:
             fields = msgpack.unpackb(base64.b85decode(handle), use_list=False)
             *plain, repeat, ids, slots, why_fewer = fields
@@ -97,10 +97,10 @@ class EcsHandle:
                 return None
             tasks = tuple(zip(ids, slots, strict=True))
             loaded: tuple[Any, ...] = (*plain, tuple(Call(*call) for call in repeat), tasks, why_fewer)
-            found = cls(*loaded)
+            launch = cls(*loaded)
         except (ValueError, TypeError, binascii.Error, msgpack.UnpackException):
             return None
-        return found if found._is_sound() else None
+        return launch if launch._is_sound() else None
 
     def _is_sound(self) -> bool:
         numbers: list[object] = [self.n_slots_each, self.n_slots, self.n_calls, self.n_tries, self.provider]

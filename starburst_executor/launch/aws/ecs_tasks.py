@@ -1,10 +1,10 @@
-"""ECS tasks of one launcher: started ten at a time, found again by their ids, seen to stop, stopped.
+"""Starts, finds, watches and stops the ECS tasks of one launcher.
 
-    start ─► plan ─► quota, key, task definition, RunTask × 4 ─► RunTask × 4 ─► … ─► all started, or no more to be had
-              │ nothing exists yet                          each with a token: the same call repeated is the same tasks
+    start ─► plan ─► quota, key, task definition, RunTask × 4 ─► RunTask × 4 ─► … ─► all started, or no capacity left
+              │ nothing exists yet                          each with a token: a repeated call returns the same tasks
 
-# Guarantee: a step that is repeated, because its answer or its handle was lost, starts nothing twice. A call's number
-and size follow from the handle alone, and its token from the launch and that number.
+# Guarantee: a step that is repeated, because its answer or its handle was lost, starts no task twice. A call's number
+and size follow from the handle alone, and its token from the launch id and that number.
 
 Source: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html
 """
@@ -38,16 +38,16 @@ __all__ = ["EcsTasks", "Provider"]
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_COUNT_MOST = 10  # of one RunTask
+_COUNT_MOST = 10  # of one RunTask call
 _CALLS_AT_ONCE = 4
-_BURST, _RATE = 100, 20.0  # launches of Fargate: at once, and per second when that is used up
+_BURST, _RATE = 100, 20.0  # launches on Fargate: burst, and rate per second after it
 _DESCRIBE_MOST = 100
 _PAUSE_S, _PAUSE_MOST_S = 2.0, 60.0
-# How often ECS is asked how its tasks are; its answers are some seconds old in any case.
+# The interval between polls of ECS, whose answers are some seconds old in any case.
 _POLL_S = 15.0
-_FORGOTTEN_S = 3600.0  # a stopped ECS task is known for an hour at least
+_FORGOTTEN_S = 3600.0  # ECS describes a stopped task for at least an hour
 _STOPS_AT_ONCE = 8
-_LOGS_MOST = 3  # log streams read for one look
+_LOGS_MOST = 3  # log streams read per poll
 
 # Each resource by its name: what IAM refuses names the "resource:" that it is about. The last: an instance whose agent is away for the moment; of a provider with managed scaling no more than 500 ECS tasks may
 # wait for an instance, which is no quota of the account's.
@@ -57,7 +57,7 @@ _NO_ROOM = re.compile(
     r"capacity is unavailable|resource:(?:cpu|memory|eni|gpu|port|fpga|accelerator)|no container instances|unable to place|insufficient|provisioning capacity limit|"
     r"(?:^|: )agent(?:$|[:,])"
 )
-# Of the same definition, registered by another client.
+# The error if another client registers the same definition at the same time.
 # https://github.com/dagster-io/dagster/pull/11192, https://github.com/PrefectHQ/prefect/issues/15865
 _BEATEN = "too many concurrent attempts"
 _QUOTA = ("reached the limit", "limit exceeded", "quota", "above your limit")
@@ -66,7 +66,7 @@ _TAKEN = (*_INTERRUPTED, "InfrastructureHealth")
 
 
 class Provider(NamedTuple):
-    """A capacity provider, and whose quota its vCPUs count against; None if that is not known."""
+    """A capacity provider, and the kind of quota that its vCPUs count against; None if unknown."""
 
     name: str
     quota: str | None
@@ -77,7 +77,7 @@ class _Seen:
     """An ECS task as last described."""
 
     status: str
-    stays: bool  # ECS means it to run
+    stays: bool  # its desired status is not STOPPED
     was_interrupted: bool = False
     death: Death | None = None
 
@@ -86,15 +86,15 @@ class EcsTasks:
     """Starts and watches ECS tasks. Called by one thread at a time.
 
     Args:
-        define: The task definition, without its family.
-        providers: Capacity providers in the order in which they are tried.
-        n_slots_each: Tasks at once in each worker.
-        vcpu_each: What each worker counts against the quota.
-        in_vpc: Whether each has a network interface of its own.
-        fallback_after: After so many interruptions of the session the last provider alone is asked.
+        define: Returns the task definition, without its family.
+        providers: Capacity providers, in the order in which they are tried.
+        n_slots_each: Slots of each worker.
+        vcpu_each: vCPUs of each worker that count against the quota.
+        in_vpc: Whether each worker has a network interface of its own.
+        fallback_after: The number of interruptions in the session after which only the last provider is used.
         at_end: Called with the number of ECS tasks when a launch is stopped.
 
-    Those that have to ask AWS first are given as functions.
+    Arguments whose value requires a request to AWS are passed as functions.
     """
 
     def __init__(
@@ -130,68 +130,68 @@ class EcsTasks:
         return _value(self._given[1])
 
     def check(self) -> None:
-        """See that there is a stack, an image, a provider. Raises: ConfigError, LaunchError."""
+        """Check that the stack, the image and the provider exist. Raises: ConfigError, LaunchError."""
         self._define()
         _ = self._providers
 
     # --- starting -----------------------------------------------------------------------------------------------------
 
     def start(self, order: Order, handle: str) -> Started:
-        """One step. ECS: 1 DescribeTaskDefinition in the first, then up to 4 RunTask each."""
+        """Take one step. ECS: 1 DescribeTaskDefinition in the first step, then up to 4 RunTask per step."""
         if not handle:
-            # In the manifest before anything is made: whoever cleans up finds the key's parameter by it.
+            # The plan is in the manifest before any request creates a resource, so that cleanup finds the key's parameter.
             session_id = split_url(order.url)[1]
             plan = EcsHandle(session_id, order.launch_id, self._n_slots_each, order.n_slots, order.detached)
-            # What was taken a moment ago is still draining, and in no manifest yet.
-            n_taken = max(order.n_taken, sum(seen.was_interrupted for seen in self._seen.values()))
+            # Workers whose reclaim was just reported are still draining, and not in the manifest's count yet.
+            n_taken = max(order.n_taken, sum(state.was_interrupted for state in self._seen.values()))
             if len(self._providers) > 1 and n_taken >= self._fallback_after:
                 plan = replace(plan, provider=len(self._providers) - 1)
                 name = self._providers[plan.provider].name
-                _log.warning("after %d interruptions workers are started on %s", n_taken, name)
+                _log.warning("after %d interruptions, workers are started on %s", n_taken, name)
             return Started(plan.dump(), 0, more_s=0.0)
-        here = EcsHandle.load(handle)
-        if here is None:
+        launch = EcsHandle.load(handle)
+        if launch is None:
             raise LaunchError("the launch's handle is not one of Amazon ECS")
         try:
-            if not here.n_calls:
-                here = self._fitting(here)
-            request = self._request(order, here)
+            if not launch.n_calls:
+                launch = self._fitting(launch)
+            request = self._request(order, launch)
         except Passing as error:
-            # Nothing is started by then: the same again, until it has taken too long.
-            return self._again(replace(here, n_tries=here.n_tries + 1), self._pause_s(here), error)
-        calls = here.next_calls(_COUNT_MOST, _CALLS_AT_ONCE)
-        self._next_look.setdefault(here.launch_id, self._clock.monotonic() + _POLL_S)
+            # No worker was started yet: repeat the step, until the launch has taken too long.
+            return self._again(replace(launch, n_tries=launch.n_tries + 1), self._pause_s(launch), error)
+        calls = launch.next_calls(_COUNT_MOST, _CALLS_AT_ONCE)
+        self._next_look.setdefault(launch.launch_id, self._clock.monotonic() + _POLL_S)
         with ThreadPoolExecutor(_CALLS_AT_ONCE, "starburst-run-task") as pool:
-            answers = list(pool.map(lambda call: self._run(request, here, call), calls))
-        return self._next(here, calls, answers)
+            answers = list(pool.map(lambda call: self._run(request, launch, call), calls))
+        return self._next(launch, calls, answers)
 
-    def _fitting(self, here: EcsHandle) -> EcsHandle:
-        """As many as the quota has room for. Raises: QuotaExceeded if not even one is."""
-        kind, vcpu = self._providers[here.provider].quota, _value(self._given[2])
+    def _fitting(self, launch: EcsHandle) -> EcsHandle:
+        """Reduce the launch to the room in the quota. Raises: QuotaExceeded if there is no room for one worker."""
+        kind, vcpu = self._providers[launch.provider].quota, _value(self._given[2])
         if kind is None:
-            return here
-        n_tasks = -(-here.n_slots // here.n_slots_each)
+            return launch
+        n_tasks = -(-launch.n_slots // launch.n_slots_each)
         n_fit, error = self._account.fitting(kind, n_tasks, vcpu)
         if error is None:
-            return here
-        return replace(here, n_slots=min(here.n_slots, n_fit * here.n_slots_each), why_fewer=str(error))
+            return launch
+        return replace(launch, n_slots=min(launch.n_slots, n_fit * launch.n_slots_each), why_fewer=str(error))
 
-    def _request(self, order: Order, here: EcsHandle) -> dict[str, Any]:
-        """What all calls have in common; the key and the task definition are there when this returns."""
+    def _request(self, order: Order, launch: EcsHandle) -> dict[str, Any]:
+        """Return the common part of all calls. Guarantee: the key and the task definition exist when this returns."""
         account, stack = self._account, self._account.stack
         account.put_key(order)
         request: dict[str, Any] = {
             "cluster": stack.cluster,
             "taskDefinition": self._definition,
-            "capacityProviderStrategy": [{"capacityProvider": self._providers[here.provider].name, "weight": 1}],
-            "startedBy": here.session_id,
+            "capacityProviderStrategy": [{"capacityProvider": self._providers[launch.provider].name, "weight": 1}],
+            "startedBy": launch.session_id,
             "propagateTags": "TASK_DEFINITION",
             "overrides": {
                 "containerOverrides": [
                     {
                         "name": CONTAINER,
                         "command": account.command(order.url, 0, "ecs"),
-                        "environment": account.environment(here.session_id, here.launch_id),
+                        "environment": account.environment(launch.session_id, launch.launch_id),
                     }
                 ]
             },
@@ -210,8 +210,8 @@ class EcsTasks:
 
     @cached_property
     def _definition(self) -> str:
-        """The task definition's family, which is named after what is in it: two clients need not agree, and what is there
-        is right. ECS: 1, and 1 to register it.
+        """Register the task definition if necessary; return its family, a digest of its contents. So clients need no
+        coordination: an existing family has the right contents. ECS: 1, and 1 to register it.
         """
         stack, ecs = self._account.stack, self._account.clients.get("ecs")
         definition = self._define()
@@ -223,24 +223,22 @@ class EcsTasks:
                 ecs.register_task_definition(family=family, tags=tags, **definition)
         except FOREIGN as error:
             if _BEATEN in str(error).lower():
-                raise Passing(
-                    f"another client registers the task definition {family} at this moment: {error}"
-                ) from error
+                raise Passing(f"another client is registering the task definition {family}: {error}") from error
             raise meaning(error, f"registering the task definition {family}") from error
         return family
 
     def _is_registered(self, family: str) -> bool:
         try:
-            found = self._account.clients.get("ecs").describe_task_definition(taskDefinition=family)["taskDefinition"]
+            answer = self._account.clients.get("ecs").describe_task_definition(taskDefinition=family)
         except FOREIGN as error:
-            # ECS's word for one that is not there; also for what it is too busy for, which says so.
+            # ECS uses this code for a missing definition, but also when it is too busy.
             if error_code(error) != "ClientException" or is_throttled(error) or is_unclear(error):
                 raise
             return False
-        return bool(found.get("status", "ACTIVE") == "ACTIVE")
+        return bool(answer["taskDefinition"].get("status", "ACTIVE") == "ACTIVE")
 
-    def _run(self, request: dict[str, Any], here: EcsHandle, call: Call) -> _Answer:
-        """One RunTask and what its answer means. Never raises what AWS answers."""
+    def _run(self, request: dict[str, Any], launch: EcsHandle, call: Call) -> _Answer:
+        """Call RunTask and interpret the answer. Never raises an error of AWS."""
         override = request["overrides"]["containerOverrides"][0]
         command = list(override["command"])
         command[command.index("--slots") + 1] = str(call.n_slots)
@@ -248,123 +246,131 @@ class EcsTasks:
             answer = self._account.once.get("ecs").run_task(
                 **{**request, "overrides": {"containerOverrides": [{**override, "command": command}]}},
                 count=call.n_tasks,
-                clientToken=f"{here.launch_id}-{call.number}",
+                clientToken=f"{launch.launch_id}-{call.number}",
             )
         except FOREIGN as error:
             if error_code(error) == "ConflictException":
-                # Asked before, by a client with another version or other options: these are the tasks of that call.
+                # A client with another version or other options made this call before: these are the tasks of that call.
                 return _Answer(_ids(getattr(error, "response", {}).get("resourceIds", [])))
             return _refused(error)
-        provider = self._providers[here.provider].name
+        provider = self._providers[launch.provider].name
         errors = [_failure(failure, provider) for failure in answer.get("failures", [])]
-        # What is for good goes before what may pass.
+        # Final errors before temporary ones.
         errors.sort(key=lambda error: isinstance(error, NoCapacity))
         return _Answer(_ids(task["taskArn"] for task in answer.get("tasks", [])), errors[0] if errors else None)
 
-    def _next(self, here: EcsHandle, calls: list[Call], answers: list[_Answer]) -> Started:
-        """What the answers make of the launch, and when its next step is due. Raises: LaunchError, ConfigError."""
-        n_before = len(here.tasks)
-        fresh = [(one, call.n_slots) for call, answer in zip(calls, answers, strict=True) for one in answer.ids]
-        here = replace(
-            here,
-            tasks=(*here.tasks, *fresh),
-            n_calls=max([here.n_calls, *(call.number + 1 for call in calls)]),
+    def _next(self, launch: EcsHandle, calls: list[Call], answers: list[_Answer]) -> Started:
+        """Update the launch with the answers, and choose when its next step is due. Raises: LaunchError, ConfigError."""
+        n_before = len(launch.tasks)
+        fresh = [(task_id, call.n_slots) for call, answer in zip(calls, answers, strict=True) for task_id in answer.ids]
+        launch = replace(
+            launch,
+            tasks=(*launch.tasks, *fresh),
+            n_calls=max([launch.n_calls, *(call.number + 1 for call in calls)]),
             repeat=tuple(call for call, answer in zip(calls, answers, strict=True) if answer.is_unclear),
-            n_tries=0 if fresh else here.n_tries + 1,
+            n_tries=0 if fresh else launch.n_tries + 1,
         )
         for task_id, _ in fresh:
             self._seen.setdefault(task_id, _Seen("PROVISIONING", stays=True))
         errors = [answer.error for answer in answers if answer.error is not None]
-        final = next((one for one in errors if not isinstance(one, NoCapacity)), None)
-        if here.repeat or any(answer.is_throttled for answer in answers):
-            return self._again(here, self._pause_s(here), errors[0])
-        if not here.n_left:
-            return Started(here.dump(), here.n_started, error=QuotaExceeded(here.why_fewer) if here.why_fewer else None)
-        if final is not None and not here.tasks:
+        final = next((error for error in errors if not isinstance(error, NoCapacity)), None)
+        if launch.repeat or any(answer.is_throttled for answer in answers):
+            return self._again(launch, self._pause_s(launch), errors[0])
+        if not launch.n_left:
+            return Started(
+                launch.dump(), launch.n_started, error=QuotaExceeded(launch.why_fewer) if launch.why_fewer else None
+            )
+        if final is not None and not launch.tasks:
             raise final
         if not errors:
-            n_now = len(here.tasks)
-            return self._again(here, 0.0 if n_now < _BURST else (n_now - n_before) / _RATE, None)
-        if final is None and here.provider + 1 < len(self._providers):
+            n_now = len(launch.tasks)
+            return self._again(launch, 0.0 if n_now < _BURST else (n_now - n_before) / _RATE, None)
+        if final is None and launch.provider + 1 < len(self._providers):
             _log.info(
-                "no capacity of %s; going on with the next provider: %s", self._providers[here.provider], errors[0]
+                "no capacity of %s; continuing with the next provider: %s", self._providers[launch.provider], errors[0]
             )
-            return self._again(replace(here, provider=here.provider + 1), 0.0, None)
-        if here.tasks:
-            return Started(here.dump(), here.n_started, error=_launch_error(final or errors[0]))
-        return self._again(here, self._pause_s(here), errors[0])
+            return self._again(replace(launch, provider=launch.provider + 1), 0.0, None)
+        if launch.tasks:
+            return Started(launch.dump(), launch.n_started, error=_launch_error(final or errors[0]))
+        return self._again(launch, self._pause_s(launch), errors[0])
 
-    def _again(self, here: EcsHandle, pause_s: float, error: StarburstError | None) -> Started:
-        return Started(here.dump(), here.n_started, pause_s, None if error is None else _launch_error(error))
+    def _again(self, launch: EcsHandle, pause_s: float, error: StarburstError | None) -> Started:
+        return Started(launch.dump(), launch.n_started, pause_s, None if error is None else _launch_error(error))
 
-    def _pause_s(self, here: EcsHandle) -> float:
-        longest_s: float = min(_PAUSE_MOST_S, _PAUSE_S * 2.0 ** min(here.n_tries, 10))
+    def _pause_s(self, launch: EcsHandle) -> float:
+        longest_s: float = min(_PAUSE_MOST_S, _PAUSE_S * 2.0 ** min(launch.n_tries, 10))
         return longest_s * (0.5 + self._clock.random() / 2)
 
     # --- watching -----------------------------------------------------------------------------------------------------
 
     def deaths(self, handle: str) -> list[Death]:
-        """Those that have stopped. ECS: 1 DescribeTasks for 100 ECS tasks, each 15 seconds at most."""
-        return [seen.death for _, _, seen in self._look(handle) if seen.death is not None]
+        """Return the workers whose ECS task has stopped. ECS: 1 DescribeTasks per 100 tasks, at most every 15 seconds."""
+        return [state.death for _, _, state in self._look(handle) if state.death is not None]
 
     def slots_alive(self, handle: str) -> int:
-        """Slots of those that ECS means to run: one that it is stopping is as good as gone. ECS: as `deaths`."""
-        return sum(n_slots for _, n_slots, seen in self._look(handle) if seen.stays)
+        """Return the slots of all ECS tasks except stopped and stopping ones. ECS: as `deaths`."""
+        return sum(n_slots for _, n_slots, state in self._look(handle) if state.stays)
 
     def interruptions(self, handle: str) -> int:
-        """How many were taken back, or are being. ECS: as `deaths`."""
-        return sum(seen.was_interrupted for _, _, seen in self._look(handle))
+        """Return how many workers were or are being reclaimed. ECS: as `deaths`."""
+        return sum(state.was_interrupted for _, _, state in self._look(handle))
 
     def worker_ids(self, handle: str) -> list[str]:
-        """Its workers, heard of or not. No request."""
+        """Return the ids of all workers of the launch, whether or not they have beaten. No request."""
         return list(self.streams(handle).values())
 
     def streams(self, handle: str) -> dict[str, str]:
-        """Its workers by the log streams of their ECS tasks. No request."""
-        here = EcsHandle.load(handle)
-        return {} if here is None else {stream_of(task_id): _worker_id(here, task_id) for task_id, _ in here.tasks}
+        """Return the workers of the launch by the log streams of their ECS tasks. No request."""
+        launch = EcsHandle.load(handle)
+        return (
+            {} if launch is None else {stream_of(task_id): _worker_id(launch, task_id) for task_id, _ in launch.tasks}
+        )
 
     def expected(self, handle: str) -> list[str]:
-        """Those that ECS means to run. ECS: as `deaths`."""
-        here = EcsHandle.load(handle)
+        """Return the workers whose ECS task is not stopped or stopping. ECS: as `deaths`."""
+        launch = EcsHandle.load(handle)
         return (
-            [] if here is None else [_worker_id(here, task_id) for task_id, _, seen in self._look(handle) if seen.stays]
+            []
+            if launch is None
+            else [_worker_id(launch, task_id) for task_id, _, state in self._look(handle) if state.stays]
         )
 
     def give_up(self, handle: str, worker_id: str, words: str) -> bool:
-        """Stop one. Its death has the words, as the reason that it was stopped for. ECS: 1."""
-        here = EcsHandle.load(handle)
-        for task_id, _, seen in () if here is None else self._look(handle):
-            if seen.stays and here is not None and _worker_id(here, task_id) == worker_id:
+        """Stop one worker, with `words` as the reason, which its death repeats. ECS: 1."""
+        launch = EcsHandle.load(handle)
+        for task_id, _, state in () if launch is None else self._look(handle):
+            if state.stays and launch is not None and _worker_id(launch, task_id) == worker_id:
                 self._stop_task(task_id, words)
-                return not seen.stays
+                return not state.stays
         return False
 
     def describe(self, handle: str) -> str:
-        """How many are in which state, and why one stopped."""
-        found = list(self._look(handle))
-        if not found:
+        """Return the number of ECS tasks in each state, and why one stopped."""
+        states = [state for _, _, state in self._look(handle)]
+        if not states:
             return ""
-        counts = Counter(seen.status for _, _, seen in found)
-        words = f"{len(found)} ECS tasks: " + ", ".join(f"{n} {status}" for status, n in counts.most_common())
-        deaths = [seen.death.words for _, _, seen in found if seen.death is not None]
+        counts = Counter(state.status for state in states)
+        words = f"{len(states)} ECS tasks: " + ", ".join(f"{n} {status}" for status, n in counts.most_common())
+        deaths = [state.death.words for state in states if state.death is not None]
         return "; ".join([words, *deaths[-1:]])
 
     def _look(self, handle: str) -> Iterator[tuple[str, int, _Seen]]:
-        """Its ECS tasks, with their slots and how they are; from what was asked within the last seconds."""
-        here = EcsHandle.load(handle)
-        if here is None:
+        """Yield the ECS tasks of the launch with their slots and states, after a poll if one is due."""
+        launch = EcsHandle.load(handle)
+        if launch is None:
             return
         now = self._clock.monotonic()
-        if here.tasks and now >= self._next_look.get(here.launch_id, now):
-            self._next_look[here.launch_id] = now + _POLL_S
-            self._ask(here)
-        for task_id, n_slots in here.tasks:
+        if launch.tasks and now >= self._next_look.get(launch.launch_id, now):
+            self._next_look[launch.launch_id] = now + _POLL_S
+            self._ask(launch)
+        for task_id, n_slots in launch.tasks:
             yield task_id, n_slots, self._seen.get(task_id, _Seen("UNKNOWN", stays=True))
 
-    def _ask(self, here: EcsHandle) -> None:
-        """Describe those that have not stopped. What fails is logged: whoever cannot tell says that nobody died."""
-        open_ = [one for one, _ in here.tasks if one not in self._seen or self._seen[one].death is None]
+    def _ask(self, launch: EcsHandle) -> None:
+        """Describe the ECS tasks that have not stopped. Errors are logged: without an answer, no worker counts as dead."""
+        open_ = [
+            task_id for task_id, _ in launch.tasks if task_id not in self._seen or self._seen[task_id].death is None
+        ]
         n_logs = _LOGS_MOST
         for i in range(0, len(open_), _DESCRIBE_MOST):
             try:
@@ -372,26 +378,28 @@ class EcsTasks:
                     cluster=self._account.stack.cluster, tasks=open_[i : i + _DESCRIBE_MOST]
                 )
             except (*FOREIGN, StarburstError) as error:
-                _log.info("ECS does not say how its tasks are; asking again later: %s", error)
+                _log.info("the ECS tasks could not be described; retrying later: %s", error)
                 return
             for task in answer.get("tasks", []):
-                n_logs -= self._take_in(here, task, may_read_log=n_logs > 0)
+                n_logs -= self._take_in(launch, task, may_read_log=n_logs > 0)
             for failure in answer.get("failures", []):
-                if failure.get("reason") == "MISSING" and self._is_old(here):
+                if failure.get("reason") == "MISSING" and self._is_old(launch):
                     task_id = str(failure.get("arn", "")).rpartition("/")[2]
-                    words = "ECS knows it no more: it stopped more than an hour ago"
-                    self._seen[task_id] = _Seen("MISSING", stays=False, death=Death(_worker_id(here, task_id), words))
+                    words = "ECS no longer lists it: it stopped more than an hour ago"
+                    self._seen[task_id] = _Seen("MISSING", stays=False, death=Death(_worker_id(launch, task_id), words))
 
-    def _is_old(self, here: EcsHandle) -> bool:
-        """Whether ECS may have forgotten its ECS tasks. Of younger ones it has merely not heard everywhere."""
-        return self._clock.now() - launched_at(here.launch_id) > _FORGOTTEN_S
+    def _is_old(self, launch: EcsHandle) -> bool:
+        """Whether ECS may have dropped the launch's tasks. A younger task may be missing until ECS is consistent."""
+        return self._clock.now() - launched_at(launch.launch_id) > _FORGOTTEN_S
 
-    def _take_in(self, here: EcsHandle, task: dict[str, Any], *, may_read_log: bool) -> bool:
-        """What a description says; whether a log was read for it."""
+    def _take_in(self, launch: EcsHandle, task: dict[str, Any], *, may_read_log: bool) -> bool:
+        """Update an ECS task's state from its description; return whether a log was read."""
         task_id = str(task["taskArn"]).rpartition("/")[2]
         status = str(task.get("lastStatus", ""))
-        seen = self._seen[task_id] = _Seen(status, stays=task.get("desiredStatus") != "STOPPED" and status != "STOPPED")
-        seen.was_interrupted = str(task.get("stopCode", "")) in _INTERRUPTED
+        state = self._seen[task_id] = _Seen(
+            status, stays=task.get("desiredStatus") != "STOPPED" and status != "STOPPED"
+        )
+        state.was_interrupted = str(task.get("stopCode", "")) in _INTERRUPTED
         if status != "STOPPED":
             return False
         code, reason = str(task.get("stopCode", "")), str(task.get("stoppedReason", ""))
@@ -405,65 +413,68 @@ class EcsTasks:
             words.append(last_lines(self._account.clients, self._account.stack, stream_of(task_id)))
         words.append(start_advice("; ".join(words)))
         was_taken = code in _TAKEN or (code == "TaskFailedToStart" and _is_no_room(reason))
-        told = "; ".join(dict.fromkeys(filter(None, words)))
+        text = "; ".join(dict.fromkeys(filter(None, words)))
         was_killed = type(exit_code) is int and exit_code > SIGNALLED
-        seen.death = Death(_worker_id(here, task_id), f"{told}: ECS task {task_id}", was_taken, was_killed)
+        state.death = Death(_worker_id(launch, task_id), f"{text}: ECS task {task_id}", was_taken, was_killed)
         return reads_log
 
     # --- stopping -----------------------------------------------------------------------------------------------------
 
     def shed(self, handle: str, n_slots: int) -> int:
-        """Drain the newest, but no more slots than asked for: a worker of four is not drained for the sake of one."""
-        here = EcsHandle.load(handle)
+        """Drain the newest workers, with at most `n_slots` slots: a worker with four slots is not drained to remove one."""
+        launch = EcsHandle.load(handle)
         chosen: list[str] = []
         n_shed = 0
-        for task_id, n_each, seen in reversed(list(self._look(handle))):
-            if seen.stays and n_shed + n_each <= n_slots:
+        for task_id, n_each, state in reversed(list(self._look(handle))):
+            if state.stays and n_shed + n_each <= n_slots:
                 chosen.append(task_id)
                 n_shed += n_each
-        if here is not None:
-            self._stop_tasks(chosen, "fewer workers are wanted")
+        if launch is not None:
+            self._stop_tasks(chosen, "fewer workers are needed")
         return n_shed
 
     def stop(self, handle: str, *, for_good: bool) -> None:
-        """SIGTERM for this session's ECS tasks, those included that no handle names; SIGKILL after two minutes.
+        """Stop the launch's ECS tasks: SIGTERM, then SIGKILL after two minutes.
 
         Args:
-            for_good: The session is over: none of its workers starts any more.
+            for_good: Whether the session is over: then all its ECS tasks are stopped, also those in no handle, and its key
+                is deleted, so that no further worker starts.
         """
-        here = EcsHandle.load(handle)
-        if here is None:
+        launch = EcsHandle.load(handle)
+        if launch is None:
             return
         if not for_good:
             self._stop_tasks(
-                [one for one, _, seen in self._look(handle) if seen.stays], "the session stops its workers"
+                [task_id for task_id, _, state in self._look(handle) if state.stays], "the session stops its workers"
             )
             return
-        self._account.delete_key(here.session_id)
-        named = [one for one, _, seen in self._look(handle) if seen.stays]
-        self._stop_tasks(list(dict.fromkeys([*named, *self._listed(here.session_id)])), "the session has ended")
-        if self._at_end is not None and here.launch_id not in self._ended:
-            self._at_end(len(here.tasks))
-        self._ended.add(here.launch_id)
+        self._account.delete_key(launch.session_id)
+        named = [task_id for task_id, _, state in self._look(handle) if state.stays]
+        self._stop_tasks(list(dict.fromkeys([*named, *self._listed(launch.session_id)])), "the session has ended")
+        if self._at_end is not None and launch.launch_id not in self._ended:
+            self._at_end(len(launch.tasks))
+        self._ended.add(launch.launch_id)
 
     def let_go(self, handle: str) -> None:
-        """The client of an attached session ends: its workers with it."""
-        here = EcsHandle.load(handle)
-        if here is not None and not here.detached and here.launch_id not in self._ended:
+        """Stop the workers of an attached session with its client."""
+        launch = EcsHandle.load(handle)
+        if launch is not None and not launch.detached and launch.launch_id not in self._ended:
             self.stop(handle, for_good=True)
 
     def _listed(self, session_id: str) -> list[str]:
-        """What ECS runs for a session, whatever handles say. ECS: 1 for 100."""
+        """Return all ECS tasks of a session, also those in no handle. ECS: 1 per 100."""
         try:
             pages = self._account.clients.get("ecs").get_paginator("list_tasks")
             listed = pages.paginate(cluster=self._account.stack.cluster, startedBy=session_id)
             return [task_id for page in listed for task_id in _ids(page["taskArns"])]
         except (*FOREIGN, StarburstError) as error:
-            _log.warning("ECS does not list what it runs for the session; those in its manifest are stopped: %s", error)
+            _log.warning(
+                "the session's ECS tasks could not be listed; only those in its manifest are stopped: %s", error
+            )
             return []
 
     def _stop_tasks(self, task_ids: list[str], reason: str) -> None:
-        """StopTask for each. What fails is logged: such a worker leaves when it sees that the session is over, or idle."""
+        """Stop each ECS task. Errors are logged: the worker leaves when it sees that the session is over, or when it is idle."""
         if not task_ids:
             return
         with ThreadPoolExecutor(_STOPS_AT_ONCE, "starburst-stop-task") as pool:
@@ -473,17 +484,18 @@ class EcsTasks:
         try:
             self._account.clients.get("ecs").stop_task(cluster=self._account.stack.cluster, task=task_id, reason=reason)
         except (*FOREIGN, StarburstError) as error:
-            _log.warning("an ECS task was not stopped, and will leave by itself: %s: %s", task_id, error)
+            _log.warning("an ECS task could not be stopped; its worker will leave by itself: %s: %s", task_id, error)
             return
         if task_id in self._seen:
             self._seen[task_id].stays = False
 
 
 class _Answer(NamedTuple):
-    """What came of one RunTask.
+    """The result of a RunTask call.
 
-    `error` is why fewer were started than asked for; NoCapacity may pass, anything else does not. `is_unclear`: it may
-    have started some, so the same call is to be made again. `is_throttled`: it has not, and may be made later.
+    `error` is why fewer tasks than requested were started; NoCapacity is temporary, all other errors are final.
+    `is_unclear`: the call may have started tasks and must be repeated unchanged. `is_throttled`: it started none and may
+    be repeated later.
     """
 
     ids: tuple[str, ...] = ()
@@ -498,35 +510,35 @@ def _ids(arns: Iterable[object]) -> tuple[str, ...]:
 
 def _refused(error: Exception) -> _Answer:
     text = str(error).lower()
-    found = meaning(error, "starting ECS tasks")
+    failure = meaning(error, "starting ECS tasks")
     if is_throttled(error):
-        return _Answer(error=found, is_throttled=True)
+        return _Answer(error=failure, is_throttled=True)
     if is_unclear(error):
-        return _Answer(error=found, is_unclear=True)
+        return _Answer(error=failure, is_unclear=True)
     if _is_no_room(_words_of(error)):
-        return _Answer(error=NoCapacity(str(found)))
+        return _Answer(error=NoCapacity(str(failure)))
     if any(words in text for words in _QUOTA):
-        return _Answer(error=QuotaExceeded(f"{found}; see `starburst quota`"))
-    return _Answer(error=with_advice(found))
+        return _Answer(error=QuotaExceeded(f"{failure}; see `starburst quota`"))
+    return _Answer(error=with_advice(failure))
 
 
 def _words_of(error: Exception) -> str:
-    """What AWS said, without what the SDK puts before it."""
+    """Return AWS's message, without the text that the SDK adds."""
     return str(getattr(error, "response", {}).get("Error", {}).get("Message", "")) or str(error)
 
 
 def _failure(failure: dict[str, Any], provider: str) -> LaunchError:
-    """One of `failures[]`, as the error that it is."""
+    """Return the error for an entry of `failures[]`."""
     reason, detail = str(failure.get("reason", "")), str(failure.get("detail", ""))
-    said = f"{reason}: {detail}" if detail else reason
-    text = said.lower()
+    message = f"{reason}: {detail}" if detail else reason
+    text = message.lower()
     if _is_no_room(text):
         return NoCapacity(
-            f"ECS says of {provider}: {said}; try again later, another size or architecture, or On-Demand"
+            f"ECS answered for {provider}: {message}; try again later, another size or architecture, or On-Demand"
         )
     if any(words in text for words in _QUOTA):
-        return QuotaExceeded(f"ECS says of {provider}: {said}; see `starburst quota`")
-    return LaunchError(f"ECS says of {provider}: {said}")
+        return QuotaExceeded(f"ECS answered for {provider}: {message}; see `starburst quota`")
+    return LaunchError(f"ECS answered for {provider}: {message}")
 
 
 def _is_no_room(text: str) -> bool:
@@ -537,8 +549,8 @@ def _launch_error(error: StarburstError) -> LaunchError:
     return error if isinstance(error, LaunchError) else LaunchError(str(error))
 
 
-def _worker_id(here: EcsHandle, task_id: str) -> str:
-    return worker_id_of(here.launch_id, digits_of(task_id))
+def _worker_id(launch: EcsHandle, task_id: str) -> str:
+    return worker_id_of(launch.launch_id, digits_of(task_id))
 
 
 def _value(given: _T | Callable[[], _T]) -> _T:

@@ -1,5 +1,5 @@
-"""What a user gives a worker's container beside its size: a role, variables, secrets by reference, file systems. Checked before anything
-is asked of AWS; an error names the option, and never a value that may be secret.
+"""The user's options for a worker's container besides its size: a role, variables, secrets by reference, file systems.
+They are checked before any request to AWS. Errors name the option, and never a value that may be secret.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ _SECRET = re.compile(
     r"|arn:aws[a-z-]*:ssm:[a-z0-9-]+:\d{12}:parameter/[\w./-]+"
     r"|/?[\w.-]+(/[\w.-]+)*"
 )
-# Set by the engine or the launcher: another value would make a worker another one, or keep it from its session.
+# Set by the platform or the launcher: another value would change a worker's identity or keep it from its session.
 # Source: https://docs.aws.amazon.com/batch/latest/userguide/job_env_vars.html, of AWS_BATCH_
 _KEPT = ("STARBURST_", "AWS_BATCH_", "ECS_", "AWS_CONTAINER_CREDENTIALS_")
-# What a worker reaches its session with is its role; these would come before it, in clear and without an end.
+# A worker reaches its session with its role; these would replace it, unencrypted and without expiry.
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 
 
 def check_role(role: str | None) -> None:
-    """Raises: ConfigError if it is no role's ARN."""
+    """Check that it is the ARN of a role. Raises: ConfigError."""
     if role is not None and not _ROLE.fullmatch(str(role)):
         raise ConfigError(f"role={role!r} (an argument): must be a role's ARN, arn:aws:iam::ACCOUNT:role/NAME")
 
 
 def check_env(env: Mapping[str, str]) -> None:
-    """Raises: ConfigError for a name that is no variable's, or that the worker needs itself; a value that is no text."""
+    """Check that names are valid and not reserved, and that values are strings. Raises: ConfigError."""
     for name, value in _items("env", env):
         _check_name("env", name)
         if not isinstance(value, str) or "\0" in value:
@@ -43,11 +43,11 @@ def check_env(env: Mapping[str, str]) -> None:
 
 
 def check_secrets(secrets: Mapping[str, str], env: Mapping[str, str]) -> None:
-    """Raises: ConfigError as `check_env`; for a reference that is none, whose text is not shown: it may be the secret."""
+    """Check names as `check_env`, and references. An invalid one may be the secret: it is not shown. Raises: ConfigError."""
     for name, reference in _items("secrets", secrets):
         _check_name("secrets", name)
         if name in env:
-            raise ConfigError(f"env and secrets: both name {name}; leave one out")
+            raise ConfigError(f"env and secrets: both contain {name}; remove one")
         if not isinstance(reference, str) or not _SECRET.fullmatch(reference):
             raise ConfigError(
                 f"secrets: {name} must be a reference, never the secret itself: the ARN of a secret of Secrets Manager or of "
@@ -63,11 +63,11 @@ def _items(option: str, given: object) -> list[tuple[object, object]]:
 
 def _check_name(option: str, name: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(f"{option}: {name!r} is no name of an environment variable")
+        raise ConfigError(f"{option}: {name!r} is not a name of an environment variable")
     if name.startswith(_KEPT):
         raise ConfigError(f"{option}: {name} is set by the launcher or by AWS; choose another name")
     if name in _CREDENTIALS:
-        raise ConfigError(f"{option}: {name} would replace the worker's role; give workers rights with role= instead")
+        raise ConfigError(f"{option}: {name} would replace the worker's role; use role= to give workers rights")
 
 
 # A file system, and a folder in it or an access point to it.
@@ -77,10 +77,10 @@ _PATH = re.compile(r"/[^:\s]+")
 
 
 def check_mounts(mounts: Mapping[str, str]) -> None:
-    """Raises: ConfigError for a path that is none, or a file system that is none."""
+    """Check paths and file systems. Raises: ConfigError."""
     for path, where in _items("mounts", mounts):
         if not isinstance(path, str) or not _PATH.fullmatch(path):
-            raise ConfigError(f"mounts: {path!r} is no path in a container: it begins with /")
+            raise ConfigError(f"mounts: {path!r} is not a path in a container, which begins with /")
         if not isinstance(where, str) or not _MOUNTED.fullmatch(where):
             raise ConfigError(
                 f"mounts: {path} must be a file system of EFS: fs-0a1b2c3d, fs-0a1b2c3d:/folder, or fs-0a1b2c3d/fsap-0a1b2c3d "
@@ -89,14 +89,14 @@ def check_mounts(mounts: Mapping[str, str]) -> None:
 
 
 def volumes(mounts: Mapping[str, str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The volumes of a definition and the mount points of its container, as ECS and Batch both have them.
+    """Return the volumes of a definition and the mount points of its container, in the form of both ECS and Batch.
 
-    What travels to the file system is encrypted.
+    The traffic to the file system is encrypted.
     """
     made, points = [], []
     for number, (path, where) in enumerate(sorted(mounts.items())):
         match = _MOUNTED.fullmatch(where)
-        assert match is not None  # it was checked  # noqa: S101
+        assert match is not None  # `check_mounts` passed  # noqa: S101
         system: dict[str, Any] = {"fileSystemId": match["system"], "transitEncryption": "ENABLED"}
         if match["point"]:
             system["authorizationConfig"] = {"accessPointId": match["point"]}

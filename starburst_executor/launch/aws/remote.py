@@ -1,9 +1,9 @@
-"""What launchers on AWS have in common: the account they work in, and what they tell a container.
+"""The common part of the launchers on AWS: the account, and the contents of a container.
 
     client   Account: stack, clients, quotas, the key's parameter        container()  command, environment, log, roles
-    worker   engine_bootstrap(): the same from the other side: its id, and the key, read with its role
+    worker   engine_bootstrap(): the worker's id, and the session's key, which it reads with its role
 
-Loaded only where workers are on AWS: it loads boto3.
+Imported only if workers are on AWS, since it imports boto3.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ __all__ = ["Account", "batch_digits", "digits_of", "engine_bootstrap", "with_adv
 _log = logging.getLogger(__name__)
 
 _ENTRY_POINT = ["python", "-m", "starburst_executor.worker"]
-# How long a worker waits at its start for an AWS that is too busy, or away.
+# How long a starting worker retries while AWS is busy or unreachable.
 _PATIENCE_S, _PAUSES_S = 300.0, (0.5, 20.0)
-# So many of an ECS task's digits tell it apart: 64 bits, as many as all our ids have.
+# The digits of an ECS task's id in a worker's id: 64 bits, as in all ids of this library.
 DIGITS = 16
-# What AWS gives between SIGTERM and SIGKILL at most; a worker's `grace_s` and its last commits fit in.
+# The longest time that AWS allows between SIGTERM and SIGKILL; a worker's `grace_s` and last commits fit in.
 STOP_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
 class Account:
-    """An AWS account with a stack in it, as its launchers need it. Thread-safe but for what is cached twice.
+    """An AWS account with a stack, for the launchers. Thread-safe, except that a cached value may be computed twice.
 
     Attributes:
-        settings: Which stack, region, profile.
-        image: What workers run; None for the one that was built for this program's environment.
-        role: Workers' role; None for the stack's.
-        env: Workers' environment variables, in clear.
-        secrets: The same by reference: AWS fetches the values as a worker starts.
-        mounts: File systems of EFS, by the paths that workers see them at.
+        settings: Stack, region and profile.
+        image: The image of workers; None for the image that was built for this program's environment.
+        role: The role of workers; None for the stack's.
+        env: Environment variables of workers, unencrypted.
+        secrets: Environment variables by reference: AWS reads the values when a worker starts.
+        mounts: EFS file systems by their mount paths in workers.
     """
 
     settings: AwsSettings
@@ -72,40 +72,40 @@ class Account:
 
     @cached_property
     def clients(self) -> Clients:
-        """For what may as well be tried a few times: a client's beats wait meanwhile."""
+        """Clients that try a few times, not more: the client's beats wait meanwhile."""
         return Clients(self.settings, tries=3)
 
     @cached_property
     def once(self) -> Clients:
-        """For what is to be tried once: what an unclear answer means is decided here."""
+        """Clients that try once, for callers that resolve unclear answers themselves."""
         return Clients(self.settings, tries=1)
 
     @cached_property
     def pricing(self) -> Pricing:
-        """What its machines cost."""
+        """The prices of its machines."""
         return Pricing(self.once)
 
     @cached_property
     def stack(self) -> Stack:
-        """Raises: LaunchError, ConfigError. CloudFormation: 1 DescribeStacks, once."""
+        """The stack. Raises: LaunchError, ConfigError. CloudFormation: 1 DescribeStacks, once."""
         return read_stack(self.clients)
 
     @property
     def worker_role_arn(self) -> str:
-        """What workers may do, and the tasks in them. Raises: LaunchError, ConfigError."""
+        """The role of workers and their tasks. Raises: LaunchError, ConfigError."""
         return self.role or self.stack.worker_role_arn
 
     def image_for(self, arch: str) -> str:
-        """The image of workers: the one that is named, else the one that was built for this program.
+        """Return the image of workers: the given one, or the one that was built for this program.
 
-        Raises: LaunchError: it was not built; ConfigError. ECR: 1 DescribeImages, once, if it is not named.
+        Raises: LaunchError: it was not built; ConfigError. ECR: 1 DescribeImages, once, if no image is given.
         """
         if self.image is None and arch not in self._found:
             self._found[arch] = image_uri(self.clients, self.stack, find_environment(), arch)
         return self.image or self._found[arch]
 
     def put_key(self, order: Order) -> str:
-        """Store the session's key for workers; the parameter's name. Harmless if it is there. Raises: LaunchError."""
+        """Store the session's key for workers; return the parameter's name. Harmless if it exists. Raises: LaunchError."""
         name = self.parameter(split_url(order.url)[1])
         put_key(self.clients, name, order.key, tags=self.stack.all_tags, kms_key=self.stack.kms_key_arn)
         return name
@@ -114,14 +114,14 @@ class Account:
         return parameter_name(self.stack.parameter_prefix, session_id)
 
     def delete_key(self, session_id: str) -> None:
-        """Delete it: no worker of this session starts any more. What fails is logged."""
+        """Delete the session's key, so that none of its workers starts any more. Errors are logged."""
         try:
             delete_key(self.clients, self.parameter(session_id))
         except (LaunchError, ConfigError) as error:
-            _log.warning("the session's key was not deleted; `starburst doctor` names it: %s", error)
+            _log.warning("the session's key could not be deleted; `starburst doctor` lists it: %s", error)
 
     def fitting(self, kind: str, n_wanted: int, vcpu: float) -> tuple[int, LaunchError | None]:
-        """How many machines of so many vCPUs the quota of that kind has room for now, at most `n_wanted`, and why fewer.
+        """Return how many machines with `vcpu` vCPUs fit into the quota now, at most `n_wanted`, and the reason if fewer.
 
         Raises: QuotaExceeded if not even one fits.
         """
@@ -133,7 +133,7 @@ class Account:
             return n_wanted, None
         error = QuotaExceeded(
             f"the account may run {quota.limit:g} vCPUs of {quota.name!r} in {self.clients.region} and uses "
-            f"{quota.in_use or 0:g}: {n_wanted} × {vcpu:g} vCPUs do not fit, {n_fit} do; tasks are run by those in turn; "
+            f"{quota.in_use or 0:g}: {n_wanted} × {vcpu:g} vCPUs do not fit, {n_fit} do, which run the tasks in turn; "
             f"for more: `starburst quota {kind} --request {quota.limit + (n_wanted - n_fit) * vcpu:.0f}`"
         )
         if n_fit < 1:
@@ -143,10 +143,10 @@ class Account:
     # --- a container --------------------------------------------------------------------------------------------------
 
     def log_configuration(self) -> dict[str, Any]:
-        """Logs go to the stack's group, each line of them.
+        """Return the log configuration: the stack's group, without dropping lines.
 
-        Otherwise lines are dropped in silence when CloudWatch is slow: that is AWS's own default since June 2025. A worker
-        writes little here, tasks' output goes to the store, so there is nothing to be gained by dropping.
+        By AWS's default since June 2025, lines are dropped silently when CloudWatch is slow. A worker logs little, since
+        tasks' output goes to the store, so dropping lines would have no benefit.
         Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/using_awslogs.html
         """
         options = {
@@ -158,21 +158,21 @@ class Account:
         return {"logDriver": "awslogs", "options": options}
 
     def container(self, image: str, size: Size, gpus: int = 0) -> dict[str, Any]:
-        """What is the same in the container definitions of every engine of ECS."""
+        """Return the common part of all container definitions on ECS."""
         return {
             "name": CONTAINER,
             "image": image,
             "essential": True,
             "entryPoint": _ENTRY_POINT,
             "stopTimeout": STOP_TIMEOUT_S,
-            # Somebody has to collect the children that user code leaves behind.
+            # The init process reaps the orphaned children of user code.
             "linuxParameters": {"initProcessEnabled": True},
             "logConfiguration": self.log_configuration(),
             **self.given(size, gpus),
         }
 
     def given(self, size: Size, gpus: int = 0) -> dict[str, Any]:
-        """The worker's size, and the user's own variables, as definitions of ECS and of Batch both have them: secrets by reference only.
+        """Return the worker's size and the user's variables in the form of both ECS and Batch; secrets by reference only.
 
         Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/specifying-sensitive-data.html,
         https://docs.aws.amazon.com/batch/latest/userguide/specifying-sensitive-data.html
@@ -181,56 +181,56 @@ class Account:
         given = {"environment": [{"name": name, "value": value} for name, value in sorted(env.items())]}
         given["secrets"] = [{"name": name, "valueFrom": where} for name, where in sorted(self.secrets.items())]
         given["mountPoints"] = volumes(self.mounts)[1]
-        # What was not asked for is left out: a definition that has not changed keeps its name.
+        # Empty entries are left out, so that an unchanged definition keeps its name.
         return {name: entries for name, entries in given.items() if entries}
 
     def volumes(self) -> dict[str, Any]:
-        """What `mountPoints` of the container name, for its definition."""
+        """Return the volumes that the container's `mountPoints` name, for its definition."""
         made, _ = volumes(self.mounts)
         return {"volumes": made} if made else {}
 
     def command(self, url: str, n_slots: int, engine: str) -> list[str]:
-        """The worker's arguments."""
+        """Return the worker's arguments."""
         return worker_command(worker_url(url), n_slots, engine)
 
     def environment(self, session_id: str, launch_id: str) -> list[dict[str, str]]:
-        """Nothing secret: whoever may describe an ECS task reads it."""
-        told = config.engine_environment(self.parameter(session_id), launch_id, self.stack.name, self.role)
-        told["AWS_DEFAULT_REGION"] = self.stack.region
-        return [{"name": name, "value": value} for name, value in told.items()]
+        """Return the worker's variables. Contains no secrets: all users who may describe ECS tasks can read it."""
+        environment = config.engine_environment(self.parameter(session_id), launch_id, self.stack.name, self.role)
+        environment["AWS_DEFAULT_REGION"] = self.stack.region
+        return [{"name": name, "value": value} for name, value in environment.items()]
 
 
 def with_advice(error: StarburstError) -> StarburstError:
-    """An error of starting workers, with what to do about it where that is known."""
-    told = start_advice(str(error))
-    return type(error)(f"{error}; {told}") if told else error
+    """Return an error of a launch with advice appended, if there is any."""
+    advice = start_advice(str(error))
+    return type(error)(f"{error}; {advice}") if advice else error
 
 
 def worker_command(url: str, n_slots: int, engine: str) -> list[str]:
-    """The arguments of a worker that an engine starts."""
+    """Return the arguments of a worker that ECS or Batch starts."""
     return [url, "--slots", str(n_slots), "--engine", engine]
 
 
 def worker_url(url: str) -> str:
-    """A session's URL for a machine that has no profiles: its role is its credentials."""
+    """Return a session's URL without the profile, for a machine whose credentials are its role."""
     parts = urlsplit(url)
     query = urlencode([(name, value) for name, value in parse_qsl(parts.query) if name != "profile"], safe=":/")
     return urlunsplit((parts.scheme, parts.netloc, parts.path, query, parts.fragment))
 
 
 def engine_bootstrap(engine: str, clock: Clock, path: tuple[str, ...]) -> Bootstrap:
-    """In a container: this worker's id, and the key. Raises: KeyNotFound, LaunchError, ConfigError. SSM: 1."""
-    told = config.engine_start()
+    """Return this worker's start record, inside a container. Raises: KeyNotFound, LaunchError, ConfigError. SSM: 1."""
+    start = config.engine_start()
     if engine == "batch":
-        digits = batch_digits(told.job_id, told.attempt)
+        digits = batch_digits(start.job_id, start.attempt)
     else:
-        digits = digits_of(ecs_task_id(told.metadata_url, clock))
-    key = _key(told.parameter, clock)
-    return Bootstrap(key=key, path=path, worker_id=worker_id_of(told.launch_id, digits))
+        digits = digits_of(ecs_task_id(start.metadata_url, clock))
+    key = _key(start.parameter, clock)
+    return Bootstrap(key=key, path=path, worker_id=worker_id_of(start.launch_id, digits))
 
 
 def _key(parameter: str, clock: Clock) -> str:
-    """The key; what passes is waited for, since a worker that ends for it would count as one that cannot start."""
+    """Read the session's key. Retries temporary errors: a worker that ended because of one would count as unable to start."""
     clients, never = Clients(AwsSettings()), Event()
     backoff, deadline = Backoff(clock, *_PAUSES_S), clock.monotonic() + _PATIENCE_S
     while True:
@@ -243,7 +243,7 @@ def _key(parameter: str, clock: Clock) -> str:
 
 
 def digits_of(task_id: str) -> str:
-    """What a worker's id says of an ECS task. Its id is opaque to us: older accounts have hyphens in it.
+    """Return the digits of an ECS task's id for a worker's id. The id is opaque: in older accounts it has hyphens.
 
     Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-account-settings.html#ecs-resource-ids
     """
@@ -251,6 +251,6 @@ def digits_of(task_id: str) -> str:
 
 
 def batch_digits(job_id: str, attempt: int) -> str:
-    """What a worker's id says of a job of Batch: eight digits of the job, the child's index, the attempt."""
+    """Return the digits of a Batch job for a worker's id: eight of the job's id, the child's index, the attempt."""
     job, _, index = job_id.partition(":")
     return f"{job[:8]}{int(index or 0):04x}{attempt:02x}"

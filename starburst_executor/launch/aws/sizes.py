@@ -1,4 +1,4 @@
-"""Which sizes AWS Fargate runs: a table, and errors that name the nearest size that is valid.
+"""The sizes of AWS Fargate: a table, and errors that name the nearest valid size.
 
 Source: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RegisterTaskDefinition.html, `cpu` and `memory`
 """
@@ -13,7 +13,7 @@ from starburst_executor.errors import ConfigError
 __all__ = ["Size", "fargate_size", "memory_mib"]
 
 _GIB = 1024
-# vCPUs to MiB: all that go with them.
+# The memory sizes, in MiB, for each number of vCPUs.
 _FARGATE: dict[float, tuple[int, ...]] = {
     0.25: (512, 1024, 2048),
     0.5: tuple(range(1 * _GIB, 4 * _GIB + 1, _GIB)),
@@ -26,24 +26,24 @@ _FARGATE: dict[float, tuple[int, ...]] = {
 
 
 class Size(NamedTuple):
-    """Of an ECS task: virtual CPUs and MiB of memory."""
+    """The size of an ECS task: vCPUs and MiB of memory."""
 
     vcpu: float
     mib: int
 
     @classmethod
     def of(cls, vcpu: float, memory: str | None) -> Size:
-        """Any size: two GiB a vCPU unless `memory` is given. Raises: ConfigError."""
+        """Return any size; 2 GiB per vCPU unless `memory` is given. Raises: ConfigError."""
         return cls(vcpu, int(vcpu * 2 * _GIB) if memory is None else memory_mib(memory))
 
     @property
     def cpu_units(self) -> int:
-        """As ECS counts: 1,024 a vCPU."""
+        """CPU units of ECS: 1,024 per vCPU."""
         return int(self.vcpu * 1024)
 
 
 def memory_mib(memory: str) -> int:
-    """MiB of a text such as "8GB" or "512MB"; AWS means GiB and MiB by them. Raises: ConfigError."""
+    """Convert a string such as "8GB" or "512MB" to MiB; AWS means GiB and MiB by these units. Raises: ConfigError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([GM])i?B?\s*", str(memory), re.IGNORECASE)
     mib = float(match[1]) * (_GIB if match[2] in "gG" else 1) if match else 0.0
     if not mib or mib != int(mib):
@@ -52,29 +52,29 @@ def memory_mib(memory: str) -> int:
 
 
 def fargate_size(cpu: float, memory: str | None) -> Size:
-    """The size that these ask for; two GiB a vCPU unless `memory` is given.
+    """Return the size with this CPU and memory; 2 GiB per vCPU unless `memory` is given.
 
-    Raises: ConfigError; if Fargate has no such size it names the nearest one that has at least as much of both.
+    Raises: ConfigError; if Fargate has no such size, the message names the nearest size with at least as much of both.
     """
     if type(cpu) not in (int, float) or not cpu > 0:
         raise ConfigError(
-            f"cpu={cpu!r} (an argument): must be one of {', '.join(f'{one:g}' for one in _FARGATE)} vCPUs"
+            f"cpu={cpu!r} (an argument): must be one of {', '.join(f'{vcpu:g}' for vcpu in _FARGATE)} vCPUs"
         )
-    asked = Size.of(cpu, memory)
-    mib = asked.mib
-    if mib in _FARGATE.get(cpu, ()):
-        return asked
-    fits = [Size(vcpu, one) for vcpu, sizes in _FARGATE.items() for one in sizes if vcpu >= cpu and one >= mib]
+    wanted = Size.of(cpu, memory)
+    if wanted.mib in _FARGATE.get(cpu, ()):
+        return wanted
+    sizes = [Size(vcpu, mib) for vcpu, memories in _FARGATE.items() for mib in memories]
+    fits = [size for size in sizes if size.vcpu >= cpu and size.mib >= wanted.mib]
     if not fits:
         most = max(_FARGATE)
         raise ConfigError(
             f"cpu={cpu:g}, memory={memory!r} (arguments): Fargate has at most {most:g} vCPUs and "
-            f"{_FARGATE[most][-1] // _GIB} GB; take fewer, or Ec2(...)"
+            f"{_FARGATE[most][-1] // _GIB} GB; use less, or Ec2(...)"
         )
-    # The cheapest by what AWS asks of both: a vCPU costs about as much as nine GB.
+    # The cheapest: by AWS's prices, a vCPU costs about as much as nine GB.
     near = min(fits, key=lambda size: size.vcpu * 9 + size.mib / _GIB)
     raise ConfigError(
-        f"cpu={cpu:g}, memory={_words(mib)} (arguments): Fargate has no such size; the nearest is cpu={near.vcpu:g}, "
+        f"cpu={cpu:g}, memory={_words(wanted.mib)} (arguments): Fargate has no such size; the nearest is cpu={near.vcpu:g}, "
         f"memory={_words(near.mib)}"
     )
 

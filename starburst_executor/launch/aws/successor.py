@@ -1,10 +1,10 @@
-"""A worker of AWS Batch that is taken down for the tenth time submits its own successor: Batch starts a job ten times at most.
+"""A worker of AWS Batch submits its own successor when it is reclaimed for the tenth time: Batch starts a job at most ten times.
 
     attempt 1 ─taken─► 2 ─► … ─► 10 ─taken─► successor: a job of its own, attempt 1 ─► … ─► 10 ─► its successor
 
-It is asked by the worker, since there may be no client. Its name is the launch's, then the digits of whom it follows: so a
-client finds all of them by the launch's name, and a submission whose answer was lost is found before it is made again.
-A worker that was killed without a notice submits nothing: the others do its work, and a client that attaches replaces it.
+The worker submits it, since there may be no client. Its name is the launch's name, then digits of its predecessor: so a
+client finds all successors by the launch's name, and a submission whose answer was lost is found, not repeated. A worker
+that is killed without notice submits no successor: the others do its work, and a client that attaches replaces it.
 
 Source: https://docs.aws.amazon.com/batch/latest/userguide/job_retries.html
 """
@@ -25,11 +25,11 @@ __all__ = ["ATTEMPTS", "RETRY", "SUCCESSORS", "submit_successor"]
 
 _log = logging.getLogger(__name__)
 
-ATTEMPTS = 10  # Batch's own limit of a retry strategy
-# What follows a launch's name in those of its successors; no id has it.
+ATTEMPTS = 10  # Batch's limit for a retry strategy
+# Separates the launch's name from the digits in a successor's name; no id contains it.
 SUCCESSORS = "-next-"
-# In order; what matches none is retried: an image that could not be pulled too, since most of that passes ("context
-# canceled", timeouts, a full disk). A worker that a host's end drained says so by its exit status, and goes again.
+# In order; an attempt that matches no rule is retried, also after an image could not be pulled, which is usually
+# temporary ("context canceled", timeouts, a full disk). A worker that was drained exits with a status that is retried.
 # https://github.com/nextflow-io/nextflow/issues/5099, https://github.com/dagster-io/dagster/pull/17168
 RETRY: dict[str, Any] = {
     "attempts": ATTEMPTS,
@@ -42,24 +42,24 @@ RETRY: dict[str, Any] = {
 
 
 def submit_successor(url: str, n_slots: int) -> str:
-    """In a worker of Batch that was told to stop: submit its successor if Batch will not start it again; its job's id.
+    """Submit a successor for this Batch worker, which received SIGTERM, if Batch will not restart it; return the job's id.
 
-    Empty if none is needed: there are attempts left, or the job was ended by a client. What fails is logged.
+    Return an empty string if none is needed: attempts are left, or a client ended the job. Errors are logged.
 
     Args:
-        url: The session's, as the worker was given it.
-        n_slots: Of the worker.
+        url: The session's URL, as the worker received it.
+        n_slots: The worker's slots.
     Batch: 2 and 1 to submit.
     """
-    told = config.engine_start()
-    if told.attempt < ATTEMPTS:
+    start = config.engine_start()
+    if start.attempt < ATTEMPTS:
         return ""
     batch = Clients(AwsSettings(), tries=3).get("batch")
     try:
-        job: dict[str, Any] = batch.describe_jobs(jobs=[told.job_id])["jobs"][0]
+        job: dict[str, Any] = batch.describe_jobs(jobs=[start.job_id])["jobs"][0]
         if job.get("isTerminated") or job.get("isCancelled"):
             return ""
-        name = f"{str(job['jobName']).partition(SUCCESSORS)[0]}{SUCCESSORS}{batch_digits(told.job_id, 0)}"
+        name = f"{str(job['jobName']).partition(SUCCESSORS)[0]}{SUCCESSORS}{batch_digits(start.job_id, 0)}"
         known = batch.list_jobs(jobQueue=job["jobQueue"], filters=[{"name": "JOB_NAME", "values": [name]}])
         if known.get("jobSummaryList"):
             return str(known["jobSummaryList"][0]["jobId"])
@@ -78,7 +78,7 @@ def submit_successor(url: str, n_slots: int) -> str:
             },
         )
     except (*FOREIGN, StarburstError, LookupError) as error:
-        _log.warning("this worker's successor was not submitted; the others do its work: %s", error)
+        _log.warning("this worker's successor could not be submitted; other workers do its work: %s", error)
         return ""
-    _log.info("started ten times, submitted a successor: job=%s", submitted["jobId"])
+    _log.info("submitted a successor after ten attempts: job=%s", submitted["jobId"])
     return str(submitted["jobId"])

@@ -62,7 +62,7 @@ def test_what_is_wrong_in_a_handle_makes_it_none(changed: dict[str, object]) -> 
 
 
 def test_ids_of_different_lengths_come_back() -> None:
-    begun = replace(BEGUN, tasks=(("aa", 4), ("bbbb", 4)))
+    begun = replace(BEGUN, tasks=(("aaaaaaaa", 4), ("bbbb-bbbb-bbbb", 4)))
     assert EcsHandle.load(begun.dump()) == begun
 
 
