@@ -1,4 +1,4 @@
-"""Reads life signs. A listing alone says who has left, so what a look costs does not grow with those that have."""
+"""Read beats. The listing alone shows which workers have left, so the cost of a look does not grow with their number."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Beats", "Sign", "list_clients", "list_workers", "read_beat", "read_b
 
 
 class Sign(NamedTuple):
-    """One line of a listing of beats: whose, which, and what its writer does.
+    """One line of a listing of beats.
 
     Attributes:
         owner: The worker's or client's id.
-        state: As the beat has it. `LEFT` is final; of all else, the beat may be old.
+        state: The state in the beat. `LEFT` is final; any other state may be out of date.
     """
 
     owner: str
@@ -31,17 +31,17 @@ class Sign(NamedTuple):
 
     @property
     def has_left(self) -> bool:
-        """Whether it has said that it left: it writes nothing more."""
+        """Whether the owner has left: it writes nothing more."""
         return self.state == WorkerState.LEFT
 
 
 def list_workers(session: SessionStore) -> list[Sign]:
-    """Every worker's newest beat, oldest worker first. Store: 1 LIST per 1,000 workers."""
+    """List every worker's newest beat, oldest worker first. Store: 1 LIST per 1,000 workers."""
     return _listed(session, session.keys.workers)
 
 
 def list_clients(session: SessionStore) -> list[Sign]:
-    """Every client's newest beat. Store: 1 LIST per 1,000 clients."""
+    """List every client's newest beat. Store: 1 LIST per 1,000 clients."""
     return _listed(session, session.keys.clients)
 
 
@@ -53,13 +53,13 @@ def _listed(session: SessionStore, prefix: str) -> list[Sign]:
 
 
 def read_beats(session: SessionStore) -> list[tuple[WorkerBeat, str]]:
-    """Every worker's newest beat and its ETag, oldest worker first. Store: 1 LIST, 1 GET a worker."""
+    """Return every worker's newest beat and its ETag, oldest worker first. Store: 1 LIST, 1 GET a worker."""
     found = fan_out(session.store, partial(read_beat, session), [sign.key for sign in list_workers(session)])
     return [pair for pair in found if pair is not None]
 
 
 def read_beat(session: SessionStore, key: str) -> tuple[WorkerBeat, str] | None:
-    """One worker's newest beat and its ETag; None if there is none that can be read. Store: 1 GET."""
+    """Return one worker's newest beat and its ETag; None if there is no readable beat. Store: 1 GET."""
     try:
         stored = session.store.get(key)
         assert stored is not None  # no ETag was sent  # noqa: S101
@@ -69,7 +69,7 @@ def read_beat(session: SessionStore, key: str) -> tuple[WorkerBeat, str] | None:
 
 
 def read_client_beat(session: SessionStore, client_id: str) -> ClientBeat | None:
-    """One client's newest beat; None if there is none that can be read. Store: 1 GET."""
+    """Return one client's newest beat; None if there is no readable beat. Store: 1 GET."""
     try:
         stored = session.store.get(session.keys.client(client_id))
         assert stored is not None  # no ETag was sent  # noqa: S101
@@ -79,9 +79,9 @@ def read_client_beat(session: SessionStore, client_id: str) -> ClientBeat | None
 
 
 class Beats:
-    """All workers' beats, again and again: only what has changed is read again. Thread-safe: of two at once each reads.
+    """Reads all workers' beats repeatedly, and only the beats that have changed. Thread-safe: concurrent calls each read.
 
-    Of the last beat of a worker that has left, what is of use to sums is kept: less than a kilobyte.
+    It keeps the last beat of each worker, without its claims if the worker has left: less than a kilobyte each.
     """
 
     def __init__(self, session: SessionStore) -> None:
@@ -89,12 +89,12 @@ class Beats:
         self._last: dict[str, tuple[str, WorkerBeat | None]] = {}
 
     def read(self, wanted: Callable[[str], bool] = lambda _: True) -> list[WorkerBeat]:
-        """The newest beats, oldest worker first.
+        """Return the newest beats, oldest worker first.
 
         Args:
-            wanted: Whether a worker's beat is asked for, by the worker's id.
+            wanted: Whether to read the beat of the worker with this id.
 
-        Store: 1 LIST; 1 GET for each worker that has beaten since it was read.
+        Store: 1 LIST; 1 GET for each of these workers that has beaten since its beat was read.
         """
         last = self._last
         asked = [sign for sign in list_workers(self._session) if wanted(sign.owner)]

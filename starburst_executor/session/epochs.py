@@ -1,17 +1,18 @@
-"""Which epochs the manifest lists: what every look of every worker costs.
+"""Open and close epochs. Each open epoch costs one LIST in every look of every worker.
 
     open ──full, all ended──────────────────────────────► closed ──a retry holds it──► open
-    open ──its client has left or is gone, all ended────► closed
+    open ──its client has left or died, all ended───────► closed
 
-A client that leaves says so in the manifest (`Submitter.left`), once nothing of it is on its way to the store. Of one that
-died, watchers say it: its beat has not changed for `client_gone_s` of their own looks. So what a look costs grows with
-neither the clients that came nor the tasks that have ended.
+A client that leaves marks its record in the manifest (`Submitter.left`), once none of its writes is in flight. Watchers
+mark the record of a client that died: a client whose beat has not changed for `client_gone_s` of a watcher's own looks. So
+the cost of a look grows neither with the clients that came nor with the tasks that have ended.
 
-One that was taken for gone and is not, a laptop that slept, may write a status object into an epoch that has been closed. It
-finds the mark at its next submit or beat, takes it back and has its epochs listed again; so does a client that asks for all futures of the session.
+A client may be taken for gone although it lives, for example on a laptop that slept. It may then write a status object into
+a closed epoch. It finds the mark at its next submit or beat, removes it and opens its epochs again. A client that asks for
+all futures of the session opens such epochs too.
 
-Guarantee: an epoch is closed by a swap on a manifest that was read before the epoch was listed, so that a retry's hold
-that comes in between makes the swap fail.
+Guarantee: an epoch is closed by a swap on a manifest that was read before the epoch was listed, so a hold that a retry
+writes in between makes the swap fail.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ __all__ = ["GoneClients", "close_epochs", "hold_of", "leave", "list_again", "ret
 def close_epochs(
     session: SessionStore, groups: Iterable[Group], listed: Iterable[tuple[int, int]] | None = None
 ) -> None:
-    """Take finished epochs out of the manifest, so that they are listed no more: full ones, and those of clients that left.
+    """Take finished epochs out of the manifest: full ones, and those of clients that have left.
 
     Args:
         groups: A listing, as a hint; an epoch that looks finished in it is listed again.
-        listed: The epochs that it is of, if some of them may be empty.
+        listed: The epochs in that listing, including empty ones.
 
-    Store: nothing mostly; 1 LIST and 1 swap for each epoch that is finished.
+    Store: usually nothing; 1 LIST and 1 swap for each finished epoch.
     """
     n_all: Counter[tuple[int, int]] = Counter()
     going_on: set[tuple[int, int]] = set()
@@ -55,7 +56,7 @@ def close_epochs(
 
 
 def _may_close(submitter: Submitter, number: int, n_groups: int) -> bool:
-    """Whether an epoch with so many status objects, all ended, gets no more of them and is to be kept by no retry."""
+    """Whether an epoch with `n_groups` status objects, all ended, gets no more objects and no retry holds it."""
     if number not in submitter.open or any(held == number for held, _ in submitter.holds):
         return False
     # A listing that lacks objects must not close an epoch over their tasks.
@@ -63,7 +64,7 @@ def _may_close(submitter: Submitter, number: int, n_groups: int) -> bool:
 
 
 def _close(session: SessionStore, ordinal: int, numbers: Collection[int], *, leaves: bool = False) -> None:
-    """Close those of these epochs that are finished; `leaves`: and say that their client submits nothing more."""
+    """Close the finished ones of these epochs; with `leaves`, also mark that their client submits nothing more."""
 
     def step(manifest: Manifest) -> Manifest | None:
         if ordinal >= len(manifest.submitters) or manifest.state.is_over:
@@ -81,9 +82,10 @@ def _close(session: SessionStore, ordinal: int, numbers: Collection[int], *, lea
 
 
 def leave(session: SessionStore, ordinal: int) -> None:
-    """A submitting client leaves, and nothing of it is on its way to the store: its epochs are closed as their tasks end.
+    """Mark that a submitting client has left: its epochs are closed as its tasks end.
 
-    Store: 1 LIST for each of its epochs that is open, 1 swap.
+    Assumes: none of its writes is in flight.
+    Store: 1 LIST for each of its open epochs, 1 swap.
     """
     submitters = session.manifest.submitters
     if ordinal < len(submitters):
@@ -91,7 +93,7 @@ def leave(session: SessionStore, ordinal: int) -> None:
 
 
 def return_of(session: SessionStore, client_id: str) -> None:
-    """If this client has been taken for gone, which it is not: take that back. Store: nothing mostly; 1 swap."""
+    """Remove the mark if this living client was taken for gone. Store: usually nothing; 1 swap."""
     if any(one.left and one.client_id == client_id for one in session.manifest.submitters):
         session.change(lambda manifest: _returned(manifest, client_id))
 
@@ -99,20 +101,20 @@ def return_of(session: SessionStore, client_id: str) -> None:
 def _returned(manifest: Manifest, client_id: str) -> Manifest | None:
     for ordinal, submitter in enumerate(manifest.submitters):
         if submitter.left and submitter.client_id == client_id:
-            # It does not know which of them was closed over what it wrote meanwhile.
+            # The client does not know which of them was closed while one of its writes was in flight.
             every = tuple(range(submitter.epochs))
             return manifest.with_submitter(ordinal, replace(submitter, open=every, left=False))
     return None
 
 
 def list_again(session: SessionStore, groups: Iterable[Group]) -> None:
-    """Have listed again what is in no open epoch although it has not ended: what a client wrote that was taken for gone,
-    and died before it took that back.
+    """Open closed epochs that contain tasks that have not ended: a client wrote them after it was taken for gone, and died
+    before it removed the mark.
 
     Args:
         groups: Every status object of the session.
 
-    Store: nothing mostly; 1 GET if some seem to be in none, 1 swap.
+    Store: usually nothing; 1 GET if a task seems to be in no open epoch, 1 swap.
     """
     going_on = {(group.ref.ordinal, group.ref.epoch) for group in groups if not group.size_class.has_ended}
     if not session.manifest.state.is_over and going_on - set(session.manifest.open_epochs()):
@@ -130,12 +132,12 @@ def _with_open(manifest: Manifest, epochs: Collection[tuple[int, int]]) -> Manif
 
 
 def hold_of(client_id: str, nonce: str) -> str:
-    """The id of a hold that this client has on an epoch while it retries tasks there."""
+    """Return the id of a hold: this client keeps an epoch open while it retries tasks in it."""
     return f"{client_id}.{nonce}"
 
 
 def _without(manifest: Manifest, client_id: str) -> Manifest | None:
-    """The manifest once a client is gone: it submits nothing more, and holds nothing."""
+    """Return the manifest with the client marked as left and without its holds."""
     changed = manifest
     for ordinal, submitter in enumerate(manifest.submitters):
         kept = tuple(hold for hold in submitter.holds if _holder(hold) != client_id)
@@ -150,23 +152,25 @@ def _holder(hold: tuple[int, str]) -> str:
 
 
 class GoneClients:
-    """Finds clients that died while epochs are listed for their sake, by their beats, and says so in the manifest.
+    """Finds clients that died and whose epochs are still open, by their beats, and marks them in the manifest.
 
     Not thread-safe.
     """
 
     def __init__(self, session: SessionStore) -> None:
         self._session = session
-        self._silent: dict[str, tuple[str, float]] = {}  # the beat that was listed last, and how long it has stood
+        self._silent: dict[
+            str, tuple[str, float]
+        ] = {}  # the ETag of the last listed beat, and for how long it is unchanged
         self._looked_at: float | None = None
 
     def look(self, groups: Sequence[Group]) -> None:
-        """One look, if there is a client for whose sake alone epochs are listed.
+        """Look at the clients' beats, if an open epoch has no task that has not ended.
 
         Args:
             groups: A listing of all open epochs.
 
-        Store: nothing mostly; 1 LIST per 1,000 clients, 1 swap for each that is gone.
+        Store: usually nothing; 1 LIST per 1,000 clients, 1 swap for each client that is gone.
         """
         session = self._session
         manifest, timings = session.manifest, session.manifest.timings
@@ -177,19 +181,19 @@ class GoneClients:
             if one.open and not one.left and ordinal not in busy
         }
         holders = {_holder(hold) for one in manifest.submitters for hold in one.holds}
-        # One epoch is always listed: whoever submits next has one.
+        # A single open epoch is not worth a request: the next client that submits opens one anyway.
         if manifest.state.is_over or not idle | holders or (len(manifest.open_epochs()) <= 1 and not holders):
             self._silent, self._looked_at = {}, None
             return
         beats = {sign.owner: sign.etag for sign in list_clients(session)}
         now = session.clock.monotonic()
-        # Of the time between two looks, what the store may have kept both sides waiting does not count.
+        # While the store was away, no client could beat: a longer pause between two looks does not count in full.
         most_s = 2 * timings.look_s * timings.looks_until_lost
         since_s = 0.0 if self._looked_at is None else min(now - self._looked_at, most_s)
         self._looked_at = now
         before, self._silent = self._silent, {}
         for client_id in sorted(idle | holders):
-            # One without a beat has begun to submit at this moment.
+            # A client without a beat has only just begun to submit.
             if (etag := beats.get(client_id)) is None:
                 continue
             known, silent_s = before.get(client_id, ("", 0.0))
@@ -197,5 +201,5 @@ class GoneClients:
             if silent_s < timings.client_gone_s + timings.unheard_s:
                 self._silent[client_id] = (etag, silent_s)
             else:
-                # Crash here: its epochs stay open until another watcher has seen as much.
+                # Crash here: its epochs stay open until another watcher finds out.
                 session.change(partial(_without, client_id=client_id))

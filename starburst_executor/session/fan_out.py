@@ -1,4 +1,4 @@
-"""Many requests side by side, where one takes as long as the way to the store and back."""
+"""Make many requests concurrently on a store where each takes a network round trip."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["AT_ONCE", "fan_out"]
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
-# A thousand requests of 30 ms take two seconds, and a client's connections suffice.
+# A thousand requests of 30 ms each then take two seconds, and the connections of a client suffice.
 AT_ONCE = 16
 _ON_THIS_MACHINE = ("sqlite", "memory")
 
 
 def fan_out(store: ObjectStore, function: Callable[[_A], _B], items: Iterable[_A]) -> list[_B]:
-    """`function` of each item, in order: 16 at a time, or one by one on a store that is on this machine.
+    """Return `function` of each item, in order: up to 16 calls at once, or one by one if the store is on this machine.
 
-    Raises: what `function` raises, once none runs any more; the rest is not begun.
+    Raises: the first exception of `function`, once no call is running; the remaining calls are not made.
     """
     listed = list(items)
     if len(listed) <= 1 or urlsplit(store.url).scheme in _ON_THIS_MACHINE:

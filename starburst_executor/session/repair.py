@@ -35,7 +35,7 @@ __all__ = ["Watcher", "end_what_is_left"]
 _T = TypeVar("_T")
 _Read: TypeAlias = "tuple[WorkerBeat, str] | None"
 
-# A listing costs as much as twelve reads: so many objects are ended between two, if nothing shows that others are at it.
+# A listing costs as much as twelve reads: this many objects are ended before the next one, unless another process is met.
 _ENDED_AT_A_LOOK = 32
 
 
@@ -53,8 +53,8 @@ class Watcher:
         self.words: dict[str, str] = {}
         self.listed: frozenset[str] = frozenset()
         self._gone = GoneClients(session)
-        self._lock = threading.Lock()  # guards `watch` and `words` while a repair has requests made side by side
-        # The claims in each object, and the ETag that it was read under: what has not changed is not read again.
+        self._lock = threading.Lock()  # guards `watch` and `words` during the concurrent requests of a repair
+        # By object, its ETag when it was read and the claims in it: an unchanged object is not read again.
         self._claims: dict[str, tuple[str, frozenset[str]]] = {}
 
     def look(self) -> None:
@@ -68,14 +68,14 @@ class Watcher:
         self.watch.look(etags, [sign.owner for sign in signs if sign.has_left])
 
     def repair(self, meanwhile: Callable[[], object] = lambda: None) -> int:
-        """Take back the claims of workers that are lost and claims that their worker forgot; how many tasks. Epochs that are
-        listed for nothing are closed on the way.
+        """Take back the claims of lost workers and the claims that their worker forgot, and close finished epochs. Return how
+        many tasks were taken back.
 
         Args:
-            meanwhile: Called between some requests and the next: by a thread that has other things to do as well.
+            meanwhile: Called between batches of requests, for a thread that has other duties.
 
         Store: 1 LIST an open epoch, 1 GET for each object with claims that has changed since, 1 GET for each worker that lives
-        and holds one; 1 GET, 1 GET and 1 swap for each claim taken back, 1 ring. Up to 16 at once. For epochs see `epochs.py`.
+        and holds one; 1 GET, 1 GET and 1 swap for each claim taken back, 1 ring. Up to 16 at once. For epochs, see `epochs.py`.
         """
         session = self._session
         listed = session.refresh().open_epochs()
@@ -110,7 +110,7 @@ class Watcher:
         return self._claims[key][1] if key in self._claims else frozenset()
 
     def _read_claims(self, groups: Sequence[Group], meanwhile: Callable[[], object]) -> None:
-        """Know which claims stand in these objects, and of no others."""
+        """Learn which claims stand in these objects, and forget those of all others."""
         known = self._claims
         self._claims = {
             group.key: known[group.key] for group in groups if group.key in known and known[group.key][0] == group.etag
@@ -143,7 +143,7 @@ class Watcher:
         return beat[0].state == WorkerState.LEFT or self.watch.is_forgotten(claim_id, beat[0])
 
     def _take_back(self, key: str, claim_id: str, lost: bool) -> int:
-        """One claim of one object, judged anew: GET the object, then the worker's beat, then swap. Called side by side."""
+        """One claim of one object, judged anew: GET the object, then the worker's beat, then swap. Called concurrently."""
         session = self._session
         worker_id = worker_of(claim_id)
         found = self._read(key)
@@ -190,8 +190,8 @@ class Watcher:
 def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
     """Swap to its end whatever has not ended in a session that is over; how many objects were changed.
 
-    Terminated: cancelled. Expired or broken: failed with the reason. Anyone may do it, several at once: each takes the objects
-    by lot, and looks anew as soon as it meets one that another has ended.
+    Terminated: cancelled. Expired or broken: failed with the reason. Any process may do it, and several at once: each takes the
+    objects in random order, and lists again as soon as it meets one that another process has ended.
 
     Store: 1 LIST an open epoch; 1 GET and 1 swap for each object that is not all ended, however many processes do it, but for
     about one of each and another LIST where two meet.
@@ -227,7 +227,7 @@ def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
 def _end_some(
     session: SessionStore, keys: Sequence[str], step: Callable[[Status], Status], done: set[str]
 ) -> tuple[int, bool]:
-    """End these objects until one turns out to have been ended by another process; how many, and whether one has."""
+    """End these objects until one turns out to be ended by another process. Return how many, and whether that happened."""
     n_ended = 0
     for key in keys:
         try:
@@ -251,7 +251,7 @@ def _end_some(
 
 
 def _in_parts(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    """As many at once as there are requests side by side."""
+    """Split the items into batches of concurrent requests."""
     for start in range(0, len(items), AT_ONCE):
         yield items[start : start + AT_ONCE]
 

@@ -1,7 +1,7 @@
 """A worker's life signs: its beat, the session's state and deadline, and its last words.
 
-Owned by one thread of the agent, in which nothing is done that grows with workers, clients or tasks. What this worker does
-for the others is in `watching.py`, in a thread of its own.
+Owned by one thread of the agent, whose work grows with neither workers, clients nor tasks. This worker's duties for the
+others are in `watching.py`, in a thread of its own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Keeper:
         lost_s: Tells how many seconds of work were thrown away as it was told to stop.
 
     Attributes:
-        watching: What this worker does for the others; another thread calls its `turn`.
+        watching: This worker's duties for the others; another thread calls its `turn`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a worker does for the session: watch the other workers and the clients, repair, keep the budget.
+"""A worker's duties for its session: watch the other workers and the clients, repair, enforce the budget.
 
     rank: one of the three oldest? ──no──► nothing, until the next ranking
               │ yes
@@ -8,8 +8,8 @@
               ▼
     look ─► every fourth: repair ─► clients ─► budget
 
-It has a thread of its own. A repair among a thousand workers takes long, and a request may wait for a store that does not
-answer it; the worker's own beats wait for neither.
+This runs in its own thread: a repair among a thousand workers takes long, and a request may wait for a store that does not
+answer. The worker's own beats wait for neither.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _N_WATCHERS = 3
 
 
 class Heard(NamedTuple):
-    """How many beats of this worker the store has acknowledged, and how many it has not."""
+    """The numbers of this worker's beats that the store has acknowledged, and that failed."""
 
     n_acknowledged: int
     n_failed: int
@@ -43,7 +43,7 @@ class Watching:
     """One worker's watch. Not thread-safe.
 
     Args:
-        heard: Tells of this worker's own beats.
+        heard: Returns the counts of this worker's own beats.
         bound: This worker ends with the client that started it, by a pipe, so it need not watch that client's beats.
     """
 
@@ -67,34 +67,34 @@ class Watching:
         self._clients_silent_s = 0.0
 
     def turn(self) -> None:
-        """One beat interval's watch.
+        """Do the work of one beat interval.
 
-        Store: nothing mostly; 1 LIST per 1,000 workers at each ranking. A watcher: 1 LIST, in an attached session 2, and a
+        Store: usually nothing; 1 LIST per 1,000 workers at each ranking. A watcher: 1 LIST, in an attached session 2, and a
         repair each fourth look.
         """
         if self._session.manifest.state.is_over:
             return
         heard = self._heard()
         if heard.n_failed != self._at_last_look.n_failed:
-            # It may be this worker that is cut off.
+            # This worker itself may be cut off.
             self._watcher.watch.failed()
             self._at_last_look = self._at_last_look._replace(n_failed=heard.n_failed)
         self._learn_rank()
         if self._watches:
             self._look(heard)
             self._watch_clients()
-        # The three that watch look at the beats; the others only once these have had the time to be replaced.
+        # The watchers look at the beats; the other workers do so only after the watchers would have been replaced.
         self._budget.keep(watches=self._watches, patience_s=self._timings.rank_s)
 
     def _learn_rank(self) -> None:
-        """Whether this is one of the three oldest workers that live. Store: 1 LIST per 1,000 workers, at each ranking."""
+        """Find out whether this is one of the three oldest living workers. Store: 1 LIST per 1,000 workers, at each ranking."""
         now = self._clock.monotonic()
         if now < self._next_rank:
             return
         self._next_rank = now + self._timings.rank_s
-        # Ids sort by the time of their making. No clock is trusted here: it only has to be about the same three for all.
+        # Ids sort by creation time. No clock needs to be right: all workers only have to choose about the same three.
         older = [sign for sign in list_workers(self._session) if sign.owner < self._worker_id and not sign.has_left]
-        # One that has not beaten since the last ranking watches nothing, whatever became of it.
+        # A worker that has not beaten since the last ranking does not watch, for whatever reason.
         n_older = sum(self._ranked.get(sign.owner) != sign.etag for sign in older)
         self._ranked = {sign.owner: sign.etag for sign in older}
         self._watches = n_older < _N_WATCHERS
@@ -113,14 +113,14 @@ class Watching:
                 _log.warning("took back tasks of lost workers: tasks=%d", n_tasks)
 
     def _watch_clients(self) -> None:
-        """End an attached session whose client has been silent for too long: nobody would collect, somebody pays."""
+        """End an attached session whose client has been silent for too long: its results would not be collected, at a cost."""
         session = self._session
         if self._bound or session.manifest.kind == DETACHED:
             return
         timings = self._timings
         etags = frozenset(line.etag for line in session.store.list(session.keys.clients))
         now = self._clock.monotonic()
-        # Between two looks of which the store kept us no client could be heard either: only so much of that time counts.
+        # While the store was away, no client could beat: a longer pause between two looks does not count in full.
         silent_s = min(now - self._clients_looked, 2 * timings.beat_s)
         self._clients_looked = now
         self._clients_silent_s = 0.0 if etags != self._clients_seen else self._clients_silent_s + silent_s

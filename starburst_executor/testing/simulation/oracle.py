@@ -24,7 +24,7 @@ from starburst_executor.worker.runner.jobs import Job
 
 __all__ = ["Execution", "Oracle", "Task"]
 
-# It is read as its claims are taken back, by several watchers at once, and by each that sums up what workers did.
+# A last beat is read again when claims are taken back, by several watchers, and by each process that sums up beats.
 _MAX_REREADS = 5
 _NAMES = {state.value: state.name for state in State}
 
@@ -125,7 +125,7 @@ class Oracle:
     # --- reads --------------------------------------------------------------------------------------------------------
 
     def was_read(self, key: str, kept: Kept, process: Process) -> None:
-        """Record that a process reads an object: what it asks must not grow with the workers that have left."""
+        """Record that a process reads an object: its requests must not grow with the workers that have left."""
         if not key.startswith(self.keys.workers) or process.read.get(key) != kept.etag or self.is_deleted:
             return
         beat = records.decode_beat(kept.body)

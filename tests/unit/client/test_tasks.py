@@ -16,7 +16,7 @@ from starburst_executor import config
 from starburst_executor.client import tasks as tasks_module
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.session import Opened
+from starburst_executor.client.opening import Opened
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Timings
 from starburst_executor.session.store import SessionStore
