@@ -1,4 +1,4 @@
-"""What is in a store: its sessions, and how many tasks of one are in which state."""
+"""Lists the sessions in a store, and counts the tasks of a session by state."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from starburst_executor.store.url import join_url
 
 __all__ = ["SessionSummary", "census", "list_sessions"]
 
-# Of many files one may be locked by a program that is none of ours: the others are not to wait for it.
+# One of many files may be locked by another program, and must not hold up the others.
 _FILE_PATIENCE_S = 0.5
-# Up to so many objects that look all pending are read to be sure: a LIST costs as much as twelve GETs.
+# Up to this number of objects that look all pending are read to be sure: a LIST costs as much as twelve GETs.
 _FEW = 12
 
 
@@ -41,12 +41,12 @@ class SessionSummary:
 
     Attributes:
         id: The session's id.
-        url: What reattaches from any machine, with the key.
+        url: Its URL, by which any machine with the key can reattach.
         created_at: UTC epoch seconds.
-        last_activity_at: When a task last changed, UTC epoch seconds, by the store's clock.
+        last_activity_at: The time of the last change of a task, UTC epoch seconds, by the store's clock.
         state: `open`, `terminated`, `expired`, `broken` or `deleted`.
-        n_tasks: Submitted.
-        n_ended: Completed, failed or cancelled, as far as the listing alone tells.
+        n_tasks: The number of submitted tasks.
+        n_ended: The number of completed, failed or cancelled tasks, as far as the listing alone shows.
     """
 
     id: str
@@ -63,16 +63,16 @@ class SessionSummary:
 
 
 def census(session: SessionStore) -> Counter[State]:
-    """How many tasks are in which state.
+    """Count the tasks in each state.
 
-    Tasks whose status object cannot be read count as failed: so do their futures end.
+    Tasks whose status object cannot be read count as failed, since their futures fail.
 
     Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly pending, partly claimed or did not end well, and
     for each that looks all pending if those are 12 at most.
     """
     counts: Counter[State] = Counter()
     groups = session.all_groups()
-    # A spoilt object may look as if all its tasks were pending. The last ones are read, or it would look so for ever.
+    # A corrupt object may look as if all its tasks were pending. If few are left they are read, or it would look so for ever.
     are_few = sum(group.size_class == SizeClass.ALL_PENDING for group in groups) <= _FEW
     for group in groups:
         known = group.size_class.all_in
@@ -80,21 +80,21 @@ def census(session: SessionStore) -> Counter[State]:
             counts[known] += group.ref.n_tasks
             continue
         try:
-            found = session.read(group.key)
+            stored = session.read(group.key)
         except (RecordInvalid, VersionMismatch):
             counts[State.FAILED] += group.ref.n_tasks
             continue
         except ObjectNotFound:  # deleted since
             continue
-        assert found is not None  # no ETag was sent  # noqa: S101
-        counts.update(State(entry.state) for entry in found.status.entries)
+        assert stored is not None  # no ETag was sent  # noqa: S101
+        counts.update(State(entry.state) for entry in stored.status.entries)
     return counts
 
 
 def list_sessions(store_url: str, clock: Clock) -> Iterator[SessionSummary]:
-    """Every session in a store that can be read, oldest first; of what cannot be read a warning says so, once.
+    """Yield every session in a store, the oldest first; skip those that cannot be read, with one warning each.
 
-    Store: 1 LIST; 1 GET and 1 LIST a session.
+    Store: 1 LIST; 1 GET and 1 LIST per session.
     """
     store = PatientStore(open_store(store_url), clock, patience_s=FIRST_PATIENCE_S)
     with closing(store):
@@ -121,7 +121,7 @@ def _summary(store: ObjectStore, session_id: str, clock: Clock) -> SessionSummar
     except StoreUnavailable as error:
         if not is_embedded(store.url):
             raise
-        # Each session is a file of its own here, and this one is locked or damaged.
+        # In an embedded store each session is a separate file, and this one is locked or damaged.
         say_skipped(store.url, session_id, error)
         return None
     return SessionSummary(

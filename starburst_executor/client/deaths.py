@@ -1,11 +1,11 @@
-"""Which workers are certainly dead, by every means that this client has, whatever started them and whoever did.
+"""Finds the workers that are certainly dead, by every means of this client, with any launcher and from any client.
 
-    handles of this client's launcher ──► what its engine says
-    handles of local launches         ──► process id and start time, if they are of this machine
-    handles of the session's launcher ──► what that engine says: asked where an answer is waited for, since it may cost
-    beats that name their process     ──► the same, also where no handle names it any more
+    handles of this client's launcher ──► the platform's report
+    handles of local launches         ──► process id and start time, on this machine only
+    handles of the session's launcher ──► the platform's report; read only by `known`, since it may cost a request
+    beats that name their process     ──► process id and start time, also if no handle names the process any more
 
-Guarantee: what cannot be told is not dead: it is judged by its beats, as everywhere.
+Guarantee: a worker whose state is unknown does not count as dead: it is judged by its beats, as everywhere.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Deaths:
-    """What one client can know of deaths in its session. As thread-safe as its launchers are."""
+    """The deaths that one client can see in its session. As thread-safe as its launchers."""
 
     def __init__(self, session: SessionStore, launcher: Launcher | None) -> None:
         self._session = session
@@ -36,38 +36,38 @@ class Deaths:
 
     @property
     def are_seen(self) -> bool:
-        """Whether there is anything to ask at no cost."""
+        """Whether any death can be seen without a request that costs money."""
         return self._launcher is not None or self._has_local
 
     def seen(self) -> list[tuple[Death, bool]]:
-        """Those that can be seen at no cost, and whether this client's own launcher started them."""
-        launcher, found = self._launcher, []
+        """Return the deaths that can be seen without cost, each with whether this client's own launcher started the worker."""
+        launcher, deaths = self._launcher, []
         if launcher is not None:
-            found += [(death, True) for death in self._of(launcher)]
+            deaths += [(death, True) for death in self._of(launcher)]
         if self._has_local and (launcher is None or launcher.name != Local.name):
-            found += [(death, False) for death in self._of(self._local)]
-        return found
+            deaths += [(death, False) for death in self._of(self._local)]
+        return deaths
 
     def known(self, beats: Iterable[WorkerBeat]) -> set[str]:
-        """The workers that are dead by any means: asks the session's own launcher too, which may be another one."""
-        found = {death.worker_id for death, _ in self.seen()}
-        found |= {beat.worker_id for beat in beats if has_ended(beat.process)}
+        """Return the ids of all workers that are known to be dead. Also asks the session's launcher, if it is another one."""
+        dead = {death.worker_id for death, _ in self.seen()}
+        dead |= {beat.worker_id for beat in beats if has_ended(beat.process)}
         own = self._others()
         if own is not None:
             try:
-                found |= {death.worker_id for death in self._of(own)}
+                dead |= {death.worker_id for death in self._of(own)}
             except Exception as error:
-                # This client has another launcher, or none: it need not have the rights to ask that one.
-                _log.info("the session's launcher could not be asked who died: %s", error)
-        return found
+                # This client has another launcher, or none, and may lack the rights to ask that one.
+                _log.info("the session's launcher could not report dead workers: %s", error)
+        return dead
 
     def _others(self) -> Launcher | None:
-        """The session's own launcher where this client has another one, or none, and workers of it may be there."""
-        mine = None if self._launcher is None else self._launcher.name
-        if all(launch.launcher in (mine, Local.name) for launch in self._session.manifest.launches):
+        """Return the session's launcher if this client has another one, or none, and it has started workers; else None."""
+        name = None if self._launcher is None else self._launcher.name
+        if all(launch.launcher in (name, Local.name) for launch in self._session.manifest.launches):
             return None
         own = self._own
-        return None if own is None or own.name == mine else own
+        return None if own is None or own.name == name else own
 
     @cached_property
     def _own(self) -> Launcher | None:

@@ -1,9 +1,9 @@
-"""`DetachedExecutor`: the same executor with another end. It outlives the process that made it.
+"""`DetachedExecutor`: the same executor, except that leaving it detaches the client while the work continues.
 
     process A   DetachedExecutor() ──submit──► store ◄── workers            leaves, or is killed
     process B                       reattach ──► store ──► futures          tomorrow, elsewhere
 
-What A knew is in the store: whoever has the session's id (or URL) and its key gets every future.
+The state of A is in the store: a process with the session's id (or URL) and its key gets every future.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ __all__ = ["DetachedExecutor"]
 class DetachedExecutor(StarburstExecutor):
     """An executor whose session outlives it: leave it, and find it again from any process.
 
-    Arguments are those of `StarburstExecutor`, and `absolute_timeout`: seconds after which the session expires. Leaving
+    The arguments are those of `StarburstExecutor`, and `absolute_timeout`: seconds after which the session expires. Leaving
     the `with` block, or `shutdown`, waits until the store has acknowledged every submit, makes sure that a worker stays,
-    and detaches; the work goes on. Futures work on too: asking for one attaches this process again, in the background.
+    and detaches; the work continues. Its futures keep working: using one attaches this process again in the background.
     `cleanup` ends the session.
 
     >>> from starburst_executor import DetachedExecutor
@@ -72,14 +72,14 @@ class DetachedExecutor(StarburstExecutor):
 
         Args:
             id_or_url: The session's URL, or its id alone: it is then looked up on this machine, and in `store`.
-            store: Where to look for a bare id; as for the constructor if not given.
-            key: The session's key, if the key file here is not that of whoever started it.
-            launcher: What starts workers that are missing while tasks are left, as for the constructor; the session's own
-                unless given; `"none"` for nothing.
-            max_hourly_cost: The session's limit from now on, for every client; as it is unless given. A session without
-                one gets this machine's settings, if workers may be started.
+            store: The store in which to look for an id; as for the constructor if not given.
+            key: The session's key, if it was started with another key file than this machine's.
+            launcher: Starts missing workers while tasks are unfinished, as for the constructor; the session's launcher if
+                not given; `"none"` to start none.
+            max_hourly_cost: The session's new limit, for every client; unchanged if not given. A session without a limit
+                gets this machine's setting, if this client may start workers.
             cost_alert_threshold: As for the constructor.
-            budget_usd: As `max_hourly_cost`. What is raised in time lets the session live.
+            budget_usd: As `max_hourly_cost`. A budget that is raised in time keeps the session open.
 
         Raises: BudgetExceeded: its workers would cost more than the limit; `launcher="none"` attaches without.
             SessionNotFound, KeyNotFound, VersionMismatch, ConfigError, StoreUnavailable, AccessDenied. An expired
@@ -88,7 +88,7 @@ class DetachedExecutor(StarburstExecutor):
         """
         context.refuse_while_loading()
         clock = SystemClock()
-        # Before anything is asked of the store: a misspelt launcher is the caller's.
+        # Before the first store request: a misspelt launcher is the caller's mistake.
         starts = open_given(launcher, clock, detached=True)
         opened = attach(id_or_url, clock, store=store, key=key)
         if launcher is None:
@@ -133,9 +133,9 @@ class DetachedExecutor(StarburstExecutor):
 
     @classmethod
     def list_sessions(cls, store: str | None = None) -> list[SessionSummary]:
-        """Every session in a store, oldest first; those that cannot be read are left out.
+        """Return every session in a store, the oldest first, without those that cannot be read.
 
-        Store: 1 LIST; 1 GET and 1 LIST a session.
+        Store: 1 LIST; 1 GET and 1 LIST per session.
         """
         url = config.resolve(detached=True, store=store).store
         return list(list_sessions(url, SystemClock()))
@@ -144,10 +144,10 @@ class DetachedExecutor(StarburstExecutor):
 
     @property
     def futures(self) -> list[StarburstFuture[Any]]:
-        """One future for every task of the session, in submission order, over all submitting clients.
+        """One future for every task of the session, in submission order, of all submitting clients.
 
-        The same task has the same future each time, as long as the program holds it, until it is retried. Store: 1 LIST per
-        1,000 status objects.
+        While the program holds a task's future, it gets the same object each time, until the task is retried. Store: 1 LIST
+        per 1,000 status objects.
         """
         tasks = self._engine.tasks
         if not self.is_attached:
@@ -162,9 +162,7 @@ class DetachedExecutor(StarburstExecutor):
         return not self._engine.parts.state.ended.is_set()
 
     def future_of(self, ordinal: int, index: int) -> StarburstFuture[Any]:
-        """The future of one task, by its submitter's ordinal and its index.
-
-        Of other outcomes nothing is read.
+        """Return the future of one task, by its submitter's ordinal and its index. Reads no other outcomes.
 
         Raises: LookupError if there is no such task. Store: 1 LIST per 1,000 status objects, if it is not known yet.
         """
@@ -179,20 +177,20 @@ class DetachedExecutor(StarburstExecutor):
         return future
 
     def as_completed(self, timeout: float | None = None) -> Iterator[StarburstFuture[Any]]:
-        """Every future of the session as it completes, those that are done first.
+        """Yield every future of the session as it completes; completed ones come first.
 
-        Raises: TimeoutError if `timeout` seconds have passed since this call and some are left.
+        Raises: TimeoutError if some are not done `timeout` seconds after this call.
         """
         return cast("Iterator[StarburstFuture[Any]]", as_completed(self.futures, timeout))
 
     def collect(self, wait: bool = False, timeout: float | None = None) -> list[TaskOutcome]:
-        """How tasks ended, in submission order, failures beside values.
+        """Return the outcomes of ended tasks, in submission order, both values and failures.
 
-        Outcomes whose futures the program holds are not read again, and neither are about 8 MB of those that came last.
+        Outcomes whose futures the program holds are not read again, nor are the last ones, up to about 8 MB.
 
         Args:
-            wait: Wait until every task has ended; otherwise those that have ended by now.
-            timeout: At most so many seconds; then those that have ended by then.
+            wait: Wait until every task has ended, instead of returning those that have ended by now.
+            timeout: The longest wait, in seconds; then return those that have ended by then.
         """
         futures = self.futures
         if wait:
@@ -206,10 +204,10 @@ class DetachedExecutor(StarburstExecutor):
         return [outcome_of(future) for future in futures if future.done()]
 
     def status(self) -> SessionStatus:
-        """How the session stands; prints well.
+        """Return the state of the session; `str()` gives a summary for people.
 
         Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET for
-        each worker that has beaten since the call before.
+        each worker that has beaten since the last call.
         """
         parts = self._engine.parts
         return status_of(
@@ -219,9 +217,9 @@ class DetachedExecutor(StarburstExecutor):
     # --- changes ------------------------------------------------------------------------------------------------------
 
     def retry_failed(self) -> list[StarburstFuture[Any]]:
-        """Run the failed tasks once more; new futures for them, in submission order. Finished futures keep theirs.
+        """Run the failed tasks again; return new futures for them, in submission order. Completed futures do not change.
 
-        A task whose call could not be pickled cannot be run and is left as it is.
+        A task whose call could not be pickled cannot run, and stays failed.
         Raises: SessionExpired, RuntimeError if the session is not open.
         Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs.
         """
@@ -232,15 +230,15 @@ class DetachedExecutor(StarburstExecutor):
         return retried
 
     def cancel(self) -> int:
-        """Cancel every task of the session that no worker has claimed; how many.
+        """Cancel every task of the session that no worker has claimed; return their number.
 
         Store: 1 LIST per 1,000 status objects, 1 GET, 1 swap for each with pending tasks.
         """
         return self._engine.tasks.cancel()
 
     def scale(self, workers: int) -> None:
-        """Change how many tasks run at once, 1..10,000. Missing workers are started while there is work; surplus ones end
-        when what they run has ended.
+        """Change the number of tasks that run at once, 1..10,000. Missing workers are started while there is work; surplus
+        ones finish their running tasks and leave.
 
         Raises: BudgetExceeded if they would cost more than the session's `max_hourly_cost`; ConfigError.
         Store: 1 swap.
@@ -253,7 +251,7 @@ class DetachedExecutor(StarburstExecutor):
         self._engine.renumber()
 
     def extend(self, seconds: float) -> None:
-        """Let the session live `seconds` longer than it would. Without an `absolute_timeout` it lives for ever anyway.
+        """Extend the session's lifetime by `seconds`. Does nothing without an `absolute_timeout`: then it never expires.
 
         Raises: SessionExpired if its time is over already. Store: 1 swap.
         """
@@ -266,7 +264,7 @@ class DetachedExecutor(StarburstExecutor):
         target = max(deadline_at, session.clock.now()) + seconds
 
         def step(manifest: Manifest) -> Manifest | None:
-            # Extend or expire: the first to land wins, since both are swaps of the same object.
+            # Extending and expiring are swaps of the same object: the first to land wins.
             if manifest.state.is_over or (manifest.deadline_at or 0.0) >= target:
                 return None
             return replace(manifest, deadline_at=target)
@@ -277,18 +275,18 @@ class DetachedExecutor(StarburstExecutor):
     # --- ends ---------------------------------------------------------------------------------------------------------
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until the store has acknowledged every submit; False if `timeout` seconds passed first."""
+        """Wait until the store has acknowledged every submit; return False if `timeout` seconds passed first."""
         return self._engine.flush(timeout)
 
     def detach(self) -> None:
-        """Let go of the session, which goes on: as leaving the `with` block. A second call is harmless."""
+        """Leave the session, which continues, as at the end of the `with` block. A second call is harmless."""
         self.shutdown(wait=True)
 
     def cleanup(self, force: bool = False) -> None:
-        """End the session: stop its workers, cancel what has not ended. Its outcomes stay, unless `force`.
+        """End the session: stop its workers and cancel unfinished tasks. Its outcomes stay, unless `force`.
 
         Args:
-            force: Delete every object of this session, and only of this one; returns when none is left.
+            force: Delete every object of this session, and of no other; return when none is left.
         """
         self._engine.ending.cleanup(delete=force)
 
@@ -306,15 +304,15 @@ class DetachedExecutor(StarburstExecutor):
 def _limit(
     session: SessionStore, launcher: Launcher | None, settings: Settings, given: dict[str, float | None]
 ) -> None:
-    """Settle the session's limits of money, and see that what may be started keeps them. Store: 1 swap if they change.
+    """Set the session's cost limits, and check that its workers would keep them. Store: 1 swap if they change.
 
     Raises: BudgetExceeded.
     """
 
     def step(manifest: Manifest) -> Manifest | None:
-        def limit(name: str, own: float | None, here: float | None) -> float | None:
-            is_for_here = given[name] is not None or (own is None and launcher is not None)
-            return here if is_for_here else own
+        def limit(name: str, stored: float | None, setting: float | None) -> float | None:
+            is_replaced = given[name] is not None or (stored is None and launcher is not None)
+            return setting if is_replaced else stored
 
         budget_usd = limit("budget_usd", manifest.budget_usd, settings.budget_usd)
         hourly = limit("max_hourly_cost", manifest.max_hourly_cost, settings.max_hourly_cost)
@@ -340,23 +338,26 @@ def _with(manifest: Manifest, *, workers: int) -> Manifest | None:
     return None if manifest.workers == workers else replace(manifest, workers=workers)
 
 
-# --- futures that come back from a pickle -----------------------------------------------------------------------------
+# --- unpickled futures ------------------------------------------------------------------------------------------------
 
 _lock = threading.Lock()  # guards: _here, _for_futures, _lately
-_here: WeakValueDictionary[str, DetachedExecutor] = WeakValueDictionary()  # of this process, the newest of each session
-# Made for the sake of futures, which hold them; the last few are held here too, for futures that come one after the other.
+_here: WeakValueDictionary[str, DetachedExecutor] = (
+    WeakValueDictionary()
+)  # this process's newest executor of each session, by URL
+# Executors that were made for unpickled futures, which hold them. `_lately` holds the last few, for futures that are
+# unpickled one after the other.
 _for_futures: WeakSet[DetachedExecutor] = WeakSet()
 _lately: deque[DetachedExecutor] = deque(maxlen=4)
 
 
 def _attached_future(url: str, ordinal: int, sequence: int) -> StarburstFuture[Any]:
-    """The future of one task, from its pickle: of the executor that is attached to its session in this process, or a new one.
+    """Return the future of one task on unpickling, from this process's executor for its session, or a new one.
 
-    Raises: KeyNotFound: the session has a key of its own that this process does not know; what `reattach` raises.
+    Raises: KeyNotFound: the session has its own key, which this process does not know; the errors of `reattach`.
     """
     with _lock:
         executor = _here.get(url)
-        is_mine = executor is not None and executor in _for_futures
+        is_for_futures = executor is not None and executor in _for_futures
     if executor is None or not executor.is_attached:
         try:
             executor = DetachedExecutor.reattach(url, key=None if executor is None else executor.key)
@@ -366,11 +367,11 @@ def _attached_future(url: str, ordinal: int, sequence: int) -> StarburstFuture[A
                 f"first, by DetachedExecutor.reattach({url!r}, key=...): {error}"
             ) from error
         with _lock:
-            is_mine = True
+            is_for_futures = True
             _for_futures.add(executor)
             _lately.append(executor)
     future = executor.future_of(ordinal, sequence)
-    if is_mine:
-        # An executor that nothing refers to leaves its session.
+    if is_for_futures:
+        # Otherwise the executor would be garbage-collected, and leave its session.
         future.attachment = executor
     return future

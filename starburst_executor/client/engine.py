@@ -1,14 +1,14 @@
-"""What runs behind an executor: one client of one session, from its first submit to its end.
+"""The engine behind an executor: one client of one session, from its first submit to its end.
 
     send-N    take batches from the submitter, store them          sending.py
     collect   poll for outcomes, complete futures                  collector.py
     keep      beat, watch, repair, start workers                   keeper.py
 
-Here they are put together and run. Where a client is in its life is `state.py`, how it ends `ending.py`, what its futures
-ask of it `cancelling.py`, what it has cost `spending.py`.
+This module assembles and runs these parts. `state.py` holds the client's state, `ending.py` ends it, `cancelling.py`
+serves its futures, `spending.py` adds up its cost.
 
-The engine never refers to its executor, so that an executor can be garbage-collected while its threads run; its end
-then ends them.
+Assumes: the engine never refers to its executor, so that an executor can be garbage-collected while its threads run; its
+finalizer then ends them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = ["Engine"]
 
 _log = logging.getLogger(__name__)
 
-# Between two steps of the sweep.
+# The pause between two steps of the sweep.
 _TIDY_S = 0.05
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -56,14 +56,15 @@ class Engine:
 
     Args:
         ordinal: This client's ordinal as a submitter; None to get one at the first submit.
-        settings: How much may wait to be sent, what is kept, what is worth a warning.
-        reattach: How an unpickled future finds the session again; None if its futures cannot be pickled.
-        has_returned: This client is there for futures of one that has left: it submits nothing and may leave at any time.
+        settings: Gives the size of the queue, `keep`, and the size of a result that is logged.
+        reattach: Returns the future in another process after unpickling; None if its futures cannot be pickled.
+        has_returned: Whether this client serves the futures of one that has left: it submits nothing and may leave at any
+            time.
     Attributes:
-        parts: What it consists of.
-        tasks: The session's tasks, if it is a detached one: `DetachedExecutor.futures` gives the same futures each time.
-        ending: The ways in which it ends.
-        has_tidied: Nothing is left to sweep, or another sweeps it.
+        parts: Its parts.
+        tasks: The session's tasks; used by a detached session.
+        ending: Ends it.
+        has_tidied: Whether the sweep is finished, or not this client's task.
     """
 
     def __init__(
@@ -144,27 +145,27 @@ class Engine:
 
     @staticmethod
     def all_here() -> list[Engine]:
-        """Every engine that this process has made and not ended."""
+        """Return every engine that this process has made and not ended."""
         return [engine for engine in _engines if engine.is_of_this_process() and not engine.parts.state.ended.is_set()]
 
     def is_of_this_process(self) -> bool:
-        """False in the child of a fork: what was made before belongs to the parent."""
+        """Whether this process made it; False in the child of a fork, since it belongs to the parent."""
         return self._pid == os.getpid()
 
     def lost_in_fork(self) -> None:
-        """For the child of a fork of the user's: this engine's threads and locks stayed with the parent."""
+        """Make this engine unusable in the child of a fork: its threads stayed with the parent, and its locks may be held."""
         error = ExecutorBroken(
             f"this executor was made in another process: made in {self._pid}, used in {os.getpid()}; make one here, or "
             "reattach to a detached session"
         )
-        # Without the lock, which another thread of the parent may have held.
+        # Without the lock, which another thread of the parent may have held at the fork.
         self.parts.state.error = error
         self.parts.futures.successor = Elsewhere(error)
         self.tasks.lost_in_fork()
 
     @property
     def opened(self) -> Opened:
-        """The session, and what was needed to open it."""
+        """The session, with its store and key."""
         return self.parts.opened
 
     @property
@@ -180,13 +181,13 @@ class Engine:
         return future
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until the store has acknowledged every submit made so far; False if time ran out."""
+        """Wait until the store has acknowledged every submit so far; return False after `timeout_s`."""
         return self.parts.sending.flush(timeout_s)
 
     # --- threads ------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start collecting and keeping; a second call is harmless."""
+        """Start the threads `collect` and `keep`; a second call is harmless."""
         with self.parts.state.lock:
             self._start_threads()
 
@@ -209,40 +210,40 @@ class Engine:
 
     def _keep(self) -> None:
         parts = self.parts
-        # On S3 a lifecycle rule of the bucket does this.
+        # On S3 a lifecycle rule of the bucket deletes old sessions.
         sweep = Sweep(parts.opened.store.inner, self._clock) if self._embedded else None
         while not parts.threads.stop.is_set():
             pause_s = parts.keeper.turn()
             self.has_tidied = sweep is None
             if sweep is not None:
-                # After what has to be done, and a little at a time: the first result does not wait for tidiness.
+                # After the keeper's work, and a little at a time, so that the sweep does not delay the first result.
                 sweep, pause_s = (sweep, min(pause_s, _TIDY_S)) if sweep.step() else (None, pause_s)
             self._clock.wait(parts.wake_keeper, pause_s)
             parts.wake_keeper.clear()
 
     def _fail(self, error: BaseException) -> None:
-        """The client cannot go on: say why on every future that waits. The session itself may be well."""
-        told = named(error, self.session.session_id)
-        self.parts.state.fail(told)
-        unsent = self.parts.sending.fail(told)
+        """Complete every waiting future with the error that stopped this client. The session itself may be well."""
+        reported = named(error, self.session.session_id)
+        self.parts.state.fail(reported)
+        unsent = self.parts.sending.fail(reported)
         try:
-            for_each(unsent, lambda future: future.complete(None, told))
+            for_each(unsent, lambda future: future.complete(None, reported))
         finally:
-            self.parts.collector.give_up_all(told)
+            self.parts.collector.give_up_all(reported)
 
     def _order(self, launch_id: str, n_slots: int) -> Order:
         opened, n_taken = self.parts.opened, self.session.manifest.n_interruptions
         return Order(launch_id, opened.url, opened.key.hex(), n_slots, self.detached, n_taken)
 
     def renumber(self) -> None:
-        """The number of workers asked for has changed."""
+        """Have the keeper adapt to a changed number of workers."""
         self.parts.keeper.renumber()
         self.parts.wake_keeper.set()
 
-    # --- coming back --------------------------------------------------------------------------------------------------
+    # --- attaching again ----------------------------------------------------------------------------------------------
 
     def _return(self) -> Returned:
-        """Attach to the session anew, as the same client with other threads."""
+        """Attach to the session again, with another engine that has the same settings."""
         opened, patience_s = self.parts.opened, self.session.manifest.timings.patience_s
         engine = Engine(
             attach(opened.url, self._clock, key=opened.key, patience_s=patience_s),
@@ -258,33 +259,33 @@ class Engine:
         return engine
 
     def watch(self, place: Place) -> None:
-        """Have the futures of one status object completed."""
+        """Watch one status object, to complete its futures."""
         waiting = [(index, future) for index, futures in place.futures.items() for future in futures]
         self.parts.collector.watch(place.key, place.ref, "", waiting)
         if (error := self.parts.state.error) is not None:
             self.parts.collector.give_up_all(error)
 
     def find(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
-        """Have these futures completed, whatever status objects their tasks are in; those of no task that is stored."""
+        """Find the tasks of these futures in the store, and watch them; return the futures without a stored task."""
         missing = {(future.ordinal, future.index): future for future in futures}
         for group in self.session.all_groups():
             ref = group.ref
             tasks = [(i, (ref.ordinal, ref.first + i)) for i in range(ref.n_tasks)]
-            found = {i: [missing.pop(task)] for i, task in tasks if task in missing}
-            if found:
-                self.watch(Place(group.key, ref, found))
+            waiting = {i: [missing.pop(task)] for i, task in tasks if task in missing}
+            if waiting:
+                self.watch(Place(group.key, ref, waiting))
         return list(missing.values())
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Cancel those of these tasks that no worker has claimed; how many."""
+        """Cancel the tasks that no worker has claimed; return their number."""
         return self.parts.futures.cancel(futures)
 
     def has_failed(self) -> bool:
-        """Whether it cannot go on, or has ended."""
+        """Whether it cannot continue, or has ended."""
         return self.parts.state.error is not None or self.parts.state.ended.is_set()
 
     def leave(self) -> None:
-        """Leave without seeing to anything. A second call is harmless."""
+        """Leave without waiting for a worker. A second call is harmless."""
         self.ending.leave()
 
 

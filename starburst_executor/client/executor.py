@@ -1,10 +1,10 @@
-"""`StarburstExecutor`: the front of an attached session, a drop-in replacement for `ProcessPoolExecutor`.
+"""`StarburstExecutor`: the interface to an attached session, a drop-in replacement for `ProcessPoolExecutor`.
 
     submit, map ──► Submitter ──► store ◄── workers
     Future      ◄── Collector ◄── store
 
-The executor itself holds no state but its engine's; what it adds is the standard library's contract: names, arguments,
-errors, and what happens at the end.
+The executor holds no state except its engine. It adds the contract of the standard library: names, arguments, errors, and
+the behaviour at the end.
 """
 
 from __future__ import annotations
@@ -48,41 +48,41 @@ T = TypeVar("T")
 class StarburstExecutor(Executor):
     """Runs functions on durable workers; a drop-in replacement for `concurrent.futures.ProcessPoolExecutor`.
 
-    Nothing need be installed or configured: the state is in an embedded store in the user's data folder, the workers are
-    processes of this machine. With `store="s3://bucket/prefix"` the same code keeps its state on S3, and workers may be
-    anywhere. Leaving the `with` block waits for every task, ends the session and deletes its objects.
+    It works without configuration: the state is in an embedded store in the user's data folder, and the workers are
+    processes on this machine. With `store="s3://bucket/prefix"` the same code keeps its state on S3, and workers may run
+    on any machine. Leaving the `with` block waits for every task, ends the session and deletes its objects.
 
     Args:
-        max_workers: How many tasks run at once, 1..10,000; one per processor unless given.
-        mp_context: Accepted for compatibility: a multiprocessing context or None. Workers always start clean, as under
-            the `spawn` method, and no `if __name__ == "__main__"` guard is needed.
+        max_workers: The number of tasks that run at once, 1..10,000; by default one per processor.
+        mp_context: Accepted for compatibility: a multiprocessing context or None. Workers always start in a fresh
+            state, as with the `spawn` method, and no `if __name__ == "__main__"` guard is needed.
         initializer: Called once in each worker process before its first task. If it raises, the executor is broken.
         initargs: Its arguments.
-        max_tasks_per_child: After so many tasks a worker process is replaced by a fresh one; None for never.
-        workers: `max_workers` under the name that people expect here.
+        max_tasks_per_child: The number of tasks after which a worker process is replaced; None for no limit.
+        workers: Another name for `max_workers`.
         store: URL of the store: `sqlite:///absolute/folder` or `s3://bucket/prefix`.
-        launcher: `"local"`, `"none"` (others start workers, `python -m starburst_executor.worker <url>`), `"fargate"` and
-            others on AWS, with options as in `"fargate?cpu=4&spot=1"`; or a launcher object such as `Fargate(cpu=4)`.
-        retries: How many times a task that raises is tried again, 0..100.
-        max_losses: A task fails with `WorkerLost` once so many workers were lost while it ran, 1..100; 3 unless given.
+        launcher: `"local"`, `"none"` (start workers by `python -m starburst_executor.worker <url>`), `"fargate"` and other
+            launchers on AWS, with options as in `"fargate?cpu=4&spot=1"`; or a launcher object such as `Fargate(cpu=4)`.
+        retries: The number of further tries for a task that raises, 0..100.
+        max_losses: The number of lost workers after which their task fails with `WorkerLost`, 1..100; by default 3.
         task_timeout: Seconds after which a task is stopped and fails with `TaskTimeout`; None for never.
-        max_result_bytes: A larger result fails its task with `PayloadError`.
+        max_result_bytes: The size limit of a result; a task with a larger one fails with `PayloadError`.
         keep: Keep the session's objects at the end.
-        launch_timeout: Seconds within which the first worker must be heard of; by the launcher unless given: 60 for local
+        launch_timeout: Seconds within which the first worker must report; the default depends on the launcher: 60 for local
             workers, 600 on Fargate.
-        max_hourly_cost: Workers that would cost more dollars an hour are not started: `BudgetExceeded`.
-        cost_alert_threshold: A warning is logged where workers cost more dollars an hour.
-        budget_usd: At so many dollars in all the session ends, also with no client there: what has not ended fails with
-            `BudgetExceeded`. All three are about estimates (docs/howto/costs.md).
-        key: The session's key, if it is not to be made from the user's key file.
-        timings: Every interval of the session; the defaults fit the store.
+        max_hourly_cost: Limit in dollars per hour; workers that would cost more are not started: `BudgetExceeded`.
+        cost_alert_threshold: Dollars per hour above which a warning is logged.
+        budget_usd: Total cost in dollars at which the session ends, even with no client attached; unfinished tasks fail with
+            `BudgetExceeded`. All three limits apply to estimates (docs/howto/costs.md).
+        key: The session's key; by default derived from the user's key file.
+        timings: The intervals of the session; the defaults depend on the store.
 
     Raises:
         ConfigError: a value is out of range; it is a `ValueError`.
-        BudgetExceeded: workers would cost more than `max_hourly_cost`; nothing was started. Also StoreUnavailable,
-            AccessDenied.
+        BudgetExceeded: workers would cost more than `max_hourly_cost`; none was started.
+        StoreUnavailable, AccessDenied: the store could not be used.
 
-    Settings that are not given are looked up as `STARBURST_*` variables and in the config file. Thread-safe.
+    Other settings come from `STARBURST_*` variables and the config file. Thread-safe.
 
     >>> from starburst_executor import StarburstExecutor
     >>> with StarburstExecutor(workers=2) as executor:
@@ -177,7 +177,7 @@ class StarburstExecutor(Executor):
     def _take_over(self, engine: Engine, n_workers: int) -> None:
         self._engine = engine
         self._max_workers = n_workers
-        # An executor that is garbage-collected ends as by shutdown(wait=False).
+        # Garbage collection of the executor acts as shutdown(wait=False).
         self._finalizer = weakref.finalize(self, _end_in_background, engine)
         self._finalizer.atexit = False
 
@@ -188,15 +188,15 @@ class StarburstExecutor(Executor):
     # --- the standard library's methods -------------------------------------------------------------------------------
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> StarburstFuture[T]:
-        """Have `fn(*args, **kwargs)` called by a worker; its future.
+        """Schedule `fn(*args, **kwargs)` to run on a worker, and return its future.
 
-        The call is pickled before this returns, so arguments may be changed afterwards. What cannot be pickled raises
-        from the future. Waits while more than 256 MB of calls are unsent.
+        The call is pickled before this returns, so arguments may be changed afterwards. An error of pickling becomes the
+        future's exception. Waits while more than 256 MB of calls are unsent.
 
-        Raises: RuntimeError after `shutdown`; ExecutorBroken, SessionExpired; PayloadError: modules of the user's own cannot
-            be sent.
-        Store: nothing at once, but for those modules (`client/code.py`); a lone submit causes 2 requests, 10,000 together
-            about 100.
+        Raises: RuntimeError after `shutdown`; ExecutorBroken, SessionExpired; PayloadError: the user's own modules cannot be
+            sent.
+        Store: nothing in this thread, except for those modules (`client/code.py`). In the background a lone submit makes 2
+            requests, and 1 more for a new function; 10,000 together make about 100.
         """
         return self._engine.parts.sending.submit(fn, args, kwargs)
 
@@ -208,15 +208,15 @@ class StarburstExecutor(Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Call `fn` with the items of the iterables, in parallel; the results in order, lazily.
+        """Call `fn` with the items of the iterables in parallel; yield the results lazily, in order.
 
         Args:
             timeout: Seconds, from this call, after which waiting for a result raises `TimeoutError`.
-            chunksize: Accepted for compatibility: tasks are batched by measured duration, and every item has an error
-                of its own, whatever this is.
-            buffersize: At most so many items are taken ahead of the results that have been taken; None for all at once.
+            chunksize: Accepted for compatibility, without effect: tasks are batched by measured duration, and each item
+                has its own error.
+            buffersize: The most items that are taken ahead of the yielded results; None for all at once.
 
-        Raises: what a task raised, when its result is reached; the tasks not yet reached are then cancelled.
+        Raises: a task's exception, when its result is reached; the remaining tasks are then cancelled.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -228,8 +228,8 @@ class StarburstExecutor(Executor):
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         engine = self._engine
         prepared = engine.parts.sending.prepare(fn)
-        # zip() in order; the submits that it feeds are made now, or as far ahead as `buffersize` allows.
-        calls = zip(*iterables)  # noqa: B905 - as the standard library: the shortest decides
+        # Submit all calls now, or as many as `buffersize` allows.
+        calls = zip(*iterables)  # noqa: B905 - as in the standard library, the shortest iterable ends it
         ahead = calls if buffersize is None else islice(calls, buffersize)
         futures = deque(engine.parts.sending.submit_prepared(prepared, args, {}) for args in ahead)
         more = iter(()) if buffersize is None else calls
@@ -239,13 +239,13 @@ class StarburstExecutor(Executor):
         """Refuse further submits; end the session when every future is done.
 
         Args:
-            wait: Return only then. Otherwise the end happens in the background, at the latest before the interpreter ends.
-            cancel_futures: Cancel what no worker has claimed.
+            wait: Wait for the end. Otherwise it happens in the background, at the latest before the interpreter exits.
+            cancel_futures: Cancel the tasks that no worker has claimed.
 
         A second call is harmless.
         """
         if not self._engine.is_of_this_process():
-            # The child of a fork leaves a block that its parent has entered: the session is the parent's.
+            # The child of a fork leaves a `with` block of its parent: the session belongs to the parent.
             return
         self._engine.ending.begin()
         if cancel_futures:
@@ -256,9 +256,9 @@ class StarburstExecutor(Executor):
             _end_in_background(self._engine)
 
     def terminate_workers(self) -> None:
-        """Stop the workers at once, and end the session: as `ProcessPoolExecutor.terminate_workers` of Python 3.14.
+        """Stop the workers at once, and end the session, as `ProcessPoolExecutor.terminate_workers` of Python 3.14.
 
-        What runs fails with `ExecutorBroken`, which is a `BrokenProcessPool`; what no worker has begun is cancelled; further
+        Running tasks fail with `ExecutorBroken`, which is a `BrokenProcessPool`; other unfinished tasks are cancelled; further
         submits raise `RuntimeError`. Returns when the workers of this client are gone; the session ends in the background.
         A second call is harmless.
         """
@@ -267,10 +267,10 @@ class StarburstExecutor(Executor):
             _end_in_background(self._engine)
 
     def kill_workers(self) -> None:
-        """As `terminate_workers`: either way no worker is asked, so that none can refuse."""
+        """As `terminate_workers`: both kill the workers, so that user code cannot refuse."""
         self.terminate_workers()
 
-    # --- beside it ----------------------------------------------------------------------------------------------------
+    # --- additions ----------------------------------------------------------------------------------------------------
 
     @property
     def _clock(self) -> Clock:
@@ -283,35 +283,35 @@ class StarburstExecutor(Executor):
 
     @property
     def url(self) -> str:
-        """The session's URL: with the key, all that a worker elsewhere needs to take part."""
+        """The session's URL: with it and the key, a worker on another machine can join."""
         return self._engine.parts.opened.url
 
     @property
     def key(self) -> SessionKey:
-        """The session's key: `executor.key.hex()` is what whoever is to take part elsewhere needs beside the URL.
+        """The session's key: workers and clients on other machines need `executor.key.hex()` and the URL.
 
-        Whoever has it can read and forge what the session stores. It is shown by nothing but its `hex()`.
+        A holder of the key can read and forge everything that the session stores. Only `hex()` shows it.
         """
         return self._engine.parts.opened.key
 
     def requests(self) -> dict[str, int]:
-        """Store requests of this session so far, by kind; of its workers as of their last beats.
+        """Return the store requests of this session so far, by kind; those of its workers as of their last beats.
 
         Kinds: `get`, `not_modified`, `list`, `create`, `swap`, `put`, `delete`, and bytes in and out.
-        Store: 1 LIST, 1 GET a worker; nothing after `shutdown`.
+        Store: 1 LIST, 1 GET per worker; nothing after `shutdown`.
         """
         return self._engine.parts.spending.requests()
 
     def cost(self) -> Cost:
-        """What this session has cost so far, in dollars: an estimate. After its end, in all.
+        """Return an estimate of the cost of this session so far, in dollars; after its end, of the total.
 
-        Of S3 requests those of its workers and of this client are counted, as `requests` does.
-        Store: 1 GET, 1 LIST, 1 GET a worker; nothing after `shutdown`.
+        It includes the S3 requests of its workers and of this client, as `requests` counts them.
+        Store: 1 GET, 1 LIST, 1 GET per worker; nothing after `shutdown`.
         """
         return self._engine.parts.spending.cost()
 
     def output(self, future: StarburstFuture[Any]) -> tuple[str, str]:
-        """What a task of this session wrote to its standard output and error, once it has ended; of each up to 1 MB.
+        """Return the standard output and standard error of a task that has ended, up to 1 MB of each.
 
         Store: 1 LIST per 1,000 status objects, 1 GET; 1 GET if it wrote anything.
         """
@@ -323,7 +323,7 @@ class StarburstExecutor(Executor):
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
-        # ^C means "stop": what no worker has begun is not begun any more. A second one means "now".
+        # The first ^C cancels tasks that no worker has claimed, and waits for the others. A second one stops those too.
         try:
             self.shutdown(wait=True, cancel_futures=exc_type is KeyboardInterrupt)
         except KeyboardInterrupt:
@@ -340,7 +340,7 @@ def _results(
     deadline: float | None,
     clock: Clock,
 ) -> Iterator[T]:
-    """Results in order. Whatever ends the iteration, what has not been reached is cancelled."""
+    """Yield the results in order. However the iteration ends, the remaining tasks are cancelled."""
     try:
         while futures:
             if executor() is not None:
@@ -348,7 +348,7 @@ def _results(
                     futures.append(engine.parts.sending.submit_prepared(prepared, args, {}))
             yield _first_result(futures, None if deadline is None else max(0.0, deadline - clock.monotonic()))
     except GeneratorExit:
-        # Given up, perhaps by the garbage collector: in whatever thread, holding whatever locks.
+        # Closed, perhaps by the garbage collector: in any thread, which may hold any lock.
         engine.parts.futures.cancel_soon(list(futures))
         raise
     except BaseException:
@@ -357,7 +357,7 @@ def _results(
 
 
 def _first_result(futures: deque[StarburstFuture[T]], timeout: float | None) -> T:
-    """The first future's result; no reference to either is left behind, so that the caller alone keeps the result."""
+    """Return the first future's result; keep no reference to either, so that only the caller holds the result."""
     future = futures.popleft()
     try:
         return future.result(timeout)
@@ -369,7 +369,7 @@ def _first_result(futures: deque[StarburstFuture[T]], timeout: float | None) -> 
 
 
 def end(engine: Engine) -> None:
-    """End an executor's session in its way: attached, when every future is done; detached, when all is acknowledged."""
+    """End an executor: an attached one when every future is done, a detached one when every submit is acknowledged."""
     ending = engine.ending
     ending.begin()
     if ending.is_stopped:
@@ -385,7 +385,7 @@ def end(engine: Engine) -> None:
 
 
 def stop_at_once(engine: Engine) -> None:
-    """A second ^C: kill the workers of an attached session and cancel what is left. A detached one is left as it is."""
+    """Handle a second ^C: kill the workers of an attached session and cancel the rest. A detached session continues."""
     if not engine.detached and engine.is_of_this_process():
         try:
             engine.ending.cleanup(delete=not engine.settings.keep)
@@ -394,16 +394,16 @@ def stop_at_once(engine: Engine) -> None:
 
 
 def _end_in_background(engine: Engine) -> None:
-    # Also called by the garbage collector, in whatever thread and holding whatever locks: so it takes none itself.
+    # Assumes: the garbage collector may call this in any thread, which may hold any lock, so it takes no lock.
     if not engine.parts.state.ended.is_set() and engine.is_of_this_process():
-        # A daemon: the interpreter's end waits for the engine, not for this thread.
+        # A daemon thread: at its exit the interpreter waits for the engine (`_end_all`), not for this thread.
         thread = threading.Thread(target=_end_in_order, args=(engine,), name=f"{THREAD_PREFIX}end", daemon=True)
-        with suppress(RuntimeError):  # there can be no more threads; the interpreter's end ends the session
+        with suppress(RuntimeError):  # no more threads can be started; `_end_all` ends the session
             thread.start()
 
 
 def _end_in_order(engine: Engine) -> None:
-    """End a session where no caller is left to raise to."""
+    """End a session, and log an exception, since no caller can get it."""
     try:
         end(engine)
     except BaseException as error:
@@ -411,15 +411,15 @@ def _end_in_order(engine: Engine) -> None:
 
 
 def _end_all() -> None:
-    """Before the interpreter goes: end every session that is still open, as `ProcessPoolExecutor` does.
+    """End every open session before the interpreter exits, as `ProcessPoolExecutor` does.
 
-    # Guarantee: whatever goes wrong with one, the others are ended too.
+    # Guarantee: an error in one does not keep the others from ending.
     """
-    # An unhandled ^C has been printed by now; as at the end of a `with` block, it cancels what has not begun.
+    # An unhandled ^C has been printed by now. As at the end of a `with` block, it cancels tasks that no worker has claimed.
     is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
     for engine in Engine.all_here():
         if engine.has_returned:
-            continue  # threads that are joined now may wait for its futures
+            continue  # threads of the user's, which are joined after this, may wait for its futures
         try:
             engine.ending.begin()
             if is_interrupted and not engine.detached:
@@ -432,12 +432,12 @@ def _end_all() -> None:
             _log.warning("a session was not ended in good order: %r", error)
 
 
-# Runs before the threads are joined that user code has left; `atexit` would be too late for them, and for starting any.
+# Runs before the interpreter joins the user's threads; `atexit` runs after that, when no thread can be started.
 threading._register_atexit(_end_all)  # type: ignore[attr-defined]  # noqa: SLF001 - as concurrent.futures does, since Python 3.9
 
 
 def _leave_all() -> None:
-    """When no thread of the user's is left: leave the sessions that futures were asked for to the last."""
+    """Leave the remaining sessions, once no thread of the user's is left that may wait for their futures."""
     for engine in Engine.all_here():
         try:
             engine.leave()
@@ -449,12 +449,12 @@ atexit.register(_leave_all)
 
 
 def open_given(given: str | Launcher | None, clock: Clock, *, detached: bool) -> Launcher | None:
-    """The launcher that an argument names, or is; None for "none". Raises: ConfigError."""
+    """Return the launcher for a `launcher` argument; None for "none". Raises: ConfigError."""
     return open_launcher(given, clock, detached=detached) if isinstance(given, str) else given
 
 
 def _store_of(given: Launcher | None, clock: Clock, *, detached: bool) -> Callable[[str], str | None]:
-    """What finds the store that goes with a launcher, if nobody named one: on AWS it is the stack's bucket."""
+    """Return a function that finds the default store of a launcher: on AWS the stack's bucket."""
 
     def find(spec: str) -> str | None:
         launcher: object = given if given is not None else open_given(spec, clock, detached=detached)

@@ -1,4 +1,4 @@
-"""How a session is opened: started, or found again; and who its launcher is. Its end is `ending.py` and `cleanup.py`."""
+"""Opens sessions: starts them, or attaches to them, with their launchers. `ending.py` and `cleanup.py` end them."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-# A store that does not answer the first request is more likely misspelt than away.
+# If a store does not answer the first request, a misspelt URL is more likely than an outage.
 FIRST_PATIENCE_S = 10.0
 _FIRST_PAUSE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session and what was needed to open it.
+    """An open session, with its store and key.
 
     Attributes:
-        hurry: Once set, the store is asked once and no more: for last words that may as well be lost.
+        hurry: Once set, store requests are tried only once, for last writes that may be lost.
     """
 
     session: SessionStore
@@ -77,12 +77,12 @@ class Opened:
 
 
 def is_embedded(store_url: str) -> bool:
-    """Whether the store is on this machine, where a request costs a tenth of a millisecond and no money."""
+    """Whether the store is on this machine, where a request takes a tenth of a millisecond and costs nothing."""
     return urlsplit(store_url).scheme in ("sqlite", "memory")
 
 
 def code_for(store: ObjectStore, clock: Clock, settings: Settings) -> Code | Loads:
-    """What sends the user's own modules to workers; where workers find them as this process does, what names their loads."""
+    """Return the sender of the user's own modules; for workers on this machine, which import them from disk, their `Loads`."""
     if is_embedded(store.url):
         return Loads()
     from starburst_executor.client.code import Code
@@ -100,13 +100,15 @@ def start(
     launcher: Launcher | None = None,
     initializer: Callable[[], object] | None = None,
 ) -> Opened:
-    """Begin a session. Store: 1 create; 1 for an initializer, 1 GET and perhaps 1 create for its code; on an endpoint that is not AWS, 8 for the probe.
+    """Start a session.
 
     Args:
-        launcher: What starts workers; the manifest says which, for clients that attach later.
-        initializer: What each worker process calls first.
+        launcher: Starts workers. The manifest names it, for clients that attach later.
+        initializer: Called first in each worker process.
 
-    Raises: ConfigError, AccessDenied, StoreUnavailable; what pickling the initializer raises.
+    Raises: ConfigError, AccessDenied, StoreUnavailable; any exception of pickling the initializer.
+    Store: 1 create; with an initializer 1 more, and 1 GET and perhaps 1 create for its code; on an endpoint that is not AWS,
+    7 or 8 for the probe (`store/probe.py`).
     """
     embedded = is_embedded(settings.store)
     launch_s = settings.launch_timeout
@@ -180,16 +182,14 @@ def _first_manifest(
 
 
 def own_launcher(session: SessionStore) -> Launcher | None:
-    """What starts workers of a session that exists, as its manifest has it; None if that is nothing known here.
+    """Return the launcher that the manifest of a session names; None if this client does not know that launcher.
 
-    # Guarantee: only a launcher that somebody with the session's key has named is opened. Whoever can merely write the
-    store must not decide which image runs in whose account, with the key.
+    # Guarantee: opens only a launcher that a holder of the session's key has named. A program that can write the store, but
+    has no key, must not decide which image runs in an account, with the key.
     """
     spec, seal = session.manifest.launcher, session.manifest.launcher_seal
     if not hmac.compare_digest(seal, _launcher_seal(session, spec)):
-        _log.warning(
-            "the session's launcher bears a wrong seal; no workers are started: session=%s", session.session_id
-        )
+        _log.warning("the session's launcher has a wrong seal; no workers are started: session=%s", session.session_id)
         return None
     try:
         return open_launcher(spec, session.clock, detached=session.manifest.kind == DETACHED)
@@ -203,7 +203,7 @@ def _launcher_seal(session: SessionStore, spec: str) -> bytes:
 
 
 def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
-    # Loaded only for S3: boto3 takes longer to import than everything else together.
+    # Imported only for S3: boto3 takes longer to import than all other modules together.
     from tenacity import Retrying, retry_if_exception_type
 
     from starburst_executor.store.probe import probe_conditional_writes
@@ -213,7 +213,7 @@ def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
         return
     deadline, never = clock.monotonic() + patience_s, threading.Event()
     backoff = Backoff(clock, _FIRST_PAUSE_S, patience_s)
-    # A proof needs clear answers to all its requests: after an unclear one it begins anew, with an object of its own.
+    # The probe needs clear answers to all its requests: after an unclear one it starts again, with another object.
 
     def pause(pause_s: float) -> None:
         clock.wait(never, pause_s)
@@ -231,10 +231,10 @@ def _probe(store: ObjectStore, clock: Clock, patience_s: float) -> None:
 def _begin_with(session: SessionStore, manifest: Manifest, initializer: bytes) -> None:
     """Create a session that has an initializer.
 
-    The manifest comes first, although it names the other: without one, objects are what landed in a session that has been
-    deleted, and may be swept. Before this returns no one else knows the session.
+    The manifest comes first, although it names the initializer: objects without a manifest count as remains of a deleted
+    session, and may be swept. No other process knows the session before this returns.
 
-    # Crash here: a session without its initializer, and without tasks. It is swept if it is an attached one.
+    # Crash here, between the two: a session without its initializer, and without tasks. The sweep deletes an attached one.
     """
     digest = calls.initializer_digest(initializer)
     session.create_manifest(replace(manifest, initializer=digest))
@@ -249,10 +249,10 @@ def attach(
     key: str | bytes | SessionKey | None = None,
     patience_s: float = FIRST_PATIENCE_S,
 ) -> Opened:
-    """Open a session that exists. Store: 1 GET.
+    """Open an existing session. Store: 1 GET.
 
     Args:
-        patience_s: How long to ask a store that does not answer.
+        patience_s: How long to retry while the store does not answer.
 
     Raises: SessionNotFound, KeyNotFound, VersionMismatch, ConfigError, AccessDenied, StoreUnavailable.
     """
@@ -271,13 +271,13 @@ def attach(
 
 
 def _check(session: SessionStore) -> None:
-    """Whether this session can be attached to from here, with this key."""
+    """Check that this process can attach to the session with this key. Raises: SessionNotFound, KeyNotFound, VersionMismatch."""
     session_id = session.session_id
     if session.refresh().state == SessionState.DELETED:
         raise SessionNotFound(f"the session was deleted: session={session_id}, store={session.store.url}")
     if not session.has_right_key():
         raise KeyNotFound(
-            f"the key is not the one of this session: session={session_id}; copy the key file of whoever started it, or "
+            f"the key is not the one of this session: session={session_id}; copy the key file of the user who started it, or "
             "pass the session's own key as key= or in STARBURST_KEY"
         )
     session.check_python()
@@ -295,7 +295,7 @@ def _locate(id_or_url: str, store: str | None) -> tuple[str, str]:
 
 
 def open_submitter(session: SessionStore, client_id: str) -> int:
-    """Become a submitting client of a session that exists; the ordinal. Store: 1 swap."""
+    """Register as a submitting client of an existing session; return the ordinal. Store: 1 swap."""
 
     def step(manifest: Manifest) -> Manifest | None:
         if any(submitter.client_id == client_id for submitter in manifest.submitters):

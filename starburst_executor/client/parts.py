@@ -1,4 +1,4 @@
-"""What one client consists of: made by `Engine`, taken apart by `Ending`."""
+"""The parts of one client: assembled by `Engine`, ended by `Ending`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["Parallel", "Parts"]
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
-# As many as fly for submits: enough that the store's rate is the limit, not its latency.
+# As many requests as for submits: enough that the store's request rate is the limit, not its latency.
 _N_AT_ONCE = 16
 
 
 class Parallel:
-    """A `Mapper`: several requests at once where the store is far away. Thread-safe."""
+    """A `Mapper` that makes several requests at once if the store is remote. Thread-safe."""
 
     def __init__(self, *, is_far: bool) -> None:
         self._pool = ThreadPoolExecutor(_N_AT_ONCE, f"{THREAD_PREFIX}fetch") if is_far else None
@@ -38,12 +38,12 @@ class Parallel:
     def __call__(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
         listed = list(items)
         if self._pool is not None and len(listed) > 1:
-            with suppress(RuntimeError):  # the interpreter is ending, and pools take no more
+            with suppress(RuntimeError):  # the interpreter is exiting, and pools accept no more work
                 return self._pool.map(function, listed)
         return iter([function(item) for item in listed])
 
     def close(self) -> None:
-        """Let go of its threads."""
+        """Release its threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=False)
 
@@ -53,7 +53,7 @@ class Parts:
     """The parts of one client.
 
     Attributes:
-        wake_keeper: Set to have the keeper take its turn.
+        wake_keeper: Set to have the keeper take its turn at once.
     """
 
     opened: Opened

@@ -1,4 +1,4 @@
-"""What a detached session tells of itself: its status, and its outcomes as records."""
+"""Reports on a detached session: its status, and its outcomes as records."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ __all__ = ["SessionStatus", "TaskOutcome", "outcome_of", "status_of"]
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus:
-    """How a session stands, at one moment; prints well.
+    """The state of a session at one moment; `str()` gives a summary for people.
 
     Attributes:
         id: The session's id.
         state: `open`, `terminated`, `expired`, `broken` or `deleted`.
-        total: Tasks submitted; the sum of pending, claimed, completed, failed and cancelled.
-        pending: Waiting for a worker.
-        claimed: Held by a worker, running or next to run.
-        running: Of those, the ones that a worker's last beat says are running.
-        completed: Ended with a value.
-        failed: Ended with an exception.
-        cancelled: Never run.
-        workers: Workers alive, as far as their beats tell.
-        slots: Tasks that these can run at once.
-        per_s: Tasks ended per second, lately.
-        seconds_left: Estimated from that; None if nothing ends.
-        cost: What it has cost so far.
-        vcpus: Of the workers alive that a launcher on AWS has started; 0 where nothing is known of their machines.
-        memory_gb: The same.
-        gpus: The same.
+        total: The number of submitted tasks: pending, claimed, completed, failed and cancelled.
+        pending: Tasks that wait for a worker.
+        claimed: Tasks that a worker holds, running or next to run.
+        running: The claimed tasks that are running by their worker's last beat.
+        completed: Tasks that returned a value.
+        failed: Tasks that ended with an exception.
+        cancelled: Tasks that were cancelled.
+        workers: The number of live workers, as far as their beats show.
+        slots: The number of tasks that these workers can run at once.
+        per_s: Tasks that ended per second, recently.
+        seconds_left: An estimate from `per_s`; None if no tasks end or none are left.
+        cost: The cost so far.
+        vcpus: The vCPUs of live workers that a launcher on AWS has started; 0 if their machines are unknown.
+        memory_gb: The memory of these workers, in GB.
+        gpus: The GPUs of these workers.
     """
 
     id: str
@@ -78,14 +78,14 @@ class SessionStatus:
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """How one task ended.
+    """The outcome of one task.
 
     Attributes:
         task_id: Unique in the session.
-        index: The task's place among the calls of its client.
+        index: The task's position among the calls of its client.
         state: `completed`, `failed` or `cancelled`.
-        value: What it returned; None unless completed.
-        error: What it raised, with the remote traceback as its cause; None if completed.
+        value: The value that it returned; None unless completed.
+        error: The exception that it raised, with the remote traceback as its cause; None if completed.
     """
 
     task_id: str
@@ -96,12 +96,12 @@ class TaskOutcome:
 
     @property
     def ok(self) -> bool:
-        """Whether it returned."""
+        """Whether the task completed."""
         return self.error is None
 
 
 def outcome_of(future: StarburstFuture[Any]) -> TaskOutcome:
-    """The record of a future that is done."""
+    """Return the record of a future that is done."""
     if future.cancelled():
         error: BaseException | None = CancelledError(f"the task was cancelled: task={future.task_id}")
         return TaskOutcome(future.task_id, future.index, "cancelled", None, error)
@@ -123,11 +123,11 @@ def status_of(
 
     Args:
         beats_of: Reads the newest beats of all workers.
-        dead: Tells which of the workers with these beats are certainly dead, whatever the beats say.
-        cost_of: What manifest and beats say that it has cost.
+        dead: Returns which of the workers with these beats are certainly dead, regardless of the beats.
+        cost_of: Returns the cost by manifest and beats.
 
-    Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; what `beats_of`
-    asks; 1 GET.
+    Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; the requests
+    of `beats_of`; 1 GET.
     """
     manifest = session.refresh()
     counts = census(session)
@@ -158,7 +158,10 @@ def status_of(
 
 
 def _is_alive(beat: WorkerBeat, session: SessionStore) -> bool:
-    """For people to read: a beat that is older, by its writer's clock, than a lost worker's would be, is not counted."""
+    """Whether a worker counts as alive in a report: its beat, by its own clock, is younger than that of a lost worker.
+
+    No decision of the protocol depends on this comparison of clocks.
+    """
     timings = session.manifest.timings
     age_s = session.clock.now() - beat.at
     return beat.state != WorkerState.LEFT and age_s < timings.look_s * (timings.looks_until_lost + 1)

@@ -1,4 +1,4 @@
-"""From a call to a stored task: pickled in the caller's thread, stored by the threads `send-N`."""
+"""Turns calls into stored tasks: pickles them in the caller's thread, stores them in the threads `send-N`."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from starburst_executor.protocol.records import SessionState
 
 __all__ = ["Sending"]
 
-# Requests in flight at once: enough that a burst of submits is limited by the store's rate, not by its latency. The
-# embedded store does one write at a time anyway.
+# Requests in flight at once: enough that the store's request rate limits a burst of submits, not its latency. The embedded
+# store does one write at a time anyway.
 _REMOTE_SENDERS = 16
 
 
 class Sending:
-    """What one client submits. Thread-safe.
+    """Submits the calls of one client. Thread-safe.
 
     Args:
-        client_id: This client's, by which it gets an ordinal.
+        client_id: This client's id, for which it gets an ordinal.
         ordinal: Its ordinal as a submitter; None to get one at the first submit.
         start_others: Starts the threads that collect and keep.
         new_future: Makes a future, from ordinal and index.
-        awaits_work: Whether the keeper should have its turn at once where there is work.
-        wake_keeper: Set to have it.
+        awaits_work: Returns whether the keeper should take its turn at once when a task is submitted.
+        wake_keeper: Set to have the keeper take its turn.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class Sending:
         self._code = code_for(opened.store, opened.session.clock, settings)
         # Both are set under the state's lock, once.
         self._submitter: Submitter | None = None
-        self._is_ready = False  # all threads were started that a submit needs
+        self._is_ready = False  # the threads that a submit needs were started
 
     # --- in the caller's thread ---------------------------------------------------------------------------------------
 
     def prepare(self, function: Callable[..., Any]) -> Prepared:
         """Pickle a function once for many calls.
 
-        Raises: PayloadError: the user's own modules, which it may need, cannot be sent.
+        Raises: PayloadError: the user's own modules cannot be sent.
         Store: 1 GET and perhaps 1 create, if the store is not on this machine and modules were imported since.
         """
         return self._functions.prepare(function, self._code.name())
@@ -84,7 +84,7 @@ class Sending:
     def submit(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> StarburstFuture[Any]:
-        """Pickle now, queue, return the future. What cannot be pickled fails on the future."""
+        """Pickle and queue a call; return its future. An error of pickling becomes the future's exception."""
         function, args, kwargs = without_partials(function, args, kwargs)
         prepared = self._functions.prepare_for_one(function, self._code.name())
         return self.submit_prepared(prepared, prepared.bound + args, kwargs)
@@ -92,7 +92,7 @@ class Sending:
     def submit_prepared(
         self, prepared: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> StarburstFuture[Any]:
-        """The same with a function that was pickled before."""
+        """As `submit`, with a function that was pickled before."""
         submitter = self._ready_submitter()
         digest, pickled, error, _ = prepared
         call: bytes | BigCall = b""
@@ -139,11 +139,11 @@ class Sending:
             self._is_ready = True
             return self._submitter
 
-    # --- in the senders' ----------------------------------------------------------------------------------------------
+    # --- in the threads `send-N` --------------------------------------------------------------------------------------
 
     def _send(self) -> None:
         submitter = self._submitter
-        assert submitter is not None  # this thread is started for it  # noqa: S101
+        assert submitter is not None  # it is set before this thread starts  # noqa: S101
         while not self._threads.stop.is_set():
             batch = submitter.take()
             if batch is None:
@@ -153,21 +153,21 @@ class Sending:
             except BaseException as error:
                 raise _refused(batch, named(error, self._session.session_id)) from error
             if self._session.ring_due() is not None:
-                # The keeper rings once it may be done again: it is to know when.
+                # The next ring is due later, and the keeper makes it: wake it, so that it computes its pause again.
                 self._wake_keeper.set()
-            # While this thread waits for the next batch, nobody but their callers keeps these futures.
+            # While this thread waits for the next batch, it must not keep these futures alive.
             del batch
 
     def _on_acknowledged(self, batch: Acknowledged) -> None:
         self._collector.watch(batch.key, batch.ref, batch.etag, enumerate(batch.futures))
         if (error := self._state.error) is not None:
-            # Acknowledged after the client had failed and said so on all futures: nothing is polled any more.
+            # The client failed before this acknowledgement, and polls no more: fail these futures too.
             self._collector.give_up_all(error)
 
-    # --- what is unsent -----------------------------------------------------------------------------------------------
+    # --- unsent tasks -------------------------------------------------------------------------------------------------
 
     def is_done(self) -> bool:
-        """Whether everything submitted is acknowledged."""
+        """Whether every submitted task is acknowledged."""
         return self._submitter is None or self._submitter.is_empty()
 
     def has_sent_all(self) -> bool:
@@ -175,36 +175,36 @@ class Sending:
         return self._submitter is None or self._submitter.has_sent_all()
 
     def flush(self, timeout_s: float | None = None) -> bool:
-        """Wait until the store has acknowledged every submit made so far; False if time ran out."""
+        """Wait until the store has acknowledged every submit so far; return False after `timeout_s`."""
         return self._submitter is None or self._submitter.flush(timeout_s)
 
     def unacknowledged(self) -> list[StarburstFuture[Any]]:
-        """The futures of what is queued or being sent."""
+        """Return the futures of all queued calls and of those being sent."""
         return [] if self._submitter is None else self._submitter.unacknowledged()
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Cancel those of these that are still queued; how many."""
-        mine = [future for future in futures if future.ordinal == self.ordinal]
-        return len(self._submitter.cancel_unsent(mine)) if self._submitter is not None and mine else 0
+        """Cancel the tasks among these that are still queued; return their number."""
+        own = [future for future in futures if future.ordinal == self.ordinal]
+        return len(self._submitter.cancel_unsent(own)) if self._submitter is not None and own else 0
 
     def wait_flown(self, futures: list[StarburstFuture[Any]]) -> bool:
-        """Wait until those that are being sent at this moment are acknowledged; False if this client has sent nothing."""
+        """Wait until the tasks among these that are being sent are acknowledged; return False if this client never submitted."""
         if self._submitter is None:
             return False
         self._submitter.wait_flown(futures)
         return True
 
     def close(self) -> None:
-        """Take no more, and let the senders end once all is sent."""
+        """Accept no more calls, and let the senders end once all are sent."""
         if self._submitter is not None:
             self._submitter.close()
 
     def fail(self, error: StarburstError) -> list[StarburstFuture[Any]]:
-        """Give up what is queued; its futures."""
+        """Drop the queued calls; return their futures."""
         return [] if self._submitter is None else self._submitter.fail(error)
 
 
 def _refused(batch: Batch, error: StarburstError) -> StarburstError:
-    """Say on each future of a batch why it was not stored; the error."""
-    for_each([one.future for one in batch.queued], lambda future: future.complete(None, error))
+    """Complete the futures of a batch that was not stored with the error; return the error."""
+    for_each([queued.future for queued in batch.queued], lambda future: future.complete(None, error))
     return error

@@ -1,4 +1,4 @@
-"""What a session has cost and asked of its store, as its client adds it up."""
+"""Adds up the cost and the store requests of a session, in its client."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Spending:
     """Adds up one session's requests and dollars.
 
     Args:
-        buried: Workers whose death this client has seen.
-        has_ended: Whether this client has ended: the store is asked no more.
+        buried: Returns the workers whose death this client has seen.
+        has_ended: Returns whether this client has ended, after which it makes no store requests.
     """
 
     def __init__(
@@ -35,27 +35,27 @@ class Spending:
         self._workforce = workforce
         self._buried = buried
         self._has_ended = has_ended
-        self._cost: Cost | None = None  # once the session has ended
+        self._cost: Cost | None = None  # set once the session has ended
 
     def requests(self) -> dict[str, int]:
-        """Store requests so far, by kind: this client's, and its workers' as of their last beats."""
+        """Return the store requests so far, by kind: this client's, and its workers' as of their last beats."""
         return self._all_requests(self._workforce.beats(fresh=not self._has_ended()))
 
     def cost(self) -> Cost:
-        """What the session has cost so far; after its end, in all."""
+        """Return the cost of the session so far; after its end, the total."""
         session = self._opened.session
         if not self._has_ended():
             return self.of(session.refresh(), self._workforce.beats(fresh=True))
         return self._cost or self.of(session.manifest, self._workforce.beats(fresh=False))
 
     def of(self, manifest: Manifest, beats: list[WorkerBeat]) -> Cost:
-        """What manifest and beats say that it has cost."""
+        """Return the cost by manifest and beats."""
         dead = self._workforce.dead(beats) | self._buried()
         counts = self._all_requests(beats)
         return cost_of(manifest, self._opened.session.clock.now(), beats, dead, counts, self._opened.store.url)
 
     def settle(self) -> None:
-        """The session has ended: say what it has cost, if anything. Nothing is asked of the store."""
+        """Record and log the total cost of a session that has ended. Makes no store request."""
         session = self._opened.session
         self._cost = self.of(session.manifest, self._workforce.beats(fresh=False))
         if self._cost.total_usd:

@@ -1,4 +1,4 @@
-"""A session's workers as its client sees them at the end: let go, stopped, waited for, counted, forgotten."""
+"""The workers of a session, for the client's end and its reports: releases, stops, awaits and counts them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from starburst_executor.session.store import SessionStore
 
 __all__ = ["Workforce"]
 
-# How soon a worker that is told to go has mostly gone.
+# The first pause: most workers have left within this time after they were stopped.
 _LEAVING_S = 0.05
 
 
@@ -26,7 +26,7 @@ class Workforce:
     """The workers of one session. Called by one thread at a time, and by no other while the keeper's runs.
 
     Args:
-        launcher: What has started them; None if others did.
+        launcher: This client's launcher; None if it starts no workers.
     """
 
     def __init__(self, session: SessionStore, launcher: Launcher | None) -> None:
@@ -37,35 +37,35 @@ class Workforce:
         self._beats: list[WorkerBeat] = []
 
     def check(self, n_slots: int, *, cost_alert_threshold: float | None) -> None:
-        """Refuse a number that the launcher would refuse, or that costs too much. Raises: ConfigError, BudgetExceeded."""
+        """Check a number of slots against the launcher and the cost limit. Raises: ConfigError, BudgetExceeded."""
         if self._launcher is not None:
             self._launcher.check(n_slots)
         limit = self._session.manifest.max_hourly_cost
         check_cost(self._launcher, n_slots, max_hourly_cost=limit, cost_alert_threshold=cost_alert_threshold)
 
     def dead(self, beats: Iterable[WorkerBeat]) -> set[str]:
-        """Workers that are certainly dead, whatever their last beats say."""
+        """Return the ids of workers that are certainly dead, regardless of their last beats."""
         return self._deaths.known(beats)
 
     def let_go(self) -> None:
-        """The client ends: workers bound to it end too, detached ones go on."""
+        """Release this client's workers at its end: workers bound to it end too, detached ones continue."""
         for launcher, handle in self._handles():
             launcher.let_go(handle)
 
     def kill(self) -> None:
-        """Stop the workers that this client has started, at once, without asking the store for any others."""
+        """Stop at once the workers that this client has started. Makes no store request."""
         for launcher, handle in self._handles():
             launcher.stop(handle, at_once=True)
 
     def stop(self) -> None:
-        """Stop exactly this session's workers, at once, those that other clients started included."""
-        # An empty ring: idle workers elsewhere look at the manifest at once.
+        """Stop at once this session's workers and no others, including those that other clients started."""
+        # A ring without keys: idle workers elsewhere read the manifest at once.
         self._session.ring((), 1)
         for launcher, handle in self._all_handles():
             launcher.stop(handle, at_once=True)
 
     def forget(self) -> None:
-        """Remove what launchers keep of them, such as log files."""
+        """Remove the files that launchers keep for them, such as logs."""
         for launcher, handle in self._all_handles():
             launcher.forget(handle)
 
@@ -75,31 +75,34 @@ class Workforce:
         Args:
             buried: Workers that were seen dead before.
 
-        Store: 1 LIST twice and 1 GET for each worker that has beaten since, again, at longer and longer intervals up to
-        `look_s`, until they are gone.
+        Store: per round 2 LIST and 1 GET for each worker that has beaten since the last round, at growing intervals up to
+        `look_s`, until all are gone.
         """
         session = self._session
         timings = session.manifest.timings
         watcher = Watcher(session, timings.looks_until_lost)
         watcher.watch.dead |= buried
         never, next_look = threading.Event(), session.clock.monotonic()
-        # Looks count only if they are apart; that a worker has left is seen at any time.
+        # Assumes: looks count towards a loss only if they are `look_s` apart; that a worker has left may be read at any time.
         backoff = Backoff(session.clock, _LEAVING_S, timings.look_s)
         while True:
             if session.clock.monotonic() >= next_look:
                 watcher.look()
                 next_look = session.clock.monotonic() + timings.look_s
             beats = self._read()
-            # Engines far away take their time to stop what was to be stopped: each round asks again.
+            # AWS takes a while to stop workers: ask for deaths in each round.
             watcher.watch.dead |= self.dead(beats)
             left = {beat.worker_id for beat in beats if beat.state == WorkerState.LEFT}
-            # One whose beat cannot be read is judged by its silence, as any other.
+            # A worker whose beat cannot be read is judged by its silence, as any other.
             if all(worker_id in left or watcher.watch.is_lost(worker_id) for worker_id in watcher.listed):
                 return
             session.clock.wait(never, min(backoff.next_s(), max(0.0, next_look - session.clock.monotonic())))
 
     def beats(self, *, fresh: bool) -> list[WorkerBeat]:
-        """The last beats of all of them; `fresh`: as they are now. Store: 1 LIST, 1 GET for each that has changed."""
+        """Return the last beats of all workers; with `fresh`, the current ones.
+
+        Store: nothing; with `fresh` 1 LIST, 1 GET for each beat that has changed.
+        """
         return self._read() if fresh else self._beats
 
     def _read(self) -> list[WorkerBeat]:
@@ -111,7 +114,7 @@ class Workforce:
             yield from self._handles_of(self._launcher)
 
     def _all_handles(self) -> Iterator[tuple[Launcher, str]]:
-        """Also those of the session's own launcher where this client has another one, or none."""
+        """Yield also the handles of the session's launcher, if this client has another one, or none."""
         yield from self._handles()
         name = None if self._launcher is None else self._launcher.name
         if all(launch.launcher == name for launch in self._session.manifest.launches):

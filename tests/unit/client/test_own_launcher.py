@@ -30,7 +30,7 @@ def test_it_is_the_sessions_own() -> None:
 @pytest.mark.parametrize("forged", [SPEC.replace("workers:1", "evil:1"), "local?agents=256"])
 def test_one_that_was_changed_in_the_store_starts_nothing(forged: str, caplog: pytest.LogCaptureFixture) -> None:
     assert own_launcher(rig_with(forged, SPEC).session) is None
-    assert "bears a wrong seal" in caplog.text
+    assert "has a wrong seal" in caplog.text
 
 
 def test_one_that_is_not_known_here_starts_nothing() -> None:
