@@ -100,13 +100,13 @@ class Arena:
         until, n_races = clock.monotonic() + self.seconds, 0
         never: Any = Event()
         while clock.monotonic() < until:
-            key = finder.take()
+            key = finder.candidates.take()
             if key is None:
                 finder.look()
                 continue
             claim, seen = claims.claim(key, size=lambda _: 1)
             if seen is not None:
-                finder.saw(key, seen)
+                finder.candidates.saw(key, seen)
             if claim is not None:
                 count.won += 1
                 n_races = 0
@@ -114,7 +114,7 @@ class Arena:
                 # As `worker/slot.py` does after a race.
                 count.lost += 1
                 n_races += 1
-                finder.avoid(key)
+                finder.candidates.avoid(key)
                 clock.wait(never, session.manifest.timings.bell_min_s * n_races * clock.random())
         count.is_done = True
 

@@ -145,13 +145,13 @@ class LoneSubmits:
         self._submitter.send(batch)
         self._clock.advance(1.0)  # longer than between two rings
         self._finder.step()
-        key = self._finder.take()
+        key = self._finder.candidates.take()
         assert key is not None  # it was rung for
         claim, _ = self._claims.claim(key, size=lambda _: 1)
         assert claim is not None  # nobody else is there
         claim.found[0] = Finished(1, True, True, outcomes.dump_value(number), 0.0, b"", b"")
         self._claims.commit(claim)
-        self._finder.saw(key, claim.seen.status)
+        self._finder.candidates.saw(key, claim.seen.status)
         self._collector.poll()
         if future.result(0) != number:
             raise SystemExit(f"a wrong result: call={number}")

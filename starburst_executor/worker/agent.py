@@ -207,7 +207,7 @@ class Agent:
 
     def _wake_all(self) -> None:
         self._shared.claims.has_worked.set()  # the keeper may be waiting for it
-        self._shared.finder.wanted.set()
+        self._shared.candidates.wanted.set()
         self._heard.set()
         for slot in self._slots:
             slot.news.set()
@@ -240,10 +240,10 @@ class Agent:
             # Ring for tasks that slots and keeper released since the last ring; rings are limited in rate.
             ring_s = session.ring_due()
             if not leaving.is_leaving:
-                self._clock.wait(finder.wanted, pause_s if ring_s is None else min(pause_s, ring_s))
+                self._clock.wait(finder.candidates.wanted, pause_s if ring_s is None else min(pause_s, ring_s))
 
     def _wake_slots(self) -> None:
-        if self._shared.finder.has_candidates():
+        if self._shared.candidates.has_any():
             with self._more:
                 self._n_finds += 1
                 self._more.notify_all()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starburst_executor.clock import Clock
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.arguments import Arguments
+from starburst_executor.worker.candidates import Candidates
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
@@ -28,3 +29,8 @@ class Shared:
     durations: Durations
     solitude: Solitude
     clock: Clock
+
+    @property
+    def candidates(self) -> Candidates:
+        """What the finder has found."""
+        return self.finder.candidates

@@ -158,7 +158,7 @@ class Slot:
                 return True
             if seen is None:
                 self._races += 1
-                self._shared.finder.avoid(key)
+                self._shared.candidates.avoid(key)
                 # Spread the slots that lost the same race over about one request's time, longer after repeated losses.
                 clock = self._shared.clock
                 clock.wait(self._draining, self._timings.bell_min_s * self._races * clock.random())
@@ -169,11 +169,11 @@ class Slot:
         return False
 
     def _take_key(self) -> str | None:
-        return self._shared.finder.take(worth_sharing=self._pace.least_slice(self._shared.durations.latest))
+        return self._shared.candidates.take(worth_sharing=self._pace.least_slice(self._shared.durations.latest))
 
     def _claim_solo(self) -> bool:
         """Claim a task on its last try, if this worker has no other task; if it has waited too long, get the worker idle for it."""
-        solitude, waiting = self._shared.solitude, self._shared.finder.solo()
+        solitude, waiting = self._shared.solitude, self._shared.candidates.solo()
         if waiting is None:
             solitude.give_up(self._number)
             return False
@@ -186,24 +186,14 @@ class Slot:
         return claim is not None
 
     def _try(self, key: str, *, alone: bool = False, ahead: bool = False) -> tuple[Claim | None, Status | None]:
-        # Recorded before the claim is written; otherwise another slot of this worker would race for the same object.
-        finder = self._shared.finder
-        finder.begins(key)
-        claim = None
+        size = self._slice_size if alone else self._share_size
         try:
-            claim, seen = self._shared.claims.claim(
-                key, size=self._slice_size if alone else self._share_size, alone=alone, ahead=ahead
-            )
+            with self._shared.candidates.trying(key) as tried:
+                claim, seen = self._shared.claims.claim(key, size=size, alone=alone, ahead=ahead)
+                tried.seen, tried.has_claim = seen, claim is not None
         except (RecordInvalid, VersionMismatch) as error:
             _log.warning("a status object cannot be read and is ignored: error=%s", error)
-            finder.ignore(key)
             return None, None
-        finally:
-            if claim is None:
-                finder.ends(key)
-        if seen is not None:
-            finder.saw(key, seen)
-        finder.tried(in_vain=claim is None)
         if claim is not None:
             self._take_in(claim)
         return claim, seen
@@ -220,7 +210,7 @@ class Slot:
 
     def _share_size(self, seen: Status) -> int:
         """Like `_slice_size`, but 0 for an object with other workers while there are objects that no worker has claimed from."""
-        return 0 if is_shared(seen) and self._shared.finder.has_untouched() else self._slice_size(seen)
+        return 0 if is_shared(seen) and self._shared.candidates.has_untouched() else self._slice_size(seen)
 
     def _claim_ahead(self) -> None:
         """Claim the next slice while the current one runs."""
@@ -358,10 +348,10 @@ class Slot:
     def _commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
         following = self._shared.claims.commit(claim, then=then, ahead=ahead)
         self._committed = self._shared.clock.monotonic()
-        self._shared.finder.saw(claim.key, claim.seen.status)
+        self._shared.candidates.saw(claim.key, claim.seen.status)
         self._settled(claim)
         if following is not None:
-            self._shared.finder.begins(following.key)
+            self._shared.candidates.begins(following.key)
             self._take_in(following)
         return following
 
@@ -373,5 +363,5 @@ class Slot:
                 other.seen = claim.seen
         if not claim.open and claim in self._open:
             self._open.remove(claim)
-            self._shared.finder.ends(claim.key)
+            self._shared.candidates.ends(claim.key)
         self._feeder.drop_lost()

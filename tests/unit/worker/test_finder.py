@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from starburst_executor.errors import RecordInvalid, StoreUnavailable
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
 from starburst_executor.protocol.status import Entry, State, Status
@@ -27,11 +28,17 @@ def settled(rig: Rig, n_slots: int = 1) -> Finder:
     return finder
 
 
+def attempt(finder: Finder, *, in_vain: bool) -> None:
+    """A try that comes to a claim, or to nothing."""
+    with finder.candidates.trying("some/key") as tried:
+        tried.has_claim = not in_vain
+
+
 def drained(finder: Finder) -> list[str]:
     keys = []
-    while (key := finder.take()) is not None:
+    while (key := finder.candidates.take()) is not None:
         keys.append(key)
-        finder._candidates.pop(key)
+        finder.candidates._pending.pop(key)
     return keys
 
 
@@ -45,7 +52,7 @@ def test_the_first_step_looks() -> None:
     with rig.requests() as counts:
         finder.step()
     assert counts == {"get": 1, "list": 1}
-    assert finder.take() == key
+    assert finder.candidates.take() == key
 
 
 def test_a_look_that_finds_nothing_asks_whether_epochs_were_opened_meanwhile() -> None:
@@ -58,7 +65,7 @@ def test_a_look_that_finds_nothing_asks_whether_epochs_were_opened_meanwhile() -
     with rig.requests() as counts:
         assert finder.look()
     assert counts == {"get": 1, "list": 3}
-    assert finder.take() == key
+    assert finder.candidates.take() == key
 
 
 def test_an_idle_worker_only_asks_for_the_bell_and_ever_more_rarely() -> None:
@@ -93,7 +100,7 @@ def test_known_candidates_are_not_listed_again_before_they_are_used_up() -> None
             finder.step()
     assert counts == {}  # nor is the bell asked for
     rig.claim(key, "w.1")
-    finder.saw(key, rig.read(key))
+    finder.candidates.saw(key, rig.read(key))
     with rig.requests() as counts:
         finder.step()
         finder.step()
@@ -122,7 +129,7 @@ def test_a_ring_names_candidates_without_a_listing() -> None:
     with rig.requests() as counts:
         finder.step()
     assert counts == {"get": 1}
-    assert finder.has_candidates()
+    assert finder.candidates.has_any()
     assert drained(finder) == [key]
 
 
@@ -135,7 +142,7 @@ def test_a_ring_that_names_nothing_or_too_much_leads_to_a_listing(keys: tuple[st
     with rig.requests() as counts:
         finder.step()
     assert counts["list"] == 1
-    assert finder.take() == key
+    assert finder.candidates.take() == key
 
 
 def test_about_as_many_react_as_are_needed_and_more_while_it_stays_unanswered() -> None:
@@ -147,7 +154,7 @@ def test_about_as_many_react_as_are_needed_and_more_while_it_stays_unanswered() 
     for _ in range(6):
         for finder in finders:
             finder.step()
-        n_reacting.append(sum(finder.has_candidates() for finder in finders))
+        n_reacting.append(sum(finder.candidates.has_any() for finder in finders))
     assert 1 <= n_reacting[0] <= 15
     assert n_reacting == sorted(n_reacting)
     assert n_reacting[-1] >= 90
@@ -159,12 +166,12 @@ def test_a_ring_that_was_not_looked_after_is_kept_when_the_next_one_comes() -> N
     one, other = rig.submit(1), rig.submit(1, first=1)
     rig.session.ring([one], 1)
     finder.step()
-    assert not finder.has_candidates()
+    assert not finder.candidates.has_any()
     rig.clock.advance(1.0)
     rig.session.ring([other], 1)
-    while not finder.has_candidates():
+    while not finder.candidates.has_any():
         finder.step()
-    assert set(finder._candidates) == {one, other}
+    assert set(finder.candidates._pending) == {one, other}
 
 
 def test_the_chance_to_react_grows_however_often_it_is_rung() -> None:
@@ -172,7 +179,7 @@ def test_the_chance_to_react_grows_however_often_it_is_rung() -> None:
     finder = settled(rig)
     key = rig.submit(1)
     n_polls = 0
-    while not finder.has_candidates():
+    while not finder.candidates.has_any():
         n_polls += 1
         rig.clock.advance(1.0)
         rig.session.ring([key], 1)
@@ -200,14 +207,14 @@ def test_what_was_missed_counts_for_the_chance_to_react() -> None:
     rig.submit(1000)
     rig.session.ring([rig.submit(1, first=1000)], 1)
     finder.step()
-    assert finder.has_candidates()
+    assert finder.candidates.has_any()
     # Only once: of the next ring nothing has been missed.
     drained(finder)
     finder.look()
     drained(finder)
     rig.session.ring([rig.submit(1, first=1001)], 1)
     finder.step()
-    assert not finder.has_candidates()
+    assert not finder.candidates.has_any()
 
 
 def test_after_a_ring_it_soon_looks_for_itself() -> None:
@@ -230,7 +237,7 @@ def test_one_of_the_oldest_twice_w_is_taken_at_random() -> None:
     rig = Rig(workers=2)
     keys = [rig.submit(1, first=first) for first in range(10)]
     finder = settled(rig)
-    taken = Counter(finder.take() for _ in range(200))
+    taken = Counter(finder.candidates.take() for _ in range(200))
     assert set(taken) == set(keys[:4])
 
 
@@ -238,23 +245,23 @@ def test_what_is_not_worth_sharing_is_left_to_the_slot_that_has_it_for_a_while()
     rig = Rig(workers=2)
     key = rig.submit(100)
     finder = settled(rig, n_slots=2)
-    finder.begins(key)
-    assert finder.take(worth_sharing=100) == key
-    assert finder.take(worth_sharing=101) is None
+    finder.candidates.begins(key)
+    assert finder.candidates.take(worth_sharing=100) == key
+    assert finder.candidates.take(worth_sharing=101) is None
     # That slot may have met a task that takes for ever.
-    assert not finder.has_candidates()
+    assert not finder.candidates.has_any()
     rig.clock.advance(rig.timings.slice_s + 0.01)
-    assert finder.has_candidates()
-    assert finder.take(worth_sharing=101) == key
-    finder.ends(key)
-    assert finder.take(worth_sharing=101) == key
+    assert finder.candidates.has_any()
+    assert finder.candidates.take(worth_sharing=101) == key
+    finder.candidates.ends(key)
+    assert finder.candidates.take(worth_sharing=101) == key
 
 
 def test_some_go_for_the_oldest_the_others_for_any() -> None:
     rig = Rig(workers=10)
     keys = [rig.submit(1, first=first) for first in range(20)]
     finder = settled(rig)
-    taken = Counter(finder.take() for _ in range(1000))
+    taken = Counter(finder.candidates.take() for _ in range(1000))
     assert 200 < taken[keys[0]] < 450
     assert all(10 < taken[key] < 100 for key in keys[1:])
 
@@ -265,11 +272,11 @@ def test_objects_that_nobody_works_on_come_first() -> None:
     for key in keys[:2]:
         rig.claim(key, "w.1", 1)
     finder = settled(rig)
-    assert {finder.take() for _ in range(50)} == set(keys[2:])
+    assert {finder.candidates.take() for _ in range(50)} == set(keys[2:])
     for key in keys[2:]:
         rig.claim(key, "w.2", 1)
-        finder.saw(key, rig.read(key))
-    assert {finder.take() for _ in range(100)} == set(keys)
+        finder.candidates.saw(key, rig.read(key))
+    assert {finder.candidates.take() for _ in range(100)} == set(keys)
 
 
 def test_an_object_is_passed_over_only_for_one_that_would_be_taken() -> None:
@@ -278,12 +285,12 @@ def test_an_object_is_passed_over_only_for_one_that_would_be_taken() -> None:
     for key in keys[1:6]:
         rig.claim(key, "w.1", 1)
     finder = settled(rig)
-    assert finder.has_untouched()
+    assert finder.candidates.has_untouched()
     # Another slot of this worker is at it, and the last one is not among the oldest twice W.
-    finder.begins(keys[0])
-    assert not finder.has_untouched()
+    finder.candidates.begins(keys[0])
+    assert not finder.candidates.has_untouched()
     # Who has all slots takes the oldest, whoever works on it.
-    assert not settled(rig, n_slots=3).has_untouched()
+    assert not settled(rig, n_slots=3).candidates.has_untouched()
 
 
 def test_after_two_tries_in_vain_what_is_known_counts_as_out_of_date() -> None:
@@ -292,10 +299,10 @@ def test_after_two_tries_in_vain_what_is_known_counts_as_out_of_date() -> None:
     finder = settled(rig)
     for key in keys[:9]:
         rig.claim(key, "w.1")
-    finder.tried(in_vain=True)
-    assert finder.take() is not None
-    finder.tried(in_vain=True)
-    assert finder.take() is None
+    attempt(finder, in_vain=True)
+    assert finder.candidates.take() is not None
+    attempt(finder, in_vain=True)
+    assert finder.candidates.take() is None
     with rig.requests() as counts:
         finder.step()
     assert counts["list"] == 1
@@ -308,25 +315,53 @@ def test_a_claim_shows_that_what_is_known_still_holds() -> None:
         rig.submit(1, first=first)
     finder = settled(rig)
     for _ in range(5):
-        finder.tried(in_vain=True)
-        finder.tried(in_vain=False)
-    assert finder.take() is not None
+        attempt(finder, in_vain=True)
+        attempt(finder, in_vain=False)
+    assert finder.candidates.take() is not None
+
+
+def test_an_object_counts_as_worked_on_for_as_long_as_a_try_or_its_claim_lasts() -> None:
+    rig = Rig(workers=4)
+    key = rig.submit(2)
+    candidates = settled(rig).candidates
+    assert candidates.has_untouched()
+    with candidates.trying(key):
+        assert not candidates.has_untouched()
+    assert candidates.has_untouched()
+    with candidates.trying(key) as tried:
+        tried.has_claim = True
+    assert not candidates.has_untouched()
+    candidates.ends(key)
+    assert candidates.has_untouched()
+    with pytest.raises(StoreUnavailable), candidates.trying(key):
+        raise StoreUnavailable("away")
+    assert candidates.has_untouched()
+
+
+def test_an_object_that_cannot_be_read_is_no_candidate_at_later_looks_either() -> None:
+    rig = Rig()
+    key = rig.submit(2)
+    finder = settled(rig)
+    with pytest.raises(RecordInvalid), finder.candidates.trying(key):
+        raise RecordInvalid("not a status object")
+    assert finder.candidates.take() is None
+    assert not finder.look()
 
 
 def test_with_nothing_known_a_look_is_asked_for() -> None:
     finder = settled(Rig())
-    assert finder.take() is None
-    assert finder.wanted.is_set()
+    assert finder.candidates.take() is None
+    assert finder.candidates.wanted.is_set()
     finder.step()
-    assert not finder.wanted.is_set()
+    assert not finder.candidates.wanted.is_set()
 
 
 def test_after_a_lost_race_others_are_tried_first() -> None:
     rig = Rig(workers=1)
     keys = [rig.submit(1, first=first) for first in range(4)]
     finder = settled(rig)
-    finder.avoid(keys[0])
-    assert {finder.take() for _ in range(50)} == {keys[1]}
+    finder.candidates.avoid(keys[0])
+    assert {finder.candidates.take() for _ in range(50)} == {keys[1]}
 
 
 def test_a_new_worker_looks_for_what_was_rung_for_before_the_last_ring() -> None:
@@ -342,8 +377,8 @@ def test_a_worker_that_has_all_slots_takes_the_oldest_others_choose_at_random() 
     rig = Rig(workers=4)
     keys = [rig.submit(3, first=3 * i) for i in range(8)]
     alone, one_of_many = settled(rig, n_slots=4), settled(rig, n_slots=1)
-    assert {alone.take() for _ in range(20)} == {keys[0]}
-    assert len({one_of_many.take() for _ in range(200)}) > 4
+    assert {alone.candidates.take() for _ in range(20)} == {keys[0]}
+    assert len({one_of_many.candidates.take() for _ in range(200)}) > 4
 
 
 def test_the_loser_of_the_race_for_the_only_object_looks_again_at_once() -> None:
@@ -352,10 +387,10 @@ def test_the_loser_of_the_race_for_the_only_object_looks_again_at_once() -> None
     key = rig.submit(8)
     rig.session.ring([key], 8)
     finder.step()
-    finder.avoid(key)
-    assert finder.take() is None
+    finder.candidates.avoid(key)
+    assert finder.candidates.take() is None
     finder.step()
-    assert finder.take() == key
+    assert finder.candidates.take() == key
 
 
 def test_the_loser_of_the_race_for_a_lone_task_does_not() -> None:
@@ -364,7 +399,7 @@ def test_the_loser_of_the_race_for_a_lone_task_does_not() -> None:
     key = rig.submit(1)
     rig.session.ring([key], 1)
     finder.step()
-    finder.avoid(key)
+    finder.candidates.avoid(key)
     with rig.requests() as counts:
         finder.step()
     assert counts == {"get": 1}
@@ -377,9 +412,9 @@ def test_what_was_seen_corrects_what_is_known() -> None:
     assert finder.fair_share() == 8
     assert finder.is_plenty(60.0)
     rig.claim(one, "w.1", 9)
-    finder.saw(one, rig.read(one))
+    finder.candidates.saw(one, rig.read(one))
     rig.claim(other, "w.2")
-    finder.saw(other, rig.read(other))
+    finder.candidates.saw(other, rig.read(other))
     assert finder.fair_share() == 1
     assert not finder.is_plenty(60.0)
     assert drained(finder) == [one]
@@ -414,18 +449,18 @@ def test_a_task_on_its_last_try_is_kept_apart_until_a_worker_is_alone() -> None:
     rig = Rig()
     key = rig.submit(1)
     finder = settled(rig)
-    assert finder.solo() is None
+    assert finder.candidates.solo() is None
     rig.write_entries(key, losses=2)
-    finder.saw(key, rig.read(key))
-    assert finder.take() is None
-    assert finder.has_candidates()
+    finder.candidates.saw(key, rig.read(key))
+    assert finder.candidates.take() is None
+    assert finder.candidates.has_any()
     rig.clock.advance(20.0)
-    assert finder.solo() == (key, 20.0)
+    assert finder.candidates.solo() == (key, 20.0)
     # Looks do not make it a candidate again, which would be tried in vain.
     finder.look()
-    assert finder.take() is None
-    assert finder.solo() == (key, 20.0)
+    assert finder.candidates.take() is None
+    assert finder.candidates.solo() == (key, 20.0)
     rig.claim(key, "w.1")
     finder.look()
-    assert finder.solo() is None
-    assert not finder.has_candidates()
+    assert finder.candidates.solo() is None
+    assert not finder.candidates.has_any()

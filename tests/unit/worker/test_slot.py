@@ -301,7 +301,7 @@ def test_a_slot_that_twice_finds_nothing_where_it_should_tries_no_further() -> N
     with stage.rig.requests() as counts:
         assert not stage.slot.step()
     assert counts == {"get": 2}
-    assert stage.finder.wanted.is_set()
+    assert stage.finder.candidates.wanted.is_set()
 
 
 def test_work_of_milliseconds_is_not_shared() -> None:
@@ -969,7 +969,7 @@ def test_a_busy_slot_claims_nothing_more_while_another_waits_to_be_alone() -> No
     stage.rig.submit(200, first=1)
     stage.look()
     second.step()
-    stage.finder.saw(last, stage.rig.read(last))
+    stage.finder.candidates.saw(last, stage.rig.read(last))
     stage.rig.clock.advance(stage.rig.timings.beat_s + 1)
     assert not first.step()
     for _ in range(50):
@@ -986,7 +986,7 @@ def test_after_the_last_try_the_others_work_again() -> None:
     first, second = stage.slots
     key = stage.rig.submit(50)
     stage.rig.write(key, lambda seen: seen.with_entries({0: seen.entries[0]._replace(losses=2)}))
-    stage.finder.saw(key, stage.rig.read(key))
+    stage.finder.candidates.saw(key, stage.rig.read(key))
     first.step()
     assert stage.sent == [[0]]
     while not first.is_idle:
