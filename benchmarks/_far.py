@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from benchmarks.s3_endpoint.latency import Latency
 from starburst_executor.client import keeper, parts, sending, submitter
 from starburst_executor.client.executor import StarburstExecutor
-from starburst_executor.session import store as store_session
+from starburst_executor.session import epochs
 from starburst_executor.testing.simulation import threads
 from starburst_executor.testing.simulation.plot import Plot
 from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
@@ -156,7 +156,7 @@ class _Far(Vault):
     def __init__(self, world: _World) -> None:
         super().__init__(
             world.scheduler, world.lots.fork(), url="sim://far", lease_s=0.0, latency_s=0.0,
-            wrote=world.wrote, log=world.log, trouble=world.trouble,
+            wrote=world.wrote, was_read=world.wrote, log=world.log, trouble=world.trouble,
         )  # fmt: skip
         self._latency = Latency("aws", world.lots.bits() % 2**32)
         self._counts = world.counts
@@ -202,7 +202,7 @@ class _Pool:
 _SIZES = (
     (submitter, "_LEAST_GROUP"),
     (submitter, "GROUPS_PER_EPOCH"),
-    (store_session, "GROUPS_PER_EPOCH"),
+    (epochs, "GROUPS_PER_EPOCH"),
     (keeper, "_DEATHS_S"),
     (leaving, "_SIGNAL_S"),
     (sending, "_REMOTE_SENDERS"),
