@@ -41,6 +41,8 @@ _HEARING_S, _HEARD_NOTHING_MOST_S = 0.5, 1.0
 _ABANDONED_LOOKS = 20
 _INTENT_LOOK_S = 1.0
 _RENEW_S = 5.0
+# Warnings that are not repeated. Some hold an id of a request, and so are never the same.
+_WARNINGS_KEPT = 100
 
 
 @dataclass(slots=True)
@@ -365,6 +367,8 @@ class Starter:
     def _warn(self, words: str) -> None:
         """Log a warning, once for each message."""
         if words not in self._warned:
+            if len(self._warned) >= _WARNINGS_KEPT:
+                self._warned.clear()
             self._warned.add(words)
             _log.warning("%s: session=%s", words, self._session.session_id)
 

@@ -116,6 +116,10 @@ class ForkServer:
             self._listen()
         return self._exit_codes.get(number)
 
+    def forget(self, number: int) -> None:
+        """Forget the exit code of an agent."""
+        self._exit_codes.pop(number, None)
+
     def close(self) -> None:
         """End the fork server; agents continue. A second call is harmless."""
         self.is_up = False
@@ -200,7 +204,8 @@ class Forked:
         return self._server.exit_code(self._number)
 
     def let_go(self) -> None:
-        """Do nothing: it is not a child of this process."""
+        """Forget how it ended. It is not a child of this process."""
+        self._server.forget(self._number)
 
     def abandon(self) -> None:
         self.life.close()

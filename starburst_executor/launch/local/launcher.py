@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 
 _LAST_WORDS_BYTES = 2000
 _STOP_S = 10.0
+# Processes that have ended and whose exit status is still known. A client notices an end within a tenth of a second.
+_ENDED_KEPT = 100
 _LOOK_S = 0.005  # the interval of checks whether a stopped process has ended
 # Pauses before a fork server that was killed is replaced.
 _AGAIN_S, _AGAIN_MOST_S = 0.05, 5.0
@@ -213,7 +215,16 @@ class Local:
         except OSError as error:
             raise LaunchError(f"a worker process could not be started: {error}: session={session_id}") from error
         self._children[worker_id] = child
+        self._forget_ended()
         return _Process(worker_id, config.machine_boot(), child.pid, child.started, str(log), n_slots)
+
+    def _forget_ended(self) -> None:
+        """Forget the processes that ended first: a client that lives for weeks may replace many workers."""
+        ended = [worker_id for worker_id, child in self._children.items() if child.has_ended()]
+        for worker_id in ended[:-_ENDED_KEPT]:
+            child = self._children.pop(worker_id)
+            child.life.close()
+            child.let_go()
 
     def _child(self, url: str, n_slots: int, output: IO[bytes] | None) -> Child:
         # As for the processes of `multiprocessing`: -O, -W, -X and other flags apply to tasks too.

@@ -55,6 +55,24 @@ def test_agents_that_cannot_go_on_are_dead_with_their_status_and_words(
     local.let_go(handle)
 
 
+@pytest.mark.parametrize("forks", [pytest.param(True, marks=FORKS), False], ids=["forked", "interpreters"])
+def test_agents_that_ended_long_ago_are_forgotten_and_stay_dead(
+    local: Local, order: Order, forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fork_server, "FORKS", forks)
+    monkeypatch.setattr("starburst_executor.launch.local.launcher._ENDED_KEPT", 2)
+    handles = []
+    for _ in range(3):
+        handles.append(local.start(order).handle)
+        wait_until(lambda: len(local.deaths(handles[-1])) == 3)
+    assert len(local._children) <= 2 + 3
+    assert all(len(server._exit_codes) <= 2 + 3 for server in local._servers.values())
+    assert [len(local.deaths(handle)) for handle in handles] == [3, 3, 3]
+    assert not any(death.was_killed for handle in handles for death in local.deaths(handle))
+    for handle in handles:
+        local.let_go(handle)
+
+
 def test_a_fork_server_that_cannot_start_says_why(local: Local, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("starburst_executor.launch.local.launcher._START", "import sys; sys.exit('no such luck')")
     monkeypatch.setattr(fork_server, "FORKS", True)
