@@ -298,7 +298,7 @@ class StarburstExecutor(Executor):
         """Return the store requests of this session so far, by kind; those of its workers as of their last beats.
 
         Kinds: `get`, `not_modified`, `list`, `create`, `swap`, `put`, `delete`, and bytes in and out.
-        Store: 1 LIST, 1 GET per worker; nothing after `shutdown`.
+        Store: 1 LIST, 1 GET for each worker that has beaten since the last call; nothing after `shutdown`.
         """
         return self._engine.parts.spending.requests()
 
@@ -306,7 +306,7 @@ class StarburstExecutor(Executor):
         """Return an estimate of the cost of this session so far, in dollars; after its end, of the total.
 
         It includes the S3 requests of its workers and of this client, as `requests` counts them.
-        Store: 1 GET, 1 LIST, 1 GET per worker; nothing after `shutdown`.
+        Store: 1 GET, 1 LIST, 1 GET for each worker that has beaten since the last call; nothing after `shutdown`.
         """
         return self._engine.parts.spending.cost()
 

@@ -108,7 +108,7 @@ def start(
 
     Raises: ConfigError, AccessDenied, StoreUnavailable; any exception of pickling the initializer.
     Store: 1 create; with an initializer 1 more, and 1 GET and perhaps 1 create for its code; on an endpoint that is not AWS,
-    7 or 8 for the probe (`store/probe.py`).
+    6 to 8 for the probe (`store/probe.py`).
     """
     embedded = is_embedded(settings.store)
     launch_s = settings.launch_timeout

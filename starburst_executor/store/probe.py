@@ -38,7 +38,8 @@ def probe_conditional_writes(store: ObjectStore, *, clock: Clock | None = None) 
     Raises:
         ConfigError: the server breaks a promise; the message names the promise and the server.
         StoreUnavailable, AccessDenied: the probe could not run.
-    Store: nothing on AWS; otherwise 7 requests, and 1 more if ETags are sent without quotes. The probe's object is deleted.
+    Store: nothing on AWS; otherwise 6 requests: 4 writes, 1 GET, 1 delete of the probe's object. 1 more if ETags are sent
+    without quotes, and 1 for each of the two refusals that the server answers with an error 5xx.
     """
     if not isinstance(store, Unproven) or store.is_aws:
         return

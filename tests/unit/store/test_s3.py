@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -107,10 +107,24 @@ def test_a_refused_upload_leaves_no_parts(moto_server: MotoServer, monkeypatch: 
 # ----------------------------------------------------------------------------------------------------------- probe
 
 
-@pytest.mark.parametrize(("dialect", "quotes"), [("plain", True), ("odd", False), ("rude", True)])
-def test_the_probe_finds_the_style_of_etags(moto_server: MotoServer, dialect: str, quotes: bool) -> None:
+@pytest.mark.parametrize(
+    ("dialect", "quotes", "n_requests"), [("plain", True, 6), ("odd", False, 7), ("rude", True, 8)]
+)
+def test_the_probe_finds_the_style_of_etags(
+    moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch, dialect: str, quotes: bool, n_requests: int
+) -> None:
     store = S3Store(moto_server.bucket, "probed", endpoint_url=moto_server.endpoints[dialect])
+    requests: list[str] = []
+    for name in ("create", "swap", "get", "delete"):
+        method = getattr(S3Store, name)
+
+        def counted(*args: Any, _name: str = name, _method: Callable[..., Any] = method, **kwargs: Any) -> Any:
+            requests.append(_name)
+            return _method(*args, **kwargs)
+
+        monkeypatch.setattr(S3Store, name, counted)
     probe_conditional_writes(store)
+    assert len(requests) == n_requests, requests
     assert store.etag_quotes is quotes
     assert ("etag_quotes=no" in store.url) is not quotes
     assert store.list("probes/") == []
