@@ -43,6 +43,11 @@ _AT_REST = (
     "x86-64 without GPUs]",
 )
 @click.option("--batch-most-vcpus", type=click.IntRange(1), help="Run no more vCPUs at once on Batch.  [default: 1000]")
+@click.option(
+    "--fair-share/--no-fair-share",
+    default=None,
+    help="Share Batch's capacity fairly between users; implies --batch. Chosen when its queues are made.",
+)
 @click.option("--codebuild/--no-codebuild", default=None, help="A project that builds images.  [default: codebuild]")
 @click.option("--shell/--no-shell", default=None, help="Let users open shells in workers: `starburst shell`.")
 @click.option("--vpc", metavar="ID", help="A VPC that exists, in place of one of the stack's own.")
@@ -124,6 +129,8 @@ def _show(stack: Stack) -> None:
     click.echo(f"EC2          {', '.join(stack.ec2_instance_types) or 'no: starburst setup --ec2'}")
     on_batch = f"Fargate, and on EC2 {', '.join(stack.batch_instance_types)} ({stack.batch_arch})"
     click.echo(f"Batch        {on_batch if stack.batch_fargate_queue else 'no: starburst setup --batch'}")
+    if stack.batch_shares_fairly:
+        click.echo("             shared fairly between users: Batch(share=...)")
     click.echo(f"for users    attach the policy {stack.client_policy_arn}")
     click.echo("check it     starburst doctor")
     click.echo("then         starburst image build SCRIPT, for what workers run")

@@ -223,6 +223,39 @@ def test_a_worker_that_a_client_ends_has_no_successor(aws: FakeAws) -> None:
     assert aws.batch.n_calls("submitjob") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "share"), [({"share": "TeamA", "priority": 7}, ("TeamA", 7)), ({}, ("maryann", 0))]
+)
+def test_workers_and_their_successors_are_of_one_share(
+    aws: FakeAws, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], share: tuple[str, int]
+) -> None:
+    monkeypatch.setenv("LOGNAME", "mary-ann")
+    aws.batch.shares_fairly = True
+    aws.outputs["BatchFairShare"] = "yes"
+    aws.batch.n_attempts_before = 9
+    launcher = Batch(image=IMAGE, spot=True, **options)
+    ex = DetachedExecutor(workers=1, launcher=launcher, timings=replace(REMOTE, launch_s=60))
+    for n in range(12):
+        ex.submit(slow_square, n)
+    ex.flush()
+    wait_until(lambda: ex.status().running == 1)
+    (first,) = aws.batch.running()
+    aws.batch.interrupt(first)
+    assert sorted(one.value for one in ex.collect(wait=True, timeout=90)) == [n * n for n in range(12)]
+    assert aws.batch.n_calls("submitjob") == 2
+    jobs = aws.batch.jobs.values()
+    assert {(job["shareIdentifier"], job["schedulingPriority"]) for job in jobs} == {share}
+    ex.cleanup(force=True)
+    wait_until(lambda: not aws.batch.running())
+
+
+@pytest.mark.parametrize("options", [{"share": "TeamA"}, {"priority": 7}])
+def test_a_share_of_queues_that_have_none_is_refused(aws: FakeAws, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"have no fair share: leave it out, or .*setup --fair-share"):
+        executor(1, **options)
+    assert aws.batch.n_calls("submitjob") == 0
+
+
 def mode_and_password() -> tuple[str, str]:
     return os.environ["MODE"], os.environ["DB"]
 

@@ -160,6 +160,36 @@ class ComputeEnvironment(_Lacking, CloudFormationModel):
         del batch_backends[account_id][region]._compute_environments[arn]
 
 
+class SchedulingPolicy(_Lacking, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::Batch::SchedulingPolicy"
+
+    @classmethod
+    def create_from_cloudformation_json(cls, name, record, account_id, region, **_):
+        policy = record["Properties"]["FairsharePolicy"]
+        fair_share = {key[0].lower() + key[1:]: value for key, value in policy.items()}
+        made = batch_backends[account_id][region].create_scheduling_policy(name, fair_share, None)
+        return _Made(made.arn)
+
+    @classmethod
+    def delete_from_cloudformation_json(cls, arn, record, account_id, region):
+        batch_backends[account_id][region].delete_scheduling_policy(arn)
+
+
+_create_queue = JobQueue.create_from_cloudformation_json.__func__
+
+
+def _made_queue(cls: type[JobQueue], name: str, record: Any, account_id: str, region: str, **others: Any) -> JobQueue:
+    """moto leaves out its scheduling policy."""
+    queue = _create_queue(cls, name, record, account_id, region, **others)
+    queue.schedule_policy = record["Properties"].get("SchedulingPolicyArn")
+    return queue  # type: ignore[no-any-return]
+
+
+JobQueue.create_from_cloudformation_json = classmethod(_made_queue)
+
+
 def _delete_route_table(self: RouteTable, account_id: str, region: str) -> None:
     """moto never does, and keeps the VPC for it."""
     self.associations.clear()

@@ -57,6 +57,7 @@ class Stack:
         batch_arch: Theirs: `x86_64` or `arm64`.
         batch_has_gpus: Whether they have NVIDIA's GPUs.
         batch_most_vcpus: How many vCPUs at once, in each of Batch's compute environments.
+        batch_shares_fairly: Whether Batch's queues have a fair-share policy: each job must then name a share.
         codebuild_project: Builds images from a source in the bucket under `builds/`, given with each build.
         worker_policy_arn: The managed policy that every worker needs, for a role of the user's own; empty in a stack of an
             older version.
@@ -100,6 +101,7 @@ class Stack:
     batch_arch: str | None = None
     batch_has_gpus: bool = False
     batch_most_vcpus: int | None = None
+    batch_shares_fairly: bool = False
     codebuild_project: str | None = None
     version: str = ""
 
@@ -215,6 +217,7 @@ def _stack_of(found: dict[str, Any], name: str, region: str) -> Stack:
         batch_arch=outputs.get("BatchArch"),
         batch_has_gpus=outputs.get("BatchGpus") == "yes",
         batch_most_vcpus=int(most) if (most := outputs.get("BatchMostVcpus")) else None,
+        batch_shares_fairly=outputs.get("BatchFairShare") == "yes",
         codebuild_project=outputs.get("CodeBuildProject"),
         version=outputs.get("Version") or "",
     )

@@ -61,6 +61,7 @@ class Wishes:
         batch: Queues of AWS Batch.
         batch_instance_types: What Batch chooses from on EC2, types or families of one architecture; implies `batch`.
         batch_most_vcpus: How many vCPUs at most, in each of its compute environments.
+        fair_share: Queues of Batch that share their capacity fairly between users; implies `batch`, only when they are made.
         shell: Shells in workers, for users.
         codebuild: A project that builds images.
         vpc: A VPC that exists, in place of one of the stack's own; only when the stack is made.
@@ -90,6 +91,7 @@ class Wishes:
     batch: bool | None = None
     batch_instance_types: tuple[str, ...] = ()
     batch_most_vcpus: int | None = None
+    fair_share: bool | None = None
     codebuild: bool | None = None
     shell: bool | None = None
     vpc: str | None = None
@@ -268,6 +270,9 @@ def _parameters(clients: Clients, wishes: Wishes) -> dict[str, str]:
                 f"batch_instance_type={','.join(wishes.batch_instance_types)!r}: means nothing without Batch; leave one out"
             )
         settled |= {"Batch": "yes", **batch_parameters(clients, wishes.batch_instance_types)}
+    before = parameters_of(found)
+    if wishes.fair_share is not None:
+        settled |= _fair_share(wishes, before)
     if wishes.private and not wishes.vpc and not exists:
         raise ConfigError("--private: name the VPC and its subnets (--vpc, --subnet); one of the stack's own is public")
     if wishes.vpc or wishes.subnets or wishes.private:
@@ -280,7 +285,6 @@ def _parameters(clients: Clients, wishes: Wishes) -> dict[str, str]:
         zones = _zones(clients)
         settled |= {"Zones": str(len(zones)), "ZoneNames": ",".join(zones)}
     has_own_vpc = not (settled.get("VpcId") or (found and _is_in_given_vpc(found)))
-    before = parameters_of(found)
     is_private = (before | settled).get("Private") == "yes"
     if not has_own_vpc and not is_private and "yes" in (settled.get("Ec2"), settled.get("Batch")):
         _refuse_without_addresses(clients, settled.get("SubnetIds") or str(_outputs(found)["Subnets"]))
@@ -297,6 +301,24 @@ def _parameters(clients: Clients, wishes: Wishes) -> dict[str, str]:
     settled |= rules | _rights(clients, wishes, before)
     refuse_lost_rights(before | settled)
     return settled
+
+
+def _fair_share(wishes: Wishes, before: dict[str, str]) -> dict[str, str]:
+    """Whether the queues of Batch have a fair-share policy. Raises: ConfigError if they are there and it would change.
+
+    Source: https://docs.aws.amazon.com/batch/latest/APIReference/API_CreateJobQueue.html, schedulingPolicyArn
+    """
+    if wishes.fair_share and wishes.batch is False:
+        raise ConfigError("--fair-share: means nothing without Batch; leave one out")
+    wanted = "yes" if wishes.fair_share else "no"
+    has_queues = before.get("Batch") == "yes" and wishes.batch is not False
+    if has_queues and before.get("BatchFairShare", "no") != wanted:
+        flag = "--fair-share" if wishes.fair_share else "--no-fair-share"
+        raise ConfigError(
+            f"{flag}: Batch decides this for a queue when the queue is made: run `starburst setup --no-batch`, then `starburst "
+            f"setup --batch {flag}`; nothing was changed"
+        )
+    return {"BatchFairShare": wanted, **({"Batch": "yes"} if wishes.fair_share else {})}
 
 
 def _rights(clients: Clients, wishes: Wishes, before: dict[str, str]) -> dict[str, str]:
@@ -413,7 +435,7 @@ def _network(clients: Clients, wishes: Wishes) -> dict[str, str]:
 
 
 def _wants_batch(wishes: Wishes) -> bool:
-    return bool(wishes.batch or wishes.batch_instance_types)
+    return bool(wishes.batch or wishes.batch_instance_types or wishes.fair_share)
 
 
 # --------------------------------------------------------------------------------------------------------- service roles

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.launch.aws.ecs import EPHEMERAL_GB_LEAST, OnAws, check_arch, check_ephemeral
+from starburst_executor.launch.aws.options import check_share
 from starburst_executor.launch.aws.sizes import Size, fargate_size
 from starburst_executor.launch.base import Death, Order, Started
 
@@ -36,6 +37,9 @@ class Batch(OnAws):
         gpus: GPUs of each worker; with `on="ec2"` only.
         arch: `"x86_64"` or `"arm64"`.
         ephemeral_gb: Disk of each worker, 20..200; with `on="fargate"` only. On EC2 it is the instance's disk.
+        share: Whose workers they are, for queues with fair share (`starburst setup --fair-share`): letters and digits. By default the
+            name of the user who starts them.
+        priority: With fair share, 0..9999: workers with a higher one start first, within the same share.
 
     The attributes `slots`, `image`, `stack`, `region`, `profile`, `role`, `env`, `secrets` and `mounts` are common to all launchers on AWS.
 
@@ -49,6 +53,8 @@ class Batch(OnAws):
     gpus: int = 0
     arch: str = "x86_64"
     ephemeral_gb: int = EPHEMERAL_GB_LEAST
+    share: str | None = None
+    priority: int = 0
 
     name = "batch"
     # The queue waits for capacity; a job that can never run must still become an error.
@@ -69,6 +75,7 @@ class Batch(OnAws):
             raise ConfigError(
                 f"ephemeral_gb={self.ephemeral_gb!r} (an argument): requires on='fargate'; on EC2 use `starburst setup --disk-gb`"
             )
+        check_share(self.share, self.priority)
         _ = self.size
 
     @property
@@ -87,6 +94,8 @@ class Batch(OnAws):
             gpus=self.gpus or None,
             arch=None if self.arch == "x86_64" else self.arch,
             ephemeral_gb=None if self.ephemeral_gb == EPHEMERAL_GB_LEAST else self.ephemeral_gb,
+            share=self.share,
+            priority=self.priority or None,
         )
 
     @cached_property
@@ -102,6 +111,8 @@ class Batch(OnAws):
             arch=self.arch,
             n_slots_each=self._slots_each,
             ephemeral_gb=self.ephemeral_gb,
+            share=self.share,
+            priority=self.priority,
         )
 
     @property

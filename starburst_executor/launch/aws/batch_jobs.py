@@ -28,6 +28,7 @@ from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError, StarburstError
 from starburst_executor.launch.aws.ec2_hosts import Machine
 from starburst_executor.launch.aws.ecs import EPHEMERAL_GB_LEAST
+from starburst_executor.launch.aws.options import own_share
 from starburst_executor.launch.aws.remote import Account, batch_digits, with_advice
 from starburst_executor.launch.aws.sizes import Size
 from starburst_executor.launch.aws.successor import ATTEMPTS, RETRY, SUCCESSORS
@@ -112,6 +113,8 @@ class BatchJobs:
         arch: str,
         n_slots_each: int,
         ephemeral_gb: int = EPHEMERAL_GB_LEAST,
+        share: str | None = None,
+        priority: int = 0,
         clock: Clock | None = None,
     ) -> None:
         self._account = account
@@ -122,6 +125,8 @@ class BatchJobs:
         self._arch = arch
         self._n_slots_each = n_slots_each
         self._ephemeral_gb = ephemeral_gb
+        self._share = share
+        self._priority = priority
         self._clock = clock or SystemClock()
         self._seen: dict[str, _Seen] = {}
         self._next_look: dict[str, float] = {}
@@ -135,6 +140,12 @@ class BatchJobs:
                 f"workers={n_slots}: an array of AWS Batch has at most {_CHILDREN_MOST} jobs; give each worker more slots"
             )
         _ = self._queue
+        if (self._share or self._priority) and not self._account.stack.batch_shares_fairly:
+            option = f"share={self._share!r}" if self._share else f"priority={self._priority}"
+            raise ConfigError(
+                f"{option} (an argument): the Batch queues of the stack {self._account.stack.name!r} have no fair share: leave it "
+                "out, or set up queues that have it with `starburst setup --fair-share`"
+            )
         if self._on == "ec2":
             self._refuse_what_no_instance_runs()
         self._account.image_for(self._arch)
@@ -238,6 +249,10 @@ class BatchJobs:
                 "environment": account.environment(launch.session_id, launch.launch_id),
             },
         }
+        if account.stack.batch_shares_fairly:
+            # Batch refuses a job with these on a queue without fair share, and one without a share on a queue with it.
+            request["shareIdentifier"] = self._share or own_share()
+            request["schedulingPriorityOverride"] = self._priority
         if launch.n_jobs > 1:
             request["arrayProperties"] = {"size": launch.n_jobs}
         return str(account.once.get("batch").submit_job(**request)["jobId"])

@@ -4,13 +4,14 @@ They are checked before any request to AWS. Errors name the option, and never a 
 
 from __future__ import annotations
 
+import getpass
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from starburst_executor.errors import ConfigError
 
-__all__ = ["check_env", "check_mounts", "check_role", "check_secrets", "volumes"]
+__all__ = ["check_env", "check_mounts", "check_role", "check_secrets", "check_share", "own_share", "volumes"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
@@ -68,6 +69,30 @@ def _check_name(option: str, name: object) -> None:
         raise ConfigError(f"{option}: {name} is set by the launcher or by AWS; choose another name")
     if name in _CREDENTIALS:
         raise ConfigError(f"{option}: {name} would replace the worker's role; use role= to give workers rights")
+
+
+# Source: https://docs.aws.amazon.com/batch/latest/APIReference/API_SubmitJob.html, shareIdentifier; not the "*" of prefixes.
+_SHARE = re.compile(r"[A-Za-z0-9]{1,255}")
+_PRIORITY_MOST = 9999
+_UNKNOWN_USER = "starburst"
+
+
+def check_share(share: object, priority: object) -> None:
+    """Raises: ConfigError if it is no share identifier of Batch, or no priority within one."""
+    if share is not None and (not isinstance(share, str) or not _SHARE.fullmatch(share)):
+        raise ConfigError(f"share={share!r} (an argument): must be 1 to 255 letters and digits, such as a team's name")
+    if type(priority) is not int or not 0 <= priority <= _PRIORITY_MOST:
+        raise ConfigError(f"priority={priority!r} (an argument): must be 0..{_PRIORITY_MOST}")
+
+
+def own_share() -> str:
+    """The share of a user who named none: the letters and digits of the user's name."""
+    try:
+        user = getpass.getuser()
+    # No name for the process's user id, as in many containers: KeyError before Python 3.13, then OSError.
+    except (KeyError, OSError, ImportError):
+        user = ""
+    return re.sub(r"[^A-Za-z0-9]", "", user)[:255] or _UNKNOWN_USER
 
 
 # A file system, and a folder in it or an access point to it.

@@ -69,6 +69,7 @@ def submit_successor(url: str, n_slots: int) -> str:
             jobName=name,
             jobQueue=job["jobQueue"],
             jobDefinition=job["jobDefinition"],
+            **_share_of(job),
             retryStrategy=RETRY,
             propagateTags=True,
             tags=job.get("tags") or {"starburst:stack": "" if rights is None else rights.stack},
@@ -82,3 +83,13 @@ def submit_successor(url: str, n_slots: int) -> str:
         return ""
     _log.info("submitted a successor after ten attempts: job=%s", submitted["jobId"])
     return str(submitted["jobId"])
+
+
+def _share_of(job: dict[str, Any]) -> dict[str, Any]:
+    """A job's share and its priority there, as a submission has them; nothing on a queue without fair share."""
+    if not job.get("shareIdentifier"):
+        return {}
+    return {
+        "shareIdentifier": job["shareIdentifier"],
+        "schedulingPriorityOverride": int(job.get("schedulingPriority", 0)),
+    }

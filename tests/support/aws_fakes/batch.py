@@ -30,6 +30,7 @@ class FakeBatch:
         secrets: What AWS may fetch for containers, by reference.
         n_attempts_before: So many attempts of each job are over before its first one here.
         lose_next: The next submission's answer is lost.
+        shares_fairly: Its queues have a fair-share policy.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class FakeBatch:
         self.shows_running = False
         self.stuck: str | None = None
         self.lose_next = False
+        self.shares_fairly = False
         self.n_attempts_before = 0
         self.secrets: dict[str, str] = {}
         self.kill_after_s = 20.0
@@ -88,6 +90,12 @@ class FakeBatch:
             raise Refusal("ClientException", f"JobQueue {request['jobQueue']} not found.")
         if request["jobDefinition"] not in self.definitions:
             raise Refusal("ClientException", "JobDefinition not found.")
+        # API_SubmitJob.html, shareIdentifier: needed there, and there alone.
+        if ("shareIdentifier" in request) is not self.shares_fairly:
+            needed = "must be specified" if self.shares_fairly else "can't be specified"
+            raise Refusal("ClientException", f"shareIdentifier {needed} for this job queue.")
+        if "schedulingPriorityOverride" in request and not self.shares_fairly:
+            raise Refusal("ClientException", "schedulingPriority can't be specified for this job queue.")
         if "arrayProperties" in request and not 2 <= size <= 10_000:
             raise Refusal("ClientException", "Array size must be between 2 and 10000.")
         if not 1 <= request["retryStrategy"]["attempts"] <= 10 or len(request["retryStrategy"]["evaluateOnExit"]) > 5:
@@ -105,6 +113,9 @@ class FakeBatch:
                 "createdAt": int(time.time() * 1000),
                 "jobDefinition": request["jobDefinition"],
             }
+            if self.shares_fairly:
+                self.jobs[one]["shareIdentifier"] = request["shareIdentifier"]
+                self.jobs[one]["schedulingPriority"] = request["schedulingPriorityOverride"]
         if len(children) > 1:
             self.jobs[job_id]["arrayProperties"] = {"size": size}
         self.requests[job_id] = request

@@ -461,6 +461,13 @@ def test_no_tag_of_a_compute_environment_ever_changes():
     assert tags == [{"starburst:stack": "AWS::StackName"}] * 4
 
 
+def test_no_queue_is_made_without_the_choice_of_fair_share():
+    """Batch takes a policy when a queue is made, and never gives it up: all four are made alike."""
+    resources = yaml.load(template(), _Loader)["Resources"].values()
+    policies = [one["Properties"]["SchedulingPolicyArn"] for one in resources if one["Type"] == "AWS::Batch::JobQueue"]
+    assert policies == [["WithFairShare", "BatchFairShares", "AWS::NoValue"]] * 4
+
+
 def test_what_starts_machines_waits_for_their_way_out():
     starting = ("AWS::AutoScaling::AutoScalingGroup", "AWS::Batch::ComputeEnvironment")
     resources = yaml.load(template(), _Loader)["Resources"].values()

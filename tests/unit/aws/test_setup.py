@@ -439,9 +439,42 @@ def test_batch_runs_what_its_instance_types_are(account):
     assert (read().batch_arch, read().batch_has_gpus) == ("x86_64", True)
 
 
+def policies_of_queues(account) -> set[str | None]:
+    found = account.get("batch").describe_job_queues()["jobQueues"]
+    assert len(found) == 4
+    return {one.get("schedulingPolicyArn") for one in found}
+
+
+def test_queues_that_share_fairly_have_a_policy_from_the_first_on(account):
+    assert "shared fairly between users: Batch(share=...)" in run("setup", "--fair-share").stdout
+    (policy,) = policies_of_queues(account)
+    (found,) = account.get("batch").describe_scheduling_policies(arns=[policy])["schedulingPolicies"]
+    assert found["fairsharePolicy"]["shareDecaySeconds"] in (86400, "86400")
+    assert read().batch_shares_fairly
+    assert "nothing to change" in run("setup").stderr
+    refused = run("setup", "--no-fair-share")
+    assert (refused.exit_code, read().batch_shares_fairly) == (3, True)
+    assert "run `starburst setup --no-batch`, then `starburst setup --batch --no-fair-share`" in refused.stderr
+    assert run("setup", "--no-batch").exit_code == 0
+    assert not read().batch_shares_fairly
+    # The answer may be another one now, since the queues are to be made anew.
+    assert run("setup", "--batch", "--no-fair-share").exit_code == 0
+    assert not read().batch_shares_fairly
+
+
+def test_queues_that_are_there_get_no_fair_share(account):
+    assert run("setup", "--batch").exit_code == 0
+    assert policies_of_queues(account) == {None}
+    refused = run("setup", "--fair-share")
+    assert (refused.exit_code, read().batch_shares_fairly) == (3, False)
+    assert "Batch decides this for a queue when the queue is made" in refused.stderr
+    assert run("setup", "--no-fair-share").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--fair-share", "--no-batch"], "means nothing without Batch"),
         (["--instance-type", "c6g.large", "--instance-type", "m5.large"], "must be of one architecture"),
         (["--instance-type", "m5.large", "--instance-type", "m5.large"], "must be one to 4 different types"),
         (["--batch-instance-type", "optimal", "--batch-instance-type", "c6g"], "optimal is x86-64 without GPUs"),
