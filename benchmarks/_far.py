@@ -156,7 +156,7 @@ class _Far(Vault):
     def __init__(self, world: _World) -> None:
         super().__init__(
             world.scheduler, world.lots.fork(), url="sim://far", lease_s=0.0, latency_s=0.0,
-            wrote=world.wrote, was_read=world.wrote, log=world.log, trouble=world.trouble,
+            wrote=world.wrote, was_read=lambda *_: None, log=world.log, trouble=world.trouble,
         )  # fmt: skip
         self._latency = Latency("aws", world.lots.bits() % 2**32)
         self._counts = world.counts

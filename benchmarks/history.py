@@ -31,6 +31,7 @@ from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
 from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode
 from starburst_executor.protocol.status import Ended, Entry, State, Status
+from starburst_executor.session.beats import Beats
 from starburst_executor.store.open import register_scheme
 from starburst_executor.testing import FakeClock
 from starburst_executor.worker.claims import Claims
@@ -79,6 +80,7 @@ def census(n_groups: int) -> Row:
     before = Counter(opened.store.requests.snapshot())
     found = status_of(
         opened.session,
+        Beats(opened.session).read,
         lambda _: (),
         lambda manifest, beats: cost_of(manifest, clock.now(), beats, (), before, opened.store.url),
     )

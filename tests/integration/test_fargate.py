@@ -9,6 +9,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,9 @@ def test_after_so_many_interruptions_workers_are_started_on_demand(
             aws.ecs.interrupt(aws.ecs.running()[0])
         assert [future.result(timeout=100)[0] for future in futures] == [n * n for n in range(40)]
         cost = ex.cost()
-        status = status_of(ex._engine.session, lambda _: set(), ex._engine.parts.spending.of)
+        parts = ex._engine.parts
+        beats_of = partial(parts.workforce.beats, fresh=True)
+        status = status_of(ex._engine.session, beats_of, lambda _: set(), parts.spending.of)
     providers = [task["capacityProviderName"] for task in aws.ecs.tasks.values()]
     assert providers == ["FARGATE_SPOT", "FARGATE_SPOT", "FARGATE"]
     assert "after 2 interruptions, workers are started on FARGATE" in caplog.text
