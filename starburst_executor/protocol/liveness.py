@@ -44,8 +44,8 @@ class Watch:
 
     Attributes:
         looks_until_lost: The number of consecutive silent looks after which a worker is lost.
-        dead: Workers whose launcher saw them die,: lost at once and for good.
-        left: Workers whose beat at the last look said that they left: lost at once too.
+        dead: Workers whose launcher saw them die: lost at once and for good.
+        left: Workers whose beat at the last look says that they left: also lost at once.
     """
 
     looks_until_lost: int

@@ -138,7 +138,7 @@ def ended_by(manifest: Manifest) -> BudgetExceeded | ExecutorBroken | None:
 
 
 def _of(launch: Launch, beats: Iterable[WorkerBeat]) -> list[WorkerBeat]:
-    """Return the beats of a launch's own workers."""
+    """Return the beats of this launch's workers."""
     return [beat for beat in beats if is_of(launch, beat.worker_id)]
 
 

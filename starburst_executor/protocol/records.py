@@ -3,7 +3,7 @@
 Guarantee: decoding never runs code and, for any bytes, raises only `RecordInvalid` or `VersionMismatch`.
 
 Every record contains `format`, the number of the session's format, and a fresh `nonce`, so that ETags never repeat. A beat
-is padded so that `len % 8` tells its writer's state (`state_of`): a listing shows which workers have left.
+is padded so that `len % 8` is its writer's state (`state_of`): a listing shows which workers have left.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class WorkerState(str, enum.Enum):
     LEFT = "left"
 
 
-# By the length of a beat, modulo 8. An attached client counts as working.
+# The state in the length of a beat, modulo 8, by index. An attached client counts as working.
 _STATES = (WorkerState.WORKING, WorkerState.IDLE, WorkerState.LEAVING, WorkerState.LEFT)
 
 
@@ -104,8 +104,8 @@ class Submitter:
         epochs: The number of epochs it has opened.
         open: The epochs that are still listed, ascending.
         holds: Epochs that a retry keeps open, each with the retry's id.
-        left: The client submits nothing more: each of its epochs is closed once all tasks in it have ended, full or not. A
-            client that was wrongly taken for gone takes this back.
+        left: Whether the client submits nothing more: each of its epochs is then closed once all its tasks have ended, full or
+            not. A client that was taken for gone by mistake resets it.
     """
 
     client_id: str
@@ -299,7 +299,7 @@ def encode(record: Manifest | WorkerBeat | ClientBeat | Bell, nonce: str) -> byt
         return packed
     packed = msgpack.packb({**whole, "pad": b""}, unicode_errors=_ANY_BYTES)
     n_pad = (_STATES.index(_state(record)) - len(packed)) % 8
-    # The pad is the last field and an empty one ends in its length byte, so it can be lengthened in place.
+    # The pad is the last field, and an empty pad ends with its length byte, so that it can be extended in place.
     return packed[:-1] + bytes([n_pad]) + b"\0" * n_pad
 
 
@@ -310,7 +310,7 @@ def _state(beat: WorkerBeat | ClientBeat) -> WorkerState:
 
 
 def state_of(size: int) -> WorkerState:
-    """Return the state that a beat of this size tells. `LEFT` is final; any other state may be out of date."""
+    """Return the state of the writer of a beat of this size. `LEFT` is final; any other state may be out of date."""
     return _STATES[size % 8] if size % 8 < len(_STATES) else WorkerState.WORKING
 
 

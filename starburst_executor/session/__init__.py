@@ -1,1 +1,1 @@
-"""What a session is, over bytes with conditions: its manifest, status objects, payloads, bell and beats."""
+"""A session's objects in a store of bytes with conditional writes: manifest, status objects, payloads, bell and beats."""

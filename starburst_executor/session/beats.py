@@ -54,8 +54,8 @@ def _listed(session: SessionStore, prefix: str) -> list[Sign]:
 
 def read_beats(session: SessionStore) -> list[tuple[WorkerBeat, str]]:
     """Return every worker's newest beat and its ETag, oldest worker first. Store: 1 LIST, 1 GET a worker."""
-    found = fan_out(session.store, partial(read_beat, session), [sign.key for sign in list_workers(session)])
-    return [pair for pair in found if pair is not None]
+    beats = fan_out(session.store, partial(read_beat, session), [sign.key for sign in list_workers(session)])
+    return [pair for pair in beats if pair is not None]
 
 
 def read_beat(session: SessionStore, key: str) -> tuple[WorkerBeat, str] | None:
@@ -97,12 +97,12 @@ class Beats:
         Store: 1 LIST; 1 GET for each of these workers that has beaten since its beat was read.
         """
         last = self._last
-        asked = [sign for sign in list_workers(self._session) if wanted(sign.owner)]
-        changed = [sign for sign in asked if sign.owner not in last or last[sign.owner][0] != sign.etag]
-        found = fan_out(self._session.store, partial(read_beat, self._session), [sign.key for sign in changed])
-        for sign, pair in zip(changed, found, strict=True):
+        signs = [sign for sign in list_workers(self._session) if wanted(sign.owner)]
+        changed = [sign for sign in signs if sign.owner not in last or last[sign.owner][0] != sign.etag]
+        beats = fan_out(self._session.store, partial(read_beat, self._session), [sign.key for sign in changed])
+        for sign, pair in zip(changed, beats, strict=True):
             beat = None if pair is None else pair[0]
             if beat is not None and beat.state == WorkerState.LEFT:
                 beat = replace(beat, claims={}, running=())
             last[sign.owner] = (sign.etag if pair is None else pair[1], beat)
-        return [beat for sign in asked if (beat := last[sign.owner][1]) is not None]
+        return [beat for sign in signs if (beat := last[sign.owner][1]) is not None]

@@ -1,11 +1,11 @@
-"""Ends a session that has reached its budget. Used by workers, which may be alone, and by clients alike.
+"""Ends a session that has reached its budget. Workers use it as well as clients, because no client may be attached.
 
     manifest, read with each beat ─► upper estimate < budget ─► nothing
                                       └─► read the beats ─► better estimate < budget ─► look again in a minute
                                                              └─► swap the session to broken
 
-The manifest alone does not tell who has left: a straggler among a hundred workers that have long gone would be ended
-for money that nobody spends. So the beats are read before a session is ended.
+The manifest alone does not show which workers have left. By its estimate, a session with one remaining worker of a hundred
+would be ended for the cost of workers that ended long ago. So the beats are read before a session is ended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starburst_executor.session.store import SessionStore
 
 __all__ = ["Budget"]
 
-# How often the beats are read at most: by so much a session can outlive its budget once its workers began to leave.
+# Least interval between reads of the beats: a session may exceed its budget by this time once workers have begun to leave.
 _STOCK_S = 60.0
 
 
@@ -32,16 +32,16 @@ class Budget:
         self._beats = Beats(session)
         self._next_stock = float("-inf")
         self._reached_at: float | None = None
-        self._credit = 0.0  # by so much the manifest alone said too much, the last time
+        self._credit = 0.0  # by how much the manifest's estimate was too high at the last read
 
     def keep(self, *, watches: bool, patience_s: float = 0.0, dead: Collection[str] = ()) -> Manifest:
-        """End the session if it has reached its budget; the manifest as it then is.
+        """End the session if it has reached its budget; return the current manifest.
 
         Args:
-            watches: Whether it is for this process to look at the beats; others do it if nobody has for `patience_s`.
+            watches: Whether this process reads the beats at once; otherwise it does so only after `patience_s`.
             dead: Workers that are known to be dead.
 
-        Store: nothing mostly; each minute when the upper estimate has reached the budget 1 LIST and 1 GET for each worker that has
+        Store: usually nothing; each minute when the upper estimate has reached the budget 1 LIST and 1 GET for each worker that has
         beaten since, the first time for all.
         """
         session, now = self._session, self._session.clock.monotonic()

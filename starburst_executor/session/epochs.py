@@ -42,24 +42,24 @@ def close_epochs(
     Store: usually nothing; 1 LIST and 1 swap for each finished epoch.
     """
     n_all: Counter[tuple[int, int]] = Counter()
-    going_on: set[tuple[int, int]] = set()
+    active: set[tuple[int, int]] = set()
     for group in groups:
         place = (group.ref.ordinal, group.ref.epoch)
         n_all[place] += 1
         if not group.size_class.has_ended:
-            going_on.add(place)
+            active.add(place)
     submitters = session.manifest.submitters
-    for ordinal, number in sorted((n_all.keys() | set(listed or ())) - going_on):
+    for ordinal, number in sorted((n_all.keys() | set(listed or ())) - active):
         submitter = submitters[ordinal] if ordinal < len(submitters) else None
         if submitter is not None and _may_close(submitter, number, n_all[ordinal, number]):
             _close(session, ordinal, [number])
 
 
 def _may_close(submitter: Submitter, number: int, n_groups: int) -> bool:
-    """Whether an epoch with `n_groups` status objects, all ended, gets no more objects and no retry holds it."""
+    """Return whether an epoch with `n_groups` status objects, all ended, gets no more objects and no retry holds it."""
     if number not in submitter.open or any(held == number for held, _ in submitter.holds):
         return False
-    # A listing that lacks objects must not close an epoch over their tasks.
+    # An incomplete listing must not close an epoch with tasks that have not ended.
     return submitter.left or n_groups >= GROUPS_PER_EPOCH
 
 
@@ -71,7 +71,7 @@ def _close(session: SessionStore, ordinal: int, numbers: Collection[int], *, lea
             return None
         before = manifest.submitters[ordinal]
         submitter = replace(before, left=before.left or leaves)
-        # Listed after this manifest was read, and before it is swapped.
+        # Guarantee: listed after this manifest was read and before it is swapped, so a hold in between fails the swap.
         for number in set(numbers).intersection(before.open):
             groups = session.groups([(ordinal, number)])
             if _may_close(submitter, number, len(groups)) and all(group.size_class.has_ended for group in groups):
@@ -94,7 +94,7 @@ def leave(session: SessionStore, ordinal: int) -> None:
 
 def return_of(session: SessionStore, client_id: str) -> None:
     """Remove the mark if this living client was taken for gone. Store: usually nothing; 1 swap."""
-    if any(one.left and one.client_id == client_id for one in session.manifest.submitters):
+    if any(submitter.left and submitter.client_id == client_id for submitter in session.manifest.submitters):
         session.change(lambda manifest: _returned(manifest, client_id))
 
 
@@ -102,8 +102,8 @@ def _returned(manifest: Manifest, client_id: str) -> Manifest | None:
     for ordinal, submitter in enumerate(manifest.submitters):
         if submitter.left and submitter.client_id == client_id:
             # The client does not know which of them was closed while one of its writes was in flight.
-            every = tuple(range(submitter.epochs))
-            return manifest.with_submitter(ordinal, replace(submitter, open=every, left=False))
+            all_epochs = tuple(range(submitter.epochs))
+            return manifest.with_submitter(ordinal, replace(submitter, open=all_epochs, left=False))
     return None
 
 
@@ -116,9 +116,9 @@ def list_again(session: SessionStore, groups: Iterable[Group]) -> None:
 
     Store: usually nothing; 1 GET if a task seems to be in no open epoch, 1 swap.
     """
-    going_on = {(group.ref.ordinal, group.ref.epoch) for group in groups if not group.size_class.has_ended}
-    if not session.manifest.state.is_over and going_on - set(session.manifest.open_epochs()):
-        session.change(lambda manifest: _with_open(manifest, going_on))
+    active = {(group.ref.ordinal, group.ref.epoch) for group in groups if not group.size_class.has_ended}
+    if not session.manifest.state.is_over and active - set(session.manifest.open_epochs()):
+        session.change(lambda manifest: _with_open(manifest, active))
 
 
 def _with_open(manifest: Manifest, epochs: Collection[tuple[int, int]]) -> Manifest | None:
@@ -159,9 +159,8 @@ class GoneClients:
 
     def __init__(self, session: SessionStore) -> None:
         self._session = session
-        self._silent: dict[
-            str, tuple[str, float]
-        ] = {}  # the ETag of the last listed beat, and for how long it is unchanged
+        # By client: the ETag of the last listed beat, and for how many seconds it has not changed.
+        self._silent: dict[str, tuple[str, float]] = {}
         self._looked_at: float | None = None
 
     def look(self, groups: Sequence[Group]) -> None:
@@ -176,11 +175,11 @@ class GoneClients:
         manifest, timings = session.manifest, session.manifest.timings
         busy = {group.ref.ordinal for group in groups if not group.size_class.has_ended}
         idle = {
-            one.client_id
-            for ordinal, one in enumerate(manifest.submitters)
-            if one.open and not one.left and ordinal not in busy
+            submitter.client_id
+            for ordinal, submitter in enumerate(manifest.submitters)
+            if submitter.open and not submitter.left and ordinal not in busy
         }
-        holders = {_holder(hold) for one in manifest.submitters for hold in one.holds}
+        holders = {_holder(hold) for submitter in manifest.submitters for hold in submitter.holds}
         # A single open epoch is not worth a request: the next client that submits opens one anyway.
         if manifest.state.is_over or not idle | holders or (len(manifest.open_epochs()) <= 1 and not holders):
             self._silent, self._looked_at = {}, None

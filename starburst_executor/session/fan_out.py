@@ -29,11 +29,11 @@ def fan_out(store: ObjectStore, function: Callable[[_A], _B], items: Iterable[_A
         return [function(item) for item in listed]
     results: dict[int, _B] = {}
     errors: list[Exception] = []
-    left: Iterator[int] = iter(range(len(listed)))
+    indices: Iterator[int] = iter(range(len(listed)))
 
     def work() -> None:
-        # A range's iterator gives each number to one thread.
-        for i in left:
+        # Assumes: a range's iterator returns each index to one thread only; in CPython `next` on it holds the GIL.
+        for i in indices:
             try:
                 results[i] = function(listed[i])
             except Exception as error:  # raised below

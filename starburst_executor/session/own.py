@@ -1,4 +1,4 @@
-"""An object that has one writer: a beat. Created once, then swapped on its writer's last ETag, never put."""
+"""An object with one writer, a beat: created once, then swapped on its writer's last ETag, never put without a condition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["OwnObject"]
 class OwnObject:
     """The beat of one worker or client. Not thread-safe: beats are written one by one.
 
-    # Guarantee: a beat that lands late never replaces a newer one, so none can hide a claim.
+    # Guarantee: a beat that lands late never replaces a newer beat, so it cannot hide a claim.
     """
 
     def __init__(self, store: ObjectStore, key: str, clock: Clock) -> None:
@@ -25,7 +25,7 @@ class OwnObject:
 
     @property
     def is_written(self) -> bool:
-        """Whether the object has been written once."""
+        """Whether the object has been written at least once."""
         return self._etag is not None
 
     def write(self, beat: WorkerBeat | ClientBeat) -> None:
@@ -37,7 +37,7 @@ class OwnObject:
             else:
                 self._etag = self._store.swap(self._key, body, self._etag)
         except PreconditionFailed:
-            # The object is ours alone, so an earlier beat of ours landed late: read it and beat anew on top of it.
+            # Only this process writes the object, so one of its earlier beats landed late: read it, and swap on its ETag.
             stored = self._store.get(self._key)
             assert stored is not None  # no ETag was sent  # noqa: S101
             self._etag = self._store.swap(self._key, self._body(beat), stored.etag)

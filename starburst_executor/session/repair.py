@@ -1,7 +1,9 @@
-"""Takes back the claims of the lost, and ends what is left of a session that is over.
+"""Takes back the claims of lost workers, and ends the remaining tasks of a session that is over.
 
-Used by workers and clients alike. Decisions are `protocol/liveness.py`'s; here they are carried out, each as one swap
-on an object that was read after the worker had been judged, and only if the beat that was judged still stands.
+Workers and clients both use it. `protocol/liveness.py` decides; this module carries the decisions out.
+
+# Guarantee: a claim is taken back by one swap on an object that was read after its worker was judged, and only if the worker
+has not beaten since the judgement.
 """
 
 from __future__ import annotations
@@ -40,10 +42,10 @@ _ENDED_AT_A_LOOK = 32
 
 
 class Watcher:
-    """One watching worker or client: looks at the beats and repairs. Used by one thread; `repair` has requests made by others.
+    """One watching worker or client: looks at the beats and repairs. One thread calls it; `repair` starts more for requests.
 
     Attributes:
-        words: What is known of a dead worker's end, by worker, for the errors of the tasks that it took along.
+        words: Messages about dead workers' ends, by worker id, for the errors of the tasks that were lost with them.
         listed: The workers that had a beat at the last look.
     """
 
@@ -58,7 +60,7 @@ class Watcher:
         self._claims: dict[str, tuple[str, frozenset[str]]] = {}
 
     def look(self) -> None:
-        """One look at all beats. Call it after the own beat was acknowledged, else `watch.failed()`.
+        """Look at all beats once. Call it only after the own beat was acknowledged; otherwise call `watch.failed()`.
 
         Store: 1 LIST per 1,000 workers.
         """
@@ -94,13 +96,13 @@ class Watcher:
             for group in groups
             if (claims := self._claims_in(group.key) & (suspected.lost | forgotten))
         ]
-        # The claims of one object one after the other, or they would lose races against each other.
+        # The claims of one object are taken back one after the other; concurrently they would lose races to each other.
         n_tasks = 0
-        for some in _in_parts(due):
-            taken = fan_out(session.store, lambda one: sum(self._take_back(one[0], *claim) for claim in one[1]), some)
+        for batch in _in_parts(due):
+            taken = fan_out(session.store, lambda due: sum(self._take_back(due[0], *claim) for claim in due[1]), batch)
             if any(taken):
                 n_tasks += sum(taken)
-                session.ring([key for (key, _), n in zip(some, taken, strict=True) if n], sum(taken))
+                session.ring([key for (key, _), n in zip(batch, taken, strict=True) if n], sum(taken))
             meanwhile()
         self._gone.look(all_groups)
         close_epochs(session, all_groups, listed)
@@ -115,10 +117,10 @@ class Watcher:
         self._claims = {
             group.key: known[group.key] for group in groups if group.key in known and known[group.key][0] == group.etag
         }
-        for some in _in_parts([group.key for group in groups if group.key not in self._claims]):
-            for key, found in zip(some, fan_out(self._session.store, self._read, some), strict=True):
-                if found is not None:
-                    self._claims[key] = (found.etag, claims_of(found.status))
+        for batch in _in_parts([group.key for group in groups if group.key not in self._claims]):
+            for key, stored in zip(batch, fan_out(self._session.store, self._read, batch), strict=True):
+                if stored is not None:
+                    self._claims[key] = (stored.etag, claims_of(stored.status))
             meanwhile()
 
     def _read(self, key: str) -> Versioned | None:
@@ -130,39 +132,40 @@ class Watcher:
     def _read_beats(self, worker_ids: Collection[str], meanwhile: Callable[[], object]) -> dict[str, _Read]:
         session = self._session
         beats: dict[str, _Read] = {}
-        for some in _in_parts(sorted(worker_ids)):
-            read = fan_out(session.store, lambda worker_id: read_beat(session, session.keys.worker(worker_id)), some)
-            beats.update(zip(some, read, strict=True))
+        for batch in _in_parts(sorted(worker_ids)):
+            read = fan_out(session.store, lambda worker_id: read_beat(session, session.keys.worker(worker_id)), batch)
+            beats.update(zip(batch, read, strict=True))
             meanwhile()
         return beats
 
     def _is_forgotten(self, claim_id: str, beat: _Read) -> bool:
         if beat is None:
             return False
-        # It may have left since the look.
+        # The worker may have left since the look.
         return beat[0].state == WorkerState.LEFT or self.watch.is_forgotten(claim_id, beat[0])
 
     def _take_back(self, key: str, claim_id: str, lost: bool) -> int:
-        """One claim of one object, judged anew: GET the object, then the worker's beat, then swap. Called concurrently."""
+        """Judge one claim of one object again and take it back: GET the object, then the beat, then swap. Called concurrently."""
         session = self._session
         worker_id = worker_of(claim_id)
-        found = self._read(key)
-        n_tasks = 0 if found is None else len(found.status.under(claim_id))
-        if found is None or not n_tasks:
+        stored = self._read(key)
+        n_tasks = 0 if stored is None else len(stored.status.under(claim_id))
+        if stored is None or not n_tasks:
             return 0
+        # Assumes: the beat is read after the object: a worker that beats between the two reads refutes its loss.
         beat = read_beat(session, session.keys.worker(worker_id))
         with self._lock:
             if not self._still_stands(worker_id, claim_id, beat, lost=lost):
                 return 0
             if beat is not None and beat[0].state == WorkerState.LEFT:
-                # It ended in good order, whatever claim of its landed late: no task has cost it its life. Or it could not go
-                # on, and any task that it ran then may be why.
+                # It ended normally, even if a claim landed later: then no task killed it. Or it could not go on, and a task
+                # that it was running may be the cause.
                 lost = may_have_started(claim_id, beat[0])
                 self.words.setdefault(worker_id, beat[0].words)
             words = self.words.get(worker_id, "")
         manifest = session.manifest
         changed = status.take_back(
-            found.status,
+            stored.status,
             {claim_id},
             lost=lost,
             max_losses=manifest.max_losses,
@@ -170,16 +173,17 @@ class Watcher:
             outcome=lambda s, i, e: _sealed_reason(session, s, i, e, _lost(s, i, e, words)),
         )
         try:
-            session.swap(key, changed, found.etag)
+            session.swap(key, changed, stored.etag)
         except (PreconditionFailed, ObjectNotFound):
-            # Somebody wrote: the worker after all, or another watcher. The next look judges again. Or it is gone.
+            # The worker or another watcher wrote the object, or it is gone. The next look judges again.
             return 0
+        # Crash here: the tasks are pending without a ring; idle workers find them at their next look.
         with self._lock:
             self.watch.settled(claim_id)
         return n_tasks
 
     def _still_stands(self, worker_id: str, claim_id: str, beat: _Read, *, lost: bool) -> bool:
-        """Whether the verdict rests on the newest beat still."""
+        """Return whether the judgement still rests on the newest beat."""
         if beat is None:
             return lost
         if not lost:
@@ -188,13 +192,13 @@ class Watcher:
 
 
 def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
-    """Swap to its end whatever has not ended in a session that is over; how many objects were changed.
+    """End the remaining tasks of a session that is over; return the number of changed objects.
 
     Terminated: cancelled. Expired or broken: failed with the reason. Any process may do it, and several at once: each takes the
     objects in random order, and lists again as soon as it meets one that another process has ended.
 
-    Store: 1 LIST an open epoch; 1 GET and 1 swap for each object that is not all ended, however many processes do it, but for
-    about one of each and another LIST where two meet.
+    Store: 1 LIST an open epoch; 1 GET and 1 swap for each object that is not all ended, regardless of the number of processes;
+    about 1 GET, 1 swap and 1 LIST more where two processes meet.
     """
     if not manifest.state.is_over:
         return 0
@@ -211,16 +215,16 @@ def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
         return status.end_rest(current, session.clock.now(), lambda s, i, e: _sealed_reason(session, s, i, e, reason))
 
     n_changed = 0
-    done: set[str] = set()  # whatever their sizes say
+    done: set[str] = set()  # regardless of their size class
     while True:
         groups = session.groups(manifest.open_epochs())
-        left = [group.key for group in groups if not group.size_class.has_ended and group.key not in done]
-        if not left:
+        remaining = [group.key for group in groups if not group.size_class.has_ended and group.key not in done]
+        if not remaining:
             return n_changed
-        by_lot = sorted(left, key=lambda _: session.clock.random())
-        n_ended, has_met = _end_some(session, by_lot[:_ENDED_AT_A_LOOK], step, done)
+        shuffled = sorted(remaining, key=lambda _: session.clock.random())
+        n_ended, has_met = _end_some(session, shuffled[:_ENDED_AT_A_LOOK], step, done)
         n_changed += n_ended
-        if not has_met and len(by_lot) <= _ENDED_AT_A_LOOK:
+        if not has_met and len(shuffled) <= _ENDED_AT_A_LOOK:
             return n_changed
 
 
@@ -231,21 +235,21 @@ def _end_some(
     n_ended = 0
     for key in keys:
         try:
-            found = session.read(key)
-            assert found is not None  # no ETag was sent  # noqa: S101
-            changed = step(found.status)
-            if changed is found.status:
+            stored = session.read(key)
+            assert stored is not None  # no ETag was sent  # noqa: S101
+            changed = step(stored.status)
+            if changed is stored.status:
                 done.add(key)
                 return n_ended, True
-            session.swap(key, changed, found.etag)
+            session.swap(key, changed, stored.etag)
             n_ended += 1
         except PreconditionFailed:
-            # Ended by another process, or a worker's last commit: the next listing says.
+            # Another process ended it, or a worker committed: the next listing shows which.
             return n_ended, True
         except ObjectNotFound:
             continue
         except (RecordInvalid, VersionMismatch):
-            # One that cannot be read must not keep the others from their end; its clients fail its futures.
+            # An unreadable object must not prevent the end of the others; clients fail its futures.
             done.add(key)
     return n_ended, False
 

@@ -1,7 +1,8 @@
-"""The objects of one session, read and changed: what clients and workers share, since they meet only in the store.
+"""Reads and changes the objects of one session, for clients and workers, which communicate only through the store.
 
-Guarantee: every change of the manifest or of a status object is a swap on the ETag that was read, and every step that
-`change` or `update` is given writes an absolute target, so that doing it twice is harmless.
+Guarantee: every change of the manifest or of a status object is a swap on the ETag that was read.
+
+# Assumes: every step that is passed to `change` or `update` writes an absolute target, so that applying it twice is harmless.
 """
 
 from __future__ import annotations
@@ -34,27 +35,27 @@ from starburst_executor.store.base import Listed, ObjectStore
 
 __all__ = ["Group", "SessionStore", "Versioned", "new_token"]
 
-# Kind and place of the seal in a manifest by which a key is recognised.
+# Kind and label of the seal in a manifest by which a key is verified, and of the seal of the settings.
 _TOKEN = ("token", "manifest")
 _SETTINGS = ("settings", "manifest")
 
 
 def new_token(sealer: Sealer) -> bytes:
-    """What a manifest carries so that whoever comes with a wrong key is told so before anything else."""
+    """Return the manifest's token, with which a client or worker detects a wrong key before it does anything else."""
     return sealer.sealed(*_TOKEN, b"")
 
 
-# Beyond so many what is known of spoilt objects is forgotten, and found out again.
+# Beyond this number, the record of unreadable objects is cleared, and built up again.
 _SPOILT_MOST = 10_000
-# How many keys a ring names: enough for every status object that one flush of a burst writes.
+# The number of keys in a ring: enough for every status object that one flush of a burst writes.
 _KEYS_IN_BELL = 32
 
 
 class Group(NamedTuple):
-    """One line of a listing of status objects: what it tells without a read.
+    """One line of a listing of status objects: the facts that need no read.
 
-    # Guarantee: one that this process could not read, as it is now, is listed as all ended. So no worker waits for it, and
-    no census counts its tasks as pending.
+    # Guarantee: an object whose current version this process could not read is listed as all ended. So no worker waits for
+    it, and no count includes its tasks as pending.
     """
 
     key: str
@@ -66,14 +67,14 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Versioned:
-    """A status object and the ETag it was read under."""
+    """A status object and its ETag."""
 
     status: Status
     etag: str
 
 
 class SessionStore:
-    """Reads and swaps the objects of one session. Thread-safe; `manifest` is the newest one read or written."""
+    """Reads and swaps the objects of one session. Thread-safe; `manifest` is the newest one that was read or written."""
 
     def __init__(self, store: ObjectStore, session_id: str, sealer: Sealer, clock: Clock) -> None:
         self.store = store
@@ -86,8 +87,8 @@ class SessionStore:
         self._unrung: tuple[list[str], int] = ([], 0)
         self._rung = (float("-inf"), float("-inf"))  # when the last two rings began
         self._rings = False
-        self._is_right_key = False  # only ever becomes true
-        self._spoilt: dict[str, str] = {}  # status objects that could not be read, and the ETag they had
+        self._is_right_key = False  # it never becomes false again
+        self._spoilt: dict[str, str] = {}  # status objects that could not be read, with their ETags at that time
 
     @property
     def session_id(self) -> str:
@@ -97,33 +98,33 @@ class SessionStore:
 
     @property
     def manifest(self) -> Manifest:
-        """The manifest as last seen, without a request."""
+        """The newest known manifest, without a request once it has been read."""
         return self._manifest if self._manifest is not None else self.refresh()
 
     def create_manifest(self, manifest: Manifest) -> None:
-        """Begin the session. Store: 1 create."""
+        """Create the session. Store: 1 create."""
         manifest = self._sealed(manifest)
         etag = self.store.create(self.keys.manifest, records.encode(manifest, self.clock.new_id()))
         self._is_right_key = True
         self._remember(manifest, etag, after=None)
 
     def has_right_key(self) -> bool:
-        """Whether the manifest's token was sealed with the key that we have."""
+        """Return whether the manifest's token was sealed with this process's key."""
         is_right = self._opens(self.manifest.token)
         self._is_right_key = self._is_right_key or is_right
         return is_right
 
     def check_python(self) -> None:
-        """Raises: VersionMismatch if pickles of this session cannot be read here."""
-        here = f"{sys.version_info.major}.{sys.version_info.minor}"
-        if self.manifest.python != here:
+        """Raise VersionMismatch if this process's Python cannot load pickles of this session."""
+        own = f"{sys.version_info.major}.{sys.version_info.minor}"
+        if self.manifest.python != own:
             raise VersionMismatch(
-                f"the session's functions were pickled by another Python: session={self.manifest.python}, here={here}; "
+                f"the session's functions were pickled by another Python: session={self.manifest.python}, here={own}; "
                 f"use Python {self.manifest.python} for this"
             )
 
     def expire_if_due(self) -> Manifest:
-        """End the session if its `absolute_timeout` has passed; the manifest as it then is. Store: 1 swap if it is due."""
+        """End the session if its `absolute_timeout` has passed; return the current manifest. Store: 1 swap if it is due."""
         deadline_at = self.manifest.deadline_at
         if deadline_at is None or self.manifest.state.is_over or self.clock.now() < deadline_at:
             return self.manifest
@@ -137,7 +138,7 @@ class SessionStore:
         return self.change(step)
 
     def refresh(self) -> Manifest:
-        """The manifest as it stands. Raises: SessionNotFound. Store: 1 GET, mostly a 304."""
+        """Read and return the current manifest. Raises: SessionNotFound. Store: 1 GET, usually a 304."""
         with self._lock:
             known, etag = self._manifest, self._manifest_etag
         try:
@@ -146,7 +147,7 @@ class SessionStore:
             raise self._not_found() from error
         if stored is None and known is not None:
             return known
-        assert stored is not None  # a 304 comes only for an ETag we sent  # noqa: S101
+        assert stored is not None  # a 304 is only a reply to an ETag that was sent  # noqa: S101
         try:
             manifest = records.decode_manifest(stored.body)
         except (RecordInvalid, VersionMismatch) as error:
@@ -156,7 +157,7 @@ class SessionStore:
         return manifest
 
     def change(self, step: Callable[[Manifest], Manifest | None]) -> Manifest:
-        """Swap `step(manifest)` in, from a fresh read again until it lands; nothing if `step` returns None.
+        """Swap in `step(manifest)`, after fresh reads until it lands, and return the manifest; unchanged if `step` returns None.
 
         Store: 1 swap; 1 GET and 1 swap more per lost race.
         """
@@ -168,7 +169,7 @@ class SessionStore:
             if changed is not None:
                 changed = self._sealed(changed)
             else:
-                # What we remember may be old: only a fresh manifest may say that there is nothing to do.
+                # The known manifest may be old: only with a fresh one is it certain that there is nothing to change.
                 fresh = self.refresh()
                 if fresh is manifest or step(fresh) is None:
                     return fresh
@@ -184,7 +185,7 @@ class SessionStore:
             return changed
 
     def end(self, state: SessionState, reason: str) -> Manifest:
-        """Move the session's state forward; the manifest as it then is. Harmless if it was there already."""
+        """Move the session's state forward; return the current manifest. Harmless if the state was reached before."""
 
         def step(manifest: Manifest) -> Manifest | None:
             return replace(manifest, state=state, reason=reason) if manifest.state.may_become(state) else None
@@ -195,16 +196,16 @@ class SessionStore:
         return replace(manifest, seal=self.sealer.seal(*_SETTINGS, records.settings_of(manifest)))
 
     def _check_seal(self, manifest: Manifest) -> None:
-        """Raises: RecordInvalid if its settings are not those of a client with the session's key.
+        """Raise RecordInvalid if the settings were not sealed with the session's key.
 
-        # Guarantee: whoever has the key neither acts on such settings nor seals them with the next change.
+        # Guarantee: a process that has the key neither acts on such settings nor seals them with its next change.
         """
         if not self.sealer.has_key or hmac.compare_digest(manifest.seal, self._sealed(manifest).seal):
             return
         if not self._is_right_key and not self._opens(manifest.token):
-            return  # with a key that is not this session's no seal fits: `has_right_key` says so
+            return  # no seal matches another session's key; `has_right_key` reports that
         raise RecordInvalid(
-            "the session's settings bear a wrong seal: they were changed by a program without its key: "
+            "the session's settings have a wrong seal: a program without its key changed them: "
             f"session={self.session_id}"
         )
 
@@ -216,9 +217,9 @@ class SessionStore:
         return True
 
     def _remember(self, manifest: Manifest, etag: str, *, after: str | None) -> None:
-        """Take in a manifest that was read or written after the one with the ETag `after`, if that is the newest known.
+        """Store a manifest that was read or written after the one with the ETag `after`, if that is the newest known.
 
-        # Guarantee: what is remembered never goes back, whichever thread's answer comes last.
+        # Guarantee: the known manifest never becomes older, in whatever order the answers of several threads arrive.
         """
         with self._lock:
             if self._manifest_etag == after:
@@ -233,24 +234,23 @@ class SessionStore:
     # --- status objects -----------------------------------------------------------------------------------------------
 
     def groups(self, epochs: Iterable[tuple[int, int]]) -> list[Group]:
-        """The status objects of these epochs, in submission order. Store: 1 LIST an epoch (and page)."""
+        """List the status objects of these epochs, in submission order. Store: 1 LIST an epoch (and page)."""
         return self.groups_of(self.lines(epochs))
 
     def lines(self, epochs: Iterable[tuple[int, int]]) -> list[Listed]:
-        """The listing of these epochs as it is, for whoever needs no more. Store: 1 LIST an epoch (and page)."""
+        """Return the unparsed listing of these epochs. Store: 1 LIST an epoch (and page)."""
         return [line for ordinal, number in epochs for line in self.store.list(self.keys.epoch(ordinal, number))]
 
     def groups_of(self, lines: Iterable[Listed]) -> list[Group]:
-        """The status objects in a listing, in submission order."""
+        """Return the status objects in a listing, in submission order."""
         return sorted(filter(None, map(self._group, lines)), key=lambda group: group.ref[:2])
 
     def all_groups(self) -> list[Group]:
-        """Every status object of the session, in submission order. Store: 1 LIST per 1,000."""
-        found = filter(None, map(self._group, self.store.list(self.keys.status)))
-        return sorted(found, key=lambda group: group.ref[:2])
+        """List every status object of the session, in submission order. Store: 1 LIST per 1,000."""
+        return self.groups_of(self.store.list(self.keys.status))
 
     def read(self, key: str, unless: str | None = None) -> Versioned | None:
-        """A status object; None if its ETag still is `unless`.
+        """Read a status object; None if its ETag still is `unless`.
 
         Raises: ObjectNotFound, RecordInvalid, VersionMismatch. Store: 1 GET.
         """
@@ -258,16 +258,20 @@ class SessionStore:
         if stored is None:
             return None
         try:
-            found = status.decode(stored.body)
+            decoded = status.decode(stored.body)
         except (RecordInvalid, VersionMismatch) as error:
             self._note_spoilt(key, stored.etag)
             raise type(error)(f"{error}: key={key}") from error
         ref = self.keys.parse_group(key)
-        # Seals bind outcomes to the tasks that the body names: a body under another's key must not speak for those.
-        if ref is None or (found.ordinal, found.first, len(found.entries)) != (ref.ordinal, ref.first, ref.n_tasks):
+        # Seals bind outcomes to the tasks that the body names, so a body that is stored under another object's key is refused.
+        if ref is None or (decoded.ordinal, decoded.first, len(decoded.entries)) != (
+            ref.ordinal,
+            ref.first,
+            ref.n_tasks,
+        ):
             self._note_spoilt(key, stored.etag)
-            raise RecordInvalid(f"a status object that is not what its key says: key={key}")
-        return Versioned(found, stored.etag)
+            raise RecordInvalid(f"a status object that does not match its key: key={key}")
+        return Versioned(decoded, stored.etag)
 
     def swap(self, key: str, new: Status, expected: str) -> Versioned:
         """Swap a status object. Raises: PreconditionFailed, ObjectNotFound. Store: 1 swap."""
@@ -275,16 +279,16 @@ class SessionStore:
         return Versioned(new, etag)
 
     def update(self, key: str, step: Callable[[Status], Status]) -> Versioned | None:
-        """Swap `step(status)` in, from a fresh read until it lands; None if the object is gone.
+        """Swap in `step(status)`, after fresh reads until it lands; return the object, or None if it is gone.
 
-        `step` returns its argument where there is nothing to do. Store: 1 GET, 1 swap; the same per lost race.
+        `step` returns its argument if there is nothing to change. Store: 1 GET, 1 swap; the same per lost race.
         """
         while True:
             try:
-                found = self.read(key)
-                assert found is not None  # no ETag was sent  # noqa: S101
-                changed = step(found.status)
-                return found if changed is found.status else self.swap(key, changed, found.etag)
+                stored = self.read(key)
+                assert stored is not None  # no ETag was sent  # noqa: S101
+                changed = step(stored.status)
+                return stored if changed is stored.status else self.swap(key, changed, stored.etag)
             except PreconditionFailed:
                 continue
             except ObjectNotFound:
@@ -294,7 +298,7 @@ class SessionStore:
         ref = self.keys.parse_group(line.key)
         if ref is None:
             return None
-        # Nothing can be done in an object that cannot be read, whatever its size says: its tasks have failed.
+        # An object that cannot be read counts as ended, whatever its size says: clients have failed its tasks.
         remainder = line.size % 8
         is_spoilt = remainder > SizeClass.ALL_ENDED or self._spoilt.get(line.key) == line.etag
         size_class = SizeClass.ALL_ENDED if is_spoilt else SizeClass(remainder)
@@ -309,40 +313,40 @@ class SessionStore:
     # --- payloads -----------------------------------------------------------------------------------------------------
 
     def function(self, digest: str) -> bytes:
-        """A function and the name of its code, its seal checked. Raises: PayloadError, RecordInvalid. Store: 1 GET."""
+        """Read a stored function and verify its seal. Raises: PayloadError, RecordInvalid. Store: 1 GET."""
         body = self._payload(self.keys.function(digest), f"function {digest}")
         return bytes(self.sealer.open_sealed("function", digest, body))
 
     def initializer(self, digest: str) -> bytes:
-        """As `function`, of an initializer, whose seal is one of its own: no function of a task is taken for one."""
+        """Read an initializer like `function`. Its seal has its own kind, so that a task's function does not pass as one."""
         body = self._payload(self.keys.function(digest), f"initializer {digest}")
         return bytes(self.sealer.open_sealed("initializer", digest, body))
 
     def calls(self, group_id: str, start: int, length: int) -> bytes:
-        """Bytes of what was too big to inline of the calls of a status object, unchecked. Raises: PayloadError. Store: 1 GET."""
+        """Read bytes of the calls of a status object that were too big to inline, unverified. Raises: PayloadError. Store: 1 GET."""
         return self._payload(self.keys.calls(group_id), "big calls", start, length)
 
     def code(self, name: str) -> bytes:
-        """The zip of the user's own modules that a function names, its content checked. Store: 1 GET.
+        """Read the zip of the user's own modules that a function names, and verify its digest. Store: 1 GET.
 
-        It bears no seal, since sessions share it; its digest stands in the function's record, which bears one.
+        The zip has no seal, since sessions share it; its digest is part of the function's record, which has one.
 
         Raises: PayloadError, RecordInvalid.
         """
         body = self._payload(code_key(name), "the modules that a function needs")
         if hashlib.sha256(body).hexdigest() != code_digest(name):
-            raise RecordInvalid(f"code that is not what was stored; it was not run: key={code_key(name)}")
+            raise RecordInvalid(f"code does not match its digest and was not run: key={code_key(name)}")
         return body
 
     def outcome(self, group_id: str, body: bytes | Located, label: str) -> memoryview:
-        """An outcome, its seal checked. Store: 1 GET if it was too big to inline."""
+        """Read an outcome and verify its seal. Store: 1 GET if it was too big to inline."""
         if isinstance(body, Located):
             key = self.keys.outcomes(group_id, body.part)
             body = self._payload(key, f"outcome {label}", body.start, body.length)
         return self.sealer.open_sealed("outcome", label, body)
 
     def output(self, group_id: str, entry: Entry) -> tuple[str, str]:
-        """Captured stdout and stderr of a task that has ended. Store: 1 GET, or none if it printed nothing."""
+        """Read the captured stdout and stderr of a task that has ended. Store: 1 GET, or none if it printed nothing."""
         if entry.log is None:
             return "", ""
         key = self.keys.logs(group_id, entry.log.part)
@@ -366,10 +370,10 @@ class SessionStore:
     # --- the bell -----------------------------------------------------------------------------------------------------
 
     def ring(self, keys: Sequence[str], n_tasks: int) -> None:
-        """Wake idle workers for these status objects; two rings each `2 * ring_gap_s` at the most, the rest gathers.
+        """Wake idle workers for these status objects, with at most two rings in `2 * ring_gap_s`; further keys are collected.
 
-        So what gathers while the first ring of a burst is written is rung at once after it. Call `ring_due` until it
-        returns None to have rung what gathers later. Store: 1 PUT or none; 2 if others gathered more meanwhile.
+        Keys that are collected while the first ring of a burst is written are rung directly after it. Call `ring_due` until
+        it returns None, to ring for keys that are collected later. Store: 0 or 1 PUT; 2 if other threads added keys meanwhile.
         """
         with self._lock:
             gathered, n_before = self._unrung
@@ -378,8 +382,9 @@ class SessionStore:
         self.ring_due()
 
     def ring_due(self) -> float | None:
-        """Ring for what has gathered, if it is time; otherwise in how many seconds it is; None if there is nothing, or
-        somebody rings at this moment, who does so again for what has gathered meanwhile.
+        """Ring for the collected keys if a ring is permitted now; otherwise return in how many seconds it will be.
+
+        Returns None if no keys are collected, or if another thread is ringing, which then rings for the collected keys too.
         """
         while True:
             now = self.clock.monotonic()
@@ -401,7 +406,7 @@ class SessionStore:
                     self._rings = False
 
     def read_bell(self, unless: str | None) -> tuple[Bell, str] | None:
-        """The bell and its ETag; None if it has not been rung since. Store: 1 GET, mostly a 304."""
+        """Read the bell and its ETag; None if it has not been rung since. Store: 1 GET, usually a 304."""
         try:
             stored = self.store.get(self.keys.bell, unless=unless)
         except ObjectNotFound:
@@ -411,5 +416,5 @@ class SessionStore:
         try:
             return records.decode_bell(stored.body), stored.etag
         except (RecordInvalid, VersionMismatch):
-            # The bell is only a hint; a broken one still says "look".
+            # The bell is only a hint: an unreadable one still makes the worker look.
             return Bell(), stored.etag

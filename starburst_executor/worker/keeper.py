@@ -35,18 +35,18 @@ _FEW_WORKERS = 32
 
 
 class Keeper:
-    """Beats, keeps the deadline, says when this worker may go. Its `turn` is called by one thread; `say` by any.
+    """Beats, enforces the deadline, decides when this worker may leave. One thread calls `turn`; any thread may call `say`.
 
     Args:
-        bound: This worker ends with the client that started it, by a pipe, so it need not watch that client's beats.
-        is_idle: Tells whether no slot has work.
-        running: Tells which tasks run, with the seconds they have.
-        requests: Tells the store requests made so far, by kind.
-        size: vCPUs, GB and GPUs of this worker, where its launcher has told.
-        lost_s: Tells how many seconds of work were thrown away as it was told to stop.
+        bound: Whether this worker ends with the client that started it, through a pipe; it then need not watch client beats.
+        is_idle: Return whether no slot has work.
+        running: Return the running tasks, each with the seconds for which it has run.
+        requests: Return the number of store requests so far, by kind.
+        size: vCPUs, GB and GPUs of this worker, if its launcher passed them.
+        lost_s: Return the seconds of work that were lost when it was stopped.
 
     Attributes:
-        watching: This worker's duties for the others; another thread calls its `turn`.
+        watching: This worker's watch over other workers and clients; another thread calls its `turn`.
     """
 
     def __init__(
@@ -91,7 +91,8 @@ class Keeper:
             gpus=gpus,
         )
         self._own = OwnObject(session.store, session.keys.worker(worker_id), clock)
-        self._lock = threading.Lock()  # guards: _beat, _heard, _own, held over the swap: beats are written one by one
+        # Guards _beat, _heard and _own; held during the swap, so that beats are written one by one.
+        self._lock = threading.Lock()
         self._rate_from = (clock.monotonic(), 0)
         self._heard = Heard(0, 0)
         self.watching = Watching(session, worker_id, lambda: self._heard, bound=bound)
@@ -99,7 +100,7 @@ class Keeper:
     # --- beats --------------------------------------------------------------------------------------------------------
 
     def say(self, state: WorkerState | None = None) -> WorkerBeat:
-        """Beat now; the beat once it is acknowledged. Store: 1 swap."""
+        """Beat now and return the acknowledged beat. Store: 1 swap."""
         with self._lock:
             return self._say(state or self._present_state())
 
@@ -115,7 +116,7 @@ class Keeper:
         return self._beat
 
     def _present_state(self) -> WorkerState:
-        """What the next beat says unless told otherwise: a worker that is leaving goes on leaving."""
+        """Return the state for the next beat: a worker that is leaving stays so, any other works or is idle."""
         if self._beat.state in (WorkerState.LEAVING, WorkerState.LEFT):
             return self._beat.state
         return WorkerState.IDLE if self._is_idle() else WorkerState.WORKING
@@ -144,7 +145,7 @@ class Keeper:
     # --- the turn -----------------------------------------------------------------------------------------------------
 
     def turn(self) -> Manifest:
-        """One beat interval's work; the session's manifest as it then is.
+        """Do the work of one beat interval; return the current manifest.
 
         Raises: SessionNotFound if the session was deleted; ObjectNotFound if this worker's beat was.
         Store: 1 swap, 1 GET (mostly a 304).
@@ -156,9 +157,9 @@ class Keeper:
     # --- leaving ------------------------------------------------------------------------------------------------------
 
     def may_leave(self, give_up: threading.Event) -> bool:
-        """Whether this idle worker can go without stranding a task. Says `leaving` first, takes it back if not.
+        """Return whether this idle worker can leave without stranding a task. It beats `leaving` first, and `idle` again if not.
 
-        Store: 1 swap, 1 LIST an open epoch; where others hold claims, 1 LIST per 1,000 workers twice.
+        Store: 1 swap, 1 LIST an open epoch; if other workers hold claims, 1 LIST per 1,000 workers twice.
         """
         self.say(WorkerState.LEAVING)
         session = self._session
@@ -168,7 +169,7 @@ class Keeper:
         elif all(group.size_class.has_ended for group in groups):
             stays = False
         else:
-            # Somebody's claim stands: if its worker dies, a worker that is still there must take the tasks.
+            # Another worker's claim stands: if that worker dies, a remaining worker must take back its tasks.
             stays = not self._a_peer_stays(give_up)
         # A slot may have been claiming while this worker looked idle.
         if stays or self._claims.held():
@@ -177,7 +178,7 @@ class Keeper:
         return True
 
     def _a_peer_stays(self, give_up: threading.Event) -> bool:
-        """Whether another worker beats, idle and not leaving, after we said that we leave."""
+        """Return whether another worker beats, idle and not leaving, after this worker's `leaving` beat."""
         before = {sign.owner: sign.etag for sign in list_workers(self._session)}
         self._clock.wait(give_up, self._timings.beat_s * 1.5)
         n_stay = sum(
@@ -185,30 +186,31 @@ class Keeper:
             for sign in list_workers(self._session)
             if sign.owner != self._worker_id
         )
-        # In a detached session nobody else would come: keep a second one in reserve.
+        # In a detached session no client starts new workers: a second one must stay in reserve.
         return n_stay >= (2 if self._session.manifest.kind == DETACHED else 1)
 
     def left(self, words: str = "") -> None:
-        """The last beat, with why if this worker cannot go on. Store: 1 swap."""
-        # A beat that waits for the store holds the lock for as long; who cannot go on does not wait for it.
+        """Write the last beat, with the reason in `words` if this worker cannot go on. Store: 1 swap."""
+        # A beat that waits for the store holds the lock; a worker that cannot go on waits for it only for a limited time.
         if not self._lock.acquire(timeout=_FAREWELL_S if words else -1):
             return
         try:
             self._say(WorkerState.LEFT, words[:_WORDS_CHARS])
         except (AccessDenied, ObjectNotFound, StoreUnavailable) as error:
-            _log.info("left without saying so: %s", error)
+            _log.info("left without a last beat: %s", error)
         finally:
             self._lock.release()
 
     def break_if_hopeless(self) -> Manifest:
-        """This worker has left because it could not go on: end the session if all others did too, on other machines.
+        """End the session if all other workers, on other machines, also left because they could not go on.
 
-        A client that is there has others started meanwhile; with none, tasks would wait for workers that never come.
+        Call it after this worker has left for that reason. An attached client starts new workers meanwhile; without a client
+        the tasks would wait for workers that never come.
         Store: 1 LIST; 1 LIST and 1 GET a worker if all have left and they are few; 1 swap to end it.
         """
         session = self._session
         signs = list_workers(session)
-        # Where there were many, most will have worked: it is left to a client to read them all.
+        # If there were many workers, most of them will have worked: reading all their beats is left to a client.
         if len(signs) <= _FEW_WORKERS and all(sign.has_left for sign in signs):
             words = hopeless([beat for beat, _ in read_beats(session)])
             if words:

@@ -3,7 +3,7 @@
     rank: one of the three oldest? ──no──► nothing, until the next ranking
               │ yes
               ▼
-    a beat of its own acknowledged since the last look? ──no──► no look: it would not count
+    own beat acknowledged since the last look? ──no──► no look: it would not count
               │ yes
               ▼
     look ─► every fourth: repair ─► clients ─► budget
@@ -28,7 +28,7 @@ __all__ = ["Heard", "Watching"]
 
 _log = logging.getLogger(__name__)
 
-# Three watchers: two may be lost at once, and the cost of watching does not grow with the workers.
+# Three watchers: two may be lost at once, and the cost of watching does not grow with the number of workers.
 _N_WATCHERS = 3
 
 
@@ -44,7 +44,7 @@ class Watching:
 
     Args:
         heard: Returns the counts of this worker's own beats.
-        bound: This worker ends with the client that started it, by a pipe, so it need not watch that client's beats.
+        bound: Whether this worker ends with the client that started it, through a pipe; it then need not watch client beats.
     """
 
     def __init__(self, session: SessionStore, worker_id: str, heard: Callable[[], Heard], *, bound: bool) -> None:
@@ -126,4 +126,4 @@ class Watching:
         self._clients_silent_s = 0.0 if etags != self._clients_seen else self._clients_silent_s + silent_s
         self._clients_seen = etags
         if self._clients_silent_s >= timings.client_gone_s + timings.unheard_s:
-            session.end(SessionState.TERMINATED, "its client has not been heard of for too long")
+            session.end(SessionState.TERMINATED, "its client has been silent for too long")

@@ -162,7 +162,7 @@ def test_code_that_was_changed_in_the_store_is_not_run(
     s3.copy_object(Bucket=moto_server.bucket, Key=new, CopySource={"Bucket": moto_server.bucket, "Key": before.pop()})
     client.worker.send_signal(signal.SIGCONT)
     said = client.ask("repr(future.exception(60))")
-    assert "code that is not what was stored; it was not run" in str(said)
+    assert "code does not match its digest and was not run" in str(said)
     client.end()
 
 

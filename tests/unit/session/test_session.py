@@ -252,7 +252,7 @@ def test_a_body_under_anothers_key_is_refused(change: dict[str, object]) -> None
     if "entries" in change:
         change = {"entries": rig.read(key).entries[:1]}
     rig.write(key, lambda seen: replace(seen, **change))  # type: ignore[arg-type]
-    with pytest.raises(RecordInvalid, match="not what its key says"):
+    with pytest.raises(RecordInvalid, match="does not match its key"):
         rig.session.read(key)
 
 
