@@ -266,7 +266,7 @@ def _sealed_reason(session: SessionStore, status_: Status, index: int, entry: En
 
 def _lost(status_: Status, index: int, entry: Entry, words: str) -> WorkerLost:
     return WorkerLost(
-        f"the task's worker was lost {entry.losses + 1} times, the last time with nothing else on it; most likely the task "
-        f"kills it (memory?): task={status_.ordinal}-{status_.first + index}, worker={worker_of(entry.claim)}, "
+        f"the task's worker was lost {entry.losses + 1} times, the last time without other tasks; the task probably "
+        f"kills its worker (memory?): task={status_.ordinal}-{status_.first + index}, worker={worker_of(entry.claim)}, "
         f"attempt={entry.attempt}{f'; its end: {words}' if words else ''}"
     )

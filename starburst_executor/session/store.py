@@ -298,7 +298,7 @@ class SessionStore:
         ref = self.keys.parse_group(line.key)
         if ref is None:
             return None
-        # An object that cannot be read counts as ended, whatever its size says: clients have failed its tasks.
+        # An object that cannot be read counts as ended, regardless of its size: clients have failed its tasks.
         remainder = line.size % 8
         is_spoilt = remainder > SizeClass.ALL_ENDED or self._spoilt.get(line.key) == line.etag
         size_class = SizeClass.ALL_ENDED if is_spoilt else SizeClass(remainder)

@@ -38,11 +38,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--bootstrap", action="store_true", help="for launchers: read key and path from standard input")
-    how.add_argument("--fork-server", action="store_true", help="for launchers: fork workers as standard input says")
+    how.add_argument(
+        "--fork-server", action="store_true", help="for launchers: fork workers on requests from standard input"
+    )
     how.add_argument(
         "--engine",
         choices=ENGINES,
-        help="for launchers on AWS: read key and id from what this engine gives a container",
+        help="for launchers on AWS: read key and id from the container's environment on this engine",
     )
     return parser
 

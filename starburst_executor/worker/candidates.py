@@ -1,10 +1,10 @@
-"""The status objects that a worker may claim tasks of, as far as it knows; shared by its slots.
+"""The status objects from which a worker may claim tasks, as far as it knows; shared by its slots.
 
-    a listing, a ring ──► candidates ──take: at random, one of the oldest 2W──► trying ──► a claim, or what was seen instead
-                               ▲       those first that nobody works on            │
+    a listing, a ring ──► candidates ──take: at random, one of the oldest 2W──► trying ──► a claim, or the object as read
+                               ▲       objects without a worker first              │
                                └───────────────────────────────────────────────────┘
 
-Nothing here asks the store. Everything here is a hint: what decides is the swap (`worker/claims.py`).
+This module makes no store requests. Everything in it is a hint: only the swap decides (`worker/claims.py`).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from starburst_executor.session.store import Group, SessionStore
 
 __all__ = ["Candidates", "Try"]
 
-# After so many tries in vain, one after the other, what is known is out of date. A look takes about as long as three
-# GETs, and tells of all objects what a GET tells of one.
+# After this many consecutive tries in vain the candidates are out of date. A look takes about as long as three GETs, and
+# shows for all objects what a GET shows for one.
 _STALE = 2
-# So many of all that look for work at the same time try the oldest object.
+# About this many of the slots that look for work at the same time try the oldest object.
 _FOR_THE_OLDEST = 3
 
 
 @dataclass(slots=True)
 class _Work:
-    """How many slots of this worker work on an object, and since when the newest of them does."""
+    """The number of this worker's slots that work on an object, and when the latest of them began."""
 
     n_slots: int
     since: float
@@ -41,17 +41,19 @@ class _Work:
 
 @dataclass(slots=True)
 class Try:
-    """What came of one try to claim: what was seen of the object, if it was there and no race was lost, and whether a claim."""
+    """The result of one try to claim: the object as read or written, None if it is gone or a race was lost; and whether there is
+    a claim.
+    """
 
     seen: Status | None = None
     has_claim: bool = False
 
 
 class Candidates:
-    """What may be claimed, and what this worker works on. Thread-safe.
+    """The objects that may have pending tasks, and those on which this worker works. Thread-safe.
 
     Attributes:
-        wanted: Set when a slot has found nothing to try.
+        wanted: Set when a slot has found no object to try.
     """
 
     def __init__(self, session: SessionStore, clock: Clock, n_slots: int) -> None:
@@ -59,16 +61,16 @@ class Candidates:
         self._clock = clock
         self._n_slots = n_slots
         self.wanted = threading.Event()
-        self._lock = threading.Lock()  # guards all that follows
-        # Key to about how many tasks are pending there; oldest first.
+        self._lock = threading.Lock()  # guards all attributes below
+        # Key to approximate number of pending tasks, oldest object first.
         self._pending: dict[str, int] = {}
-        # Those of them where nobody had claimed anything yet.
+        # The objects among them of which no task had been claimed.
         self._untouched: set[str] = set()
-        # Those with a task that waits for a worker of its own, and since when.
+        # Objects with a task that waits for a worker to itself, and since when.
         self._solo: dict[str, float] = {}
-        # Those on which slots of this worker work.
+        # Objects on which slots of this worker work.
         self._worked: dict[str, _Work] = {}
-        # Those that cannot be read.
+        # Objects that cannot be read.
         self._ignored: set[str] = set()
         self._n_in_vain = 0
         self._worth_sharing = 1
@@ -77,12 +79,12 @@ class Candidates:
     # --- for slots ----------------------------------------------------------------------------------------------------
 
     def take(self, *, worth_sharing: int = 1) -> str | None:
-        """A key to try, one of the oldest 2W at random, now and then the very oldest; None if none is known (`wanted` is set then).
+        """Return a key to try: a random one of the oldest 2W, sometimes the oldest; None (and set `wanted`) if none is known.
 
-        Objects that nobody works on come first, those that another slot of this worker works on last: who shares an
-        object loses races at every commit. With fewer than `worth_sharing` tasks pending these do not come at all for a
-        slice's time. A worker that has all the session's slots competes with nobody else and takes the oldest, so that
-        results come in order.
+        Objects without a worker come first, objects of another slot of this worker last, because slots that share an object
+        lose races at every commit. An object of another slot with fewer than `worth_sharing` pending tasks is not offered
+        for the duration of a slice. A worker that has all the session's slots has no competitor and takes the oldest object,
+        so that results come in order.
         """
         with self._lock:
             self._worth_sharing = worth_sharing
@@ -95,18 +97,19 @@ class Candidates:
             if n_all == self._n_slots:
                 return choices[0]
             choices = [key for key in choices if key in self._untouched] or choices
-            # A few go for the oldest, for whose results somebody waits. If many did they would collide, which costs all more.
+            # A few slots take the oldest object, since a client waits for its results first. More slots would collide, which
+            # costs all of them more.
             oldest_chance = min(0.5, _FOR_THE_OLDEST / n_all)
-            lot = self._clock.random() - oldest_chance
-            return choices[0] if lot < 0 else choices[int(lot / (1 - oldest_chance) * len(choices))]
+            draw = self._clock.random() - oldest_chance
+            return choices[0] if draw < 0 else choices[int(draw / (1 - oldest_chance) * len(choices))]
 
     @contextmanager
     def trying(self, key: str) -> Iterator[Try]:
-        """A slot of this worker tries this object, and says in the `Try` what came of that.
+        """Context of one try by a slot of this worker, which records the result in the `Try`.
 
-        The other slots of this worker know of it from before the claim is written, or they would race for the object. It
-        counts as worked on to the end of the try; with a claim until `ends`. One that cannot be read is a candidate no
-        more, or every look would lead to it again.
+        The try is known to the other slots before the claim is written; otherwise they would race for the object. The slot
+        counts as working on the object until the end of the try, or with a claim until `ends`. An object that cannot be read
+        is no longer a candidate; otherwise every look would lead to it again.
         """
         self.begins(key)
         tried = Try()
@@ -123,14 +126,14 @@ class Candidates:
         self._came_to(in_vain=not tried.has_claim)
 
     def begins(self, key: str) -> None:
-        """A slot of this worker works on this object until `ends`: it has another claim there."""
+        """Record that a slot of this worker works on this object until `ends`: it has another claim on it."""
         now = self._clock.monotonic()
         with self._lock:
             work = self._worked.get(key)
             self._worked[key] = _Work(1 if work is None else work.n_slots + 1, now)
 
     def ends(self, key: str) -> None:
-        """A slot's claim there is settled."""
+        """Record that a slot's claim on this object is settled."""
         with self._lock:
             work = self._worked[key]
             work.n_slots -= 1
@@ -138,7 +141,7 @@ class Candidates:
                 del self._worked[key]
 
     def saw(self, key: str, seen: Status) -> None:
-        """A slot has read or written this object: what is pending there now."""
+        """Record an object that a slot has read or written: how many of its tasks are pending."""
         max_losses = self._session.manifest.max_losses
         n_pending = sum(e.state == State.PENDING and not status.is_on_last_try(e, max_losses) for e in seen.entries)
         with self._lock:
@@ -155,17 +158,17 @@ class Candidates:
                 self._pending.pop(key, None)
 
     def avoid(self, key: str) -> None:
-        """A race for this object was lost, or it is gone: try others first."""
+        """Move an object to the end: a race for it was lost, or it is gone."""
         with self._lock:
             n_tasks = self._pending.pop(key, None)
             if n_tasks is not None and self._pending:
                 self._pending[key] = n_tasks
             self._untouched.discard(key)
-            # Whoever won may have left some of it: look again once all else has been tried. A lone task is gone.
+            # The winner may have left some of its tasks: look again after all other candidates. A single task is taken.
             self._dry = self._dry and not self._pending and (n_tasks or 0) <= 1
 
     def has_untouched(self) -> bool:
-        """Whether `take` would give another object, one that nobody has claimed anything of as far as is known."""
+        """Return whether `take` would return an object of which, as far as is known, no task has been claimed."""
         with self._lock:
             n_all = self.n_all_slots()
             if n_all == self._n_slots:
@@ -174,7 +177,7 @@ class Candidates:
             return any(key in self._untouched and key not in self._worked for key in oldest)
 
     def solo(self) -> tuple[str, float] | None:
-        """An object with a task that waits for a worker of its own, and for how many seconds it has been seen waiting."""
+        """Return an object with a task that waits for a worker to itself, and for how many seconds it is known to wait."""
         with self._lock:
             for key, since in self._solo.items():
                 return key, self._clock.monotonic() - since
@@ -183,36 +186,36 @@ class Candidates:
     # --- for the finder -----------------------------------------------------------------------------------------------
 
     def n_all_slots(self) -> int:
-        """Slots of all workers of the session, as far as is known."""
+        """Return the number of slots of all workers of the session, as far as is known."""
         return max(1, self._session.manifest.workers, self._n_slots)
 
     def n_pending(self, *, surely: bool = False) -> int:
-        """About how many tasks are pending, or at least how many, as far as this worker knows."""
+        """Return about how many tasks are pending as far as this worker knows; with `surely` the least number."""
         with self._lock:
             if surely:
                 return sum(n_tasks if key in self._untouched else 1 for key, n_tasks in self._pending.items())
             return sum(self._pending.values())
 
     def has_any(self) -> bool:
-        """Whether an idle slot should try: something is pending, or a task waits for a worker of its own."""
+        """Return whether an idle slot should try: there are candidates, or a task waits for a worker to itself."""
         with self._lock:
             return bool(self._solo) or any(map(self._is_shared, self._pending))
 
     def has_offers(self) -> bool:
-        """Whether there is something pending that another slot may work on."""
+        """Return whether there is a candidate on which another slot may work."""
         with self._lock:
             return any(map(self._is_shared, self._pending))
 
     def has_run_dry(self) -> bool:
-        """Whether everything that the last look found has been taken, so that another may find more."""
+        """Return whether all candidates of the last look have been taken, so that another look may find more."""
         with self._lock:
             return not self._dry and not self._pending
 
     def listed(self, groups: list[Group]) -> bool:
-        """Know what a listing says, and nothing else; whether anything is pending."""
+        """Replace the candidates by those of a listing; return whether there are any."""
         with self._lock:
-            # An object on the solo list is listed with pending tasks too. It is no candidate until it is rung for or
-            # read again, or every look would lead to a claim of nothing.
+            # An object on the solo list has pending tasks in the listing too. It becomes a candidate only after a ring or
+            # another read; otherwise every look would lead to a claim without tasks.
             self._pending = {
                 g.key: g.ref.n_tasks if g.size_class == SizeClass.ALL_PENDING else max(1, g.ref.n_tasks // 2)
                 for g in groups
@@ -226,8 +229,9 @@ class Candidates:
             return bool(self._pending)
 
     def rung_for(self, named: Iterable[tuple[GroupRef, str]], n_missed: int) -> None:
-        """Know what a ring names. So many other tasks became pending without a ring that was heard: look for them later,
-        this worker or another.
+        """Add the objects that a ring names.
+
+        `n_missed` other tasks became pending in rings that this worker missed: it or another worker looks for them later.
         """
         with self._lock:
             self._dry = self._dry and self._clock.random() * self.n_all_slots() >= n_missed * self._n_slots
@@ -239,7 +243,7 @@ class Candidates:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _is_shared(self, key: str) -> bool:
-        """Whether a second slot may work on an object. After a while always: the first may have met a long task."""
+        """Return whether a second slot may work on an object; always after some time, since the first may run a long task."""
         work = self._worked.get(key)
         if work is None or self._pending[key] >= self._worth_sharing:
             return True
@@ -253,10 +257,10 @@ class Candidates:
             self._solo.pop(key, None)
 
     def _came_to(self, *, in_vain: bool) -> None:
-        """After some tries in vain in a row another look is cheaper than going on."""
+        """Record whether a try was in vain: after `_STALE` consecutive ones, a look is cheaper than another try."""
         with self._lock:
             self._n_in_vain = self._n_in_vain + 1 if in_vain else 0
-            # Few that are left are tried sooner than listed.
+            # Trying the last few candidates takes less time than a listing.
             if self._n_in_vain >= _STALE and len(self._pending) > _STALE:
                 self._pending.clear()
                 self._n_in_vain, self._dry = 0, False

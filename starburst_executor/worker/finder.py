@@ -1,6 +1,6 @@
-"""Finds status objects that a worker may try: by the bell, by a listing, and by lots that keep workers apart.
+"""Finds status objects that a worker may try: by the bell and by listings, at random times, to spread the workers.
 
-idle:  bell? ──304──► pause, growing ──► bell? …             now and then, unasked: LIST
+idle:  bell? ──304──► pause, growing ──► bell? …             periodically, without a ring: LIST
          │ rung
          ▼
        candidates ──take──► claim ──nothing pending──► forget it     (`worker/candidates.py`)
@@ -24,17 +24,20 @@ from starburst_executor.worker.candidates import Candidates
 
 __all__ = ["Finder"]
 
-# A ring that names more keys than this has left some out: list instead.
+# A ring that names this many keys may have omitted some: list instead.
 _MANY_KEYS = 32
-# An idle worker's pauses grow to about half the time that it has been idle: work that comes soon after work is found soon,
-# and to get from 50 ms to a second takes seven questions.
+# An idle worker's pauses grow to about half the time that it has been idle, so that work that follows soon is found soon. It
+# takes seven polls to get from 50 ms to a second.
 _GROWTH = 1.75
 
 
 @dataclass(slots=True)
 class _Ring:
-    """A ring that this worker has not looked after yet, its chance to do so at the next poll, and how many more tasks than
-    are told of have become pending since this worker last heard of any.
+    """A ring that this worker has not answered yet.
+
+    Attributes:
+        chance: The probability of answering it at the next poll.
+        n_missed: Tasks that became pending since the last known ring and that this ring does not name.
     """
 
     bell: Bell
@@ -43,14 +46,14 @@ class _Ring:
 
 
 class _Frontier:
-    """Up to which task objects are known to exist, by submitter. Thread-safe."""
+    """By submitter, the sequence number up to which status objects are known. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards: _known
         self._known: dict[int, int] = {}
 
     def know(self, refs: Iterable[GroupRef]) -> int:
-        """These objects exist; how many tasks of the same submitters, in objects before them, were not known of."""
+        """Record that these objects exist; return how many tasks in earlier objects of their submitters were not known."""
         n_missed = 0
         with self._lock:
             for ref in refs:
@@ -61,10 +64,10 @@ class _Frontier:
 
 
 class Finder:
-    """Finds candidates for claims. One thread calls `step`, any the rest.
+    """Finds candidates for claims. One thread calls `step`; any thread may call the other methods.
 
     Attributes:
-        candidates: What it has found.
+        candidates: The objects that it has found.
     """
 
     def __init__(self, session: SessionStore, clock: Clock, n_slots: int) -> None:
@@ -83,20 +86,20 @@ class Finder:
     # --- for slots ----------------------------------------------------------------------------------------------------
 
     def fair_share(self) -> int:
-        """At most so many tasks a slice, so that the others get theirs."""
+        """Return the most tasks for a slice, so that other slots get their share."""
         return max(1, math.ceil(self.candidates.n_pending() / self.candidates.n_all_slots()))
 
     def is_plenty(self, task_s: float, *, surely: bool = False) -> bool:
-        """Whether there are more pending tasks than slots, so that one claimed ahead is not missed elsewhere.
+        """Return whether there are more pending tasks than slots, so that claiming one ahead leaves no slot idle.
 
-        A worker that is busy hears nothing, while each slot of the others takes a task every `task_s`. So what it knows is
-        believed until by that pace it may be used up, or has turned out to be; then it looks.
+        A busy worker does not poll, while each slot of the other workers takes a task every `task_s`. So its counts are used
+        until at that rate the tasks may be exhausted, or turn out to be; then it looks.
 
         Args:
-            surely: Count one task for an object that others work on; otherwise half of its tasks. Of tasks that take long
-                one too many claimed ahead is one that an idle worker would have begun sooner.
+            surely: Count one task for an object that other workers work on; otherwise half of its tasks. If tasks are long,
+                a task that is claimed ahead wrongly would have started sooner on an idle worker.
 
-        Store: nothing, mostly; 1 LIST an open epoch when what is known may be used up.
+        Store: usually nothing; 1 LIST an open epoch when the known tasks may be exhausted.
         """
         candidates = self.candidates
         n_all = candidates.n_all_slots()
@@ -110,10 +113,10 @@ class Finder:
     # --- for the agent ------------------------------------------------------------------------------------------------
 
     def step(self) -> float:
-        """One turn of a worker with an idle slot: poll the bell, look if it is time; how long to pause then, in seconds.
+        """Poll the bell and look if it is time, for a worker with an idle slot; return the seconds to pause afterwards.
 
-        Store: 1 GET, mostly a 304; sometimes 1 LIST an open epoch. Nothing while candidates are known: the slots try them,
-        and want more once they have.
+        Store: 1 GET, usually a 304; sometimes 1 LIST an open epoch. Nothing while candidates are known: the slots try them
+        first, and set `wanted` afterwards.
         """
         candidates = self.candidates
         candidates.wanted.clear()
@@ -125,7 +128,7 @@ class Finder:
         if rung is not None:
             bell, self._bell_etag = rung
             self._backoff.reset()
-            # What a new worker hears is only the last ring before it came: look for the others too.
+            # A new worker finds only the last ring before its start: an empty ring leads to a look at all objects.
             self._ring = self._heard(bell if has_looked else Bell())
         if self._ring is not None:
             if self._clock.random() < self._ring.chance:
@@ -140,22 +143,22 @@ class Finder:
         return self._backoff.next_s()
 
     def look(self) -> bool:
-        """List all open epochs for pending tasks; whether there are any.
+        """List all open epochs for pending tasks; return whether there are any.
 
         Store: 1 LIST an open epoch; 1 GET if nothing is found, and the LISTs again if epochs were opened meanwhile.
         """
         session = self._session
         listed = session.manifest.open_epochs()
         groups = session.groups(listed)
-        found = self._listed(groups)
-        if not found and (opened := session.refresh().open_epochs()) != listed:
+        has_pending = self._listed(groups)
+        if not has_pending and (opened := session.refresh().open_epochs()) != listed:
             listed = opened
             groups = session.groups(opened)
-            found = self._listed(groups)
+            has_pending = self._listed(groups)
         self._looked_at = self._clock.monotonic()
         self._next_look = self._looked_at + self._rest_s()
         close_epochs(session, groups, listed)
-        return found
+        return has_pending
 
     def _listed(self, groups: list[Group]) -> bool:
         self._frontier.know(group.ref for group in groups)
@@ -163,24 +166,24 @@ class Finder:
 
     def _answer(self, ring: _Ring) -> None:
         bell = ring.bell
-        # Rings come faster than a worker asks: what it missed is as likely to be still there as what it is told of.
-        is_told = self._clock.random() * (bell.n_tasks + ring.n_missed) >= ring.n_missed
-        if not bell.keys or len(bell.keys) >= _MANY_KEYS or not is_told:
+        # Rings may come faster than polls: a missed task is as likely to be still pending as a task that this ring names.
+        uses_keys = self._clock.random() * (bell.n_tasks + ring.n_missed) >= ring.n_missed
+        if not bell.keys or len(bell.keys) >= _MANY_KEYS or not uses_keys:
             self.look()
             return
         self.candidates.rung_for(self._refs(bell), ring.n_missed)
-        # The bell is a hint and may have been rung twice: look for oneself soon, but not for each lone task.
+        # The bell is a hint, and a second ring may have replaced this one: look soon, but not for every single task.
         self._next_look = min(self._next_look, self._clock.monotonic() + self._timings.bell_max_s)
 
     def _refs(self, bell: Bell) -> list[tuple[GroupRef, str]]:
-        """What a ring names, oldest first."""
+        """Return the status objects that a ring names, oldest first."""
         parsed = [(self._session.keys.parse_group(key), key) for key in bell.keys]
         return sorted((ref, key) for ref, key in parsed if ref is not None)
 
     def _heard(self, bell: Bell) -> _Ring:
-        """A ring, with the one before if that was not looked after yet: its tasks may still wait."""
+        """Return a ring, merged with the previous one if that has not been answered: its tasks may still be pending."""
         n_missed = self._frontier.know(ref for ref, _ in self._refs(bell))
-        # About as many workers react as are needed.
+        # On average as many workers answer as the tasks need.
         n_tasks = max(1, bell.n_tasks + n_missed)
         chance = 1.0 if not bell.keys else min(1.0, self._n_slots * n_tasks / self.candidates.n_all_slots())
         before = self._ring
@@ -191,6 +194,6 @@ class Finder:
         return _Ring(both, max(before.chance, chance), before.n_missed + n_missed)
 
     def _rest_s(self) -> float:
-        """Idle workers look unasked, together about once per beat interval."""
+        """Return the pause until a look without a ring; all idle workers together look about once per beat interval."""
         n_workers = max(1, round(self.candidates.n_all_slots() / self._n_slots))
         return self._timings.beat_s * n_workers * (0.5 + self._clock.random())

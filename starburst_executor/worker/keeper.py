@@ -148,7 +148,7 @@ class Keeper:
         """Do the work of one beat interval; return the current manifest.
 
         Raises: SessionNotFound if the session was deleted; ObjectNotFound if this worker's beat was.
-        Store: 1 swap, 1 GET (mostly a 304).
+        Store: 1 swap, 1 GET (usually a 304).
         """
         self.say()
         self._session.refresh()

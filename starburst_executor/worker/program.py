@@ -49,8 +49,8 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine
             clock = SystemClock()
             store_url, session_id = split_url(url)
             secret = config.take_secret_environment()
-            # Forked before there are threads, before a store is opened and before the key is read: the runners need none
-            # of them.
+            # Assumes: forked before this process has threads, opens a store or reads the key: runners must inherit none of
+            # these.
             nursery = Nursery.start(session_id=session_id)
             at_the_end.enter_context(_shown(nursery))
             logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -80,7 +80,7 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine
 
 @contextmanager
 def _shown(nursery: Nursery) -> Iterator[None]:
-    """While a worker runs, no thread of it waits for whoever reads its errors and its log; see `Screen`."""
+    """Write errors and log through a `Screen`, so that no thread of the worker waits for their reader."""
     errors = TextIOWrapper(nursery.stderr, encoding="utf-8", errors="backslashreplace", write_through=True)
     try:
         with redirect_stderr(errors):
@@ -174,8 +174,8 @@ def _open(
     session.refresh()
     if not session.has_right_key():
         raise KeyNotFound(
-            f"the key is not the one of this session: session={sealer.session_id}; pass the session's own key in "
-            "STARBURST_KEY, or copy the key file of whoever started it"
+            f"the key does not belong to this session: session={sealer.session_id}; pass the session's own key in "
+            "STARBURST_KEY, or copy the key file of the user who started it"
         )
     session.check_python()
     return Agent(

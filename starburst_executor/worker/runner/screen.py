@@ -1,14 +1,14 @@
-"""What a worker shows on its own standard output and error: its tasks' text, and its log.
+"""The display of a worker on its own standard output and error: its tasks' text, and its log.
 
     listeners, slots, keeper, main ──write──► up to 16 MB ──► a thread ──► a pipe, a terminal, a file
 
-A client that is stopped, or a terminal that is paused, reads nothing, and then a write to it does not return. So only the
-thread of a screen writes there.
+A client that is stopped, or a terminal that is paused, does not read, and then a write to it does not return. So only the
+thread of a screen writes to the descriptor.
 
-# Guarantee: `write` never waits. What finds no room is dropped, and a line at its place says how much that was. Nothing of
-this touches what is captured and stored.
+# Guarantee: `write` never waits. A text for which there is no room is dropped, and a line in its place names the number of
+bytes. The output that is captured and stored is not affected.
 
-`O_NONBLOCK` would not do: it belongs to the open file, which the client and other programs of its terminal share.
+`O_NONBLOCK` is not suitable: it belongs to the open file, which the client and other programs of its terminal share.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Screen"]
 
-_ROOM_BYTES = 16 * 2**20  # as much as is kept of a running task's output
+_ROOM_BYTES = 16 * 2**20  # the same as for a running task's output
 
 
 class Screen(io.BufferedIOBase):
-    """One descriptor to show text on. Thread-safe. The thread starts with the first text, so a fork before that is safe.
+    """Writes text to one descriptor. Thread-safe. Its thread starts with the first text, so a fork before that is safe.
 
     Args:
         fd: The descriptor, which stays open.
@@ -38,24 +38,24 @@ class Screen(io.BufferedIOBase):
     def __init__(self, fd: int) -> None:
         super().__init__()
         self._fd = fd
-        self._changed = threading.Condition()  # guards all that follows; not held over a write to the descriptor
-        self._texts: deque[bytes] = deque()  # the first is the one that is being written
+        self._changed = threading.Condition()  # guards all attributes below; not held during a write to the descriptor
+        self._texts: deque[bytes] = deque()  # the first text is being written
         self._n_bytes = 0
-        self._n_dropped = 0  # bytes since the last text that found room
-        self._is_gone = False  # nothing reads there any more
+        self._n_dropped = 0  # bytes dropped since the last text for which there was room
+        self._is_gone = False  # whether the reader has closed its end
         self._thread: threading.Thread | None = None
 
     @property
     def name(self) -> int:
-        """The descriptor, as files have it."""
+        """The descriptor, like the `name` of a file."""
         return self._fd
 
     def writable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def write(self, text: Buffer) -> int:
-        """Show a text, whole or not at all. Does not wait."""
+        """Queue a text as a whole, or drop it. Does not wait."""
         body = bytes(text)
         with self._changed:
             if body and not self._is_gone:
@@ -67,7 +67,7 @@ class Screen(io.BufferedIOBase):
         return len(body)
 
     def drain(self, timeout_s: float) -> bool:
-        """Wait until all is shown, or cannot be; whether that came within this time."""
+        """Wait until all text is written or cannot be written; return whether that happened within `timeout_s`."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._texts, timeout_s)
 
@@ -92,7 +92,7 @@ class Screen(io.BufferedIOBase):
                 body = self._texts[0]
             try:
                 self._write_all(body)
-            except OSError:  # nothing reads there any more; a task's text is captured all the same
+            except OSError:  # the reader has closed its end; a task's text is captured all the same
                 with self._changed:
                     self._is_gone = True
                     self._texts.clear()
