@@ -58,7 +58,13 @@ ENVIRONMENT = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
 
 # Modules whose threads watch a process, a clock, a signal or a client: nothing that they import, however far down, can
 # call the store. `testing/simulation` checks the same of every thread of a worker while it runs.
-LISTENING = ("worker/listener.py", "worker/leaving.py", "worker/runner/handle.py", "worker/runner/nursery.py")
+LISTENING = (
+    "worker/listener.py",
+    "worker/leaving.py",
+    "worker/runner/handle.py",
+    "worker/runner/spawn.py",
+    "worker/runner/nursery.py",
+)
 STORE_UNITS = ("store", "session")
 
 

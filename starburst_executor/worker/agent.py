@@ -40,7 +40,7 @@ from starburst_executor.worker.functions import Functions
 from starburst_executor.worker.keeper import Keeper
 from starburst_executor.worker.leaving import Leaving, Stop
 from starburst_executor.worker.listener import Listener
-from starburst_executor.worker.runner.handle import Nursery
+from starburst_executor.worker.runner.spawn import Nursery
 from starburst_executor.worker.shared import Shared
 from starburst_executor.worker.slot import Slot
 from starburst_executor.worker.solitude import Solitude

@@ -20,7 +20,7 @@ from starburst_executor.launch.bootstrap import EXIT_DRAINED, Bootstrap, grace_o
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.url import split_url
 from starburst_executor.worker.leaving import Leaving, Stop
-from starburst_executor.worker.runner.handle import Nursery
+from starburst_executor.worker.runner.spawn import Nursery
 
 if TYPE_CHECKING:
     from starburst_executor.worker.agent import Agent

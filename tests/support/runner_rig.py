@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from starburst_executor.protocol import calls, outcomes
-from starburst_executor.worker.runner.handle import Died, Event, Finished, Job, Nursery, Runner
+from starburst_executor.worker.runner.handle import Died, Event, Finished, Job, Runner
+from starburst_executor.worker.runner.spawn import Nursery
 
 PATIENCE_S = 30.0
 

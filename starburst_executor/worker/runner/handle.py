@@ -1,7 +1,6 @@
 """The agent's handle of a runner: a process that takes jobs and returns outcomes, and that may die.
 
-    nursery = Nursery.start(…)         once, before the agent has threads
-    runner = nursery.spawn(…)          once per slot; again after a runner died
+    runner = nursery.spawn(…)          once per slot; again after a runner died (`spawn.py`)
     runner.send(jobs, functions)       the tasks of a slice
     runner.poll(timeout_s)             Finished, …; Died at the end
     runner.retract()                   takes back the jobs that have not started
@@ -11,7 +10,7 @@
 returns the jobs that had not started.
 
 One thread listens to a `Runner` and calls `wait`, `poll` and `close`; any thread may send it jobs, take them back or kill
-it meanwhile. All threads may share a `Nursery`.
+it meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -30,179 +28,25 @@ from contextlib import suppress
 import msgpack
 
 from starburst_executor.clock import SystemClock
-from starburst_executor.errors import LaunchError
-from starburst_executor.protocol.keys import is_loads
-from starburst_executor.worker import code_root
 from starburst_executor.worker.recent import Recent
 from starburst_executor.worker.runner import nursery, wire
-from starburst_executor.worker.runner import process as child
+from starburst_executor.worker.runner.bell import Bell
 from starburst_executor.worker.runner.capture import CapturedStream
+from starburst_executor.worker.runner.exits import DEAF_WORDS, SIGTERM_WORDS, exit_words
 from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
-from starburst_executor.worker.runner.screen import Screen
 from starburst_executor.worker.runner.tokens import Tokens
 
-__all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Nursery", "Runner"]
+__all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Runner"]
 
-_SOCKET_BYTES = 1024 * 1024  # requested; the system may grant less
 _PIECES_BYTES = 64 * 2**20  # of pieces of calls that a runner keeps, in addition to those of the running call
 _FUNCTIONS_BYTES = 64 * 2**20  # of stored functions that a runner keeps, in addition to the running one
 _LOADED_BYTES = 4096  # about the memory of a small loaded function with its own globals
 _WATCH_S = 0.05  # interval at which the output of a running task is checked
 _IDLE_WATCH_S = 1.0  # the same between tasks, for threads that tasks have left running
-_SPAWN_TIMEOUT_S = 30.0
-_CLOSE_TIMEOUT_S = 10.0
 _DEAF_GRACE_S = 1.0  # longest time from the end of its data to its exit code; after that it is alive but cannot answer
 # A SIGTERM to a process group reaches its processes one by one: how much earlier a runner may get it than its worker.
 _TERM_GRACE_S = 1.0
 _CLOCK = SystemClock()
-
-
-class Nursery:
-    """Starts runners. Thread-safe.
-
-    Attributes:
-        root_name: The name of the folder for code, which is removed when the agent has ended in any way.
-        stdout, stderr: The screens that show this process's own text and, with `tee`, the text of its tasks.
-    """
-
-    def __init__(
-        self,
-        control: socket.socket,
-        pid: int,
-        root_name: str,
-        *,
-        session_id: str,
-        sys_path: Sequence[str],
-        capture_bytes: int,
-        tee: bool,
-    ) -> None:
-        self.pid = pid
-        self.root_name = root_name
-        self._settings: dict[str, object] = {"session_id": session_id}
-        self._sys_path = list(sys_path)
-        self._capture_bytes = capture_bytes
-        self._tee = tee
-        self.stdout, self.stderr = Screen(1), Screen(2)
-        self._lock = threading.Lock()  # guards _control: one request at a time
-        self._control = control
-
-    @classmethod
-    def start(
-        cls, *, session_id: str, sys_path: Sequence[str] = (), capture_bytes: int = 1_000_000, tee: bool = False
-    ) -> Nursery:
-        """Fork the nursery. Call it before this process has threads, and before it imports modules that do not survive a fork.
-
-        Args:
-            sys_path: The client's path; every runner puts it before this process's own.
-            capture_bytes: The most bytes to keep of one task's output, for stdout and stderr each.
-            tee: Also write tasks' output to this process's own stdout and stderr as it arrives.
-        """
-        sys.stdout.flush()  # otherwise the child would write this text again
-        sys.stderr.flush()
-        control, theirs = socket.socketpair()
-        root_name = code_root.new_name()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                nursery.serve(theirs, root_name)
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
-            finally:
-                os._exit(child.EXIT_INTERNAL)
-        theirs.close()
-        return cls(
-            control, pid, root_name, session_id=session_id, sys_path=sys_path, capture_bytes=capture_bytes, tee=tee
-        )
-
-    def configure(self, *, sys_path: Sequence[str], tee: bool, authkey: bytes = b"") -> None:
-        """Set the values for runners started from now on, as in `start`, that are known only after the fork.
-
-        Args:
-            authkey: The `multiprocessing` key of the client.
-        """
-        self._sys_path = list(sys_path)
-        self._settings["authkey"] = authkey
-        self._tee = tee
-
-    def spawn(
-        self,
-        code: Sequence[str] = (),
-        *,
-        initializer: bytes | None = None,
-        is_leaving: Callable[[], bool] = lambda: False,
-    ) -> Runner:
-        """Fork a runner. This takes a few milliseconds and does not wait for the initializer.
-
-        The runner has the environment that this process had when it forked the nursery.
-
-        Args:
-            code: Folders for the front of its `sys.path`; names of loads are ignored.
-            initializer: A stored function without arguments (`calls.load_function`).
-            is_leaving: Return whether this worker has been asked to leave. If it has, a runner that catches SIGTERM
-                continues; if not, the signal was meant for the runner alone, and the runner is killed.
-        Raises:
-            LaunchError: the system refused another process, or the nursery is gone and this worker must leave.
-        """
-        data, their_data = socket.socketpair()
-        tokens, their_tokens = socket.socketpair()
-        lifeline, their_lifeline = socket.socketpair()
-        stdout, stderr = (
-            CapturedStream(keep_bytes=self._capture_bytes, screen=screen if self._tee else None)
-            for screen in (self.stdout, self.stderr)
-        )
-        for end in (data, their_data):
-            for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                end.setsockopt(socket.SOL_SOCKET, buffer, _SOCKET_BYTES)
-        try:
-            pid = self._ask((their_lifeline, their_data, their_tokens), (stdout, stderr), lifeline)
-        except BaseException:
-            for opened in (data, tokens, their_tokens, lifeline, stdout, stderr):
-                opened.close()
-            raise
-        finally:
-            their_data.close()
-            their_lifeline.close()
-        runner = Runner(pid, data, Tokens(tokens, their_tokens), lifeline, (stdout, stderr), is_leaving)
-        path = [*(folder for folder in code if not is_loads(folder)), *self._sys_path]
-        runner._set_up({**self._settings, "sys_path": path, "initializer": initializer})  # noqa: SLF001 - its maker
-        return runner
-
-    def close(self) -> None:
-        """Kill every runner and all processes that it started, and wait for their ends. A second call is harmless."""
-        with self._lock:
-            if self._control.fileno() < 0:
-                return
-            self._control.close()
-        _wait_for_exit(self.pid)
-
-    def _ask(self, theirs: Sequence[socket.socket], streams: Sequence[CapturedStream], lifeline: socket.socket) -> int:
-        fds = [*(end.fileno() for end in theirs), *(stream.fd for stream in streams)]
-        try:
-            with self._lock:
-                socket.send_fds(self._control, [nursery.SPAWN], fds)
-            report = self._report(lifeline)
-        except OSError as error:
-            raise LaunchError(
-                f"the process that starts runners is gone; replace this worker: pid={self.pid}"
-            ) from error
-        if not report:
-            raise LaunchError(f"the process that starts runners does not answer; replace this worker: pid={self.pid}")
-        (pid,) = nursery.REPORT.unpack(report)
-        if pid < 0:
-            raise LaunchError(f"the system refused another process: {os.strerror(-pid)}; lower the number of slots")
-        return int(pid)
-
-    def _report(self, lifeline: socket.socket) -> bytes:
-        """Return the nursery's reply, or empty bytes if there is none.
-
-        The agent keeps its copies of the sent descriptors open until the reply, because macOS may lose a descriptor whose
-        last copy is in transit. So the end of the nursery is visible on the control socket, but not yet on the lifeline.
-        """
-        poller = select.poll()
-        poller.register(lifeline, select.POLLIN)
-        poller.register(self._control, select.POLLIN)
-        ready = dict(poller.poll(_SPAWN_TIMEOUT_S * 1000))
-        return lifeline.recv(nursery.REPORT.size) if lifeline.fileno() in ready else b""
 
 
 class Runner:
@@ -243,7 +87,7 @@ class Runner:
         self._deaf_at: float | None = None  # when its data ended
         self._is_leaving = is_leaving
         self._term_at: float | None = None  # when it caught a SIGTERM that its worker has not received yet
-        self._bell = _Bell()
+        self._bell = Bell()
         self._ended = False
 
     def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
@@ -438,16 +282,16 @@ class Runner:
             report = self._lifeline.recv(nursery.REPORT.size)
         except BlockingIOError:
             if self._is_deaf_for_long():
-                self._kill(_DEAF_WORDS)
+                self._kill(DEAF_WORDS)
             elif self._is_termed():
                 self._term_at = None
-                self._kill(_SIGTERM_WORDS)
+                self._kill(SIGTERM_WORDS)
             return
         except OSError:
             report = b""
         if report:
             (code,) = nursery.REPORT.unpack(report)
-            reason = _words(code, self._killed_why)
+            reason = exit_words(code, self._killed_why)
         else:
             self._kill_orphans()
             reason = "the process that starts runners died and took it along"
@@ -498,75 +342,6 @@ class Runner:
             os.killpg(self.pid, signal.SIGKILL)
 
 
-class _Bell:
-    """Wakes a thread that polls: an eventfd on Linux, a pipe elsewhere."""
-
-    def __init__(self) -> None:
-        if sys.platform == "linux":
-            self._reader = self._writer = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        else:
-            self._reader, self._writer = os.pipe()
-            os.set_blocking(self._reader, False)
-            os.set_blocking(self._writer, False)
-
-    def fileno(self) -> int:
-        return self._reader
-
-    def ring(self) -> None:
-        with suppress(BlockingIOError):  # the earlier rings that filled it wake the thread
-            os.write(self._writer, _RING)
-
-    def silence(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self._reader, 4096)
-
-    def close(self) -> None:
-        for fd in {self._reader, self._writer} - {-1}:
-            os.close(fd)
-        self._reader = self._writer = -1
-
-
-_RING = (1).to_bytes(8, sys.byteorder)  # the form of an eventfd's value
-
-
 def _close(opened: Sequence[socket.socket | Tokens | CapturedStream]) -> None:
     for resource in opened:
         resource.close()
-
-
-_DEAF_WORDS = "the task closed file descriptors that were not its own, the connection to its worker among them"
-_SIGTERM_WORDS = "killed by SIGTERM"
-_SIGNAL_WORDS = {
-    signal.SIGKILL: "killed by SIGKILL, possibly out of memory",
-    signal.SIGSEGV: "segmentation fault (SIGSEGV)",
-    signal.SIGBUS: "bus error (SIGBUS)",
-    signal.SIGABRT: "aborted (SIGABRT)",
-    signal.SIGILL: "illegal instruction (SIGILL)",
-    signal.SIGFPE: "arithmetic error (SIGFPE)",
-}
-
-
-def _words(code: int, killed_why: str | None) -> str:
-    """Return the meaning of an exit code as text for the user."""
-    if code == child.EXIT_DEAF:
-        return _DEAF_WORDS
-    if code >= 0:
-        return f"exited with status {code}"
-    if code == -signal.SIGKILL and killed_why is not None:
-        return killed_why
-    try:
-        number = signal.Signals(-code)
-    except ValueError:
-        return f"killed by signal {-code}"
-    return _SIGNAL_WORDS.get(number, f"killed by {number.name}")
-
-
-def _wait_for_exit(pid: int) -> None:
-    """Wait for a child of this process; kill it if it does not end."""
-    ended = threading.Event()
-    deadline = _CLOCK.monotonic() + _CLOSE_TIMEOUT_S
-    with suppress(ChildProcessError):
-        while os.waitpid(pid, os.WNOHANG) == (0, 0):
-            if _CLOCK.monotonic() > deadline:
-                os.kill(pid, signal.SIGKILL)
-            _CLOCK.wait(ended, 0.005)

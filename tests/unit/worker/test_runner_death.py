@@ -168,7 +168,8 @@ def test_the_nursery_dying_takes_runners_along_and_is_told() -> None:
 _AGENT = """
 import json, os, subprocess, sys, threading
 from starburst_executor.protocol import calls, outcomes
-from starburst_executor.worker.runner.handle import Job, Nursery
+from starburst_executor.worker.runner.jobs import Job
+from starburst_executor.worker.runner.spawn import Nursery
 
 def task():
     return os.getpid(), subprocess.Popen(["sleep", "1000"]).pid

@@ -129,7 +129,8 @@ def test_endless_output_does_not_fill_the_disk() -> None:
 _TEE = """
 import sys
 from starburst_executor.protocol import calls
-from starburst_executor.worker.runner.handle import Job, Nursery
+from starburst_executor.worker.runner.jobs import Job
+from starburst_executor.worker.runner.spawn import Nursery
 
 def talk(i):
     import os, sys, time
