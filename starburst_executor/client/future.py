@@ -82,7 +82,6 @@ class StarburstFuture(Future[T]):
         ordinal: The number of that client among the session's submitting clients, from 0.
         task_id: The task's id, unique in its session: ordinal and index, such as `"0-17"`.
         run: 1, plus 1 for each explicit retry.
-        attachment: In an unpickled copy, the object that keeps this process attached while the copy lives.
 
     `cancel()` makes one swap in the store: it cancels a task that no worker has claimed, and returns False for one that a
     worker has claimed. `running()` becomes true when a worker has claimed the task. A future of a detached session keeps
@@ -107,7 +106,7 @@ class StarburstFuture(Future[T]):
         self._result = self._exception = None
         self._is_watched = False  # has a condition of its own, which then guards its state
         self._canceller = canceller
-        self.attachment: object = None
+        self.attachment: object = None  # of an unpickled copy: keeps this process attached while the copy lives
         self.ordinal = ordinal
         self.index = sequence
         self.run = run
