@@ -78,7 +78,7 @@ def test_content_that_is_not_what_was_named_is_not_unpacked(code: Code, tmp_path
     rig = rig_of(code)
     name = store(rig, zipped(**{"a.py": "1"}))
     rig.objects.put(f"code/{name}", zipped(**{"a.py": "evil"}))
-    with pytest.raises(RecordInvalid, match="not what was stored; it was not run"):
+    with pytest.raises(RecordInvalid, match="does not match its digest and was not run"):
         code.folder(name)
     assert not list(tmp_path.iterdir())
 
