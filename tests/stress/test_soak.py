@@ -24,11 +24,12 @@ from tests.sessions import descendants, run_python, timings_for, wait_until, wor
 pytestmark = pytest.mark.stress
 
 _SECONDS = float(os.environ.get("SOAK_SECONDS", "3600"))
-# Caches are full by then: a worker has met 300 MB of functions and arguments.
-_WARM_S = min(600.0, _SECONDS / 3)
+# Caches are full by then: each of two workers has met 256 MB of arguments and 128 MB of functions.
+_WARM_ROUNDS = 45
 # Python gives back what it freed as it likes; and what the store lists grows with each visitor and worker.
 _MORE_MB = 60
 _BODY = 2_000_000
+_CACHED = 8_000_000
 
 VISIT = """
 import pickle, sys
@@ -58,8 +59,8 @@ def crash(_: int) -> None:
 
 
 def made_anew(second: int) -> Callable[[], int]:
-    """A function of a script that refers to 2 MB, and is another one each time."""
-    namespace: dict[str, Any] = {"__name__": "__main__", "BODY": os.urandom(_BODY)}
+    """A function of a script that refers to 8 MB, and is another one each time."""
+    namespace: dict[str, Any] = {"__name__": "__main__", "BODY": os.urandom(_CACHED)}
     exec(f"def work(): return len(BODY) + 0 * {second}", namespace)
     work: Callable[[], int] = namespace["work"]
     return work
@@ -84,12 +85,12 @@ def test_nothing_grows(store_url: str) -> None:
     began, shown, n_tasks, n_rounds = time.monotonic(), 0.0, 0, 0
     called: list[int] = []
     most: list[tuple[int, int]] = []  # client, worst worker; once it is warm
-    while (elapsed := time.monotonic() - began) < _SECONDS:
+    while (elapsed := time.monotonic() - began) < _SECONDS or n_rounds < 2 * _WARM_ROUNDS:
         for n, result in enumerate(executor.map(large, range(20), buffersize=10)):
             assert result == large(n)
-        assert executor.submit(made_anew(n_rounds)).result(120) == _BODY
-        shared = os.urandom(_BODY)
-        assert list(executor.map(len, [shared] * 20)) == [_BODY] * 20
+        assert executor.submit(made_anew(n_rounds)).result(120) == _CACHED
+        shared = os.urandom(_CACHED)
+        assert list(executor.map(len, [shared] * 20)) == [_CACHED] * 20
         assert list(executor.map(talk, range(20))) == list(range(20))
         assert isinstance(executor.submit(fail, 1).exception(120), ValueError)
         crashed: Future[None] = executor.submit(crash, 1)
@@ -103,11 +104,11 @@ def test_nothing_grows(store_url: str) -> None:
             visitor = run_python(VISIT, executor.url, kept)
             assert visitor.wait(240) == 0
         if elapsed >= shown:
-            shown += _SECONDS / 40
+            shown = elapsed + _SECONDS / 40
             agents = [pid for agent in worker_pids(executor) for pid in (agent, *descendants(agent))]
             mine, theirs = memory_mb([os.getpid()]), memory_mb(agents)
             print(f"{elapsed:6.0f} s, {n_tasks} tasks: client {[*mine.values()]}, workers {sorted(theirs.values())}")
-            if elapsed >= _WARM_S:
+            if n_rounds >= _WARM_ROUNDS:
                 most.append((max(mine.values()), max(theirs.values())))
     wait_until(lambda: len(called) == n_rounds)
     third = max(1, len(most) // 3)
