@@ -99,7 +99,7 @@ def test_on_this_machine_or_nowhere() -> None:
         ("fargate?env.A-B=1", "'A-B' is not a name of an environment variable"),
         ("fargate?env.STARBURST_LAUNCH=1", "is set by the launcher or by AWS"),
         ("batch?env.AWS_BATCH_JOB_ID=1", "is set by the launcher or by AWS"),
-        ("fargate?env.AWS_SECRET_ACCESS_KEY=1", "with role= instead"),
+        ("fargate?env.AWS_SECRET_ACCESS_KEY=1", "use role= to give workers rights"),
         ("ec2?env.A=1&secrets.A=b", "both contain A"),
     ],
 )
