@@ -83,6 +83,8 @@ class _Waiting:
 class Feeder:
     """The runners of a slot, one after the other, and the tasks for them.
 
+    It has more than twenty methods: each moves tasks between the places that the module's guarantee names, and all share these.
+
     Args:
         spawn: Start a runner with a listener, and with these folders of code at the front of its path.
 
