@@ -1,4 +1,4 @@
-"""What provisions and explains an AWS account: the stack, its images, keys, quotas, prices and logs.
+"""Sets up and inspects an AWS account: the stack, its images, keys, quotas, prices and logs.
 
-Loaded on demand: a session whose launcher is on this machine imports nothing of it.
+Imported on demand: a session with a local launcher imports none of these modules.
 """

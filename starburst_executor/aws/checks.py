@@ -1,6 +1,6 @@
-"""What `starburst doctor` looks at in a stack: one function a check, each of which can be tried alone.
+"""The checks of `starburst doctor`: one function per check, each usable alone.
 
-A check returns what is right, in words, or raises `Wrong`. What AWS refuses to show is left to `doctor.py`.
+A check returns a description of the state, or raises `Wrong`. `doctor.py` handles refusals by AWS.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FEW_VCPUS = 16.0
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What the checks look at."""
+    """The subject of the checks: a stack, with clients for its account."""
 
     clients: Clients
     clock: Clock
@@ -40,7 +40,7 @@ class Patient:
 
 
 class Wrong(Exception):
-    """Ends a check: what is wrong, and what to do."""
+    """Ends a check with the problem and what to do about it."""
 
     def __init__(self, words: str, todo: str) -> None:
         super().__init__(words)
@@ -49,12 +49,12 @@ class Wrong(Exception):
 
 
 def _key_file(_: Patient) -> str:
-    return "there" if config.user_key(create=False) is not None else "none yet: the first session makes it"
+    return "exists" if config.user_key(create=False) is not None else "none yet: the first session creates it"
 
 
 def _bucket(patient: Patient) -> str:
     s3, bucket = patient.clients.get("s3"), patient.stack.bucket
-    again = "run `starburst setup` again; if it stays so, somebody changed it by hand: undo that"
+    again = "run `starburst setup` again; if that does not help, the bucket was changed by hand: undo the change"
     try:
         s3.head_bucket(Bucket=bucket)
     except FOREIGN as error:
@@ -68,7 +68,7 @@ def _bucket(patient: Patient) -> str:
             raise
         blocked = {}
     if not blocked or not all(blocked.values()):
-        raise Wrong("public access is not wholly blocked", again)
+        raise Wrong("public access is not completely blocked", again)
     try:
         rules = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
     except FOREIGN as error:
@@ -76,12 +76,12 @@ def _bucket(patient: Patient) -> str:
             raise
         rules = []
     if not any("AbortIncompleteMultipartUpload" in rule for rule in rules):
-        raise Wrong("uploads that were never finished are kept, and paid for", again)
+        raise Wrong("incomplete uploads are kept, and cost money", again)
     return f"{bucket}: no public access, lifecycle rules in force"
 
 
 def _conditional_writes(patient: Patient) -> str:
-    """The one promise of S3 that everything stands on, asked with the rights and from the network of this client."""
+    """Check the guarantee of S3 on which the protocol relies, with the rights and from the network of this client."""
     url = patient.stack.store_url(patient.clients.settings.profile)
     keys = SessionKeys(f"doctor-{patient.clock.new_id(4)}")
     with closing(open_store(url)) as store:
@@ -95,16 +95,16 @@ def _proved(store: ObjectStore, key: str) -> str:
     broken = "use a bucket of Amazon S3, and no proxy that drops headers"
     first = store.create(key, b"first")
     if not _is_refused(lambda: store.create(key, b"again")):
-        raise Wrong("an object that is there was created once more (If-None-Match)", broken)
+        raise Wrong("an existing object was created again (If-None-Match)", broken)
     store.swap(key, b"second", first)
     if not _is_refused(lambda: store.swap(key, b"late", first)):
-        raise Wrong("an object was replaced by an old ETag (If-Match)", broken)
+        raise Wrong("an object was replaced with an old ETag (If-Match)", broken)
     try:
         store.put(key, b"blind")
     except AccessDenied:
         return "honoured, and writes without a condition are refused"
     raise Wrong(
-        "a write without a condition was taken", "run `starburst setup` again: the bucket's policy is not in force"
+        "a write without a condition was accepted", "run `starburst setup` again: the bucket's policy is not in force"
     )
 
 
@@ -126,19 +126,21 @@ def _network(patient: Patient) -> str:
     if not is_private and not any(
         str(route.get("GatewayId", "")).startswith("igw-") for table in tables for route in table["Routes"]
     ):
-        raise Wrong("no way from the subnets to the internet", "add a route to an internet gateway")
+        raise Wrong("the subnets have no route to the internet", "add a route to an internet gateway")
     s3 = f"com.amazonaws.{patient.stack.region}.s3"
     endpoints = ec2.describe_vpc_endpoints(Filters=vpc)["VpcEndpoints"]
-    if not any(one["ServiceName"] == s3 and one["State"].lower() == "available" for one in endpoints):
+    if not any(endpoint["ServiceName"] == s3 and endpoint["State"].lower() == "available" for endpoint in endpoints):
         raise Wrong("no endpoint for S3", "run `starburst setup` again, or add a gateway endpoint: it is free")
     words = f"{len(subnets)} subnets in {', '.join(zones)}, with an endpoint for S3"
     if not is_private:
         return words
-    used = {str(one["SubnetId"]): route_table_of(str(one["SubnetId"]), tables) for one in subnets}
+    used = {str(subnet["SubnetId"]): route_table_of(str(subnet["SubnetId"]), tables) for subnet in subnets}
     needed = needed_services(parameters_of(find_stack(patient.clients)))
     way = way_out(used, endpoints, needed, region=patient.stack.region, n_zones=len(zones))
     if way.problem:
-        raise Wrong(f"{words}, and no way to {', '.join(way.missing) or 'what workers ask'}", way.problem)
+        raise Wrong(
+            f"{words}, and no route to {', '.join(way.missing) or 'the services that workers use'}", way.problem
+        )
     return f"{words}; {way.words}"
 
 
@@ -152,24 +154,24 @@ def _roles(patient: Patient) -> str:
             if error_code(error) == "NoSuchEntity":
                 raise Wrong(f"there is no role {name}", "`starburst teardown`, then `starburst setup`") from error
             raise
-    return "those of workers and of their start are there"
+    return "the worker role and the execution role exist"
 
 
 def _worker_rights(patient: Patient) -> str:
-    """What tasks may do beside their session's own work, as `starburst setup` was told; by the stack alone."""
+    """Return the additional rights of tasks, from the stack's parameters alone."""
     return str(granted(parameters_of(find_stack(patient.clients))))
 
 
 def _cluster(patient: Patient) -> str:
     stack, ecs = patient.stack, patient.clients.get("ecs")
-    found = ecs.describe_clusters(clusters=[stack.cluster])["clusters"]
-    if not found or found[0]["status"] != "ACTIVE":
+    clusters = ecs.describe_clusters(clusters=[stack.cluster])["clusters"]
+    if not clusters or clusters[0]["status"] != "ACTIVE":
         raise Wrong(f"there is no cluster {stack.cluster}", "`starburst teardown`, then `starburst setup`")
     wanted = {"FARGATE", "FARGATE_SPOT", *filter(None, (stack.ec2_provider, stack.ec2_spot_provider))}
-    missing = sorted(wanted - set(found[0].get("capacityProviders", [])))
+    missing = sorted(wanted - set(clusters[0].get("capacityProviders", [])))
     if missing:
-        raise Wrong(f"capacity providers are not the cluster's: {', '.join(missing)}", "run `starburst setup` again")
-    n_running = found[0].get("runningTasksCount", 0)
+        raise Wrong(f"the cluster lacks capacity providers: {', '.join(missing)}", "run `starburst setup` again")
+    n_running = clusters[0].get("runningTasksCount", 0)
     return f"{stack.cluster}: {', '.join(sorted(wanted))}; {n_running} ECS tasks run"
 
 
@@ -185,37 +187,37 @@ def _images(patient: Patient) -> str:
             ) from error
         raise
     if not tags and patient.stack.codebuild_project is None:
-        raise Wrong("no images, and nothing that could build one", "run `starburst setup --codebuild`")
-    return f"{len(tags)} in {repository}" if tags else "none yet: `starburst image build` makes one"
+        raise Wrong("no images, and no way to build one", "run `starburst setup --codebuild`")
+    return f"{len(tags)} in {repository}" if tags else "none yet: `starburst image build` builds one"
 
 
 def _builds(patient: Patient) -> str:
-    """Whether CodeBuild builds anything here: in a new account it may not, and says so only when asked to."""
+    """Check that CodeBuild may run builds: in a new account it may not, which otherwise shows only in a build."""
     if patient.stack.codebuild_project is None:
-        return "not asked for: `starburst setup --codebuild` adds it"
+        return "not set up: `starburst setup --codebuild` adds it"
     try:
         quotas = patient.clients.get("service-quotas").get_paginator("list_service_quotas")
         pages = quotas.paginate(ServiceCode="codebuild")
-        found = {str(one["QuotaName"]): float(one["Value"]) for page in pages for one in page["Quotas"]}
+        limits = {str(quota["QuotaName"]): float(quota["Value"]) for page in pages for quota in page["Quotas"]}
     except FOREIGN:
-        found = {}
-    most = next((value for name, value in found.items() if "linux/medium" in name.lower()), None)
+        limits = {}
+    most = next((value for name, value in limits.items() if "linux/medium" in name.lower()), None)
     if most is None:
-        return f"{patient.stack.codebuild_project}; how many builds may run is not told"
+        return f"{patient.stack.codebuild_project}; the number of allowed builds is unknown"
     if most < 1:
-        raise Wrong("CodeBuild may run no builds in this account", NO_BUILDS_ADVICE)
-    return f"{patient.stack.codebuild_project}: {most:g} builds at once"
+        raise Wrong("the quota of CodeBuild allows no builds in this account", NO_BUILDS_ADVICE)
+    return f"{patient.stack.codebuild_project}: {most:g} concurrent builds"
 
 
 def _logs(patient: Patient) -> str:
     logs, name = patient.clients.get("logs"), patient.stack.log_group
     groups = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
-    found: list[dict[str, Any]] = [group for group in groups if group["logGroupName"] == name]
-    if not found:
+    matching: list[dict[str, Any]] = [group for group in groups if group["logGroupName"] == name]
+    if not matching:
         raise Wrong(f"there is no log group {name}", "`starburst teardown`, then `starburst setup`")
-    if "retentionInDays" not in found[0]:
-        raise Wrong(f"{name} is kept for ever, and paid for", "run `starburst setup --log-days 30`")
-    return f"{name}, kept for {found[0]['retentionInDays']} days"
+    if "retentionInDays" not in matching[0]:
+        raise Wrong(f"{name} is kept forever, and costs money", "run `starburst setup --log-days 30`")
+    return f"{name}, kept for {matching[0]['retentionInDays']} days"
 
 
 def _batch(patient: Patient) -> str:
@@ -231,23 +233,25 @@ def _batch(patient: Patient) -> str:
         if queue is not None
     ]
     if not queues:
-        return "not asked for: `starburst setup --batch` adds it"
+        return "not set up: `starburst setup --batch` adds it"
     batch = patient.clients.get("batch")
-    found = batch.describe_job_queues(jobQueues=queues)["jobQueues"]
+    records = batch.describe_job_queues(jobQueues=queues)["jobQueues"]
     bad = [
-        f"{one['jobQueueName']}: {one.get('statusReason', one['status'])}" for one in found if one["status"] != "VALID"
+        f"{queue['jobQueueName']}: {queue.get('statusReason', queue['status'])}"
+        for queue in records
+        if queue["status"] != "VALID"
     ]
-    if len(found) < len(queues):
-        bad.append(f"{len(queues) - len(found)} queues are gone")
-    environments = {env["computeEnvironment"] for one in found for env in one["computeEnvironmentOrder"]}
-    environments_found = batch.describe_compute_environments(computeEnvironments=sorted(environments))
+    if len(records) < len(queues):
+        bad.append(f"{len(queues) - len(records)} queues are missing")
+    environments = {env["computeEnvironment"] for queue in records for env in queue["computeEnvironmentOrder"]}
+    answer = batch.describe_compute_environments(computeEnvironments=sorted(environments))
     bad += [
-        f"{one['computeEnvironmentName']}: {one.get('statusReason', one['status'])}"
-        for one in environments_found["computeEnvironments"]
-        if one["status"] != "VALID"
+        f"{environment['computeEnvironmentName']}: {environment.get('statusReason', environment['status'])}"
+        for environment in answer["computeEnvironments"]
+        if environment["status"] != "VALID"
     ]
     if bad:
-        raise Wrong("; ".join(bad), "correct what it says, or run `starburst setup` again")
+        raise Wrong("; ".join(bad), "correct the problem in the message, or run `starburst setup` again")
     return f"{len(queues)} queues"
 
 
@@ -259,26 +263,26 @@ def _quotas(patient: Patient) -> str:
     if few:
         raise Wrong(
             f"few workers can run at once: {', '.join(words)}",
-            f"ask for more in the Service Quotas console: {', '.join(f'{kind} {KINDS[kind].code}' for kind in few)}",
+            f"request a higher quota in the Service Quotas console: {', '.join(f'{kind} {KINDS[kind].code}' for kind in few)}",
         )
-    return ", ".join(words) or "not told to these credentials"
+    return ", ".join(words) or "these credentials may not read quotas"
 
 
 def _leftovers(patient: Patient) -> str:
-    """Keys of sessions that are over: their client died before it could delete them."""
+    """Find keys of sessions that are over, whose client died before it could delete them."""
     path = patient.stack.parameter_prefix
     pages = (
         patient.clients.get("ssm")
         .get_paginator("describe_parameters")
         .paginate(ParameterFilters=[{"Key": "Name", "Option": "BeginsWith", "Values": [path]}])
     )
-    session_ids = [one["Name"].removeprefix(path) for page in pages for one in page["Parameters"]]
+    session_ids = [parameter["Name"].removeprefix(path) for page in pages for parameter in page["Parameters"]]
     with closing(open_store(patient.stack.store_url(patient.clients.settings.profile))) as store:
         over = [session_id for session_id in session_ids if _is_over(store, session_id, patient.clock)]
     if over:
         raise Wrong(
             f"keys of {len(over)} sessions that are over: {', '.join(over[:3])}",
-            f"delete them: `aws ssm delete-parameters --names {' '.join(path + one for one in over[:10])}`",
+            f"delete them: `aws ssm delete-parameters --names {' '.join(path + session_id for session_id in over[:10])}`",
         )
     return f"none; {len(session_ids)} sessions have keys for their workers"
 

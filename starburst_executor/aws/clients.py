@@ -1,6 +1,6 @@
-"""The boto3 clients of one stack, made in one place: region, profile, retries, and the name under which we call.
+"""Creates the boto3 clients of one stack, with region, profile, retries and user agent.
 
-Not for S3 objects: a session's store has an engine of its own (`store/s3/store.py`), whose retries are off.
+Not for S3 objects: a session's store has its own clients (`store/s3/store.py`), whose retries are off.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from starburst_executor.version import __version__
 
 __all__ = ["FOREIGN", "Clients", "Passing", "error_code", "is_denied", "is_throttled", "is_unclear", "meaning"]
 
-# What the SDK raises; the last for an answer that is none of AWS's, such as a gateway's page in HTML.
+# The exceptions of the SDK; the last is for an answer that does not come from AWS, such as a gateway's HTML page.
 FOREIGN = (ClientError, BotoCoreError, ResponseParserError)
 
 _CONNECT_S, _READ_S = 5.0, 30.0
@@ -39,98 +39,98 @@ _THROTTLED = frozenset({"Throttling", "ThrottlingException", "TooManyRequestsExc
 _UNCLEAR = frozenset(
     {"InternalFailure", "RequestTimeout", "ServerException", "ServiceUnavailable", "ServiceUnavailableException"}
 )
-_WORDS_MOST = 500  # of an answer that is a page
-_BROKEN = 500  # and above: HTTP's codes for what is not the caller's fault
+_WORDS_MOST = 500  # characters of an error message, which may contain a whole HTML page
+_BROKEN = 500  # and above: HTTP's codes for errors of the server
 _WHO = {
     "ExpiredToken": "the credentials have expired: log in again",
     "ExpiredTokenException": "the credentials have expired: log in again",
-    "InvalidClientTokenId": "no such access key: check which credentials are found (`aws sts get-caller-identity`)",
-    "UnrecognizedClientException": "no such access key, or a region that is not enabled for this account",
+    "InvalidClientTokenId": "the access key does not exist: check which credentials are found (`aws sts get-caller-identity`)",
+    "UnrecognizedClientException": "the access key does not exist, or the region is not enabled for this account",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key: correct it",
-    "RequestExpired": "this machine's clock is wrong: set it",
+    "RequestExpired": "this machine's clock is wrong: correct it",
 }
 
 
 class Passing(LaunchError):
-    """AWS was too busy, or not to be reached: nothing is known to be wrong. Try the same again in a while."""
+    """AWS was busy or unreachable: the request itself may be correct. Retry later."""
 
 
 class Clients:
-    """boto3's clients of one region and profile, each made when first asked for. Thread-safe.
+    """boto3 clients for one region and profile, each created on first use. Thread-safe.
 
     Args:
-        settings: Region and profile; what is None is found as boto3 finds it.
-        tries: How often a call is tried in all. 1 for those who decide themselves what an unclear answer means.
+        settings: Region and profile; boto3's rules apply where they are None.
+        tries: The total number of tries of a call; 1 for callers that resolve unclear answers themselves.
     """
 
     def __init__(self, settings: AwsSettings, *, tries: int = 8) -> None:
         self.settings = settings
         self._tries = tries
-        self._lock = threading.Lock()  # guards _session and _made: making a client is not thread-safe, using one is
+        self._lock = threading.Lock()  # guards _session and _made: creating a client is not thread-safe, using one is
         self._session: Any = None
         self._made: dict[tuple[str, str], Any] = {}
 
     @property
     def region(self) -> str:
-        """The region that is in use. Raises: ConfigError if none is named anywhere."""
+        """The region in use. Raises: ConfigError if none is configured."""
         with self._lock:
             return self._region()
 
     @property
     def partition(self) -> str:
-        """What ARNs there begin with after "arn": `aws`, `aws-cn`, `aws-us-gov`. Raises: ConfigError."""
+        """The region's partition, the second field of ARNs: `aws`, `aws-cn`, `aws-us-gov`. Raises: ConfigError."""
         with self._lock:
-            return str(self._found().get_partition_for_region(self._region()))
+            return str(self._opened().get_partition_for_region(self._region()))
 
     def account_id(self) -> str:
-        """Whose account the credentials are of. Raises: ConfigError, LaunchError. STS: 1."""
+        """Return the account id of the credentials. Raises: ConfigError, LaunchError. STS: 1."""
         try:
             return str(self.get("sts").get_caller_identity()["Account"])
         except FOREIGN as error:
-            raise meaning(error, "asking whose account this is") from error
+            raise meaning(error, "reading the account id") from error
 
     def get(self, service: str, *, region: str | None = None) -> Any:
-        """The client of a service: `get("ecs")`. `region` for the few whose endpoint is elsewhere. Raises: ConfigError."""
+        """Return the client of a service: `get("ecs")`. `region` is for services with endpoints in few regions. Raises: ConfigError."""
         with self._lock:
-            where = region or self._region()
-            if (service, where) not in self._made:
+            place = region or self._region()
+            if (service, place) not in self._made:
                 config = Config(
-                    # Throttled calls slow down the next ones as well: ECS's buckets are shared by the whole account.
+                    # Throttling slows down all later calls too: ECS's rate limits are shared by the whole account.
                     retries={"mode": "adaptive", "total_max_attempts": self._tries},
                     connect_timeout=_CONNECT_S,
                     read_timeout=_READ_S,
                     max_pool_connections=_POOL,
                     user_agent_extra=f"starburst/{__version__}",
                 )
-                self._made[service, where] = self._found().client(service, region_name=where, config=config)
-            return self._made[service, where]
+                self._made[service, place] = self._opened().client(service, region_name=place, config=config)
+            return self._made[service, place]
 
     def _region(self) -> str:
-        region = self.settings.region or self._found().region_name
+        region = self.settings.region or self._opened().region_name
         if not region:
             raise ConfigError(
                 "no AWS region: pass region=, set STARBURST_AWS_REGION or AWS_REGION, or run `starburst setup --region …`"
             )
         return str(region)
 
-    def _found(self) -> Any:
+    def _opened(self) -> Any:
         if self._session is None:
             try:
                 self._session = boto3.Session(profile_name=self.settings.profile)
             except ProfileNotFound as error:
                 raise ConfigError(
-                    f"no such profile in the AWS config files: profile={self.settings.profile!r}; name another, or add "
+                    f"no such profile in the AWS config files: profile={self.settings.profile!r}; use another, or add "
                     "it with `aws configure`"
                 ) from error
         return self._session
 
 
 def meaning(error: Exception, doing: str) -> StarburstError:
-    """The error to raise instead of a foreign one: `ConfigError` where credentials are at fault, else `LaunchError`, which
-    is `Passing` where the same may go well in a while.
+    """Return the error of this package to raise instead of a foreign one: `ConfigError` if the credentials are wrong, else
+    `LaunchError`, which is `Passing` if a retry may succeed.
 
     Args:
-        doing: What was tried, for the message: "reading the stack".
+        doing: The action, for the message: "reading the stack".
     """
     code = error_code(error)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, TokenRetrievalError, UnauthorizedSSOTokenError)):
@@ -144,18 +144,18 @@ def meaning(error: Exception, doing: str) -> StarburstError:
         return LaunchError(f"AWS refused, these credentials lack a right: {doing}: {_words(error)}")
     kind = Passing if is_throttled(error) or is_unclear(error) else LaunchError
     if isinstance(error, ClientError):
-        return kind(f"AWS answered an error: {doing}: {code}: {_words(error)}")
+        return kind(f"AWS answered with an error: {doing}: {code}: {_words(error)}")
     return kind(f"no answer from AWS: {doing}: {type(error).__name__}: {str(error)[:_WORDS_MOST]}")
 
 
 def is_throttled(error: Exception) -> bool:
-    """Whether AWS refused because it was asked too often: nothing was done, and it may be asked again."""
+    """Whether AWS throttled the request: it was not carried out, and may be retried."""
     text = str(error).lower()
     return error_code(error) in _THROTTLED or "rate exceeded" in text or "requestlimitexceeded" in text
 
 
 def is_unclear(error: Exception) -> bool:
-    """Whether nobody knows if the call was carried out."""
+    """Whether the call may or may not have been carried out."""
     if isinstance(error, ClientError):
         status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         return error_code(error) in _UNCLEAR or status >= _BROKEN
@@ -163,12 +163,12 @@ def is_unclear(error: Exception) -> bool:
 
 
 def is_denied(error: Exception) -> bool:
-    """Whether AWS knew who asked, and refused."""
+    """Whether AWS refused the request for lack of a right."""
     return error_code(error) in _DENIED or error_code(error).startswith("AccessDenied")
 
 
 def error_code(error: Exception) -> str:
-    """AWS's own word for what went wrong; empty if it was not AWS who spoke."""
+    """Return the error code of AWS's answer; empty if the error is not an answer of AWS."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 

@@ -1,7 +1,7 @@
-"""`starburst doctor`: is everything there that workers on AWS need, and if not, what is to be done.
+"""`starburst doctor`: checks whether the account has all that workers on AWS need, and gives advice where it does not.
 
-Each check (`checks.py`) looks at one thing; none changes anything but an object that it deletes again. What these
-credentials may not look at is neither right nor wrong.
+Each check (`checks.py`) examines one part; no check changes the account, except for one object that is deleted again. A
+part that the credentials may not read is neither right nor wrong, but unknown.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ RIGHT, WRONG, UNKNOWN = "right", "wrong", "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found.
+    """The result of a check.
 
     Attributes:
-        check: Its name.
+        check: The check's name.
         verdict: `right`, `wrong` or `unknown`.
-        words: What is there, or what is wrong.
+        words: The state, or the problem.
         todo: What to do about it; empty if nothing.
     """
 
@@ -40,18 +40,18 @@ class Finding:
 
 
 def examine(clients: Clients, clock: Clock) -> Iterator[Finding]:
-    """Every check's finding, as it is made. Without credentials or a stack the others are not tried.
+    """Run all checks and yield each finding. Without credentials or a stack, the other checks are skipped.
 
     AWS: about 25 requests; S3: 7 more.
     """
-    yield (who := _checked("identity", lambda: _identity(clients)))
-    if who.verdict == WRONG:
+    yield (identity := _checked("identity", lambda: _identity(clients)))
+    if identity.verdict == WRONG:
         return
-    found: list[Stack] = []
-    yield (whole := _checked("stack", lambda: _stack(clients, found)))
-    if whole.verdict == WRONG or not found:
+    stacks: list[Stack] = []
+    yield (whole := _checked("stack", lambda: _stack(clients, stacks)))
+    if whole.verdict == WRONG or not stacks:
         return
-    patient = Patient(clients, clock, found[0])
+    patient = Patient(clients, clock, stacks[0])
     for name, check in CHECKS.items():
         yield _checked(name, partial(check, patient))
 
@@ -63,19 +63,19 @@ def _checked(name: str, check: Callable[[], str]) -> Finding:
         return Finding(name, WRONG, error.words, error.todo)
     except FOREIGN as error:
         if is_denied(error):
-            return Finding(name, UNKNOWN, "these credentials may not look", f"{error_code(error)}: {error}")
-        return Finding(name, WRONG, str(meaning(error, f"checking the {name}")), "correct what it says")
+            return Finding(name, UNKNOWN, "these credentials may not read it", f"{error_code(error)}: {error}")
+        return Finding(name, WRONG, str(meaning(error, f"checking the {name}")), "correct the problem in the message")
     except StarburstError as error:
-        return Finding(name, WRONG, str(error), "correct what it says")
+        return Finding(name, WRONG, str(error), "correct the problem in the message")
 
 
 def _identity(clients: Clients) -> str:
     return f"{clients.get('sts').get_caller_identity()['Arn']} in {clients.region}"
 
 
-def _stack(clients: Clients, found: list[Stack]) -> str:
+def _stack(clients: Clients, stacks: list[Stack]) -> str:
     stack = read_stack(clients)
-    found.append(stack)
+    stacks.append(stack)
     record = find_stack(clients) or {}
     status = str(record.get("StackStatus", ""))
     if stack.version != __version__:

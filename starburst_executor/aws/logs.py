@@ -1,6 +1,6 @@
-"""What workers on AWS wrote to CloudWatch: one log stream for each ECS task, named after it.
+"""Reads the logs of workers from CloudWatch: one log stream per ECS task, named after it.
 
-Tasks' captured output is not here: it is in the store.
+The captured output of tasks is in the store, not in these logs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LINES = 20
 
 
 class Event(NamedTuple):
-    """A line, when it was written (UTC epoch seconds), where, and what tells it from every other one."""
+    """A log line: its time (UTC epoch seconds), its stream, its text, and its unique id."""
 
     at: float
     stream: str
@@ -29,28 +29,28 @@ class Event(NamedTuple):
 
 
 def stream_of(ecs_task_id: str) -> str:
-    """The name of an ECS task's log stream; of its id's beginning, the beginning of that name."""
+    """Return the name of an ECS task's log stream; for a prefix of its id, a prefix of the name."""
     return f"{STREAM_PREFIX}/{CONTAINER}/{ecs_task_id}"
 
 
 def last_lines(clients: Clients, stack: Stack, stream: str) -> str:
-    """The last lines of a stream, newest last; empty if there are none or they cannot be read. CloudWatch Logs: 1."""
+    """Return the last lines of a stream, newest last; empty if it has none or cannot be read. CloudWatch Logs: 1."""
     try:
         answer = clients.get("logs").get_log_events(
             logGroupName=stack.log_group, logStreamName=stream, limit=_LINES, startFromHead=False
         )
     except FOREIGN:
-        # They are beside the point of whoever asks why a worker died: what the engine says of that is known.
+        # The lines only supplement the platform's reason for a death, which the caller has.
         return ""
     return "\n".join(str(event["message"]).rstrip() for event in answer.get("events", []))
 
 
 def events(clients: Clients, stack: Stack, prefix: str, since: float) -> Iterator[Event]:
-    """The lines of all streams whose names begin so, oldest first, from that time on. None if there is no such stream.
+    """Yield the lines of all streams with a name prefix, oldest first, from time `since`; none if there is no such stream.
 
-    A page may be empty and yet not the last one; throttled calls are made again (`Clients`).
+    An empty page need not be the last one; `Clients` retries throttled calls.
 
-    Raises: LaunchError, ConfigError. CloudWatch Logs: 1 for 10,000 lines or 1 MB.
+    Raises: LaunchError, ConfigError. CloudWatch Logs: 1 per 10,000 lines or 1 MB.
     Source: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_FilterLogEvents.html
     """
     request: dict[str, Any] = {
@@ -63,9 +63,9 @@ def events(clients: Clients, stack: Stack, prefix: str, since: float) -> Iterato
             answer = clients.get("logs").filter_log_events(**request)
         except FOREIGN as error:
             raise meaning(error, f"reading the log group {stack.log_group}") from error
-        for one in answer.get("events", []):
-            text = str(one["message"]).rstrip()
-            yield Event(one["timestamp"] / 1000, str(one["logStreamName"]), text, str(one["eventId"]))
+        for record in answer.get("events", []):
+            text = str(record["message"]).rstrip()
+            yield Event(record["timestamp"] / 1000, str(record["logStreamName"]), text, str(record["eventId"]))
         if not answer.get("nextToken"):
             return
         request["nextToken"] = answer["nextToken"]

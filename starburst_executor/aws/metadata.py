@@ -1,4 +1,4 @@
-"""Who am I: what Amazon ECS tells a container of itself, over HTTP on a link-local address.
+"""Reads the id of the ECS task that this process runs in, from the container metadata endpoint.
 
 Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-metadata-endpoint-v4.html
 """
@@ -19,18 +19,18 @@ _ANSWER_S = 2.0
 
 
 def ecs_task_id(endpoint: str, clock: Clock) -> str:
-    """The id of the ECS task that this process is in. Raises: LaunchError.
+    """Return the id of the ECS task that this process runs in. Raises: LaunchError.
 
     Args:
-        endpoint: `ECS_CONTAINER_METADATA_URI_V4`.
+        endpoint: The value of `ECS_CONTAINER_METADATA_URI_V4`.
     """
     backoff, never = Backoff(clock, 0.1, 2.0), threading.Event()
     for n_left in reversed(range(_TRIES)):
         try:
-            with urllib.request.urlopen(f"{endpoint}/task", timeout=_ANSWER_S) as answer:  # noqa: S310 - ECS's own
+            with urllib.request.urlopen(f"{endpoint}/task", timeout=_ANSWER_S) as answer:  # noqa: S310 - an address of ECS
                 return str(json.load(answer)["TaskARN"]).rpartition("/")[2]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            # The endpoint may take a moment to come up.
+            # The endpoint may not be available immediately.
             if not n_left:
                 raise LaunchError(f"no answer from the metadata endpoint of Amazon ECS: {error}") from error
         clock.wait(never, backoff.next_s())

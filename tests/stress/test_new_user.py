@@ -192,7 +192,7 @@ def test_from_an_empty_account_to_an_empty_account(user: User, monkeypatch: pyte
     )
     assert "store        s3://" in user.type("setup", "--region", REGION, "--batch")
     assert "WRONG" not in (told := user.type("doctor"))
-    assert "none yet: `starburst image build` makes one" in told
+    assert "none yet: `starburst image build` builds one" in told
 
     # --- a run without an image says what to type, and that is what helps
     process = user.start("run.py", "2", "fargate", "4")

@@ -1,7 +1,7 @@
-"""Prices that are built in, for when AWS cannot be asked; and those that are not worth asking for.
+"""Built-in prices, for use when the AWS price list is unavailable, and for prices that need no request.
 
-All of us-east-1, Linux, in dollars, without tax, discounts and free tiers; other regions are up to half as dear again.
-Those of whom AWS can be asked are asked for in `pricing.py`, and only estimates either way. Loads nothing.
+All are for us-east-1 and Linux, in dollars, without tax, discounts and free tiers; other regions cost up to 50 % more.
+`pricing.py` requests the prices that AWS publishes; all prices are estimates. Imports no SDK.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ __all__ = ["DATED", "EBS_USD", "FARGATE", "FARGATE_SPOT", "IPV4_USD", "SHARE", "
 # When the tables below were read.
 DATED = "2026-06"
 
-# An hour of a vCPU, a GB of memory, and a GB of disk above 20. Source: https://aws.amazon.com/fargate/pricing/
+# Per hour: a vCPU, a GB of memory, and a GB of disk above 20. Source: https://aws.amazon.com/fargate/pricing/
 FARGATE = {
     "x86_64": {"vcpu": 0.04048, "gb": 0.004445, "disk_gb": 0.000111},
     "arm64": {"vcpu": 0.03238, "gb": 0.00356, "disk_gb": 0.000111},
 }
-# "Up to 70 %" off; there is no history to ask for. Source: https://aws.amazon.com/fargate/pricing/
+# "Up to 70 %" off; AWS publishes no history. Source: https://aws.amazon.com/fargate/pricing/
 FARGATE_SPOT = 0.3
 
-# A public address, an hour. Source: https://aws.amazon.com/vpc/pricing/
+# A public address, per hour. Source: https://aws.amazon.com/vpc/pricing/
 IPV4_USD = 0.005
-# 50 GB of gp3, an hour: $0.08 a GB and month. Source: https://aws.amazon.com/ebs/pricing/
+# 50 GB of gp3, per hour: $0.08 per GB-month. Source: https://aws.amazon.com/ebs/pricing/
 EBS_USD = 50 * 0.08 / 730
 
 # An instance with 4 vCPUs, On-Demand; within a family the price grows with the size.
@@ -49,19 +49,19 @@ _XLARGE = {
     "t3": 0.1664,
     "t4g": 0.1344,
 }
-# Sizes with GPUs do not grow like that.
+# The price of sizes with GPUs does not grow with the size.
 _SINGLE = {"g4dn.xlarge": 0.526, "g5.xlarge": 1.006}
 _SIZES = {"medium": 0.25, "large": 0.5, "xlarge": 1.0, "metal": None}
-# What any instance costs for its vCPUs, GB and GPUs, at most a tenth more than c5, m5 and r5 do.
+# The price of any instance by its vCPUs, GB and GPUs: at most a tenth above the prices of c5, m5 and r5.
 SHARE = {"vcpu": 0.0365, "gb": 0.0038, "gpu": 1.0}
 
-# By what S3 Standard asks for 1,000. Source: https://aws.amazon.com/s3/pricing/
+# Per request; S3 Standard lists prices per 1,000. Source: https://aws.amazon.com/s3/pricing/
 _WRITE_USD, _READ_USD = 0.005 / 1000, 0.0004 / 1000
 _WRITES, _READS = ("create", "swap", "put", "list"), ("get", "not_modified")
 
 
 def instance_usd(instance_type: str) -> float | None:
-    """An hour of an instance On-Demand; None for a family or size that is not in the table."""
+    """Return the On-Demand price of an instance per hour; None for a family or size that is not in the table."""
     if instance_type in _SINGLE:
         return _SINGLE[instance_type]
     family, _, size = instance_type.partition(".")
@@ -71,6 +71,6 @@ def instance_usd(instance_type: str) -> float | None:
 
 
 def requests_usd(counts: Mapping[str, int]) -> float:
-    """What store requests cost on S3 Standard, by the kinds of `executor.requests()`. Refused ones are paid for too."""
+    """Return the cost of store requests on S3 Standard, by the kinds of `executor.requests()`. Refused requests cost too."""
     writes = sum(counts.get(kind, 0) for kind in _WRITES)
     return writes * _WRITE_USD + sum(counts.get(kind, 0) for kind in _READS) * _READ_USD

@@ -1,10 +1,10 @@
-"""Dollars an hour of what launchers start: asked of AWS, kept for a day in the data folder, built in as a last resort.
+"""Hourly prices of workers' machines: read from AWS, cached for a day in the data folder, built in as a last resort.
 
-    AWS Price List ─► kept on disk for a day ─► kept for longer, if AWS cannot be asked ─► built-in table (`prices.py`)
+    AWS Price List ─► cached on disk for a day ─► or for longer, if AWS does not answer ─► built-in table (`prices.py`)
     Spot history   ─► … for an hour
 
-Guarantee: never fails, and never keeps a session waiting for longer than one request takes to be refused. Every price is
-an estimate: discounts, taxes, free tiers and whatever else the account pays for are not known here.
+Guarantee: never fails, and never delays a session for longer than one refused request. Every price is an estimate:
+discounts, taxes, free tiers and other costs of the account are unknown.
 
 Source: https://docs.aws.amazon.com/awsaccountbilling/latest/aboutv2/using-price-list-query-api.html
 """
@@ -42,19 +42,19 @@ _USAGE = {
 }
 _DISK = r"(.*-)?Fargate-EphemeralStorage-GB-Hours"
 _TABLE = "built-in table for us-east-1"
-# What may go wrong where an answer, or a file, is not of the form that is expected.
+# The exceptions that a malformed answer or file may cause.
 _MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What one worker's machine costs.
+    """The price of one worker's machine.
 
     Attributes:
-        usd_per_hour: Dollars.
-        source: Who says so.
-        dated: When, as a date.
-        is_estimate: Always.
+        usd_per_hour: Dollars per hour.
+        source: The source of the price.
+        dated: The date of the price.
+        is_estimate: Always true.
     """
 
     usd_per_hour: float
@@ -74,10 +74,10 @@ class _Rates:
 
 
 class Pricing:
-    """The prices of one region. Not thread-safe: called by whoever calls the launcher.
+    """The prices of one region. Not thread-safe: the launcher's caller also calls this.
 
     Args:
-        clients: Of the region; whoever asks once is not kept waiting by an endpoint that does not answer.
+        clients: Clients for the region that try once, so that an endpoint that does not answer delays little.
     """
 
     def __init__(self, clients: Clients, clock: Clock | None = None) -> None:
@@ -86,7 +86,7 @@ class Pricing:
         self._known: dict[str, _Rates | None] = {}
 
     def fargate(self, vcpu: float, memory_gb: float, *, arch: str, spot: bool = False, disk_gb: int = 20) -> Price:
-        """An ECS task of that size with a public address. Price list: 1 a page, once a day."""
+        """Return the price of an ECS task with a public address. Price list: 1 per page, once a day."""
         rates = self._found(f"fargate/{arch}", _DAY_S, lambda: self._ask_fargate(arch)) or _built_in(
             prices.FARGATE[arch]
         )
@@ -101,47 +101,47 @@ class Pricing:
     def instance(
         self, instance_type: str, *, spot: bool = False, vcpus: float = 0, memory_gb: float = 0, gpus: int = 0
     ) -> Price:
-        """An EC2 instance with a disk and a public address. What it has decides where nobody knows its type.
+        """Return the price of an EC2 instance with a disk and a public address; for an unknown type, an estimate from its size.
 
-        Price list: 1 once a day; EC2: 1 an hour for Spot.
+        Price list: 1 once a day; EC2: 1 per hour for Spot.
         """
         rates = None
         if spot:
             rates = self._found(f"spot/{instance_type}", _HOUR_S, lambda: self._ask_spot(instance_type))
         if rates is None:
-            # Spot of which there is no history: mostly it costs no more than On-Demand.
+            # Without Spot history, the On-Demand price is a bound in most cases.
             rates = self._found(f"ec2/{instance_type}", _DAY_S, lambda: self._ask_instance(instance_type))
         if rates is None:
             rates = _built_in({"hour": prices.instance_usd(instance_type) or _share_usd(vcpus, memory_gb, gpus)})
         return Price(rates.usd["hour"] + prices.EBS_USD + prices.IPV4_USD, rates.source, rates.dated)
 
     def share(self, vcpus: float, memory_gb: float, gpus: int = 0) -> Price:
-        """A part of an EC2 instance whose type somebody else chooses. No request."""
+        """Return the price of a part of an EC2 instance whose type AWS Batch chooses. No request."""
         usd = _share_usd(vcpus, memory_gb, gpus) + prices.IPV4_USD
         return Price(usd, _TABLE, prices.DATED)
 
-    # --- asked, kept, built in ----------------------------------------------------------------------------------------
+    # --- requested, cached, built in ----------------------------------------------------------------------------------------
 
     def _found(self, name: str, lasts_s: float, ask: Callable[[], dict[str, float]]) -> _Rates | None:
-        """What AWS says of that, or has said; None if it has never been heard."""
+        """Return AWS's prices under this name, current or cached; None if there are none."""
         if name in self._known:
             return self._known[name]
-        kept, at = self._read(name)
-        if kept is None or self._clock.now() - at >= lasts_s:
+        rates, at = self._read(name)
+        if rates is None or self._clock.now() - at >= lasts_s:
             try:
                 usd, at = ask(), self._clock.now()
-                kept = _Rates(usd, "AWS", _date(at))
+                rates = _Rates(usd, "AWS", _date(at))
                 self._keep(name, usd, at)
             except (*FOREIGN, StarburstError, *_MALFORMED) as error:
-                _log.info("the prices of %s cannot be asked for; going on with older ones: %s", name, error)
-        self._known[name] = kept
-        return kept
+                _log.info("the prices of %s could not be read from AWS; continuing with older ones: %s", name, error)
+        self._known[name] = rates
+        return rates
 
     def _read(self, name: str) -> tuple[_Rates | None, float]:
         try:
-            found = self._file()[self._key(name)]
-            usd = {str(key): float(value) for key, value in found["usd"].items()}
-            at = float(found["at"])
+            entry = self._file()[self._key(name)]
+            usd = {str(key): float(value) for key, value in entry["usd"].items()}
+            at = float(entry["at"])
             is_sound = usd and all(0 < value < 10_000 for value in usd.values()) and at <= self._clock.now()  # noqa: PLR2004
         except _MALFORMED:
             return None, 0.0
@@ -150,22 +150,22 @@ class Pricing:
     def _file(self) -> dict[str, Any]:
         path = config.price_file()
         try:
-            found = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
+            cached = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return cached if isinstance(cached, dict) else {}
 
     def _keep(self, name: str, usd: dict[str, float], at: float) -> None:
         path = config.price_file()
         if path is None:
             return
-        # Two processes at once: one's prices are lost, and asked for again.
+        # If two processes write at once, the prices of one are lost and requested again.
         draft = path.with_name(f".{path.name}-{os.getpid()}")
         try:
             draft.write_text(json.dumps({**self._file(), self._key(name): {"usd": usd, "at": at}}), encoding="utf-8")
             draft.replace(path)
         except OSError as error:
-            _log.info("prices cannot be kept: %s", error)
+            _log.info("prices could not be cached: %s", error)
 
     def _key(self, name: str) -> str:
         return f"{self._clients.region}/{name}"
@@ -174,15 +174,15 @@ class Pricing:
 
     def _ask_fargate(self, arch: str) -> dict[str, float]:
         wanted = {name: _USAGE[arch, name] for name in ("vcpu", "gb")} | {"disk_gb": _DISK}
-        found: dict[str, float] = {}
+        usd: dict[str, float] = {}
         for product in self._products("AmazonECS", regionCode=self._clients.region):
             usage = str(product["product"]["attributes"].get("usagetype", ""))
             for name, pattern in wanted.items():
                 if re.fullmatch(pattern, usage):
-                    found[name] = _on_demand(product)
-            if len(found) == len(wanted):
+                    usd[name] = _on_demand(product)
+            if len(usd) == len(wanted):
                 break
-        return {name: found[name] for name in wanted}
+        return {name: usd[name] for name in wanted}
 
     def _ask_instance(self, instance_type: str) -> dict[str, float]:
         product = next(
@@ -200,33 +200,33 @@ class Pricing:
         return {"hour": _on_demand(product)}
 
     def _ask_spot(self, instance_type: str) -> dict[str, float]:
-        """The mean of the newest price in each zone."""
+        """Return the mean of the newest prices in each zone."""
         now = datetime.fromtimestamp(self._clock.now(), timezone.utc)
         answer = self._clients.get("ec2").describe_spot_price_history(
             InstanceTypes=[instance_type], ProductDescriptions=["Linux/UNIX"], StartTime=now
         )
         newest: dict[str, tuple[Any, float]] = {}
-        for one in answer["SpotPriceHistory"]:
-            zone, at = str(one["AvailabilityZone"]), one["Timestamp"]
+        for record in answer["SpotPriceHistory"]:
+            zone, at = str(record["AvailabilityZone"]), record["Timestamp"]
             if zone not in newest or newest[zone][0] < at:
-                newest[zone] = (at, float(one["SpotPrice"]))
+                newest[zone] = (at, float(record["SpotPrice"]))
         if not newest:
             raise LookupError(f"no Spot prices of {instance_type} in {self._clients.region}")
         return {"hour": sum(usd for _, usd in newest.values()) / len(newest)}
 
     def _products(self, service: str, **fields: str) -> Iterator[dict[str, Any]]:
-        where = _ENDPOINTS.get(self._clients.region.partition("-")[0], "eu-central-1")
-        pages = self._clients.get("pricing", region=where).get_paginator("get_products")
+        region = _ENDPOINTS.get(self._clients.region.partition("-")[0], "eu-central-1")
+        pages = self._clients.get("pricing", region=region).get_paginator("get_products")
         filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in fields.items()]
         for page in pages.paginate(ServiceCode=service, Filters=filters):
             for text in page["PriceList"]:
-                # Each is JSON once more, as a text.
+                # Each entry is a string of JSON.
                 product: dict[str, Any] = json.loads(text)
                 yield product
 
 
 def _on_demand(product: dict[str, Any]) -> float:
-    """The price of one unit. Raises: LookupError if there is none in dollars."""
+    """Return the price of one unit. Raises: LookupError if there is none in dollars."""
     for term in product["terms"]["OnDemand"].values():
         for dimension in term["priceDimensions"].values():
             usd = float(dimension["pricePerUnit"]["USD"])

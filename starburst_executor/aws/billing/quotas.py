@@ -1,8 +1,8 @@
-"""How many vCPUs an account may run of each kind, and how many it runs.
+"""Reads the vCPU quotas of an account, and their usage.
 
-A new account may start very few; what is beyond its quota is refused by ECS in words, or waits without any. So it is
-looked up before anything is started. What is in use comes from the metric that Service Quotas itself names; it is some
-minutes old, so it is a hint, and what the engine answers decides.
+The quotas of a new account are small; ECS refuses a task beyond the quota with an error, or lets it wait without one. So
+the quota is read before workers are started. The usage comes from the metric that Service Quotas names and lags by
+minutes: it is a hint, and the reply to the launch is what counts.
 
 Source: https://docs.aws.amazon.com/servicequotas/latest/userguide/intro.html
 """
@@ -27,7 +27,7 @@ _METRIC_MINUTES = 15
 
 
 class QuotaCode(NamedTuple):
-    """A quota, as Service Quotas names it."""
+    """The codes of a quota in Service Quotas."""
 
     service: str
     code: str
@@ -48,9 +48,9 @@ class Quota:
     """One quota of one account and region.
 
     Attributes:
-        name: In AWS's words.
-        limit: vCPUs that may run at once.
-        in_use: vCPUs that ran some minutes ago; None if that cannot be told.
+        name: AWS's name of the quota.
+        limit: The number of vCPUs that may run at once.
+        in_use: The number of vCPUs that ran some minutes ago; None if unknown.
     """
 
     code: QuotaCode
@@ -60,12 +60,12 @@ class Quota:
 
     @property
     def room(self) -> float:
-        """vCPUs that may be started."""
+        """The number of vCPUs that may still be started."""
         return max(0.0, self.limit - (self.in_use or 0.0))
 
 
 def kind_of_instance(instance_type: str, *, spot: bool) -> str | None:
-    """Whose quota an EC2 instance counts against; None for families that are not known here."""
+    """Return the kind of quota that an EC2 instance counts against; None for unknown families."""
     match = re.match(r"[a-z]+", instance_type)
     family = match[0] if match else ""
     if family in ("g", "gr", "vt"):
@@ -76,25 +76,25 @@ def kind_of_instance(instance_type: str, *, spot: bool) -> str | None:
 
 
 def read_quota(clients: Clients, code: QuotaCode, clock: Clock | None = None) -> Quota | None:
-    """A quota and what is in use; None if these credentials may not read it, which is logged.
+    """Return a quota and its usage; None, with a log message, if these credentials may not read it.
 
     Service Quotas: 1; CloudWatch: 1.
     """
-    asked = {"ServiceCode": code.service, "QuotaCode": code.code}
+    request = {"ServiceCode": code.service, "QuotaCode": code.code}
     try:
         quotas = clients.get("service-quotas")
         try:
-            found = quotas.get_service_quota(**asked)["Quota"]
+            record = quotas.get_service_quota(**request)["Quota"]
         except FOREIGN as error:
-            # Never applied for in this account: the default holds.
+            # The account never requested a higher quota: the default applies.
             if error_code(error) != "NoSuchResourceException":
                 raise
-            found = quotas.get_aws_default_service_quota(**asked)["Quota"]
+            record = quotas.get_aws_default_service_quota(**request)["Quota"]
     except FOREIGN as error:
-        _log.info("the quota %s cannot be read; going on without: %s", code.code, error)
+        _log.info("the quota %s cannot be read; continuing without it: %s", code.code, error)
         return None
-    in_use = _in_use(clients, found.get("UsageMetric") or {}, clock or SystemClock())
-    return Quota(code, str(found.get("QuotaName", code.code)), float(found["Value"]), in_use)
+    in_use = _in_use(clients, record.get("UsageMetric") or {}, clock or SystemClock())
+    return Quota(code, str(record.get("QuotaName", code.code)), float(record["Value"]), in_use)
 
 
 def _in_use(clients: Clients, metric: dict[str, Any], clock: Clock) -> float | None:
@@ -112,17 +112,17 @@ def _in_use(clients: Clients, metric: dict[str, Any], clock: Clock) -> float | N
             ScanBy="TimestampDescending",
         )
     except FOREIGN as error:
-        _log.info("what is in use of a quota cannot be read; going on without: %s", error)
+        _log.info("the usage of a quota cannot be read; continuing without it: %s", error)
         return None
-    values = [value for one in answer.get("MetricDataResults", []) for value in one.get("Values", [])]
-    # No point: nothing ran.
+    values = [value for series in answer.get("MetricDataResults", []) for value in series.get("Values", [])]
+    # No data points: no machine ran.
     return float(values[0]) if values else 0.0
 
 
 def request_quota(clients: Clients, code: QuotaCode, vcpus: float) -> str:
-    """Ask AWS for a higher quota; the state of the request, such as `PENDING`. Raises: LaunchError, ConfigError.
+    """Request a higher quota from AWS; return the state of the request, such as `PENDING`. Raises: LaunchError, ConfigError.
 
-    A second request for the same quota while one is open is refused by AWS. Service Quotas: 1.
+    AWS refuses a second request for the same quota while one is open. Service Quotas: 1.
     """
     if not vcpus > 0:
         raise ConfigError(f"vcpus={vcpus!r} (an argument): must be greater than 0")
@@ -131,5 +131,5 @@ def request_quota(clients: Clients, code: QuotaCode, vcpus: float) -> str:
             ServiceCode=code.service, QuotaCode=code.code, DesiredValue=vcpus
         )
     except FOREIGN as error:
-        raise meaning(error, f"asking for {vcpus:g} vCPUs of quota {code.code}") from error
+        raise meaning(error, f"requesting {vcpus:g} vCPUs of quota {code.code}") from error
     return str(answer["RequestedQuota"]["Status"])

@@ -1,8 +1,8 @@
-"""Images built by AWS CodeBuild, so that no container engine is needed where the client is.
+"""Builds images with AWS CodeBuild, so that the client's machine needs no container engine.
 
     files ──zip──► s3://<bucket>/builds/<tag>.zip ──StartBuild──► docker build, docker push ──► the stack's repository
 
-A build costs what its minutes cost: $0.01 each on the project's machine. Source: https://aws.amazon.com/codebuild/pricing/
+A build costs $0.01 per minute on the project's machine. Source: https://aws.amazon.com/codebuild/pricing/
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from starburst_executor.errors import LaunchError
 
 __all__ = ["NO_BUILDS_ADVICE", "build_there"]
 
-# What a new account is told: "Cannot have more than 0 builds in queue for the account".
+# AWS's error in a new account: "Cannot have more than 0 builds in queue for the account".
 _NO_BUILDS = "builds in queue for the account"
 NO_BUILDS_ADVICE = (
-    "the account may run no builds, as new ones: ask for more in the Service Quotas console (AWS CodeBuild, concurrently "
-    "running builds for Linux/Medium), which takes a day or so, or build with docker, podman or buildah on this machine"
+    "the quota of this account, as of many new ones, allows no builds: request a higher quota in the Service Quotas console (AWS "
+    "CodeBuild, concurrently running builds for Linux/Medium), which takes about a day, or build with docker, podman or buildah on this machine"
 )
 _POLL_S = 5.0
 _LAST_LINES = 20
-# Of the x86_64 kind is what the project says. Source:
+# The project's own settings are for x86_64. Source:
 # https://docs.aws.amazon.com/codebuild/latest/userguide/build-env-ref-available.html
 _ARM = {"environmentTypeOverride": "ARM_CONTAINER", "imageOverride": "aws/codebuild/amazonlinux-aarch64-standard:3.0"}
-# REPOSITORY_URI is the project's; the rest is given with each build. A push comes only after a build that succeeded.
+# The project defines REPOSITORY_URI; each build passes the other variables. A failed build is not pushed.
 _SPEC = """\
 version: 0.2
 phases:
@@ -56,19 +56,19 @@ def build_there(
     clock: Clock,
     say: Callable[[str], None],
 ) -> None:
-    """Build and push an image; returns when it is there. If this is interrupted, the build goes on.
+    """Build and push an image; return when it is in the repository. The build continues if this call is interrupted.
 
     Raises:
-        LaunchError: the stack has no project, or the build failed; the message has the log's last lines.
-    CodeBuild: 1 StartBuild, 1 BatchGetBuilds each 5 s. S3: 1 PUT. CloudWatch Logs: 1 GetLogEvents each 5 s.
+        LaunchError: the stack has no project, or the build failed; the message contains the log's last lines.
+    CodeBuild: 1 StartBuild, 1 BatchGetBuilds every 5 s. S3: 1 PUT. CloudWatch Logs: 1 GetLogEvents every 5 s.
     """
     if stack.codebuild_project is None:
         raise LaunchError(
-            f"stack {stack.name!r} was made without CodeBuild: install docker, podman or buildah, or run "
+            f"stack {stack.name!r} was created without CodeBuild: install docker, podman or buildah, or run "
             "`starburst setup --codebuild`"
         )
     key = f"{BUILDS}{tag}.zip"
-    told = [{"name": name, "value": value} for name, value in {"IMAGE_TAG": tag, **arguments}.items()]
+    variables = [{"name": name, "value": value} for name, value in {"IMAGE_TAG": tag, **arguments}.items()]
     codebuild = clients.get("codebuild")
     try:
         body = context_zip({**files, "buildspec.yml": _SPEC.encode()})
@@ -77,7 +77,7 @@ def build_there(
             projectName=stack.codebuild_project,
             sourceTypeOverride="S3",
             sourceLocationOverride=f"{stack.bucket}/{key}",
-            environmentVariablesOverride=told,
+            environmentVariablesOverride=variables,
             **(_ARM if arch == "arm64" else {}),
         )["build"]
         say(f"building on AWS CodeBuild: {build['id']}")
@@ -87,20 +87,20 @@ def build_there(
             build = codebuild.batch_get_builds(ids=[build["id"]])["builds"][0]
             log.follow(build)
     except FOREIGN as error:
-        known = meaning(error, f"building the image {tag}")
+        failure = meaning(error, f"building the image {tag}")
         if _NO_BUILDS in str(error):
-            raise LaunchError(f"{known}; {NO_BUILDS_ADVICE}") from error
-        raise known from error
+            raise LaunchError(f"{failure}; {NO_BUILDS_ADVICE}") from error
+        raise failure from error
     if build["buildStatus"] != "SUCCEEDED":
         link = build.get("logs", {}).get("deepLink", "")
         raise LaunchError(
             f"the image could not be built: build={build['id']}, status={build['buildStatus']}, {_why(build)}; its last "
-            f"lines:\n{log.last()}\nall of them: {link}"
+            f"lines:\n{log.last()}\nthe whole log: {link}"
         )
 
 
 def _why(build: Mapping[str, Any]) -> str:
-    """The phase that failed, in CodeBuild's words."""
+    """Return the failed phase and CodeBuild's reason."""
     for phase in build.get("phases", []):
         if phase.get("phaseStatus") not in (None, "SUCCEEDED"):
             words = "; ".join(str(context.get("message", "")) for context in phase.get("contexts", []))
@@ -109,7 +109,7 @@ def _why(build: Mapping[str, Any]) -> str:
 
 
 class _Log:
-    """A build's log, told line by line as it grows."""
+    """A build's log, which is passed on line by line as it grows."""
 
     def __init__(self, clients: Clients, say: Callable[[str], None]) -> None:
         self._clients = clients
@@ -118,7 +118,7 @@ class _Log:
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
 
     def follow(self, build: Mapping[str, Any]) -> None:
-        """What has come since; nothing if it cannot be read, since the build's own status is what counts."""
+        """Pass on the new lines; ignore errors, since only the build's status decides."""
         place = build.get("logs", {})
         if not place.get("groupName") or not place.get("streamName"):
             return

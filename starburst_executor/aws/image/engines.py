@@ -1,6 +1,6 @@
-"""Container engines of this machine, driven by their own commands: docker, podman, buildah.
+"""Runs the container engines of this machine by their commands: docker, podman, buildah.
 
-Passwords go through standard input; nothing is run by a shell.
+Passwords are passed by standard input; no shell is used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from starburst_executor.errors import ConfigError, LaunchError
 __all__ = ["ENGINES", "Engine", "find_engine"]
 
 ENGINES = ("docker", "podman", "buildah")
-# What shows that an engine works, not only that its command is there: docker's needs a service.
+# Commands that succeed only if the engine works: docker also needs its service.
 _ANSWERS = {"docker": ["version"], "podman": ["info"], "buildah": ["version"]}
 _ANSWER_S = 20
 _LAST_LINES = 20
@@ -24,10 +24,10 @@ _PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 
 
 class Engine:
-    """One engine.
+    """A container engine.
 
     Args:
-        say: Called with each line that it prints.
+        say: Called with each line that the engine prints.
     """
 
     def __init__(self, name: str, say: Callable[[str], None]) -> None:
@@ -35,20 +35,20 @@ class Engine:
         self._say = say
 
     def login(self, registry: str, user: str, password: str) -> None:
-        """Raises: LaunchError."""
+        """Log in to a registry. Raises: LaunchError."""
         self._run(["login", "--username", user, "--password-stdin", registry], password)
 
     def build(self, folder: Path, reference: str, arch: str, arguments: Mapping[str, str]) -> None:
-        """Build the folder's Dockerfile for a processor, `x86_64` or `arm64`, under this name. Raises: LaunchError."""
+        """Build the folder's Dockerfile for a processor, `x86_64` or `arm64`, and tag the image. Raises: LaunchError."""
         words = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
         build = "bud" if self.name == "buildah" else "build"
         self._run([build, "--platform", _PLATFORMS[arch], *words, "--tag", reference, str(folder)])
 
     def push(self, reference: str) -> None:
-        """Raises: LaunchError."""
+        """Push an image. Raises: LaunchError."""
         self._run(["push", reference])
 
-    def _run(self, words: Sequence[str], given: str = "") -> None:
+    def _run(self, words: Sequence[str], text: str = "") -> None:
         last: deque[str] = deque(maxlen=_LAST_LINES)
         try:
             with subprocess.Popen(
@@ -59,9 +59,9 @@ class Engine:
                 text=True,
                 errors="replace",
             ) as process:
-                assert process.stdin is not None  # asked for  # noqa: S101
+                assert process.stdin is not None  # stdin=PIPE  # noqa: S101
                 assert process.stdout is not None  # noqa: S101
-                process.stdin.write(given)
+                process.stdin.write(text)
                 process.stdin.close()
                 for line in process.stdout:
                     self._say(line.rstrip())
@@ -75,10 +75,10 @@ class Engine:
 
 
 def find_engine(say: Callable[[str], None], wanted: str | None = None) -> Engine | None:
-    """The first engine that answers, or None.
+    """Return the first engine that works, or None.
 
     Args:
-        wanted: No other than this one.
+        wanted: The only engine to try.
     Raises: ConfigError: there is no such engine, or it does not answer.
     """
     if wanted is not None and wanted not in ENGINES:

@@ -1,11 +1,11 @@
-"""What an image of workers must hold: Python, packages, this library. Two clients that need the same find the same image.
+"""The contents of an image of workers: Python, packages, this library. Clients with equal needs find the same image.
 
     project ──requirements.py──► requirements  ┐
     apt.txt ───────────────────► Debian's      ├─► Environment ──tag──► the image's name
-    this library ──wheel.py────► a wheel       ┘        └──files──► the folder that it is built in
+    this library ──wheel.py────► a wheel       ┘        └──files──► the build folder
 
-The tag is a hash of every byte that goes into that folder, of the base image's name and of the processor. Nothing that
-is not in the image changes it; the user's own modules do not.
+The tag is a hash of every byte in that folder, of the base image's name and of the processor. Files outside the image,
+such as the user's own modules, do not change it.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from starburst_executor.errors import ConfigError
 __all__ = ["ARCHS", "Environment", "context_zip", "find_environment"]
 
 ARCHS = ("x86_64", "arm64")
-# The official images, where pulling is not counted as it is at Docker Hub. Source: https://gallery.ecr.aws/docker/library/python
+# The official images, from a registry without Docker Hub's limits on pulls. Source: https://gallery.ecr.aws/docker/library/python
 _BASE = "public.ecr.aws/docker/library/python:{python}-slim"
-# Outcomes and functions are its pickles: it reads those of its own version only.
+# It pickles functions and outcomes, and reads only pickles of its own version.
 _AS_HERE = ("cloudpickle",)
 _TAG_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What an image holds.
+    """The contents of an image.
 
     Attributes:
         python: The minor version: `3.12`.
-        requirements: The user's packages, and where that was found.
+        requirements: The user's packages, and the source of that list.
         system_packages: Debian packages, from `apt.txt`.
         wheel: This library.
-        base_image: What the image is built on.
-        dockerfile: How.
-        project: The script or folder that it was found for, as `starburst image build` takes it.
+        base_image: The base image.
+        dockerfile: The text of the Dockerfile.
+        project: The script or folder, as `starburst image build` accepts it.
     """
 
     python: str
@@ -55,7 +55,7 @@ class Environment:
     project: Path = Path()
 
     def files(self) -> dict[str, bytes]:
-        """The folder that the image is built in: contents by name."""
+        """Return the files of the build folder: contents by name."""
         worker = [f"./{self.wheel.name}", *(f"{name}=={metadata.version(name)}" for name in _AS_HERE)]
         return {
             "Dockerfile": self.dockerfile.encode(),
@@ -67,27 +67,27 @@ class Environment:
         }
 
     def tag(self, arch: str) -> str:
-        """The image's tag: Python's version, 16 digits of a hash, and the processor; `py3.12-…-x86_64`."""
+        """Return the image's tag: Python's version, 16 digits of a hash, and the processor; `py3.12-…-x86_64`."""
         digest = hashlib.sha256(f"{self.base_image}\0{self.python}\0{arch}\0".encode())
         for name, body in sorted(self.files().items()):
             digest.update(f"{name}\0{len(body)}\0".encode() + body)
         return f"py{self.python}-{digest.hexdigest()[:_TAG_DIGITS]}-{arch}"
 
     def build_arguments(self) -> dict[str, str]:
-        """The Dockerfile's `ARG`s."""
+        """Return the values of the Dockerfile's `ARG`s."""
         return {"BASE_IMAGE": self.base_image, "PYTHON": self.python}
 
 
 def find_environment(
     start: Path | None = None, *, script: Path | None = None, base_image: str | None = None
 ) -> Environment:
-    """What the workers of a program need, from its project's files.
+    """Determine the environment that the workers of a program need, from its project's files.
 
     Args:
-        start: A folder of the project; the script's, or the working folder, if left out.
-        script: The program; the one that runs, unless this is an interactive session.
-        base_image: Built on in place of the official Python image; Debian or Ubuntu with the same minor version.
-    Raises: ConfigError: a file cannot be read, or nothing says which packages are needed.
+        start: A folder of the project; by default the script's folder, or the working directory.
+        script: The program; by default the running one, except in an interactive session.
+        base_image: Replaces the official Python image; must be Debian or Ubuntu with the same minor version of Python.
+    Raises: ConfigError: a file cannot be read, or the required packages cannot be determined.
     """
     if start is None and script is None:
         script = _running_script()
@@ -105,7 +105,7 @@ def find_environment(
 
 
 def context_zip(files: dict[str, bytes]) -> bytes:
-    """A folder to build in as one zip, the same bytes for the same files."""
+    """Pack the build folder as a zip; equal files give equal bytes."""
     stream = BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, body in sorted(files.items()):
@@ -114,7 +114,7 @@ def context_zip(files: dict[str, bytes]) -> bytes:
 
 
 def _running_script() -> Path | None:
-    """The program of this process; None in an interactive session, and under a tool such as a notebook's or a web server's."""
+    """Return the program of this process; None in an interactive session, and under a tool such as a notebook or web server."""
     main = getattr(sys.modules.get("__main__"), "__file__", None)
     if not isinstance(main, str) or not Path(main).is_file():
         return None
@@ -132,9 +132,9 @@ def _system_packages(start: Path) -> tuple[str, ...]:
 
 
 def _dockerfile() -> str:
-    # Beside this module where the library is installed; in a checkout it is where people look for it.
-    here = Path(__file__)
-    for path in (here.with_name("Dockerfile"), here.parents[3] / "worker_image" / "Dockerfile"):
+    # Beside this module in an installed copy; in a folder of its own in a checkout.
+    module = Path(__file__)
+    for path in (module.with_name("Dockerfile"), module.parents[3] / "worker_image" / "Dockerfile"):
         if path.is_file():
             return path.read_text(encoding="utf-8")
     raise ConfigError("this installation of starburst-executor has no Dockerfile: install it again")

@@ -1,9 +1,9 @@
-"""Images of workers: found by their tag, or built and pushed, by an engine of this machine or by CodeBuild.
+"""Finds images of workers by their tag, or builds and pushes them, with an engine of this machine or with CodeBuild.
 
     Environment ──tag──► is it in the repository? ──yes──► its URI
                                                   └─no──► docker | podman | buildah, else CodeBuild ──► its URI
 
-A tag says what an image holds and is written once, so an image that exists is never built again.
+A tag identifies an image's contents and is immutable, so an existing image is never built again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MACHINES = {"x86_64": "x86_64", "amd64": "x86_64", "arm64": "arm64", "aarch64":
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the stack's repository. `pushed_at` is UTC epoch seconds, `n_bytes` is as it is stored, packed."""
+    """An image in the stack's repository. `pushed_at` is UTC epoch seconds, `n_bytes` is the compressed size."""
 
     uri: str
     tag: str
@@ -41,7 +41,7 @@ class Image:
 
 
 def image_uri(clients: Clients, stack: Stack, environment: Environment, arch: str = "x86_64") -> str:
-    """The image that holds this environment.
+    """Return the URI of the image with this environment.
 
     Raises: LaunchError: it has not been built. ECR: 1 DescribeImages.
     """
@@ -51,16 +51,16 @@ def image_uri(clients: Clients, stack: Stack, environment: Environment, arch: st
             f" --arch {arch}" if arch != ARCHS[0] else ""
         )
         raise LaunchError(
-            f"no image for this environment: run `{command}`, or name one with image=: tag={tag}, "
+            f"no image for this environment: run `{command}`, or pass another with image=: tag={tag}, "
             f"requirements={environment.requirements.source}, repository={stack.repository_uri}"
         )
     return f"{stack.repository_uri}:{tag}"
 
 
 def _shown(project: Path) -> str:
-    """A path as it is typed in the working folder."""
-    here = Path.cwd()
-    return shlex.quote(str(project.relative_to(here) if project.is_relative_to(here) else project))
+    """Return a path as a user types it in the working directory."""
+    folder = Path.cwd()
+    return shlex.quote(str(project.relative_to(folder) if project.is_relative_to(folder) else project))
 
 
 def build_image(
@@ -73,16 +73,16 @@ def build_image(
     say: Callable[[str], None],
     engine: str | None = None,
 ) -> str:
-    """The image that holds this environment, built and pushed unless it exists; its URI.
+    """Build and push the image with this environment, unless it exists; return its URI.
 
     Args:
         arch: `x86_64` or `arm64`.
         say: Called with each line of progress.
-        engine: `docker`, `podman`, `buildah` or `codebuild`. If left out, the first of those three that answers, and
-            CodeBuild if none does or if this machine has another processor.
+        engine: `docker`, `podman`, `buildah` or `codebuild`. By default the first of the three engines that works, or
+            CodeBuild if none works or if this machine has another processor.
     Raises:
         LaunchError: it could not be built or pushed. ConfigError: an unknown engine or processor.
-    ECR: 1 DescribeImages, then 1 GetAuthorizationToken and the engine's own, or CodeBuild's.
+    ECR: 1 DescribeImages, then 1 GetAuthorizationToken and the engine's requests, or those of CodeBuild.
     """
     if arch not in ARCHS:
         raise ConfigError(f"arch={arch!r}: must be {' or '.join(ARCHS)}")
@@ -92,16 +92,16 @@ def build_image(
         say(f"exists: {uri}")
         return uri
     say(f"Python {environment.python}, {environment.requirements.source}")
-    found = _engine(stack, arch, engine, say)
+    builder = _engine(stack, arch, engine, say)
     try:
-        if found is None:
+        if builder is None:
             build_there(
                 clients, stack, tag, environment.files(), environment.build_arguments(), arch, clock=clock, say=say
             )
         else:
-            _build_here(clients, found, environment, uri, arch)
+            _build_locally(clients, builder, environment, uri, arch)
     except LaunchError:
-        # Tags are written once: whoever is second with the same one is refused.
+        # Tags are immutable: if another client pushed the same tag first, the push is refused.
         if not _exists(clients, stack, tag):
             raise
     say(f"pushed: {uri}")
@@ -109,10 +109,10 @@ def build_image(
 
 
 def list_images(clients: Clients, stack: Stack) -> list[Image]:
-    """The images in the stack's repository that have a tag, newest first. ECR: 1 DescribeImages per 100."""
+    """Return the tagged images in the stack's repository, newest first. ECR: 1 DescribeImages per 100."""
     try:
         pages = clients.get("ecr").get_paginator("describe_images").paginate(repositoryName=stack.repository)
-        found = [
+        images = [
             Image(f"{stack.repository_uri}:{tag}", tag, detail["imagePushedAt"].timestamp(), detail["imageSizeInBytes"])
             for page in pages
             for detail in page["imageDetails"]
@@ -120,26 +120,26 @@ def list_images(clients: Clients, stack: Stack) -> list[Image]:
         ]
     except FOREIGN as error:
         raise meaning(error, f"listing the images of {stack.repository_uri}") from error
-    return sorted(found, key=lambda image: -image.pushed_at)
+    return sorted(images, key=lambda image: -image.pushed_at)
 
 
 def native_arch() -> str | None:
-    """This machine's processor as images name it; None if it is of another kind."""
+    """Return this machine's processor as images name it; None for other kinds."""
     return _MACHINES.get(platform.machine().lower())
 
 
 def _engine(stack: Stack, arch: str, wanted: str | None, say: Callable[[str], None]) -> Engine | None:
-    """The engine to build with; None for CodeBuild."""
+    """Return the engine to build with; None for CodeBuild."""
     if wanted == CODEBUILD:
         return None
-    # An engine can imitate another processor, some ten times slower, if it was set up for that; CodeBuild has both.
+    # An engine may be set up to emulate another processor, about ten times slower; CodeBuild has both.
     if wanted is None and arch != native_arch() and stack.codebuild_project is not None:
         return None
     return find_engine(say, wanted)
 
 
-def _build_here(clients: Clients, engine: Engine, environment: Environment, uri: str, arch: str) -> None:
-    # The registry first: whoever may not write there should hear of it before minutes are spent.
+def _build_locally(clients: Clients, engine: Engine, environment: Environment, uri: str, arch: str) -> None:
+    # Log in first, so that a missing right shows before minutes are spent on the build.
     registry = uri.partition("/")[0]
     try:
         [granted] = clients.get("ecr").get_authorization_token()["authorizationData"]

@@ -1,14 +1,14 @@
-"""Which packages a project needs, from what it says of itself: found, read, and written as pip understands it.
+"""Determines the packages that a project needs, from its own files, in pip's requirements format.
 
-Looked for beside the script (in the working folder where there is none) and in the folders above it, up to the one that
-holds `.git`. The first folder that has any of these decides, by the first of them that it has:
+The search begins beside the script (in the working directory if there is none) and goes up to the folder with `.git`. The
+first folder with any of these files decides, by the first of them:
 
     uv.lock, poetry.lock, pdm.lock   with pyproject.toml: its dependencies, in exactly the versions of the lock
-    requirements.txt                 as it is, what it includes put in
-    pyproject.toml                   its dependencies, if it names any
-    none of them                     what the script and the user's modules import, in the versions installed here
+    requirements.txt                 its lines, and those of included files
+    pyproject.toml                   its dependencies, if it has any
+    none of them                     the imports of the script and the user's modules, in the versions installed here
 
-Packages that are folders of the user's (`-e .`, `./lib`, workspace members) are left out: they travel as code.
+Packages that are local folders (`-e .`, `./lib`, workspace members) are left out: they travel as code.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _LOCKS = ("uv.lock", "poetry.lock", "pdm.lock")
 _FILES = (*_LOCKS, "requirements.txt", "pyproject.toml")
 _LIBRARY = "starburst-executor"
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
-# A requirement that is a folder or file of this machine, or an editable one.
+# A requirement that is a local folder or file, or editable.
 _LOCAL = re.compile(r"(-e|--editable)[ =]|\.{0,2}/|\.{1,2}$|\.{1,2}\[|~|file:|[^ ]+ @ file:")
 
 
 class Requirements(NamedTuple):
-    """What to install, one line of pip's requirements format each.
+    """The packages to install, as lines in pip's requirements format.
 
     Attributes:
-        source: Where that was found, for people.
-        wanted: What is needed itself, with options such as `--extra-index-url`.
-        pinned: Versions of these and of what they need in turn.
+        source: The source of the list, for messages.
+        wanted: The direct requirements, with options such as `--extra-index-url`.
+        pinned: Versions of these and of their dependencies.
     """
 
     source: str
@@ -49,22 +49,22 @@ class Requirements(NamedTuple):
 
 
 def find_requirements(start: Path, script: Path | None = None) -> Requirements:
-    """The packages of the project that `start` is a folder of.
+    """Find the requirements of the project that contains the folder `start`.
 
     Args:
-        script: The program, for a project that says nothing: what it imports is looked for.
-    Raises: ConfigError: a file cannot be read, or nothing says which packages are needed.
+        script: The program, whose imports are used if the project lists no packages.
+    Raises: ConfigError: a file cannot be read, or the required packages cannot be determined.
     """
     for folder in upwards(start):
         for name in _FILES:
             path = folder / name
-            if path.is_file() and (found := _read(path)) is not None:
-                return found
+            if path.is_file() and (requirements := _read(path)) is not None:
+                return requirements
     return _installed(script)
 
 
 def upwards(start: Path) -> Iterator[Path]:
-    """A folder and those above it that may belong to the same project: up to the one with `.git`, or to below home."""
+    """Yield a folder and its parents in the same project: up to the one with `.git`, or to below the home folder."""
     for folder in (start, *start.parents):
         if folder == Path.home() and folder != start:
             return
@@ -78,7 +78,7 @@ def _read(path: Path) -> Requirements | None:
         if path.name == "requirements.txt":
             return Requirements(str(path), tuple(_lines(path)), ())
         if not path.with_name("pyproject.toml").is_file():
-            raise ConfigError(f"a lock file without what it locks: {path}: put its pyproject.toml beside it")
+            raise ConfigError(f"a lock file without a project: {path}: put its pyproject.toml beside it")
         project = _parsed(path.with_name("pyproject.toml"))
         wanted = _dependencies(project)
         if path.name not in _LOCKS:
@@ -95,18 +95,18 @@ def _parsed(path: Path) -> dict[str, Any]:
         import tomllib
     else:
         import tomli as tomllib
-    found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    return found
+    table: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    return table
 
 
 def _normal(requirement: str) -> str:
-    """The name in a requirement as indexes compare it."""
+    """Return the normalised name in a requirement, as indexes compare names."""
     match = _NAME.match(requirement)
     return re.sub(r"[-_.]+", "-", match[1]).lower() if match else ""
 
 
 def _is_elsewhere(requirement: str) -> bool:
-    """Whether it can be had from anywhere: not a folder of this machine, and not this library, which is added."""
+    """Whether other machines can install it: not a local folder, and not this library, which is added separately."""
     return _LOCAL.match(requirement) is None and _normal(requirement) != _LIBRARY
 
 
@@ -114,9 +114,9 @@ def _is_elsewhere(requirement: str) -> bool:
 
 
 def _lines(path: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
-    """The requirements in a file and in those it includes, in order."""
+    """Yield the requirements in a file and in the files that it includes, in order."""
     if path in above:
-        raise ConfigError(f"a requirements file that includes itself: {path}")
+        raise ConfigError(f"a requirements file includes itself: {path}")
     text = re.sub(r"\\\r?\n", " ", path.read_text(encoding="utf-8"))
     for raw in text.splitlines():
         line = re.sub(r"(^|\s)#.*", "", raw).strip()
@@ -124,7 +124,9 @@ def _lines(path: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
         if included is not None and line.startswith(("-r", "--r")):
             yield from _lines(path.parent / included[1], (*above, path))
         elif included is not None:
-            raise ConfigError(f"a constraints file within a requirements file is not sent: {path}: {line}; put it in")
+            raise ConfigError(
+                f"a constraints file in a requirements file is not supported: {path}: {line}; insert its lines"
+            )
         elif line and _is_elsewhere(line):
             yield re.sub(r"\s+", " ", line)
 
@@ -133,7 +135,7 @@ def _lines(path: Path, above: tuple[Path, ...] = ()) -> Iterator[str]:
 
 
 def _dependencies(project: Mapping[str, Any]) -> list[str] | None:
-    """What a project says it needs; None if it says nothing."""
+    """Return a project's dependencies; None if it lists none."""
     standard = project.get("project", {})
     if "dependencies" in standard:
         return list(standard["dependencies"])
@@ -144,22 +146,22 @@ def _dependencies(project: Mapping[str, Any]) -> list[str] | None:
 
 
 def _of_poetry(name: str, spec: Any) -> Iterator[str]:
-    """Poetry's own way to write a dependency; its version ranges are left to the lock."""
-    for one in spec if isinstance(spec, list) else [spec]:
-        fields = one if isinstance(one, dict) else {"version": str(one)}
+    """Convert a dependency in Poetry's format; the lock file determines its version."""
+    for entry in spec if isinstance(spec, list) else [spec]:
+        fields = entry if isinstance(entry, dict) else {"version": str(entry)}
         if "path" in fields or fields.get("optional"):
             continue
         extras = f"[{','.join(fields['extras'])}]" if fields.get("extras") else ""
         version = _range_of_poetry(str(fields.get("version", "*")))
         markers = f" ; {fields['markers']}" if fields.get("markers") else ""
-        where = (
+        source = (
             f" @ git+{fields['git']}{_at(fields)}"
             if "git" in fields
             else f" @ {fields['url']}"
             if "url" in fields
             else version
         )
-        yield f"{name}{extras}{where}{markers}"
+        yield f"{name}{extras}{source}{markers}"
 
 
 def _at(fields: Mapping[str, Any]) -> str:
@@ -168,12 +170,12 @@ def _at(fields: Mapping[str, Any]) -> str:
 
 
 def _range_of_poetry(text: str) -> str:
-    """`^1.2.3` and `~1.2` as pip writes them: up to the next version that may break."""
-    found = []
+    """Convert `^1.2.3` and `~1.2` to pip's format: up to the next incompatible version."""
+    ranges = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = re.fullmatch(r"([\^~])\s*v?(\d+(?:\.\d+)*)(.*)", part)
         if match is None:
-            found.append(f"=={part}" if part[0].isdigit() else "" if part == "*" else part)
+            ranges.append(f"=={part}" if part[0].isdigit() else "" if part == "*" else part)
             continue
         numbers = [int(number) for number in match[2].split(".")]
         if match[1] == "~":
@@ -181,12 +183,12 @@ def _range_of_poetry(text: str) -> str:
         else:
             keep = next((i for i, number in enumerate(numbers) if number), len(numbers) - 1) + 1
         upper = [*numbers[: keep - 1], numbers[keep - 1] + 1]
-        found.append(f">={match[2]}{match[3]},<{'.'.join(map(str, upper))}")
-    return ",".join(filter(None, found))
+        ranges.append(f">={match[2]}{match[3]},<{'.'.join(map(str, upper))}")
+    return ",".join(filter(None, ranges))
 
 
 def _locked(lock: Mapping[str, Any]) -> tuple[list[str], set[str]]:
-    """Versions that a lock file settles, as constraints; names of packages that are folders of the user's."""
+    """Return the versions in a lock file as constraints, and the names of packages that are local folders."""
     by_name: dict[str, list[tuple[str, str]]] = {}
     local: set[str] = set()
     for package in lock.get("package", ()):
@@ -199,15 +201,15 @@ def _locked(lock: Mapping[str, Any]) -> tuple[list[str], set[str]]:
             by_name.setdefault(name, []).append((place, markers))
     pinned = []
     for name, places in sorted(by_name.items()):
-        # One of several: which, the markers say; where they do not, it stays open.
+        # The markers select one of several versions; without markers, the version is not pinned.
         if len(places) == 1 or all(markers for _, markers in places):
-            many = len(places) > 1
-            pinned += [f"{name}{place}" + (f" ; {markers}" if many else "") for place, markers in places]
+            has_several = len(places) > 1
+            pinned += [f"{name}{place}" + (f" ; {markers}" if has_several else "") for place, markers in places]
     return pinned, local
 
 
 def _place(package: Mapping[str, Any]) -> str | None:
-    """What follows a locked package's name: its version or where it comes from; None if that is this machine."""
+    """Return the version or source of a locked package, as it follows the name; None for a local folder."""
     source = package.get("source", {})
     if not {"editable", "virtual", "directory", "path"}.isdisjoint(source) or "path" in package:
         return None
@@ -228,49 +230,49 @@ def _place(package: Mapping[str, Any]) -> str | None:
 
 def _installed(script: Path | None) -> Requirements:
     if script is None:
-        # What a notebook imports is in no file: half of it would be worse than nothing.
+        # A notebook's imports are in no file, and an incomplete list would be worse than an error.
         raise ConfigError(
-            "nothing says which packages workers need: name your script, or write a requirements.txt "
+            "the packages that workers need are unknown: name your script, or write a requirements.txt "
             f"(`pip freeze > requirements.txt`): looked for {', '.join(_FILES)}"
         )
-    found = find_modules(script)
+    modules = find_modules(script)
     owners = metadata.packages_distributions()
-    names = sorted({_normal(owner) for module in found.installed for owner in owners.get(module, ())} - {_LIBRARY})
+    names = sorted({_normal(owner) for module in modules.installed for owner in owners.get(module, ())} - {_LIBRARY})
     wanted = tuple(filter(None, map(_as_installed, names)))
     pinned = tuple(filter(None, map(_as_installed, sorted(_needed_by(names)))))
-    return Requirements(f"what {script.name} imports, in the versions installed here", wanted, pinned)
+    return Requirements(f"the imports of {script.name}, in the versions installed here", wanted, pinned)
 
 
 def _needed_by(names: Iterable[str]) -> set[str]:
-    """What these need in turn, as far as it is installed. Of no harm if too much: it only settles versions."""
-    todo, seen = list(names), set(names)
+    """Return the installed dependencies of these packages, recursively. Surplus entries are harmless: they only pin versions."""
+    todo, known = list(names), set(names)
     while todo:
         try:
             requires = metadata.distribution(todo.pop()).requires or ()
         except metadata.PackageNotFoundError:
             continue
-        more = {_normal(line) for line in requires if "extra ==" not in line} - seen - {_LIBRARY}
-        seen |= more
+        more = {_normal(line) for line in requires if "extra ==" not in line} - known - {_LIBRARY}
+        known |= more
         todo += more
-    return seen - set(names)
+    return known - set(names)
 
 
 def _as_installed(name: str) -> str | None:
-    """The requirement that gives what is installed here; None if there is nothing, or only a folder of the user's."""
+    """Return the requirement for the installed version; None if the package is missing or an editable folder."""
     try:
-        found = metadata.distribution(name)
+        distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
         return None
-    record = json.loads(found.read_text("direct_url.json") or "{}")
+    record = json.loads(distribution.read_text("direct_url.json") or "{}")
     if "dir_info" in record:
         if record["dir_info"].get("editable"):
             return None
         raise ConfigError(
-            f"a package that was installed from a folder of this machine: {name}, from {record.get('url')}; install it "
+            f"a package was installed from a local folder: {name}, from {record.get('url')}; install it "
             "as editable (`pip install -e`), so that it is sent as code, or name a source for it in a requirements.txt"
         )
     if "vcs_info" in record:
         return f"{name} @ {record['vcs_info']['vcs']}+{record['url']}@{record['vcs_info']['commit_id']}"
     if "url" in record and not record["url"].startswith("file:"):
         return f"{name} @ {record['url']}"
-    return f"{name}=={found.version}"
+    return f"{name}=={distribution.version}"

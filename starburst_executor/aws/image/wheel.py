@@ -1,7 +1,7 @@
-"""This library as a wheel, made from the files that are running here.
+"""Packs this library as a wheel, from the files of the running process.
 
-So an image holds exactly what its client has: a released version, or a checkout with changes of yours, with no index and
-no build tool asked. The same files give the same bytes.
+So an image contains exactly the client's code: a released version, or a checkout with local changes, without a package
+index or build tool. Equal files give equal bytes.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ class Wheel(NamedTuple):
 
 
 def library_wheel() -> Wheel:
-    """The wheel of this library. Raises: ConfigError: it is not installed, so that nobody knows what it needs.
+    """Return the wheel of this library. Raises: ConfigError: it is not installed, so its dependencies are unknown.
 
     Source: https://packaging.python.org/en/latest/specifications/binary-distribution-format/
     """
     try:
         requires = metadata.requires(_DISTRIBUTION) or ()
     except metadata.PackageNotFoundError as error:
-        raise ConfigError(f"{_DISTRIBUTION} is not installed here, only found: `pip install` it") from error
+        raise ConfigError(f"{_DISTRIBUTION} is on the path but not installed: `pip install` it") from error
     about = f"Metadata-Version: 2.1\nName: {_DISTRIBUTION}\nVersion: {__version__}\n"
     about += "".join(f"Requires-Dist: {line}\n" for line in requires if "extra ==" not in line)
     info = f"starburst_executor-{__version__}.dist-info"
     root = Path(version.__file__).parent
-    # By their kind: what else lies about is not ours, and a Dockerfile is in installed copies but not in a checkout.
+    # By suffix: other files may not belong to the library, and only installed copies contain a Dockerfile.
     sources = (path for path in root.rglob("*") if path.suffix in _KINDS and path.is_file())
     files = {f"{root.name}/{path.relative_to(root).as_posix()}": path.read_bytes() for path in sources}
     files = dict(sorted(files.items())) | {f"{info}/METADATA": about.encode(), f"{info}/WHEEL": _WHEEL.encode()}
     record = "".join(f"{name},sha256={_hash(body)},{len(body)}\n" for name, body in files.items())
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     stream = io.BytesIO()
-    # Not compressed: not every zlib gives the same bytes, and they decide the image's tag.
+    # Not compressed: zlib versions give different bytes, and the bytes determine the image's tag.
     with zipfile.ZipFile(stream, "w") as archive:
         for name, body in files.items():
             entry = zipfile.ZipInfo(name, _DATE)

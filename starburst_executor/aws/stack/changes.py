@@ -1,13 +1,13 @@
-"""A CloudFormation stack is made, changed or deleted, and how that goes is told while it goes.
+"""Creates, changes and deletes a CloudFormation stack, and reports the progress.
 
-Guarantee: whatever state an earlier attempt left the stack in, interrupted or failed, the next one starts from there:
-what is under way is waited for, what was rolled back whole is removed first.
+Guarantee: an attempt can continue from any state that an interrupted or failed attempt left: it waits for an operation in
+progress, and removes a stack whose creation was rolled back.
 
-    no stack, REVIEW_IN_PROGRESS          make it
+    no stack, REVIEW_IN_PROGRESS          create it
     …_IN_PROGRESS                         wait, then as below
-    ROLLBACK_…, CREATE_FAILED, DELETE_…   delete, then make it: nothing in it was ever used
+    ROLLBACK_…, CREATE_FAILED, DELETE_…   delete, then create it: none of its resources was ever used
     …_COMPLETE                            change it
-    UPDATE_ROLLBACK_FAILED                an error: a person has to say what to skip
+    UPDATE_ROLLBACK_FAILED                an error: the user has to choose the resources to skip
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _GONE = "DELETE_COMPLETE"
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One resource that a change set would change: `Add`, `Modify` or `Remove`, its name, its type; whether it is replaced."""
+    """A resource in a change set: the action (`Add`, `Modify`, `Remove`), its name, its type, and whether it is replaced."""
 
     action: str
     resource: str
@@ -42,7 +42,7 @@ class Change:
 
     @property
     def is_lost(self) -> bool:
-        """Whether what is there now goes away."""
+        """Whether the existing resource is removed."""
         return self.replaced or self.action == "Remove"
 
     def __str__(self) -> str:
@@ -50,10 +50,10 @@ class Change:
 
 
 class Changes:
-    """Makes, changes and deletes one stack.
+    """Creates, changes and deletes one stack.
 
     Args:
-        say: Is told each line of progress.
+        say: Called with each line of progress.
     """
 
     def __init__(self, clients: Clients, clock: Clock, say: Callable[[str], None]) -> None:
@@ -67,29 +67,29 @@ class Changes:
     def _cloudformation(self) -> Any:
         return self._clients.get("cloudformation")
 
-    # --- make, change -------------------------------------------------------------------------------------------------
+    # --- create, change -------------------------------------------------------------------------------------------------
 
     def propose(self, template: str, parameters: Mapping[str, str], tags: Mapping[str, str]) -> list[Change] | None:
-        """Make a change set, which changes nothing yet; the resources that it would change, or None if nothing differs.
+        """Create a change set, without executing it; return the resources in it, or None if it has no changes.
 
         Args:
-            parameters: Those to set; of a stack that exists the others keep their values.
+            parameters: The parameters to set; the others of an existing stack keep their values.
 
         Raises: LaunchError, ConfigError.
         """
-        found = self._settled()
-        kept = [one["ParameterKey"] for one in (found or {}).get("Parameters", [])]
+        record = self._settled()
+        kept = [parameter["ParameterKey"] for parameter in (record or {}).get("Parameters", [])]
         try:
             self._cloudformation.create_change_set(
                 StackName=self._name,
                 ChangeSetName=self._change_set,
-                ChangeSetType="CREATE" if found is None else "UPDATE",
+                ChangeSetType="CREATE" if record is None else "UPDATE",
                 TemplateBody=template,
                 Parameters=[
                     *({"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()),
                     *({"ParameterKey": key, "UsePreviousValue": True} for key in kept if key not in parameters),
                 ],
-                # Roles have names of ours where a prefix for them is given.
+                # The stack names its roles itself if a prefix for their names is given.
                 Capabilities=["CAPABILITY_NAMED_IAM"],
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
             )
@@ -98,7 +98,7 @@ class Changes:
             raise self._failed(error, "proposing changes to") from error
 
     def apply(self) -> None:
-        """Carry out the change set, and return when that is done. Raises: LaunchError with the first cause."""
+        """Execute the change set, and return when it is complete. Raises: LaunchError with the first cause."""
         before = self._newest_event()
         try:
             self._cloudformation.execute_change_set(StackName=self._name, ChangeSetName=self._change_set)
@@ -107,45 +107,45 @@ class Changes:
         self._follow(before, wanted=("CREATE_COMPLETE", "UPDATE_COMPLETE"))
 
     def discard(self) -> None:
-        """Drop the change set, and the empty stack that it was for if there was none."""
-        found = find_stack(self._clients)
+        """Delete the change set, and the empty stack that was created for it."""
+        record = find_stack(self._clients)
         try:
-            if found is not None and found["StackStatus"] == "REVIEW_IN_PROGRESS":
+            if record is not None and record["StackStatus"] == "REVIEW_IN_PROGRESS":
                 self._cloudformation.delete_stack(StackName=self._name)
-            elif found is not None:
+            elif record is not None:
                 self._cloudformation.delete_change_set(StackName=self._name, ChangeSetName=self._change_set)
         except FOREIGN as error:
-            raise self._failed(error, "dropping the proposed changes to") from error
+            raise self._failed(error, "deleting the proposed changes to") from error
 
     @property
     def _change_set(self) -> str:
-        # One name: whoever proposes anew replaces what an interrupted attempt left behind.
+        # A constant name: a new proposal replaces the one that an interrupted attempt left.
         return f"{self._name}-setup"
 
     def _settled(self) -> dict[str, Any] | None:
-        """The stack in a state that it can be changed from; None where it is to be made."""
-        found = find_stack(self._clients)
-        status = "" if found is None else str(found["StackStatus"])
-        if found is not None and status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
+        """Bring the stack into a state in which it can be changed, and return it; None if it must be created."""
+        record = find_stack(self._clients)
+        status = "" if record is None else str(record["StackStatus"])
+        if record is not None and status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
             self._say(f"the stack is busy ({status}): waiting")
             self._follow(self._newest_event(), wanted=None)
-            found = find_stack(self._clients)
-            status = "" if found is None else str(found["StackStatus"])
+            record = find_stack(self._clients)
+            status = "" if record is None else str(record["StackStatus"])
         if status == "UPDATE_ROLLBACK_FAILED":
             raise LaunchError(
-                f"stack {self._name!r} cannot be changed before its last roll back is continued: see which resource is stuck "
-                f"and type `aws cloudformation continue-update-rollback --stack-name {self._name}`: status={status}"
+                f"stack {self._name!r} cannot be changed before its last rollback is continued: find the failed resource "
+                f"and run `aws cloudformation continue-update-rollback --stack-name {self._name}`: status={status}"
             )
         if status in _NEVER_USED:
-            self._say(f"removing what an earlier attempt left ({status})")
+            self._say(f"removing the stack that an earlier attempt left ({status})")
             self.delete()
             return None
         if status == "REVIEW_IN_PROGRESS":
             self._drop_old_change_set()
             return None
-        if found is not None:
+        if record is not None:
             self._drop_old_change_set()
-        return found
+        return record
 
     def _drop_old_change_set(self) -> None:
         try:
@@ -153,12 +153,12 @@ class Changes:
             self._cloudformation.delete_change_set(StackName=self._name, ChangeSetName=self._change_set)
         except FOREIGN as error:
             if error_code(error) not in ("ChangeSetNotFound", "ChangeSetNotFoundException", "ValidationError"):
-                raise self._failed(error, "dropping what was proposed earlier for") from error
+                raise self._failed(error, "deleting an earlier proposal for") from error
 
     def _proposed(self) -> list[Change] | None:
         while True:
-            asked = {"StackName": self._name, "ChangeSetName": self._change_set}
-            answer = self._cloudformation.describe_change_set(**asked)
+            request = {"StackName": self._name, "ChangeSetName": self._change_set}
+            answer = self._cloudformation.describe_change_set(**request)
             if answer["Status"] not in ("CREATE_PENDING", "CREATE_IN_PROGRESS"):
                 break
             self._clock.wait(self._never, _POLL_S)
@@ -169,48 +169,48 @@ class Changes:
             raise LaunchError(f"CloudFormation refused the changes: {reason}; {advice(reason)}")
         changes = list(answer.get("Changes", []))
         while answer.get("NextToken"):
-            answer = self._cloudformation.describe_change_set(**asked, NextToken=answer["NextToken"])
+            answer = self._cloudformation.describe_change_set(**request, NextToken=answer["NextToken"])
             changes += answer.get("Changes", [])
-        return [_change(one["ResourceChange"]) for one in changes]
+        return [_change(change["ResourceChange"]) for change in changes]
 
     # --- delete -------------------------------------------------------------------------------------------------------
 
     def delete(self) -> None:
-        """Delete the stack, and return when it is gone; at once if there is none. Raises: LaunchError with the first cause."""
-        found = find_stack(self._clients)
-        if found is None:
+        """Delete the stack if it exists, and return when it is deleted. Raises: LaunchError with the first cause."""
+        record = find_stack(self._clients)
+        if record is None:
             return
         before = self._newest_event()
         try:
-            # By its id: a stack that is gone can be asked about by that alone.
-            self._cloudformation.delete_stack(StackName=found["StackId"])
+            # By its id: only the id still identifies a deleted stack.
+            self._cloudformation.delete_stack(StackName=record["StackId"])
         except FOREIGN as error:
             raise self._failed(error, "deleting") from error
-        self._follow(before, wanted=(_GONE,), stack_id=str(found["StackId"]))
+        self._follow(before, wanted=(_GONE,), stack_id=str(record["StackId"]))
 
     # --- follow -------------------------------------------------------------------------------------------------------
 
     def _follow(self, before: str, *, wanted: tuple[str, ...] | None, stack_id: str = "") -> None:
-        """Tell every event after `before` until the stack comes to rest; an error if not in one of the `wanted` states."""
-        told: set[str] = {before}
+        """Report every event after `before` until the operation ends; raise if the final state is not in `wanted`."""
+        reported: set[str] = {before}
         deadline = self._clock.monotonic() + _BEGIN_S
         stack_id = stack_id or str((find_stack(self._clients) or {}).get("StackId", self._name))
         while True:
-            # The state first: events that came before it are then all there to be told.
+            # Read the state first: all events before it are then available.
             status = self._status(stack_id)
             fresh = self._events_since(stack_id, before)
             for event in reversed(fresh):
-                if event["EventId"] not in told:
-                    told.add(str(event["EventId"]))
-                    self._tell(event)
-            # Right after the call the stack may still show the state before it.
+                if event["EventId"] not in reported:
+                    reported.add(str(event["EventId"]))
+                    self._report(event)
+            # Just after the call, the stack may still have its previous state.
             has_begun = bool(fresh) or wanted is None or status == _GONE or self._clock.monotonic() >= deadline
             if has_begun and not status.endswith("_IN_PROGRESS"):
                 break
             self._clock.wait(self._never, _POLL_S)
         if wanted is not None and status not in wanted:
             cause = first_cause(fresh)
-            words = f"{cause}; {advice(cause.reason)}" if cause else "the events of the stack in the console say why"
+            words = f"{cause}; {advice(cause.reason)}" if cause else "see the events of the stack in the console"
             raise LaunchError(f"stack {self._name!r} in {self._clients.region}: {status}: {words}")
 
     def _status(self, stack_id: str) -> str:
@@ -226,7 +226,7 @@ class Changes:
         return next((str(event["EventId"]) for event in self._events(self._name)), "")
 
     def _events_since(self, stack_id: str, before: str) -> list[dict[str, Any]]:
-        """Newest first."""
+        """Return the events after `before`, newest first."""
         fresh = []
         for event in self._events(stack_id):
             if event["EventId"] == before:
@@ -242,15 +242,15 @@ class Changes:
             if error_code(error) != "ValidationError":
                 raise self._failed(error, "reading the events of") from error
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _report(self, event: dict[str, Any]) -> None:
         status = str(event["ResourceStatus"])
         reason = str(event.get("ResourceStatusReason", "")) if status.endswith("_FAILED") else ""
         words = f"  {status.lower().replace('_', ' '):<28} {event['LogicalResourceId']}"
         self._say(f"{words}: {reason}" if reason else words)
 
     def _failed(self, error: Exception, doing: str) -> Exception:
-        known = meaning(error, f"{doing} the stack {self._name!r} in {self._clients.region}")
-        return type(known)(f"{known}; {advice(str(error))}") if isinstance(known, LaunchError) else known
+        failure = meaning(error, f"{doing} the stack {self._name!r} in {self._clients.region}")
+        return type(failure)(f"{failure}; {advice(str(error))}") if isinstance(failure, LaunchError) else failure
 
 
 def _change(record: dict[str, Any]) -> Change:

@@ -1,6 +1,6 @@
-"""What is in a stack and what runs in it, read from the services themselves rather than from the stack's outputs.
+"""Lists the resources of a stack and its running workers, from the services rather than from the stack's outputs.
 
-So it works on a stack that was never whole, or is half removed.
+So it also works on a stack that was never complete, or is partly removed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["Contents", "Running", "active_jobs", "contents", "ecs_tasks", "runni
 
 _ACTIVE_JOBS = ("SUBMITTED", "PENDING", "RUNNABLE", "STARTING", "RUNNING")
 _QUEUES = ("BatchFargateQueue", "BatchFargateSpotQueue", "BatchEc2Queue", "BatchEc2SpotQueue")
-# A beat that is older is nobody's: workers beat every 15 s.
+# An older beat belongs to a lost worker: workers beat every 15 s.
 _BEAT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a stack still has: names of its resources by their names in the template."""
+    """The resources that a stack still has: their physical names by their names in the template."""
 
     stack_id: str
     names: dict[str, str]
@@ -41,7 +41,7 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What runs in a stack: ECS tasks, jobs of Batch, and sessions whose workers beat, wherever these are."""
+    """The running parts of a stack: ECS tasks, Batch jobs, and sessions whose workers beat, on any machine."""
 
     ecs_tasks: tuple[str, ...]
     jobs: tuple[str, ...]
@@ -53,38 +53,40 @@ class Running:
     def __str__(self) -> str:
         counts = (
             (self.ecs_tasks, "ECS tasks"),
-            (self.jobs, "jobs of Batch"),
+            (self.jobs, "Batch jobs"),
             (self.sessions, "sessions with live workers"),
         )
-        return ", ".join(f"{len(found)} {words}" for found, words in counts if found) or "nothing runs"
+        return ", ".join(f"{len(items)} {words}" for items, words in counts if items) or "no workers"
 
 
 def contents(clients: Clients) -> Contents | None:
-    """What the stack still has; None if there is no stack. Raises: LaunchError, ConfigError."""
-    found = find_stack(clients)
-    if found is None:
+    """Return the resources that the stack still has; None if there is no stack. Raises: LaunchError, ConfigError."""
+    record = find_stack(clients)
+    if record is None:
         return None
     names: dict[str, str] = {}
     try:
-        pages = clients.get("cloudformation").get_paginator("list_stack_resources").paginate(StackName=found["StackId"])
+        pages = (
+            clients.get("cloudformation").get_paginator("list_stack_resources").paginate(StackName=record["StackId"])
+        )
         for page in pages:
-            for one in page["StackResourceSummaries"]:
-                if one["ResourceStatus"] != "DELETE_COMPLETE" and one.get("PhysicalResourceId"):
-                    names[one["LogicalResourceId"]] = one["PhysicalResourceId"]
+            for resource in page["StackResourceSummaries"]:
+                if resource["ResourceStatus"] != "DELETE_COMPLETE" and resource.get("PhysicalResourceId"):
+                    names[resource["LogicalResourceId"]] = resource["PhysicalResourceId"]
     except FOREIGN as error:
-        raise meaning(error, "listing what the stack has") from error
-    return Contents(str(found["StackId"]), names)
+        raise meaning(error, "listing the stack's resources") from error
+    return Contents(str(record["StackId"]), names)
 
 
 def running(clients: Clients, has: Contents, clock: Clock) -> Running:
-    """What runs in the stack. Raises: LaunchError, ConfigError, StoreError."""
+    """Return the running parts of the stack. Raises: LaunchError, ConfigError, StoreError."""
     return Running(
         tuple(ecs_tasks(clients, has)), tuple(active_jobs(clients, has)), tuple(_sessions_alive(clients, has, clock))
     )
 
 
 def ecs_tasks(clients: Clients, has: Contents) -> Iterator[str]:
-    """The ARNs of ECS tasks that are wanted to run. ECS: 1 ListTasks per 100."""
+    """Yield the ARNs of ECS tasks whose desired status is RUNNING. ECS: 1 ListTasks per 100."""
     cluster = has.get("Cluster")
     if cluster is None:
         return
@@ -97,7 +99,7 @@ def ecs_tasks(clients: Clients, has: Contents) -> Iterator[str]:
 
 
 def active_jobs(clients: Clients, has: Contents) -> Iterator[str]:
-    """The ids of Batch's jobs that have not ended. Batch: 5 ListJobs for each queue."""
+    """Yield the ids of Batch jobs that have not ended. Batch: 5 ListJobs per queue."""
     for queue in filter(None, map(has.get, _QUEUES)):
         for status in _ACTIVE_JOBS:
             try:
@@ -105,14 +107,14 @@ def active_jobs(clients: Clients, has: Contents) -> Iterator[str]:
                 for page in pages:
                     yield from (job["jobId"] for job in page["jobSummaryList"])
             except FOREIGN as error:
-                # A queue that an interrupted teardown, or a person, has removed already.
+                # The queue was already removed, by an interrupted teardown or by hand.
                 if error_code(error) == "ClientException" and "not found" in str(error).lower():
                     break
-                raise meaning(error, "listing jobs of Batch") from error
+                raise meaning(error, "listing Batch jobs") from error
 
 
 def _sessions_alive(clients: Clients, has: Contents, clock: Clock) -> Iterator[str]:
-    """Sessions with a worker that beats: it may be anywhere, joined by hand."""
+    """Yield the sessions with a worker that beats; it may run on any machine."""
     bucket = has.get("Bucket")
     if bucket is None:
         return

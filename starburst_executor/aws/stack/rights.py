@@ -1,13 +1,13 @@
-"""What workers of a stack may do beside their own work: data of the user's, policies of the user's, secrets.
+"""The additional rights of a stack's workers: access to the user's data, the user's policies, secrets.
 
-    starburst setup --read s3://…      ──► ReadObjects, DataBuckets, DataPrefixes      in the workers' role
+    starburst setup --read s3://…      ──► ReadObjects, DataBuckets, DataPrefixes      in the worker role
                     --write s3://…     ──► WriteObjects, DataBuckets, DataPrefixes     the same
-                    --worker-policy …  ──► WorkerPolicies                              attached to the workers' role
-                    --pass-role …      ──► PassRoles                                   in the policy for people
-                    --secret …         ──► Secrets, SecretKeys                         in the role that starts workers
+                    --worker-policy …  ──► WorkerPolicies                              attached to the worker role
+                    --pass-role …      ──► PassRoles                                   in the policy for users
+                    --secret …         ──► Secrets, SecretKeys                         in the execution role
 
-Each option replaces what was given before, all of it; `none` takes it away. All are parameters of the template, so that an
-administrator can set them without this library, and are read back from the stack for `starburst doctor`.
+Each option replaces all its previous values; `none` removes them. All are parameters of the template, so that an
+administrator can set them without this library, and `starburst doctor` reads them from the stack.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secre
 _SSM_ARN = re.compile(r"arn:aws[a-z-]*:ssm:[a-z0-9-]+:\d{12}:parameter/[\w./*-]+")
 _KMS_ARN = re.compile(r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[\w-]+")
 _SSM_NAME = re.compile(r"/?[\w.-]+(/[\w.-]+)*")
-# What IAM gives to one role: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
+# IAM's limit for one role: https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html
 _POLICIES_MOST = 9
-_PARAMETER_BYTES = 4096  # of one value in CloudFormation
+_PARAMETER_BYTES = 4096  # CloudFormation's limit for one value
 
 
 @dataclass(frozen=True, slots=True)
 class DataPath:
-    """A place in S3 that workers may get at.
+    """A location in S3 that workers may access.
 
     Attributes:
-        bucket: Its bucket.
-        prefix: A folder, with all beneath it, or empty for the whole bucket. With "*" at its end it is a prefix of keys as S3
-            understands it, `2026-*`.
+        bucket: The bucket.
+        prefix: A folder with all its contents, or empty for the whole bucket. With a final "*" it is a prefix of keys,
+            `2026-*`.
     """
 
     bucket: str
@@ -49,18 +49,20 @@ class DataPath:
 
     @classmethod
     def of(cls, option: str, url: str) -> DataPath:
-        """Of `s3://bucket/prefix`. Raises: ConfigError."""
+        """Parse `s3://bucket/prefix`. Raises: ConfigError."""
         match = re.fullmatch(r"s3://([^/]+)(?:/(.*))?", url)
         if match is None or not _BUCKET.fullmatch(match[1]):
             raise ConfigError(f"{option} {url!r}: must be s3://bucket or s3://bucket/prefix")
         prefix = (match[2] or "").strip("/")
         if re.search(r"[*?,\s$]", prefix[:-1]) or prefix.endswith(("?", ",", "$", " ")):
-            raise ConfigError(f"{option} {url!r}: '*' stands at the end only, and no '?', ',', '$' or space anywhere")
+            raise ConfigError(
+                f"{option} {url!r}: '*' is allowed only at the end, and '?', ',', '$' and spaces are not allowed"
+            )
         return cls(match[1], "" if prefix == "*" else prefix)
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Patterns of keys."""
+        """The patterns of keys."""
         if not self.prefix or self.prefix.endswith("*"):
             return (self.prefix or "*",)
         return (self.prefix, f"{self.prefix}/*")
@@ -68,13 +70,13 @@ class DataPath:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What the parameters of a stack grant to workers, as people gave it.
+    """The rights that the parameters of a stack grant to workers, in the form of the options.
 
     Attributes:
-        reads, writes: Places in S3, as URLs.
-        policies: ARNs of policies that are attached to the workers' role.
-        secrets: ARNs of secrets, and of keys that they are encrypted by, that workers may be started with.
-        pass_roles: ARNs of roles that users may give workers in place of the stack's.
+        reads, writes: Locations in S3, as URLs.
+        policies: ARNs of policies that are attached to the worker role.
+        secrets: ARNs of secrets that workers may use, and of the keys that encrypt them.
+        pass_roles: ARNs of roles that users may pass to workers instead of the stack's.
     """
 
     reads: tuple[str, ...] = ()
@@ -91,10 +93,10 @@ class Granted:
             "secrets": self.secrets,
             "roles of your own": self.pass_roles,
         }
-        told = [f"{name} {', '.join(values)}" for name, values in parts.items() if values]
+        grants = [f"{name} {', '.join(values)}" for name, values in parts.items() if values]
         return (
-            "; ".join(told)
-            or "their sessions alone: --read, --write and --worker-policy of `starburst setup` add to that"
+            "; ".join(grants)
+            or "only their sessions: --read, --write and --worker-policy of `starburst setup` add rights"
         )
 
 
@@ -110,10 +112,10 @@ def rights_parameters(
     region: str,
     account_id: str,
 ) -> dict[str, str]:
-    """The template's parameters for what was given; of an option that was not given, none. Raises: ConfigError.
+    """Return the template's parameters for the given options only. Raises: ConfigError.
 
     Args:
-        now: The stack's parameters as they are: reads and writes share some.
+        now: The stack's current parameters: reads and writes share some.
     """
     settled: dict[str, str] = {}
     if reads or writes:
@@ -124,23 +126,23 @@ def rights_parameters(
     if policies:
         settled["WorkerPolicies"] = ",".join(_arns("--worker-policy", policies, _POLICY))
         if len(_arns("--worker-policy", policies, _POLICY)) > _POLICIES_MOST:
-            raise ConfigError(f"--worker-policy: a role takes {_POLICIES_MOST} besides its own; put them together")
+            raise ConfigError(f"--worker-policy: a role accepts {_POLICIES_MOST} in addition to its own; combine them")
     if pass_roles:
         settled["PassRoles"] = ",".join(_arns("--pass-role", pass_roles, _ROLE))
     if secrets:
-        given = [] if secrets == (NONE,) else [_secret(each, partition, region, account_id) for each in secrets]
-        settled["SecretKeys"] = ",".join(arn for arn in given if _KMS_ARN.fullmatch(arn))
-        settled["Secrets"] = ",".join(arn for arn in given if not _KMS_ARN.fullmatch(arn))
+        arns = [] if secrets == (NONE,) else [_secret(name, partition, region, account_id) for name in secrets]
+        settled["SecretKeys"] = ",".join(arn for arn in arns if _KMS_ARN.fullmatch(arn))
+        settled["Secrets"] = ",".join(arn for arn in arns if not _KMS_ARN.fullmatch(arn))
     for name, value in settled.items():
         if len(value) > _PARAMETER_BYTES:
             raise ConfigError(
-                f"more than a parameter of CloudFormation takes, {_PARAMETER_BYTES} bytes: parameter={name}"
+                f"longer than CloudFormation's limit for a parameter, {_PARAMETER_BYTES} bytes: parameter={name}"
             )
     return settled
 
 
 def granted(parameters: Mapping[str, str]) -> Granted:
-    """What a stack's parameters grant."""
+    """Return the rights that a stack's parameters grant."""
 
     def listed(name: str) -> tuple[str, ...]:
         return tuple(filter(None, parameters.get(name, "").split(",")))
@@ -163,7 +165,7 @@ def _data_parameters(read: list[DataPath], write: list[DataPath], partition: str
         return ",".join(f"arn:{partition}:s3:::{path.bucket}/{key}" for path in paths for key in path.objects)
 
     paths = [*read, *write]
-    # A bucket as a whole needs no prefix in its listing; "*" allows any.
+    # For a whole bucket the pattern is "*", which allows listing any prefix.
     prefixes = dict.fromkeys(key for path in paths for key in path.objects)
     return {
         "ReadObjects": objects(read),
@@ -174,7 +176,7 @@ def _data_parameters(read: list[DataPath], write: list[DataPath], partition: str
 
 
 def _urls(arns: Iterable[str]) -> list[str]:
-    """The places that patterns of objects stand for: a folder's two as one."""
+    """Return the locations for patterns of objects; the two patterns of a folder give one."""
     keys = [arn.partition(":::")[2] for arn in arns]
     folders = [key for key in keys if f"{key}/*" not in keys]
     return [f"s3://{key.removesuffix('/*')}" for key in folders]
@@ -186,7 +188,7 @@ def _arns(option: str, given: tuple[str, ...], form: re.Pattern[str]) -> list[st
     for arn in given:
         if not form.fullmatch(arn):
             raise ConfigError(
-                f"{option} {arn!r}: must be an ARN, such as {_EXAMPLES[option]}; or none alone, for no more"
+                f"{option} {arn!r}: must be an ARN, such as {_EXAMPLES[option]}; or only none, to remove all"
             )
     return list(dict.fromkeys(given))
 
@@ -198,9 +200,9 @@ _EXAMPLES: dict[str, Any] = {
 
 
 def _secret(given: str, partition: str, region: str, account_id: str) -> str:
-    """The ARN of a secret, of a parameter or of a key; a parameter may be named alone."""
+    """Return the ARN of a secret, a parameter or a key; a parameter may be given by its name."""
     if given.startswith("arn:"):
-        # A container may name a key within a secret, its stage, its version: rights are given for the whole.
+        # A reference may include a JSON key, a stage and a version; the right is for the whole secret.
         secret = re.sub(r"(:secret:[^:]+):.*", r"\1", given)
         if _SECRET_ARN.fullmatch(secret) or _SSM_ARN.fullmatch(secret) or _KMS_ARN.fullmatch(secret):
             return secret
@@ -208,5 +210,5 @@ def _secret(given: str, partition: str, region: str, account_id: str) -> str:
         return f"arn:{partition}:ssm:{region}:{account_id}:parameter/{given.lstrip('/')}"
     raise ConfigError(
         f"--secret {given!r}: must be the ARN of a secret of Secrets Manager, of a parameter of SSM or of a KMS key, or a "
-        "parameter's name; or none alone, for no more"
+        "parameter's name; or only none, to remove all"
     )

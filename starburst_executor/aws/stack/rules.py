@@ -1,9 +1,9 @@
-"""What the account of a company asks of everything that is made in it: a boundary for roles, their names, tags, a key.
+"""The rules of a company's account for all resources: a permissions boundary, names of roles, tags, a KMS key.
 
     starburst setup --permissions-boundary, --role-path, --role-prefix, --worker-role, --execution-role, --kms-key ──► parameters
-                    --tag KEY=VALUE ──► tags of the stack, which CloudFormation puts on all that can have any
+                    --tag KEY=VALUE ──► tags of the stack, which CloudFormation puts on every resource that supports tags
 
-All but the tags are parameters of the template, so that an administrator can set them without this library.
+All except the tags are parameters of the template, so that an administrator can set them without this library.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from starburst_executor.errors import ConfigError
 __all__ = ["refuse_lost_rights", "rules_parameters", "tags_of"]
 
 _ROLE = (r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+", "a role's ARN, arn:aws:iam::123456789012:role/ours", "")
-# Parameter: the option, what it may be, in words, and what stands for none.
+# By parameter: the option, its pattern, a description, and the value for none.
 _FORMS = {
     "PermissionsBoundary": (
         "--permissions-boundary",
@@ -31,17 +31,17 @@ _FORMS = {
     "KmsKeyArn": (
         "--kms-key",
         r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[\w-]+",
-        "a key's ARN, arn:aws:kms:eu-west-1:123456789012:key/…; an alias will not do",
+        "a key's ARN, arn:aws:kms:eu-west-1:123456789012:key/…; not an alias",
         "",
     ),
 }
 # Source: https://docs.aws.amazon.com/tag-editor/latest/userguide/best-practices-and-strats.html
 _TAG = re.compile(r"([\w .:/+@-]{1,128})=([\w .:/=+@-]{0,256})")
-_TAGS_MOST = 40  # of fifty: some are AWS's and ours
+_TAGS_MOST = 40  # of fifty: AWS and this library add some
 
 
 def rules_parameters(given: Mapping[str, str | None]) -> dict[str, str]:
-    """The template's parameters for what was given; of what was not, none. Raises: ConfigError."""
+    """Return the template's parameters for the given options only. Raises: ConfigError."""
     settled = {}
     for name, value in given.items():
         option, form, words, none = _FORMS[name]
@@ -54,25 +54,25 @@ def rules_parameters(given: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def refuse_lost_rights(parameters: Mapping[str, str]) -> None:
-    """Raises: ConfigError if rights are to be given to a role that the stack has not made, where they would be lost."""
+    """Refuse to grant rights to a role that the stack did not create, which would not get them. Raises: ConfigError."""
     for role, option, names in (
         ("WorkerRoleArn", "--worker-role", ("ReadObjects", "WriteObjects", "WorkerPolicies")),
         ("ExecutionRoleArn", "--execution-role", ("Secrets", "SecretKeys")),
     ):
         if parameters.get(role) and any(parameters.get(name) for name in names):
             raise ConfigError(
-                f"{option} {parameters[role]}: rights are given to roles of the stack's own; grant them to that role by hand, "
-                "and take away --read, --write and --worker-policy, or --secret, with none"
+                f"{option} {parameters[role]}: rights are granted only to the stack's own roles; grant them to that role by hand, "
+                "and remove --read, --write and --worker-policy, or --secret, with none"
             )
 
 
 def tags_of(given: Iterable[str]) -> dict[str, str]:
-    """Tags from `KEY=VALUE`. Raises: ConfigError."""
+    """Parse tags from `KEY=VALUE`. Raises: ConfigError."""
     tags = {}
     for tag in given:
         match = _TAG.fullmatch(tag)
         if match is None or match[1].lower().startswith(("aws:", "starburst:")):
-            raise ConfigError(f"--tag {tag!r}: must be KEY=VALUE, and KEY not begin with aws: or starburst:")
+            raise ConfigError(f"--tag {tag!r}: must be KEY=VALUE, and KEY must not begin with aws: or starburst:")
         tags[match[1]] = match[2]
     if len(tags) > _TAGS_MOST:
         raise ConfigError(f"--tag: at most {_TAGS_MOST}, not {len(tags)}")

@@ -1,10 +1,10 @@
-"""`starburst teardown`: everything that belongs to a stack is stopped, emptied and removed.
+"""`starburst teardown`: stops, empties and removes all resources of a stack.
 
-Beside the stack a few things bear its name, made by launchers: keys of sessions (SSM parameters), task definitions, job
-definitions. The stack goes last of all: so whatever an interruption leaves behind, running the same again finds it.
+Launchers create resources with the stack's name outside the stack: keys of sessions (SSM parameters), task definitions, job
+definitions. The stack is deleted last. Guarantee: after an interruption, running the same command again finds the rest.
 
-What CloudFormation does not delete is made ready for it: a bucket and a repository that hold something, roles and a
-policy that somebody attached by hand, instances that live.
+CloudFormation does not delete a bucket or repository with contents, roles and policies with attachments made by hand, or
+running instances, so these are emptied, detached and ended first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starburst_executor.errors import LaunchError
 
 __all__ = ["tear_down"]
 
-_STOP_S = 300.0  # ECS kills what has not ended two minutes after it was told to
+_STOP_S = 300.0  # ECS kills a container two minutes after SIGTERM
 _POLL_S = 3.0
 _KEYS_AT_ONCE = 1_000
 _IMAGES_AT_ONCE = 100
@@ -34,9 +34,9 @@ _GROUPS = ("Ec2Group", "Ec2SpotGroup")
 
 
 def tear_down(clients: Clients, clock: Clock, has: Contents, say: Callable[[str], None]) -> list[str]:
-    """Stop, empty and delete everything; what is left, in words, empty if nothing.
+    """Stop, empty and delete everything; return descriptions of what is left, empty if nothing.
 
-    Raises: LaunchError with the first cause; running the same again goes on from there.
+    Raises: LaunchError with the first cause; running the same command again continues.
     """
     _stop(clients, clock, has, say)
     removers = (_remove_parameters, _remove_task_definitions, _remove_job_definitions)
@@ -49,11 +49,11 @@ def tear_down(clients: Clients, clock: Clock, has: Contents, say: Callable[[str]
             Changes(clients, clock, say).delete()
             break
         except LaunchError as error:
-            # Somebody who did not hear of it wrote once more between emptying and deleting.
+            # A client or worker may have written again between emptying and deleting.
             if attempt == _TRIES or "not empty" not in str(error).lower():
                 words = f"; left: {'; '.join(left)}" if left else ""
-                raise LaunchError(f"{error}; running the same again goes on from there{words}") from error
-    # Crash here: the config file names a stack that is gone; running the same again takes it out.
+                raise LaunchError(f"{error}; running the same command again continues{words}") from error
+    # Crash here: the config file names a deleted stack; running the same command again removes the entry.
     config.forget_aws(config.AwsSettings(stack=clients.settings.stack, region=clients.region))
     return left
 
@@ -62,29 +62,29 @@ def tear_down(clients: Clients, clock: Clock, has: Contents, say: Callable[[str]
 
 
 def _stop(clients: Clients, clock: Clock, has: Contents, say: Callable[[str], None]) -> None:
-    """Stop what runs, and return when it has: a cluster with ECS tasks that are still stopping cannot be deleted."""
+    """Stop all workers, and return when they have ended: a cluster whose ECS tasks are still stopping cannot be deleted."""
     never, deadline = threading.Event(), clock.monotonic() + _STOP_S
-    told: set[str] = set()
+    handled: set[str] = set()
     stopping: set[str] = set()
     while True:
         tasks, jobs = set(ecs_tasks(clients, has)), set(active_jobs(clients, has))
-        fresh = (tasks | jobs) - told
+        fresh = (tasks | jobs) - handled
         if fresh:
             say(f"stopping {len(fresh)} workers")
         try:
-            for task in tasks - told:
+            for task in tasks - handled:
                 clients.get("ecs").stop_task(cluster=has.names["Cluster"], task=task, reason="starburst teardown")
-            for job in jobs - told:
+            for job in jobs - handled:
                 clients.get("batch").terminate_job(jobId=job, reason="starburst teardown")
             stopping = _still_there(clients, has, stopping | tasks)
         except FOREIGN as error:
             raise meaning(error, "stopping workers") from error
-        told |= fresh
+        handled |= fresh
         if not stopping and not jobs:
             return
         if clock.monotonic() >= deadline:
             raise LaunchError(
-                f"{len(stopping) + len(jobs)} workers did not stop within {_STOP_S:.0f} s: run the same again"
+                f"{len(stopping) + len(jobs)} workers did not stop within {_STOP_S:.0f} s: run the same command again"
             )
         clock.wait(never, _POLL_S)
 
@@ -116,12 +116,12 @@ def _empty(clients: Clients, has: Contents, say: Callable[[str], None]) -> None:
 
 
 def _empty_bucket(s3: Any, bucket: str) -> int:
-    """Every version, every marker of a deletion, every upload that was never finished; how many."""
+    """Delete every version, delete marker and incomplete upload; return the number of versions and markers."""
     n_deleted = 0
     try:
         for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
-            found = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-            doomed = [{"Key": one["Key"], "VersionId": one["VersionId"]} for one in found]
+            records = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+            doomed = [{"Key": record["Key"], "VersionId": record["VersionId"]} for record in records]
             for first in range(0, len(doomed), _KEYS_AT_ONCE):
                 batch = {"Objects": doomed[first : first + _KEYS_AT_ONCE], "Quiet": True}
                 refused = s3.delete_objects(Bucket=bucket, Delete=batch).get("Errors", [])
@@ -141,7 +141,7 @@ def _empty_bucket(s3: Any, bucket: str) -> int:
 
 
 def _empty_repository(ecr: Any, repository: str) -> int:
-    """Every image, by its digest; how many. Of one that is several manifests the list that names them goes first.
+    """Delete every image, by digest; return how many. A manifest list must be deleted before the manifests that it names.
 
     Source: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_ImageFailure.html, ImageReferencedByManifestList
     """
@@ -149,7 +149,7 @@ def _empty_repository(ecr: Any, repository: str) -> int:
     while True:
         try:
             pages = ecr.get_paginator("list_images").paginate(repositoryName=repository)
-            digests = sorted({str(one["imageDigest"]) for page in pages for one in page["imageIds"]})
+            digests = sorted({str(image["imageDigest"]) for page in pages for image in page["imageIds"]})
         except FOREIGN as error:
             if error_code(error) == "RepositoryNotFoundException":
                 return n_deleted
@@ -158,7 +158,7 @@ def _empty_repository(ecr: Any, repository: str) -> int:
         for first in range(0, len(digests), _IMAGES_AT_ONCE):
             doomed = [{"imageDigest": digest} for digest in digests[first : first + _IMAGES_AT_ONCE]]
             refused += ecr.batch_delete_image(repositoryName=repository, imageIds=doomed).get("failures", [])
-        held = {str(one.get("imageId", {}).get("imageDigest")) for one in refused}
+        held = {str(failure.get("imageId", {}).get("imageDigest")) for failure in refused}
         n_now = len(set(digests) - held)
         n_deleted += n_now
         if not held:
@@ -170,19 +170,19 @@ def _empty_repository(ecr: Any, repository: str) -> int:
             )
 
 
-# ------------------------------------------------------------------------------------- what holds on to the stack's own
+# ------------------------------------------------------------------------------------- what keeps the stack's resources
 
 
 def _detach_policies(clients: Clients, has: Contents, say: Callable[[str], None]) -> Iterator[str]:
-    """The policies for people and for workers are attached by hand to users and to roles of theirs, and roles of the stack may
-    have been given more: IAM deletes none of them so.
+    """Detach the stack's policies from users, groups and roles outside the stack, and other policies from the stack's roles:
+    IAM deletes no policy or role with attachments. Yield descriptions of failures.
     """
     iam = clients.get("iam")
     own = set(filter(None, map(has.get, _ROLES)))
     policies = [has.get("ClientPolicy"), has.get("WorkerPolicy")]
     for policy in filter(None, policies):
         try:
-            # From roles of the stack CloudFormation detaches what it has attached.
+            # CloudFormation itself detaches policies from the stack's roles.
             n_detached = _detach_everywhere(iam, policy, but=own)
             if n_detached:
                 say(f"detached {policy.rpartition('/')[2]} from {n_detached} users, groups and roles")
@@ -194,7 +194,7 @@ def _detach_policies(clients: Clients, has: Contents, say: Callable[[str], None]
     for name in sorted(own):
         try:
             pages = iam.get_paginator("list_attached_role_policies").paginate(RoleName=name)
-            attached = [one["PolicyArn"] for page in pages for one in page["AttachedPolicies"]]
+            attached = [policy["PolicyArn"] for page in pages for policy in page["AttachedPolicies"]]
             for arn in [arn for arn in attached if arn and arn not in policies]:
                 iam.detach_role_policy(RoleName=name, PolicyArn=arn)
                 say(f"detached {arn} from the role {name}")
@@ -206,12 +206,12 @@ def _detach_policies(clients: Clients, has: Contents, say: Callable[[str], None]
 
 
 def _detach_everywhere(iam: Any, policy: str, but: set[str]) -> int:
-    """From whom it was detached; its other versions go too, since IAM wants that. How many had it attached."""
+    """Detach a policy and delete its other versions, as IAM requires; return the number of detached users, groups, roles."""
     pages = list(iam.get_paginator("list_entities_for_policy").paginate(PolicyArn=policy))
     n_detached = 0
     for kind in ("User", "Group", "Role"):
         detach = getattr(iam, f"detach_{kind.lower()}_policy")
-        names = [one[f"{kind}Name"] for page in pages for one in page[f"Policy{kind}s"]]
+        names = [entity[f"{kind}Name"] for page in pages for entity in page[f"Policy{kind}s"]]
         for name in [name for name in names if kind != "Role" or name not in but]:
             detach(**{f"{kind}Name": name, "PolicyArn": policy})
             n_detached += 1
@@ -222,37 +222,37 @@ def _detach_everywhere(iam: Any, policy: str, but: set[str]) -> int:
 
 
 def _end_instances(clients: Clients, clock: Clock, has: Contents, say: Callable[[str], None]) -> None:
-    """End the instances, and return when they have: a group that still has some is deleted only after it waited for them,
-    and so are the addresses that keep the gateway.
+    """End the instances, and return when they have ended: the deletion of a group, and of the gateway that their addresses
+    use, would wait for them.
     """
     groups = list(filter(None, map(has.get, _GROUPS)))
     if not groups:
         return
     scaling, never, deadline = clients.get("autoscaling"), threading.Event(), clock.monotonic() + _STOP_S
     try:
-        there = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
-        for group in there:
+        records = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
+        for group in records:
             name = group["AutoScalingGroupName"]
-            # What was to keep instances warm would raise it again.
+            # A scheduled action that keeps instances warm would raise the size again.
             for action in scaling.describe_scheduled_actions(AutoScalingGroupName=name)["ScheduledUpdateGroupActions"]:
                 scaling.delete_scheduled_action(
                     AutoScalingGroupName=name, ScheduledActionName=action["ScheduledActionName"]
                 )
             scaling.update_auto_scaling_group(AutoScalingGroupName=name, MinSize=0, MaxSize=0, DesiredCapacity=0)
-        n_told = 0
-        while n_left := sum(len(group["Instances"]) for group in there):
-            if n_left != n_told:
+        n_reported = 0
+        while n_left := sum(len(group["Instances"]) for group in records):
+            if n_left != n_reported:
                 say(f"ending {n_left} instances")
-            n_told = n_left
+            n_reported = n_left
             if clock.monotonic() >= deadline:
-                raise LaunchError(f"{n_left} instances did not end within {_STOP_S:.0f} s: run the same again")
+                raise LaunchError(f"{n_left} instances did not end within {_STOP_S:.0f} s: run the same command again")
             clock.wait(never, _POLL_S)
-            there = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
+            records = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
     except FOREIGN as error:
         raise meaning(error, "ending instances") from error
 
 
-# --------------------------------------------------------------------------------------- what bears the stack's name
+# ----------------------------------------------------------------------------------- resources with the stack's name
 
 
 def _remove_parameters(clients: Clients, say: Callable[[str], None]) -> Iterator[str]:
@@ -262,7 +262,7 @@ def _remove_parameters(clients: Clients, say: Callable[[str], None]) -> Iterator
         pages = ssm.get_paginator("describe_parameters").paginate(
             ParameterFilters=[{"Key": "Name", "Option": "BeginsWith", "Values": [path]}]
         )
-        names = [one["Name"] for page in pages for one in page["Parameters"]]
+        names = [parameter["Name"] for page in pages for parameter in page["Parameters"]]
         for first in range(0, len(names), _NAMES_AT_ONCE):
             ssm.delete_parameters(Names=names[first : first + _NAMES_AT_ONCE])
         if names:
@@ -277,16 +277,16 @@ def _remove_task_definitions(clients: Clients, say: Callable[[str], None]) -> It
     try:
         pages = ecs.get_paginator("list_task_definition_families").paginate(familyPrefix=prefix)
         families = [family for page in pages for family in page["families"]]
-        found = [
+        definitions = [
             arn
             for family in families
             for page in ecs.get_paginator("list_task_definitions").paginate(familyPrefix=family)
             for arn in page["taskDefinitionArns"]
         ]
-        for arn in found:
+        for arn in definitions:
             ecs.deregister_task_definition(taskDefinition=arn)
-        if found:
-            say(f"deregistered {len(found)} task definitions")
+        if definitions:
+            say(f"deregistered {len(definitions)} task definitions")
     except FOREIGN as error:
         yield _left(error, f"task definitions {prefix}*, which cost nothing")
 
@@ -296,16 +296,16 @@ def _remove_job_definitions(clients: Clients, say: Callable[[str], None]) -> Ite
     batch = clients.get("batch")
     try:
         pages = batch.get_paginator("describe_job_definitions").paginate(status="ACTIVE")
-        found = [
-            one["jobDefinitionArn"]
+        definitions = [
+            definition["jobDefinitionArn"]
             for page in pages
-            for one in page["jobDefinitions"]
-            if one["jobDefinitionName"].startswith(prefix)
+            for definition in page["jobDefinitions"]
+            if definition["jobDefinitionName"].startswith(prefix)
         ]
-        for arn in found:
+        for arn in definitions:
             batch.deregister_job_definition(jobDefinition=arn)
-        if found:
-            say(f"deregistered {len(found)} job definitions")
+        if definitions:
+            say(f"deregistered {len(definitions)} job definitions")
     except FOREIGN as error:
         yield _left(error, f"job definitions {prefix}*, which cost nothing")
 

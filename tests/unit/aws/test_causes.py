@@ -47,16 +47,16 @@ def test_the_first_failure_is_the_cause_and_its_echoes_are_not():
         ("The maximum number of VPCs has been reached. (Service: Ec2, Status Code: 400)", "--vpc ID --subnet ID"),
         ("The maximum number of internet gateways has been reached", "L-A4707A72"),
         ("You have attempted to create more buckets than allowed", "L-DC2B2D3D"),
-        ("Resource of type 'AWS::ECR::Repository' with identifier 'starburst' already exists.", "choose another name"),
+        ("Resource of type 'AWS::ECR::Repository' with identifier 'starburst' already exists.", "use another name"),
         (
             "Unable to assume the service linked role. Please verify that the ECS service linked role exists.",
             "in a minute",
         ),
-        ("Rate exceeded (Service: Iam)", "run the same again"),
+        ("Rate exceeded (Service: Iam)", "run the same command again"),
         ("The bucket you tried to delete is not empty", "starburst teardown"),
         ("The subnet ID 'subnet-1' does not exist", "correct --vpc and --subnet"),
         ("You have reached the limit on compute environments: limit exceeded", "quota"),
-        ("something that nobody has seen", "correct what it says"),
+        ("something that nobody has seen", "correct the problem in the message"),
     ],
 )
 def test_advice(reason, said):

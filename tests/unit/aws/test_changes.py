@@ -116,7 +116,7 @@ def test_a_failure_is_told_by_its_first_cause_and_what_to_do():
         changes.apply()
     assert str(caught.value) == (
         "stack 'starburst' in eu-west-1: ROLLBACK_COMPLETE: Vpc (AWS::EC2::VPC): The maximum number of VPCs has been "
-        "reached.; use a VPC that exists (--vpc ID --subnet ID --subnet ID), or ask for a higher quota of VPCs (L-F678F1CE)"
+        "reached.; use an existing VPC (--vpc ID --subnet ID --subnet ID), or request a higher quota of VPCs (L-F678F1CE)"
     )
     assert [line.split() for line in said][:2] == [
         ["create", "in", "progress", "starburst"],

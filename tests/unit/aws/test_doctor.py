@@ -32,7 +32,7 @@ def test_a_stack_without_choices_is_right_too(account):
     account.deploy(CodeBuild="yes")
     result = run("doctor")
     assert result.exit_code == 0, result.stdout
-    assert "not asked for: `starburst setup --batch` adds it" in result.stdout
+    assert "not set up: `starburst setup --batch` adds it" in result.stdout
 
 
 def test_nothing_is_left_behind(stack, account):
@@ -113,18 +113,18 @@ def leave_key(stack, get):
     ("spoil", "check", "said"),
     [
         (drop_bucket, "bucket", "there is no bucket"),
-        (open_to_all, "bucket", "public access is not wholly blocked"),
-        (keep_uploads, "bucket", "uploads that were never finished are kept"),
-        (allow_blind_writes, "conditional writes", "a write without a condition was taken"),
-        (drop_routes, "network", "no way from the subnets to the internet"),
+        (open_to_all, "bucket", "public access is not completely blocked"),
+        (keep_uploads, "bucket", "incomplete uploads are kept"),
+        (allow_blind_writes, "conditional writes", "a write without a condition was accepted"),
+        (drop_routes, "network", "the subnets have no route to the internet"),
         (drop_endpoint, "network", "no endpoint for S3"),
         (drop_role, "roles", "there is no role starburst-WorkerRole"),
         (drop_cluster, "cluster", "there is no cluster starburst"),
-        (drop_providers, "cluster", "capacity providers are not the cluster's: FARGATE_SPOT, starburst-Ec2Provider"),
+        (drop_providers, "cluster", "the cluster lacks capacity providers: FARGATE_SPOT, starburst-Ec2Provider"),
         (drop_repository, "images", "there is no repository starburst"),
-        (keep_logs, "logs", "is kept for ever, and paid for"),
+        (keep_logs, "logs", "is kept forever, and costs money"),
         (drop_logs, "logs", "there is no log group /starburst/starburst"),
-        (drop_queue, "Batch", "1 queues are gone"),
+        (drop_queue, "Batch", "1 queues are missing"),
         (leave_key, "leftovers", "keys of 1 sessions that are over: 20260101-000000-0a1b2c3d"),
     ],
 )
@@ -141,7 +141,7 @@ def test_few_vcpus_are_said_with_the_quota_to_raise(stack, monkeypatch):
     result = run("doctor")
     assert result.exit_code == 1
     assert "few workers can run at once: fargate 6 vCPUs" in result.stdout
-    assert "ask for more in the Service Quotas console: fargate L-3032A538" in result.stdout
+    assert "request a higher quota in the Service Quotas console: fargate L-3032A538" in result.stdout
 
 
 def test_without_a_stack_nothing_else_is_tried(account):
@@ -166,7 +166,7 @@ def test_what_may_not_be_seen_is_neither_right_nor_wrong(stack, account, monkeyp
     monkeypatch.setattr(account.clients.get("iam"), "get_role", denied)
     check = checks.CHECKS["roles"]
     finding = doctor._checked("roles", lambda: check(checks.Patient(account.clients, FakeClock(), stack)))
-    assert (finding.verdict, finding.words) == ("unknown", "these credentials may not look")
+    assert (finding.verdict, finding.words) == ("unknown", "these credentials may not read it")
     assert "no iam:GetRole" in finding.todo
 
 
@@ -186,5 +186,5 @@ def test_an_account_that_may_build_nothing_is_said_to_and_what_to_do(stack, monk
     (name,) = moto_more.BUILDS
     monkeypatch.setitem(moto_more.BUILDS, name, 0.0)
     found = {one["check"]: one for one in json.loads(run("doctor", "--json").stdout)}
-    assert found["builds"]["words"] == "CodeBuild may run no builds in this account"
+    assert found["builds"]["words"] == "the quota of CodeBuild allows no builds in this account"
     assert "Service Quotas console" in found["builds"]["todo"]

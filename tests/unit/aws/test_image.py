@@ -202,7 +202,7 @@ def test_an_account_that_may_build_nothing_is_told_what_to_do(account: Account, 
             raise error
 
     account.made["codebuild"] = Refusing()
-    with pytest.raises(LaunchError, match=r"0 builds in queue.*ask for more in the Service Quotas console"):
+    with pytest.raises(LaunchError, match=r"0 builds in queue.*request a higher quota in the Service Quotas console"):
         build(account, environment, engine="codebuild")
 
 
@@ -229,7 +229,7 @@ def test_a_build_that_fails_there_says_why_with_its_last_lines(account: Account,
 
 def test_a_stack_without_codebuild_says_what_else_there_is(account: Account, environment: Environment) -> None:
     account.stack = replace(account.stack, codebuild_project=None)
-    with pytest.raises(LaunchError, match="made without CodeBuild: install docker, podman or buildah"):
+    with pytest.raises(LaunchError, match="created without CodeBuild: install docker, podman or buildah"):
         build(account, environment, engine="codebuild")
 
 

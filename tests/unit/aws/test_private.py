@@ -32,23 +32,23 @@ def way(*tables: Any, endpoints: Any = (), needed: tuple[str, ...] = ALWAYS) -> 
 
 
 def test_a_default_route_is_a_way_out() -> None:
-    assert way(table(NAT), table(NAT)).words == "no public addresses, and a way out by nat-1"
+    assert way(table(NAT), table(NAT)).words == "no public addresses; the route to AWS is nat-1"
     transit = {"DestinationCidrBlock": "0.0.0.0/0", "TransitGatewayId": "tgw-1", "State": "active"}
     assert not way(table(NAT), table(transit)).problem
 
 
 def test_an_internet_gateway_is_none() -> None:
-    assert "a public subnet, of no use without public addresses" in way(table(NAT), table(IGW)).problem
+    assert "a public subnet cannot be used without public addresses" in way(table(NAT), table(IGW)).problem
 
 
 @pytest.mark.parametrize("table_", [table(), None, table({**NAT, "State": "blackhole"})])
 def test_without_a_route_each_missing_endpoint_is_named_with_its_cost(table_: Any) -> None:
     found = way(table(NAT), table_, endpoints=[endpoint("logs"), endpoint("ssm", PrivateDnsEnabled=False)])
     assert found.missing == tuple(f"com.amazonaws.{REGION}.{name}" for name in ("ecr.api", "ecr.dkr", "ssm"))
-    assert "no way out of subnet-1" in found.problem
+    assert "no default route from subnet-1" in found.problem
     assert all(name in found.problem for name in found.missing)
-    assert "$0.01 an hour each in each zone, $0.06 in all" in found.problem
-    assert "$0.045 an hour" in found.problem
+    assert "$0.01 per hour and zone each, $0.06 in total" in found.problem
+    assert "$0.045 per hour" in found.problem
 
 
 def test_endpoints_alone_are_enough() -> None:
@@ -88,6 +88,6 @@ def test_setup_looks_before_it_makes_anything_and_doctor_looks_again(account: An
     assert run(*words).exit_code == 0
     assert read().public_addresses == "DISABLED"
     network = next(line for line in run("doctor").stdout.splitlines() if " network " in line)
-    assert "no public addresses, and endpoints for ecr.api" in network
+    assert "no public addresses; endpoints for ecr.api" in network
     ec2.delete_vpc_endpoints(VpcEndpointIds=[made["logs"]])
-    assert f"no way to com.amazonaws.{REGION}.logs" in run("doctor").stdout
+    assert f"no route to com.amazonaws.{REGION}.logs" in run("doctor").stdout

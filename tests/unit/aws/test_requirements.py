@@ -156,7 +156,7 @@ def test_the_nearest_folder_decides_up_to_the_repository(project: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"uv_lock": UV}, "a lock file without what it locks"),
+        ({"uv_lock": UV}, "a lock file without a project"),
         ({"uv_lock": "= no toml", "pyproject_toml": PYPROJECT}, "cannot be read"),
         ({"requirements_txt": "-r requirements.txt"}, "includes itself"),
         ({"requirements_txt": "-r nowhere.txt"}, "cannot be read.*nowhere"),
@@ -175,7 +175,7 @@ def test_without_any_file_what_the_script_imports_as_it_is_installed(project: Pa
     (project / "script.py").write_text("import own, json, starburst_executor")
     (project / "own.py").write_text("def f():\n    import tenacity, msgpack, no_such_module_anywhere\n")
     found = find_requirements(project, project / "script.py")
-    assert found.source == "what script.py imports, in the versions installed here"
+    assert found.source == "the imports of script.py, in the versions installed here"
     assert found.wanted == tuple(f"{name}=={metadata.version(name)}" for name in ("msgpack", "tenacity"))
 
 

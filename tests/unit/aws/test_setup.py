@@ -93,7 +93,7 @@ def test_data_of_ones_own_is_granted_later_in_place_and_taken_away_again(account
     assert "nothing to change" in run("setup").stderr
     run("setup", "--read", "none", "--write", "none")
     assert not {"ReadData", "WriteData", "ListData"} & {one["Sid"] for one in rights_of("WorkerRole", account)}
-    assert "their sessions alone" in run("doctor").stdout
+    assert "only their sessions" in run("doctor").stdout
 
 
 def test_policies_secrets_and_roles_of_ones_own(account):
@@ -156,7 +156,7 @@ def test_roles_that_exist_are_used_and_none_are_made(account):
     assert (read().worker_role_arn, read().execution_role_arn) == (worker, start)
     assert not [one for one in account.get("iam").list_roles()["Roles"] if one["RoleName"].startswith("starburst")]
     said = run("setup", "--read", "s3://ours").stderr
-    assert f"--worker-role {worker}: rights are given to roles of the stack's own" in said
+    assert f"--worker-role {worker}: rights are granted only to the stack's own roles" in said
     assert f"--execution-role {start}: rights" in run("setup", "--secret", "/p").stderr
     # Back to the stack's own.
     assert run("setup", "--worker-role", "none", "--read", "s3://ours").exit_code == 0
@@ -171,7 +171,7 @@ def test_what_a_failed_attempt_left_is_removed_first(account):
     (left,) = cloudformation_backends["123456789012"][REGION].stacks.values()
     left.status = "ROLLBACK_COMPLETE"
     result = run("setup")
-    assert "removing what an earlier attempt left (ROLLBACK_COMPLETE)" in result.stderr
+    assert "removing the stack that an earlier attempt left (ROLLBACK_COMPLETE)" in result.stderr
     assert result.exit_code == 0
     assert read().bucket
 
@@ -227,16 +227,16 @@ def test_a_vpc_that_exists(account):
         (["--instance-type", "m5.large", "--no-ec2"], "means nothing without EC2"),
         (["--name", "Big_Name"], "aws.stack='Big_Name' (an argument): must be 1 to 40 of a-z"),
         (["--read", "ours/2026"], "--read 'ours/2026': must be s3://bucket or s3://bucket/prefix"),
-        (["--write", "s3://ours/a*b"], "'*' stands at the end only"),
+        (["--write", "s3://ours/a*b"], "'*' is allowed only at the end"),
         (["--worker-policy", "AdministratorAccess"], "--worker-policy 'AdministratorAccess': must be an ARN"),
         (["--pass-role", "ours"], "--pass-role 'ours': must be an ARN"),
         (["--secret", "hunter 2"], "--secret 'hunter 2': must be the ARN of a secret"),
         (["--permissions-boundary", "b"], "--permissions-boundary 'b': must be a policy's ARN"),
         (["--role-path", "teams"], "--role-path 'teams': must be a path"),
         (["--role-prefix", "much-too-long-a-prefix"], "must be 1 to 16"),
-        (["--kms-key", "alias/ours"], "an alias will not do"),
+        (["--kms-key", "alias/ours"], "not an alias"),
         (["--tag", "cost-centre"], "--tag 'cost-centre': must be KEY=VALUE"),
-        (["--tag", "starburst:x=1"], "KEY not begin with aws: or starburst:"),
+        (["--tag", "starburst:x=1"], "KEY must not begin with aws: or starburst:"),
         (["--region", "mars"], "aws.region='mars' (an argument): must be a region"),
         (["--profile", "nobody"], "no such profile in the AWS config files: profile='nobody'"),
     ],
@@ -475,7 +475,7 @@ def test_queues_that_are_there_get_no_fair_share(account):
     ("words", "said"),
     [
         (["--fair-share", "--no-batch"], "means nothing without Batch"),
-        (["--instance-type", "c6g.large", "--instance-type", "m5.large"], "must be of one architecture"),
+        (["--instance-type", "c6g.large", "--instance-type", "m5.large"], "must have one architecture"),
         (["--instance-type", "m5.large", "--instance-type", "m5.large"], "must be one to 4 different types"),
         (["--batch-instance-type", "optimal", "--batch-instance-type", "c6g"], "optimal is x86-64 without GPUs"),
         (["--batch-instance-type", "q9"], "no such family of instance types in eu-west-1: 'q9'"),
