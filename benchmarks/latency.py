@@ -1,11 +1,11 @@
-"""How long one task takes from submit to result: warm, after a rest, and cold; in the embedded store and at S3's latency.
+"""Measures the time of one task from submit to result: warm, after a rest, and cold; in the embedded store and at S3's latency.
 
     python benchmarks/latency.py [--quick] [--out FOLDER]
 
-One no-op at a time, the next when the last one's result is there. "Begins" is the task's own clock as it begins to run,
+One no-op at a time, each after the result of the one before. "Begins" is the task's own clock as it begins to run,
 read by the client on the same machine, so it is when a worker has claimed it and loaded the function; "running" is when
-`future.running()` turned true in the client, which is a poll of the store later. After a rest the workers ask for the
-bell as seldom as they ever do. Cold is from before the executor is made: session, worker processes, first result.
+`future.running()` turned true in the client, which is a poll of the store later. After a rest the workers poll the
+bell at their longest interval. Cold is from before the executor is made: session, worker processes, first result.
 `ProcessPoolExecutor` is measured in the same run.
 """
 
@@ -26,7 +26,7 @@ from benchmarks.s3_endpoint.process import running
 from starburst_executor import StarburstExecutor
 
 WORKERS = 2
-REST_S = 12.0  # by then the pause between two questions has doubled to its longest
+REST_S = 12.0  # by then the pause between two polls has grown to its longest
 
 
 def no_op() -> None:

@@ -1,11 +1,11 @@
-"""How many store requests a task costs, and a million tasks in dollars, by how many tasks and how many workers there are.
+"""Counts the store requests per task, and the dollars for a million tasks, by the number of tasks and of workers.
 
     python benchmarks/request_counts.py [--quick] [--out FOLDER]
 
-From 100 to 100,000 tasks and from 1 to 200 workers with a slot each; nothing may grow with either. The client and the
+From 100 to 100,000 tasks and from 1 to 200 workers with a slot each; the requests per task may grow with neither. The client and the
 agents are the real ones, but time is simulated (`_far.py`), so two hundred workers fit into one process and no figure
-depends on the machine; seconds are those that processors without end would leave. The last rows run real processes on
-the endpoint with the same latencies, beside the same load in simulated time: they should tell the same.
+depends on the machine; seconds are those of unlimited processors. The last rows run real processes on
+the endpoint with the same latencies, beside the same load in simulated time: the counts should agree.
 
 Requests are all from the first submit to the last result, from every side: client, workers, beats. Dollars are Amazon's
 for S3 Standard: $0.005 for 1,000 PUTs or LISTs, $0.0004 for 1,000 GETs.
@@ -24,7 +24,7 @@ from benchmarks._rows import Row, Run, arguments, cost_usd, n_requests
 from benchmarks.s3_endpoint.process import running
 from benchmarks.sweep import Load, measure, warm
 
-# Seconds a task takes; about how many tasks of it are bearable to simulate.
+# The duration of a task in seconds.
 _POINT, _SHORT, _LONG = 20e-6, 0.1, 1.0
 _NAMES = {_POINT: "points", _SHORT: "0.1 s", _LONG: "1 s"}
 _SEEDS = (1, 2, 3)
