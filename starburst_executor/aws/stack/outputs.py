@@ -1,7 +1,7 @@
-"""What `starburst setup` made, as one frozen value read from the CloudFormation stack itself.
+"""The resources that `starburst setup` created, as one frozen value, read from the CloudFormation stack.
 
-The outputs of `template.yaml` are the contract: each field here is one of them, and a field that is None belongs to a
-part that this stack was made without.
+The outputs of `template.yaml` are the contract: each field is one of them. A field is None if the stack was created
+without that part.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from starburst_executor.errors import ConfigError, LaunchError
 
 __all__ = ["BUILDS", "Stack", "default_store", "find_stack", "parameters_of", "read_stack"]
 
-# Where the sources of image builds lie in the bucket; what CodeBuild may read.
+# The prefix for the sources of image builds in the bucket, which CodeBuild may read.
 BUILDS = "builds/"
 _MADE = (
     "CREATE_COMPLETE",
@@ -30,25 +30,25 @@ class Stack:
     """The resources of one stack.
 
     Attributes:
-        name: Of the CloudFormation stack, and the value of the tag `starburst:stack` on everything in it.
-        region: Where it is.
-        account_id: Whose it is.
+        name: The stack's name, and the value of the tag `starburst:stack` on all its resources.
+        region: The stack's region.
+        account_id: The account's id.
         bucket: The bucket of its sessions, under `sessions/`; sources of image builds are under `builds/`.
-        prefix: What all keys of sessions begin with; empty, the bucket being the stack's own.
-        cluster: The ECS cluster's name, with FARGATE and FARGATE_SPOT associated.
-        subnets: Public ones in two zones or more. Fargate's ECS tasks need a public IP there.
-        security_group: Lets nothing in.
-        execution_role_arn: What ECS itself pulls images and writes logs with.
-        worker_role_arn: What a worker may do; for the `taskRoleArn` of task definitions and the `jobRoleArn` of Batch.
-        repository_uri: Of the images, without a tag. Tags are immutable.
-        log_group: Where workers log.
-        parameter_prefix: Begins and ends with "/"; the keys of sessions are SSM parameters below it.
-        task_family_prefix: Families of task definitions and names of job definitions begin with it.
-        ec2_provider: Capacity provider of On-Demand instances. Its ECS tasks are to use network mode `bridge`: one of
-            their own would have no public IP and no way out.
-        ec2_spot_provider: The same on Spot.
-        ec2_instance_types: What both may start, of one architecture.
-        ec2_arch: `x86_64` or `arm64`.
+        prefix: The prefix of all keys of sessions; empty, since the bucket belongs to the stack.
+        cluster: The name of the ECS cluster, with FARGATE and FARGATE_SPOT associated.
+        subnets: Public subnets in two or more zones, where ECS tasks on Fargate need a public IP address; or private ones.
+        security_group: The security group of workers, which allows no inbound traffic.
+        execution_role_arn: The role with which ECS pulls images and writes logs.
+        worker_role_arn: The role of workers: `taskRoleArn` in task definitions, `jobRoleArn` in Batch.
+        repository_uri: The repository of images, without a tag. Tags are immutable.
+        log_group: The log group of workers.
+        parameter_prefix: The prefix of the SSM parameters with the keys of sessions; begins and ends with "/".
+        task_family_prefix: The prefix of families of task definitions and names of job definitions.
+        ec2_provider: The capacity provider of On-Demand instances. Its ECS tasks must use network mode `bridge`: a network
+            interface of their own would have no public IP address, and so no route to the internet.
+        ec2_spot_provider: The capacity provider of Spot instances.
+        ec2_instance_types: The types that both may start, with one architecture.
+        ec2_arch: The architecture of these types: `x86_64` or `arm64`.
         batch_fargate_queue: Fargate On-Demand.
         batch_fargate_spot_queue: Fargate Spot, then On-Demand.
         batch_ec2_queue: EC2 On-Demand.
@@ -59,14 +59,14 @@ class Stack:
         batch_most_vcpus: How many vCPUs at once, in each of Batch's compute environments.
         batch_shares_fairly: Whether Batch's queues have a fair-share policy: each job must then name a share.
         codebuild_project: Builds images from a source in the bucket under `builds/`, given with each build.
-        worker_policy_arn: The managed policy that every worker needs, for a role of the user's own; empty in a stack of an
-            older version.
-        client_policy_arn: The managed policy that lets a person use the stack.
-        public_addresses: Whether workers on Fargate get them: ENABLED or DISABLED, as ECS has it.
+        worker_policy_arn: The managed policy that every worker needs, for a role of the user's own; empty in a stack that
+            an older version created.
+        client_policy_arn: The managed policy that allows a user to use the stack.
+        public_addresses: Whether workers on Fargate get public addresses: ENABLED or DISABLED, as in ECS.
         has_shell: Whether users may open shells in workers.
-        kms_key_arn: What the user's own key encrypts bucket, logs and keys of sessions by; empty for AWS's own.
-        tags: The user's own, which what launchers make gets as well.
-        version: Of the library that made or changed it last.
+        kms_key_arn: The user's KMS key that encrypts bucket, logs and keys of sessions; empty for AWS managed keys.
+        tags: The user's tags, which launchers also put on the resources that they create.
+        version: The version of the library that created or last changed the stack.
     """
 
     name: str
@@ -107,49 +107,49 @@ class Stack:
 
     @property
     def all_tags(self) -> dict[str, str]:
-        """What everything that belongs to the stack is tagged with."""
+        """The tags of all resources that belong to the stack."""
         return {**dict(self.tags), "starburst:stack": self.name}
 
     @property
     def repository(self) -> str:
-        """The repository's name, as ECR's calls want it."""
+        """The repository's name, as ECR's API requires it."""
         return self.repository_uri.partition("/")[2]
 
     def store_url(self, profile: str | None = None) -> str:
-        """The URL of the store in this stack's bucket.
+        """Return the URL of the store in this stack's bucket.
 
         Args:
-            profile: For a client's own use. A worker elsewhere has no profiles: give it the URL without one.
+            profile: A profile of the client's machine. Workers have no profiles: their URL has none.
         """
         query = f"region={self.region}" + (f"&profile={profile}" if profile else "")
         return f"s3://{self.bucket}{'/' if self.prefix else ''}{self.prefix}?{query}"
 
 
 def read_stack(clients: Clients) -> Stack:
-    """The stack that the settings of `clients` name.
+    """Read the stack that the settings of `clients` name.
 
     Raises:
-        LaunchError: there is none, or it is not (or no longer) whole; the message says what to type.
-        ConfigError: no region, no credentials, or it is somebody else's stack.
+        LaunchError: there is no such stack, or it is not complete; the message names the command to run.
+        ConfigError: no region, no credentials, or `starburst setup` did not create the stack.
     CloudFormation: 1 DescribeStacks.
     """
     name, region = clients.settings.stack, clients.region
-    found = find_stack(clients)
-    if found is None:
+    record = find_stack(clients)
+    if record is None:
         raise LaunchError(
             f"no stack {name!r} in {region}: run `starburst setup --region {region}`, or name another stack or region "
             "(STARBURST_AWS_STACK, STARBURST_AWS_REGION, or the [aws] table of the config file)"
         )
-    status = str(found["StackStatus"])
+    status = str(record["StackStatus"])
     if status not in _MADE and not status.startswith("UPDATE"):
         raise LaunchError(
             f"stack {name!r} in {region} is not ready: status={status}; wait for it, or run `starburst setup` again"
         )
-    return _stack_of(found, name, region)
+    return _stack_of(record, name, region)
 
 
 def find_stack(clients: Clients) -> dict[str, Any] | None:
-    """What CloudFormation says of the stack; None if there is none. Raises: LaunchError, ConfigError."""
+    """Return CloudFormation's description of the stack; None if it does not exist. Raises: LaunchError, ConfigError."""
     try:
         answer = clients.get("cloudformation").describe_stacks(StackName=clients.settings.stack)
     except FOREIGN as error:
@@ -160,23 +160,26 @@ def find_stack(clients: Clients) -> dict[str, Any] | None:
     return stack
 
 
-def parameters_of(found: dict[str, Any] | None) -> dict[str, str]:
-    """A stack's parameters, as `find_stack` has it; none where there is none."""
-    return {str(one["ParameterKey"]): str(one.get("ParameterValue", "")) for one in (found or {}).get("Parameters", [])}
+def parameters_of(record: dict[str, Any] | None) -> dict[str, str]:
+    """Return a stack's parameters from the result of `find_stack`; empty if there is no stack."""
+    return {
+        str(parameter["ParameterKey"]): str(parameter.get("ParameterValue", ""))
+        for parameter in (record or {}).get("Parameters", [])
+    }
 
 
 def default_store(clients: Clients) -> str:
-    """The URL of the store for sessions whose workers are on AWS and whose store nobody named. 1 DescribeStacks."""
+    """Return the URL of the default store for sessions whose workers are on AWS. CloudFormation: 1 DescribeStacks."""
     return read_stack(clients).store_url(clients.settings.profile)
 
 
-def _stack_of(found: dict[str, Any], name: str, region: str) -> Stack:
-    outputs = {one["OutputKey"]: one["OutputValue"] for one in found.get("Outputs", [])}
+def _stack_of(record: dict[str, Any], name: str, region: str) -> Stack:
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in record.get("Outputs", [])}
 
     def needed(key: str) -> str:
         if key not in outputs:
             raise ConfigError(
-                f"stack {name!r} in {region} was not made by `starburst setup`, or by an older one: run it again to update: "
+                f"stack {name!r} in {region} was not created by `starburst setup`, or by an older version: run it again to update: "
                 f"missing={key}"
             )
         return str(outputs[key])
@@ -201,7 +204,7 @@ def _stack_of(found: dict[str, Any], name: str, region: str) -> Stack:
         public_addresses=outputs.get("PublicAddresses") or "ENABLED",
         tags=tuple(
             (str(tag["Key"]), str(tag["Value"]))
-            for tag in found.get("Tags", [])
+            for tag in record.get("Tags", [])
             if not str(tag["Key"]).startswith(("starburst:", "aws:"))
         ),
         client_policy_arn=needed("ClientPolicyArn"),

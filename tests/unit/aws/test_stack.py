@@ -51,7 +51,7 @@ def test_without_a_stack_the_error_says_what_to_type(account):
 def test_somebody_else_s_stack_is_refused(account):
     template = '{"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}}'
     account.get("cloudformation").create_stack(StackName="starburst", TemplateBody=template)
-    with pytest.raises(ConfigError, match="was not made by `starburst setup`"):
+    with pytest.raises(ConfigError, match="was not created by `starburst setup`"):
         read_stack(account.clients)
 
 
