@@ -123,7 +123,7 @@ def test_workers_that_never_come_are_an_error_that_says_why(aws: FakeAws, case: 
     words = {
         "stuck": "within 1 s: 1 jobs: 1 RUNNABLE; CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY",
         "no image": "CannotPullContainerError",
-        "no key": "KeyNotFound: the session's key is gone",
+        "no key": "KeyNotFound: the session's key was deleted",
     }[case]
     if case == "stuck":
         aws.batch.stuck = "CAPACITY:INSUFFICIENT_INSTANCE_CAPACITY"

@@ -479,8 +479,9 @@ def test_work_that_is_left_while_the_last_worker_leaves_is_done(store_url: str) 
     """It is submitted right after the worker's beat says that it goes: the worker may have looked for the last time."""
     executor = DetachedExecutor(workers=1, store=store_url, timings=replace(timings_for(store_url), idle_exit_s=0.5))
     for trial in range(2):
-        executor.submit(square, trial).result(60)
+        # Known before this trial's worker starts: it may have left by the time of the next look.
         gone = {worker_id for worker_id, state in beat_states(executor).items() if state == WorkerState.LEFT}
+        executor.submit(square, trial).result(60)
         while not any(
             state in (WorkerState.LEAVING, WorkerState.LEFT)
             for worker_id, state in beat_states(executor).items()

@@ -430,7 +430,7 @@ def test_a_worker_that_ends_before_its_first_beat_is_an_error_with_its_last_line
     error = error_of(aws)
     assert "EssentialContainerExited" in error
     assert "exit status 3" in error
-    assert "KeyNotFound: the session's key is gone" in error
+    assert "KeyNotFound: the session's key was deleted" in error
 
 
 def test_workers_that_stay_on_their_way_are_an_error_in_time_that_says_where_they_are(aws: FakeAws) -> None:

@@ -84,7 +84,7 @@ def test_workers_own_lines_come_from_cloudwatch(aws: FakeAws, launcher: Fargate 
     ex._engine.session.change(lambda manifest: replace(manifest, launches=(launch,)))
     wait_until(lambda: all_have_stopped(aws))
     result = run("logs", ex.url, "--worker", "all")
-    lines = [line for line in result.stdout.splitlines() if "KeyNotFound: the session's key is gone" in line]
+    lines = [line for line in result.stdout.splitlines() if "KeyNotFound: the session's key was deleted" in line]
     assert len(lines) == 2
     # AWS's own default would drop some of them.
     defined = json.dumps([aws.ecs.definitions, aws.batch.definitions])
