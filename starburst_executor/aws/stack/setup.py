@@ -1,4 +1,4 @@
-"""`starburst setup`: from what somebody wants of an account to the parameters of the template, and their deployment.
+"""`starburst setup`: from the user's choices to the parameters of the template, and their deployment.
 
 Guarantee: running it again, after an interruption, a failure or an upgrade, changes what differs and nothing else;
 choices that are not made again stay as they are. What an upgrade changes by itself is an output, never a tag; what would
@@ -51,7 +51,7 @@ _HARMLESS = ("AWS::IAM::", "AWS::S3::", "AWS::Logs::", "AWS::ECR::", "AWS::CodeB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What somebody wants of the stack. None: as it is, or the template's default where there is none yet.
+    """The user's choices for the stack. None: as it is, or the template's default where there is no stack yet.
 
     Attributes:
         ec2: Capacity providers of EC2 instances.
