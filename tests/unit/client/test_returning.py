@@ -254,5 +254,7 @@ def test_a_visit_that_lasts_holds_nothing_that_is_done(left: Left) -> None:
     del left.futures[1]
     left.visitors[0].watched.clear()
     left.lingers(1.0)
-    gc.collect()
-    assert done() is None
+    until = time.monotonic() + PATIENCE_S
+    while done() is not None:  # the visit's thread takes its last step beside this one
+        assert time.monotonic() < until
+        gc.collect()
