@@ -104,8 +104,9 @@ def test_nothing_grows(store_url: str) -> None:
         n_rounds += 1
         n_tasks = executor.submit(abs, 1).index
         if n_rounds % 20 == 0:
-            visitor = run_python(VISIT, executor.url, kept)
-            assert visitor.wait(240) == 0
+            with run_python(VISIT, executor.url, kept) as visitor:
+                visitor.communicate(timeout=240)
+            assert visitor.returncode == 0
         if elapsed >= shown:
             shown = elapsed + _SECONDS / 40
             agents = [pid for agent in worker_pids(executor) for pid in (agent, *descendants(agent))]
