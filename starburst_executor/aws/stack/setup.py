@@ -454,6 +454,6 @@ def _link_services(clients: Clients, wishes: Wishes, say: Callable[[str], None])
                 iam.create_service_linked_role(AWSServiceName=service)
                 say(f"made the account's role for {service}")
         except FOREIGN as error:
-            # InvalidInput: somebody else just made it.
+            # InvalidInput: another client just created it.
             if error_code(error) != "InvalidInput" and not is_denied(error):
                 raise meaning(error, f"making the account's role for {service}") from error

@@ -147,7 +147,7 @@ class World:
         self.has_failed = True
 
     def within(self, limit_s: float, process: Process, is_done: Callable[[], bool], words: str) -> None:
-        """Have something be done within so many seconds, whatever the store does; or the process ended, or was stopped."""
+        """Require an action within this number of seconds, whatever the store does, unless the process ended or was stopped."""
         began = self.scheduler.now
 
         def check() -> None:
