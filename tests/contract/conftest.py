@@ -69,8 +69,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     elif kind in FAULTY:
         made = impatient_line(MemoryStore(), FAULTY[kind])
     else:
-        _, dialect, engine = kind.split("-")
+        _, dialect, transport = kind.split("-")
         where = s3_place(request, dialect, monkeypatch)
-        made = s3_store(*where, dialect, prefix=tmp_path.name, engine=engine, monkeypatch=monkeypatch)
+        made = s3_store(*where, dialect, prefix=tmp_path.name, transport=transport, monkeypatch=monkeypatch)
     yield made
     made.close()

@@ -18,7 +18,7 @@ from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.store.s3 import boto as s3_boto
 from starburst_executor.store.s3 import obstore as s3_obstore
-from starburst_executor.store.s3.boto import BotoEngine
+from starburst_executor.store.s3.boto import BotoTransport
 from starburst_executor.store.s3.store import S3Store
 from starburst_executor.store.sqlite.store import SqliteStore
 from starburst_executor.testing.faulty import Asked, Fault, FaultyStore
@@ -45,11 +45,11 @@ class HurriedClock(SystemClock):
 
 
 def s3_store(
-    bucket: str, url: str, dialect: str, *, prefix: str, engine: str, monkeypatch: pytest.MonkeyPatch
+    bucket: str, url: str, dialect: str, *, prefix: str, transport: str, monkeypatch: pytest.MonkeyPatch
 ) -> ObjectStore:
-    """By that engine, with small parts; it lists a few keys at a time, so that every listing has several pages."""
-    pages = BotoEngine._pages
-    monkeypatch.setattr(BotoEngine, "_pages", lambda self, prefix, **asked: pages(self, prefix, MaxKeys=7, **asked))
+    """By that transport, with small parts; it lists a few keys at a time, so that every listing has several pages."""
+    pages = BotoTransport._pages
+    monkeypatch.setattr(BotoTransport, "_pages", lambda self, prefix, **asked: pages(self, prefix, MaxKeys=7, **asked))
     monkeypatch.setattr(s3_boto, "_WHOLE_BYTES", 6 << 20)
     monkeypatch.setattr(s3_boto, "_PART_BYTES", 5 << 20)  # the least that S3 takes
     monkeypatch.setattr(s3_obstore, "_READ_BYTES", 6 << 20)
@@ -58,9 +58,9 @@ def s3_store(
         prefix,
         endpoint_url=url,
         etag_quotes=dialect != "odd",
-        engine="boto3" if engine == "boto3" else None,
+        transport="boto3" if transport == "boto3" else None,
     )
-    assert made.engine == engine
+    assert made.transport == transport
     # A server that answers 500 to the loser can only be used with patience.
     return PatientStore(made, HurriedClock(), patience_s=60) if dialect == "rude" else made
 

@@ -95,10 +95,10 @@ def test_one_listing_that_is_none_fails_no_future(proxy: FaultProxy, url: str, f
     executor.cleanup(force=True)
 
 
-@pytest.mark.parametrize("engine", ["obstore", "boto3"])
-def test_every_kind_of_fault_at_once(proxy: FaultProxy, url: str, engine: str) -> None:
+@pytest.mark.parametrize("transport", ["obstore", "boto3"])
+def test_every_kind_of_fault_at_once(proxy: FaultProxy, url: str, transport: str) -> None:
     mixed = [fault for fault in Fault if fault not in (Fault.EXPIRED, Fault.DENIED, Fault.PAGE)]
-    executor = detached(f"{url}?engine=boto3" if engine == "boto3" else url, workers=2)
+    executor = detached(f"{url}?transport=boto3" if transport == "boto3" else url, workers=2)
     proxy.plan = by_chance(2, 0.2, *mixed)
     futures = [executor.submit(bytes, 10_000 * (i % 4) + i) for i in range(60)]
     assert [len(future.result(60)) for future in futures] == [10_000 * (i % 4) + i for i in range(60)]

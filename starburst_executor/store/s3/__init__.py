@@ -1,1 +1,1 @@
-"""An object store in Amazon S3 or a compatible server: one store, two HTTP clients (engines)."""
+"""An object store in Amazon S3 or a compatible server: one store, two HTTP clients (transports)."""

@@ -1,4 +1,4 @@
-"""BotoEngine: all requests to S3, by boto3. The reference implementation for the other engine.
+"""BotoTransport: all requests to S3, by boto3. The reference implementation for the other transport.
 
 boto3 finds credentials, region, profile and endpoint by its usual rules. Its own retries are off.
 
@@ -27,7 +27,6 @@ from botocore.loaders import Loader
 
 from starburst_executor.errors import ConfigError, PreconditionFailed, StarburstError, StoreUnavailable
 from starburst_executor.store.base import Body, Listed, Stored
-from starburst_executor.store.s3.engine import Etags, is_foreign_body, range_end
 from starburst_executor.store.s3.errors import FOREIGN, error_code, is_nowhere, meaning, meaning_of_code
 from starburst_executor.store.s3.listing import (
     EVENT,
@@ -38,8 +37,9 @@ from starburst_executor.store.s3.listing import (
     note_root,
     take_lines,
 )
+from starburst_executor.store.s3.transport import Etags, is_foreign_body, range_end
 
-__all__ = ["BotoEngine", "is_directory_bucket", "preload"]
+__all__ = ["BotoTransport", "is_directory_bucket", "preload"]
 
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 _CONNECT_S = 5.0
@@ -54,7 +54,7 @@ _PIECE_BYTES = 1 << 20
 _PARTIAL = 206
 
 
-class BotoEngine:
+class BotoTransport:
     """A boto3 client for one bucket.
 
     Attributes:

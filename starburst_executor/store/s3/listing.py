@@ -18,7 +18,7 @@ from urllib.parse import unquote_plus
 from xml.etree import ElementTree as ET
 
 from starburst_executor.store.base import Listed
-from starburst_executor.store.s3.engine import Etags
+from starburst_executor.store.s3.transport import Etags
 
 __all__ = ["EVENT", "EVENT_OF_DELETION", "is_deletion", "is_page", "lines_of", "note_root", "take_lines"]
 

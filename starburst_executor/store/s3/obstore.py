@@ -1,4 +1,4 @@
-"""ObstoreEngine: small objects by obstore, a client in Rust that needs a twentieth of boto3's CPU time per request.
+"""ObstoreTransport: small objects by obstore, a client in Rust that needs a twentieth of boto3's CPU time per request.
 
 Guarantee: each answer is one that boto3 would have given too. Where that is not certain, the call is declined:
 
@@ -13,7 +13,7 @@ The constructor declines, and boto3 makes all requests, where the two clients wo
 own certificates, with `AWS_*` variables that obstore reads and boto3 does not, with another kind of signature, with a
 version of obstore whose error texts are not known, and in a child after a fork, which lacks obstore's threads.
 
-Source: docs/design/0004-s3-engines.md
+Source: docs/design/0004-s3-transports.md
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from obstore.store import S3Store as Connection
 from starburst_executor.config import variable_names
 from starburst_executor.errors import AccessDenied, ConfigError, StarburstError, StoreUnavailable
 from starburst_executor.store.base import Body, Stored
-from starburst_executor.store.s3.boto import BotoEngine
-from starburst_executor.store.s3.engine import Declined, Etags, is_foreign_body, may_be_forked, range_end, say_unused
+from starburst_executor.store.s3.boto import BotoTransport
 from starburst_executor.store.s3.errors import FOREIGN, meaning_of_code
+from starburst_executor.store.s3.transport import Declined, Etags, is_foreign_body, may_be_forked, range_end, say_unused
 
-__all__ = ["Address", "ObstoreEngine", "address_of"]
+__all__ = ["Address", "ObstoreTransport", "address_of"]
 
-# The texts of errors are parsed below; tests/unit/store/test_s3_engines.py checks those of these versions.
+# The texts of errors are parsed below; tests/unit/store/test_s3_transports.py checks those of these versions.
 _VERSIONS = ("0.11.", "0.12.")
 _PROBE_KEY = "k"
 _WRITTEN_BYTES = 1 << 20  # the read timeout starts when sending starts: 30 s may be too short for a bigger body
@@ -89,7 +89,7 @@ class Address(NamedTuple):
     region: str
 
 
-class ObstoreEngine:
+class ObstoreTransport:
     """Reads and writes small objects as `boto` would.
 
     Raises: Declined, if its requests would differ from those of boto3.
@@ -97,7 +97,7 @@ class ObstoreEngine:
 
     name = "obstore"
 
-    def __init__(self, boto: BotoEngine, etags: Etags) -> None:
+    def __init__(self, boto: BotoTransport, etags: Etags) -> None:
         if reason := _hindrance():
             raise Declined(reason)
         say_unused(is_unused=False)
@@ -217,7 +217,7 @@ class _Ready(Exception):
         self.request = request
 
 
-def address_of(boto: BotoEngine) -> Address:
+def address_of(boto: BotoTransport) -> Address:
     """Return the address to which boto3 sends requests for its bucket, taken from a signed request that is not sent.
 
     Presigned URLs do not help: they name other hosts. Raises: Declined.

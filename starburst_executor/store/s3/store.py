@@ -1,14 +1,14 @@
 """S3Store: objects in one bucket of Amazon S3, or of a compatible server that honours conditional writes.
 
-Guarantee: one call is one try (no engine retries), and its answer is one that `errors.py` lists. `store/patient.py`
+Guarantee: one call is one try (no transport retries), and its answer is one that `errors.py` lists. `store/patient.py`
 resolves unclear answers.
 
 `url` carries the settings that another machine cannot find for itself: an endpoint outside AWS, a region, a profile, the
-style of ETags, a chosen engine.
+style of ETags, a chosen transport.
 
 boto3 finds credentials and addresses and can make every request; obstore reads and writes small objects for a twentieth
 of the CPU time, wherever the result is certainly the same (`obstore.py`). boto3 makes the requests that obstore declines.
-Source: docs/design/0004-s3-engines.md
+Source: docs/design/0004-s3-transports.md
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.store.base import Body, Listed, Stored
-from starburst_executor.store.s3.engine import Declined, Engine, Etags, say_unused
+from starburst_executor.store.s3.transport import Declined, Etags, Transport, say_unused
 
 if TYPE_CHECKING:
-    from starburst_executor.store.s3.boto import BotoEngine
+    from starburst_executor.store.s3.boto import BotoTransport
 
 __all__ = ["S3Store", "preload"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-_QUERY = ("endpoint_url", "engine", "etag_quotes", "profile", "region")
+_QUERY = ("endpoint_url", "transport", "etag_quotes", "profile", "region")
 
 
 @dataclass(slots=True)
-class _Engines:
+class _Transports:
     """The clients of one process: boto3 always, obstore (`fast`) where it can be used."""
 
     pid: int
-    boto: BotoEngine
-    fast: Engine | None
+    boto: BotoTransport
+    fast: Transport | None
 
 
 class S3Store:
@@ -56,7 +56,7 @@ class S3Store:
         region: The bucket's region, if the environment does not name it.
         profile: A profile of the AWS config files; the default profile if None.
         etag_quotes: Whether conditions name ETags in quotes, as HTTP requires; `probe.py` detects it.
-        engine: "boto3" to make every request with boto3; by default obstore makes the requests that it supports.
+        transport: "boto3" to make every request with boto3; by default obstore makes the requests that it supports.
     """
 
     def __init__(
@@ -68,25 +68,25 @@ class S3Store:
         region: str | None = None,
         profile: str | None = None,
         etag_quotes: bool = True,
-        engine: str | None = None,
+        transport: str | None = None,
     ) -> None:
-        if engine not in (None, "boto3"):
-            raise ConfigError(f"an S3 store's engine must be boto3, or be left out: engine={engine}")
+        if transport not in (None, "boto3"):
+            raise ConfigError(f"an S3 store's transport must be boto3, or be left out: transport={transport}")
         self.bucket = bucket
         self._etags = Etags(quotes=etag_quotes)
         self._prefix = f"{prefix}/" if prefix else ""
         self._endpoint_url = endpoint_url
         self._region = region
         self._profile = profile
-        self._boto_only = engine == "boto3"
-        self._lock = threading.Lock()  # guards _made, while engines are made
+        self._boto_only = transport == "boto3"
+        self._lock = threading.Lock()  # guards _made, while transports are made
         self._lock_pid = os.getpid()
-        self._made: _Engines | None = None
-        self._inherited: _Engines | None = None
+        self._made: _Transports | None = None
+        self._inherited: _Transports | None = None
 
     @classmethod
     def from_url(cls, url: str) -> S3Store:
-        """Return the store for `s3://bucket/prefix?endpoint_url=…&region=…&profile=…&engine=…`. Raises: ConfigError."""
+        """Return the store for `s3://bucket/prefix?endpoint_url=…&region=…&profile=…&transport=…`. Raises: ConfigError."""
         parts = urlsplit(url)
         if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc or parts.fragment:
             raise ConfigError("an S3 store's URL is s3://bucket/prefix, without credentials")
@@ -100,7 +100,7 @@ class S3Store:
             region=query.get("region"),
             profile=query.get("profile"),
             etag_quotes=query.get("etag_quotes") != "no",
-            engine=query.get("engine"),
+            transport=query.get("transport"),
         )
 
     def __repr__(self) -> str:
@@ -108,13 +108,13 @@ class S3Store:
 
     @property
     def url(self) -> str:
-        meta = self._engines().boto.client.meta
+        meta = self._transports().boto.client.meta
         query = {
             "endpoint_url": None if self.is_aws else meta.endpoint_url,
             "region": None if meta.region_name == "aws-global" else meta.region_name,
             "profile": self._profile,
             "etag_quotes": None if self.etag_quotes else "no",
-            "engine": "boto3" if self._boto_only else None,
+            "transport": "boto3" if self._boto_only else None,
         }
         place = f"s3://{self.bucket}/{self._prefix}".rstrip("/")
         settings = urlencode({name: value for name, value in query.items() if value}, safe=":/")
@@ -123,7 +123,7 @@ class S3Store:
     @property
     def endpoint_url(self) -> str:
         """The address to which requests are sent."""
-        return str(self._engines().boto.client.meta.endpoint_url)
+        return str(self._transports().boto.client.meta.endpoint_url)
 
     @property
     def is_aws(self) -> bool:
@@ -143,97 +143,97 @@ class S3Store:
         self._etags.quotes = quotes
 
     @property
-    def engine(self) -> str:
-        """The engine that reads and writes small objects in this process: "obstore" or "boto3"."""
-        engines = self._engines()
-        return (engines.fast or engines.boto).name
+    def transport(self) -> str:
+        """The transport that reads and writes small objects in this process: "obstore" or "boto3"."""
+        transports = self._transports()
+        return (transports.fast or transports.boto).name
 
     def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
         whole = self._prefix + key
-        return self._ask(lambda engine: engine.get(whole, unless=unless, start=start, length=length))
+        return self._ask(lambda transport: transport.get(whole, unless=unless, start=start, length=length))
 
     def create(self, key: str, body: Body) -> str:
-        return self._ask(lambda engine: engine.write(self._prefix + key, body, absent=True))
+        return self._ask(lambda transport: transport.write(self._prefix + key, body, absent=True))
 
     def swap(self, key: str, body: Body, expected: str) -> str:
-        return self._ask(lambda engine: engine.write(self._prefix + key, body, expected=expected))
+        return self._ask(lambda transport: transport.write(self._prefix + key, body, expected=expected))
 
     def put(self, key: str, body: Body) -> str:
-        return self._ask(lambda engine: engine.write(self._prefix + key, body))
+        return self._ask(lambda transport: transport.write(self._prefix + key, body))
 
     def list_folders(self, prefix: str) -> list[str]:
-        return sorted(set(self._engines().boto.folders(self._prefix + prefix)))
+        return sorted(set(self._transports().boto.folders(self._prefix + prefix)))
 
     def list(self, prefix: str) -> list[Listed]:
         at = len(self._prefix)
-        lines = self._engines().boto.list(self._prefix + prefix)
+        lines = self._transports().boto.list(self._prefix + prefix)
         return sorted(Listed(key[at:], size, etag, modified_at) for key, size, etag, modified_at in lines)
 
     def delete(self, keys: Iterable[str]) -> None:
-        self._engines().boto.delete(self._prefix + key for key in keys)
+        self._transports().boto.delete(self._prefix + key for key in keys)
 
     def close(self) -> None:
         with self._lock:
-            engines, self._made = self._made, None
-        if engines is not None and engines.pid == os.getpid():
-            engines.boto.close()
-        elif engines is not None:
-            self._inherited = engines
+            transports, self._made = self._made, None
+        if transports is not None and transports.pid == os.getpid():
+            transports.boto.close()
+        elif transports is not None:
+            self._inherited = transports
 
-    def _ask(self, ask: Callable[[Engine], _T]) -> _T:
+    def _ask(self, ask: Callable[[Transport], _T]) -> _T:
         """Make a request with obstore if it can be used, and with boto3 if obstore declines.
 
         # Guarantee: still one try. A declined request had no effect: it was not sent, it was refused, or it only reads.
         """
-        engines = self._engines()
-        if (fast := engines.fast) is not None:
+        transports = self._transports()
+        if (fast := transports.fast) is not None:
             try:
                 return ask(fast)
             except Declined as declined:
                 if declined.for_good:
                     _log.info("boto3 makes all requests from now on: %s", declined)
-                    engines.fast = None
-        return ask(engines.boto)
+                    transports.fast = None
+        return ask(transports.boto)
 
-    def _engines(self) -> _Engines:
-        """Return this process's engines. A connection shared with the parent would mix up their answers."""
-        engines = self._made
-        if engines is not None and engines.pid == os.getpid():
-            return engines
+    def _transports(self) -> _Transports:
+        """Return this process's transports. A connection shared with the parent would mix up their answers."""
+        transports = self._made
+        if transports is not None and transports.pid == os.getpid():
+            return transports
         if self._lock_pid != os.getpid():
             self._lock = threading.Lock()  # the parent's lock may have been held when it forked
             self._lock_pid = os.getpid()
         with self._lock:
             if self._made is None or self._made.pid != os.getpid():
-                # The parent's engines are never freed: freeing them would wake threads that do not exist in this process.
+                # The parent's transports are never freed: freeing them would wake threads that do not exist in this process.
                 self._inherited = self._made or self._inherited
-                self._made = self._new_engines()
+                self._made = self._new_transports()
             return self._made
 
-    def _new_engines(self) -> _Engines:
+    def _new_transports(self) -> _Transports:
         # Imported by the first request: boto3 takes longer to import than all other modules together.
-        from starburst_executor.store.s3.boto import BotoEngine
+        from starburst_executor.store.s3.boto import BotoTransport
 
-        boto = BotoEngine(
+        boto = BotoTransport(
             self.bucket, self._etags, endpoint_url=self._endpoint_url, region=self._region, profile=self._profile
         )
-        return _Engines(os.getpid(), boto, None if self._boto_only else self._fast(boto))
+        return _Transports(os.getpid(), boto, None if self._boto_only else self._fast(boto))
 
-    def _fast(self, boto: BotoEngine) -> Engine | None:
+    def _fast(self, boto: BotoTransport) -> Transport | None:
         try:
-            from starburst_executor.store.s3.obstore import ObstoreEngine
+            from starburst_executor.store.s3.obstore import ObstoreTransport
         except ImportError:
             _log.info("boto3 makes all requests: obstore is not installed")
             return None
         try:
-            return ObstoreEngine(boto, self._etags)
+            return ObstoreTransport(boto, self._etags)
         except Declined as declined:
             _log.info("boto3 makes all requests: %s", declined)
             return None
 
 
 def preload() -> None:
-    """Import the modules of the first client, once for all forks of this process. Makes no engine and looks for no credentials."""
+    """Import the modules of the first client, once for all forks of this process. Makes no transport and looks for no credentials."""
     from starburst_executor.store.s3 import boto as s3_boto
 
     s3_boto.preload()

@@ -1,9 +1,9 @@
-"""The interface between `S3Store` and its HTTP clients (engines), and the definitions that they share.
+"""The interface between `S3Store` and its HTTP clients (transports), and the definitions that they share.
 
-    S3Store ──► ObstoreEngine    small objects: get, create, swap, put
-            └─► BotoEngine       all other requests, and those that ObstoreEngine declines
+    S3Store ──► ObstoreTransport    small objects: get, create, swap, put
+            └─► BotoTransport       all other requests, and those that ObstoreTransport declines
 
-An engine takes whole keys and raises the package's own errors. One call tries one request once, or the parts of a big
+A transport takes whole keys and raises the package's own errors. One call tries one request once, or the parts of a big
 object once each.
 """
 
@@ -16,9 +16,9 @@ from typing import Protocol
 
 from starburst_executor.store.base import Body, Stored
 
-__all__ = ["Declined", "Engine", "Etags", "is_foreign_body", "may_be_forked", "range_end", "say_unused"]
+__all__ = ["Declined", "Etags", "Transport", "is_foreign_body", "may_be_forked", "range_end", "say_unused"]
 
-# Assumes: this module is imported before an engine is; if obstore is loaded by then, other code loaded it.
+# Assumes: this module is imported before a transport is; if obstore is loaded by then, other code loaded it.
 _was_obstore_loaded = "obstore" in sys.modules
 _is_unused = False  # loaded for future forks, and not used yet
 _is_lost = False  # its threads may have stayed behind in a parent process
@@ -33,10 +33,10 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class Declined(Exception):
-    """An engine leaves this call to boto3. The request was not sent, or it was refused, or it was a read.
+    """A transport leaves this call to boto3. The request was not sent, or it was refused, or it was a read.
 
     Attributes:
-        for_good: Whether the engine would decline every further call too.
+        for_good: Whether the transport would decline every further call too.
     """
 
     def __init__(self, reason: str, *, for_good: bool = False) -> None:
@@ -44,7 +44,7 @@ class Declined(Exception):
         self.for_good = for_good
 
 
-class Engine(Protocol):
+class Transport(Protocol):
     """Reads and writes objects of one bucket. Thread-safe; usable only in the process that made it."""
 
     name: str
@@ -60,7 +60,7 @@ class Engine(Protocol):
 
 
 class Etags:
-    """Whether a server expects ETags in quotes. Shared by a store and its engines; the probe may change it."""
+    """Whether a server expects ETags in quotes. Shared by a store and its transports; the probe may change it."""
 
     def __init__(self, *, quotes: bool) -> None:
         self.quotes = quotes

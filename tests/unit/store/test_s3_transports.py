@@ -1,4 +1,4 @@
-"""Both engines are asked the same and mean the same, answer by answer; and where obstore stands back for boto3."""
+"""Both transports are asked the same and mean the same, answer by answer; and where obstore stands back for boto3."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from starburst_executor.errors import (
 )
 from starburst_executor.store.base import Listed, Stored
 from starburst_executor.store.s3 import boto as s3_boto
-from starburst_executor.store.s3 import engine as s3_engine
 from starburst_executor.store.s3 import errors as s3_errors
 from starburst_executor.store.s3 import obstore as s3_obstore
+from starburst_executor.store.s3 import transport as s3_transport
 from starburst_executor.store.s3.obstore import address_of
 from starburst_executor.store.s3.store import S3Store
 from tests.sessions import wait_until
@@ -47,12 +47,12 @@ from tests.support.scripted_s3 import Asked, ScriptedServer, scripted_server
 
 __all__ = ["moto_server"]
 
-ENGINES = ("obstore", "boto3")
+TRANSPORTS = ("obstore", "boto3")
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials of nobody's, and nothing else that either engine would heed."""
+    """Credentials of nobody's, and nothing else that either transport would heed."""
     for name in [*os.environ]:
         if name.startswith("AWS_") or name == "REQUESTS_CA_BUNDLE" or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -73,29 +73,29 @@ def server(one_server: ScriptedServer) -> ScriptedServer:
     return one_server
 
 
-def store_by(engine: str, endpoint_url: str | None = None, **more: Any) -> S3Store:
+def store_by(transport: str, endpoint_url: str | None = None, **more: Any) -> S3Store:
     more = {"endpoint_url": endpoint_url, **more}
-    made = S3Store("bucket", "prefix", engine="boto3" if engine == "boto3" else None, **more)
-    assert made.engine == engine
+    made = S3Store("bucket", "prefix", transport="boto3" if transport == "boto3" else None, **more)
+    assert made.transport == transport
     return made
 
 
 @pytest.fixture(scope="module")
 def shared(one_server: ScriptedServer) -> Iterator[Callable[[str], S3Store]]:
-    """A store by each engine, for many tests: a client of boto3's takes a tenth of a second to make."""
+    """A store by each transport, for many tests: a client of boto3's takes a tenth of a second to make."""
     made: dict[str, S3Store] = {}
 
-    def store_of(engine: str) -> S3Store:
-        if engine not in made:
-            made[engine] = store_by(engine, one_server.url)
-        return made[engine]
+    def store_of(transport: str) -> S3Store:
+        if transport not in made:
+            made[transport] = store_by(transport, one_server.url)
+        return made[transport]
 
     yield store_of
     for store in made.values():
         store.close()
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=TRANSPORTS)
 def store(request: pytest.FixtureRequest, server: ScriptedServer, shared: Callable[[str], S3Store]) -> S3Store:
     return shared(request.param)
 
@@ -158,7 +158,7 @@ def test_one_try_and_one_meaning(
     store: S3Store, server: ScriptedServer, status: int | str, code: str, meaning: type[StarburstError]
 ) -> None:
     server.status, server.code, server.body = status, code, b""
-    has_declined = store.engine == "obstore" and meaning in (AccessDenied, ConfigError)
+    has_declined = store.transport == "obstore" and meaning in (AccessDenied, ConfigError)
     for name, ask in ASKS.items():
         if (status, meaning) == (412, PreconditionFailed) and name in OTHERS:
             continue
@@ -214,13 +214,13 @@ def test_an_answer_that_is_cut_short(store: S3Store, server: ScriptedServer, nam
 
 
 @pytest.mark.parametrize("name", ["get", "create", "swap", "put", "list", "delete"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_server_that_does_not_answer(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, engine: str, name: str
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, transport: str, name: str
 ) -> None:
     monkeypatch.setattr(s3_boto, "_READ_S", 0.1)
     monkeypatch.setitem(s3_obstore._CLIENT, "read_timeout", timedelta(seconds=0.1))
-    store = store_by(engine, server.url)
+    store = store_by(transport, server.url)
     server.status = "stall"
     with pytest.raises(StoreUnavailable, match="no answer from S3"):
         ASKS[name](store)
@@ -229,10 +229,10 @@ def test_a_server_that_does_not_answer(
     store.close()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_nobody_there(engine: str) -> None:
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_nobody_there(transport: str) -> None:
     with scripted_server() as gone:
-        store = store_by(engine, gone.url)
+        store = store_by(transport, gone.url)
     for ask in ASKS.values():
         with pytest.raises(StoreUnavailable, match=re.escape(f"endpoint={gone.url}")):
             ask(store)
@@ -348,17 +348,17 @@ def test_an_answer_without_an_etag_is_unclear(store: S3Store, server: ScriptedSe
             ask(store)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(("status", "code"), [(301, "PermanentRedirect"), (307, "TemporaryRedirect")])
-def test_a_bucket_somewhere_else(server: ScriptedServer, engine: str, status: int, code: str) -> None:
-    """boto3 goes and looks there once, whatever the engine; here it is sent in circles."""
-    store = store_by(engine, server.url)
+def test_a_bucket_somewhere_else(server: ScriptedServer, transport: str, status: int, code: str) -> None:
+    """boto3 goes and looks there once, whatever the transport; here it is sent in circles."""
+    store = store_by(transport, server.url)
     server.status, server.code, server.headers = status, code, {"x-amz-bucket-region": "eu-west-1"}
     for ask in ASKS.values():
         with pytest.raises(AccessDenied, match=code):
             ask(store)
         assert essence(server.asked[-1])["scope"][1] == "eu-west-1"
-    assert store.engine == "boto3"
+    assert store.transport == "boto3"
     store.close()
 
 
@@ -424,8 +424,8 @@ KEYS = [
 @pytest.mark.parametrize("key", KEYS)
 def test_keys_are_spelt_alike(server: ScriptedServer, shared: Callable[[str], S3Store], key: str) -> None:
     asked = []
-    for engine in ENGINES:
-        store = shared(engine)
+    for transport in TRANSPORTS:
+        store = shared(transport)
         server.asked.clear()
         assert store.get(key) == Stored(b"body", "etag")
         store.put(key, memoryview(b"text"))
@@ -448,8 +448,8 @@ def test_requests_are_alike(
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-environment")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     asked = []
-    for engine in ENGINES:
-        store = store_by(engine, server.url, profile="other", etag_quotes=quotes, region="eu-west-1")
+    for transport in TRANSPORTS:
+        store = store_by(transport, server.url, profile="other", etag_quotes=quotes, region="eu-west-1")
         server.asked.clear()
         for body in (b"", b"x" * 1_000, bytearray(b"abc"), memoryview(b"abcd")[1:]):
             store.create("key", body)
@@ -488,17 +488,17 @@ def test_the_address_is_boto3s(
     signed_for: str,
 ) -> None:
     store = S3Store(bucket, region=region)
-    engines = store._engines()
-    assert address_of(engines.boto) == (endpoint, has_bucket, signed_for)
-    assert isinstance(engines.fast, s3_obstore.ObstoreEngine)
-    url = obstore.sign(engines.fast._connection(), "GET", "a/key", timedelta(minutes=1))
+    transports = store._transports()
+    assert address_of(transports.boto) == (endpoint, has_bucket, signed_for)
+    assert isinstance(transports.fast, s3_obstore.ObstoreTransport)
+    url = obstore.sign(transports.fast._connection(), "GET", "a/key", timedelta(minutes=1))
     assert url.startswith(f"{endpoint}/{'' if has_bucket else bucket + '/'}a/key?")
     store.close()
 
 
 def test_an_address_below_a_path(server: ScriptedServer) -> None:
-    for engine in ENGINES:
-        store = store_by(engine, f"{server.url}/below/here")
+    for transport in TRANSPORTS:
+        store = store_by(transport, f"{server.url}/below/here")
         store.get("key")
         assert server.asked[-1].path == "/below/here/bucket/prefix/key"
         store.close()
@@ -533,7 +533,7 @@ def test_lines_are_read_as_botocore_reads_them(
     server: ScriptedServer, shared: Callable[[str], S3Store], space: str, spelt: str, more: str, key: str, modified: str
 ) -> None:
     store = shared("boto3")
-    events = store._engines().boto.client.meta.events
+    events = store._transports().boto.client.meta.events
     server.headers = {"Content-Type": "application/xml"}
     server.body = page_of(line_of(spelt, modified) * 2, space=space, more=more)
     ours = store.list("")
@@ -547,7 +547,7 @@ def test_the_hook_is_there(server: ScriptedServer, shared: Callable[[str], S3Sto
     """Listings would be right without it, and slow."""
     store = shared("boto3")
     server.body = page_of(line_of("prefix/a", "2026-11-22T05:13:36.000Z"))
-    page = store._engines().boto.client.list_objects_v2(Bucket="bucket")
+    page = store._transports().boto.client.list_objects_v2(Bucket="bucket")
     assert "Contents" not in page
     assert page["Name"] == "bucket"
 
@@ -601,13 +601,13 @@ def test_credentials_that_cannot_be_refreshed(
     store.close()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize(
     "printed",
     ["not JSON", "[]", "null", "{}", '{"Version": 1}', "EXPIRED", "NO_DATE"],
 )
 def test_a_helper_that_hands_out_something_odd_has_a_bad_moment_or_has_expired(
-    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, printed: str
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str, printed: str
 ) -> None:
     """botocore lets half of these through as they come: RuntimeError, AttributeError, a date that cannot be parsed.
 
@@ -621,7 +621,7 @@ def test_a_helper_that_hands_out_something_odd_has_a_bad_moment_or_has_expired(
     state.write_text(json.dumps({**known, "Expiration": soon}), encoding="utf-8")
     program = f"import pathlib\nprint(pathlib.Path({str(state)!r}).read_text())\n"
     credentials_by_process(tmp_path, monkeypatch, program)
-    store = store_by(engine, server.url)
+    store = store_by(transport, server.url)
     assert store.get("key") == Stored(b"body", "etag")
     state.write_text(printed, encoding="utf-8")
     meaning, words = (AccessDenied, "log in again") if "2020" in printed else (StoreUnavailable, "S3")
@@ -675,7 +675,7 @@ def test_what_the_sdk_raises_of_its_own_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "engine"),
+    ("variable", "value", "transport"),
     [
         ("AWS_SERVER_SIDE_ENCRYPTION", "AES256", "boto3"),
         ("AWS_REQUEST_PAYER", "requester", "boto3"),
@@ -689,21 +689,21 @@ def test_what_the_sdk_raises_of_its_own_is_known() -> None:
     ],
 )
 def test_variables_that_only_obstore_heeds(
-    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, engine: str
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, transport: str
 ) -> None:
     monkeypatch.setenv(variable, value)
     store = S3Store("bucket", endpoint_url=server.url)
-    assert store.engine == engine
+    assert store.transport == transport
     store.close()
 
 
 def test_certificates_of_the_users_own(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert S3Store("bucket", endpoint_url="https://localhost:9").engine == "obstore"
+    assert S3Store("bucket", endpoint_url="https://localhost:9").transport == "obstore"
     for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
         with monkeypatch.context() as patch:
             patch.setenv(name, __file__)
-            assert S3Store("bucket", endpoint_url="https://localhost:9").engine == "boto3"
-            assert S3Store("bucket", endpoint_url=server.url).engine == "obstore"
+            assert S3Store("bucket", endpoint_url="https://localhost:9").transport == "boto3"
+            assert S3Store("bucket", endpoint_url=server.url).transport == "obstore"
 
 
 @pytest.fixture
@@ -736,19 +736,19 @@ def test_a_certificate_that_obstore_does_not_trust(untrusted: str) -> None:
     store = store_by("obstore", untrusted)
     with pytest.raises(StoreUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
         store.put("key", b"x")
-    assert store.engine == "boto3"
+    assert store.transport == "boto3"
     store.close()
 
 
 def test_an_obstore_of_another_version(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(obstore, "__version__", "0.99.0")
-    assert S3Store("bucket", endpoint_url=server.url).engine == "boto3"
+    assert S3Store("bucket", endpoint_url=server.url).transport == "boto3"
 
 
 def test_without_obstore(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "starburst_executor.store.s3.obstore", None)
     store = S3Store("bucket", endpoint_url=server.url)
-    assert store.engine == "boto3"
+    assert store.transport == "boto3"
     assert store.get("key") == Stored(b"body", "etag")
     store.close()
 
@@ -756,18 +756,18 @@ def test_without_obstore(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 def test_a_fork_of_multiprocessing_where_the_user_had_loaded_obstore(
     server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_engine, "_was_obstore_loaded", True)
-    assert S3Store("bucket", endpoint_url=server.url).engine == "obstore"
+    monkeypatch.setattr(s3_transport, "_was_obstore_loaded", True)
+    assert S3Store("bucket", endpoint_url=server.url).transport == "obstore"
     monkeypatch.setattr(multiprocessing, "parent_process", multiprocessing.current_process)
-    assert S3Store("bucket", endpoint_url=server.url).engine == "boto3"
+    assert S3Store("bucket", endpoint_url=server.url).transport == "boto3"
 
 
-def test_an_engine_that_is_chosen_stays_in_the_url(server: ScriptedServer) -> None:
-    store = S3Store.from_url(f"s3://bucket/prefix?endpoint_url={server.url}&engine=boto3")
-    assert store.engine == "boto3"
-    assert store.url.endswith("&engine=boto3")
-    with pytest.raises(ConfigError, match="engine=obstore"):
-        S3Store.from_url("s3://bucket/prefix?engine=obstore")
+def test_a_chosen_transport_stays_in_the_url(server: ScriptedServer) -> None:
+    store = S3Store.from_url(f"s3://bucket/prefix?endpoint_url={server.url}&transport=boto3")
+    assert store.transport == "boto3"
+    assert store.url.endswith("&transport=boto3")
+    with pytest.raises(ConfigError, match="transport=obstore"):
+        S3Store.from_url("s3://bucket/prefix?transport=obstore")
     store.close()
 
 
@@ -792,8 +792,8 @@ def test_a_child_asks_by_boto3(moto_server: MotoServer, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     store, other = S3Store(moto_server.bucket, "forked"), S3Store(moto_server.bucket, "forked-unused")
     etag = store.put("key", b"parent")
-    parents = store._engines()
-    assert store.engine == "obstore"
+    parents = store._transports()
+    assert store.transport == "obstore"
     ended = threading.Event()
 
     def ask_on() -> None:
@@ -806,11 +806,11 @@ def test_a_child_asks_by_boto3(moto_server: MotoServer, monkeypatch: pytest.Monk
         mine = store.swap("key", b"child", stored.etag)
         assert store.get("key", unless=mine) is None
         assert [line.key for line in store.list("")] == ["key"]
-        assert store._engines() is not parents
-        engines = {store.engine, other.engine, S3Store(moto_server.bucket).engine}
+        assert store._transports() is not parents
+        transports = {store.transport, other.transport, S3Store(moto_server.bucket).transport}
         store.close()
         other.create(f"key-{os.getpid()}", b"child")
-        return engines == {"boto3"}
+        return transports == {"boto3"}
 
     statuses = []
 
@@ -834,8 +834,8 @@ def test_a_child_asks_by_boto3(moto_server: MotoServer, monkeypatch: pytest.Monk
     for thread in asking:
         thread.join()
     assert statuses == [0, 0, 0]
-    assert store._engines() is parents
-    assert store.engine == "obstore"
+    assert store._transports() is parents
+    assert store.transport == "obstore"
     assert store.get("key", unless=etag) == Stored(b"child", store.list("")[0].etag)
     assert len(other.list("")) == 3
     store.close()
@@ -855,9 +855,9 @@ def test_a_child_of_a_process_that_only_loaded_obstore_asks_by_it(moto_server: M
             assert store.get("key").body == b"body"
             grandchild = os.fork()
             if grandchild == 0:
-                os._exit(int(S3Store(sys.argv[1], "preloaded").engine != "boto3"))
+                os._exit(int(S3Store(sys.argv[1], "preloaded").transport != "boto3"))
             ended = os.waitstatus_to_exitcode(os.waitpid(grandchild, 0)[1])
-            os._exit(ended or int(store.engine != "obstore"))
+            os._exit(ended or int(store.transport != "obstore"))
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     """
     command = [sys.executable, "-c", textwrap.dedent(code), moto_server.bucket]
