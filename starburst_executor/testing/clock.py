@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import math
 import threading
+from typing import NamedTuple
 
 __all__ = ["FakeClock"]
 
@@ -32,9 +33,9 @@ class FakeClock:
         self._start_at = start_at
         self._held = held
         self._drawn = itertools.count()
-        self._changed = threading.Condition()  # guards: _elapsed_s, _n_waiting
+        self._changed = threading.Condition()  # guards: _elapsed_s, _waits
         self._elapsed_s = 0.0
-        self._n_waiting = 0
+        self._waits: list[_Wait] = []  # held ones whose thread has not returned
 
     def __repr__(self) -> str:
         return f"FakeClock(seed={self._seed}, elapsed_s={self._elapsed_s:g})"
@@ -51,16 +52,15 @@ class FakeClock:
                 self.advance(max(0.0, timeout_s))
             return event.is_set()
         with self._changed:
-            until_s = self._elapsed_s + timeout_s
-            self._n_waiting += 1
+            wait = _Wait(event, self._elapsed_s + timeout_s)
+            self._waits.append(wait)
             self._changed.notify_all()
         try:
-            while not event.wait(_LOOK_S) and self._elapsed_s < until_s:
+            while not event.wait(_LOOK_S) and self._elapsed_s < wait.until_s:
                 pass
         finally:
             with self._changed:
-                self._n_waiting -= 1
-                self._changed.notify_all()
+                self._waits.remove(wait)
         return event.is_set()
 
     def random(self) -> float:
@@ -77,16 +77,28 @@ class FakeClock:
             # Even for a very short wait: a loop that waits for a moment must not stop just before it.
             least_s = math.nextafter(self._elapsed_s, math.inf) if seconds else 0.0
             self._elapsed_s = max(self._elapsed_s + seconds, least_s)
-            self._changed.notify_all()
 
     def wait_waiting(self, n_threads: int = 1, timeout_s: float = 10.0) -> None:
         """Wait, in real time, until this number of threads is in a held wait: `advance` then reaches all of them.
 
+        A wait that is over counts no more, even if its thread has not run since: that thread waits for the processor.
+
         Raises: TimeoutError after `timeout_s` real seconds.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._n_waiting >= n_threads, timeout_s):
-                raise TimeoutError(f"threads that wait on the clock: expected={n_threads}, found={self._n_waiting}")
+            if not self._changed.wait_for(lambda: self._n_waiting() >= n_threads, timeout_s):
+                raise TimeoutError(f"threads that wait on the clock: expected={n_threads}, found={self._n_waiting()}")
+
+    def _n_waiting(self) -> int:
+        """Return the number of held waits that are not over. Called under the lock."""
+        return sum(wait.until_s > self._elapsed_s and not wait.event.is_set() for wait in self._waits)
 
     def _draw(self, n_bytes: int) -> bytes:
         return hashlib.shake_256(f"{self._seed}/{next(self._drawn)}".encode()).digest(n_bytes)
+
+
+class _Wait(NamedTuple):
+    """A held wait: what ends it, and the clock's time at which it ends otherwise."""
+
+    event: threading.Event
+    until_s: float

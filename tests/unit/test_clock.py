@@ -103,6 +103,35 @@ def test_a_held_wait_ends_when_its_event_is_set() -> None:
     assert clock.monotonic() == 0.0
 
 
+@pytest.mark.parametrize("how", ["its time has come", "its event is set"])
+def test_a_held_wait_that_is_over_counts_no_more(how: str) -> None:
+    """Even while its thread has had no time to return: else a test would advance twice for one look of the thread."""
+    clock, gate = FakeClock(held=True), threading.Event()
+
+    class Late(threading.Event):
+        """An event whose waiter is not given the processor."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            gate.wait(30.0)
+            return super().wait(timeout)
+
+    event = Late()
+    thread = threading.Thread(target=clock.wait, args=(event, 10.0))
+    thread.start()
+    clock.wait_waiting(1, 30.0)
+    clock.advance(9.0)
+    clock.wait_waiting(1, 0.0)
+    if how == "its event is set":
+        event.set()
+    else:
+        clock.advance(1.0)
+    with pytest.raises(TimeoutError, match="expected=1, found=0"):
+        clock.wait_waiting(1, 0.0)
+    gate.set()
+    thread.join(30.0)
+    assert not thread.is_alive()
+
+
 def test_waiting_for_nobody_says_so() -> None:
     with pytest.raises(TimeoutError, match="expected=1, found=0"):
         FakeClock(held=True).wait_waiting(timeout_s=0.0)

@@ -96,10 +96,10 @@ class Left:
         return self.visitors[number - 1]
 
     def lingers(self, seconds: float) -> None:
-        """Let time pass in steps that the visit takes."""
-        for _ in range(int(seconds / 0.5)):
+        """Let time pass while a visit lasts, in steps each of which its thread sees."""
+        for _ in range(int(seconds / returning._LOOK_S)):
             self.clock.wait_waiting(1, PATIENCE_S)
-            self.clock.advance(0.5)
+            self.clock.advance(returning._LOOK_S)
 
 
 @pytest.fixture
@@ -157,9 +157,11 @@ def test_it_stays_while_a_thread_waits(left: Left) -> None:
     assert not visitor.left.is_set()
     left.futures[0].complete(1, None)
     thread.join(PATIENCE_S)
-    left.lingers(returning._LINGER_S + 1)
-    left.clock.advance(2 * returning._LINGER_S)
-    assert visitor.left.wait(PATIENCE_S)
+    # The visit's last look was just before that, or comes just after.
+    until = time.monotonic() + PATIENCE_S
+    while not visitor.left.wait(0.01):
+        assert time.monotonic() < until
+        left.clock.advance(returning._LOOK_S)
 
 
 @pytest.mark.parametrize(
