@@ -5,7 +5,7 @@
     worn: the same, then it reported that it cannot continue  0.5 s, 1 s, … 60 s      never; earlier ends are forgotten
     failed: it reported that, or exited on its own            0.5 s, 1 s, … 60 s      after 3 in a row
     killed: by a signal, or while a task ran                  at once, 0.1 s, … 60 s  after 10 in a row, and `launch_s`
-    taken: the platform took its machine, or had none         5 s, … 60 s             never; `Starter._listen` bounds this
+    taken: the platform took its machine, or had none         5 s, … 60 s             never; `first_beats.py` bounds this
     left: in good order, without an outcome                   at once                 never
 
 Each start may cost money, so repeated starts without any outcome must end. But a death by a signal does not prove that
@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.launch.base import Death
-from starburst_executor.protocol.records import SessionState, WorkerBeat, WorkerState
+from starburst_executor.protocol.records import WorkerBeat, WorkerState
 
-__all__ = ["Begin", "Break", "End", "Seen", "Step", "Trials", "Wait", "decide", "end_of"]
+__all__ = ["End", "Trials", "end_of"]
 
 _FAILED_MOST = 3
 _KILLED_MOST = 10
@@ -129,61 +129,3 @@ class Trials:
 
     def _pause(self, backoff: Backoff) -> None:
         self.next_start_at = max(self.next_start_at, self.clock.monotonic() + backoff.next_s())
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """The facts for `decide`.
-
-    Attributes:
-        state: The session's state.
-        needs_workers: Whether any task is not done.
-        is_at_it: Whether this client has a launch to finish.
-        n_wanted: The requested number of slots.
-        n_alive: The number of slots that are alive or on their way.
-        may_start: Whether the pause before the next start is over.
-        hopeless: Why a worker that is started now would do no work, or empty.
-    """
-
-    state: SessionState
-    needs_workers: bool
-    is_at_it: bool
-    n_wanted: int
-    n_alive: int
-    may_start: bool
-    hopeless: str
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """Start the missing workers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Do the next step of the launch that was begun."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Start nothing now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Break:
-    """End the session with this reason: no worker is alive, and a new one would do no work."""
-
-    reason: str
-
-
-def decide(seen: Seen) -> Begin | Step | Wait | Break:
-    """Decide what to do about workers now."""
-    if seen.state != SessionState.OPEN or not seen.needs_workers:
-        return Wait()
-    if seen.is_at_it:
-        return Step()
-    if seen.hopeless and not seen.n_alive:
-        return Break(seen.hopeless)
-    if seen.may_start and seen.n_wanted > seen.n_alive:
-        return Begin()
-    return Wait()

@@ -1,4 +1,4 @@
-"""What the ends of workers say of starting more, as a table; and what a client does then."""
+"""What the ends of workers say of starting more, as a table."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from starburst_executor.client.trials import Begin, Break, End, Seen, Step, Trials, Wait, decide, end_of
+from starburst_executor.client.trials import End, Trials, end_of
 from starburst_executor.launch.base import Death
-from starburst_executor.protocol.records import SessionState, WorkerBeat, WorkerState
+from starburst_executor.protocol.records import WorkerBeat, WorkerState
 from starburst_executor.testing import FakeClock
 
 DIED = Death("w", "exit status 3")
@@ -90,27 +90,3 @@ def test_when_there_is_no_hope(ends: list[End], every_s: float, is_hopeless: boo
 def test_how_long_the_next_start_waits(ends: list[End], least_s: float, most_s: float) -> None:
     trials = after(*ends)
     assert least_s <= max(0.0, trials.next_start_at - trials.clock.monotonic()) <= most_s
-
-
-SEEN = Seen(SessionState.OPEN, True, is_at_it=False, n_wanted=4, n_alive=0, may_start=True, hopeless="")
-
-
-@pytest.mark.parametrize(
-    ("changes", "decision"),
-    [
-        ({}, Begin()),
-        ({"n_alive": 3}, Begin()),
-        ({"n_alive": 4}, Wait()),
-        ({"may_start": False}, Wait()),
-        ({"needs_workers": False}, Wait()),
-        ({"state": SessionState.BROKEN}, Wait()),
-        ({"is_at_it": True}, Step()),
-        ({"is_at_it": True, "hopeless": "x"}, Step()),
-        ({"hopeless": "x"}, Break("x")),
-        ({"hopeless": "x", "may_start": False}, Break("x")),
-        ({"hopeless": "x", "n_alive": 1}, Begin()),
-        ({"hopeless": "x", "needs_workers": False}, Wait()),
-    ],
-)
-def test_what_is_done(changes: dict[str, object], decision: object) -> None:
-    assert decide(replace(SEEN, **changes)) == decision  # type: ignore[arg-type]  # each of its field's type
