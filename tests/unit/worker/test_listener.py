@@ -49,7 +49,11 @@ class Heard:
 @contextmanager
 def heard(task_timeout: float | None = None) -> Iterator[Heard]:
     with Rig() as rig:
-        yield Heard(rig, task_timeout)
+        one = Heard(rig, task_timeout)
+        try:
+            yield one
+        finally:
+            one.listener.stop()  # before its runner is closed: its thread would poll a closed runner without a pause
 
 
 def test_outcomes_are_taken_in_while_nobody_asks_for_them() -> None:
