@@ -200,9 +200,9 @@ class _Pool:
 
 # The stage makes these smaller, so that a few tasks meet what takes thousands. Here they are as they are.
 _SIZES = (
-    (submitter, "_LEAST_GROUP"),
-    (submitter, "GROUPS_PER_EPOCH"),
-    (epochs, "GROUPS_PER_EPOCH"),
+    (submitter, "_LEAST_STATUS"),
+    (submitter, "STATUSES_PER_EPOCH"),
+    (epochs, "STATUSES_PER_EPOCH"),
     (keeper, "_DEATHS_S"),
     (leaving, "_SIGNAL_S"),
     (sending, "_REMOTE_SENDERS"),

@@ -162,7 +162,7 @@ class Fleet:
         clock: Any = worker.clock
         store: Any = PatientStore(self._s3.line(), clock, patience_s=300.0, stop=Event())  # type: ignore[arg-type]
         session = SessionStore(store, session_id, Sealer(bytes.fromhex(_KEY), session_id), clock)
-        session.refresh()
+        session.manifest.refresh()
         nursery: Any = SimulatedNursery(worker, self._lots.fork(), self._starts, self._tries, _nobody_is_poisoned)
         leaving = Leaving(clock)
         agent = Agent(session, store, worker.worker_id, nursery, clock, leaving, n_slots=1)
@@ -222,12 +222,12 @@ class _Pool:
 @contextmanager
 def _parsed_once() -> Iterator[None]:
     """A thousand workers that list a thousand keys parse each key once between them, for want of a thousand processors."""
-    parse = SessionKeys.parse_group
-    SessionKeys.parse_group = lru_cache(maxsize=None)(parse)  # type: ignore[method-assign]
+    parse = SessionKeys.parse_status
+    SessionKeys.parse_status = lru_cache(maxsize=None)(parse)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        SessionKeys.parse_group = parse  # type: ignore[method-assign]
+        SessionKeys.parse_status = parse  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from benchmarks._rows import Row, Run, arguments
 from benchmarks._simulated_s3 import SimulatedS3
 from starburst_executor import Timings
 from starburst_executor.protocol import status
-from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef, SessionKeys
+from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, SessionKeys, StatusRef
 from starburst_executor.protocol.records import ATTACHED, Manifest, Submitter, encode
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Entry, Status
@@ -87,14 +87,14 @@ class Arena:
         for i in range(n_objects):
             first = i * status.MAX_TASKS
             record = Status(0, first, ("0" * 32,), entries)
-            key = keys.group(GroupRef(0, first, status.MAX_TASKS, i // GROUPS_PER_EPOCH))
+            key = keys.status(StatusRef(0, first, status.MAX_TASKS, i // STATUSES_PER_EPOCH))
             folders.create(key, status.encode(record, str(i)))
 
     def _claim(self, process: Process, count: Count) -> None:
         clock: Any = process.clock
         store: Any = PatientStore(self._s3.line(), clock, patience_s=60.0, stop=Event())  # type: ignore[arg-type]
         session = SessionStore(store, SESSION, Sealer(b"", SESSION), clock)
-        session.refresh()
+        session.manifest.refresh()
         finder, claims = Finder(session, clock, 1), Claims(session, process.name, clock)
         finder.look()
         until, n_races = clock.monotonic() + self.seconds, 0
@@ -115,7 +115,7 @@ class Arena:
                 count.lost += 1
                 n_races += 1
                 finder.candidates.avoid(key)
-                clock.wait(never, session.manifest.timings.bell_min_s * n_races * clock.random())
+                clock.wait(never, session.manifest.current.timings.bell_min_s * n_races * clock.random())
         count.is_done = True
 
 

@@ -28,7 +28,7 @@ from starburst_executor.client.opening import Opened, start
 from starburst_executor.client.report import SessionStatus, status_of
 from starburst_executor.client.submitter import Acknowledged, Submitter
 from starburst_executor.protocol import calls, outcomes, status
-from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
+from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode
 from starburst_executor.protocol.status import Ended, Entry, State, Status
 from starburst_executor.session.beats import Beats
@@ -64,16 +64,16 @@ def group(first: int, state: State) -> Status:
     return status.commit(claimed, "w.1", ended, 0.0)[0]
 
 
-def census(n_groups: int) -> Row:
+def census(n_statuses: int) -> Row:
     """Count the requests of one `status()`."""
     clock = FakeClock()
     opened = session(clock)
     store, keys = opened.store.inner, opened.session.keys
     # Half of those that are not well have failed, half are claimed: both can be told only by reading them.
-    unwell = {i * (n_groups // N_UNWELL): State.FAILED if i % 2 else State.CLAIMED for i in range(N_UNWELL)}
-    for i in range(n_groups):
+    unwell = {i * (n_statuses // N_UNWELL): State.FAILED if i % 2 else State.CLAIMED for i in range(N_UNWELL)}
+    for i in range(n_statuses):
         record = group(i, unwell.get(i, State.COMPLETED))
-        store.create(keys.group(GroupRef(0, i, 1, i // GROUPS_PER_EPOCH)), status.encode(record, clock.new_id()))
+        store.create(keys.status(StatusRef(0, i, 1, i // STATUSES_PER_EPOCH)), status.encode(record, clock.new_id()))
     for i in range(N_WORKERS):
         beat = WorkerBeat(f"w{i:02}", 1, WorkerState.WORKING, 1, clock.now(), clock.now())
         store.create(keys.worker(beat.worker_id), encode(beat, clock.new_id()))
@@ -85,19 +85,19 @@ def census(n_groups: int) -> Row:
         lambda manifest, beats: cost_of(manifest, clock.now(), beats, (), before, opened.store.url),
     )
     requests = Counter(opened.store.requests.snapshot()) - before
-    check_census(found, n_groups)
+    check_census(found, n_statuses)
     lists, gets = requests["list"], requests["get"] + requests["not_modified"]
-    row = Row(f"status() of a session with {n_groups:,} status objects", "requests", [n_requests(requests)])
+    row = Row(f"status() of a session with {n_statuses:,} status objects", "requests", [n_requests(requests)])
     row.requests = dict(requests)
-    row.conditions = {"status_objects": n_groups, "unwell": N_UNWELL, "workers": N_WORKERS}
-    pages = -(-n_groups // 1000)
+    row.conditions = {"status_objects": n_statuses, "unwell": N_UNWELL, "workers": N_WORKERS}
+    pages = -(-n_statuses // 1000)
     row.budget = f"≤ {pages + 1 + N_UNWELL + N_WORKERS}"
     row.note = f"{lists} LISTs, {gets} GETs; {N_UNWELL} objects not ended well, {N_WORKERS} live workers"
     return row
 
 
-def check_census(found: SessionStatus, n_groups: int) -> None:
-    expected = (n_groups, N_UNWELL // 2, N_UNWELL // 2, N_WORKERS)
+def check_census(found: SessionStatus, n_statuses: int) -> None:
+    expected = (n_statuses, N_UNWELL // 2, N_UNWELL // 2, N_WORKERS)
     if (found.total, found.failed, found.claimed, found.workers) != expected:
         raise SystemExit(f"a wrong census: {found}")
 

@@ -99,7 +99,7 @@ def worker_pids(executor: StarburstExecutor) -> list[int]:
     A worker may have ended a task before its client has written down where it is.
     """
     session = executor._engine.session
-    wait_until(lambda: all(launch.settled for launch in session.refresh().launches))
+    wait_until(lambda: all(launch.settled for launch in session.manifest.refresh().launches))
     return local_pids(session)
 
 
@@ -116,7 +116,9 @@ def launched_pids(executor: StarburstExecutor) -> list[int]:
 
 def _local(session: SessionStore) -> list[tuple[int, str]]:
     """Process id and start time of each local worker whose handle is in the manifest."""
-    handles = [handle for launch in session.refresh().launches if (handle := handle_of(session.sealer, launch))]
+    handles = [
+        handle for launch in session.manifest.refresh().launches if (handle := handle_of(session.sealer, launch))
+    ]
     processes = [process for handle in handles for process in msgpack.unpackb(bytes.fromhex(handle))]
     return [(pid, started) for _, _, pid, started, *_ in processes]
 

@@ -289,7 +289,7 @@ def _leftovers(patient: Patient) -> str:
 
 def _is_over(store: ObjectStore, session_id: str, clock: Clock) -> bool:
     try:
-        return SessionStore(store, session_id, Sealer(b"", session_id), clock).refresh().state.is_over
+        return SessionStore(store, session_id, Sealer(b"", session_id), clock).manifest.refresh().state.is_over
     except SessionNotFound:
         return True
     except StarburstError:

@@ -125,7 +125,7 @@ class FuturesOfClient:
             return changed
 
         try:
-            updated = self._session.update(key, step)
+            updated = self._session.statuses.update(key, step)
         except (RecordInvalid, VersionMismatch):
             return 0
         if updated is not None:

@@ -43,7 +43,7 @@ def delete_session(session: SessionStore) -> None:
     store, keys = session.store, session.keys
     # Without a manifest, another client is deleting the session, or died while it did.
     with suppress(SessionNotFound):
-        session.end(SessionState.DELETED, "deleted")
+        session.manifest.end(SessionState.DELETED, "deleted")
     # Until a listing is empty: a worker may still write while this runs.
     while left := [line.key for line in store.list(keys.folder) if line.key != keys.manifest]:
         store.delete(left)
@@ -117,7 +117,7 @@ class Sweep:
 
 def _is_left_behind(session: SessionStore) -> bool:
     try:
-        return _is_ownerless(session.refresh())
+        return _is_ownerless(session.manifest.refresh())
     except SessionNotFound:
         # The manifest is created first and deleted last: these objects remain from a deleted session.
         return True

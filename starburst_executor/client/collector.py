@@ -1,6 +1,6 @@
 """Turns stored outcomes into done futures.
 
-    watched groups ──few──► GET If-None-Match each ─┐
+    watched objects ─few──► GET If-None-Match each ─┐
           │                                         ├─► changed? ─► entries ─► outcomes/ ─► unpickle ─► future
           └──────many─────► LIST their epochs ──────┘                (ranges, once)
 
@@ -31,12 +31,13 @@ from starburst_executor.errors import (
     VersionMismatch,
 )
 from starburst_executor.protocol import status
-from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
+from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.outcomes import load_outcome
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Entry, Located, State, Status
 from starburst_executor.session.epochs import close_epochs
-from starburst_executor.session.store import SessionStore, Versioned
+from starburst_executor.session.statuses import Versioned
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Mapper", "Place"]
 
@@ -69,7 +70,7 @@ class Place(NamedTuple):
     """A status object, and the futures that wait for its tasks, by the task's index in the object."""
 
     key: str
-    ref: GroupRef
+    ref: StatusRef
     futures: dict[int, list[StarburstFuture[Any]]]
 
 
@@ -78,7 +79,7 @@ class _Watched:
 
     __slots__ = ("claims", "etag", "futures", "is_unread", "key", "read_at", "ref")
 
-    def __init__(self, key: str, ref: GroupRef, etag: str, read_at: float) -> None:
+    def __init__(self, key: str, ref: StatusRef, etag: str, read_at: float) -> None:
         self.key = key
         self.ref = ref
         self.etag = etag  # empty: read the object at the next poll
@@ -112,7 +113,7 @@ class Collector:
         self._watched: dict[str, _Watched] = {}
         self.done = threading.Condition(self._lock)  # notified when n_waiting decreases
         self.n_waiting = 0
-        timings = session.manifest.timings
+        timings = session.manifest.current.timings
         self._silent_s = _SILENT_POLLS * timings.poll_max_s
         self._backoff = Backoff(session.clock, timings.poll_min_s, timings.poll_max_s, growth=_GROWTH)
         self._mean_s = 0.0  # moving average of the duration of the last tasks
@@ -121,7 +122,7 @@ class Collector:
     def watch(
         self,
         key: str,
-        ref: GroupRef,
+        ref: StatusRef,
         etag: str,
         futures: Iterable[tuple[int, StarburstFuture[Any]]],
         *,
@@ -202,7 +203,7 @@ class Collector:
         matter. The last results, for which the user waits, are read with the shortest pauses.
         """
         pause_s = self._backoff.next_s()
-        manifest = self._session.manifest
+        manifest = self._session.manifest.current
         if self.n_waiting <= manifest.workers:
             return pause_s
         return max(pause_s, min(_PACE * self._mean_s, manifest.timings.poll_max_s))
@@ -219,14 +220,14 @@ class Collector:
             return False
         changed = watched if len(watched) <= self._few else self._changed(watched)
         n_news = 0
-        for group, stored in self._parallel(self._read, changed):
+        for place, stored in self._parallel(self._read, changed):
             if stored is not None:
-                group.etag = stored.etag
+                place.etag = stored.etag
                 try:
-                    n_news += self.take_in(group.key, stored.status)
+                    n_news += self.take_in(place.key, stored.status)
                 except BaseException:
                     # Some entries were not taken in: read the object again, even if its ETag is unchanged.
-                    group.etag = ""
+                    place.etag = ""
                     raise
         if n_news:
             self._backoff.reset()
@@ -273,9 +274,9 @@ class Collector:
         Args:
             is_quiet: This poll had no news: then an object that was never read is chosen first.
         """
-        longest = min(watched, key=lambda group: group.read_at)
+        longest = min(watched, key=lambda place: place.read_at)
         if is_quiet:
-            longest = next((group for group in watched if group.is_unread), longest)
+            longest = next((place for place in watched if place.is_unread), longest)
         if (is_quiet and longest.is_unread) or self._session.clock.monotonic() - longest.read_at >= self._silent_s:
             longest.is_unread, longest.etag = False, ""
 
@@ -284,17 +285,17 @@ class Collector:
 
         # Guarantee: only a read of the object itself proves that it is gone; a listing does not.
         """
-        epochs = sorted({(group.ref.ordinal, group.ref.epoch) for group in watched})
-        lines = self._session.lines(epochs)
-        if len(lines) >= GROUPS_PER_EPOCH:
-            close_epochs(self._session, self._session.groups_of(lines))
+        epochs = sorted({(place.ref.ordinal, place.ref.epoch) for place in watched})
+        lines = self._session.statuses.lines(epochs)
+        if len(lines) >= STATUSES_PER_EPOCH:
+            close_epochs(self._session, self._session.statuses.parse(lines))
         etags = {line.key: line.etag for line in lines}
-        return [group for group in watched if etags.get(group.key) != group.etag]
+        return [place for place in watched if etags.get(place.key) != place.etag]
 
     def _read(self, watched: _Watched) -> tuple[_Watched, Versioned | None]:
         now = self._session.clock.monotonic()
         try:
-            stored = self._session.read(watched.key, watched.etag or None)
+            stored = self._session.statuses.read(watched.key, watched.etag or None)
             if stored is not None:
                 watched.read_at = now
             return watched, stored
@@ -306,7 +307,7 @@ class Collector:
 
     def _missing(self, watched: _Watched) -> None:
         """Handle the loss of an acknowledged object: the session was deleted, or another program deletes its objects."""
-        if self._session.refresh().state == SessionState.DELETED:
+        if self._session.manifest.refresh().state == SessionState.DELETED:
             raise SessionNotFound(f"the session was deleted: session={self._session.session_id}")
         self._give_up(watched, PayloadError(f"a stored status object is missing: key={watched.key}"))
 
@@ -320,7 +321,7 @@ class Collector:
             self._forget(watched.key, indices)
 
     def _complete(self, key: str, seen: Status, ended: list[tuple[int, list[StarburstFuture[Any]]]]) -> None:
-        ref = self._session.keys.parse_group(key)
+        ref = self._session.keys.parse_status(key)
         assert ref is not None  # only such keys are watched  # noqa: S101
         bodies = _Bodies(self._session, ref, self._parallel, [seen.entries[index] for index, _ in ended])
         for index, futures in ended:
@@ -370,7 +371,7 @@ class Collector:
 class _Bodies:
     """The sealed outcomes of the ended tasks of one status object; each outcome object is read once, in one range."""
 
-    def __init__(self, session: SessionStore, ref: GroupRef, parallel: Mapper, entries: list[Entry]) -> None:
+    def __init__(self, session: SessionStore, ref: StatusRef, parallel: Mapper, entries: list[Entry]) -> None:
         self._session = session
         self._ref = ref
         ranges: dict[str, tuple[int, int]] = {}
@@ -392,7 +393,7 @@ class _Bodies:
 
     def _fetch(self, item: tuple[str, tuple[int, int]]) -> tuple[str, tuple[int, bytes | PayloadError]]:
         part, (start, end) = item
-        key = self._session.keys.outcomes(self._ref.group_id, part)
+        key = self._session.keys.outcomes(self._ref.status_id, part)
         try:
             stored = self._session.store.get(key, start=start, length=end - start)
         except ObjectNotFound:

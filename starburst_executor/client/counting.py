@@ -71,18 +71,18 @@ def census(session: SessionStore) -> Counter[State]:
     for each that looks all pending if those are 12 at most.
     """
     counts: Counter[State] = Counter()
-    groups = session.all_groups()
+    listing = session.statuses.all()
     # A corrupt object may look as if all its tasks were pending. If few are left they are read, or it would look so for ever.
-    are_few = sum(group.size_class == SizeClass.ALL_PENDING for group in groups) <= _FEW
-    for group in groups:
-        known = group.size_class.all_in
+    are_few = sum(listed.size_class == SizeClass.ALL_PENDING for listed in listing) <= _FEW
+    for listed in listing:
+        known = listed.size_class.all_in
         if known is not None and not (known == State.PENDING and are_few):
-            counts[known] += group.ref.n_tasks
+            counts[known] += listed.ref.n_tasks
             continue
         try:
-            stored = session.read(group.key)
+            stored = session.statuses.read(listed.key)
         except (RecordInvalid, VersionMismatch):
-            counts[State.FAILED] += group.ref.n_tasks
+            counts[State.FAILED] += listed.ref.n_tasks
             continue
         except ObjectNotFound:  # deleted since
             continue
@@ -111,8 +111,8 @@ def _summary(store: ObjectStore, session_id: str, clock: Clock) -> SessionSummar
     # No key is needed to count: metadata is not sealed.
     session = SessionStore(store, session_id, Sealer(b"", session_id), clock)
     try:
-        manifest = session.refresh()
-        groups = session.all_groups()
+        manifest = session.manifest.refresh()
+        listing = session.statuses.all()
     except SessionNotFound:
         return None
     except (RecordInvalid, VersionMismatch, AccessDenied) as error:
@@ -128,8 +128,8 @@ def _summary(store: ObjectStore, session_id: str, clock: Clock) -> SessionSummar
         id=session_id,
         url=join_url(store.url, session_id),
         created_at=manifest.created_at,
-        last_activity_at=max((group.modified_at for group in groups), default=manifest.created_at),
+        last_activity_at=max((listed.modified_at for listed in listing), default=manifest.created_at),
         state=manifest.state.value,
-        n_tasks=sum(group.ref.n_tasks for group in groups),
-        n_ended=sum(group.ref.n_tasks for group in groups if group.size_class.has_ended),
+        n_tasks=sum(listed.ref.n_tasks for listed in listing),
+        n_ended=sum(listed.ref.n_tasks for listed in listing if listed.size_class.has_ended),
     )

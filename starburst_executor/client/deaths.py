@@ -64,7 +64,7 @@ class Deaths:
     def _others(self) -> Launcher | None:
         """Return the session's launcher if this client has another one, or none, and it has started workers; else None."""
         name = None if self._launcher is None else self._launcher.name
-        if all(launch.launcher in (name, Local.name) for launch in self._session.manifest.launches):
+        if all(launch.launcher in (name, Local.name) for launch in self._session.manifest.current.launches):
             return None
         own = self._own
         return None if own is None or own.name == name else own
@@ -79,9 +79,9 @@ class Deaths:
 
     @property
     def _has_local(self) -> bool:
-        return any(launch.launcher == Local.name for launch in self._session.manifest.launches)
+        return any(launch.launcher == Local.name for launch in self._session.manifest.current.launches)
 
     def _of(self, launcher: Launcher) -> Iterator[Death]:
-        for launch in self._session.manifest.launches:
+        for launch in self._session.manifest.current.launches:
             if launch.launcher == launcher.name and (handle := handle_of(self._session.sealer, launch)):
                 yield from launcher.deaths(handle)

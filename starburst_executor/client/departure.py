@@ -63,7 +63,7 @@ class Departure:
             self.may_leave.set()
 
     def _is_sure(self, starter: Starter | None, needs_workers: Callable[[], bool]) -> bool:
-        staying, state = self._staying, self._session.manifest.state
+        staying, state = self._staying, self._session.manifest.current.state
         if starter is None or not needs_workers():
             return True
         if state != SessionState.OPEN:

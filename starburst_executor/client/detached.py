@@ -120,7 +120,7 @@ class DetachedExecutor(StarburstExecutor):
             settings=settings,
             reattach=self._reattach_function(),
         )
-        self._take_over(engine, opened.session.manifest.workers)
+        self._take_over(engine, opened.session.manifest.current.workers)
 
     def _take_over(self, engine: Engine, n_workers: int) -> None:
         super()._take_over(engine, n_workers)
@@ -224,7 +224,7 @@ class DetachedExecutor(StarburstExecutor):
         Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs.
         """
         engine = self._engine
-        engine.parts.state.check_open(engine.session.manifest)
+        engine.parts.state.check_open(engine.session.manifest.current)
         retried = engine.tasks.retry_failed()
         engine.start()
         return retried
@@ -246,7 +246,7 @@ class DetachedExecutor(StarburstExecutor):
         parts, settings = self._engine.parts, self._engine.settings
         n_workers = config.resolve(detached=True, store=parts.opened.store.url, workers=workers).workers
         parts.workforce.check(n_workers, cost_alert_threshold=settings.cost_alert_threshold)
-        self._engine.session.change(lambda manifest: _with(manifest, workers=n_workers))
+        self._engine.session.manifest.change(lambda manifest: _with(manifest, workers=n_workers))
         self._max_workers = n_workers
         self._engine.renumber()
 
@@ -258,7 +258,7 @@ class DetachedExecutor(StarburstExecutor):
         if not seconds > 0:
             raise ConfigError(f"seconds={seconds!r} (an argument): must be greater than 0")
         session = self._engine.session
-        deadline_at = session.refresh().deadline_at
+        deadline_at = session.manifest.refresh().deadline_at
         if deadline_at is None:
             return
         target = max(deadline_at, session.clock.now()) + seconds
@@ -269,7 +269,7 @@ class DetachedExecutor(StarburstExecutor):
                 return None
             return replace(manifest, deadline_at=target)
 
-        if session.change(step).state == SessionState.EXPIRED:
+        if session.manifest.change(step).state == SessionState.EXPIRED:
             raise SessionExpired(f"the session's absolute_timeout has passed: session={self.id}")
 
     # --- ends ---------------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def _limit(
             return None
         return replace(manifest, budget_usd=budget_usd, max_hourly_cost=hourly)
 
-    manifest = session.manifest
+    manifest = session.manifest.current
     changed = step(manifest) or manifest
     has_limit = changed.max_hourly_cost is not None or settings.cost_alert_threshold is not None
     if has_limit and manifest.state == SessionState.OPEN:
@@ -331,7 +331,7 @@ def _limit(
             cost_alert_threshold=settings.cost_alert_threshold,
         )
     if changed is not manifest:
-        session.change(step)
+        session.manifest.change(step)
 
 
 def _with(manifest: Manifest, *, workers: int) -> Manifest | None:

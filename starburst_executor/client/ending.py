@@ -77,7 +77,7 @@ class Ending:
             if is_due:
                 with self._in_good_order():
                     self._stop_threads()
-                    self._session.end(SessionState.TERMINATED, "shut down")
+                    self._session.manifest.end(SessionState.TERMINATED, "shut down")
                     self._parts.workforce.let_go()
                     self._see_workers_gone()
                     if not self._keep:
@@ -152,7 +152,7 @@ class Ending:
                         delete_session(self._session)
 
     def _stop_session(self, state: SessionState, reason: str) -> None:
-        manifest = self._session.end(state, reason)
+        manifest = self._session.manifest.end(state, reason)
         self._parts.workforce.stop()
         end_what_is_left(self._session, manifest)
 

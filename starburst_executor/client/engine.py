@@ -89,7 +89,9 @@ class Engine:
         self._embedded = is_embedded(opened.store.url)
         self.has_tidied = not self._embedded
         # As its beats have it, so that others can tell whether a submitter is there.
-        self._client_id = clock.new_id(4) if ordinal is None else opened.session.manifest.submitters[ordinal].client_id
+        self._client_id = (
+            clock.new_id(4) if ordinal is None else opened.session.manifest.current.submitters[ordinal].client_id
+        )
         self.parts = self._made(opened, ordinal)
         self.tasks = SessionTasks(opened.session, self.parts.collector, self.parts.futures, self._client_id)
         if detached and not has_returned:
@@ -199,7 +201,7 @@ class Engine:
         collector, stop = self.parts.collector, self.parts.threads.stop
         while not stop.is_set():
             if not collector.n_waiting:
-                self._clock.wait(collector.news, self.session.manifest.timings.beat_s)
+                self._clock.wait(collector.news, self.session.manifest.current.timings.beat_s)
             collector.news.clear()
             try:
                 collector.poll()
@@ -232,7 +234,7 @@ class Engine:
             self.parts.collector.give_up_all(reported)
 
     def _order(self, launch_id: str, n_slots: int) -> Order:
-        opened, n_taken = self.parts.opened, self.session.manifest.n_interruptions
+        opened, n_taken = self.parts.opened, self.session.manifest.current.n_interruptions
         return Order(launch_id, opened.url, opened.key.hex(), n_slots, self.detached, n_taken)
 
     def renumber(self) -> None:
@@ -244,7 +246,7 @@ class Engine:
 
     def _return(self) -> Returned:
         """Attach to the session again, with another engine that has the same settings."""
-        opened, patience_s = self.parts.opened, self.session.manifest.timings.patience_s
+        opened, patience_s = self.parts.opened, self.session.manifest.current.timings.patience_s
         engine = Engine(
             attach(opened.url, self._clock, key=opened.key, patience_s=patience_s),
             self._launcher,
@@ -268,12 +270,12 @@ class Engine:
     def find(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
         """Find the tasks of these futures in the store, and watch them; return the futures without a stored task."""
         missing = {(future.ordinal, future.index): future for future in futures}
-        for group in self.session.all_groups():
-            ref = group.ref
+        for listed in self.session.statuses.all():
+            ref = listed.ref
             tasks = [(i, (ref.ordinal, ref.first + i)) for i in range(ref.n_tasks)]
             waiting = {i: [missing.pop(task)] for i, task in tasks if task in missing}
             if waiting:
-                self.watch(Place(group.key, ref, waiting))
+                self.watch(Place(listed.key, ref, waiting))
         return list(missing.values())
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:

@@ -41,7 +41,7 @@ class FirstBeats:
         self._session = session
         self._watcher = watcher
         self._clock = session.clock
-        self._timings = session.manifest.timings
+        self._timings = session.manifest.current.timings
         self.is_heard = False
         self._silent_s: float | None = None  # the time without a beat since workers were started; None before
         self._listened_at = 0.0
@@ -112,7 +112,7 @@ class SilentWorkers:
         self._watcher = watcher
         self._warner = warner
         self._clock = session.clock
-        self._timings = session.manifest.timings
+        self._timings = session.manifest.current.timings
         self._looked_at: float | None = None
         self._listened_s = 0.0  # the time covered by looks at the beats, without outages of the store
         # Workers that have never beaten: `_listened_s` when they were first expected.
@@ -133,7 +133,7 @@ class SilentWorkers:
         launcher = self._launcher
         if not isinstance(launcher, StopsOne):
             return
-        handles = self._launches.handles(self._session.manifest)
+        handles = self._launches.handles(self._session.manifest.current)
         expected = {worker_id: handle for handle in handles for worker_id in launcher.expected(handle)}
         heard = self._watcher.watch.known()
         silent = {worker_id: handle for worker_id, handle in expected.items() if worker_id not in heard}

@@ -54,7 +54,7 @@ class ClientKeeper:
         self._session = session
         self._client_id = client_id
         self._clock = session.clock
-        self._timings = session.manifest.timings
+        self._timings = session.manifest.current.timings
         self._watcher = Watcher(session, self._timings.looks_until_lost)
         self._budget = Budget(session)
         self._presence = Presence(session, client_id)
@@ -94,7 +94,7 @@ class ClientKeeper:
             self._bury()
             self._start_missing()
         self._departure.look(self._starter, needs_workers=self._needs_workers)
-        ring_s = self._session.ring_due()
+        ring_s = self._session.bell.ring_due()
         waits = [self._presence.due_in_s(), _DEATHS_S if sees_deaths else self._timings.beat_s]
         if self._departure.is_asked:
             waits.append(_DEATHS_S / 2)
@@ -167,9 +167,9 @@ class ClientKeeper:
         self._n_looks += 1
         if self._n_looks % self._timings.looks_until_lost == 0:
             self._repair()
-        self._session.refresh()
+        self._session.manifest.refresh()
         return_of(self._session, self._client_id)
-        self._session.expire_if_due()
+        self._session.manifest.expire_if_due()
         manifest = self._budget.keep(watches=True, dead=self._buried)
         if manifest.state.is_over:
             end_what_is_left(self._session, manifest)
@@ -194,8 +194,11 @@ class ClientKeeper:
     def _count_interruptions(self) -> None:
         """Record in the manifest how many workers the platform has taken back. Store: 1 swap if there are more than recorded."""
         starter = self._starter
-        if starter is not None and starter.launches.counted(self._session.manifest) != self._session.manifest:
-            manifest = self._session.change(starter.launches.recounted)
+        if (
+            starter is not None
+            and starter.launches.counted(self._session.manifest.current) != self._session.manifest.current
+        ):
+            manifest = self._session.manifest.change(starter.launches.recounted)
             _log.info("workers taken back: %d, session=%s", manifest.n_interruptions, self._session.session_id)
 
     def _bury(self) -> None:
@@ -218,6 +221,6 @@ class ClientKeeper:
         # First decide whether the session breaks: if no worker can do any work, the last worker's task is not to blame.
         self._start_missing()
         self._repair()
-        manifest = self._session.refresh()
+        manifest = self._session.manifest.refresh()
         if manifest.state.is_over:
             end_what_is_left(self._session, manifest)

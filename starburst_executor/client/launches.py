@@ -49,7 +49,7 @@ class Launches:
         self._client_id = client_id
         self._watcher = watcher
         self._clock = session.clock
-        self._launch_s = session.manifest.timings.launch_s
+        self._launch_s = session.manifest.current.timings.launch_s
         self._beats = Beats(session)
         self._intents: dict[tuple[str, float], _Intent] = {}  # by launch and its renewal
         self._next_intent_look = float("-inf")
@@ -82,7 +82,7 @@ class Launches:
 
     def drain_surplus(self) -> None:
         """Drain surplus workers, the newest first, after the number of workers was changed."""
-        manifest = self._session.manifest
+        manifest = self._session.manifest.current
         surplus = self.n_slots_alive(manifest) - manifest.workers
         for launch in reversed(manifest.launches):
             handle = self.handle_of(launch) if self._is_ours(launch) else ""
@@ -94,7 +94,7 @@ class Launches:
 
         Store: usually nothing; 1 LIST, 1 GET for each of these workers, once.
         """
-        launches = self._session.manifest.launches
+        launches = self._session.manifest.current.launches
         over = [launch for launch in launches if launch.usd_per_hour and not self.slots_of(launch)]
         return self._beats.read(lambda worker_id: any(is_of(launch, worker_id) for launch in over)) if over else []
 
@@ -141,7 +141,7 @@ class Launches:
         now = self._clock.monotonic()
         if now < self._next_intent_look or not any(map(self._is_anothers, manifest.launches)):
             return manifest
-        manifest = self._session.refresh()
+        manifest = self._session.manifest.refresh()
         self._next_intent_look = self._clock.monotonic() + _INTENT_LOOK_S
         looks = {key: intent.n_looks for key, intent in self._intents.items()}
         self._intents = {

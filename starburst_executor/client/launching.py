@@ -90,7 +90,7 @@ class Launching:
         self._introduce = introduce
         self._expect = expect
         self._clock = session.clock
-        self._launch_s = session.manifest.timings.launch_s
+        self._launch_s = session.manifest.current.timings.launch_s
         self._going: _Going | None = None
 
     @property
@@ -144,7 +144,7 @@ class Launching:
 
         # Crash here: an intent without a handle remains. Once its client is known to be gone it no longer counts, and the
         # next client starts a new launch.
-        changed = self._session.change(intend)
+        changed = self._session.manifest.change(intend)
         if refusals:
             raise refusals[0]
         if not set(changed.launches).intersection(intents):
@@ -230,7 +230,7 @@ class Launching:
             others = tuple(launch for launch in current.launches if launch != known)
             return replace(current, launches=(*others, changed))
 
-        if changed in self._session.change(settle).launches:
+        if changed in self._session.manifest.change(settle).launches:
             # While the store was away no worker could be started: that time does not count.
             going.launch, going.renewed_at = changed, self._clock.monotonic()
             going.counted_at = going.renewed_at
@@ -245,4 +245,4 @@ class Launching:
                 return None
             return replace(current, launches=(*(other for other in current.launches if other != launch), *by))
 
-        self._session.change(step)
+        self._session.manifest.change(step)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from starburst_executor.client.handles import handle_of
 from starburst_executor.errors import ConfigError, ObjectNotFound, PayloadError, RecordInvalid, VersionMismatch
 from starburst_executor.launch.aws.ecs import OnAws
-from starburst_executor.session.store import Group, SessionStore
+from starburst_executor.session.statuses import ListedStatus
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["LogLine", "TaskLogs", "WorkerLogs", "has_ended"]
 
@@ -41,7 +42,9 @@ class LogLine:
 
 def has_ended(session: SessionStore) -> bool:
     """Whether no more output will follow: the session is over, or all its tasks have ended. Store: 1 GET, 1 LIST."""
-    return session.refresh().state.is_over or all(group.size_class.has_ended for group in session.all_groups())
+    return session.manifest.refresh().state.is_over or all(
+        listed.size_class.has_ended for listed in session.statuses.all()
+    )
 
 
 class TaskLogs:
@@ -65,38 +68,38 @@ class TaskLogs:
         Raises: ConfigError: the session has no such task.
         Store: 1 LIST per 1,000 status objects, 1 GET for each changed one, 1 GET for each task with output.
         """
-        groups = [group for group in self._session.all_groups() if self._is_asked(group)]
-        if self._task is not None and not groups:
+        listing = [listed for listed in self._session.statuses.all() if self._is_asked(listed)]
+        if self._task is not None and not listing:
             raise ConfigError(f"the session has no such task: task={self._task[0]}-{self._task[1]}")
-        for group in groups:
-            if self._etags.get(group.key) != group.etag:
-                yield from self._of(group)
-                self._etags[group.key] = group.etag
+        for listed in listing:
+            if self._etags.get(listed.key) != listed.etag:
+                yield from self._of(listed)
+                self._etags[listed.key] = listed.etag
 
-    def _is_asked(self, group: Group) -> bool:
-        ref = group.ref
+    def _is_asked(self, listed: ListedStatus) -> bool:
+        ref = listed.ref
         if self._task is None:
             return True
         ordinal, index = self._task
         return ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks
 
-    def _of(self, group: Group) -> Iterator[LogLine]:
+    def _of(self, listed: ListedStatus) -> Iterator[LogLine]:
         try:
-            stored = self._session.read(group.key)
+            stored = self._session.statuses.read(listed.key)
         except (ObjectNotFound, RecordInvalid, VersionMismatch) as error:
             _log.warning("no output of these tasks: %s", error)
             return
         assert stored is not None  # no ETag was sent  # noqa: S101
-        for index, entry in enumerate(stored.status.entries, group.ref.first):
-            name = f"{group.ref.ordinal}-{index}"
+        for index, entry in enumerate(stored.status.entries, listed.ref.first):
+            name = f"{listed.ref.ordinal}-{index}"
             run = f"{name}/{entry.run}"
             if entry.log is None or not entry.has_ended or run in self._printed:
                 continue
-            if self._task is not None and self._task != (group.ref.ordinal, index):
+            if self._task is not None and self._task != (listed.ref.ordinal, index):
                 continue
             self._printed.add(run)
             try:
-                texts = self._session.output(group.ref.group_id, entry)
+                texts = self._session.payloads.output(listed.ref.status_id, entry)
             except (PayloadError, RecordInvalid) as error:
                 _log.warning("no output of this task: task=%s: %s", name, error)
                 continue
@@ -117,13 +120,13 @@ class WorkerLogs:
     def __init__(self, session: SessionStore, launcher: object, worker: str | None = None) -> None:
         if not isinstance(launcher, OnAws):
             raise ConfigError(
-                f"only workers on AWS log to CloudWatch: launcher={session.manifest.launcher!r}; a local worker of a detached "
+                f"only workers on AWS log to CloudWatch: launcher={session.manifest.current.launcher!r}; a local worker of a detached "
                 "session writes to a file in logs/ of the data folder, any other one to its standard error"
             )
         self._session = session
         self._launcher = launcher
         self._worker = worker
-        self._since = session.manifest.created_at
+        self._since = session.manifest.current.created_at
         self._printed: dict[str, float] = {}  # the time of each event, by its id
 
     def fresh(self) -> Iterator[LogLine]:
@@ -135,7 +138,7 @@ class WorkerLogs:
         streams = self._streams()
         (prefix,) = streams if self._worker is not None else (_ALL,)
         # Whole seconds: CloudWatch counts in milliseconds, and the remembered events must cover the requested time exactly.
-        since = math.floor(max(self._session.manifest.created_at, self._since - _LATE_S))
+        since = math.floor(max(self._session.manifest.current.created_at, self._since - _LATE_S))
         self._printed = {event_id: at for event_id, at in self._printed.items() if at >= since}
         for event in self._launcher.log_events(prefix, since):
             # None: other sessions of the stack log to the same group.
@@ -148,7 +151,7 @@ class WorkerLogs:
 
     def _streams(self) -> dict[str, str]:
         session = self._session
-        launches = [launch for launch in session.refresh().launches if launch.launcher == self._launcher.name]
+        launches = [launch for launch in session.manifest.refresh().launches if launch.launcher == self._launcher.name]
         handles = [handle for launch in launches if (handle := handle_of(session.sealer, launch))]
         heard = [line.key.rpartition("/")[2] for line in session.store.list(session.keys.workers)]
         streams = self._launcher.log_streams(handles, heard)

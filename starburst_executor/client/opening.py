@@ -31,7 +31,8 @@ from starburst_executor.protocol import calls
 from starburst_executor.protocol.keys import is_session_id
 from starburst_executor.protocol.records import ATTACHED, DETACHED, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.session.store import SessionStore, new_token
+from starburst_executor.session.manifest import new_token
+from starburst_executor.session.store import SessionStore
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
@@ -127,7 +128,7 @@ def start(
         session = SessionStore(store, session_id, Sealer(bytes(session_key), session_id), clock)
         manifest = _first_manifest(session, settings, timings, detached=detached, launcher=launcher)
         if initializer is None:
-            session.create_manifest(manifest)
+            session.manifest.create(manifest)
         else:
             code = code_for(store, clock, settings)
             _begin_with(session, manifest, calls.dump_function(initializer, code.name()))
@@ -135,7 +136,7 @@ def start(
         store.close()
         raise
     store.patience_s = timings.patience_s
-    if detached and launcher is not None and is_on_aws(session.manifest.launcher) and not launcher.keeps_trying:
+    if detached and launcher is not None and is_on_aws(session.manifest.current.launcher) and not launcher.keeps_trying:
         _log.warning(
             "lost workers of this detached session are replaced only while a client is attached, since they run on %s; "
             'with launcher="batch" AWS Batch starts them again by itself: session=%s',
@@ -187,12 +188,12 @@ def own_launcher(session: SessionStore) -> Launcher | None:
     # Guarantee: opens only a launcher that a holder of the session's key has named. A program that can write the store, but
     has no key, must not decide which image runs in an account, with the key.
     """
-    spec, seal = session.manifest.launcher, session.manifest.launcher_seal
+    spec, seal = session.manifest.current.launcher, session.manifest.current.launcher_seal
     if not hmac.compare_digest(seal, _launcher_seal(session, spec)):
         _log.warning("the session's launcher has a wrong seal; no workers are started: session=%s", session.session_id)
         return None
     try:
-        return open_launcher(spec, session.clock, detached=session.manifest.kind == DETACHED)
+        return open_launcher(spec, session.clock, detached=session.manifest.current.kind == DETACHED)
     except ConfigError as error:
         _log.info("the session's launcher is not known here; no workers are started: %s", error)
         return None
@@ -237,7 +238,7 @@ def _begin_with(session: SessionStore, manifest: Manifest, initializer: bytes) -
     # Crash here, between the two: a session without its initializer, and without tasks. The sweep deletes an attached one.
     """
     digest = calls.initializer_digest(initializer)
-    session.create_manifest(replace(manifest, initializer=digest))
+    session.manifest.create(replace(manifest, initializer=digest))
     session.store.create(session.keys.function(digest), session.sealer.sealed("initializer", digest, initializer))
 
 
@@ -266,22 +267,22 @@ def attach(
     except BaseException:
         patient.close()
         raise
-    patient.patience_s = session.manifest.timings.patience_s
+    patient.patience_s = session.manifest.current.timings.patience_s
     return Opened(session, patient, session_key, hurry)
 
 
 def _check(session: SessionStore) -> None:
     """Check that this process can attach to the session with this key. Raises: SessionNotFound, KeyNotFound, VersionMismatch."""
     session_id = session.session_id
-    if session.refresh().state == SessionState.DELETED:
+    if session.manifest.refresh().state == SessionState.DELETED:
         raise SessionNotFound(f"the session was deleted: session={session_id}, store={session.store.url}")
-    if not session.has_right_key():
+    if not session.manifest.has_right_key():
         raise KeyNotFound(
             f"the key is not the one of this session: session={session_id}; copy the key file of the user who started it, or "
             "pass the session's own key as key= or in STARBURST_KEY"
         )
-    session.check_python()
-    session.expire_if_due()
+    session.manifest.check_python()
+    session.manifest.expire_if_due()
 
 
 def _locate(id_or_url: str, store: str | None) -> tuple[str, str]:
@@ -302,5 +303,5 @@ def open_submitter(session: SessionStore, client_id: str) -> int:
             return None
         return replace(manifest, submitters=(*manifest.submitters, submitter_record(client_id)))
 
-    manifest = session.change(step)
+    manifest = session.manifest.change(step)
     return [submitter.client_id for submitter in manifest.submitters].index(client_id)

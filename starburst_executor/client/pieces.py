@@ -90,12 +90,12 @@ class Pieces:
         with self._lock:
             return self._known.setdefault(name, fresh)
 
-    def place(self, piece: KeptPiece, group_id: str, start: int) -> bytes | None:
+    def place(self, piece: KeptPiece, status_id: str, start: int) -> bytes | None:
         """Return the piece's body, which the caller must store there; None if another caller has stored it or is storing it."""
         with self._lock:
             if piece.place is not None:
                 return None
-            piece.place = Piece(piece.name, group_id, start, len(piece.body))
+            piece.place = Piece(piece.name, status_id, start, len(piece.body))
             return piece.body
 
     def stored(self, placed: Sequence[KeptPiece]) -> None:

@@ -19,7 +19,7 @@ class Presence:
 
     def __init__(self, session: SessionStore, client_id: str) -> None:
         self._clock = session.clock
-        self._beat_s = session.manifest.timings.beat_s
+        self._beat_s = session.manifest.current.timings.beat_s
         self._beat = ClientBeat(client_id, 0, self._clock.now(), process=identity())
         self._own = OwnObject(session.store, session.keys.client(client_id), session.clock)
         self._next_at = float("-inf")

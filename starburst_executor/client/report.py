@@ -129,7 +129,7 @@ def status_of(
     Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; the requests
     of `beats_of`; 1 GET.
     """
-    manifest = session.refresh()
+    manifest = session.manifest.refresh()
     counts = census(session)
     beats = beats_of()
     buried = dead(beats)
@@ -162,7 +162,7 @@ def _is_alive(beat: WorkerBeat, session: SessionStore) -> bool:
 
     No decision of the protocol depends on this comparison of clocks.
     """
-    timings = session.manifest.timings
+    timings = session.manifest.current.timings
     age_s = session.clock.now() - beat.at
     return beat.state != WorkerState.LEFT and age_s < timings.look_s * (timings.looks_until_lost + 1)
 

@@ -23,7 +23,7 @@ from starburst_executor.client.collector import Place
 from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture, for_each
 from starburst_executor.clock import Clock
 from starburst_executor.errors import ExecutorBroken, StarburstError
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import StatusRef
 
 __all__ = ["ENDING_WORDS", "Returned", "Returning"]
 
@@ -60,7 +60,7 @@ class _Left(NamedTuple):
     """A status object that was watched, and the futures of its tasks that the program may still hold."""
 
     key: str
-    ref: GroupRef
+    ref: StatusRef
     futures: list[tuple[int, weakref.ref[StarburstFuture[Any]]]]
 
     def with_living(self) -> Place:

@@ -116,10 +116,10 @@ class Sending:
 
     def _ready_submitter(self) -> Submitter:
         state, session = self._state, self._session
-        is_open = session.manifest.state == SessionState.OPEN
+        is_open = session.manifest.current.state == SessionState.OPEN
         if self._submitter is not None and self._is_ready and is_open and not state.is_ending and state.error is None:
             return self._submitter
-        state.check_open(session.manifest)
+        state.check_open(session.manifest.current)
         if self.ordinal is None:
             self.ordinal = open_submitter(session, self._client_id)
         with state.lock:
@@ -129,7 +129,7 @@ class Sending:
                 self._submitter = Submitter(
                     session,
                     ordinal=self.ordinal,
-                    n_workers=lambda: session.manifest.workers,
+                    n_workers=lambda: session.manifest.current.workers,
                     queue_bytes=self._queue_bytes,
                     acknowledged=self._on_acknowledged,
                 )
@@ -152,7 +152,7 @@ class Sending:
                 submitter.send(batch)
             except BaseException as error:
                 raise _refused(batch, named(error, self._session.session_id)) from error
-            if self._session.ring_due() is not None:
+            if self._session.bell.ring_due() is not None:
                 # The next ring is due later, and the keeper makes it: wake it, so that it computes its pause again.
                 self._wake_keeper.set()
             # While this thread waits for the next batch, it must not keep these futures alive.

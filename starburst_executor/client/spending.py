@@ -45,8 +45,8 @@ class Spending:
         """Return the cost of the session so far; after its end, the total."""
         session = self._opened.session
         if not self._has_ended():
-            return self.of(session.refresh(), self._workforce.beats(fresh=True))
-        return self._cost or self.of(session.manifest, self._workforce.beats(fresh=False))
+            return self.of(session.manifest.refresh(), self._workforce.beats(fresh=True))
+        return self._cost or self.of(session.manifest.current, self._workforce.beats(fresh=False))
 
     def of(self, manifest: Manifest, beats: list[WorkerBeat]) -> Cost:
         """Return the cost by manifest and beats."""
@@ -57,7 +57,7 @@ class Spending:
     def settle(self) -> None:
         """Record and log the total cost of a session that has ended. Makes no store request."""
         session = self._opened.session
-        self._cost = self.of(session.manifest, self._workforce.beats(fresh=False))
+        self._cost = self.of(session.manifest.current, self._workforce.beats(fresh=False))
         if self._cost.total_usd:
             _log.info("the session has cost %s: session=%s", self._cost, session.session_id)
 

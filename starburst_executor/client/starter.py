@@ -63,7 +63,7 @@ class Starter:
         self._needs_workers = needs_workers
         self._clock = session.clock
         self.launches = Launches(session, launcher, client_id, watcher)
-        self._trials = Trials(self._clock, session.manifest.timings.launch_s)
+        self._trials = Trials(self._clock, session.manifest.current.timings.launch_s)
         self._warner = Warner(session.session_id)
         self._first_beats = FirstBeats(session, watcher)
         self._launching = Launching(
@@ -85,7 +85,7 @@ class Starter:
         Store: usually nothing; 1 swap for the intent, 1 for each step, 1 every five seconds between two steps. While another
         client is starting workers, each second 1 GET of the manifest, usually a 304, and 1 GET of its beat.
         """
-        manifest, needs_workers = self._session.manifest, self._needs_workers()
+        manifest, needs_workers = self._session.manifest.current, self._needs_workers()
         self.awaits_work = not needs_workers and not manifest.launches
         if manifest.state != SessionState.OPEN or not needs_workers:
             # No need to ask the launcher how many are alive.
@@ -110,7 +110,7 @@ class Starter:
 
     def error(self) -> LaunchError | BudgetExceeded:
         """Return the reason why the session is broken, in the class of the error that kept workers from starting."""
-        return type(self._error or LaunchError())(self._session.manifest.reason)
+        return type(self._error or LaunchError())(self._session.manifest.current.reason)
 
     def saw_death(self, death: Death, beat: WorkerBeat | None) -> None:
         """Take account of a worker's death. `beat` is its last beat; None if it never beat."""
@@ -187,7 +187,7 @@ class Starter:
     def _could_not_start(self, error: Exception) -> None:
         """Break the session, unless other workers are alive: then try again after a pause."""
         reason = f"no worker could be started: {error}"
-        if self.launches.n_slots_alive(self._session.manifest) > 0:
+        if self.launches.n_slots_alive(self._session.manifest.current) > 0:
             self._warner.warn(f"{reason}; the others go on")
             self._trials.lacked_room()
         else:
@@ -212,7 +212,7 @@ class Starter:
         )
 
     def _break(self, reason: str) -> None:
-        manifest = self._session.end(SessionState.BROKEN, reason)
+        manifest = self._session.manifest.end(SessionState.BROKEN, reason)
         # Workers on their way would start, find the session over, and leave: they would cost money and do no work.
         for handle in self.launches.handles(manifest):
             self._launcher.stop(handle, at_once=False)

@@ -99,7 +99,7 @@ class Staying:
         Store: 1 LIST, 1 GET for each of them that has beaten since it was read.
         """
         session, launcher = self._session, self._launcher
-        for launch in session.manifest.launches:
+        for launch in session.manifest.current.launches:
             handle = handle_of(session.sealer, launch) if launch.launcher == launcher.name else ""
             if not handle:
                 continue

@@ -25,7 +25,7 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.pieces import BigCall, KeptPiece, Pieces
 from starburst_executor.errors import PreconditionFailed, StoreUnavailable
 from starburst_executor.protocol import pieces, status
-from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
+from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.records import Submitter as SubmitterRecord
@@ -42,7 +42,7 @@ _LEAST_INLINE_BYTES = 512
 _MAX_CALLS_BYTES = 64 * 2**20
 # The size of a burst's first objects. A worker with an object to itself loses no races and need not read it again before
 # each commit, so create many objects early. A long burst does not get too many, since few requests are in flight at once.
-_LEAST_GROUP = 5
+_LEAST_STATUS = 5
 # A request without an answer by then is being retried, possibly for minutes.
 _FLIGHT_S = 10.0
 # This number of functions are remembered as stored, in 2 MB of memory; a forgotten one costs one more request.
@@ -86,7 +86,7 @@ class Batch:
     """The submits of one status object."""
 
     ordinal: int
-    group: int
+    number: int
     queued: list[_Queued]
     n_bytes: int
 
@@ -96,7 +96,7 @@ class Acknowledged:
     """An acknowledged status object, and the futures of its tasks, in order."""
 
     key: str
-    ref: GroupRef
+    ref: StatusRef
     etag: str
     futures: list[StarburstFuture[Any]] = field(repr=False)
 
@@ -137,7 +137,7 @@ class Submitter:
         self._n_bytes = 0
         self._flying: list[Batch] = []
         self._burst = 0
-        self._n_groups = 0
+        self._n_statuses = 0
         self._n_added = 0
         self._cancelled: set[int] = set()
         self._closed = False
@@ -310,16 +310,16 @@ class Submitter:
         """Whether to send now: nothing is in flight, or the queue holds enough for one object."""
         if not self._queue:
             return False
-        return not self._flying or self._closed or len(self._queue) >= self._group_size()
+        return not self._flying or self._closed or len(self._queue) >= self._status_size()
 
-    def _group_size(self) -> int:
+    def _status_size(self) -> int:
         """Return the number of tasks per object: about two objects per worker for the burst so far."""
-        return min(status.MAX_TASKS, max(_LEAST_GROUP, self._burst // (2 * max(1, self._n_workers()))))
+        return min(status.MAX_TASKS, max(_LEAST_STATUS, self._burst // (2 * max(1, self._n_workers()))))
 
     def _cut(self) -> Batch:
         queued: list[_Queued] = []
         n_bytes = n_inline = 0
-        limit = self._group_size()
+        limit = self._status_size()
         while self._queue and len(queued) < limit:
             call, failed, size = self._queue[0].call, self._queue[0].failed, self._queue[0].n_bytes
             n_inline += len(failed) if failed is not None else min(len(call), _LEAST_INLINE_BYTES)
@@ -327,10 +327,10 @@ class Submitter:
                 break
             queued.append(self._queue.popleft())
             n_bytes += size
-        group = self._n_groups
+        number = self._n_statuses
         # A batch whose tasks are all cancelled is never written. It must not leave a gap, or its epoch would never be full.
-        self._n_groups += any(entry.future.index not in self._cancelled for entry in queued)
-        return Batch(self._ordinal, group, queued, n_bytes)
+        self._n_statuses += any(entry.future.index not in self._cancelled for entry in queued)
+        return Batch(self._ordinal, number, queued, n_bytes)
 
     def _send(self, batch: Batch) -> None:
         if all(queued.future.index in self._cancelled for queued in batch.queued):
@@ -340,11 +340,11 @@ class Submitter:
         for function in functions:
             self._store_function(function)
         first = batch.queued[0].future.index
-        ref = GroupRef(batch.ordinal, first, len(batch.queued), batch.group // GROUPS_PER_EPOCH)
+        ref = StatusRef(batch.ordinal, first, len(batch.queued), batch.number // STATUSES_PER_EPOCH)
         self._open_epoch(ref.epoch)
         entries = self._entries(ref, batch, digests)
         record = Status(ref.ordinal, first, tuple(digests), tuple(entries))
-        key = self._session.keys.group(ref)
+        key = self._session.keys.status(ref)
         body = status.encode(record, self._session.clock.new_id())
         # Crash here: function and calls are stored, but no object names them; the session's cleanup deletes them.
         etag = self._create(key, body)
@@ -357,10 +357,10 @@ class Submitter:
         if n_pending:
             # The bell is only a hint: the tasks are stored, and the next request that needs an answer notices an outage.
             with suppress(StoreUnavailable):
-                self._session.ring([key], n_pending)
+                self._session.bell.ring([key], n_pending)
 
-    def _entries(self, ref: GroupRef, batch: Batch, digests: list[str]) -> list[Entry]:
-        sealer, apart, entries = self._session.sealer, _Apart(ref.group_id), []
+    def _entries(self, ref: StatusRef, batch: Batch, digests: list[str]) -> list[Entry]:
+        sealer, apart, entries = self._session.sealer, _Apart(ref.status_id), []
         now = self._session.clock.now()
         inline_bytes = max(_LEAST_INLINE_BYTES, _INLINE_BYTES // ref.n_tasks)
         for queued in batch.queued:
@@ -381,7 +381,7 @@ class Submitter:
                 entry = Entry.pending(function, sealed if len(sealed) <= inline_bytes else apart.add(sealed))
             entries.append(entry)
         if apart.bodies:
-            self._create(self._session.keys.calls(ref.group_id), apart.body())
+            self._create(self._session.keys.calls(ref.status_id), apart.body())
             self.pieces.stored(apart.placed)
         # After this batch's own pieces are stored, so that two senders that need each other's pieces do not deadlock.
         for piece in apart.others:
@@ -409,7 +409,7 @@ class Submitter:
 
     def _open_epoch(self, epoch: int) -> None:
         """Make the manifest list this epoch before the first object in it is written."""
-        submitters = self._session.manifest.submitters
+        submitters = self._session.manifest.current.submitters
         if self._ordinal < len(submitters):
             return_of(self._session, submitters[self._ordinal].client_id)
         if epoch < self._n_epochs:
@@ -422,7 +422,7 @@ class Submitter:
             opened = tuple(range(record.epochs, epoch + 1))
             return manifest.with_submitter(self._ordinal, replace(record, epochs=epoch + 1, open=record.open + opened))
 
-        self._session.change(step)
+        self._session.manifest.change(step)
         self._n_epochs = max(self._n_epochs, epoch + 1)
 
     def _create(self, key: str, body: bytes) -> str:
@@ -436,8 +436,8 @@ class Submitter:
 class _Apart:
     """The second object of a batch, beside its status object: new pieces, then records that are too big to be inline."""
 
-    def __init__(self, group_id: str) -> None:
-        self._group_id = group_id
+    def __init__(self, status_id: str) -> None:
+        self._status_id = status_id
         self._n_bytes = 0
         self.bodies: list[bytes] = []
         self.placed: list[KeptPiece] = []
@@ -449,7 +449,7 @@ class _Apart:
         parts: list[bytes | Piece] = []
         for part in call.parts:
             if isinstance(part, KeptPiece):
-                body = known.place(part, self._group_id, self._n_bytes)
+                body = known.place(part, self._status_id, self._n_bytes)
                 if body is not None:
                     self.placed.append(part)
                     self.add(body)

@@ -28,7 +28,8 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.status import SizeClass, State, Status
 from starburst_executor.session.epochs import hold_of, list_again
-from starburst_executor.session.store import Group, SessionStore
+from starburst_executor.session.statuses import ListedStatus
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["SessionTasks"]
 
@@ -125,10 +126,10 @@ class SessionTasks:
         Store: 1 LIST per 1,000 status objects.
         """
         futures: dict[_Task, StarburstFuture[Any]] = {}
-        groups = self._session.all_groups()
-        list_again(self._session, groups)
-        for group in groups:
-            futures.update(self._watch(group, range(group.ref.n_tasks)))
+        listing = self._session.statuses.all()
+        list_again(self._session, listing)
+        for listed in listing:
+            futures.update(self._watch(listed, range(listed.ref.n_tasks)))
         # And those that are unsent.
         for future in self.known():
             futures.setdefault((future.ordinal, future.index), future)
@@ -142,22 +143,22 @@ class SessionTasks:
         known = self.get(ordinal, index)
         if known is not None:
             return known
-        for group in self._session.all_groups():
-            ref = group.ref
+        for listed in self._session.statuses.all():
+            ref = listed.ref
             if ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks:
-                return self._watch(group, [index - ref.first])[ordinal, index]
+                return self._watch(listed, [index - ref.first])[ordinal, index]
         return None
 
-    def _watch(self, group: Group, indices: Iterable[int]) -> dict[_Task, StarburstFuture[Any]]:
+    def _watch(self, listed: ListedStatus, indices: Iterable[int]) -> dict[_Task, StarburstFuture[Any]]:
         """Return the futures of some tasks of one status object, and watch the new ones."""
-        ref = group.ref
+        ref = listed.ref
         with self._lock:
             futures = {i: self._of(ref.ordinal, ref.first + i) for i in indices}
         fresh = [(i, future) for i, (future, is_new) in futures.items() if is_new]
         if fresh:
             # An object with only pending tasks need not be read.
-            etag = group.etag if group.size_class == SizeClass.ALL_PENDING else ""
-            self._collector.watch(group.key, ref, etag, fresh, unread=bool(etag))
+            etag = listed.etag if listed.size_class == SizeClass.ALL_PENDING else ""
+            self._collector.watch(listed.key, ref, etag, fresh, unread=bool(etag))
         return {(ref.ordinal, ref.first + i): future for i, (future, _) in futures.items()}
 
     def output(self, ordinal: int, index: int) -> tuple[str, str]:
@@ -165,12 +166,12 @@ class SessionTasks:
 
         Store: 1 LIST per 1,000 status objects, 1 GET; 1 GET if it wrote anything.
         """
-        for group in self._session.all_groups():
-            ref = group.ref
+        for listed in self._session.statuses.all():
+            ref = listed.ref
             if ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks:
-                stored = self._session.read(group.key)
+                stored = self._session.statuses.read(listed.key)
                 assert stored is not None  # no ETag was sent  # noqa: S101
-                return self._session.output(ref.group_id, stored.status.entries[index - ref.first])
+                return self._session.payloads.output(ref.status_id, stored.status.entries[index - ref.first])
         return "", ""
 
     # --- changes ------------------------------------------------------------------------------------------------------
@@ -182,23 +183,23 @@ class SessionTasks:
         """
         session = self._session
         retried: list[StarburstFuture[Any]] = []
-        by_epoch: dict[tuple[int, int], list[Group]] = {}
-        for group in session.all_groups():
-            if group.size_class not in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING):
-                by_epoch.setdefault((group.ref.ordinal, group.ref.epoch), []).append(group)
-        for (ordinal, epoch), groups in by_epoch.items():
+        by_epoch: dict[tuple[int, int], list[ListedStatus]] = {}
+        for listed in session.statuses.all():
+            if listed.size_class not in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING):
+                by_epoch.setdefault((listed.ref.ordinal, listed.ref.epoch), []).append(listed)
+        for (ordinal, epoch), listing in by_epoch.items():
             hold = hold_of(self._client_id, session.clock.new_id())
-            session.change(partial(_held, ordinal=ordinal, epoch=epoch, hold=hold))
+            session.manifest.change(partial(_held, ordinal=ordinal, epoch=epoch, hold=hold))
             # Crash here: the epoch stays listed until watchers have seen that this client is gone.
-            for group in groups:
+            for listed in listing:
                 # An object that cannot be read has no call to run.
                 with suppress(RecordInvalid, VersionMismatch):
-                    retried += self._retry_group(group)
-            session.change(partial(_unheld, ordinal=ordinal, epoch=epoch, hold=hold))
+                    retried += self._retry_in(listed)
+            session.manifest.change(partial(_unheld, ordinal=ordinal, epoch=epoch, hold=hold))
         return sorted(retried, key=lambda future: (future.ordinal, future.index))
 
-    def _retry_group(self, group: Group) -> list[StarburstFuture[Any]]:
-        ref = group.ref
+    def _retry_in(self, listed: ListedStatus) -> list[StarburstFuture[Any]]:
+        ref = listed.ref
         runs: dict[int, int] = {}
         before: list[Status] = []
 
@@ -210,17 +211,17 @@ class SessionTasks:
                 before[:] = [current]
             return status.retry(current, runs)
 
-        updated = self._session.update(group.key, step)
+        updated = self._session.statuses.update(listed.key, step)
         if updated is None or not runs:
             return []
         # The futures of the failed runs are completed before the new futures take their place.
-        self._collector.take_in(group.key, before[0])
+        self._collector.take_in(listed.key, before[0])
         fresh: list[tuple[int, StarburstFuture[Any]]] = []
         for index, run in runs.items():
             fresh.append((index, StarburstFuture(self._owner, ref.ordinal, ref.first + index, run + 1)))
             self.add(fresh[-1][1])
-        self._collector.watch(group.key, ref, updated.etag, fresh)
-        self._session.ring([group.key], len(fresh))
+        self._collector.watch(listed.key, ref, updated.etag, fresh)
+        self._session.bell.ring([listed.key], len(fresh))
         return [future for _, future in fresh]
 
     def cancel(self) -> int:
@@ -229,9 +230,9 @@ class SessionTasks:
         Store: 1 LIST per 1,000 status objects, 1 GET, 1 swap for each with pending tasks.
         """
         n_cancelled = self._owner.cancel_unsent()
-        for group in self._session.all_groups():
-            if group.size_class.has_pending:
-                n_cancelled += self._owner.cancel_in(group.key, range(group.ref.n_tasks))
+        for listed in self._session.statuses.all():
+            if listed.size_class.has_pending:
+                n_cancelled += self._owner.cancel_in(listed.key, range(listed.ref.n_tasks))
         return n_cancelled
 
 

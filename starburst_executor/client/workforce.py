@@ -40,7 +40,7 @@ class Workforce:
         """Check a number of slots against the launcher and the cost limit. Raises: ConfigError, BudgetExceeded."""
         if self._launcher is not None:
             self._launcher.check(n_slots)
-        limit = self._session.manifest.max_hourly_cost
+        limit = self._session.manifest.current.max_hourly_cost
         check_cost(self._launcher, n_slots, max_hourly_cost=limit, cost_alert_threshold=cost_alert_threshold)
 
     def dead(self, beats: Iterable[WorkerBeat]) -> set[str]:
@@ -60,7 +60,7 @@ class Workforce:
     def stop(self) -> None:
         """Stop at once this session's workers and no others, including those that other clients started."""
         # A ring without keys: idle workers elsewhere read the manifest at once.
-        self._session.ring((), 1)
+        self._session.bell.ring((), 1)
         for launcher, handle in self._all_handles():
             launcher.stop(handle, at_once=True)
 
@@ -79,7 +79,7 @@ class Workforce:
         `look_s`, until all are gone.
         """
         session = self._session
-        timings = session.manifest.timings
+        timings = session.manifest.current.timings
         watcher = Watcher(session, timings.looks_until_lost)
         watcher.watch.dead |= buried
         never, next_look = threading.Event(), session.clock.monotonic()
@@ -117,13 +117,13 @@ class Workforce:
         """Yield also the handles of the session's launcher, if this client has another one, or none."""
         yield from self._handles()
         name = None if self._launcher is None else self._launcher.name
-        if all(launch.launcher == name for launch in self._session.manifest.launches):
+        if all(launch.launcher == name for launch in self._session.manifest.current.launches):
             return
         own = own_launcher(self._session)
         if own is not None and own.name != name:
             yield from self._handles_of(own)
 
     def _handles_of(self, launcher: Launcher) -> Iterator[tuple[Launcher, str]]:
-        for launch in self._session.manifest.launches:
+        for launch in self._session.manifest.current.launches:
             if launch.launcher == launcher.name and (handle := handle_of(self._session.sealer, launch)):
                 yield launcher, handle

@@ -3,10 +3,10 @@
     sessions/<session_id>/manifest
                           bell
                           functions/<digest>
-                          calls/<group_id>
-                          status/<epoch>/<group_id>-<n>
-                          outcomes/<group_id>/<claim_id>-<k>
-                          logs/<group_id>/<claim_id>-<k>
+                          calls/<status_id>
+                          status/<epoch>/<status_id>-<n>
+                          outcomes/<status_id>/<claim_id>-<k>
+                          logs/<status_id>/<claim_id>-<k>
                           workers/<worker_id>
                           clients/<client_id>
     code/<month>/<digest>
@@ -14,7 +14,7 @@
 Code belongs to no session. Its name contains its digest and the month in which it was written, so that a lifecycle rule
 of the bucket can delete code that is no longer in use.
 
-A group id is `<ordinal>.<first sequence>` in fixed-width hexadecimal, so that keys sort in submission order and a listing
+A status id is `<ordinal>.<first sequence>` in fixed-width hexadecimal, so that keys sort in submission order and a listing
 is enough to know which tasks exist. Keys and ids from a listing or a user are validated: a listing ignores a key that
 does not parse; all other callers refuse it.
 """
@@ -27,13 +27,13 @@ from typing import NamedTuple
 from starburst_executor.errors import ConfigError, RecordInvalid
 
 __all__ = [
-    "GroupRef",
     "SessionKeys",
+    "StatusRef",
     "code_digest",
     "code_key",
-    "is_group_id",
     "is_loads",
     "is_session_id",
+    "is_status_id",
     "loads_name",
     "session_folder",
     "task_id",
@@ -42,16 +42,16 @@ __all__ = [
 
 SESSIONS = "sessions/"
 CODE = "code/"
-GROUPS_PER_EPOCH = 1000
+STATUSES_PER_EPOCH = 1000
 
 _LOADS = "loads:"
 _SESSION_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,62}")
-_GROUP_ID = re.compile(r"[0-9a-f]{4}\.[0-9a-f]{10}")
+_STATUS_ID = re.compile(r"[0-9a-f]{4}\.[0-9a-f]{10}")
 _CODE = re.compile(r"[0-9]{4}-[0-9]{2}/([0-9a-f]{64})")
 _STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10})-([1-9][0-9]{0,2})")
 
 
-class GroupRef(NamedTuple):
+class StatusRef(NamedTuple):
     """The parts of a status object's key: the submitter's ordinal, the first sequence number, the task count, the epoch."""
 
     ordinal: int
@@ -60,7 +60,7 @@ class GroupRef(NamedTuple):
     epoch: int
 
     @property
-    def group_id(self) -> str:
+    def status_id(self) -> str:
         return f"{self.ordinal:04x}.{self.first:010x}"
 
 
@@ -69,9 +69,9 @@ def is_session_id(text: str) -> bool:
     return _SESSION_ID.fullmatch(text) is not None
 
 
-def is_group_id(text: str) -> bool:
-    """Return whether `text` has the form of `GroupRef.group_id`."""
-    return _GROUP_ID.fullmatch(text) is not None
+def is_status_id(text: str) -> bool:
+    """Return whether `text` has the form of `StatusRef.status_id`."""
+    return _STATUS_ID.fullmatch(text) is not None
 
 
 def session_folder(session_id: str) -> str:
@@ -118,29 +118,29 @@ def worker_of(claim_id: str) -> str:
 class SessionKeys:
     """The keys of one session. Immutable."""
 
-    __slots__ = ("bell", "clients", "folder", "manifest", "session_id", "status", "workers")
+    __slots__ = ("bell", "clients", "folder", "manifest", "session_id", "statuses", "workers")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
         self.folder = session_folder(session_id)
         self.manifest = f"{self.folder}manifest"
         self.bell = f"{self.folder}bell"
-        self.status = f"{self.folder}status/"
+        self.statuses = f"{self.folder}status/"
         self.workers = f"{self.folder}workers/"
         self.clients = f"{self.folder}clients/"
 
     def function(self, digest: str) -> str:
         return f"{self.folder}functions/{digest}"
 
-    def calls(self, group_id: str) -> str:
-        return f"{self.folder}calls/{group_id}"
+    def calls(self, status_id: str) -> str:
+        return f"{self.folder}calls/{status_id}"
 
-    def outcomes(self, group_id: str, part: str) -> str:
+    def outcomes(self, status_id: str, part: str) -> str:
         """Return the key of a claim's k-th outcome object; `part` is `<claim_id>-<k>`."""
-        return f"{self.folder}outcomes/{group_id}/{part}"
+        return f"{self.folder}outcomes/{status_id}/{part}"
 
-    def logs(self, group_id: str, part: str) -> str:
-        return f"{self.folder}logs/{group_id}/{part}"
+    def logs(self, status_id: str, part: str) -> str:
+        return f"{self.folder}logs/{status_id}/{part}"
 
     def worker(self, worker_id: str) -> str:
         return f"{self.workers}{worker_id}"
@@ -150,17 +150,17 @@ class SessionKeys:
 
     def epoch(self, ordinal: int, number: int) -> str:
         """Return the prefix of one epoch's status objects."""
-        return f"{self.status}{ordinal:04x}.{number:06x}/"
+        return f"{self.statuses}{ordinal:04x}.{number:06x}/"
 
-    def group(self, ref: GroupRef) -> str:
-        return f"{self.epoch(ref.ordinal, ref.epoch)}{ref.group_id}-{ref.n_tasks}"
+    def status(self, ref: StatusRef) -> str:
+        return f"{self.epoch(ref.ordinal, ref.epoch)}{ref.status_id}-{ref.n_tasks}"
 
-    def parse_group(self, key: str) -> GroupRef | None:
+    def parse_status(self, key: str) -> StatusRef | None:
         """Parse a status object's key; None if it does not have that form."""
-        match = _STATUS.fullmatch(key, len(self.status)) if key.startswith(self.status) else None
+        match = _STATUS.fullmatch(key, len(self.statuses)) if key.startswith(self.statuses) else None
         if match is None:
             return None
         epoch_ordinal, epoch, ordinal, first, n_tasks = match.groups()
         if epoch_ordinal != ordinal or int(n_tasks) > 256:  # noqa: PLR2004 - see status.MAX_TASKS
             return None
-        return GroupRef(int(ordinal, 16), int(first, 16), int(n_tasks), int(epoch, 16))
+        return StatusRef(int(ordinal, 16), int(first, 16), int(n_tasks), int(epoch, 16))

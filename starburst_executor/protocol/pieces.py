@@ -2,7 +2,7 @@
 
     pickled call ──► small ─ BIG ─ small ─ BIG ──► record: small, name and place, small, name and place
                               │             │              (sealed, mostly inline in the status object)
-                              └─────────────┴────► `calls/<group_id>` of the first status object that had them
+                              └─────────────┴────► `calls/<status_id>` of the first status object that had them
 
 A piece's name is its seal: HMAC-SHA-256 of its bytes under the session's key. So a listing of names reveals nothing about
 the contents, equal pieces have equal names, and computing the name again verifies a piece that was read.
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import msgpack
 
 from starburst_executor.errors import RecordInvalid
-from starburst_executor.protocol.keys import is_group_id
+from starburst_executor.protocol.keys import is_status_id
 from starburst_executor.protocol.seal import SEAL_BYTES, Sealer
 
 __all__ = ["PIECE_BYTES", "PLACE_BYTES", "Piece", "decode", "encode", "name_of"]
@@ -32,10 +32,10 @@ _MARK = b"R"
 
 
 class Piece(NamedTuple):
-    """The location of a piece: `length` bytes from `start` in `calls/<group_id>`."""
+    """The location of a piece: `length` bytes from `start` in `calls/<status_id>`."""
 
     name: bytes
-    group_id: str
+    status_id: str
     start: int
     length: int
 
@@ -64,9 +64,9 @@ def decode(call: bytes | memoryview) -> list[bytes | Piece] | None:
 def _piece(raw: object) -> Piece:
     if type(raw) is not list:
         raise ValueError(raw)
-    name, group_id, start, length = raw
-    if type(name) is not bytes or len(name) != SEAL_BYTES or type(group_id) is not str or not is_group_id(group_id):
+    name, status_id, start, length = raw
+    if type(name) is not bytes or len(name) != SEAL_BYTES or type(status_id) is not str or not is_status_id(status_id):
         raise ValueError(raw)
     if type(start) is not int or type(length) is not int or start < 0 or length < 0:
         raise ValueError(raw)
-    return Piece(name, group_id, start, length)
+    return Piece(name, status_id, start, length)

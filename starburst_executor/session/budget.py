@@ -45,7 +45,7 @@ class Budget:
         beaten since, the first time for all.
         """
         session, now = self._session, self._session.clock.monotonic()
-        manifest, at = session.manifest, session.clock.now()
+        manifest, at = session.manifest.current, session.clock.now()
         if manifest.budget_usd is None or manifest.state.is_over:
             return manifest
         upper = spent(manifest, at)
@@ -68,4 +68,4 @@ class Budget:
                 return None
             return replace(current, state=SessionState.BROKEN, reason=budget_reason(current, usd))
 
-        return session.change(end)
+        return session.manifest.change(end)

@@ -22,45 +22,46 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from starburst_executor.protocol.keys import GROUPS_PER_EPOCH
+from starburst_executor.protocol.keys import STATUSES_PER_EPOCH
 from starburst_executor.protocol.records import Manifest, Submitter
 from starburst_executor.session.beats import list_clients
-from starburst_executor.session.store import Group, SessionStore
+from starburst_executor.session.statuses import ListedStatus
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["GoneClients", "close_epochs", "hold_of", "leave", "list_again", "return_of"]
 
 
 def close_epochs(
-    session: SessionStore, groups: Iterable[Group], listed: Iterable[tuple[int, int]] | None = None
+    session: SessionStore, listing: Iterable[ListedStatus], epochs: Iterable[tuple[int, int]] | None = None
 ) -> None:
     """Take finished epochs out of the manifest: full ones, and those of clients that have left.
 
     Args:
-        groups: A listing, as a hint; an epoch that looks finished in it is listed again.
-        listed: The epochs in that listing, including empty ones.
+        listing: A listing, as a hint; an epoch that looks finished in it is listed again.
+        epochs: The epochs in that listing, including empty ones.
 
     Store: usually nothing; 1 LIST and 1 swap for each finished epoch.
     """
     n_all: Counter[tuple[int, int]] = Counter()
     active: set[tuple[int, int]] = set()
-    for group in groups:
-        place = (group.ref.ordinal, group.ref.epoch)
+    for listed in listing:
+        place = (listed.ref.ordinal, listed.ref.epoch)
         n_all[place] += 1
-        if not group.size_class.has_ended:
+        if not listed.size_class.has_ended:
             active.add(place)
-    submitters = session.manifest.submitters
-    for ordinal, number in sorted((n_all.keys() | set(listed or ())) - active):
+    submitters = session.manifest.current.submitters
+    for ordinal, number in sorted((n_all.keys() | set(epochs or ())) - active):
         submitter = submitters[ordinal] if ordinal < len(submitters) else None
         if submitter is not None and _may_close(submitter, number, n_all[ordinal, number]):
             _close(session, ordinal, [number])
 
 
-def _may_close(submitter: Submitter, number: int, n_groups: int) -> bool:
-    """Return whether an epoch with `n_groups` status objects, all ended, gets no more objects and no retry holds it."""
+def _may_close(submitter: Submitter, number: int, n_statuses: int) -> bool:
+    """Return whether an epoch with `n_statuses` status objects, all ended, gets no more objects and no retry holds it."""
     if number not in submitter.open or any(held == number for held, _ in submitter.holds):
         return False
     # An incomplete listing must not close an epoch with tasks that have not ended.
-    return submitter.left or n_groups >= GROUPS_PER_EPOCH
+    return submitter.left or n_statuses >= STATUSES_PER_EPOCH
 
 
 def _close(session: SessionStore, ordinal: int, numbers: Collection[int], *, leaves: bool = False) -> None:
@@ -73,12 +74,12 @@ def _close(session: SessionStore, ordinal: int, numbers: Collection[int], *, lea
         submitter = replace(before, left=before.left or leaves)
         # Guarantee: listed after this manifest was read and before it is swapped, so a hold in between fails the swap.
         for number in set(numbers).intersection(before.open):
-            groups = session.groups([(ordinal, number)])
-            if _may_close(submitter, number, len(groups)) and all(group.size_class.has_ended for group in groups):
+            listing = session.statuses.of_epochs([(ordinal, number)])
+            if _may_close(submitter, number, len(listing)) and all(listed.size_class.has_ended for listed in listing):
                 submitter = replace(submitter, open=tuple(n for n in submitter.open if n != number))
         return None if submitter == before else manifest.with_submitter(ordinal, submitter)
 
-    session.change(step)
+    session.manifest.change(step)
 
 
 def leave(session: SessionStore, ordinal: int) -> None:
@@ -87,15 +88,15 @@ def leave(session: SessionStore, ordinal: int) -> None:
     Assumes: none of its writes is in flight.
     Store: 1 LIST for each of its open epochs, 1 swap.
     """
-    submitters = session.manifest.submitters
+    submitters = session.manifest.current.submitters
     if ordinal < len(submitters):
         _close(session, ordinal, submitters[ordinal].open, leaves=True)
 
 
 def return_of(session: SessionStore, client_id: str) -> None:
     """Remove the mark if this living client was taken for gone. Store: usually nothing; 1 swap."""
-    if any(submitter.left and submitter.client_id == client_id for submitter in session.manifest.submitters):
-        session.change(lambda manifest: _returned(manifest, client_id))
+    if any(submitter.left and submitter.client_id == client_id for submitter in session.manifest.current.submitters):
+        session.manifest.change(lambda manifest: _returned(manifest, client_id))
 
 
 def _returned(manifest: Manifest, client_id: str) -> Manifest | None:
@@ -107,18 +108,18 @@ def _returned(manifest: Manifest, client_id: str) -> Manifest | None:
     return None
 
 
-def list_again(session: SessionStore, groups: Iterable[Group]) -> None:
+def list_again(session: SessionStore, listing: Iterable[ListedStatus]) -> None:
     """Open closed epochs that contain tasks that have not ended: a client wrote them after it was taken for gone, and died
     before it removed the mark.
 
     Args:
-        groups: Every status object of the session.
+        listing: Every status object of the session.
 
     Store: usually nothing; 1 GET if a task seems to be in no open epoch, 1 swap.
     """
-    active = {(group.ref.ordinal, group.ref.epoch) for group in groups if not group.size_class.has_ended}
-    if not session.manifest.state.is_over and active - set(session.manifest.open_epochs()):
-        session.change(lambda manifest: _with_open(manifest, active))
+    active = {(listed.ref.ordinal, listed.ref.epoch) for listed in listing if not listed.size_class.has_ended}
+    if not session.manifest.current.state.is_over and active - set(session.manifest.current.open_epochs()):
+        session.manifest.change(lambda manifest: _with_open(manifest, active))
 
 
 def _with_open(manifest: Manifest, epochs: Collection[tuple[int, int]]) -> Manifest | None:
@@ -163,17 +164,17 @@ class GoneClients:
         self._silent: dict[str, tuple[str, float]] = {}
         self._looked_at: float | None = None
 
-    def look(self, groups: Sequence[Group]) -> None:
+    def look(self, listing: Sequence[ListedStatus]) -> None:
         """Look at the clients' beats, if an open epoch has no task that has not ended.
 
         Args:
-            groups: A listing of all open epochs.
+            listing: A listing of all open epochs.
 
         Store: usually nothing; 1 LIST per 1,000 clients, 1 swap for each client that is gone.
         """
         session = self._session
-        manifest, timings = session.manifest, session.manifest.timings
-        busy = {group.ref.ordinal for group in groups if not group.size_class.has_ended}
+        manifest, timings = session.manifest.current, session.manifest.current.timings
+        busy = {listed.ref.ordinal for listed in listing if not listed.size_class.has_ended}
         idle = {
             submitter.client_id
             for ordinal, submitter in enumerate(manifest.submitters)
@@ -201,4 +202,4 @@ class GoneClients:
                 self._silent[client_id] = (etag, silent_s)
             else:
                 # Crash here: its epochs stay open until another watcher finds out.
-                session.change(partial(_without, client_id=client_id))
+                session.manifest.change(partial(_without, client_id=client_id))

@@ -30,7 +30,8 @@ from starburst_executor.protocol.status import Entry, SizeClass, Status
 from starburst_executor.session.beats import list_workers, read_beat
 from starburst_executor.session.epochs import GoneClients, close_epochs
 from starburst_executor.session.fan_out import AT_ONCE, fan_out
-from starburst_executor.session.store import Group, SessionStore, Versioned
+from starburst_executor.session.statuses import ListedStatus, Versioned
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["Watcher", "end_what_is_left"]
 
@@ -80,10 +81,10 @@ class Watcher:
         and holds one; 1 GET, 1 GET and 1 swap for each claim taken back, 1 ring. Up to 16 at once. For epochs, see `epochs.py`.
         """
         session = self._session
-        listed = session.refresh().open_epochs()
-        all_groups = session.groups(listed)
-        groups = [g for g in all_groups if g.size_class in (SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED)]
-        self._read_claims(groups, meanwhile)
+        epochs = session.manifest.refresh().open_epochs()
+        listing = session.statuses.of_epochs(epochs)
+        claimed = [g for g in listing if g.size_class in (SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED)]
+        self._read_claims(claimed, meanwhile)
         standing = frozenset(claim for _, claims in self._claims.values() for claim in claims)
         self.watch.standing(standing)
         suspected = suspects(standing, self.watch)
@@ -92,9 +93,9 @@ class Watcher:
             claim for claim in sorted(suspected.to_check) if self._is_forgotten(claim, beats[worker_of(claim)])
         }
         due = [
-            (group.key, [(claim_id, claim_id in suspected.lost) for claim_id in sorted(claims)])
-            for group in groups
-            if (claims := self._claims_in(group.key) & (suspected.lost | forgotten))
+            (listed.key, [(claim_id, claim_id in suspected.lost) for claim_id in sorted(claims)])
+            for listed in claimed
+            if (claims := self._claims_in(listed.key) & (suspected.lost | forgotten))
         ]
         # The claims of one object are taken back one after the other; concurrently they would lose races to each other.
         n_tasks = 0
@@ -102,22 +103,24 @@ class Watcher:
             taken = fan_out(session.store, lambda due: sum(self._take_back(due[0], *claim) for claim in due[1]), batch)
             if any(taken):
                 n_tasks += sum(taken)
-                session.ring([key for (key, _), n in zip(batch, taken, strict=True) if n], sum(taken))
+                session.bell.ring([key for (key, _), n in zip(batch, taken, strict=True) if n], sum(taken))
             meanwhile()
-        self._gone.look(all_groups)
-        close_epochs(session, all_groups, listed)
+        self._gone.look(listing)
+        close_epochs(session, listing, epochs)
         return n_tasks
 
     def _claims_in(self, key: str) -> frozenset[str]:
         return self._claims[key][1] if key in self._claims else frozenset()
 
-    def _read_claims(self, groups: Sequence[Group], meanwhile: Callable[[], object]) -> None:
+    def _read_claims(self, claimed: Sequence[ListedStatus], meanwhile: Callable[[], object]) -> None:
         """Learn which claims stand in these objects, and forget those of all others."""
         known = self._claims
         self._claims = {
-            group.key: known[group.key] for group in groups if group.key in known and known[group.key][0] == group.etag
+            listed.key: known[listed.key]
+            for listed in claimed
+            if listed.key in known and known[listed.key][0] == listed.etag
         }
-        for batch in _in_parts([group.key for group in groups if group.key not in self._claims]):
+        for batch in _in_parts([listed.key for listed in claimed if listed.key not in self._claims]):
             for key, stored in zip(batch, fan_out(self._session.store, self._read, batch), strict=True):
                 if stored is not None:
                     self._claims[key] = (stored.etag, claims_of(stored.status))
@@ -125,7 +128,7 @@ class Watcher:
 
     def _read(self, key: str) -> Versioned | None:
         try:
-            return self._session.read(key)
+            return self._session.statuses.read(key)
         except (ObjectNotFound, RecordInvalid, VersionMismatch):
             return None
 
@@ -163,7 +166,7 @@ class Watcher:
                 lost = may_have_started(claim_id, beat[0])
                 self.words.setdefault(worker_id, beat[0].words)
             words = self.words.get(worker_id, "")
-        manifest = session.manifest
+        manifest = session.manifest.current
         changed = status.take_back(
             stored.status,
             {claim_id},
@@ -173,7 +176,7 @@ class Watcher:
             outcome=lambda s, i, e: _sealed_reason(session, s, i, e, _lost(s, i, e, words)),
         )
         try:
-            session.swap(key, changed, stored.etag)
+            session.statuses.swap(key, changed, stored.etag)
         except (PreconditionFailed, ObjectNotFound):
             # The worker or another watcher wrote the object, or it is gone. The next look judges again.
             return 0
@@ -217,8 +220,8 @@ def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
     n_changed = 0
     done: set[str] = set()  # regardless of their size class
     while True:
-        groups = session.groups(manifest.open_epochs())
-        remaining = [group.key for group in groups if not group.size_class.has_ended and group.key not in done]
+        listing = session.statuses.of_epochs(manifest.open_epochs())
+        remaining = [listed.key for listed in listing if not listed.size_class.has_ended and listed.key not in done]
         if not remaining:
             return n_changed
         shuffled = sorted(remaining, key=lambda _: session.clock.random())
@@ -235,13 +238,13 @@ def _end_some(
     n_ended = 0
     for key in keys:
         try:
-            stored = session.read(key)
+            stored = session.statuses.read(key)
             assert stored is not None  # no ETag was sent  # noqa: S101
             changed = step(stored.status)
             if changed is stored.status:
                 done.add(key)
                 return n_ended, True
-            session.swap(key, changed, stored.etag)
+            session.statuses.swap(key, changed, stored.etag)
             n_ended += 1
         except PreconditionFailed:
             # Another process ended it, or a worker committed: the next listing shows which.

@@ -92,7 +92,7 @@ class Agent:
         self._clock = clock
         self._nursery = nursery
         self._leaving = leaving
-        self._timings = session.manifest.timings
+        self._timings = session.manifest.current.timings
         self._grace_s = self._timings.grace_s if grace_s is None else grace_s
         self._lost_s = 0.0  # of work that was lost at the end of the grace time
         self._heard = threading.Event()  # the first beat is acknowledged
@@ -143,7 +143,7 @@ class Agent:
         runner = self._nursery.spawn(
             code, initializer=self._shared.functions.initializer, is_leaving=lambda: self._leaving.is_asked
         )
-        listener = Listener(runner, self._clock, task_timeout=self._session.manifest.task_timeout, heard=heard)
+        listener = Listener(runner, self._clock, task_timeout=self._session.manifest.current.task_timeout, heard=heard)
         listener.start(f"runner-{number}")
         return listener
 
@@ -233,12 +233,12 @@ class Agent:
                 idle_since = self._clock.monotonic()
             elif self._clock.monotonic() - idle_since >= self._timings.idle_exit_s:
                 idle_since = self._clock.monotonic()
-                if session.manifest.idle_exit and self._keeper.may_leave(leaving.over):
+                if session.manifest.current.idle_exit and self._keeper.may_leave(leaving.over):
                     leaving.stop(Stop.IDLE)
-            if session.manifest.state.is_over:
+            if session.manifest.current.state.is_over:
                 leaving.stop(Stop.SESSION_OVER)
             # Ring for tasks that slots and keeper released since the last ring; rings are limited in rate.
-            ring_s = session.ring_due()
+            ring_s = session.bell.ring_due()
             if not leaving.is_leaving:
                 self._clock.wait(finder.candidates.wanted, pause_s if ring_s is None else min(pause_s, ring_s))
 
@@ -269,7 +269,9 @@ class Agent:
         """End the session: the initializer failed, and would fail on every worker."""
         failure = describe_outcome(outcome)
         text = f"{failure.type_name}: {failure.message}\n{failure.traceback}" if failure is not None else ""
-        manifest = self._session.end(SessionState.BROKEN, f"no task can be run: the initializer failed: {text}")
+        manifest = self._session.manifest.end(
+            SessionState.BROKEN, f"no task can be run: the initializer failed: {text}"
+        )
         end_what_is_left(self._session, manifest)
         self._leaving.stop(Stop.BROKEN, text)
 
@@ -318,10 +320,10 @@ class Agent:
             self._give_up()
             return
         if leaving.why == Stop.CLIENT_DIED:
-            session.end(SessionState.TERMINATED, "its client died")
-        if (ring_s := session.ring_due()) is not None:
+            session.manifest.end(SessionState.TERMINATED, "its client died")
+        if (ring_s := session.bell.ring_due()) is not None:
             self._clock.wait(threading.Event(), min(ring_s, _REQUEST_S))
-            session.ring_due()
+            session.bell.ring_due()
         self._keeper.left()
 
     def _give_up(self) -> None:

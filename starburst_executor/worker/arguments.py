@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 from starburst_executor.errors import PayloadError, RecordInvalid
 from starburst_executor.protocol import pieces
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.status import Located
 from starburst_executor.session.store import SessionStore
@@ -36,7 +36,7 @@ Trouble: TypeAlias = PayloadError | RecordInvalid
 class Wanted(NamedTuple):
     """A call as stored in its entry, and the label of its seal."""
 
-    ref: GroupRef
+    ref: StatusRef
     call: bytes | Located
     label: str
 
@@ -49,7 +49,7 @@ class Arrived(NamedTuple):
 
 
 class _Place(NamedTuple):
-    group_id: str
+    status_id: str
     start: int
     length: int
 
@@ -147,7 +147,7 @@ class Arguments:
         body = stored[_Place(*piece[1:])]
         if isinstance(body, bytes) and not compare_digest(pieces.name_of(self._session.sealer, body), piece.name):
             return RecordInvalid(
-                f"a piece of a call does not match its name and was not unpickled: {piece.group_id}, "
+                f"a piece of a call does not match its name and was not unpickled: {piece.status_id}, "
                 f"start={piece.start}, bytes={len(body)}; it was changed, cut, or written with another key"
             )
         return body
@@ -164,7 +164,9 @@ class Arguments:
         for run in _runs(sorted(places)):
             first, last = run[0], run[-1]
             try:
-                body = self._session.calls(first.group_id, first.start, last.start + last.length - first.start)
+                body = self._session.payloads.calls(
+                    first.status_id, first.start, last.start + last.length - first.start
+                )
             except PayloadError as error:
                 bodies.update(dict.fromkeys(run, error))
                 continue
@@ -176,7 +178,7 @@ class Arguments:
 
 def _place(wanted: Wanted) -> _Place:
     assert isinstance(wanted.call, Located)  # the caller has checked  # noqa: S101
-    return _Place(wanted.ref.group_id, wanted.call.start, wanted.call.length)
+    return _Place(wanted.ref.status_id, wanted.call.start, wanted.call.length)
 
 
 def _n_apart(call: bytes | Located) -> int:
@@ -208,7 +210,7 @@ def _runs(places: Iterable[_Place]) -> Iterator[list[_Place]]:
     run: list[_Place] = []
     for place in places:
         last = run[-1] if run else None
-        follows = last is not None and (place.group_id, place.start) == (last.group_id, last.start + last.length)
+        follows = last is not None and (place.status_id, place.start) == (last.status_id, last.start + last.length)
         if run and not (follows and place.start + place.length - run[0].start <= _RUN_BYTES):
             yield run
             run = []

@@ -18,9 +18,10 @@ from itertools import islice
 from starburst_executor.clock import Clock
 from starburst_executor.errors import RecordInvalid, VersionMismatch
 from starburst_executor.protocol import status
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.status import SizeClass, State, Status
-from starburst_executor.session.store import Group, SessionStore
+from starburst_executor.session.statuses import ListedStatus
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["Candidates", "Try"]
 
@@ -142,7 +143,7 @@ class Candidates:
 
     def saw(self, key: str, seen: Status) -> None:
         """Record an object that a slot has read or written: how many of its tasks are pending."""
-        max_losses = self._session.manifest.max_losses
+        max_losses = self._session.manifest.current.max_losses
         n_pending = sum(e.state == State.PENDING and not status.is_on_last_try(e, max_losses) for e in seen.entries)
         with self._lock:
             was_known = key in self._pending or key in self._solo
@@ -187,7 +188,7 @@ class Candidates:
 
     def n_all_slots(self) -> int:
         """Return the number of slots of all workers of the session, as far as is known."""
-        return max(1, self._session.manifest.workers, self._n_slots)
+        return max(1, self._session.manifest.current.workers, self._n_slots)
 
     def n_pending(self, *, surely: bool = False) -> int:
         """Return about how many tasks are pending as far as this worker knows; with `surely` the least number."""
@@ -211,24 +212,24 @@ class Candidates:
         with self._lock:
             return not self._dry and not self._pending
 
-    def listed(self, groups: list[Group]) -> bool:
+    def replace_by(self, listing: list[ListedStatus]) -> bool:
         """Replace the candidates by those of a listing; return whether there are any."""
         with self._lock:
             # An object on the solo list has pending tasks in the listing too. It becomes a candidate only after a ring or
             # another read; otherwise every look would lead to a claim without tasks.
             self._pending = {
                 g.key: g.ref.n_tasks if g.size_class == SizeClass.ALL_PENDING else max(1, g.ref.n_tasks // 2)
-                for g in groups
+                for g in listing
                 if g.size_class.has_pending and g.key not in self._solo and g.key not in self._ignored
             }
-            self._solo = {g.key: self._solo[g.key] for g in groups if g.key in self._solo and g.size_class.has_pending}
-            self._untouched = {g.key for g in groups if g.size_class == SizeClass.ALL_PENDING}
-            self._ignored.intersection_update(g.key for g in groups)
+            self._solo = {g.key: self._solo[g.key] for g in listing if g.key in self._solo and g.size_class.has_pending}
+            self._untouched = {g.key for g in listing if g.size_class == SizeClass.ALL_PENDING}
+            self._ignored.intersection_update(g.key for g in listing)
             self._n_in_vain = 0
             self._dry = not self._pending
             return bool(self._pending)
 
-    def rung_for(self, named: Iterable[tuple[GroupRef, str]], n_missed: int) -> None:
+    def rung_for(self, named: Iterable[tuple[StatusRef, str]], n_missed: int) -> None:
         """Add the objects that a ring names.
 
         `n_missed` other tasks became pending in rings that this worker missed: it or another worker looks for them later.
@@ -247,7 +248,7 @@ class Candidates:
         work = self._worked.get(key)
         if work is None or self._pending[key] >= self._worth_sharing:
             return True
-        return self._clock.monotonic() - work.since > self._session.manifest.timings.slice_s
+        return self._clock.monotonic() - work.since > self._session.manifest.current.timings.slice_s
 
     def _ignore(self, key: str) -> None:
         with self._lock:

@@ -28,10 +28,11 @@ from starburst_executor.errors import (
     VersionMismatch,
 )
 from starburst_executor.protocol import status
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.seal import SEAL_BYTES
 from starburst_executor.protocol.status import Ended, Entry, Located, State, Status
-from starburst_executor.session.store import SessionStore, Versioned
+from starburst_executor.session.statuses import Versioned
+from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.runner.jobs import Finished
 
 __all__ = ["Claim", "Claims"]
@@ -61,7 +62,7 @@ class Claim:
 
     claim_id: str
     key: str
-    ref: GroupRef
+    ref: StatusRef
     seen: Versioned
     open: set[int]
     found: dict[int, Finished] = field(default_factory=dict)
@@ -139,9 +140,9 @@ class Claims:
         Store: 1 GET, 1 swap; 1 GET more per lost answer.
         """
         session = self._session
-        ref = session.keys.parse_group(key)
+        ref = session.keys.parse_status(key)
         try:
-            stored = session.read(key) if ref is not None else None
+            stored = session.statuses.read(key) if ref is not None else None
         except ObjectNotFound:
             stored = None
         if stored is None or ref is None:
@@ -154,7 +155,7 @@ class Claims:
             self._forget(claim_id)
             return None, stored.status
         try:
-            seen = session.swap(key, changed, stored.etag)
+            seen = session.statuses.swap(key, changed, stored.etag)
         except (PreconditionFailed, ObjectNotFound) as error:
             # After a lost answer the refused retry may have met this worker's own write: the object decides.
             landed = self._landed(key, claim_id) if getattr(error, "unclear", False) else None
@@ -193,7 +194,7 @@ class Claims:
                 break
             if not is_old:
                 try:
-                    seen = session.swap(claim.key, changed, seen.etag)
+                    seen = session.statuses.swap(claim.key, changed, seen.etag)
                     break
                 except PreconditionFailed:
                     # Another writer won, or the swap landed and its answer was lost: the object as it is now decides both.
@@ -223,7 +224,7 @@ class Claims:
             if changed is seen.status:
                 break
             try:
-                seen = session.swap(claim.key, changed, seen.etag)
+                seen = session.statuses.swap(claim.key, changed, seen.etag)
                 break
             except PreconditionFailed:
                 fresh = self._read_again(claim)
@@ -235,7 +236,7 @@ class Claims:
         for index in wanted:
             claim.found.pop(index, None)
         self._close_if_done(claim)
-        session.ring([claim.key], len(wanted))
+        session.bell.ring([claim.key], len(wanted))
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
@@ -247,7 +248,7 @@ class Claims:
             claim_id,
             at_most=at_most,
             now=self._clock.now(),
-            max_losses=self._session.manifest.max_losses,
+            max_losses=self._session.manifest.current.max_losses,
             alone=alone,
             ahead=ahead,
         )
@@ -264,7 +265,7 @@ class Claims:
     def _landed(self, key: str, claim_id: str) -> Versioned | None:
         """Return the object if it has a claim whose answer was lost; otherwise None."""
         try:
-            stored = self._session.read(key)
+            stored = self._session.statuses.read(key)
         except ObjectNotFound:
             return None
         return stored if stored is not None and stored.status.under(claim_id) else None
@@ -272,7 +273,7 @@ class Claims:
     def _read_again(self, claim: Claim) -> Versioned | None:
         """Read the object again after a lost race; None if it is no longer a status object, which gives up the claim."""
         try:
-            fresh = self._session.read(claim.key)
+            fresh = self._session.statuses.read(claim.key)
         except (RecordInvalid, VersionMismatch) as error:
             _log.warning("a claimed status object is corrupt; the claim is given up: error=%s", error)
             claim.open.clear()
@@ -341,9 +342,9 @@ class Claims:
             state = State.COMPLETED if finished.ok else State.FAILED
             ended[index] = Ended(state, outcome, log, finished.seconds, claim.n_failures(index))
         for part, body in parts.outcomes.bodies():
-            self._create(keys.outcomes(claim.ref.group_id, part), body)
+            self._create(keys.outcomes(claim.ref.status_id, part), body)
         for part, body in parts.logs.bodies():
-            self._create(keys.logs(claim.ref.group_id, part), body)
+            self._create(keys.logs(claim.ref.status_id, part), body)
         return ended
 
     def _create(self, key: str, body: bytes | memoryview) -> None:
@@ -354,7 +355,7 @@ class Claims:
             return
 
 
-def _claim(claim_id: str, key: str, ref: GroupRef, seen: Versioned, taken: list[int]) -> Claim:
+def _claim(claim_id: str, key: str, ref: StatusRef, seen: Versioned, taken: list[int]) -> Claim:
     has_losses = any(seen.status.entries[index].losses for index in taken)
     return Claim(claim_id, key, ref, seen, set(taken), has_losses=has_losses)
 

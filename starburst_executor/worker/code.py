@@ -106,7 +106,7 @@ class Code:
                 self._root = None
 
     def _fetch(self, name: str) -> str:
-        body = self._session.code(name)
+        body = self._session.payloads.code(name)
         try:
             with self._writing:
                 if self._is_closed:

@@ -161,7 +161,7 @@ class Feeder:
 
         Store: 1 GET for each function that is not kept, and the requests of `Arguments.get`.
         """
-        shared, limit = self._shared, self._shared.session.manifest.max_tasks_per_child
+        shared, limit = self._shared, self._shared.session.manifest.current.max_tasks_per_child
         if limit is not None and self._n_given >= limit and not self._jobs:
             self._retire()
         given: dict[int, Placed] = {}
@@ -320,10 +320,10 @@ class Feeder:
         if not placed.is_held:
             return
         n_failures = placed.claim.count_failure(placed.index)
-        if n_failures > self._shared.session.manifest.retries:
+        if n_failures > self._shared.session.manifest.current.retries:
             placed.end(event)
             return
-        timings, clock = self._shared.session.manifest.timings, self._shared.clock
+        timings, clock = self._shared.session.manifest.current.timings, self._shared.clock
         pause_s = min(timings.retry_first_s * 2 ** (n_failures - 1), timings.retry_most_s)
         self._waiting.append(_Waiting(clock.monotonic() + pause_s * (0.5 + clock.random() / 2), placed))
 
@@ -352,12 +352,12 @@ class Feeder:
         session = self._shared.session
         where = f"task={placed.task_id}, session={session.session_id}"
         if event.timed_out is not None:
-            limit_s = session.manifest.task_timeout
+            limit_s = session.manifest.current.task_timeout
             return TaskTimeout(f"the task ran longer than task_timeout={limit_s:g} s and was stopped: {where}")
         return TaskCrashed(f"the process that ran the task died: {event.reason}: {where}")
 
     def _of_storable_size(self, placed: Placed, event: Finished) -> Finished:
-        limit = self._shared.session.manifest.max_result_bytes
+        limit = self._shared.session.manifest.current.max_result_bytes
         if len(event.outcome) <= limit:
             return event
         reason = PayloadError(

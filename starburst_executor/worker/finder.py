@@ -16,10 +16,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starburst_executor.clock import Backoff, Clock
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import Bell
 from starburst_executor.session.epochs import close_epochs
-from starburst_executor.session.store import Group, SessionStore
+from starburst_executor.session.statuses import ListedStatus
+from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.candidates import Candidates
 
 __all__ = ["Finder"]
@@ -52,7 +53,7 @@ class _Frontier:
         self._lock = threading.Lock()  # guards: _known
         self._known: dict[int, int] = {}
 
-    def know(self, refs: Iterable[GroupRef]) -> int:
+    def know(self, refs: Iterable[StatusRef]) -> int:
         """Record that these objects exist; return how many tasks in earlier objects of their submitters were not known."""
         n_missed = 0
         with self._lock:
@@ -73,7 +74,7 @@ class Finder:
     def __init__(self, session: SessionStore, clock: Clock, n_slots: int) -> None:
         self._session = session
         self._clock = clock
-        timings = session.manifest.timings
+        timings = session.manifest.current.timings
         self._timings = timings
         self._n_slots = n_slots
         self.candidates = Candidates(session, clock, n_slots)
@@ -124,7 +125,7 @@ class Finder:
             return self._timings.commit_s
         now = self._clock.monotonic()
         has_looked = self._next_look > float("-inf")
-        rung = self._session.read_bell(self._bell_etag)
+        rung = self._session.bell.read(self._bell_etag)
         if rung is not None:
             bell, self._bell_etag = rung
             self._backoff.reset()
@@ -148,21 +149,21 @@ class Finder:
         Store: 1 LIST an open epoch; 1 GET if nothing is found, and the LISTs again if epochs were opened meanwhile.
         """
         session = self._session
-        listed = session.manifest.open_epochs()
-        groups = session.groups(listed)
-        has_pending = self._listed(groups)
-        if not has_pending and (opened := session.refresh().open_epochs()) != listed:
-            listed = opened
-            groups = session.groups(opened)
-            has_pending = self._listed(groups)
+        epochs = session.manifest.current.open_epochs()
+        listing = session.statuses.of_epochs(epochs)
+        has_pending = self._take_in(listing)
+        if not has_pending and (opened := session.manifest.refresh().open_epochs()) != epochs:
+            epochs = opened
+            listing = session.statuses.of_epochs(opened)
+            has_pending = self._take_in(listing)
         self._looked_at = self._clock.monotonic()
         self._next_look = self._looked_at + self._rest_s()
-        close_epochs(session, groups, listed)
+        close_epochs(session, listing, epochs)
         return has_pending
 
-    def _listed(self, groups: list[Group]) -> bool:
-        self._frontier.know(group.ref for group in groups)
-        return self.candidates.listed(groups)
+    def _take_in(self, listing: list[ListedStatus]) -> bool:
+        self._frontier.know(listed.ref for listed in listing)
+        return self.candidates.replace_by(listing)
 
     def _answer(self, ring: _Ring) -> None:
         bell = ring.bell
@@ -175,9 +176,9 @@ class Finder:
         # The bell is a hint, and a second ring may have replaced this one: look soon, but not for every single task.
         self._next_look = min(self._next_look, self._clock.monotonic() + self._timings.bell_max_s)
 
-    def _refs(self, bell: Bell) -> list[tuple[GroupRef, str]]:
+    def _refs(self, bell: Bell) -> list[tuple[StatusRef, str]]:
         """Return the status objects that a ring names, oldest first."""
-        parsed = [(self._session.keys.parse_group(key), key) for key in bell.keys]
+        parsed = [(self._session.keys.parse_status(key), key) for key in bell.keys]
         return sorted((ref, key) for ref, key in parsed if ref is not None)
 
     def _heard(self, bell: Bell) -> _Ring:

@@ -46,8 +46,8 @@ class Functions:
     def __init__(self, session: SessionStore, code: Code, *, keep_bytes: int = _KEPT_BYTES) -> None:
         self._session = session
         self._code = code
-        digest = session.manifest.initializer
-        self.initializer = None if digest is None else session.initializer(digest)
+        digest = session.manifest.current.initializer
+        self.initializer = None if digest is None else session.payloads.initializer(digest)
         self._lock = threading.Lock()  # guards: _bodies
         self._bodies: Recent[str, bytes] = Recent(keep_bytes)
 
@@ -60,7 +60,7 @@ class Functions:
         with self._lock:
             body = self._bodies.get(digest)
         if body is None:
-            body = self._session.function(digest)
+            body = self._session.payloads.function(digest)
             with self._lock:
                 self._bodies.add(digest, body, len(body) + _EACH_BYTES)
         # The initializer runs first in every runner, so its code is on the path too: functions of another client may need

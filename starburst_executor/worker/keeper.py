@@ -72,7 +72,7 @@ class Keeper:
         self._running = running
         self._requests = requests
         self._lost_s = lost_s
-        timings = session.manifest.timings
+        timings = session.manifest.current.timings
         self._timings = timings
         now = clock.now()
         where = f"{socket.gethostname()}:{os.getpid()}"
@@ -151,8 +151,8 @@ class Keeper:
         Store: 1 swap, 1 GET (usually a 304).
         """
         self.say()
-        self._session.refresh()
-        return self._session.expire_if_due()
+        self._session.manifest.refresh()
+        return self._session.manifest.expire_if_due()
 
     # --- leaving ------------------------------------------------------------------------------------------------------
 
@@ -163,10 +163,10 @@ class Keeper:
         """
         self.say(WorkerState.LEAVING)
         session = self._session
-        groups = session.groups(session.refresh().open_epochs())
-        if any(group.size_class.has_pending for group in groups):
+        listing = session.statuses.of_epochs(session.manifest.refresh().open_epochs())
+        if any(listed.size_class.has_pending for listed in listing):
             stays = True
-        elif all(group.size_class.has_ended for group in groups):
+        elif all(listed.size_class.has_ended for listed in listing):
             stays = False
         else:
             # Another worker's claim stands: if that worker dies, a remaining worker must take back its tasks.
@@ -187,7 +187,7 @@ class Keeper:
             if sign.owner != self._worker_id
         )
         # In a detached session no client starts new workers: a second one must stay in reserve.
-        return n_stay >= (2 if self._session.manifest.kind == DETACHED else 1)
+        return n_stay >= (2 if self._session.manifest.current.kind == DETACHED else 1)
 
     def left(self, words: str = "") -> None:
         """Write the last beat, with the reason in `words` if this worker cannot go on. Store: 1 swap."""
@@ -214,5 +214,5 @@ class Keeper:
         if len(signs) <= _FEW_WORKERS and all(sign.has_left for sign in signs):
             words = hopeless([beat for beat, _ in read_beats(session)])
             if words:
-                return session.end(SessionState.BROKEN, f"no worker could do any work: {words}")
-        return session.manifest
+                return session.manifest.end(SessionState.BROKEN, f"no worker could do any work: {words}")
+        return session.manifest.current

@@ -171,13 +171,13 @@ def _open(
 
     store = PatientStore(open_store(store_url), clock, patience_s=_AWAY_S)
     session = SessionStore(store, sealer.session_id, sealer, clock)
-    session.refresh()
-    if not session.has_right_key():
+    session.manifest.refresh()
+    if not session.manifest.has_right_key():
         raise KeyNotFound(
             f"the key does not belong to this session: session={sealer.session_id}; pass the session's own key in "
             "STARBURST_KEY, or copy the key file of the user who started it"
         )
-    session.check_python()
+    session.manifest.check_python()
     return Agent(
         session,
         store,
@@ -187,7 +187,7 @@ def _open(
         leaving,
         n_slots=n_slots or config.resolve(detached=False, store=store_url).workers,
         bound=bootstrap.bound,
-        grace_s=grace_of(engine, session.manifest.timings.grace_s),
+        grace_s=grace_of(engine, session.manifest.current.timings.grace_s),
         size=config.worker_size(),
     )
 

@@ -66,7 +66,7 @@ class Slot:
     ) -> None:
         self._number = number
         self._shared = shared
-        self._timings = shared.session.manifest.timings
+        self._timings = shared.session.manifest.current.timings
         self._pace = Pace(self._timings.slice_s)
         self._feeder = Feeder(shared, spawn)
         self.news = news

@@ -53,7 +53,7 @@ class Watching:
         self._heard = heard
         self._bound = bound
         self._clock = session.clock
-        self._timings = session.manifest.timings
+        self._timings = session.manifest.current.timings
         self._watcher = Watcher(session, self._timings.looks_until_lost)
         self._budget = Budget(session)
         self._watches = False
@@ -72,7 +72,7 @@ class Watching:
         Store: usually nothing; 1 LIST per 1,000 workers at each ranking. A watcher: 1 LIST, in an attached session 2, and a
         repair each fourth look.
         """
-        if self._session.manifest.state.is_over:
+        if self._session.manifest.current.state.is_over:
             return
         heard = self._heard()
         if heard.n_failed != self._at_last_look.n_failed:
@@ -115,7 +115,7 @@ class Watching:
     def _watch_clients(self) -> None:
         """End an attached session whose client has been silent for too long: its results would not be collected, at a cost."""
         session = self._session
-        if self._bound or session.manifest.kind == DETACHED:
+        if self._bound or session.manifest.current.kind == DETACHED:
             return
         timings = self._timings
         etags = frozenset(line.etag for line in session.store.list(session.keys.clients))
@@ -126,4 +126,4 @@ class Watching:
         self._clients_silent_s = 0.0 if etags != self._clients_seen else self._clients_silent_s + silent_s
         self._clients_seen = etags
         if self._clients_silent_s >= timings.client_gone_s + timings.unheard_s:
-            session.end(SessionState.TERMINATED, "its client has been silent for too long")
+            session.manifest.end(SessionState.TERMINATED, "its client has been silent for too long")

@@ -129,7 +129,7 @@ def test_workers_end_a_session_at_its_budget_with_no_client_there(aws: FakeAws) 
     ex.detach()
     # As if hours had passed. Nobody is attached who would see it.
     opened = attach(ex.url, SystemClock(), key=ex.key)
-    opened.session.change(lambda manifest: replace(manifest, spent_usd=260.0))
+    opened.session.manifest.change(lambda manifest: replace(manifest, spent_usd=260.0))
     opened.store.close()
     wait_until(lambda: not aws.ecs.not_stopped())
     again = DetachedExecutor.reattach(ex.url, key=ex.key)

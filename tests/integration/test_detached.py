@@ -87,7 +87,7 @@ def test_leaving_by_an_exception_detaches_too(store_url: str) -> None:
 
 
 def listed_epochs(executor: DetachedExecutor) -> list[tuple[int, int]]:
-    return executor._engine.session.refresh().open_epochs()
+    return executor._engine.session.manifest.refresh().open_epochs()
 
 
 def test_looks_cost_nothing_for_the_clients_that_have_come_and_left(store_url: str, tmp_path: Path) -> None:
@@ -296,7 +296,9 @@ def test_an_expired_session_can_be_read_and_takes_no_more(store_url: str, tmp_pa
     wait_until(stuck.running)
     session = executor._engine.session
     soon = session.clock.now() + 0.5
-    session.change(lambda manifest: None if manifest.deadline_at == soon else replace(manifest, deadline_at=soon))
+    session.manifest.change(
+        lambda manifest: None if manifest.deadline_at == soon else replace(manifest, deadline_at=soon)
+    )
     assert isinstance(stuck.exception(60), SessionExpired)
     wait_until(lambda: executor.status().state == "expired")
     executor.detach()
@@ -311,9 +313,9 @@ def test_an_expired_session_can_be_read_and_takes_no_more(store_url: str, tmp_pa
 
 def test_extend_adds_to_the_time_that_is_left(store_url: str) -> None:
     executor = detached(store_url, workers=1, absolute_timeout=1000.0)
-    before = executor._engine.session.refresh().deadline_at
+    before = executor._engine.session.manifest.refresh().deadline_at
     executor.extend(500)
-    after = executor._engine.session.refresh().deadline_at
+    after = executor._engine.session.manifest.refresh().deadline_at
     assert before is not None
     assert after == before + 500
     with pytest.raises(ConfigError, match="seconds=-1"):
@@ -362,7 +364,7 @@ def test_a_session_of_a_newer_format_is_refused(store_url: str) -> None:
     with pytest.raises(VersionMismatch, match="format=2"):
         DetachedExecutor.reattach(executor.url)
     session.store.put(session.keys.manifest, stored.body)
-    session.refresh()
+    session.manifest.refresh()
     executor.cleanup(force=True)
 
 
@@ -401,7 +403,7 @@ def test_another_python_is_refused_before_anything_is_unpickled(store_url: str) 
     executor.submit(square, 3)
     executor.flush()
     session = executor._engine.session
-    session.change(lambda manifest: replace(manifest, python="2.7") if manifest.python != "2.7" else None)
+    session.manifest.change(lambda manifest: replace(manifest, python="2.7") if manifest.python != "2.7" else None)
     with pytest.raises(VersionMismatch, match=r"session=2\.7"):
         DetachedExecutor.reattach(executor.url)
     worker = subprocess.run(
@@ -448,8 +450,8 @@ def test_sigterm_drains_a_worker_and_its_tasks_go_on_elsewhere(store_url: str, t
     assert [future.result(60) for future in futures] == [0, 1, 2, 3]
     losses = [
         entry.losses
-        for group in executor._engine.session.all_groups()
-        for entry in executor._engine.session.read(group.key).status.entries  # type: ignore[union-attr]
+        for group in executor._engine.session.statuses.all()
+        for entry in executor._engine.session.statuses.read(group.key).status.entries  # type: ignore[union-attr]
     ]
     assert losses == [0, 0, 0, 0]
     executor.cleanup(force=True)
@@ -533,7 +535,7 @@ def test_workers_that_cannot_start_become_an_error(store_url: str, monkeypatch: 
     assert "no such luck" in str(error)
     with pytest.raises((LaunchError, Exception), match="no worker could be started"):
         executor.submit(square, 4).result(60)
-    wait_until(lambda: executor._engine.session.refresh().state == SessionState.BROKEN)
+    wait_until(lambda: executor._engine.session.manifest.refresh().state == SessionState.BROKEN)
     executor.cleanup(force=True)
 
 

@@ -496,7 +496,7 @@ def test_how_long_its_workers_may_take_is_the_launchers_to_say_or_the_users(
     aws: FakeAws, given: float | None, launch_s: float
 ) -> None:
     with StarburstExecutor(workers=1, launcher=Fargate(image=IMAGE), launch_timeout=given) as ex:
-        manifest = ex._engine.session.manifest
+        manifest = ex._engine.session.manifest.current
         assert manifest.timings == replace(Timings.remote(), launch_s=launch_s)
         assert manifest.idle_exit, "what is idle there costs money"
         assert ex.url.startswith(f"s3://{aws.outputs['Bucket']}/")

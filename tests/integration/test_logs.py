@@ -81,7 +81,7 @@ def test_workers_own_lines_come_from_cloudwatch(aws: FakeAws, launcher: Fargate 
     handle = launcher.start(order, launcher.start(order).handle).handle
     launch = Launch(order.launch_id, launcher.name, 2, "", 0.0, True)
     launch = replace(launch, handle=sealed_handle(ex._engine.session.sealer, launch, handle))
-    ex._engine.session.change(lambda manifest: replace(manifest, launches=(launch,)))
+    ex._engine.session.manifest.change(lambda manifest: replace(manifest, launches=(launch,)))
     wait_until(lambda: all_have_stopped(aws))
     result = run("logs", ex.url, "--worker", "all")
     lines = [line for line in result.stdout.splitlines() if "KeyNotFound: the session's key was deleted" in line]

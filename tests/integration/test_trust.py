@@ -103,7 +103,7 @@ def run(executor: DetachedExecutor) -> list[Any]:
 
 def key_of(executor: StarburstExecutor, index: int) -> tuple[str, int]:
     """The status object of a task, and its place there."""
-    for group in session_of(executor).all_groups():
+    for group in session_of(executor).statuses.all():
         if group.ref.first <= index < group.ref.first + group.ref.n_tasks:
             return group.key, index - group.ref.first
     raise LookupError(index)
@@ -111,7 +111,7 @@ def key_of(executor: StarburstExecutor, index: int) -> tuple[str, int]:
 
 def entry_of(executor: StarburstExecutor, index: int) -> Entry:
     key, place = key_of(executor, index)
-    found = session_of(executor).read(key)
+    found = session_of(executor).statuses.read(key)
     assert found is not None
     return found.status.entries[place]
 
@@ -123,7 +123,7 @@ def rewrite(executor: StarburstExecutor, index: int, change: Callable[[Entry], E
     def step(seen: Status) -> Status:
         return seen.with_entries({place: change(seen.entries[place])})
 
-    assert session_of(executor).update(key, step) is not None
+    assert session_of(executor).statuses.update(key, step) is not None
 
 
 def body_of(session: SessionStore, key: str) -> bytes:
@@ -282,9 +282,9 @@ def test_a_big_call_that_was_changed_costs_its_task_alone(store_url: str, how: s
     session = session_of(executor)
     assert isinstance(entry_of(executor, 0).call, Located) is (size < BIG)
     key, _ = key_of(executor, 0)
-    ref = session.keys.parse_group(key)
+    ref = session.keys.parse_status(key)
     assert ref is not None
-    calls = session.keys.calls(ref.group_id)
+    calls = session.keys.calls(ref.status_id)
     if how == "flipped":
         spoil(session, calls, size // 2)
     elif how == "cut":
@@ -302,7 +302,7 @@ def test_a_big_call_that_was_changed_costs_its_task_alone(store_url: str, how: s
 def test_a_function_that_was_changed_costs_its_tasks_alone(store_url: str, how: str, trap: bytes) -> None:
     executor = waiting(store_url, (echo, 1), (twice, 2), (echo, 3))
     session = session_of(executor)
-    found = session.read(key_of(executor, 1)[0])
+    found = session.statuses.read(key_of(executor, 1)[0])
     assert found is not None
     key = session.keys.function(found.status.functions[entry_of(executor, 1).function])
     if how == "flipped":
@@ -319,8 +319,8 @@ def test_a_function_that_was_changed_costs_its_tasks_alone(store_url: str, how: 
 def test_an_initializer_that_was_changed_ends_in_an_error_that_says_so(store_url: str, trap: bytes) -> None:
     executor = detached(store_url, workers=1, launcher="none", initializer=echo, initargs=(1,))
     session = session_of(executor)
-    assert session.manifest.initializer is not None
-    session.store.put(session.keys.function(session.manifest.initializer), bytes(SEAL_BYTES) + b"\0" + trap)
+    assert session.manifest.current.initializer is not None
+    session.store.put(session.keys.function(session.manifest.current.initializer), bytes(SEAL_BYTES) + b"\0" + trap)
     executor.submit(echo, 1)
     executor.flush()
     [error] = run(executor)
@@ -346,12 +346,14 @@ def test_who_has_no_key_does_not_decide_what_runs_first(store_url: str, how: str
     future = executor.submit(purge, str(path), really=False)
     executor.flush()
     session = session_of(executor)
-    (group,) = session.all_groups()
-    found = session.read(group.key)
+    (group,) = session.statuses.all()
+    found = session.statuses.read(group.key)
     assert found is not None
     digest = None if how == "no initializer" else found.status.functions[0]
     stranger = SessionStore(session.store, session.session_id, Sealer(b"", session.session_id), session.clock)
-    stranger.change(lambda manifest: None if manifest.initializer == digest else replace(manifest, initializer=digest))
+    stranger.manifest.change(
+        lambda manifest: None if manifest.initializer == digest else replace(manifest, initializer=digest)
+    )
     worker = run_python(RUN_WORKER, executor.url)
     assert worker.wait(60) != 0
     with pytest.raises(RecordInvalid, match="settings"):
@@ -368,14 +370,14 @@ def test_a_call_of_another_function_is_refused(store_url: str, how: str) -> None
     """Both are sealed and of this session; that they belong together is sealed with the call."""
     executor = waiting(store_url, (echo, 1), (twice, 2), (echo, 3))
     session = session_of(executor)
-    (group,) = session.all_groups()
-    found = session.read(group.key)
+    (group,) = session.statuses.all()
+    found = session.statuses.read(group.key)
     assert found is not None
     names = found.status.functions
     if how == "index":
         rewrite(executor, 1, lambda entry: entry._replace(function=0))
     elif how == "name":
-        session.update(group.key, lambda seen: replace(seen, functions=(names[0], names[0])))
+        session.statuses.update(group.key, lambda seen: replace(seen, functions=(names[0], names[0])))
     else:
         session.store.put(session.keys.function(names[1]), body_of(session, session.keys.function(names[0])))
     one, two, three = run(executor)
@@ -580,7 +582,7 @@ def test_a_forged_handle_neither_shows_nor_removes_nor_kills_anything(
             launches = [replace(one, handle=sealed_handle(session.sealer, one, one.handle)) for one in launches]
         return replace(manifest, launches=tuple(launches))
 
-    session.change(forge)
+    session.manifest.change(forge)
     [error] = run(executor)
     assert "secret" not in str(error)
     assert precious.exists()
@@ -615,9 +617,9 @@ def test_a_bell_that_names_foreign_objects_leads_nowhere(store_url: str) -> None
     foreign = [
         "../../etc/passwd",
         "sessions/another-one/status/0000.000000/0000.0000000000-1",
-        f"{session.keys.status}0000.000000/../../../x",
-        f"{session.keys.status}0000.000000/0000.0000000009-1",
-        f"{session.keys.status}0000.000000/0000.0000000000-999",
+        f"{session.keys.statuses}0000.000000/../../../x",
+        f"{session.keys.statuses}0000.000000/0000.0000000009-1",
+        f"{session.keys.statuses}0000.000000/0000.0000000000-999",
         session.keys.manifest,
     ]
     session.store.put(
@@ -635,6 +637,6 @@ def test_a_record_that_would_take_gigabytes_is_refused(store_url: str) -> None:
             status.decode(body)
         session_of(executor).store.put(key, body)
         with pytest.raises(RecordInvalid, match="0000000000-1"):
-            session_of(executor).read(key)
+            session_of(executor).statuses.read(key)
     assert local_pids(session_of(executor)) == []
     executor.cleanup(force=True)

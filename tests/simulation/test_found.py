@@ -25,31 +25,31 @@ def _with_another_epoch(manifest: Manifest) -> Manifest | None:
 
 def test_closing_an_epoch_keeps_what_another_thread_changed_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Manifest and ETag were taken one after the other: an epoch that was opened in between was lost with its tasks."""
-    monkeypatch.setattr(epochs, "GROUPS_PER_EPOCH", 1)
+    monkeypatch.setattr(epochs, "STATUSES_PER_EPOCH", 1)
     rig = Rig()
     key = rig.submit(1)
     rig.write_entries(key, state=State.COMPLETED)
-    session, groups = rig.session, rig.session.all_groups()
-    rig.before("list", rig.keys.epoch(0, 0), lambda: session.change(_with_another_epoch))
+    session, groups = rig.session, rig.session.statuses.all()
+    rig.before("list", rig.keys.epoch(0, 0), lambda: session.manifest.change(_with_another_epoch))
     close_epochs(session, groups)
-    assert rig.another().refresh().open_epochs() == [(0, 1)]
+    assert rig.another().manifest.refresh().open_epochs() == [(0, 1)]
 
 
 def test_what_is_remembered_of_the_manifest_never_goes_back() -> None:
     """A slow answer of one thread overwrote what another had written since."""
     rig = Rig()
-    rig.another().change(_with_another_epoch)
+    rig.another().manifest.change(_with_another_epoch)
     get = rig.session.store.get
 
     def slow(key: str, **options: Any) -> Any:
         stored = get(key, **options)
         rig.session.store.get = get  # type: ignore[method-assign]
-        rig.session.change(_with_a_submitter)
+        rig.session.manifest.change(_with_a_submitter)
         return stored
 
     rig.session.store.get = slow  # type: ignore[method-assign]
-    rig.session.refresh()
-    assert len(rig.session.manifest.submitters) == 2
+    rig.session.manifest.refresh()
+    assert len(rig.session.manifest.current.submitters) == 2
 
 
 def _with_a_submitter(manifest: Manifest) -> Manifest | None:
@@ -61,7 +61,7 @@ def _with_a_submitter(manifest: Manifest) -> Manifest | None:
 def test_a_retry_holds_an_epoch_of_a_client_that_it_has_not_heard_of() -> None:
     """The remembered manifest did not know the submitter yet: IndexError."""
     rig = Rig()
-    rig.session.refresh()
-    rig.another().change(_with_a_submitter)
-    rig.session.change(lambda manifest: tasks._held(manifest, ordinal=1, epoch=0, hold="h"))
-    assert rig.another().refresh().submitters[1] == Submitter("c1", 1, (0,), ((0, "h"),))
+    rig.session.manifest.refresh()
+    rig.another().manifest.change(_with_a_submitter)
+    rig.session.manifest.change(lambda manifest: tasks._held(manifest, ordinal=1, epoch=0, hold="h"))
+    assert rig.another().manifest.refresh().submitters[1] == Submitter("c1", 1, (0,), ((0, "h"),))

@@ -150,7 +150,7 @@ def close_an_epoch_without_listing_again(patch: pytest.MonkeyPatch) -> None:
             after = replace(before, open=kept, left=before.left or leaves)
             return None if after == before else manifest.with_submitter(ordinal, after)
 
-        session.change(step)
+        session.manifest.change(step)
 
     patch.setattr(epochs, "_close", close)
 
@@ -171,7 +171,7 @@ def close_an_epoch_too_early(patch: pytest.MonkeyPatch) -> None:
             after = replace(before, open=(), left=True)
             return None if after == before else manifest.with_submitter(ordinal, after)
 
-        session.change(step)
+        session.manifest.change(step)
 
     patch.setattr(epochs, "leave", leave)
 

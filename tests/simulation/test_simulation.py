@@ -90,10 +90,10 @@ def test_what_a_simulation_replaces_is_put_back() -> None:
     from starburst_executor.store import open as store_open
     from starburst_executor.store import patient
 
-    before, openers = submitter.GROUPS_PER_EPOCH, dict(store_open._openers)
+    before, openers = submitter.STATUSES_PER_EPOCH, dict(store_open._openers)
     simulate(1)
     assert patient.threading is engine.threading is threading
-    assert before == submitter.GROUPS_PER_EPOCH > 100
+    assert before == submitter.STATUSES_PER_EPOCH > 100
     assert store_open._openers == openers
 
 

@@ -213,7 +213,7 @@ class Chaos:
             now = self.n_ended()
             silent_s = time.monotonic() - last_at
             longest_s = max(longest_s, silent_s)
-            assert silent_s < _STUCK_S, f"nothing ends: ended={last}, manifest={self.session.refresh()}"
+            assert silent_s < _STUCK_S, f"nothing ends: ended={last}, manifest={self.session.manifest.refresh()}"
             if now > last:
                 last, last_at = now, time.monotonic()
             time.sleep(0.02)

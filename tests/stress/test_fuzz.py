@@ -182,7 +182,7 @@ def _decoders() -> dict[str, tuple[Decoder, list[bytes]]]:
 
     def read_output(body: bytes) -> object:
         store.put(session.keys.logs("0-7", "w.0"), body)
-        return session.output("0-7", ended.entries[0]._replace(log=Located("w.0", 0, len(body))))
+        return session.payloads.output("0-7", ended.entries[0]._replace(log=Located("w.0", 0, len(body))))
 
     def planted(body: bytes) -> object:
         found = records.decode_beat(body)

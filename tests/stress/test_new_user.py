@@ -328,7 +328,7 @@ def losses(user: User, session_id: str, patch: pytest.MonkeyPatch) -> int:
             here.setenv(name, value)
         executor = DetachedExecutor.reattach(session_id, launcher="none")
         session = executor._engine.session
-        found = [session.read(group.key) for group in session.all_groups()]
+        found = [session.statuses.read(group.key) for group in session.statuses.all()]
         executor.detach()
     return sum(entry.losses for one in found if one is not None for entry in one.status.entries)
 

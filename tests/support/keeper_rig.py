@@ -75,7 +75,7 @@ class Client:
         self.needs = True
         self.claims: set[str] = set()  # that stand in what it collects
         session = rig.another()
-        session.refresh()
+        session.manifest.refresh()
         self.session = session
         self.client_id = client_id
         self.keeper = ClientKeeper(
@@ -111,4 +111,4 @@ class Client:
 def launches(rig: Rig) -> tuple[Launch, ...]:
     """Those in the manifest, with their handles as the launcher gave them."""
     session = rig.another()
-    return tuple(replace(one, handle=handle_of(session.sealer, one)) for one in session.manifest.launches)
+    return tuple(replace(one, handle=handle_of(session.sealer, one)) for one in session.manifest.current.launches)

@@ -10,7 +10,7 @@ from typing import Any
 
 from starburst_executor.config import Timings
 from starburst_executor.protocol import calls, outcomes, status
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import (
     ATTACHED,
     Bell,
@@ -23,7 +23,8 @@ from starburst_executor.protocol.records import (
 )
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Ended, Entry, State, Status
-from starburst_executor.session.store import SessionStore, new_token
+from starburst_executor.session.manifest.current import new_token
+from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import Asked, FakeClock, Fault, FaultyStore, MemoryStore
 from starburst_executor.worker.arguments import Arguments, Arrived, Wanted
@@ -52,7 +53,7 @@ class Rig:
             "submitters": (Submitter("c0", 1, (0,)),),
             **manifest,
         }
-        self.session.create_manifest(
+        self.session.manifest.create(
             Manifest(
                 session_id=SESSION,
                 created_at=self.clock.now(),
@@ -80,7 +81,7 @@ class Rig:
 
     @property
     def timings(self) -> Timings:
-        return self.session.manifest.timings
+        return self.session.manifest.current.timings
 
     @contextmanager
     def requests(self) -> Iterator[Counter[str]]:
@@ -111,13 +112,13 @@ class Rig:
 
     def submit(self, n_tasks: int, *, first: int = 0, epoch: int = 0, call: Any = (2, 3), digest: str = DIGEST) -> str:
         """A status object of pending tasks, each `pow(*call)`; its key."""
-        ref = GroupRef(0, first, n_tasks, epoch)
+        ref = StatusRef(0, first, n_tasks, epoch)
         pickled = calls.dump_call(call, {})
         entries = tuple(
             Entry.pending(0, self.sealer.sealed("call", status.call_label(0, first + i, digest), pickled))
             for i in range(n_tasks)
         )
-        key: str = self.keys.group(ref)
+        key: str = self.keys.status(ref)
         self.objects.create(key, status.encode(Status(0, first, (digest,), entries), self.clock.new_id()))
         return key
 
@@ -127,9 +128,9 @@ class Rig:
         assert stored is not None
         return status.decode(stored.body)
 
-    def call(self, ref: GroupRef, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call(self, ref: StatusRef, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a stored task, as a worker that has kept nothing gets them."""
-        seen = self.read(self.keys.group(ref))
+        seen = self.read(self.keys.status(ref))
         entry = seen.entries[index]
         assert entry.call is not None
         label = status.call_label(ref.ordinal, ref.first + index, seen.functions[entry.function])

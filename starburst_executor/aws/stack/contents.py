@@ -128,7 +128,7 @@ def _sessions_alive(clients: Clients, has: Contents, clock: Clock) -> Iterator[s
 def _is_alive(store: ObjectStore, session_id: str, clock: Clock) -> bool:
     session = SessionStore(store, session_id, Sealer(b"", session_id), clock)
     try:
-        if session.refresh().state.is_over:
+        if session.manifest.refresh().state.is_over:
             return False
         beats = [read_beat(session, sign.key) for sign in list_workers(session) if not sign.has_left]
     except (SessionNotFound, RecordInvalid, VersionMismatch):

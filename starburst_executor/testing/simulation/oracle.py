@@ -150,7 +150,7 @@ class Oracle:
         """Record that one object changed."""
         if self.is_deleted:
             return
-        if key.startswith(self.keys.status):
+        if key.startswith(self.keys.statuses):
             self._wrote_status(key, after, process)
         elif key == self.keys.manifest:
             self._wrote_manifest(before, after, process)
@@ -186,7 +186,7 @@ class Oracle:
 
     def _wrote_status(self, key: str, after: Kept | None, process: Process) -> None:
         old = self.statuses.get(key)
-        ref = self.keys.parse_group(key)
+        ref = self.keys.parse_status(key)
         if ref is None:
             self._fail(f"a status object under an odd key: {key}")
             return
@@ -220,7 +220,7 @@ class Oracle:
         for digest in new.functions:
             if self.keys.function(digest) not in self._objects and any(e.call is not None for e in new.entries):
                 self._fail(f"a task was stored before its function: {key}")
-        ref = self.keys.parse_group(key)
+        ref = self.keys.parse_status(key)
         if self.manifest is not None and self.manifest.state.is_over:
             self.born_late.add(key)
         for index, entry in enumerate(new.entries):
@@ -229,7 +229,7 @@ class Oracle:
                 continue
             call = entry.call
             if isinstance(call, Located):
-                kept = self._objects.get(self.keys.calls(ref.group_id if ref is not None else ""))
+                kept = self._objects.get(self.keys.calls(ref.status_id if ref is not None else ""))
                 if kept is None:
                     self._fail(f"a task was stored before its call: {key}")
                     continue
@@ -250,7 +250,7 @@ class Oracle:
         found = {}
         for part in pieces.decode(call) or ():
             if isinstance(part, Piece):
-                kept = self._objects.get(self.keys.calls(part.group_id))
+                kept = self._objects.get(self.keys.calls(part.status_id))
                 found[part.name] = b"" if kept is None else kept.body[part.start : part.start + part.length]
                 if len(found[part.name]) != part.length:
                     return None
@@ -381,8 +381,8 @@ class Oracle:
         """Check that the committed outcome was made by this worker under this attempt, and is stored."""
         body = b.outcome
         if isinstance(body, Located):
-            ref = next((self.keys.parse_group(k) for k, s in self.statuses.items() if s is new), None)
-            kept = self._objects.get(self.keys.outcomes(ref.group_id, body.part)) if ref is not None else None
+            ref = next((self.keys.parse_status(k) for k, s in self.statuses.items() if s is new), None)
+            kept = self._objects.get(self.keys.outcomes(ref.status_id, body.part)) if ref is not None else None
             if kept is None:
                 return "an outcome was committed before it was stored"
             body = kept.body[body.start : body.start + body.length]

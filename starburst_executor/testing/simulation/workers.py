@@ -173,10 +173,10 @@ def _opened(world: World, worker: WorkerProcess, session_id: str, leaving: Leavi
     clock: ProcessClock = worker.clock
     store = PatientStore(Line(world.vault), clock, patience_s=_AWAY_S)
     session = SessionStore(store, session_id, Sealer(bytes.fromhex(KEY), session_id), clock)
-    session.refresh()
-    session.check_python()
+    session.manifest.refresh()
+    session.manifest.check_python()
     nursery: Any = SimulatedNursery(worker, world.lots.fork(), world.oracle, world.tries, partial(_poisoned, world))
-    limit_s = session.manifest.task_timeout
+    limit_s = session.manifest.current.task_timeout
     if limit_s is not None:
         nursery.started = lambda _, still_runs: world.within(
             (limit_s + _LATE_S) / _SLOWEST, worker, lambda: not still_runs(), "a task runs on past its task_timeout"

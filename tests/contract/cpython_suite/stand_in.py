@@ -119,7 +119,7 @@ class StandIn(StarburstExecutor):
 
     @property
     def _broken(self) -> bool:
-        return self._engine.session.manifest.state == SessionState.BROKEN
+        return self._engine.session.manifest.current.state == SessionState.BROKEN
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         # A pool hands calls to its processes as they are submitted, so that the first ones can no longer be cancelled.

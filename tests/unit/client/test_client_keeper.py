@@ -94,7 +94,7 @@ def test_an_intent_of_a_client_that_died_counts_for_a_while_and_then_no_more() -
 def intend(rig: Rig, client_id: str, *beats: ClientBeat) -> None:
     """A client has written that it is about to start workers, and is not heard of any more."""
     launch = Launch("l", "fake", 4, "", rig.clock.now(), client=client_id)
-    rig.session.change(lambda m: replace(m, launches=(launch,)))
+    rig.session.manifest.change(lambda m: replace(m, launches=(launch,)))
     for beat in beats:
         rig.objects.put(rig.keys.client(client_id), encode(beat, rig.clock.new_id()))
 
@@ -153,7 +153,7 @@ def test_workers_that_took_long_to_start_are_found_all_the_same() -> None:
     start = launcher.start
 
     def slow(order: Order, handle: str = "") -> Started:
-        rig.session.change(lambda m: replace(m, launches=()))
+        rig.session.manifest.change(lambda m: replace(m, launches=()))
         return start(order, handle)
 
     launcher.start = slow  # type: ignore[method-assign]
@@ -165,8 +165,8 @@ def test_nothing_is_started_for_a_session_that_ends_at_that_moment() -> None:
     rig, launcher = Rig(), FakeLauncher()
     client = Client(rig, launcher)
     ending = rig.another()
-    ending.refresh()
-    rig.before("swap", rig.keys.manifest, lambda: ending.end(SessionState.TERMINATED, "over"))
+    ending.manifest.refresh()
+    rig.before("swap", rig.keys.manifest, lambda: ending.manifest.end(SessionState.TERMINATED, "over"))
     client.keeper.turn()
     assert launcher.orders == []
 
@@ -175,8 +175,8 @@ def test_only_what_is_missing_is_started() -> None:
     rig, launcher = Rig(workers=4), FakeLauncher()
     client = Client(rig, launcher)
     client.turns(1.0)
-    rig.session.change(lambda m: replace(m, workers=6))
-    client.session.refresh()
+    rig.session.manifest.change(lambda m: replace(m, workers=6))
+    client.session.manifest.refresh()
     client.turns(1.0)
     assert [order.n_slots for order in launcher.orders] == [4, 2]
 
@@ -186,8 +186,8 @@ def test_surplus_workers_are_drained_newest_first() -> None:
     client = Client(rig, launcher)
     client.turns(1.0)
     for workers in (6, 4):
-        rig.session.change(lambda m, n=workers: replace(m, workers=n))  # type: ignore[misc]
-        client.session.refresh()
+        rig.session.manifest.change(lambda m, n=workers: replace(m, workers=n))  # type: ignore[misc]
+        client.session.manifest.refresh()
         client.keeper.renumber()
         client.turns(1.0)
     assert launcher.stopped == [("w1", False)]
@@ -241,12 +241,12 @@ def test_three_futile_starts_in_a_row_break_the_session_with_the_last_words() ->
     client = Client(rig, launcher)
     key = rig.submit(1)
     for number in range(3):
-        assert rig.another().manifest.state == SessionState.OPEN
+        assert rig.another().manifest.current.state == SessionState.OPEN
         client.turns(2.5)
         assert len(launcher.orders) == number + 1
         launcher.kill(f"w{number}", "no module named x")
     client.turns(1.0)
-    assert rig.another().manifest.state == SessionState.BROKEN
+    assert rig.another().manifest.current.state == SessionState.BROKEN
     assert len(launcher.orders) == 3
     error = reason_of(rig, key)
     assert isinstance(error, ExecutorBroken)
@@ -262,7 +262,7 @@ def test_workers_that_have_worked_in_between_keep_the_session_going() -> None:
             rig.beat(f"w{number}", n_ended=1)
         launcher.kill(f"w{number}")
     client.turns(2.5)
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
     assert len(launcher.orders) == 9
 
 
@@ -289,7 +289,7 @@ def test_workers_that_were_killed_at_their_start_prove_nothing() -> None:
         client.turns(0.1 * 2**number)
         launcher.kill(f"w{number}", "exit status -9", by_signal=True)
     client.turns(15.0)
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
     assert len(launcher.orders) == 9
 
 
@@ -315,7 +315,7 @@ def test_while_workers_that_joined_by_hand_do_the_work_nothing_breaks() -> None:
         client.turns(5.0)
         for order in range(len(launcher.orders)):
             launcher.kill(f"w{order}")
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
     assert 3 < len(launcher.orders) < 20
 
 
@@ -335,9 +335,9 @@ def test_workers_that_live_and_say_nothing_break_the_session_in_time() -> None:
     rig, launcher = Rig(), FakeLauncher()
     client = Client(rig, launcher)
     client.turns(rig.timings.launch_s - 5)
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
     client.turns(10.0)
-    assert rig.another().manifest.state == SessionState.BROKEN
+    assert rig.another().manifest.current.state == SessionState.BROKEN
 
 
 def test_the_time_in_which_the_store_was_away_is_no_silence() -> None:
@@ -354,10 +354,10 @@ def test_the_time_in_which_the_store_was_away_is_no_silence() -> None:
 
     rig.objects.list = away  # type: ignore[method-assign]
     client.turns(300.0)
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
     rig.beat("w0", 1)
     client.turns(90.0)
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
 
 
 def test_the_beats_of_workers_that_are_gone_do_not_hide_that_new_ones_are_silent() -> None:
@@ -365,19 +365,19 @@ def test_the_beats_of_workers_that_are_gone_do_not_hide_that_new_ones_are_silent
     rig.beat("earlier", state=WorkerState.LEFT)
     client = Client(rig, launcher)
     client.turns(3 * rig.timings.launch_s)
-    assert rig.another().manifest.state == SessionState.BROKEN
+    assert rig.another().manifest.current.state == SessionState.BROKEN
 
 
 def test_one_silent_worker_beside_others_that_work_breaks_nothing() -> None:
     rig, launcher = Rig(workers=4), FakeLauncher()
     client = Client(rig, launcher)
     client.turns(1.0)
-    rig.session.change(lambda m: replace(m, workers=5))
+    rig.session.manifest.change(lambda m: replace(m, workers=5))
     for number in range(20):
         rig.beat("w0", number)
         client.turns(rig.timings.beat_s)
     assert len(launcher.orders) == 2
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
 
 
 # --- beats ------------------------------------------------------------------------------------------------------------
@@ -413,7 +413,7 @@ def test_what_is_left_of_a_session_that_is_over_is_ended_by_whoever_is_there() -
     rig = Rig()
     client = Client(rig)
     key = rig.submit(2)
-    rig.another().end(SessionState.EXPIRED, "late")
+    rig.another().manifest.end(SessionState.EXPIRED, "late")
     client.turns(1.0)
     assert rig.states(key) == [State.FAILED] * 2
 

@@ -135,12 +135,12 @@ def test_senders_that_wait_for_each_others_pieces_do_not_wait_for_ever() -> None
     known = client.submitter.pieces
     place, ones = known.place, known.keep(b"1" * MB)
 
-    def place_each_with_its_own(wanted: KeptPiece, group_id: str, start: int) -> bytes | None:
+    def place_each_with_its_own(wanted: KeptPiece, status_id: str, start: int) -> bytes | None:
         """A race, put in order: the first batch has the ones in hand, the second the twos."""
         owner = "0000.0000000000" if wanted is ones else "0000.0000000001"
         body = wanted.body
         place(wanted, owner, 0)
-        return body if group_id == owner else None
+        return body if status_id == owner else None
 
     known.place = place_each_with_its_own  # type: ignore[method-assign]  # see there
     threads = [threading.Thread(target=client.submitter.send, args=(batch,)) for batch in (first, second)]

@@ -13,7 +13,7 @@ from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.errors import PayloadError, RecordInvalid, SessionNotFound, StoreUnavailable
 from starburst_executor.protocol import outcomes, status
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Ended, Located, State
 from starburst_executor.testing import Fault, MemoryStore
@@ -43,7 +43,7 @@ class Client:
     def __init__(self, *, few: int = 12, warn_bytes: int = 2**28) -> None:
         self.rig = Rig()
         session = self.rig.another()
-        session.refresh()
+        session.manifest.refresh()
         self.collector = Collector(session, one_by_one, few=few, warn_bytes=warn_bytes)
 
     def submit(
@@ -54,7 +54,7 @@ class Client:
         return key, self.watch(key, run=run, known=known)
 
     def watch(self, key: str, *, run: int = 1, known: bool = True) -> list[StarburstFuture[Any]]:
-        ref = self.rig.keys.parse_group(key)
+        ref = self.rig.keys.parse_status(key)
         stored = self.rig.objects.get(key)
         assert stored is not None
         futures: list[StarburstFuture[Any]] = [
@@ -65,7 +65,7 @@ class Client:
 
     def end_apart(self, key: str, values: list[object], part: str = "w.1-1") -> None:
         """Complete the tasks with outcomes in an object of their own."""
-        rig, ref = self.rig, self.rig.keys.parse_group(key)
+        rig, ref = self.rig, self.rig.keys.parse_status(key)
         rig.claim(key, "w.1")
         seen, body, ended = rig.read(key), b"", {}
         for i, value in enumerate(values):
@@ -74,7 +74,7 @@ class Client:
             )
             ended[i] = Ended(State.COMPLETED, Located(part, len(body), len(sealed)), None, 0.0, 0)
             body += sealed
-        rig.objects.create(rig.keys.outcomes(ref.group_id, part), body)
+        rig.objects.create(rig.keys.outcomes(ref.status_id, part), body)
         rig.write(key, lambda now: status.commit(now, "w.1", ended, 0.0)[0])
 
 
@@ -176,7 +176,7 @@ def test_while_more_tasks_wait_than_can_run_polls_keep_the_pace_of_the_tasks() -
         )
         if i == 89:
             client.collector.poll()
-            assert client.rig.session.manifest.workers < client.collector.n_waiting == 10
+            assert client.rig.session.manifest.current.workers < client.collector.n_waiting == 10
             assert 0.4 < client.collector.pause_s() <= 0.5
     client.collector.poll()
     assert client.collector.pause_s() <= client.rig.timings.poll_min_s
@@ -392,7 +392,7 @@ def test_a_deleted_session_is_told_and_not_mistaken_for_a_missing_object(few: in
     if manifest == "gone":
         client.rig.objects.delete([client.rig.keys.manifest])
     else:
-        client.rig.session.change(lambda m: replace(m, state=SessionState.DELETED))
+        client.rig.session.manifest.change(lambda m: replace(m, state=SessionState.DELETED))
     client.rig.objects.delete([key])
     with pytest.raises(SessionNotFound):
         client.collector.poll()
@@ -471,6 +471,6 @@ def test_an_object_that_a_listing_lacks_is_read_before_it_counts_as_gone(
     assert asked["get"] + asked["not_modified"] >= n_lacking
     assert not any(future.done() for future in all_futures)
     monkeypatch.undo()
-    rig.end(rig.keys.group(GroupRef(0, 0, 1, 0)), 8)
+    rig.end(rig.keys.status(StatusRef(0, 0, 1, 0)), 8)
     client.collector.poll()
     assert all_futures[0].result(0) == 8

@@ -39,7 +39,7 @@ class Client:
         self.rig = Rig(clock=clock, timings=replace(Timings.embedded(), beat_s=0.2))
         store = PatientStore(self.rig.faulty, clock, patience_s=0.2)
         session = SessionStore(store, SESSION, self.rig.sealer, clock)
-        session.refresh()
+        session.manifest.refresh()
         settings = config.resolve(detached=False, store="sqlite:///unused", workers=4)
         opened = Opened(session, store, SessionKey(KEY))
         self.engine = Engine(opened, None, clock, detached=False, ordinal=0, settings=settings)
@@ -53,7 +53,7 @@ class Client:
 
     def work(self) -> None:
         """Complete every task that is pending."""
-        for group in self.rig.another().all_groups():
+        for group in self.rig.another().statuses.all():
             if group.size_class.has_pending:
                 self.rig.end(group.key, claim_id=f"w.{group.etag}")
 
@@ -106,7 +106,7 @@ def test_an_object_that_had_ended_before_its_futures_were_done_is_collected(clie
     future = client.submit(pow, threading.Lock())
     assert client.sending.flush(PATIENCE_S)
     twin = engine._new_future(0, 0)
-    (group,) = client.rig.another().all_groups()
+    (group,) = client.rig.another().statuses.all()
     assert client.rig.states(group.key) == [State.FAILED]
     sent: list[Acknowledged] = []
     client.sending._submitter._acknowledged = sent.append  # type: ignore[union-attr]
@@ -137,7 +137,7 @@ def test_what_is_acknowledged_after_all_was_given_up_is_told_too(client: Client)
     assert isinstance(future.exception(PATIENCE_S), StarburstError)
     late = engine._new_future(0, 1)
     key = client.rig.submit(1, first=1)
-    client.sending._on_acknowledged(Acknowledged(key, client.rig.keys.parse_group(key), "", [late]))
+    client.sending._on_acknowledged(Acknowledged(key, client.rig.keys.parse_status(key), "", [late]))
     assert isinstance(late.exception(0), StarburstError)
     assert ends(engine.ending.wait_done)
 
@@ -146,8 +146,8 @@ def test_a_deleted_session_is_told_on_every_future(client: Client) -> None:
     futures = [client.submit() for _ in range(3)]
     assert client.sending.flush(PATIENCE_S)
     other = client.rig.another()
-    other.end(SessionState.DELETED, "")
-    client.rig.objects.delete([line.key for line in client.rig.objects.list(client.rig.keys.status)])
+    other.manifest.end(SessionState.DELETED, "")
+    client.rig.objects.delete([line.key for line in client.rig.objects.list(client.rig.keys.statuses)])
     for future in futures:
         assert isinstance(future.exception(PATIENCE_S), SessionNotFound)
     assert ends(client.engine.ending.wait_done)
@@ -162,7 +162,7 @@ def test_a_deleted_session_is_told_on_every_future(client: Client) -> None:
     ],
 )
 def test_a_session_that_is_over_takes_no_more_work(client: Client, state: SessionState, kind: type[Exception]) -> None:
-    client.engine.session.end(state, "why")
+    client.engine.session.manifest.end(state, "why")
     with pytest.raises(kind):
         client.submit()
 
@@ -171,7 +171,7 @@ def test_cancel_reaches_what_is_queued_and_what_is_pending_but_not_what_is_claim
     engine = client.engine
     claimed, pending = client.submit(), client.submit()
     assert client.sending.flush(PATIENCE_S)
-    (first, *rest) = client.rig.another().all_groups()
+    (first, *rest) = client.rig.another().statuses.all()
     client.rig.claim(first.key, "w.1", 1)
     assert (len(rest), first.ref.n_tasks) in ((0, 2), (1, 1))
     assert engine.cancel([claimed, pending]) == 1

@@ -40,15 +40,15 @@ def test_a_forged_launch_is_not_asked_for_stopped_or_gone_on_with() -> None:
     rig, launcher = Rig(), FakeLauncher()
     client = Client(rig, launcher)
     client.keeper.turn()
-    (own,) = rig.another().manifest.launches
+    (own,) = rig.another().manifest.current.launches
     forged = replace(own, handle="forged.w7")
     unfinished = replace(own, launch_id="l2", handle="forged.w8", settled=False)
-    rig.session.change(lambda m: replace(m, launches=(forged, unfinished)))
+    rig.session.manifest.change(lambda m: replace(m, launches=(forged, unfinished)))
     launcher.dead["w7"] = "a lie"
     client.turns(60.0)
     assert client.keeper.buried == frozenset()
     assert len(launcher.orders) > 1, "it counts for nothing, so others are started"
     session = rig.another()
-    session.refresh()
+    session.manifest.refresh()
     Workforce(session, launcher).stop()
     assert not {"w7", "w8"} & {handle for handle, _ in launcher.stopped}

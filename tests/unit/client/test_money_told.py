@@ -19,7 +19,7 @@ from tests.support.session_rig import Rig
 )
 def test_requests_cost_on_aws_alone(url: str, usd: float) -> None:
     rig = Rig()
-    cost = cost_of(rig.session.manifest, rig.clock.now(), [], [], {"get": 1000}, url)
+    cost = cost_of(rig.session.manifest.current, rig.clock.now(), [], [], {"get": 1000}, url)
     assert (cost.requests_usd, cost.workers_usd, cost.total_usd) == (usd, 0.0, usd)
 
 
@@ -57,7 +57,7 @@ def test_a_launch_carries_its_price_and_leaves_what_it_has_cost() -> None:
     (fresh,) = launches(rig)
     assert fresh.launch_id != launch.launch_id
     # One was heard of once, at its start: a minute each.
-    assert rig.another().manifest.spent_usd == pytest.approx(4 * 0.5 / 60, rel=0.1)
+    assert rig.another().manifest.current.spent_usd == pytest.approx(4 * 0.5 / 60, rel=0.1)
 
 
 def test_replacements_that_are_too_dear_are_not_started_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
@@ -65,11 +65,11 @@ def test_replacements_that_are_too_dear_are_not_started_and_the_others_go_on(cap
     launcher.usd_each = 0.5
     client = Client(rig, launcher)
     client.turns(1.0)
-    rig.session.change(lambda manifest: replace(manifest, workers=8))
+    rig.session.manifest.change(lambda manifest: replace(manifest, workers=8))
     client.turns(2 * rig.timings.beat_s)
     assert len(launcher.orders) == 1
     assert "about $4.00 an hour would run, max_hourly_cost is $3.00; request fewer" in caplog.text
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
     launcher.kill("w0")
     client.turns(60.0)
-    assert rig.another().manifest.reason.startswith("BudgetExceeded: workers for about $4.00 an hour")
+    assert rig.another().manifest.current.reason.startswith("BudgetExceeded: workers for about $4.00 an hour")

@@ -17,7 +17,7 @@ SPEC = "fargate?cpu=2&image=workers:1&stack=team&region=eu-west-1"
 def rig_with(spec: str, seal_of: str) -> Rig:
     rig = Rig(kind=DETACHED)
     seal = rig.sealer.seal("launcher", "", seal_of.encode())
-    rig.session.change(lambda manifest: replace(manifest, launcher=spec, launcher_seal=seal))
+    rig.session.manifest.change(lambda manifest: replace(manifest, launcher=spec, launcher_seal=seal))
     return rig
 
 

@@ -16,7 +16,7 @@ from starburst_executor.client.collector import Place
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.returning import Returning
 from starburst_executor.errors import ExecutorBroken, SessionNotFound, StarburstError
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.testing import FakeClock
 
 PATIENCE_S = 20.0
@@ -66,7 +66,7 @@ class Left:
         self.may_attach.set()
         self.futures: list[StarburstFuture[int]] = [StarburstFuture(self, 0, i) for i in range(6)]
         places = [
-            Place(f"key-{first}", GroupRef(0, first, 3, 0), {i: [self.futures[first + i]] for i in range(3)})
+            Place(f"key-{first}", StatusRef(0, first, 3, 0), {i: [self.futures[first + i]] for i in range(3)})
             for first in (0, 3)
         ]
         self.returning = Returning(self._attach, self._named, places, "a-session", self.clock)

@@ -44,7 +44,7 @@ class SlowLauncher(FakeLauncher):
 
 
 def broken(client: Client) -> str:
-    manifest = client.rig.another().manifest
+    manifest = client.rig.another().manifest.current
     assert manifest.state == SessionState.BROKEN
     return manifest.reason
 
@@ -98,7 +98,7 @@ def test_what_a_client_was_starting_when_it_left_another_goes_on_with_at_once() 
 def test_a_client_that_left_before_it_had_started_any_leaves_no_intent() -> None:
     rig, launcher = Rig(workers=4), SlowLauncher()
     one = Client(rig, launcher, "c1")
-    going = rig.session.manifest.launches
+    going = rig.session.manifest.current.launches
     launcher.start = lambda order, handle="": Started("", 0, 5.0)  # type: ignore[method-assign,misc]  # no handle yet
     one.turns(1.0)
     assert len(launches(rig)) == 1
@@ -121,7 +121,7 @@ def test_the_time_in_which_the_store_was_away_does_not_make_a_launch_too_late() 
     rig.beat("w")
     client.turns(260.0)
     assert [(launch.handle, launch.settled) for launch in launches(rig)] == [("4", True)]
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
 
 
 def test_a_client_that_wakes_does_not_put_back_what_another_has_gone_on_with() -> None:
@@ -140,7 +140,7 @@ def test_what_never_comes_is_an_error_with_the_engines_words_in_time() -> None:
     client = Client(rig, launcher)
     rig.submit(1)
     client.turns(rig.timings.launch_s - 1)
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
     client.turns(5.0)
     assert broken(client) == "no worker could be started: no room in the whole town"
 
@@ -174,7 +174,7 @@ def test_workers_taken_before_their_first_beat_are_not_futile_but_asked_for_more
     launcher.takes_all = True
     client = Client(rig, launcher)
     client.turns(rig.timings.launch_s - 5)
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
     assert 3 < len(launcher.steps) < 10
     client.turns(60.0)
     assert "no worker of launcher 'fake' was heard of within 60 s: taken back" in broken(client)
@@ -235,7 +235,7 @@ def one_of_two(launcher: Knowing) -> tuple[Rig, Client]:
 def test_a_worker_that_never_beats_is_stopped_counted_and_replaced(caplog: pytest.LogCaptureFixture) -> None:
     launcher = Knowing()
     rig, client = one_of_two(launcher)
-    client.turns(rig.another().manifest.timings.launch_s - 20)
+    client.turns(rig.another().manifest.current.timings.launch_s - 20)
     assert launcher.given_up == {}
     with caplog.at_level(logging.WARNING):
         client.turns(60.0)
@@ -243,7 +243,7 @@ def test_a_worker_that_never_beats_is_stopped_counted_and_replaced(caplog: pytes
     assert "a worker says nothing and is stopped: worker=w0-b" in caplog.text
     assert "a worker has ended: worker=w0-b, stopped: no beat within 60 s" in caplog.text
     assert len(launcher.orders) == 2
-    assert rig.another().manifest.state == SessionState.OPEN
+    assert rig.another().manifest.current.state == SessionState.OPEN
 
 
 def test_a_worker_that_cannot_be_stopped_alone_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
 from starburst_executor.errors import StoreUnavailable
 from starburst_executor.protocol import calls, outcomes, status
-from starburst_executor.protocol.keys import GROUPS_PER_EPOCH
+from starburst_executor.protocol.keys import STATUSES_PER_EPOCH
 from starburst_executor.protocol.status import Located, SizeClass, State
 from starburst_executor.testing import Asked, Fault
 from tests.support.session_rig import DIGEST, FUNCTION, Rig
@@ -40,7 +40,7 @@ class Client:
         self.rig = Rig(workers=workers)
         self.rig.objects.delete([self.rig.keys.function(DIGEST)])
         session = self.rig.another()
-        session.refresh()
+        session.manifest.refresh()
         self.acknowledged: list[Acknowledged] = []
         self.submitter = Submitter(
             session,
@@ -99,7 +99,7 @@ def test_a_stored_call_is_what_a_worker_can_open() -> None:
     client.send_all()
     seen = client.rig.read(client.acknowledged[0].key)
     assert client.rig.call(client.acknowledged[0].ref, 0) == ((2, 10), {})
-    assert client.rig.session.function(seen.functions[0]) == FUNCTION
+    assert client.rig.session.payloads.function(seen.functions[0]) == FUNCTION
 
 
 def test_while_one_flies_the_others_gather() -> None:
@@ -134,10 +134,10 @@ def test_ten_thousand_tiny_submits_become_objects_of_at_most_256_tasks_and_128_k
         client.send_all()
     assert counts["create"] == 1 + 40
     assert sum(counts.values()) <= 100
-    lines = client.rig.objects.list(client.rig.keys.status)
+    lines = client.rig.objects.list(client.rig.keys.statuses)
     assert max(line.size for line in lines) <= status.MAX_BYTES
-    assert [group.ref.first for group in client.rig.session.all_groups()] == list(range(0, 10_000, 256))
-    assert {group.size_class for group in client.rig.session.all_groups()} == {SizeClass.ALL_PENDING}
+    assert [group.ref.first for group in client.rig.session.statuses.all()] == list(range(0, 10_000, 256))
+    assert {group.size_class for group in client.rig.session.statuses.all()} == {SizeClass.ALL_PENDING}
 
 
 @pytest.mark.parametrize(("size", "n_tasks"), [(30_000, 1), (1_900, 16), (400, 256)])
@@ -152,7 +152,7 @@ def test_a_status_object_has_few_bytes_of_calls_inline(size: int, n_tasks: int) 
     assert sum(done.ref.n_tasks for done in client.acknowledged) == n_tasks
     for done in client.acknowledged:
         assert all(isinstance(entry.call, bytes) for entry in client.rig.read(done.key).entries)
-    assert max(line.size for line in client.rig.objects.list(client.rig.keys.status)) <= status.MAX_BYTES
+    assert max(line.size for line in client.rig.objects.list(client.rig.keys.statuses)) <= status.MAX_BYTES
 
 
 @pytest.mark.parametrize(("size", "n_tasks"), [(33_000, 1), (4_200, 16), (600, 256)])
@@ -167,7 +167,7 @@ def test_calls_that_would_be_rewritten_too_often_are_stored_apart(size: int, n_t
     for done in client.acknowledged:
         assert all(isinstance(entry.call, Located) for entry in client.rig.read(done.key).entries)
         assert client.rig.call(done.ref, 0)[0] == (b"x" * size,)
-    assert sum(line.size for line in client.rig.objects.list(client.rig.keys.status)) < n_tasks * 60 + 500
+    assert sum(line.size for line in client.rig.objects.list(client.rig.keys.statuses)) < n_tasks * 60 + 500
 
 
 def test_big_calls_are_stored_apart_before_the_object_that_names_them() -> None:
@@ -185,7 +185,7 @@ def test_big_calls_are_stored_apart_before_the_object_that_names_them() -> None:
     assert [isinstance(entry.call, Located) for entry in entries] == [True, False, False]
     for index, size in enumerate((40_000, 10, 200_000)):
         assert client.rig.call(batch.ref, index) == ((b"x" * size,), {})
-    assert client.rig.objects.list(client.rig.keys.status)[-1].size < 1000
+    assert client.rig.objects.list(client.rig.keys.statuses)[-1].size < 1000
 
 
 def test_a_function_is_stored_once_however_many_use_it() -> None:
@@ -211,8 +211,8 @@ def test_lost_answers_change_nothing(fault: Fault, nth: int) -> None:
     client.send_all()
     (batch,) = client.acknowledged
     assert client.rig.states(batch.key) == [State.PENDING]
-    assert client.rig.session.function(DIGEST) == FUNCTION
-    assert len(client.rig.objects.list(client.rig.keys.status)) == 1
+    assert client.rig.session.payloads.function(DIGEST) == FUNCTION
+    assert len(client.rig.objects.list(client.rig.keys.statuses)) == 1
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ def test_a_late_lone_submit_costs_as_much_as_an_early_one() -> None:
 
 def test_an_epoch_is_in_the_manifest_before_there_is_anything_in_it() -> None:
     client = Client()
-    client.submitter._n_groups = GROUPS_PER_EPOCH - 1
+    client.submitter._n_statuses = STATUSES_PER_EPOCH - 1
     client.add()
     client.send_all()
     client.rig.asked.clear()
@@ -246,15 +246,15 @@ def test_an_epoch_is_in_the_manifest_before_there_is_anything_in_it() -> None:
     assert kinds[0] == ("swap", client.rig.keys.manifest)
     assert kinds[1][0] == "create"
     assert "/0000.000001/" in kinds[1][1]
-    assert client.rig.another().manifest.submitters[0].open == (0, 1)
+    assert client.rig.another().manifest.current.submitters[0].open == (0, 1)
 
 
 def test_an_epoch_opened_by_a_batch_that_overtook_another_is_opened_with_those_before() -> None:
     client = Client()
-    client.submitter._n_groups = 3 * GROUPS_PER_EPOCH
+    client.submitter._n_statuses = 3 * STATUSES_PER_EPOCH
     client.add()
     client.send_all()
-    assert client.rig.another().manifest.submitters[0].open == (0, 1, 2, 3)
+    assert client.rig.another().manifest.current.submitters[0].open == (0, 1, 2, 3)
 
 
 # --- cancelled and failed ---------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_a_batch_that_is_cancelled_as_a_whole_costs_nothing_and_leaves_no_gap_in
     for _ in range(2):
         client.add()
         client.send_all()
-    assert client.submitter._n_groups == 2
+    assert client.submitter._n_statuses == 2
 
 
 def test_calls_that_could_not_be_pickled_are_recorded_as_failed() -> None:
@@ -306,7 +306,7 @@ def test_calls_that_could_not_be_pickled_are_recorded_as_failed() -> None:
     assert [entry.state for entry in seen.entries] == [State.FAILED, State.PENDING]
     outcome = seen.entries[0].outcome
     assert outcome is not None
-    body = client.rig.session.outcome("", outcome, status.outcome_label(seen, 0, seen.entries[0]))
+    body = client.rig.session.payloads.outcome("", outcome, status.outcome_label(seen, 0, seen.entries[0]))
     error = outcomes.load_outcome(body)[1]
     assert repr(error) == "TypeError('cannot pickle')"
     assert status.retry(seen, {0: 1}) is seen
@@ -318,7 +318,7 @@ def test_many_failures_do_not_make_an_object_big() -> None:
     for _ in range(300):
         client.add(failed=TypeError("x" * 2000))
     client.send_all()
-    assert max(line.size for line in client.rig.objects.list(client.rig.keys.status)) <= status.MAX_BYTES + 64_000
+    assert max(line.size for line in client.rig.objects.list(client.rig.keys.statuses)) <= status.MAX_BYTES + 64_000
 
 
 # --- bounds and ends --------------------------------------------------------------------------------------------------

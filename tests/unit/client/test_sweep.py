@@ -239,7 +239,7 @@ def test_a_name_of_a_host_that_is_no_text_is_kept(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("starburst_executor.config.machine_boot", lambda: "h\udcff/boot")
     clock = FakeClock()
     rig = rig_of(clock, monkeypatch, kind=ATTACHED, owner=owner.this_process())
-    assert rig.another().refresh().owner.startswith("h\udcff/boot/")
+    assert rig.another().manifest.refresh().owner.startswith("h\udcff/boot/")
 
 
 def test_what_is_open_elsewhere_in_a_real_folder(tmp_path: Path, dead: str) -> None:

@@ -35,7 +35,7 @@ class Client:
         self.keys = [self.rig.submit(10, first=first) for first in range(0, 50, 10)]
         store = PatientStore(self.rig.faulty, clock, patience_s=0.2)
         session = SessionStore(store, SESSION, self.rig.sealer, clock)
-        session.refresh()
+        session.manifest.refresh()
         settings = config.resolve(detached=True, store="sqlite:///unused", workers=4)
         self.engine = Engine(
             Opened(session, store, SessionKey(KEY)), None, clock, detached=True, ordinal=None, settings=settings

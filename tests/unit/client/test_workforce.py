@@ -75,7 +75,7 @@ def far_session() -> Rig:
     launch = Launch("l", "far", 1, "", 0.0, settled=True)
     session = rig.another()
     launch = replace(launch, handle=sealed_handle(session.sealer, launch, "w0"))
-    session.change(lambda manifest: replace(manifest, launches=(launch,)))
+    session.manifest.change(lambda manifest: replace(manifest, launches=(launch,)))
     rig.beat("w0")
     return rig
 

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 from starburst_executor.errors import ConfigError, RecordInvalid
 from starburst_executor.protocol import keys
-from starburst_executor.protocol.keys import GroupRef, SessionKeys, is_session_id, session_folder, task_id, worker_of
+from starburst_executor.protocol.keys import SessionKeys, StatusRef, is_session_id, session_folder, task_id, worker_of
 from starburst_executor.store.url import join_url, split_url
 
 KEYS = SessionKeys("20240101-000000-abcd")
-REF = GroupRef(1, 255, 16, 3)
+REF = StatusRef(1, 255, 16, 3)
 
 refs = st.builds(
-    GroupRef,
+    StatusRef,
     ordinal=st.integers(0, 16**4 - 1),
     first=st.integers(0, 16**10 - 1),
     n_tasks=st.integers(1, 256),
@@ -25,27 +25,27 @@ refs = st.builds(
 
 @given(refs)
 @settings(max_examples=200)
-def test_a_key_is_parsed_as_it_was_built(ref: GroupRef) -> None:
-    key = KEYS.group(ref)
-    assert KEYS.parse_group(key) == ref
+def test_a_key_is_parsed_as_it_was_built(ref: StatusRef) -> None:
+    key = KEYS.status(ref)
+    assert KEYS.parse_status(key) == ref
     assert key.startswith(KEYS.epoch(ref.ordinal, ref.epoch))
 
 
 @given(refs, refs)
 @settings(max_examples=200)
-def test_keys_sort_in_submission_order(one: GroupRef, other: GroupRef) -> None:
+def test_keys_sort_in_submission_order(one: StatusRef, other: StatusRef) -> None:
     if (one.ordinal, one.epoch, one.first) < (other.ordinal, other.epoch, other.first):
-        assert KEYS.group(one) < KEYS.group(other)
+        assert KEYS.status(one) < KEYS.status(other)
 
 
-GOOD = KEYS.group(REF)
+GOOD = KEYS.status(REF)
 
 
 @pytest.mark.parametrize(
     "key",
     [
         "",
-        KEYS.status,
+        KEYS.statuses,
         GOOD + "\n",
         GOOD + "00",
         GOOD + "/x",
@@ -65,15 +65,15 @@ GOOD = KEYS.group(REF)
     ],
 )
 def test_other_keys_are_ignored(key: str) -> None:
-    assert KEYS.parse_group(key) is None
+    assert KEYS.parse_status(key) is None
 
 
 @given(st.text(max_size=60))
 @settings(max_examples=200)
 def test_what_parses_is_what_would_be_built(tail: str) -> None:
-    key = KEYS.status + tail
-    ref = KEYS.parse_group(key)
-    assert ref is None or KEYS.group(ref) == key
+    key = KEYS.statuses + tail
+    ref = KEYS.parse_status(key)
+    assert ref is None or KEYS.status(ref) == key
 
 
 @pytest.mark.parametrize("good", ["abc", "20240101-000000-abcd", "a" * 63, "0--"])
@@ -96,8 +96,8 @@ def test_other_session_ids_are_refused(bad: str) -> None:
 
 def test_every_object_of_a_session_is_in_its_folder() -> None:
     keys = [
-        KEYS.manifest, KEYS.bell, KEYS.function("f" * 32), KEYS.calls(REF.group_id), KEYS.group(REF),
-        KEYS.outcomes(REF.group_id, "w.1-1"), KEYS.logs(REF.group_id, "w.1-1"), KEYS.worker("w"), KEYS.client("c"),
+        KEYS.manifest, KEYS.bell, KEYS.function("f" * 32), KEYS.calls(REF.status_id), KEYS.status(REF),
+        KEYS.outcomes(REF.status_id, "w.1-1"), KEYS.logs(REF.status_id, "w.1-1"), KEYS.worker("w"), KEYS.client("c"),
     ]  # fmt: skip
     assert all(key.startswith("sessions/20240101-000000-abcd/") for key in keys)
     assert len(set(keys)) == len(keys)

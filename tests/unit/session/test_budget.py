@@ -24,18 +24,18 @@ def rig_with(n_workers: int = 4, budget_usd: float | None = 8.0) -> Rig:
     rig = Rig(kind=DETACHED, budget_usd=budget_usd)
     now = rig.clock.now()
     launch = Launch("0001-aa", "fake", n_workers, "w0", now, True, n_workers, now, float(n_workers))
-    rig.session.change(lambda manifest: replace(manifest, launches=(launch,)))
+    rig.session.manifest.change(lambda manifest: replace(manifest, launches=(launch,)))
     for n in range(n_workers):
         rig.beat(f"0001-{n}")
     return rig
 
 
 def state(rig: Rig) -> SessionState:
-    return rig.another().manifest.state
+    return rig.another().manifest.current.state
 
 
 def keep(rig: Rig, budget: Budget, **how: object) -> SessionState:
-    rig.session.refresh()
+    rig.session.manifest.refresh()
     return budget.keep(**{"watches": True, **how}).state  # type: ignore[arg-type]
 
 
@@ -118,7 +118,7 @@ def test_the_beats_are_read_only_when_they_may_matter_and_once_a_minute_at_most(
     rig.clock.advance(2 * HOUR)
     assert n_reads(100.0, n_changed=4) == 1
     # A few cents are left.
-    rig.clock.advance(8 * HOUR - 3 * 60 - 20.0 - (rig.clock.now() - rig.session.manifest.launches[0].since))
+    rig.clock.advance(8 * HOUR - 3 * 60 - 20.0 - (rig.clock.now() - rig.session.manifest.current.launches[0].since))
     rig.beat("0001-3", 7)
     assert n_reads(1.0, n_changed=1) == 1
 
@@ -137,8 +137,8 @@ def test_one_that_does_not_watch_waits_for_those_that_do() -> None:
 def test_a_budget_that_is_raised_at_that_moment_wins() -> None:
     rig = rig_with()
     rig.clock.advance(2 * HOUR)
-    rig.session.refresh()
+    rig.session.manifest.refresh()
     # Behind the back of the one that looks: its swap fails, and it reads anew.
-    rig.another().change(lambda manifest: replace(manifest, budget_usd=100.0))
+    rig.another().manifest.change(lambda manifest: replace(manifest, budget_usd=100.0))
     assert Budget(rig.session).keep(watches=True).state == SessionState.OPEN
     assert state(rig) == SessionState.OPEN

@@ -9,7 +9,7 @@ import pytest
 from starburst_executor.client import tasks
 from starburst_executor.client.submitter import submitter_record
 from starburst_executor.protocol import status
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import DETACHED, ClientBeat, SessionState, encode
 from starburst_executor.protocol.status import Entry, State, Status
 from starburst_executor.session import epochs
@@ -28,7 +28,7 @@ def rig_with(n_clients: int) -> Rig:
 def submit(rig: Rig, ordinal: int, state: State = State.COMPLETED, first: int = 0) -> str:
     """A status object of one task; its key."""
     entry = Entry.pending(0, b"")._replace(state=state, call=None, outcome=b"")
-    key: str = rig.keys.group(GroupRef(ordinal, first, 1, 0))
+    key: str = rig.keys.status(StatusRef(ordinal, first, 1, 0))
     rig.objects.create(key, status.encode(Status(ordinal, first, (DIGEST,), (entry,)), rig.clock.new_id()))
     return key
 
@@ -38,14 +38,14 @@ def beat(rig: Rig, client_id: str, number: int = 1) -> None:
 
 
 def opened(rig: Rig) -> list[tuple[int, int]]:
-    return rig.another().manifest.open_epochs()
+    return rig.another().manifest.current.open_epochs()
 
 
 def look(rig: Rig) -> None:
     """A worker looks for work."""
     session = rig.another()
-    listed = session.refresh().open_epochs()
-    close_epochs(session, session.groups(listed), listed)
+    listed = session.manifest.refresh().open_epochs()
+    close_epochs(session, session.statuses.of_epochs(listed), listed)
 
 
 # --- clients that leave ---------------------------------------------------------------------------------------------
@@ -76,7 +76,7 @@ def test_what_it_leaves_behind_is_listed_until_it_has_ended() -> None:
 
 def test_an_epoch_without_any_task_of_a_client_that_left_is_listed_no_more() -> None:
     rig = rig_with(2)
-    rig.session.change(lambda m: m.with_submitter(1, replace(m.submitters[1], left=True)))
+    rig.session.manifest.change(lambda m: m.with_submitter(1, replace(m.submitters[1], left=True)))
     look(rig)
     assert opened(rig) == [(0, 0)]
 
@@ -95,16 +95,16 @@ def test_a_retry_that_comes_as_it_leaves_keeps_its_epoch(moment: str) -> None:
     submit(rig, 1)
     another = rig.another()
     key = rig.keys.manifest if moment == "swap" else rig.keys.epoch(1, 0)
-    rig.session.refresh()
+    rig.session.manifest.refresh()
 
     def retry() -> None:
-        another.change(lambda m: tasks._held(m, ordinal=1, epoch=0, hold="x.1"))
+        another.manifest.change(lambda m: tasks._held(m, ordinal=1, epoch=0, hold="x.1"))
 
     rig.before(moment, key, retry)
     leave(rig.session, 1)
     assert opened(rig) == [(0, 0), (1, 0)]
     rig.plan = lambda _: None
-    another.change(lambda m: tasks._unheld(m, ordinal=1, epoch=0, hold="x.1"))
+    another.manifest.change(lambda m: tasks._unheld(m, ordinal=1, epoch=0, hold="x.1"))
     look(rig)
     assert opened(rig) == [(0, 0)]
 
@@ -116,7 +116,7 @@ def test_what_a_look_costs_does_not_grow_with_the_clients_that_came() -> None:
         leave(rig.another(), ordinal)
     session = rig.another()
     with rig.requests() as counts:
-        session.groups(session.refresh().open_epochs())
+        session.statuses.of_epochs(session.manifest.refresh().open_epochs())
     assert counts == {"get": 1, "list": 1}
 
 
@@ -173,14 +173,14 @@ def test_the_hold_of_a_retry_whose_client_died_is_taken_off() -> None:
     submit(rig, 0)
     beat(rig, "c0")
     beat(rig, "c9")
-    rig.session.change(lambda m: tasks._held(m, ordinal=0, epoch=0, hold=epochs.hold_of("c9", "1")))
+    rig.session.manifest.change(lambda m: tasks._held(m, ordinal=0, epoch=0, hold=epochs.hold_of("c9", "1")))
     watched(rig, gone_s(rig) - 10.0, alive=("c0",))
-    assert rig.another().manifest.submitters[0].holds
+    assert rig.another().manifest.current.submitters[0].holds
     watched(rig, 2 * gone_s(rig), alive=("c0",))
-    assert not rig.another().manifest.submitters[0].holds
+    assert not rig.another().manifest.current.submitters[0].holds
     # It lived after all: what it made pending is listed.
-    rig.session.change(lambda m: m.with_submitter(0, replace(m.submitters[0], open=())))
-    rig.session.change(lambda m: tasks._unheld(m, ordinal=0, epoch=0, hold=epochs.hold_of("c9", "1")))
+    rig.session.manifest.change(lambda m: m.with_submitter(0, replace(m.submitters[0], open=())))
+    rig.session.manifest.change(lambda m: tasks._unheld(m, ordinal=0, epoch=0, hold=epochs.hold_of("c9", "1")))
     assert opened(rig) == [(0, 0)]
 
 
@@ -193,7 +193,7 @@ def test_a_client_that_was_taken_for_gone_and_is_not_has_its_epochs_listed_again
     assert opened(rig) == [(0, 0)]
     submit(rig, 1, State.PENDING, first=1)
     client = rig.another()
-    client.refresh()
+    client.manifest.refresh()
     return_of(client, "c1")
     assert opened(rig) == [(0, 0), (1, 0)]
     with rig.requests() as counts:
@@ -207,7 +207,7 @@ def test_who_asks_for_all_futures_has_listed_again_what_is_in_no_open_epoch() ->
     submit(rig, 1, State.PENDING)
     assert opened(rig) == [(0, 0)]
     session = rig.another()
-    list_again(session, session.all_groups())
+    list_again(session, session.statuses.all())
     assert opened(rig) == [(0, 0), (1, 0)]
     with rig.requests() as counts:
         list_again(session, ())
@@ -217,7 +217,7 @@ def test_who_asks_for_all_futures_has_listed_again_what_is_in_no_open_epoch() ->
 def test_a_session_that_is_over_is_left_as_it_is() -> None:
     rig = rig_with(2)
     submit(rig, 1)
-    rig.session.end(SessionState.TERMINATED, "")
+    rig.session.manifest.end(SessionState.TERMINATED, "")
     leave(rig.session, 1)
     look(rig)
     assert opened(rig) == [(0, 0), (1, 0)]

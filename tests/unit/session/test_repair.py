@@ -198,7 +198,7 @@ def ended(state: SessionState, reason: str = "why") -> tuple[Rig, str, int]:
     key = rig.submit(3)
     rig.end(rig.submit(1, first=9))
     rig.claim(key, "w.1", 1)
-    manifest = rig.session.end(state, reason)
+    manifest = rig.session.manifest.end(state, reason)
     return rig, key, end_what_is_left(rig.session, manifest)
 
 
@@ -206,7 +206,7 @@ def test_what_is_left_of_a_terminated_session_is_cancelled() -> None:
     rig, key, n_changed = ended(SessionState.TERMINATED)
     assert n_changed == 1
     assert rig.states(key) == [State.CANCELLED] * 3
-    assert end_what_is_left(rig.session, rig.session.manifest) == 0
+    assert end_what_is_left(rig.session, rig.session.manifest.current) == 0
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_an_object_that_cannot_be_read_keeps_nothing_else_from_its_end(body: byt
     rig = Rig()
     rig.objects.put(rig.submit(1), body)
     key = rig.submit(1, first=1)
-    end_what_is_left(rig.session, rig.session.end(SessionState.TERMINATED, ""))
+    end_what_is_left(rig.session, rig.session.manifest.end(SessionState.TERMINATED, ""))
     assert rig.states(key) == [State.CANCELLED]
 
 
@@ -253,7 +253,7 @@ def test_a_worker_that_commits_meanwhile_keeps_its_outcome() -> None:
         )
 
     rig.before("swap", key, done)
-    end_what_is_left(rig.session, rig.session.end(SessionState.TERMINATED, ""))
+    end_what_is_left(rig.session, rig.session.manifest.end(SessionState.TERMINATED, ""))
     assert rig.states(key) == [State.COMPLETED, State.CANCELLED]
 
 
@@ -337,7 +337,7 @@ def objects_to_end(n_objects: int) -> Rig:
     rig = Rig(clock=SystemClock())
     for i in range(n_objects):
         rig.submit(2, first=2 * i)
-    rig.session.end(SessionState.TERMINATED, "cleaned up")
+    rig.session.manifest.end(SessionState.TERMINATED, "cleaned up")
     rig.asked.clear()
     return rig
 
@@ -350,7 +350,7 @@ def test_the_end_of_a_session_costs_as_much_with_many_workers_as_with_one(n_work
 
     def worker() -> None:
         session = rig.another()
-        manifest = session.refresh()
+        manifest = session.manifest.refresh()
         is_started.wait(30)
         end_what_is_left(session, manifest)
 
@@ -359,7 +359,7 @@ def test_the_end_of_a_session_costs_as_much_with_many_workers_as_with_one(n_work
         thread.start()
     for thread in threads:
         thread.join()
-    assert all(group.size_class.has_ended for group in rig.session.all_groups())
+    assert all(group.size_class.has_ended for group in rig.session.statuses.all())
     counts = Counter(asked.kind for asked in rig.asked)
     # Where two meet, one of them has made a GET, a swap and a LIST too many; each worker does at its last look, and some do
     # before.
@@ -370,7 +370,7 @@ def test_the_end_of_a_session_costs_as_much_with_many_workers_as_with_one(n_work
 
 def test_an_object_whose_size_says_that_it_has_not_ended_is_read_once() -> None:
     rig = objects_to_end(1)
-    (group,) = rig.session.all_groups()
+    (group,) = rig.session.statuses.all()
     rig.write_entries(group.key, state=State.CANCELLED)
     stored = rig.objects.get(group.key)
     assert stored is not None
@@ -378,5 +378,5 @@ def test_an_object_whose_size_says_that_it_has_not_ended_is_read_once() -> None:
         body = msgpack.packb({**msgpack.unpackb(stored.body), "pad": b"\0" * n_pad})
         if len(body) % 8 == SizeClass.ALL_PENDING:
             rig.objects.put(group.key, body)
-    assert rig.session.all_groups()[0].size_class == SizeClass.ALL_PENDING
-    assert end_what_is_left(rig.session, rig.session.manifest) == 0
+    assert rig.session.statuses.all()[0].size_class == SizeClass.ALL_PENDING
+    assert end_what_is_left(rig.session, rig.session.manifest.current) == 0

@@ -16,7 +16,7 @@ from starburst_executor.errors import (
     VersionMismatch,
 )
 from starburst_executor.protocol import records, status
-from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
+from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.records import DETACHED, Bell, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
@@ -33,7 +33,9 @@ def more_workers(manifest: Manifest) -> Manifest | None:
 
 def hold(session: SessionStore, epoch: int = 0) -> None:
     """What a retry does first."""
-    session.change(lambda m: m.with_submitter(0, replace(m.submitters[0], open=(epoch,), holds=((epoch, "a hold"),))))
+    session.manifest.change(
+        lambda m: m.with_submitter(0, replace(m.submitters[0], open=(epoch,), holds=((epoch, "a hold"),)))
+    )
 
 
 # --- the manifest -----------------------------------------------------------------------------------------------------
@@ -42,79 +44,83 @@ def hold(session: SessionStore, epoch: int = 0) -> None:
 def test_a_change_costs_one_request() -> None:
     rig = Rig()
     with rig.requests() as counts:
-        assert rig.session.change(more_workers).workers == 5
+        assert rig.session.manifest.change(more_workers).workers == 5
     assert counts == {"swap": 1}
-    assert rig.another().manifest.workers == 5
+    assert rig.another().manifest.current.workers == 5
 
 
 def test_a_change_that_lost_a_race_is_made_on_what_the_winner_wrote() -> None:
     rig = Rig()
     other = rig.another()
-    rig.before("swap", rig.keys.manifest, lambda: other.end(SessionState.CLOSING, "other"), nth=1)
-    changed = rig.session.change(more_workers)
+    rig.before("swap", rig.keys.manifest, lambda: other.manifest.end(SessionState.CLOSING, "other"), nth=1)
+    changed = rig.session.manifest.change(more_workers)
     assert (changed.workers, changed.state) == (5, SessionState.CLOSING)
-    assert rig.another().manifest == changed
+    assert rig.another().manifest.current == changed
 
 
 def test_of_changes_by_two_sessions_none_is_lost() -> None:
     rig = Rig()
     one, other = rig.another(), rig.another()
     for _ in range(5):
-        one.change(more_workers)
-        other.change(more_workers)
-    assert rig.session.refresh().workers == 14
+        one.manifest.change(more_workers)
+        other.manifest.change(more_workers)
+    assert rig.session.manifest.refresh().workers == 14
 
 
 @pytest.mark.parametrize("fault", [Fault.ANSWER_LOST, Fault.ERROR_AFTER, Fault.RESET, Fault.CONFLICT])
 def test_an_unclear_change_is_made_once(fault: Fault) -> None:
     rig = Rig()
     rig.fail("swap", rig.keys.manifest, fault)
-    assert rig.session.change(lambda m: replace(m, workers=9)).workers == 9
-    assert rig.another().manifest.workers == 9
+    assert rig.session.manifest.change(lambda m: replace(m, workers=9)).workers == 9
+    assert rig.another().manifest.current.workers == 9
 
 
 def test_nothing_to_do_is_said_by_a_fresh_manifest_only() -> None:
     rig = Rig()
     stale = rig.another()
-    assert stale.manifest.workers == 4
-    rig.session.change(more_workers)
+    assert stale.manifest.current.workers == 4
+    rig.session.manifest.change(more_workers)
     # By what it remembers there is nothing to do.
-    assert stale.change(lambda m: replace(m, workers=9) if m.workers == 5 else None).workers == 9
+    assert stale.manifest.change(lambda m: replace(m, workers=9) if m.workers == 5 else None).workers == 9
 
 
 def test_nothing_to_do_writes_nothing() -> None:
     rig = Rig()
     with rig.requests() as counts:
-        rig.session.change(lambda _: None)
+        rig.session.manifest.change(lambda _: None)
     assert counts == {"get": 1}
 
 
 def test_the_state_moves_only_forward() -> None:
     rig = Rig()
-    assert rig.session.end(SessionState.EXPIRED, "late").state == SessionState.EXPIRED
-    assert rig.another().end(SessionState.TERMINATED, "again").reason == "late"
-    assert rig.session.end(SessionState.DELETED, "").state == SessionState.DELETED
+    assert rig.session.manifest.end(SessionState.EXPIRED, "late").state == SessionState.EXPIRED
+    assert rig.another().manifest.end(SessionState.TERMINATED, "again").reason == "late"
+    assert rig.session.manifest.end(SessionState.DELETED, "").state == SessionState.DELETED
 
 
 def test_a_session_that_is_gone_says_so() -> None:
     rig = Rig()
     rig.objects.delete([rig.keys.manifest])
-    for ask in (rig.another().refresh, lambda: rig.session.change(more_workers), rig.session.refresh):
+    for ask in (
+        rig.another().manifest.refresh,
+        lambda: rig.session.manifest.change(more_workers),
+        rig.session.manifest.refresh,
+    ):
         with pytest.raises(SessionNotFound, match="session=a-session"):
             ask()
 
 
 def test_an_unchanged_manifest_is_not_read_again() -> None:
     rig = Rig()
-    before = rig.session.manifest
-    assert rig.session.refresh() is before
+    before = rig.session.manifest.current
+    assert rig.session.manifest.refresh() is before
 
 
 def test_a_wrong_key_is_noticed() -> None:
     rig = Rig()
-    assert rig.session.has_right_key()
-    rig.session.change(lambda m: replace(m, token=b"x" * 32))
-    assert not rig.session.has_right_key()
+    assert rig.session.manifest.has_right_key()
+    rig.session.manifest.change(lambda m: replace(m, token=b"x" * 32))
+    assert not rig.session.manifest.has_right_key()
 
 
 # What another program may be after, and what it would write.
@@ -162,37 +168,37 @@ def test_of_each_field_it_is_known_whether_it_is_sealed() -> None:
 def test_settings_that_were_changed_without_the_key_are_refused(name: str, key: bytes) -> None:
     rig = Rig()
     here = rig.another()
-    here.refresh()
+    here.manifest.refresh()
     stranger = SessionStore(rig.objects, "a-session", Sealer(key, "a-session"), rig.clock)
-    stranger.change(lambda m: None if getattr(m, name) == FORGED[name] else replace(m, **{name: FORGED[name]}))
+    stranger.manifest.change(lambda m: None if getattr(m, name) == FORGED[name] else replace(m, **{name: FORGED[name]}))
     before = rig.objects.get(rig.keys.manifest)
     for session in (here, rig.session, rig.another()):
         with pytest.raises(RecordInvalid, match=r"settings.*session=a-session"):
-            session.refresh()
+            session.manifest.refresh()
         # Nor does any change of ours bear our seal then.
         with pytest.raises(RecordInvalid):
-            session.change(lambda m: replace(m, reason="changed"))
+            session.manifest.change(lambda m: replace(m, reason="changed"))
     assert rig.objects.get(rig.keys.manifest) == before
 
 
 def test_states_are_not_sealed_and_the_seal_outlives_their_changes() -> None:
     rig = Rig(task_timeout=5, max_hourly_cost=2)  # integers here, floats once read
     stranger = SessionStore(rig.objects, "a-session", Sealer(b"", "a-session"), rig.clock)
-    assert stranger.manifest.task_timeout == 5.0
-    rig.session.change(lambda m: replace(m, reason="one"))
-    assert rig.another().refresh().reason == "one"
+    assert stranger.manifest.current.task_timeout == 5.0
+    rig.session.manifest.change(lambda m: replace(m, reason="one"))
+    assert rig.another().manifest.refresh().reason == "one"
 
 
 def test_a_stranger_cannot_pass_for_a_session_of_another_key() -> None:
     """A token that does not fit means a wrong key; but this session's key was right before."""
     rig = Rig()
     here = rig.another()
-    assert here.has_right_key()
+    assert here.manifest.has_right_key()
     stranger = SessionStore(rig.objects, "a-session", Sealer(b"", "a-session"), rig.clock)
-    stranger.change(lambda m: None if m.keep else replace(m, keep=True, token=b"x" * 32))
+    stranger.manifest.change(lambda m: None if m.keep else replace(m, keep=True, token=b"x" * 32))
     with pytest.raises(RecordInvalid):
-        here.refresh()
-    assert not rig.another().has_right_key()
+        here.manifest.refresh()
+    assert not rig.another().manifest.has_right_key()
 
 
 # --- status objects ---------------------------------------------------------------------------------------------------
@@ -202,17 +208,17 @@ def test_an_update_lands_on_what_others_wrote() -> None:
     rig = Rig()
     key = rig.submit(2)
     rig.before("swap", key, lambda: rig.claim(key, "w.1", 1))
-    found = rig.session.update(key, lambda seen: status.cancel(seen, [0, 1], 1.0)[0])
+    found = rig.session.statuses.update(key, lambda seen: status.cancel(seen, [0, 1], 1.0)[0])
     assert found is not None
     assert rig.states(key) == [State.CLAIMED, State.CANCELLED]
-    assert rig.session.read(key, found.etag) is None
+    assert rig.session.statuses.read(key, found.etag) is None
 
 
 def test_an_update_whose_answer_is_lost_is_made_once() -> None:
     rig = Rig()
     key = rig.submit(2)
     rig.fail("swap", key, Fault.ANSWER_LOST)
-    rig.session.update(key, lambda seen: status.claim(seen, "w.1", at_most=1, now=0.0, max_losses=3)[0])
+    rig.session.statuses.update(key, lambda seen: status.claim(seen, "w.1", at_most=1, now=0.0, max_losses=3)[0])
     assert [entry.attempt for entry in rig.read(key).entries] == [1, 0]
 
 
@@ -220,9 +226,9 @@ def test_an_update_with_nothing_to_do_writes_nothing() -> None:
     rig = Rig()
     key = rig.submit(1)
     with rig.requests() as counts:
-        assert rig.session.update(key, lambda seen: seen) is not None
+        assert rig.session.statuses.update(key, lambda seen: seen) is not None
     assert counts == {"get": 1}
-    assert rig.session.update(key.replace("-1", "-2"), lambda seen: seen) is None
+    assert rig.session.statuses.update(key.replace("-1", "-2"), lambda seen: seen) is None
 
 
 def test_a_listing_tells_how_things_stand_without_a_read() -> None:
@@ -231,17 +237,17 @@ def test_a_listing_tells_how_things_stand_without_a_read() -> None:
     rig.claim(keys[1], "w.1", 1)
     rig.claim(keys[2], "w.2")
     rig.end(keys[3])
-    rig.objects.put(f"{rig.keys.status}0000.000000/stray", b"")
-    cut = rig.keys.group(GroupRef(0, 8, 2, 0))
+    rig.objects.put(f"{rig.keys.statuses}0000.000000/stray", b"")
+    cut = rig.keys.status(StatusRef(0, 8, 2, 0))
     rig.objects.put(cut, b"1234567")  # no class has this size
     with rig.requests() as counts:
-        groups = rig.session.groups([(0, 0)])
+        groups = rig.session.statuses.of_epochs([(0, 0)])
     assert counts == {"list": 1}
     assert [group.key for group in groups] == [*keys, cut]
     classes = [SizeClass.ALL_PENDING, SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED, SizeClass.ALL_COMPLETED]
     classes.append(SizeClass.ALL_ENDED)  # nothing can be done in it, and its tasks do not vanish
     assert [group.size_class for group in groups] == classes
-    assert rig.session.all_groups() == groups
+    assert rig.session.statuses.all() == groups
 
 
 @pytest.mark.parametrize("change", [{"first": 5}, {"ordinal": 1}, {"entries": ()}])
@@ -253,7 +259,7 @@ def test_a_body_under_anothers_key_is_refused(change: dict[str, object]) -> None
         change = {"entries": rig.read(key).entries[:1]}
     rig.write(key, lambda seen: replace(seen, **change))  # type: ignore[arg-type]
     with pytest.raises(RecordInvalid, match="does not match its key"):
-        rig.session.read(key)
+        rig.session.statuses.read(key)
 
 
 # --- epochs -----------------------------------------------------------------------------------------------------------
@@ -264,26 +270,26 @@ def full() -> Rig:
     """A session whose first epoch is full and has ended."""
     rig = Rig()
     done = Entry.pending(0, b"")._replace(state=State.COMPLETED, call=None, outcome=b"")
-    for first in range(GROUPS_PER_EPOCH):
+    for first in range(STATUSES_PER_EPOCH):
         body = status.encode(Status(0, first, (DIGEST,), (done,)), "n")
-        rig.objects.create(rig.keys.group(GroupRef(0, first, 1, 0)), body)
+        rig.objects.create(rig.keys.status(StatusRef(0, first, 1, 0)), body)
     return rig
 
 
 def open_epochs(rig: Rig) -> list[tuple[int, int]]:
-    return rig.another().manifest.open_epochs()
+    return rig.another().manifest.current.open_epochs()
 
 
 def test_a_full_and_ended_epoch_is_listed_no_more(full: Rig) -> None:
-    close_epochs(full.session, full.session.groups([(0, 0)]))
+    close_epochs(full.session, full.session.statuses.of_epochs([(0, 0)]))
     assert open_epochs(full) == []
     with full.requests() as counts:
-        close_epochs(full.session, full.session.all_groups())
+        close_epochs(full.session, full.session.statuses.all())
     assert counts["swap"] == 0
 
 
 def test_an_epoch_that_is_not_full_or_not_ended_stays_open(full: Rig) -> None:
-    groups = full.session.groups([(0, 0)])
+    groups = full.session.statuses.of_epochs([(0, 0)])
     close_epochs(full.session, groups[:-1])
     assert open_epochs(full) == [(0, 0)]
     # The listing is a hint: a task was retried since.
@@ -293,7 +299,7 @@ def test_an_epoch_that_is_not_full_or_not_ended_stays_open(full: Rig) -> None:
 
 
 def test_a_listing_that_lacks_an_object_closes_no_epoch(full: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    groups = full.session.groups([(0, 0)])
+    groups = full.session.statuses.of_epochs([(0, 0)])
     full.write_entries(groups[5].key, state=State.PENDING)
     whole = MemoryStore.list
     monkeypatch.setattr(
@@ -304,7 +310,7 @@ def test_a_listing_that_lacks_an_object_closes_no_epoch(full: Rig, monkeypatch: 
 
 
 def test_a_retry_that_holds_an_epoch_keeps_it_open(full: Rig) -> None:
-    groups = full.session.groups([(0, 0)])
+    groups = full.session.statuses.of_epochs([(0, 0)])
     hold(full.another())
     close_epochs(full.session, groups)
     assert open_epochs(full) == [(0, 0)]
@@ -313,12 +319,12 @@ def test_a_retry_that_holds_an_epoch_keeps_it_open(full: Rig) -> None:
 @pytest.mark.parametrize("moment", ["list", "swap"])
 def test_a_hold_that_comes_between_is_seen(full: Rig, moment: str) -> None:
     """After the manifest was read, whether before or after the epoch is listed again, the hold makes the swap fail."""
-    groups = full.session.groups([(0, 0)])
+    groups = full.session.statuses.of_epochs([(0, 0)])
     key = full.keys.manifest if moment == "swap" else full.keys.epoch(0, 0)
     full.before(moment, key, lambda: hold(full.another()))
     close_epochs(full.session, groups)
     assert open_epochs(full) == [(0, 0)]
-    assert full.session.manifest.submitters[0].holds == ((0, "a hold"),)
+    assert full.session.manifest.current.submitters[0].holds == ((0, "a hold"),)
 
 
 # --- spoilt status objects ----------------------------------------------------------------------------------------------
@@ -347,13 +353,13 @@ def test_what_could_not_be_read_is_listed_as_ended(how: str, size: int) -> None:
     key = rig.submit(1)
     rig.objects.put(key, spoilt_body(how, size))
     with pytest.raises((RecordInvalid, VersionMismatch)):
-        rig.session.read(key)
-    for groups in (rig.session.all_groups(), rig.session.groups([(0, 0)])):
+        rig.session.statuses.read(key)
+    for groups in (rig.session.statuses.all(), rig.session.statuses.of_epochs([(0, 0)])):
         assert [group.size_class for group in groups] == [SizeClass.ALL_ENDED]
     # Only as it is now: what is there later is judged anew.
     rig.objects.delete([key])
     rig.submit(1)
-    assert [group.size_class for group in rig.session.all_groups()] == [SizeClass.ALL_PENDING]
+    assert [group.size_class for group in rig.session.statuses.all()] == [SizeClass.ALL_PENDING]
 
 
 @pytest.mark.parametrize("how", SPOILT)
@@ -364,7 +370,7 @@ def test_a_census_comes_to_an_end_beside_spoilt_objects(how: str, n_others: int)
         rig.end(rig.submit(1, first=first))
     key = rig.submit(1)
     rig.objects.put(key, spoilt_body(how, 80))  # by its size all are pending
-    rig.objects.put(f"{rig.keys.status}foreign", b"")
+    rig.objects.put(f"{rig.keys.statuses}foreign", b"")
     rig.objects.put(f"{rig.keys.epoch(0, 0)}not-one-of-ours", b"")
     counts = census(rig.session)
     assert counts == {State.FAILED: 1, **({State.COMPLETED: n_others} if n_others else {})}
@@ -387,18 +393,18 @@ def test_a_census_reads_few_of_what_is_pending() -> None:
 
 def test_payloads_are_checked_and_missing_ones_named() -> None:
     rig = Rig()
-    assert rig.session.function(DIGEST) == FUNCTION
+    assert rig.session.payloads.function(DIGEST) == FUNCTION
     with pytest.raises(PayloadError, match=r"missing: function nothing"):
-        rig.session.function("nothing")
+        rig.session.payloads.function("nothing")
     rig.objects.put(rig.keys.function("moved"), rig.sealer.sealed("function", DIGEST, FUNCTION))
     with pytest.raises(RecordInvalid):
-        rig.session.function("moved")
+        rig.session.payloads.function("moved")
     rig.objects.put(rig.keys.calls("g"), b"before call after")
-    assert rig.session.calls("g", 7, 4) == b"call"
+    assert rig.session.payloads.calls("g", 7, 4) == b"call"
     with pytest.raises(PayloadError, match=r"missing: big calls"):
-        rig.session.calls("none", 0, 1)
+        rig.session.payloads.calls("none", 0, 1)
     rig.objects.put(rig.keys.outcomes("g", "w.1-1"), rig.sealer.sealed("outcome", "l", b"V"))
-    assert bytes(rig.session.outcome("g", Located("w.1-1", 0, 33), "l")) == b"V"
+    assert bytes(rig.session.payloads.outcome("g", Located("w.1-1", 0, 33), "l")) == b"V"
 
 
 # --- the bell ---------------------------------------------------------------------------------------------------------
@@ -407,19 +413,19 @@ def test_payloads_are_checked_and_missing_ones_named() -> None:
 def test_rings_gather_while_the_gap_lasts() -> None:
     rig = Rig()
     with rig.requests() as counts:
-        rig.session.ring(["a"], 1)
+        rig.session.bell.ring(["a"], 1)
         assert rig.bell() == Bell(("a",), 1)
-        rig.session.ring(["b"], 2)
+        rig.session.bell.ring(["b"], 2)
         assert rig.bell() == Bell(("b",), 2)
-        rig.session.ring(["c"], 3)
-        rig.session.ring(["d"], 4)
+        rig.session.bell.ring(["c"], 3)
+        rig.session.bell.ring(["d"], 4)
         assert rig.bell() == Bell(("b",), 2)
-        wait_s = rig.session.ring_due()
+        wait_s = rig.session.bell.ring_due()
         assert wait_s == pytest.approx(2 * rig.timings.ring_gap_s)
         rig.clock.advance(wait_s)
-        assert rig.session.ring_due() is None
+        assert rig.session.bell.ring_due() is None
         assert rig.bell() == Bell(("c", "d"), 7)
-        assert rig.session.ring_due() is None
+        assert rig.session.bell.ring_due() is None
     assert counts == {"put": 3}
 
 
@@ -430,46 +436,46 @@ def test_what_gathers_while_a_ring_is_written_is_rung_by_whoever_writes_it(monke
 
     def put_slowly(key: str, body: Body) -> str:
         if not rung:
-            rung.append(rig.session.ring(["b"], 2))
-            rung.append(rig.session.ring(["c"], 3))
-            assert rig.session.ring_due() is None
+            rung.append(rig.session.bell.ring(["b"], 2))
+            rung.append(rig.session.bell.ring(["c"], 3))
+            assert rig.session.bell.ring_due() is None
         return put(key, body)
 
     monkeypatch.setattr(rig.session.store, "put", put_slowly)
     with rig.requests() as counts:
-        rig.session.ring(["a"], 1)
+        rig.session.bell.ring(["a"], 1)
     assert rig.bell() == Bell(("b", "c"), 5)
     assert counts == {"put": 2}
 
 
 def test_a_ring_names_only_the_newest_keys() -> None:
     rig = Rig()
-    rig.session.ring(["first"], 1)
-    rig.session.ring(["second"], 1)
+    rig.session.bell.ring(["first"], 1)
+    rig.session.bell.ring(["second"], 1)
     for number in range(50):
-        rig.session.ring([str(number)], 1)
+        rig.session.bell.ring([str(number)], 1)
     rig.clock.advance(1.0)
-    rig.session.ring_due()
+    rig.session.bell.ring_due()
     assert rig.bell() == Bell(tuple(str(number) for number in range(18, 50)), 50)
 
 
 def test_an_empty_ring_rings() -> None:
     rig = Rig()
-    rig.session.ring((), 1)
+    rig.session.bell.ring((), 1)
     assert rig.bell() == Bell((), 1)
 
 
 def test_the_bell_is_read_once_and_a_broken_one_still_says_look() -> None:
     rig = Rig()
-    assert rig.session.read_bell(None) is None
-    rig.session.ring(["a"], 1)
-    found = rig.session.read_bell(None)
+    assert rig.session.bell.read(None) is None
+    rig.session.bell.ring(["a"], 1)
+    found = rig.session.bell.read(None)
     assert found is not None
     assert found[0].keys == ("a",)
-    assert rig.session.read_bell(found[1]) is None
+    assert rig.session.bell.read(found[1]) is None
     for body in (b"\xc1", records.encode(Bell(), "n").replace(b"\xa6format\x01", b"\xa6format\x02")):
         rig.objects.put(rig.keys.bell, body)
-        broken = rig.session.read_bell(found[1])
+        broken = rig.session.bell.read(found[1])
         assert broken is not None
         assert broken[0] == Bell()
 
@@ -479,7 +485,7 @@ def test_what_is_unclear_for_too_long_is_raised() -> None:
     key = rig.submit(1)
     rig.plan = lambda asked: Fault.RESET if asked.kind == "get" else None
     with pytest.raises(StoreUnavailable):
-        rig.session.update(key, lambda seen: seen)
+        rig.session.statuses.update(key, lambda seen: seen)
     rig.plan = lambda _: None
     with pytest.raises(ObjectNotFound):
-        rig.session.read(key + "0")
+        rig.session.statuses.read(key + "0")

@@ -9,14 +9,14 @@ import pytest
 
 from starburst_executor.errors import PayloadError, RecordInvalid, StoreUnavailable
 from starburst_executor.protocol import calls, pieces
-from starburst_executor.protocol.keys import GroupRef
+from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.status import Located
 from starburst_executor.testing import Fault
 from starburst_executor.worker.arguments import Arguments, Arrived, Wanted
 from tests.support.session_rig import Rig
 
-REF = GroupRef(0, 0, 8, 0)
+REF = StatusRef(0, 0, 8, 0)
 KB = 1024
 PATIENCE_S = 30.0
 
@@ -28,7 +28,7 @@ class Stage:
         self.rig = Rig()
         self.arguments = Arguments(self.rig.session, keep_bytes=keep_bytes)
 
-    def store(self, *bodies: bytes, group: str = REF.group_id) -> list[Piece]:
+    def store(self, *bodies: bytes, group: str = REF.status_id) -> list[Piece]:
         """Pieces side by side in one object."""
         self.rig.objects.put(self.rig.keys.calls(group), b"".join(bodies))
         starts = [sum(map(len, bodies[:i])) for i in range(len(bodies))]
@@ -164,7 +164,7 @@ def slots(stage: Stage, *wanted: Wanted) -> list[list[object]]:
             for _ in threads:
                 assert asked.acquire(timeout=PATIENCE_S)
 
-    stage.rig.before("get", stage.rig.keys.calls(REF.group_id), wait_for_all)
+    stage.rig.before("get", stage.rig.keys.calls(REF.status_id), wait_for_all)
     threads[0].start()
     assert are_many.wait(PATIENCE_S)
     for thread in threads:
@@ -197,7 +197,7 @@ def test_a_piece_that_is_not_what_its_name_says_costs_its_calls_alone(spoilt: by
     stage = Stage()
     (bad,) = stage.store(body(1))
     (good,) = stage.store(body(2), group="0000.0000000009")
-    stage.rig.objects.put(stage.rig.keys.calls(REF.group_id), spoilt)
+    stage.rig.objects.put(stage.rig.keys.calls(REF.status_id), spoilt)
     wanted = [stage.wanted(bad, label="0-0/f"), stage.wanted(good), stage.wanted(good, bad, label="0-2/f")]
     one, two, three = stage.arguments.get(wanted, 2**30)
     assert isinstance(two, Arrived)
@@ -211,7 +211,7 @@ def test_a_piece_that_is_not_what_its_name_says_costs_its_calls_alone(spoilt: by
 def test_a_piece_that_is_missing_costs_its_calls_alone() -> None:
     stage = Stage()
     (ref,) = stage.store(body(1))
-    stage.rig.objects.delete([stage.rig.keys.calls(REF.group_id)])
+    stage.rig.objects.delete([stage.rig.keys.calls(REF.status_id)])
     small = stage.wanted(b"\x80")
     one, two = stage.arguments.get([stage.wanted(ref), small], 2**30)
     assert isinstance(one, PayloadError)

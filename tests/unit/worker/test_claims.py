@@ -23,7 +23,7 @@ class Worker:
     def __init__(self, rig: Rig | None = None, worker_id: str = "w") -> None:
         self.rig = rig or Rig()
         self.claims = Claims(self.rig.another(), worker_id, self.rig.clock)
-        self.claims._session.refresh()
+        self.claims._session.manifest.refresh()
 
     def claim(self, key: str, size: int = 256, **how: bool) -> Claim | None:
         return self.claims.claim(key, size=lambda _: size, **how)[0]
@@ -40,11 +40,11 @@ def finding(value: object = 8, state: State = State.COMPLETED, output: tuple[byt
 
 def outcome(rig: Rig, key: str, index: int) -> object:
     """A task's value as a client reads it."""
-    ref = rig.keys.parse_group(key)
+    ref = rig.keys.parse_status(key)
     seen = rig.read(key)
     entry = seen.entries[index]
     assert entry.outcome is not None
-    body = rig.session.outcome(ref.group_id, entry.outcome, status.outcome_label(seen, index, entry))
+    body = rig.session.payloads.outcome(ref.status_id, entry.outcome, status.outcome_label(seen, index, entry))
     return outcomes.load_outcome(body)[0]
 
 
@@ -388,7 +388,7 @@ def test_what_a_task_printed_is_stored_beside_its_outcome() -> None:
     for log, printed in ((logs[1], [b"out", b"err"]), (logs[2], [b"", b"more"])):
         assert log is not None
         stored = worker.rig.objects.get(
-            worker.rig.keys.logs(claim.ref.group_id, log.part), start=log.start, length=log.length
+            worker.rig.keys.logs(claim.ref.status_id, log.part), start=log.start, length=log.length
         )
         assert stored is not None
         assert msgpack.unpackb(stored.body) == printed

@@ -9,7 +9,7 @@ import pytest
 
 from starburst_executor.errors import RecordInvalid, StoreUnavailable
 from starburst_executor.protocol import status
-from starburst_executor.protocol.keys import GROUPS_PER_EPOCH, GroupRef
+from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.status import Entry, State, Status
 from starburst_executor.worker.finder import Finder
 from tests.support.session_rig import DIGEST, Rig
@@ -17,7 +17,7 @@ from tests.support.session_rig import DIGEST, Rig
 
 def finder_of(rig: Rig, n_slots: int = 1) -> Finder:
     session = rig.another()
-    session.refresh()
+    session.manifest.refresh()
     return Finder(session, rig.clock, n_slots)
 
 
@@ -59,7 +59,7 @@ def test_a_look_that_finds_nothing_asks_whether_epochs_were_opened_meanwhile() -
     rig = Rig()
     finder = settled(rig)
     key = rig.submit(2, first=2, epoch=1)
-    rig.session.change(
+    rig.session.manifest.change(
         lambda manifest: manifest.with_submitter(0, replace(manifest.submitters[0], epochs=2, open=(0, 1)))
     )
     with rig.requests() as counts:
@@ -110,12 +110,12 @@ def test_known_candidates_are_not_listed_again_before_they_are_used_up() -> None
 def test_a_look_closes_epochs_that_are_over() -> None:
     rig = Rig()
     done = Entry.pending(0, b"")._replace(state=State.COMPLETED, call=None, outcome=b"")
-    for first in range(GROUPS_PER_EPOCH):
+    for first in range(STATUSES_PER_EPOCH):
         rig.objects.create(
-            rig.keys.group(GroupRef(0, first, 1, 0)), status.encode(Status(0, first, (DIGEST,), (done,)), "n")
+            rig.keys.status(StatusRef(0, first, 1, 0)), status.encode(Status(0, first, (DIGEST,), (done,)), "n")
         )
     assert finder_of(rig).look() is False
-    assert rig.session.refresh().open_epochs() == []
+    assert rig.session.manifest.refresh().open_epochs() == []
 
 
 # --- the bell ---------------------------------------------------------------------------------------------------------
@@ -125,7 +125,7 @@ def test_a_ring_names_candidates_without_a_listing() -> None:
     rig = Rig()
     finder = settled(rig, n_slots=4)
     key = rig.submit(3)
-    rig.session.ring([key, "no key of ours"], 3)
+    rig.session.bell.ring([key, "no key of ours"], 3)
     with rig.requests() as counts:
         finder.step()
     assert counts == {"get": 1}
@@ -138,7 +138,7 @@ def test_a_ring_that_names_nothing_or_too_much_leads_to_a_listing(keys: tuple[st
     rig = Rig()
     finder = settled(rig)
     key = rig.submit(1)
-    rig.session.ring(keys, 1000)
+    rig.session.bell.ring(keys, 1000)
     with rig.requests() as counts:
         finder.step()
     assert counts["list"] == 1
@@ -149,7 +149,7 @@ def test_about_as_many_react_as_are_needed_and_more_while_it_stays_unanswered() 
     rig = Rig(workers=100)
     finders = [settled(rig) for _ in range(100)]
     key = rig.submit(5)
-    rig.session.ring([key], 5)
+    rig.session.bell.ring([key], 5)
     n_reacting = []
     for _ in range(6):
         for finder in finders:
@@ -164,11 +164,11 @@ def test_a_ring_that_was_not_looked_after_is_kept_when_the_next_one_comes() -> N
     rig = Rig(workers=1000)
     finder = settled(rig)
     one, other = rig.submit(1), rig.submit(1, first=1)
-    rig.session.ring([one], 1)
+    rig.session.bell.ring([one], 1)
     finder.step()
     assert not finder.candidates.has_any()
     rig.clock.advance(1.0)
-    rig.session.ring([other], 1)
+    rig.session.bell.ring([other], 1)
     while not finder.candidates.has_any():
         finder.step()
     assert set(finder.candidates._pending) == {one, other}
@@ -182,7 +182,7 @@ def test_the_chance_to_react_grows_however_often_it_is_rung() -> None:
     while not finder.candidates.has_any():
         n_polls += 1
         rig.clock.advance(1.0)
-        rig.session.ring([key], 1)
+        rig.session.bell.ring([key], 1)
         finder.step()
     # 1 in 1,000 at first, doubled each time: a certainty at the eleventh.
     assert n_polls <= 11
@@ -192,7 +192,7 @@ def test_a_ring_that_names_not_all_that_is_new_leads_to_a_look_at_once_or_when_t
     rig = Rig()
     finder = settled(rig, n_slots=4)
     missed, named = rig.submit(3), rig.submit(1, first=3)
-    rig.session.ring([named], 1)
+    rig.session.bell.ring([named], 1)
     found = []
     with rig.requests() as counts:
         while not {missed, named} <= set(found):
@@ -205,14 +205,14 @@ def test_what_was_missed_counts_for_the_chance_to_react() -> None:
     rig = Rig(workers=1000)
     finder = settled(rig)
     rig.submit(1000)
-    rig.session.ring([rig.submit(1, first=1000)], 1)
+    rig.session.bell.ring([rig.submit(1, first=1000)], 1)
     finder.step()
     assert finder.candidates.has_any()
     # Only once: of the next ring nothing has been missed.
     drained(finder)
     finder.look()
     drained(finder)
-    rig.session.ring([rig.submit(1, first=1001)], 1)
+    rig.session.bell.ring([rig.submit(1, first=1001)], 1)
     finder.step()
     assert not finder.candidates.has_any()
 
@@ -221,7 +221,7 @@ def test_after_a_ring_it_soon_looks_for_itself() -> None:
     rig = Rig()
     finder = settled(rig, n_slots=4)
     key = rig.submit(1)
-    rig.session.ring([key], 1)
+    rig.session.bell.ring([key], 1)
     finder.step()
     drained(finder)
     other = rig.submit(1, first=1)
@@ -367,7 +367,7 @@ def test_after_a_lost_race_others_are_tried_first() -> None:
 def test_a_new_worker_looks_for_what_was_rung_for_before_the_last_ring() -> None:
     rig = Rig()
     one, other = rig.submit(3), rig.submit(3, first=3)
-    rig.session.ring([other], 3)
+    rig.session.bell.ring([other], 3)
     finder = finder_of(rig, n_slots=4)
     finder.step()
     assert drained(finder) == [one, other]
@@ -385,7 +385,7 @@ def test_the_loser_of_the_race_for_the_only_object_looks_again_at_once() -> None
     rig = Rig()
     finder = settled(rig, n_slots=4)
     key = rig.submit(8)
-    rig.session.ring([key], 8)
+    rig.session.bell.ring([key], 8)
     finder.step()
     finder.candidates.avoid(key)
     assert finder.candidates.take() is None
@@ -397,7 +397,7 @@ def test_the_loser_of_the_race_for_a_lone_task_does_not() -> None:
     rig = Rig()
     finder = settled(rig, n_slots=4)
     key = rig.submit(1)
-    rig.session.ring([key], 1)
+    rig.session.bell.ring([key], 1)
     finder.step()
     finder.candidates.avoid(key)
     with rig.requests() as counts:

@@ -25,7 +25,7 @@ class Worker:
     def __init__(self, rig: Rig | None = None, worker_id: str = "w5", *, bound: bool = False, **manifest: Any) -> None:
         self.rig = rig or Rig(**manifest)
         session = self.rig.another()
-        session.refresh()
+        session.manifest.refresh()
         self.worker_id = worker_id
         self.idle = True
         self.ran: list[tuple[str, float]] = []
@@ -241,7 +241,7 @@ def test_a_beat_waits_neither_for_a_repair_nor_for_a_store_that_hangs() -> None:
     hangs, goes_on = threading.Event(), threading.Event()
 
     def plan(asked: Asked) -> None:
-        if asked.kind == "get" and asked.key.startswith(rig.keys.status):
+        if asked.kind == "get" and asked.key.startswith(rig.keys.statuses):
             hangs.set()
             goes_on.wait(30)
 
@@ -269,11 +269,11 @@ def test_without_its_client_an_attached_session_ends() -> None:
     for number in range(30):
         worker.rig.objects.put(worker.rig.keys.client("c"), encode(ClientBeat("c", number, 0.0), str(number)))
         worker.turns(1)
-        assert worker.rig.session.refresh().state == SessionState.OPEN
+        assert worker.rig.session.manifest.refresh().state == SessionState.OPEN
     worker.turns(23)
-    assert worker.rig.session.refresh().state == SessionState.OPEN
+    assert worker.rig.session.manifest.refresh().state == SessionState.OPEN
     worker.turns(4)
-    assert worker.rig.session.refresh().state == SessionState.TERMINATED
+    assert worker.rig.session.manifest.refresh().state == SessionState.TERMINATED
 
 
 @pytest.mark.parametrize("outage_s", [250.0, 292.0, 299.9])
@@ -304,17 +304,17 @@ def test_an_outage_for_which_a_client_has_patience_ends_no_session(who: str, out
         worker.keeper.turn()
         if who == "both":
             worker.turns(2)
-    assert rig.session.refresh().state == SessionState.OPEN
+    assert rig.session.manifest.refresh().state == SessionState.OPEN
     client_beats(99)
     worker.turns(3)
-    assert rig.session.refresh().state == SessionState.OPEN
+    assert rig.session.manifest.refresh().state == SessionState.OPEN
 
 
 @pytest.mark.parametrize("bound", [True, False])
 def test_a_detached_session_or_a_bound_worker_needs_no_beats_of_clients(bound: bool) -> None:
     worker = Worker(bound=True) if bound else Worker(kind=DETACHED)
     worker.turns(40)
-    assert worker.rig.session.refresh().state == SessionState.OPEN
+    assert worker.rig.session.manifest.refresh().state == SessionState.OPEN
 
 
 # --- the deadline -----------------------------------------------------------------------------------------------------
@@ -331,11 +331,11 @@ def test_of_extend_and_expire_the_first_to_land_wins() -> None:
     worker.keeper.turn()
     worker.rig.clock.advance(11.0)
     client = worker.rig.another()
-    client.refresh()
+    client.manifest.refresh()
     extended = lambda manifest: replace(manifest, deadline_at=1_700_000_999.0)  # noqa: E731
-    worker.rig.before("swap", worker.rig.keys.manifest, lambda: client.change(extended))
+    worker.rig.before("swap", worker.rig.keys.manifest, lambda: client.manifest.change(extended))
     assert worker.keeper.turn().state == SessionState.OPEN
-    assert worker.rig.session.refresh().deadline_at == 1_700_000_999.0
+    assert worker.rig.session.manifest.refresh().deadline_at == 1_700_000_999.0
 
 
 def test_a_deleted_session_or_beat_is_told() -> None:

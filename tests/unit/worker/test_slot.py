@@ -164,7 +164,7 @@ class Stage:
     def __init__(self, *, n_slots: int = 1, rig: Rig | None = None, worker_id: str = "w", **manifest: Any) -> None:
         self.rig = rig or Rig(**manifest)
         session = self.rig.another()
-        session.refresh()
+        session.manifest.refresh()
         self.script: dict[int, list[Act]] = {}
         self.default = Act()
         self.starting_s = 0.0
@@ -208,7 +208,7 @@ class Stage:
     def listen(self, news: threading.Event, code: Sequence[str]) -> Listener:
         """A runner that is listened to by whoever waits for its news."""
         runner: Any = self.spawn(tuple(code))
-        timeout_s = self.rig.session.manifest.task_timeout
+        timeout_s = self.rig.session.manifest.current.task_timeout
         self.clock.listeners[news] = Listener(runner, self.rig.clock, task_timeout=timeout_s, heard=news.set)
         return self.clock.listeners[news]
 
@@ -247,9 +247,9 @@ class Stage:
 
     def error_of(self, key: str, index: int = 0) -> BaseException | None:
         seen = self.rig.read(key)
-        entry, ref = seen.entries[index], self.rig.keys.parse_group(key)
+        entry, ref = seen.entries[index], self.rig.keys.parse_status(key)
         assert entry.outcome is not None
-        body = self.rig.session.outcome(ref.group_id, entry.outcome, status.outcome_label(seen, index, entry))
+        body = self.rig.session.payloads.outcome(ref.status_id, entry.outcome, status.outcome_label(seen, index, entry))
         return outcomes.load_outcome(body)[1]
 
 
@@ -1065,7 +1065,7 @@ def test_the_initializers_code_is_there_for_functions_of_others(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     rig = Rig()
     initializer = with_code(rig, a_zip("initializer"), kind="initializer")
-    rig.session.change(lambda manifest: replace(manifest, initializer=initializer))
+    rig.session.manifest.change(lambda manifest: replace(manifest, initializer=initializer))
     stage = Stage(rig=rig)
     stage.rig.submit(1)
     stage.rig.submit(1, first=1, digest=with_code(rig, a_zip("function")))

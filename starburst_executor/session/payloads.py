@@ -1,0 +1,82 @@
+"""Reads the payloads of one session: functions, calls, code, outcomes and captured output. Seals are checked here.
+
+A payload is written once, before the object that names it, so a missing one is an error and never a race.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgpack
+
+from starburst_executor.errors import ObjectNotFound, PayloadError, RecordInvalid
+from starburst_executor.protocol.keys import SessionKeys, code_digest, code_key
+from starburst_executor.protocol.seal import Sealer
+from starburst_executor.protocol.status import Entry, Located
+from starburst_executor.store.base import ObjectStore
+
+__all__ = ["SessionPayloads"]
+
+
+class SessionPayloads:
+    """The payloads of one session. Thread-safe."""
+
+    def __init__(self, store: ObjectStore, keys: SessionKeys, sealer: Sealer) -> None:
+        self._store = store
+        self._keys = keys
+        self._sealer = sealer
+
+    def function(self, digest: str) -> bytes:
+        """Read a stored function and verify its seal. Raises: PayloadError, RecordInvalid. Store: 1 GET."""
+        body = self._payload(self._keys.function(digest), f"function {digest}")
+        return bytes(self._sealer.open_sealed("function", digest, body))
+
+    def initializer(self, digest: str) -> bytes:
+        """Read an initializer like `function`. Its seal has its own kind, so that a task's function does not pass as one."""
+        body = self._payload(self._keys.function(digest), f"initializer {digest}")
+        return bytes(self._sealer.open_sealed("initializer", digest, body))
+
+    def calls(self, status_id: str, start: int, length: int) -> bytes:
+        """Read bytes of the calls of a status object that were too big to inline, unverified. Raises: PayloadError. Store: 1 GET."""
+        return self._payload(self._keys.calls(status_id), "big calls", start, length)
+
+    def code(self, name: str) -> bytes:
+        """Read the zip of the user's own modules that a function names, and verify its digest. Store: 1 GET.
+
+        The zip has no seal, since sessions share it; its digest is part of the function's record, which has one.
+
+        Raises: PayloadError, RecordInvalid.
+        """
+        body = self._payload(code_key(name), "the modules that a function needs")
+        if hashlib.sha256(body).hexdigest() != code_digest(name):
+            raise RecordInvalid(f"code does not match its digest and was not run: key={code_key(name)}")
+        return body
+
+    def outcome(self, status_id: str, body: bytes | Located, label: str) -> memoryview:
+        """Read an outcome and verify its seal. Store: 1 GET if it was too big to inline."""
+        if isinstance(body, Located):
+            key = self._keys.outcomes(status_id, body.part)
+            body = self._payload(key, f"outcome {label}", body.start, body.length)
+        return self._sealer.open_sealed("outcome", label, body)
+
+    def output(self, status_id: str, entry: Entry) -> tuple[str, str]:
+        """Read the captured stdout and stderr of a task that has ended. Store: 1 GET, or none if it printed nothing."""
+        if entry.log is None:
+            return "", ""
+        key = self._keys.logs(status_id, entry.log.part)
+        body = self._payload(key, "captured output", entry.log.start, entry.log.length)
+        try:
+            stdout, stderr = msgpack.unpackb(body)
+            return stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
+        except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+            raise RecordInvalid(f"captured output that cannot be read: key={key}") from error
+
+    def _payload(self, key: str, what: str, start: int = 0, length: int | None = None) -> bytes:
+        try:
+            stored = self._store.get(key, start=start, length=length)
+        except ObjectNotFound as error:
+            raise PayloadError(
+                f"a stored payload is missing: {what}, key={key}; was the session cleaned up?"
+            ) from error
+        assert stored is not None  # no ETag was sent  # noqa: S101
+        return stored.body
