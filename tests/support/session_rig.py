@@ -23,7 +23,7 @@ from starburst_executor.protocol.records import (
 )
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Ended, Entry, State, Status
-from starburst_executor.session.manifest.current import new_token
+from starburst_executor.session.manifest import new_token
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import Asked, FakeClock, Fault, FaultyStore, MemoryStore
