@@ -14,6 +14,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(LeftBehind(config), "left-behind")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Refuse a set: its order differs from process to process, and then pytest-xdist runs nothing."""
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        if any(isinstance(values, (set, frozenset)) for values in mark.args):
+            raise pytest.UsageError(f"{metafunc.definition.nodeid}: parametrized by a set, which has no order")
+
+
 @pytest.fixture(autouse=True)
 def starburst_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A fresh `STARBURST_HOME`, inherited by the processes that a test starts; every other `STARBURST_*` is gone."""
