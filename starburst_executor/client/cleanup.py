@@ -16,7 +16,7 @@ from starburst_executor.client import registry
 from starburst_executor.client.owner import is_gone
 from starburst_executor.clock import Clock
 from starburst_executor.errors import SessionNotFound, StarburstError, StoreUnavailable
-from starburst_executor.launch.local.launcher import forget_session
+from starburst_executor.launch.local.workers import forget_session
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.records import ATTACHED, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer

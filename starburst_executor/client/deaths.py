@@ -14,10 +14,10 @@ import logging
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 
-from starburst_executor.client.handles import handle_of
+from starburst_executor.client.handles import workers_of
 from starburst_executor.client.opening import own_launcher
 from starburst_executor.launch.base import Death, Launcher
-from starburst_executor.launch.local.launcher import Local
+from starburst_executor.launch.local.launcher import Local, LocalLauncher
 from starburst_executor.launch.local.processes import has_ended
 from starburst_executor.protocol.records import WorkerBeat
 from starburst_executor.session.store import SessionStore
@@ -44,7 +44,7 @@ class Deaths:
         launcher, deaths = self._launcher, []
         if launcher is not None:
             deaths += [(death, True) for death in self._of(launcher)]
-        if self._has_local and (launcher is None or launcher.name != Local.name):
+        if self._has_local and (launcher is None or launcher.name != LocalLauncher.name):
             deaths += [(death, False) for death in self._of(self._local)]
         return deaths
 
@@ -64,7 +64,7 @@ class Deaths:
     def _others(self) -> Launcher | None:
         """Return the session's launcher if this client has another one, or none, and it has started workers; else None."""
         name = None if self._launcher is None else self._launcher.name
-        if all(launch.launcher in (name, Local.name) for launch in self._session.manifest.current.launches):
+        if all(launch.launcher in (name, LocalLauncher.name) for launch in self._session.manifest.current.launches):
             return None
         own = self._own
         return None if own is None or own.name == name else own
@@ -75,13 +75,13 @@ class Deaths:
 
     @cached_property
     def _local(self) -> Launcher:
-        return Local(clock=self._session.clock)
+        return Local().open(self._session.clock)
 
     @property
     def _has_local(self) -> bool:
-        return any(launch.launcher == Local.name for launch in self._session.manifest.current.launches)
+        return any(launch.launcher == LocalLauncher.name for launch in self._session.manifest.current.launches)
 
     def _of(self, launcher: Launcher) -> Iterator[Death]:
         for launch in self._session.manifest.current.launches:
-            if launch.launcher == launcher.name and (handle := handle_of(self._session.sealer, launch)):
-                yield from launcher.deaths(handle)
+            if (workers := workers_of(self._session.sealer, launcher, launch)) is not None:
+                yield from workers.deaths()

@@ -22,15 +22,16 @@ from weakref import WeakSet, WeakValueDictionary
 from starburst_executor import config, context
 from starburst_executor.client.counting import SessionSummary, list_sessions
 from starburst_executor.client.engine import Engine
-from starburst_executor.client.executor import StarburstExecutor, open_given
+from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.money import check_cost
 from starburst_executor.client.opening import Opened, attach, own_launcher
 from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of, status_of
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Settings
 from starburst_executor.errors import ConfigError, KeyNotFound, SessionExpired
-from starburst_executor.launch.base import Launcher
+from starburst_executor.launch.base import Launcher, Options
 from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.session.store import SessionStore
 
@@ -63,7 +64,7 @@ class DetachedExecutor(StarburstExecutor):
         *,
         store: str | None = None,
         key: str | bytes | SessionKey | None = None,
-        launcher: str | Launcher | None = None,
+        launcher: str | Options | None = None,
         max_hourly_cost: float | None = None,
         cost_alert_threshold: float | None = None,
         budget_usd: float | None = None,
@@ -89,7 +90,7 @@ class DetachedExecutor(StarburstExecutor):
         context.refuse_while_loading()
         clock = SystemClock()
         # Before the first store request: a misspelt launcher is the caller's mistake.
-        starts = open_given(launcher, clock, detached=True)
+        starts = GivenLauncher(launcher, clock, detached=True).open()
         opened = attach(id_or_url, clock, store=store, key=key)
         if launcher is None:
             starts = own_launcher(opened.session)

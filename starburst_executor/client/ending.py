@@ -153,7 +153,7 @@ class Ending:
 
     def _stop_session(self, state: SessionState, reason: str) -> None:
         manifest = self._session.manifest.end(state, reason)
-        self._parts.workforce.stop()
+        self._parts.workforce.end_session()
         end_what_is_left(self._session, manifest)
 
     def _see_workers_gone(self) -> None:

@@ -28,16 +28,14 @@ from starburst_executor import config, context
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.functions import Prepared
 from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture
+from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.money import Cost, check_cost
-from starburst_executor.client.opening import is_embedded, start
+from starburst_executor.client.opening import start
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.config import SessionKey, Timings
-from starburst_executor.errors import ConfigError
-from starburst_executor.launch.aws.ecs import OnAws
-from starburst_executor.launch.base import Launcher
-from starburst_executor.launch.open import open_launcher
+from starburst_executor.launch.base import Options
 
-__all__ = ["StarburstExecutor", "open_given"]
+__all__ = ["StarburstExecutor"]
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +100,7 @@ class StarburstExecutor(Executor):
         max_tasks_per_child: int | None = None,
         workers: int | None = None,
         store: str | None = None,
-        launcher: str | Launcher | None = None,
+        launcher: str | Options | None = None,
         retries: int | None = None,
         max_losses: int | None = None,
         task_timeout: float | None = None,
@@ -122,14 +120,14 @@ class StarburstExecutor(Executor):
         if mp_context is not None and not hasattr(mp_context, "Process"):
             raise TypeError("mp_context must be a multiprocessing context or None")
         clock = SystemClock()
-        given = None if isinstance(launcher, str) else launcher
+        given = GivenLauncher(launcher, clock, detached=self._detached)
         settings = config.resolve(
             detached=self._detached,
-            store_of=_store_of(given, clock, detached=self._detached),
+            store_of=given.store_of,
             max_workers=max_workers,
             workers=workers,
             store=store,
-            launcher=launcher if isinstance(launcher, str) else None,
+            launcher=given.spec,
             retries=retries,
             max_losses=max_losses,
             task_timeout=task_timeout,
@@ -142,14 +140,11 @@ class StarburstExecutor(Executor):
             cost_alert_threshold=cost_alert_threshold,
             budget_usd=budget_usd,
         )
-        engine_launcher = given
-        if given is None:
-            engine_launcher = open_given(settings.launcher, clock, detached=self._detached)
-        if engine_launcher is not None:
-            _check_reach(engine_launcher, settings.store)
-            engine_launcher.check(settings.workers)
+        opened_launcher = given.open_for(settings.launcher, settings.store)
+        if opened_launcher is not None:
+            opened_launcher.check(settings.workers)
         check_cost(
-            engine_launcher,
+            opened_launcher,
             settings.workers,
             max_hourly_cost=settings.max_hourly_cost,
             cost_alert_threshold=settings.cost_alert_threshold,
@@ -160,12 +155,12 @@ class StarburstExecutor(Executor):
             detached=self._detached,
             key=key,
             timings=timings,
-            launcher=engine_launcher,
+            launcher=opened_launcher,
             initializer=None if initializer is None else functools.partial(initializer, *initargs),
         )
         engine = Engine(
             opened,
-            engine_launcher,
+            opened_launcher,
             clock,
             detached=self._detached,
             ordinal=0,
@@ -446,26 +441,3 @@ def _leave_all() -> None:
 
 
 atexit.register(_leave_all)
-
-
-def open_given(given: str | Launcher | None, clock: Clock, *, detached: bool) -> Launcher | None:
-    """Return the launcher for a `launcher` argument; None for "none". Raises: ConfigError."""
-    return open_launcher(given, clock, detached=detached) if isinstance(given, str) else given
-
-
-def _store_of(given: Launcher | None, clock: Clock, *, detached: bool) -> Callable[[str], str | None]:
-    """Return a function that finds the default store of a launcher: on AWS the stack's bucket."""
-
-    def find(spec: str) -> str | None:
-        launcher: object = given if given is not None else open_given(spec, clock, detached=detached)
-        return launcher.store_url if isinstance(launcher, OnAws) else None
-
-    return find
-
-
-def _check_reach(launcher: object, store: str) -> None:
-    if isinstance(launcher, OnAws) and is_embedded(store):
-        raise ConfigError(
-            f"launcher={launcher.name!r}, store={store!r}: workers on AWS cannot reach a store on this machine; name an "
-            "s3:// store, or none to have the stack's"
-        )

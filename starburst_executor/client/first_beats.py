@@ -13,7 +13,6 @@ import logging
 from starburst_executor.client.decisions import Hearing, judge_silence
 from starburst_executor.client.launches import Launches
 from starburst_executor.client.warner import Warner
-from starburst_executor.launch.base import Launcher, StopsOne
 from starburst_executor.session.beats import list_workers
 from starburst_executor.session.repair import Watcher
 from starburst_executor.session.store import SessionStore
@@ -103,11 +102,8 @@ class SilentWorkers:
         watcher: Knows which workers have beaten.
     """
 
-    def __init__(
-        self, session: SessionStore, launcher: Launcher, launches: Launches, watcher: Watcher, warner: Warner
-    ) -> None:
+    def __init__(self, session: SessionStore, launches: Launches, watcher: Watcher, warner: Warner) -> None:
         self._session = session
-        self._launcher = launcher
         self._launches = launches
         self._watcher = watcher
         self._warner = warner
@@ -130,13 +126,10 @@ class SilentWorkers:
 
         Store: nothing; 1 LIST before a worker is stopped. The platform: as for `deaths`.
         """
-        launcher = self._launcher
-        if not isinstance(launcher, StopsOne):
-            return
-        handles = self._launches.handles(self._session.manifest.current)
-        expected = {worker_id: handle for handle in handles for worker_id in launcher.expected(handle)}
+        launches = self._launches.workers(self._session.manifest.current)
+        expected = {worker_id: workers for workers in launches for worker_id in workers.expected()}
         heard = self._watcher.watch.known()
-        silent = {worker_id: handle for worker_id, handle in expected.items() if worker_id not in heard}
+        silent = {worker_id: workers for worker_id, workers in expected.items() if worker_id not in heard}
         self._expected_since = {name: self._expected_since.get(name, self._listened_s) for name in silent}
         due = [name for name in silent if self._listened_s - self._expected_since[name] >= self._timings.launch_s]
         # A worker may have beaten since that look.
@@ -145,7 +138,7 @@ class SilentWorkers:
             if worker_id in heard:
                 continue
             words = f"no beat within {self._timings.launch_s:g} s"
-            if launcher.give_up(silent[worker_id], worker_id, words):
+            if silent[worker_id].give_up(worker_id, words):
                 _log.warning("a worker says nothing and is stopped: worker=%s, %s", worker_id, words)
             else:
                 self._warner.warn(f"a worker says nothing and cannot be stopped alone: worker={worker_id}, {words}")

@@ -13,10 +13,11 @@ import logging
 from functools import lru_cache
 
 from starburst_executor.errors import RecordInvalid
+from starburst_executor.launch.base import Launcher, Workers
 from starburst_executor.protocol.records import Launch
 from starburst_executor.protocol.seal import Sealer
 
-__all__ = ["handle_of", "sealed_handle"]
+__all__ = ["handle_of", "sealed_handle", "workers_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +42,12 @@ def handle_of(sealer: Sealer, launch: Launch) -> str:
         pass  # the launcher's name contains a NUL, which no seal allows
     _warn(sealer.session_id, launch.launch_id)
     return ""
+
+
+def workers_of(sealer: Sealer, launcher: Launcher, launch: Launch) -> Workers | None:
+    """Return the workers of a launch; None if another launcher started it, or it has no handle that can be trusted."""
+    handle = handle_of(sealer, launch) if launch.launcher == launcher.name else ""
+    return launcher.resume(handle) if handle else None
 
 
 @lru_cache(maxsize=1024)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from starburst_executor.client.handles import handle_of
-from starburst_executor.launch.base import CountsInterruptions, Launcher
+from starburst_executor.client.handles import handle_of, workers_of
+from starburst_executor.launch.base import Launcher, Workers
 from starburst_executor.launch.local.processes import has_ended
 from starburst_executor.protocol.money import is_of
 from starburst_executor.protocol.records import Launch, Manifest, WorkerBeat
@@ -59,9 +59,13 @@ class Launches:
         """Return the handle of a launch; empty if it has none yet, or one that no holder of the key wrote."""
         return handle_of(self._session.sealer, launch)
 
-    def handles(self, manifest: Manifest) -> list[str]:
-        """Return the handles of this client's launcher, oldest first."""
-        return list(filter(None, (self.handle_of(launch) for launch in manifest.launches if self._is_ours(launch))))
+    def workers_of(self, launch: Launch) -> Workers | None:
+        """Return the workers of a launch; None if another launcher started it, or it has no handle yet."""
+        return workers_of(self._session.sealer, self._launcher, launch)
+
+    def workers(self, manifest: Manifest) -> list[Workers]:
+        """Return the workers of all launches of this client's launcher, oldest first."""
+        return [workers for launch in manifest.launches if (workers := self.workers_of(launch)) is not None]
 
     # --- slots --------------------------------------------------------------------------------------------------------
 
@@ -77,17 +81,17 @@ class Launches:
             return launch.slots if is_young or self._watcher.watch.living() else 0
         if not launch.settled and not self.is_abandoned(launch):
             return launch.slots
-        handle = self.handle_of(launch)
-        return self._launcher.slots_alive(handle) if handle else 0
+        workers = self.workers_of(launch)
+        return 0 if workers is None else workers.slots_alive()
 
     def drain_surplus(self) -> None:
         """Drain surplus workers, the newest first, after the number of workers was changed."""
         manifest = self._session.manifest.current
         surplus = self.n_slots_alive(manifest) - manifest.workers
         for launch in reversed(manifest.launches):
-            handle = self.handle_of(launch) if self._is_ours(launch) else ""
-            if surplus > 0 and handle and self.slots_of(launch):
-                surplus -= self._launcher.shed(handle, surplus)
+            workers = self.workers_of(launch)
+            if surplus > 0 and workers is not None and self.slots_of(launch):
+                surplus -= workers.shed(surplus)
 
     def beats_of_paid(self) -> list[WorkerBeat]:
         """Return the beats of the workers of launches that cost money and have no workers left.
@@ -106,12 +110,9 @@ class Launches:
         Each client counts all interruptions that the platform still reports, and the highest count stays: two clients that
         see the same interruption do not count it twice.
         """
-        launcher = self._launcher
-        if not isinstance(launcher, CountsInterruptions):
-            return manifest
         launches = [
-            replace(launch, n_taken=max(launch.n_taken, launcher.interruptions(handle)))
-            if self._is_ours(launch) and (handle := self.handle_of(launch))
+            replace(launch, n_taken=max(launch.n_taken, workers.interruptions()))
+            if (workers := self.workers_of(launch)) is not None
             else launch
             for launch in manifest.launches
         ]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from starburst_executor.client.handles import handle_of
 from starburst_executor.errors import ConfigError, ObjectNotFound, PayloadError, RecordInvalid, VersionMismatch
-from starburst_executor.launch.aws.ecs import OnAws
+from starburst_executor.launch.aws.on_aws import AwsLauncher
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
@@ -118,7 +118,7 @@ class WorkerLogs:
     """
 
     def __init__(self, session: SessionStore, launcher: object, worker: str | None = None) -> None:
-        if not isinstance(launcher, OnAws):
+        if not isinstance(launcher, AwsLauncher):
             raise ConfigError(
                 f"only workers on AWS log to CloudWatch: launcher={session.manifest.current.launcher!r}; a local worker of a detached "
                 "session writes to a file in logs/ of the data folder, any other one to its standard error"

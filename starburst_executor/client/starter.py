@@ -75,7 +75,7 @@ class Starter:
             introduce=introduce,
             expect=self._first_beats.expect,
         )
-        self._silent = SilentWorkers(session, launcher, self.launches, watcher, self._warner)
+        self._silent = SilentWorkers(session, self.launches, watcher, self._warner)
         self._error: LaunchError | BudgetExceeded | None = None
         self.awaits_work = False
 
@@ -204,7 +204,7 @@ class Starter:
 
     def _silence(self, manifest: Manifest) -> str:
         reasons = [str(self._error)] if self._error is not None else []
-        reasons += [self._launcher.describe(handle) for handle in self.launches.handles(manifest)]
+        reasons += [workers.describe() for workers in self.launches.workers(manifest)]
         words = "; ".join(filter(None, reasons))
         within = f"{manifest.timings.launch_s:g} s"
         return f"no worker of launcher {self._launcher.name!r} was heard of within {within}" + (
@@ -214,8 +214,8 @@ class Starter:
     def _break(self, reason: str) -> None:
         manifest = self._session.manifest.end(SessionState.BROKEN, reason)
         # Workers on their way would start, find the session over, and leave: they would cost money and do no work.
-        for handle in self.launches.handles(manifest):
-            self._launcher.stop(handle, at_once=False)
+        for workers in self.launches.workers(manifest):
+            workers.drain()
         end_what_is_left(self._session, manifest)
 
 

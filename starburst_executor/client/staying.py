@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
-from starburst_executor.client.handles import handle_of
+from starburst_executor.client.handles import workers_of
 from starburst_executor.clock import Backoff
 from starburst_executor.launch.base import Launcher
 from starburst_executor.launch.local.processes import has_ended
@@ -94,18 +94,18 @@ class Staying:
         return worker_id not in self._watcher.watch.dead and (gone is False if by_its_process else not gone)
 
     def _is_one_on_its_way(self) -> bool:
-        """Whether the engine has workers of ours that have not been heard of: these come, if it keeps trying.
+        """Whether the platform has workers of this launcher that have not beaten: these come, if it keeps trying.
 
         Store: 1 LIST, 1 GET for each of them that has beaten since it was read.
         """
         session, launcher = self._session, self._launcher
         for launch in session.manifest.current.launches:
-            handle = handle_of(session.sealer, launch) if launch.launcher == launcher.name else ""
-            if not handle:
+            workers = workers_of(session.sealer, launcher, launch)
+            if workers is None:
                 continue
-            dead = {death.worker_id for death in launcher.deaths(handle)}
+            dead = {death.worker_id for death in workers.deaths()}
             heard = self._beats.read(partial(_is_one_of, launch, dead))
-            if launcher.slots_alive(handle) > sum(beat.slots for beat in heard):
+            if workers.slots_alive() > sum(beat.slots for beat in heard):
                 return True
         return False
 

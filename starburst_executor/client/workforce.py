@@ -6,11 +6,11 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from starburst_executor.client.deaths import Deaths
-from starburst_executor.client.handles import handle_of
+from starburst_executor.client.handles import workers_of
 from starburst_executor.client.money import check_cost
 from starburst_executor.client.opening import own_launcher
 from starburst_executor.clock import Backoff
-from starburst_executor.launch.base import Launcher
+from starburst_executor.launch.base import Launcher, Workers
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
 from starburst_executor.session.beats import Beats
 from starburst_executor.session.repair import Watcher
@@ -49,25 +49,25 @@ class Workforce:
 
     def let_go(self) -> None:
         """Release this client's workers at its end: workers bound to it end too, detached ones continue."""
-        for launcher, handle in self._handles():
-            launcher.let_go(handle)
+        for workers in self._own():
+            workers.let_go()
 
     def kill(self) -> None:
-        """Stop at once the workers that this client has started. Makes no store request."""
-        for launcher, handle in self._handles():
-            launcher.stop(handle, at_once=True)
+        """Kill the workers that this client's launcher has started. Makes no store request."""
+        for workers in self._own():
+            workers.kill()
 
-    def stop(self) -> None:
-        """Stop at once this session's workers and no others, including those that other clients started."""
+    def end_session(self) -> None:
+        """Kill this session's workers and no others, including those that other clients started; none starts any more."""
         # A ring without keys: idle workers elsewhere read the manifest at once.
         self._session.bell.ring((), 1)
-        for launcher, handle in self._all_handles():
-            launcher.stop(handle, at_once=True)
+        for workers in self._all():
+            workers.end_session()
 
     def forget(self) -> None:
         """Remove the files that launchers keep for them, such as logs."""
-        for launcher, handle in self._all_handles():
-            launcher.forget(handle)
+        for workers in self._all():
+            workers.forget()
 
     def wait_until_gone(self, buried: frozenset[str]) -> None:
         """Wait until no worker can write any more: each has left, was seen dead, or is lost.
@@ -109,21 +109,22 @@ class Workforce:
         self._beats = self._reader.read()
         return self._beats
 
-    def _handles(self) -> Iterator[tuple[Launcher, str]]:
+    def _own(self) -> Iterator[Workers]:
+        """Yield the workers of each launch of this client's launcher."""
         if self._launcher is not None:
-            yield from self._handles_of(self._launcher)
+            yield from self._of(self._launcher)
 
-    def _all_handles(self) -> Iterator[tuple[Launcher, str]]:
-        """Yield also the handles of the session's launcher, if this client has another one, or none."""
-        yield from self._handles()
+    def _all(self) -> Iterator[Workers]:
+        """Yield also those of the session's launcher, if this client has another one, or none."""
+        yield from self._own()
         name = None if self._launcher is None else self._launcher.name
         if all(launch.launcher == name for launch in self._session.manifest.current.launches):
             return
-        own = own_launcher(self._session)
-        if own is not None and own.name != name:
-            yield from self._handles_of(own)
+        sessions_own = own_launcher(self._session)
+        if sessions_own is not None and sessions_own.name != name:
+            yield from self._of(sessions_own)
 
-    def _handles_of(self, launcher: Launcher) -> Iterator[tuple[Launcher, str]]:
+    def _of(self, launcher: Launcher) -> Iterator[Workers]:
         for launch in self._session.manifest.current.launches:
-            if launch.launcher == launcher.name and (handle := handle_of(self._session.sealer, launch)):
-                yield launcher, handle
+            if (workers := workers_of(self._session.sealer, launcher, launch)) is not None:
+                yield workers

@@ -9,16 +9,20 @@ due; between two steps the client beats and writes the latest handle:
     start(order) ─► handle, more_s=0 ─► start(order, handle) ─► handle, more_s=2.5 ─► … ─► handle, more_s=None
 
 Another client can continue from that handle if the first one dies.
+
+    options ─open()─► launcher ─start(order)─► handle ─► manifest        a plain value; a launcher is of one session
+                      launcher ─resume(handle)─► workers ─► deaths, slots, drain, kill, …
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
+from starburst_executor.clock import Clock
 from starburst_executor.errors import LaunchError
 
-__all__ = ["CountsInterruptions", "Death", "Launcher", "Order", "Started", "StopsOne"]
+__all__ = ["Death", "Launcher", "Options", "Order", "Started", "Workers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +83,58 @@ class Death:
     was_killed: bool = False
 
 
-@runtime_checkable
-class CountsInterruptions(Protocol):
-    """A launcher whose platform reclaims machines and reports it."""
+class Workers(Protocol):
+    """The workers of one launch, found again by its handle. Called by one thread at a time, and often: on a remote platform
+    the questions are answered from the latest poll.
+    """
 
-    def interruptions(self, handle: str) -> int:
-        """Return how many of its workers' machines were or are being reclaimed, as of the latest poll."""
+    def deaths(self) -> list[Death]:
+        """Return all of them that are certainly dead, on every call; none if the platform cannot tell."""
+
+    def slots_alive(self) -> int:
+        """Return the total number of slots of those that may be alive or are still starting."""
+
+    def interruptions(self) -> int:
+        """Return how many of their machines were or are being reclaimed by the platform."""
+
+    def expected(self) -> list[str]:
+        """Return the ids of those that the platform has started or is starting, all of which should beat.
+
+        None if `give_up` can stop none of them.
+        """
+
+    def describe(self) -> str:
+        """Return what the platform reports about those that have not beaten yet; empty if it reports nothing."""
+
+    def give_up(self, worker_id: str, words: str) -> bool:
+        """Stop a single worker that never beat; return whether it was stopped. It no longer counts as alive, and `deaths`
+        returns it with `words` in its reason.
+        """
+
+    def shed(self, n_slots: int) -> int:
+        """Drain some of them, with about `n_slots` slots in total; return the number of slots that will end."""
+
+    def drain(self) -> None:
+        """Ask them to release their tasks and leave, by SIGTERM."""
+
+    def kill(self) -> None:
+        """End them without regard to their tasks. Return when they have ended or certainly will."""
+
+    def end_session(self) -> None:
+        """Kill them, since their session is over: no worker of the session starts any more, also none that is in no handle.
+
+        Deletes what the platform stores for starting workers, such as the session's key.
+        """
+
+    def let_go(self) -> None:
+        """Release them as the client ends: workers bound to it end too, detached ones continue."""
+
+    def forget(self) -> None:
+        """Remove what is stored of the workers of a deleted session, such as log files."""
 
 
 class Launcher(Protocol):
-    """Starts workers on one platform. Called by one thread at a time, and often: a launcher for a remote platform answers
-    `deaths` and `slots_alive` from its latest poll.
-    """
+    """Starts workers on one platform, and finds them again. Called by one thread at a time."""
 
     @property
     def name(self) -> str:
@@ -123,36 +167,12 @@ class Launcher(Protocol):
             LaunchError, ConfigError: no more workers can be started, and a retry would not help.
         """
 
-    def deaths(self, handle: str) -> list[Death]:
-        """Return all of its workers that are certainly dead, on every call; none if the platform cannot tell."""
-
-    def slots_alive(self, handle: str) -> int:
-        """Return the total number of slots of its workers that may be alive or are still starting."""
-
-    def describe(self, handle: str) -> str:
-        """Return what the platform reports about workers that have not beaten yet; empty if it reports nothing."""
-
-    def shed(self, handle: str, n_slots: int) -> int:
-        """Drain workers with about `n_slots` slots in total; return the number of slots that will end."""
-
-    def stop(self, handle: str, *, at_once: bool) -> None:
-        """Stop exactly these workers: by SIGTERM, or at once. Return when they have ended or certainly will."""
-
-    def forget(self, handle: str) -> None:
-        """Remove what is stored of the workers of a deleted session, such as log files."""
-
-    def let_go(self, handle: str) -> None:
-        """Release the workers as the client ends: workers bound to it end too, detached ones continue."""
+    def resume(self, handle: str) -> Workers:
+        """Return the workers of a launch by its handle; no workers if the handle is malformed. Makes no request."""
 
 
-@runtime_checkable
-class StopsOne(Protocol):
-    """The additional methods of a launcher that can stop a single worker. Called as `Launcher` is."""
+class Options(Protocol):
+    """The options of a launcher: a plain value, checked when it is made. Thread-safe; any number of sessions may use it."""
 
-    def expected(self, handle: str) -> list[str]:
-        """Return the ids of the workers that the platform has started or is starting, all of which should beat."""
-
-    def give_up(self, handle: str, worker_id: str, words: str) -> bool:
-        """Stop a worker that never beat; return whether it was stopped. It no longer counts as alive, and `deaths` returns
-        it with `words` in its reason.
-        """
+    def open(self, clock: Clock | None = None) -> Launcher:
+        """Return a launcher with these options, for one session. Makes no request and starts nothing."""

@@ -20,10 +20,10 @@ from starburst_executor.clock import Clock
 from starburst_executor.errors import ConfigError
 from starburst_executor.launch.aws.batch import Batch
 from starburst_executor.launch.aws.ecs import Ec2, Fargate
-from starburst_executor.launch.base import Launcher
+from starburst_executor.launch.base import Launcher, Options
 from starburst_executor.launch.local.launcher import Local
 
-__all__ = ["is_on_aws", "open_launcher"]
+__all__ = ["is_on_aws", "open_launcher", "read_spec"]
 
 _ON_AWS: dict[str, tuple[type[Fargate] | type[Ec2] | type[Batch], dict[str, Any]]] = {
     "fargate": (Fargate, {}),
@@ -41,7 +41,13 @@ def is_on_aws(spec: str) -> bool:
 
 
 def open_launcher(spec: str, clock: Clock, *, detached: bool) -> Launcher | None:
-    """Return the launcher that a spec names; None for "none".
+    """Return the launcher that a spec names; None for "none". Makes no request. Raises: as `read_spec`."""
+    options = read_spec(spec, detached=detached)
+    return None if options is None else options.open(clock)
+
+
+def read_spec(spec: str, *, detached: bool) -> Options | None:
+    """Return the options that a spec names; None for "none".
 
     Args:
         detached: Whether the session is detached, which selects the launcher for "aws".
@@ -58,7 +64,7 @@ def open_launcher(spec: str, clock: Clock, *, detached: bool) -> Launcher | None
     if kind == "local":
         agents = options.pop("agents", "1")
         if not options and agents.isdecimal():
-            return Local(agents=int(agents), clock=clock)
+            return Local(agents=int(agents))
     if kind == "none" and not options:
         return None
     known = ", ".join(["local", "none", "aws", *_ON_AWS])

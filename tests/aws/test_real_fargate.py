@@ -16,7 +16,7 @@ from starburst_executor.aws.logs import last_lines, stream_of
 from starburst_executor.aws.parameter import parameter_name
 from starburst_executor.aws.stack.outputs import Stack
 from starburst_executor.clock import SystemClock
-from starburst_executor.launch.aws import ecs_tasks
+from starburst_executor.launch.aws.ecs_answers import failure_error
 from starburst_executor.launch.aws.ecs_handle import EcsHandle
 from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import new_launch_id
@@ -80,11 +80,12 @@ def test_a_call_that_is_repeated_starts_nothing_twice(purse: Purse, clients: Cli
     purse.take(1, 300.0)
     url = f"{real.store_url().partition('?')[0]}/{session_id}?region={real.region}"
     order = Order(new_launch_id(clock), url, "00" * 32, 1, True)
-    first, second = Fargate(image=image, **purse.here), Fargate(image=image, cpu=0.5, **purse.here)
+    first = Fargate(image=image, **purse.here).open()
+    second = Fargate(image=image, cpu=0.5, **purse.here).open()
     plan = first.start(order).handle
     handles = [EcsHandle.load(launcher.start(order, plan).handle) for launcher in (first, first, second)]
     assert [one.tasks for one in handles if one is not None] == [handles[0].tasks] * 3  # type: ignore[union-attr]
-    first.stop(handles[0].dump(), at_once=True)  # type: ignore[union-attr]
+    first.resume(handles[0].dump()).end_session()  # type: ignore[union-attr]
     wait_until(lambda: not tasks_of(clients, real, session_id), 300)
 
 
@@ -101,8 +102,8 @@ def test_the_sentence_of_a_quota_is_understood(purse: Purse, clients: Clients, r
     quota = read_quota(clients, KINDS["fargate"])
     if quota is None or quota.limit >= 16:
         pytest.skip("the account's quota is not smaller than the largest worker")
-    launcher = Fargate(cpu=16, image=image, **purse.here)
-    definition = launcher._tasks._definition
+    launcher = Fargate(cpu=16, image=image, **purse.here).open()
+    definition = launcher._placing._definition.family
     network = {"subnets": list(real.subnets), "securityGroups": [real.security_group], "assignPublicIp": "ENABLED"}
     answer = clients.get("ecs").run_task(
         cluster=real.cluster,
@@ -115,7 +116,7 @@ def test_the_sentence_of_a_quota_is_understood(purse: Purse, clients: Clients, r
         clients.get("ecs").stop_task(cluster=real.cluster, task=task["taskArn"])
     assert answer["failures"], "ECS has started it"
     print(answer["failures"])
-    assert all(isinstance(ecs_tasks._failure(one, "FARGATE"), QuotaExceeded) for one in answer["failures"])
+    assert all(isinstance(failure_error(one, "FARGATE"), QuotaExceeded) for one in answer["failures"])
 
 
 def test_the_quotas_can_be_read_with_what_is_in_use(clients: Clients) -> None:
@@ -134,14 +135,14 @@ def test_the_last_lines_of_a_worker_that_ended_at_once_are_found(
     purse.sessions.append(session_id)
     purse.take(1, 300.0)
     url = f"{real.store_url().partition('?')[0]}/{session_id}?region={real.region}"
-    launcher = Fargate(cpu=0.25, memory="512MB", image=image, **purse.here)
+    launcher = Fargate(cpu=0.25, memory="512MB", image=image, **purse.here).open()
     order = Order(new_launch_id(clock), url, "00" * 32, 1, True)
     handle = launcher.start(order, launcher.start(order).handle).handle
-    wait_until(lambda: launcher.deaths(handle), 600)
-    [death] = launcher.deaths(handle)
+    wait_until(lambda: launcher.resume(handle).deaths(), 600)
+    [death] = launcher.resume(handle).deaths()
     assert "SessionNotFound" in death.words
     assert "exit status 3" in death.words
     found = EcsHandle.load(handle)
     assert found is not None
     assert "SessionNotFound" in last_lines(clients, real, stream_of(found.tasks[0][0]))
-    launcher.stop(handle, at_once=True)
+    launcher.resume(handle).end_session()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from starburst_executor import Batch, ConfigError, DetachedExecutor, ExecutorBroken, StarburstExecutor
-from starburst_executor.launch.aws import batch_jobs
+from starburst_executor.launch.aws import batch_submitting, launches_seen
 from tests.sessions import REMOTE, run_python, wait_until
 from tests.support.aws_fakes.batch import FakeBatch
 from tests.support.aws_fakes.refusal import Page
@@ -36,8 +36,8 @@ sys.stdin.read()
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_jobs, "_POLL_S", 0.2)
-    monkeypatch.setattr(batch_jobs, "_PAUSE_S", 0.2)
+    monkeypatch.setattr(launches_seen, "POLL_S", 0.2)
+    monkeypatch.setattr(batch_submitting, "_PAUSE_S", 0.2)
 
 
 def slow_square(n: int) -> int:
@@ -300,4 +300,4 @@ def test_what_batch_cannot_run_is_refused_by_the_constructor(aws: FakeAws) -> No
     with pytest.raises(ConfigError, match="no Batch queue for on='ec2'"):
         executor(1, on="ec2")
     with pytest.raises(ConfigError, match="at most 10000 jobs"):
-        Batch(image=IMAGE).check(10_001)
+        Batch(image=IMAGE).open().check(10_001)

@@ -12,7 +12,7 @@ from starburst_executor import BudgetExceeded, DetachedExecutor, Fargate, Starbu
 from starburst_executor.aws.billing import prices
 from starburst_executor.client.opening import attach
 from starburst_executor.clock import SystemClock
-from starburst_executor.launch.aws import ecs_tasks
+from starburst_executor.launch.aws import ecs_placing, launches_seen
 from tests.sessions import REMOTE, wait_until
 from tests.support.aws_fakes.server import IMAGE, FakeAws
 from tests.support.moto_server import BUCKET
@@ -24,8 +24,9 @@ DEAR, CHEAP = 0.01, 20.0
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"_POLL_S": 0.2, "_PAUSE_S": 0.05, "_PAUSE_MOST_S": 0.2}.items():
-        monkeypatch.setattr(ecs_tasks, name, value)
+    monkeypatch.setattr(launches_seen, "POLL_S", 0.2)
+    for name, value in {"_PAUSE_S": 0.05, "_PAUSE_MOST_S": 0.2}.items():
+        monkeypatch.setattr(ecs_placing, name, value)
 
 
 def detached(kind: str, limit: float | None = None) -> DetachedExecutor:

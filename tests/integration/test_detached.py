@@ -528,7 +528,7 @@ def test_leaving_work_to_a_busy_worker_of_this_machine_takes_no_beat(tmp_path: P
 
 
 def test_workers_that_cannot_start_become_an_error(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("starburst_executor.launch.local.launcher._START", "raise SystemExit('no such luck')")
+    monkeypatch.setattr("starburst_executor.launch.local.agents._START", "raise SystemExit('no such luck')")
     executor = detached(store_url, workers=1)
     future = executor.submit(square, 3)
     error = future.exception(60)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from starburst_executor import Ec2, StarburstExecutor
-from starburst_executor.launch.aws import ecs_tasks
+from starburst_executor.launch.aws import launches_seen
 from tests.sessions import REMOTE, wait_until
 from tests.support.aws_fakes.server import IMAGE, FakeAws
 
 
 def test_a_worker_for_each_instance_with_a_slot_for_each_vcpu(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ecs_tasks, "_POLL_S", 0.2)
+    monkeypatch.setattr(launches_seen, "POLL_S", 0.2)
     with StarburstExecutor(workers=6, launcher=Ec2(image=IMAGE), timings=REMOTE) as ex:
         assert list(ex.map(abs, range(-12, 0), timeout=60)) == list(range(12, 0, -1))
         (definition,) = aws.ecs.definitions.values()

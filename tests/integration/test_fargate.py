@@ -27,7 +27,7 @@ from starburst_executor import (
 )
 from starburst_executor.client.report import status_of
 from starburst_executor.errors import StarburstError
-from starburst_executor.launch.aws import ecs_tasks
+from starburst_executor.launch.aws import ecs_placing, launches_seen
 from starburst_executor.launch.aws.ecs_handle import EcsHandle
 from tests.sessions import REMOTE, wait_until
 from tests.support.aws_fakes.ecs import CAPACITY, VCPUS, Step, failing, losing, refusing
@@ -40,8 +40,9 @@ ROLE_MISSING = "unable to assume the role"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """ECS is asked, and asked again, in fractions of seconds."""
-    for name, value in {"_POLL_S": 0.2, "_PAUSE_S": 0.05, "_PAUSE_MOST_S": 0.2}.items():
-        monkeypatch.setattr(ecs_tasks, name, value)
+    monkeypatch.setattr(launches_seen, "POLL_S", 0.2)
+    for name, value in {"_PAUSE_S": 0.05, "_PAUSE_MOST_S": 0.2}.items():
+        monkeypatch.setattr(ecs_placing, name, value)
 
 
 def timings(launch_s: float = 60.0) -> Timings:
@@ -512,7 +513,7 @@ def test_two_clients_at_the_same_step_start_the_same_workers(aws: FakeAws) -> No
 
     aws.ecs.never_start = True
     order = Order("0190a0b0c0d-0011", "s3://starburst/sessions/a-session?region=us-east-1", "00" * 32, 25, True)
-    first, second = Fargate(image=IMAGE), Fargate(image=IMAGE, cpu=0.5)
+    first, second = Fargate(image=IMAGE).open(), Fargate(image=IMAGE, cpu=0.5).open()
     plan = first.start(order)
     assert aws.parameters == {}
     assert aws.ecs.calls == []

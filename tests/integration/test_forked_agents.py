@@ -11,6 +11,7 @@ import pytest
 
 from starburst_executor import DetachedExecutor, Local, StarburstExecutor
 from starburst_executor.launch.local import fork_server
+from starburst_executor.launch.local.launcher import LocalLauncher
 from tests.sessions import descendants, is_alive, kill, run_python, timings_for, wait_until, worker_pids
 from tests.support.moto_server import ROOT
 
@@ -41,8 +42,8 @@ def session(store_url: str, n_agents: int) -> StarburstExecutor:
 
 def server_pid(executor: StarburstExecutor) -> int:
     launcher = executor._engine.parts.workforce._launcher
-    assert isinstance(launcher, Local)
-    [server] = launcher._servers.values()
+    assert isinstance(launcher, LocalLauncher)
+    [server] = launcher._agents._servers.values()
     return server._process.pid
 
 
@@ -114,7 +115,7 @@ def wait_for_file(path):
 executor = DetachedExecutor(workers=3, store=sys.argv[1], timings=timings_for(sys.argv[1]), launcher=Local(agents=3))
 futures = [executor.submit(wait_for_file, sys.argv[2]) for _ in range(3)]
 wait_until(lambda: len(worker_pids(executor)) == 3 and all(future.running() for future in futures))
-[server] = executor._engine.parts.workforce._launcher._servers.values()
+[server] = executor._engine.parts.workforce._launcher._agents._servers.values()
 print(executor.url, server._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -78,7 +78,8 @@ def test_workers_own_lines_come_from_cloudwatch(aws: FakeAws, launcher: Fargate 
     aws.hidden_parameters = True  # they end at once, with words
     ex = DetachedExecutor(workers=2, launcher=launcher, timings=REMOTE)
     order = Order(new_launch_id(SystemClock()), ex.url, ex.key.hex(), 2, True)
-    handle = launcher.start(order, launcher.start(order).handle).handle
+    opened_launcher = launcher.open()
+    handle = opened_launcher.start(order, opened_launcher.start(order).handle).handle
     launch = Launch(order.launch_id, launcher.name, 2, "", 0.0, True)
     launch = replace(launch, handle=sealed_handle(ex._engine.session.sealer, launch, handle))
     ex._engine.session.manifest.change(lambda manifest: replace(manifest, launches=(launch,)))

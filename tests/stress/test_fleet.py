@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from starburst_executor import Fargate, StarburstExecutor
-from starburst_executor.launch.aws import ecs_tasks
+from starburst_executor.launch.aws import ecs_placing, launches_seen
 from tests.sessions import REMOTE, wait_until
 from tests.support.aws_fakes.ecs import CAPACITY, failing, losing
 from tests.support.aws_fakes.refusal import Bucket
@@ -27,8 +27,8 @@ def square(n: int) -> int:
 
 @pytest.mark.timeout(900)
 def test_fifty_workers_through_all_kinds_of_trouble(aws: FakeAws, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ecs_tasks, "_POLL_S", 1.0)
-    monkeypatch.setattr(ecs_tasks, "_PAUSE_S", 0.2)
+    monkeypatch.setattr(launches_seen, "POLL_S", 1.0)
+    monkeypatch.setattr(ecs_placing, "_PAUSE_S", 0.2)
     aws.ecs.launches = Bucket(2, 4.0)
     aws.ecs.script += [failing(CAPACITY), losing(), failing(CAPACITY, n_started=5)]
     timings = replace(REMOTE, beat_s=5.0, look_s=5.0, launch_s=300.0)

@@ -43,6 +43,11 @@ class FakeLauncher:
     def kill(self, handle: str, words: str = "exit status 1", *, by_signal: bool = False) -> None:
         self.dead[handle] = Death(handle, words, was_killed=by_signal)
 
+    def resume(self, handle: str) -> FakeWorkers:
+        return FakeWorkers(self, handle)
+
+    # What its workers answer. Tests replace these.
+
     def deaths(self, handle: str) -> list[Death]:
         return [self.dead[handle]] if handle in self.dead else []
 
@@ -52,18 +57,59 @@ class FakeLauncher:
     def describe(self, handle: str) -> str:
         return f"{handle} is on its way"
 
-    def shed(self, handle: str, n_slots: int) -> int:
-        self.stop(handle, at_once=False)
-        return self.orders[int(handle[1:])].n_slots
+    def expected(self, handle: str) -> list[str]:
+        return []
+
+    def give_up(self, handle: str, worker_id: str, words: str) -> bool:
+        return False
 
     def stop(self, handle: str, *, at_once: bool) -> None:
         self.stopped.append((handle, at_once))
         self.kill(handle)
 
-    def let_go(self, handle: str) -> None:
+
+class FakeWorkers:
+    """The workers of one order, as their launcher wants them."""
+
+    def __init__(self, launcher: FakeLauncher, handle: str) -> None:
+        self._launcher = launcher
+        self._handle = handle
+
+    def deaths(self) -> list[Death]:
+        return self._launcher.deaths(self._handle)
+
+    def slots_alive(self) -> int:
+        return self._launcher.slots_alive(self._handle)
+
+    def interruptions(self) -> int:
+        return 0
+
+    def expected(self) -> list[str]:
+        return self._launcher.expected(self._handle)
+
+    def give_up(self, worker_id: str, words: str) -> bool:
+        return self._launcher.give_up(self._handle, worker_id, words)
+
+    def describe(self) -> str:
+        return self._launcher.describe(self._handle)
+
+    def shed(self, n_slots: int) -> int:
+        self.drain()
+        return self._launcher.orders[int(self._handle[1:])].n_slots
+
+    def drain(self) -> None:
+        self._launcher.stop(self._handle, at_once=False)
+
+    def kill(self) -> None:
+        self._launcher.stop(self._handle, at_once=True)
+
+    def end_session(self) -> None:
+        self.kill()
+
+    def let_go(self) -> None:
         pass
 
-    def forget(self, handle: str) -> None:
+    def forget(self) -> None:
         pass
 
 

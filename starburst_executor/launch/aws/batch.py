@@ -1,22 +1,22 @@
 """Workers as jobs of AWS Batch, whose queue waits for capacity and restarts the jobs of a lost host, with no client
-attached. This module checks the options; `batch_jobs.py` makes the requests to Batch.
+attached.
+
+A plain value: this module checks the options, before boto3 is loaded. `batch_launcher.py` starts the workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
+from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError
-from starburst_executor.launch.aws.ecs import EPHEMERAL_GB_LEAST, OnAws, check_arch, check_ephemeral
-from starburst_executor.launch.aws.options import check_share
+from starburst_executor.launch.aws.on_aws import OnAws
+from starburst_executor.launch.aws.options import ARCHS, EPHEMERAL_GB_LEAST, check_arch, check_ephemeral, check_share
 from starburst_executor.launch.aws.sizes import Size, fargate_size
-from starburst_executor.launch.base import Death, Order, Started
 
 if TYPE_CHECKING:
-    from starburst_executor.launch.aws.batch_jobs import BatchJobs
+    from starburst_executor.launch.aws.batch_launcher import BatchLauncher
 
 __all__ = ["Batch"]
 
@@ -51,7 +51,7 @@ class Batch(OnAws):
     on: str = "fargate"
     spot: bool = False
     gpus: int = 0
-    arch: str = "x86_64"
+    arch: str = ARCHS[0]
     ephemeral_gb: int = EPHEMERAL_GB_LEAST
     share: str | None = None
     priority: int = 0
@@ -84,90 +84,24 @@ class Batch(OnAws):
         return fargate_size(self.cpu, self.memory) if self.on == "fargate" else Size.of(self.cpu, self.memory)
 
     @property
-    def spec(self) -> str:
-        return self.spec_of(
-            self.arch,
-            cpu=float(self.cpu),
-            memory=self.memory,
-            on=None if self.on == _ON[0] else self.on,
-            spot=self.spot,
-            gpus=self.gpus or None,
-            arch=None if self.arch == "x86_64" else self.arch,
-            ephemeral_gb=None if self.ephemeral_gb == EPHEMERAL_GB_LEAST else self.ephemeral_gb,
-            share=self.share,
-            priority=self.priority or None,
-        )
-
-    @cached_property
-    def _jobs(self) -> BatchJobs:
-        from starburst_executor.launch.aws.batch_jobs import BatchJobs
-
-        return BatchJobs(
-            self.account,
-            size=self.size,
-            on=self.on,
-            spot=self.spot,
-            gpus=self.gpus,
-            arch=self.arch,
-            n_slots_each=self._slots_each,
-            ephemeral_gb=self.ephemeral_gb,
-            share=self.share,
-            priority=self.priority,
-        )
-
-    @property
-    def _slots_each(self) -> int:
+    def slots_each(self) -> int:
+        """The slots of each worker."""
         return self.slots or max(1, int(self.cpu))
 
-    def usd_per_hour(self, n_slots: int) -> float:
-        """Estimate the cost per hour of workers with `n_slots` slots. Price list: 1 once a day.
+    def open(self, clock: Clock | None = None) -> BatchLauncher:
+        from starburst_executor.launch.aws.batch_launcher import BatchLauncher
 
-        Spot counts as On-Demand, which the queue uses where there is no spare capacity, so that cost limits hold.
-        """
-        pricing, (vcpu, mib) = self.account.pricing, self.size
-        if self.on == "fargate":
-            price = pricing.fargate(vcpu, mib / 1024, arch=self.arch, disk_gb=self.ephemeral_gb)
-        else:
-            price = pricing.share(vcpu, mib / 1024, self.gpus)
-        return -(-n_slots // self._slots_each) * price.usd_per_hour
+        return BatchLauncher(self, clock or SystemClock())
 
-    def check(self, n_slots: int) -> None:
-        """Check that the stack has such a queue, and that the image exists. Raises: ConfigError, LaunchError."""
-        self._jobs.check(n_slots)
-
-    def start(self, order: Order, handle: str = "") -> Started:
-        return self._jobs.start(order, handle)
-
-    def deaths(self, handle: str) -> list[Death]:
-        return self._jobs.deaths(handle)
-
-    def slots_alive(self, handle: str) -> int:
-        return self._jobs.slots_alive(handle)
-
-    def interruptions(self, handle: str) -> int:
-        return self._jobs.interruptions(handle)
-
-    def describe(self, handle: str) -> str:
-        return self._jobs.describe(handle)
-
-    def expected(self, handle: str) -> list[str]:
-        return self._jobs.expected(handle)
-
-    def give_up(self, handle: str, worker_id: str, words: str) -> bool:
-        return self._jobs.give_up(handle, worker_id, words)
-
-    def shed(self, handle: str, n_slots: int) -> int:
-        return self._jobs.shed(handle, n_slots)
-
-    def stop(self, handle: str, *, at_once: bool) -> None:
-        self._jobs.stop(handle, for_good=at_once)
-
-    def let_go(self, handle: str) -> None:
-        self._jobs.let_go(handle)
-
-    def forget(self, handle: str) -> None:
-        """Do nothing: only logs remain, which expire in CloudWatch."""
-
-    def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:  # noqa: ARG002
-        # Without a launch that names the job, its ECS task cannot be found any more. Batch: 1 for 100 jobs.
-        return {stream: worker_id for handle in handles for stream, worker_id in self._jobs.log_streams(handle)}
+    def own_options(self) -> dict[str, object]:
+        return {
+            "cpu": float(self.cpu),
+            "memory": self.memory,
+            "on": None if self.on == _ON[0] else self.on,
+            "spot": self.spot,
+            "gpus": self.gpus or None,
+            "arch": None if self.arch == ARCHS[0] else self.arch,
+            "ephemeral_gb": None if self.ephemeral_gb == EPHEMERAL_GB_LEAST else self.ephemeral_gb,
+            "share": self.share,
+            "priority": self.priority or None,
+        }

@@ -16,6 +16,7 @@ from starburst_executor.aws.clients import FOREIGN
 from starburst_executor.aws.machines import describe_types
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError
+from starburst_executor.launch.aws.options import ARCHS
 from starburst_executor.launch.aws.remote import Account
 from starburst_executor.launch.aws.sizes import Size, memory_mib
 
@@ -92,6 +93,11 @@ class Hosts:
     def quota_kind(self) -> str | None:
         return kind_of_instance(self.instance_types[0], spot=self._spot)
 
+    @property
+    def arch(self) -> str:
+        """The instances' architecture, and that of the image."""
+        return ARCHS[1] if self._account.stack.ec2_arch == ARCHS[1] else ARCHS[0]
+
     @cached_property
     def machines(self) -> dict[str, Machine]:
         """The capacity of each type. Raises: LaunchError, ConfigError. EC2: 1, once."""
@@ -116,8 +122,7 @@ class Hosts:
             )
         if gpus > machine.gpus:
             raise ConfigError(f"gpus={gpus} (an argument): an instance {types} has {machine.gpus}")
-        arch = "arm64" if stack.ec2_arch == "arm64" else "x86_64"
-        container = self._account.container(self._account.image_for(arch), Size(machine.vcpus, mib), gpus)
+        container = self._account.container(self._account.image_for(self.arch), Size(machine.vcpus, mib), gpus)
         if gpus:
             container["resourceRequirements"] = [{"type": "GPU", "value": str(gpus)}]
         return {

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from starburst_executor.launch.aws.worker_ids import digits_of
+from starburst_executor.launch.bootstrap import worker_id_of
+
 __all__ = ["Call", "EcsHandle"]
 
 # ECS calls the ids of its tasks opaque; ids in the form of new accounts are packed.
@@ -55,6 +58,10 @@ class EcsHandle:
     repeat: tuple[Call, ...] = ()
     tasks: tuple[tuple[str, int], ...] = ()
     why_fewer: str = ""
+
+    def worker_id(self, task_id: str) -> str:
+        """Return the id of the worker in an ECS task."""
+        return worker_id_of(self.launch_id, digits_of(task_id))
 
     @property
     def n_started(self) -> int:

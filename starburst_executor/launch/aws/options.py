@@ -1,4 +1,5 @@
-"""The user's options for a worker's container besides its size: a role, variables, secrets by reference, file systems.
+"""Checks the user's options for a worker's container besides its size: a role, variables, secrets by reference, file systems.
+
 They are checked before any request to AWS. Errors name the option, and never a value that may be secret.
 """
 
@@ -11,7 +12,28 @@ from typing import Any
 
 from starburst_executor.errors import ConfigError
 
-__all__ = ["check_env", "check_mounts", "check_role", "check_secrets", "check_share", "own_share", "volumes"]
+__all__ = [
+    "ARCHS",
+    "EPHEMERAL_GB_LEAST",
+    "FALLBACK_AFTER",
+    "check_arch",
+    "check_env",
+    "check_ephemeral",
+    "check_fallback",
+    "check_mounts",
+    "check_role",
+    "check_secrets",
+    "check_share",
+    "check_slots",
+    "own_share",
+    "volumes",
+]
+
+ARCHS = ("x86_64", "arm64")
+EPHEMERAL_GB_LEAST, _EPHEMERAL_GB_MOST = 20, 200  # the least is included in every container
+# After this many interruptions, repeating lost work on Spot probably costs more than On-Demand.
+FALLBACK_AFTER = 10
+_SLOTS_MOST = 256
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ROLE = re.compile(r"arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+")
@@ -27,6 +49,34 @@ _SECRET = re.compile(
 _KEPT = ("STARBURST_", "AWS_BATCH_", "ECS_", "AWS_CONTAINER_CREDENTIALS_")
 # A worker reaches its session with its role; these would replace it, unencrypted and without expiry.
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+
+
+def check_slots(slots: int | None) -> None:
+    """Check the number of slots of a worker. Raises: ConfigError."""
+    if slots is not None and (type(slots) is not int or not 1 <= slots <= _SLOTS_MOST):
+        raise ConfigError(f"slots={slots!r} (an argument): must be 1..{_SLOTS_MOST}")
+
+
+def check_arch(arch: str) -> None:
+    """Check that AWS has such machines. Raises: ConfigError."""
+    if arch not in ARCHS:
+        raise ConfigError(f"arch={arch!r} (an argument): must be {' or '.join(map(repr, ARCHS))}")
+
+
+def check_ephemeral(ephemeral_gb: int) -> None:
+    """Check that Fargate has such a disk. Raises: ConfigError."""
+    if type(ephemeral_gb) is not int or not EPHEMERAL_GB_LEAST <= ephemeral_gb <= _EPHEMERAL_GB_MOST:
+        raise ConfigError(
+            f"ephemeral_gb={ephemeral_gb!r} (an argument): must be {EPHEMERAL_GB_LEAST}..{_EPHEMERAL_GB_MOST}"
+        )
+
+
+def check_fallback(spot: bool, fallback: bool, after: int) -> None:
+    """Check `fallback` and `fallback_after`. Raises: ConfigError."""
+    if fallback and not spot:
+        raise ConfigError("fallback=True (an argument): requires spot=True; without it all workers are On-Demand")
+    if type(after) is not int or after < 1:
+        raise ConfigError(f"fallback_after={after!r} (an argument): must be at least 1")
 
 
 def check_role(role: str | None) -> None:

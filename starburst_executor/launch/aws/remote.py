@@ -22,7 +22,7 @@ from starburst_executor.aws.billing.quotas import KINDS, read_quota
 from starburst_executor.aws.clients import Clients, Passing
 from starburst_executor.aws.image.environment import find_environment
 from starburst_executor.aws.image.images import image_uri
-from starburst_executor.aws.logs import CONTAINER, STREAM_PREFIX
+from starburst_executor.aws.logs import CONTAINER, STREAM_PREFIX, last_lines
 from starburst_executor.aws.metadata import ecs_task_id
 from starburst_executor.aws.parameter import delete_key, parameter_name, put_key, read_key
 from starburst_executor.aws.stack.causes import start_advice
@@ -32,21 +32,22 @@ from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError, QuotaExceeded, StarburstError
 from starburst_executor.launch.aws.options import volumes
 from starburst_executor.launch.aws.sizes import Size
+from starburst_executor.launch.aws.worker_ids import batch_digits, digits_of
 from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import Bootstrap, worker_id_of
 from starburst_executor.store.url import split_url
 
-__all__ = ["Account", "batch_digits", "digits_of", "engine_bootstrap", "with_advice", "worker_command", "worker_url"]
+__all__ = ["Account", "LastLines", "engine_bootstrap", "with_advice", "worker_command", "worker_url"]
 
 _log = logging.getLogger(__name__)
 
 _ENTRY_POINT = ["python", "-m", "starburst_executor.worker"]
 # How long a starting worker retries while AWS is busy or unreachable.
 _PATIENCE_S, _PAUSES_S = 300.0, (0.5, 20.0)
-# The digits of an ECS task's id in a worker's id: 64 bits, as in all ids of this library.
-DIGITS = 16
 # The longest time that AWS allows between SIGTERM and SIGKILL; a worker's `grace_s` and last commits fit in.
 STOP_TIMEOUT_S = 120
+# Log streams of dead workers that are read per poll.
+_LOGS_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,21 @@ class Account:
         return [{"name": name, "value": value} for name, value in environment.items()]
 
 
+class LastLines:
+    """Reads the last log lines of a few workers that have died; made for each poll."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._n_left = _LOGS_MOST
+
+    def __call__(self, stream: str) -> str:
+        """Return the last lines of a log stream; nothing after a few streams. CloudWatch Logs: 1."""
+        if not self._n_left:
+            return ""
+        self._n_left -= 1
+        return last_lines(self._account.clients, self._account.stack, stream)
+
+
 def with_advice(error: StarburstError) -> StarburstError:
     """Return an error of a launch with advice appended, if there is any."""
     advice = start_advice(str(error))
@@ -240,17 +256,3 @@ def _key(parameter: str, clock: Clock) -> str:
             if clock.monotonic() >= deadline:
                 raise
         clock.wait(never, backoff.next_s())
-
-
-def digits_of(task_id: str) -> str:
-    """Return the digits of an ECS task's id for a worker's id. The id is opaque: in older accounts it has hyphens.
-
-    Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-account-settings.html#ecs-resource-ids
-    """
-    return "".join(filter(str.isalnum, task_id))[:DIGITS]
-
-
-def batch_digits(job_id: str, attempt: int) -> str:
-    """Return the digits of a Batch job for a worker's id: eight of the job's id, the child's index, the attempt."""
-    job, _, index = job_id.partition(":")
-    return f"{job[:8]}{int(index or 0):04x}{attempt:02x}"

@@ -18,7 +18,8 @@ from starburst_executor import config
 from starburst_executor.aws.clients import FOREIGN, Clients
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import StarburstError
-from starburst_executor.launch.aws.remote import batch_digits, worker_command
+from starburst_executor.launch.aws.remote import worker_command
+from starburst_executor.launch.aws.worker_ids import batch_digits
 from starburst_executor.launch.bootstrap import EXIT_DRAINED
 
 __all__ = ["ATTEMPTS", "RETRY", "SUCCESSORS", "submit_successor"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import IO, Any, cast
 
+from starburst_executor.clock import Clock
 from starburst_executor.errors import StarburstError
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import new_worker_id
@@ -86,38 +87,69 @@ class SimulatedLauncher:
             started.append(worker.worker_id)
         return Started(",".join(started), order.n_slots)
 
-    def deaths(self, handle: str) -> list[Death]:
+    def resume(self, handle: str) -> SimulatedWorkers:
+        started = [self._world.workers[worker_id] for worker_id in handle.split(",")]
+        return SimulatedWorkers(self._world, started, self._lives)
+
+    def open(self, clock: Clock | None = None) -> SimulatedLauncher:  # noqa: ARG002 - each process has the world's
+        """Return this launcher: it is of one client, which uses it for one session."""
+        return self
+
+
+class SimulatedWorkers:
+    """The workers of one launch."""
+
+    def __init__(self, world: World, started: list[WorkerProcess], lives: dict[str, Life]) -> None:
+        self._world = world
+        self._started = started
+        self._lives = lives
+
+    def deaths(self) -> list[Death]:
         if not self._world.plot.tells_deaths:
             return []
-        return [Death(w.worker_id, w.why) for w in self._workers(handle) if not w.is_alive]
+        return [Death(worker.worker_id, worker.why) for worker in self._started if not worker.is_alive]
 
-    def slots_alive(self, handle: str) -> int:
-        return sum(worker.n_slots for worker in self._workers(handle) if worker.is_alive)
+    def slots_alive(self) -> int:
+        return sum(worker.n_slots for worker in self._started if worker.is_alive)
 
-    def describe(self, handle: str) -> str:  # noqa: ARG002 - nobody asks
+    def interruptions(self) -> int:
+        """Return 0: the world reclaims no machines."""
+        return 0
+
+    def expected(self) -> list[str]:
+        """Return none: no single worker can be given up."""
+        return []
+
+    def give_up(self, worker_id: str, words: str) -> bool:  # noqa: ARG002 - see `expected`
+        return False
+
+    def describe(self) -> str:
+        """Return nothing: no reader needs it."""
         return ""
 
-    def shed(self, handle: str, n_slots: int) -> int:  # noqa: ARG002 - all or none
-        self.stop(handle, at_once=False)
-        return self.slots_alive(handle)
+    def shed(self, n_slots: int) -> int:  # noqa: ARG002 - all or none
+        self.drain()
+        return self.slots_alive()
 
-    def stop(self, handle: str, *, at_once: bool) -> None:
-        for worker in self._workers(handle):
-            if at_once:
-                worker.kill("stopped by the launcher")
-            elif worker.is_alive:
+    def drain(self) -> None:
+        for worker in self._started:
+            if worker.is_alive:
                 worker.sigterm()
 
-    def forget(self, handle: str) -> None:
+    def kill(self) -> None:
+        for worker in self._started:
+            worker.kill("stopped by the launcher")
+
+    def end_session(self) -> None:
+        self.kill()
+
+    def forget(self) -> None:
         """Do nothing: no state is kept."""
 
-    def let_go(self, handle: str) -> None:
-        for worker in self._workers(handle):
+    def let_go(self) -> None:
+        for worker in self._started:
             if worker.worker_id in self._lives:
                 self._lives[worker.worker_id].end(b"q")
-
-    def _workers(self, handle: str) -> list[WorkerProcess]:
-        return [self._world.workers[worker_id] for worker_id in handle.split(",")]
 
 
 def start_worker(world: World, n_slots: int, life: Life | None) -> WorkerProcess:

@@ -50,5 +50,5 @@ def test_a_forged_launch_is_not_asked_for_stopped_or_gone_on_with() -> None:
     assert len(launcher.orders) > 1, "it counts for nothing, so others are started"
     session = rig.another()
     session.manifest.refresh()
-    Workforce(session, launcher).stop()
+    Workforce(session, launcher).end_session()
     assert not {"w7", "w8"} & {handle for handle, _ in launcher.stopped}

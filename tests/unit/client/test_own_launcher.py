@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,8 @@ def rig_with(spec: str, seal_of: str) -> Rig:
 
 def test_it_is_the_sessions_own() -> None:
     expected = Fargate(cpu=2.0, image="workers:1", stack="team", region="eu-west-1")
-    assert own_launcher(rig_with(SPEC, SPEC).session) == expected
+    launcher: Any = own_launcher(rig_with(SPEC, SPEC).session)
+    assert launcher.options == expected
     assert own_launcher(rig_with("none", "none").session) is None
 
 

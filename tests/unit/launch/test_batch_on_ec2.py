@@ -58,7 +58,7 @@ class FakeEc2:
 
 
 def check(stack: Stack, **options: Any) -> None:
-    batch = Batch(on="ec2", image="image", **options)
+    batch = Batch(on="ec2", image="image", **options).open()
     account = Account(batch.account.settings, "image")
     account.__dict__.update(stack=stack, clients=FakeEc2(1 if stack.batch_has_gpus else 0))
     batch.__dict__["account"] = account

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from starburst_executor import Batch, ConfigError, Ec2, Fargate, Local
-from starburst_executor.launch.aws.ecs import OnAws
-from starburst_executor.launch.open import is_on_aws, open_launcher
+from starburst_executor.launch.aws.on_aws import OnAws
+from starburst_executor.launch.open import is_on_aws, open_launcher, read_spec
 from starburst_executor.testing import FakeClock
 
 IMAGE = "1.dkr.ecr.eu-west-1.amazonaws.com/starburst:py3.12-0011-x86_64"
@@ -16,7 +16,7 @@ HERE = {"image": IMAGE, "stack": "team", "region": "eu-west-1"}
 
 
 def opened(spec: str, *, detached: bool = False) -> Any:
-    return open_launcher(spec, FakeClock(), detached=detached)
+    return read_spec(spec, detached=detached)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,7 @@ def opened(spec: str, *, detached: bool = False) -> Any:
 def test_a_spec_makes_the_same_launcher_again(launcher: OnAws) -> None:
     again = opened(launcher.spec)
     assert again == launcher
+    assert again.open().spec == launcher.spec
     assert is_on_aws(launcher.spec)
 
 
@@ -57,7 +58,7 @@ def test_aws_is_batch_for_a_session_that_outlives_its_client() -> None:
 
 
 def test_on_this_machine_or_nowhere() -> None:
-    assert opened("none") is None
+    assert opened("none") is open_launcher("none", FakeClock(), detached=False) is None
     assert opened("local").spec == Local().spec == "local"
     assert opened("local?agents=3").spec == "local?agents=3"
     assert not is_on_aws("local?agents=3")
