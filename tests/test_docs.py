@@ -348,9 +348,13 @@ def test_every_page_is_in_the_index() -> None:
 def test_the_words_of_the_glossary_are_used_and_no_others() -> None:
     texts = {page: without_code(page.read_text(encoding="utf-8")) for page in PAGES if page.name != "glossary.md"}
     everything = "\n".join(texts.values()).lower()
-    for words, _, others in table("glossary.md", heading="word"):
+    rows = list(table("glossary.md", heading="word"))
+    # "container engine" is a word of ours, although "engine" alone is none.
+    phrases = [word for words, _, _ in rows for word in words.split(", ") if " " in word]
+    texts = {page: re.sub("|".join(map(re.escape, phrases)), "", text.lower()) for page, text in texts.items()}
+    for words, _, others in rows:
         for word in words.split(", "):
             assert re.search(rf"\b{word}", everything), f"not used: {word}"
         for other in filter(None, others.split(", ")):
-            users = [name_of(page) for page, text in texts.items() if re.search(rf"\b{other}\b", text.lower())]
+            users = [name_of(page) for page, text in texts.items() if re.search(rf"\b{other}s?\b", text)]
             assert not users, f"{other!r} is not our word for {words!r}: {users}"

@@ -4,7 +4,7 @@
     settings.py     argument > `STARBURST_*` variable > config file > default
     aws.py          the same for the `[aws]` table: which stack, region and profile
     file.py         the config file
-    engine.py       what a launcher on AWS passes to a worker in its environment
+    container.py    what a launcher on AWS passes to a worker in its environment
     folders.py      where this machine keeps config, data and logs; the default store
     user_keys.py    the user's key file and the keys of sessions made from it
     environment.py  the names of the variables that are set
@@ -14,12 +14,12 @@ environment. Import its names from this package, not from its modules.
 """
 
 from starburst_executor.config.aws import AwsSettings, forget_aws, has_stack, remember_aws, resolve_aws
-from starburst_executor.config.engine import (
-    EngineStart,
+from starburst_executor.config.container import (
+    ContainerStart,
     Rights,
+    container_environment,
+    container_start,
     drop_secrets,
-    engine_environment,
-    engine_start,
     inherited_environment,
     secret_names,
     size_environment,
@@ -46,17 +46,17 @@ from starburst_executor.config.user_keys import (
 __all__ = [
     "LAUNCHERS",
     "AwsSettings",
-    "EngineStart",
+    "ContainerStart",
     "Rights",
     "SessionKey",
     "Settings",
     "Timings",
     "UserKey",
     "adopt_environment",
+    "container_environment",
+    "container_start",
     "default_store",
     "drop_secrets",
-    "engine_environment",
-    "engine_start",
     "ephemeral_session_key",
     "find_session_key",
     "forget_aws",

@@ -11,9 +11,9 @@ from starburst_executor.clock import Clock
 from starburst_executor.errors import RecordInvalid
 
 __all__ = [
-    "ENGINES",
     "EXIT_DRAINED",
     "MOST_SLOTS",
+    "PLATFORMS",
     "SIGNALLED",
     "Bootstrap",
     "grace_of",
@@ -29,7 +29,7 @@ __all__ = [
 MOST_SLOTS = 1024
 _LENGTH_BYTES = 4
 # The platforms that start workers without a bootstrap record.
-ENGINES = ("ecs", "batch")
+PLATFORMS = ("ecs", "batch")
 # Batch kills a container 30 s after SIGTERM, and a job definition with one container cannot change that:
 # https://docs.aws.amazon.com/batch/latest/userguide/job_timeouts.html. The other 10 s are for releasing running tasks.
 _BATCH_GRACE_S = 20.0
@@ -89,9 +89,9 @@ def worker_id_of(launch_id: str, digits: str) -> str:
     return f"{launch_id.partition('-')[0]}-{digits}"
 
 
-def grace_of(engine: str | None, grace_s: float) -> float:
+def grace_of(platform: str | None, grace_s: float) -> float:
     """Return how long running tasks may continue after a request to stop: the session's grace, or less if the platform limits it."""
-    return min(grace_s, _BATCH_GRACE_S) if engine == "batch" else grace_s
+    return min(grace_s, _BATCH_GRACE_S) if platform == "batch" else grace_s
 
 
 def write_bootstrap(pipe: IO[bytes], bootstrap: Bootstrap) -> None:

@@ -79,7 +79,7 @@ def usd_per_hour(manifest: Manifest, beats: Iterable[WorkerBeat] = (), dead: Col
         own = _of(launch, listed)
         n_heard = sum(beat.slots for beat in own)
         n_left = sum(beat.slots for beat in own if beat.state == WorkerState.LEFT or beat.worker_id in dead)
-        # There are more beats than started slots if an engine replaces workers that ended.
+        # There are more beats than started slots if the platform replaces workers that ended.
         n_alive = min(launch.slots, max(launch.slots, n_heard) - n_left)
         usd += launch.usd_per_hour * max(0, n_alive) / max(1, launch.slots)
     return usd

@@ -130,7 +130,7 @@ class Launch:
         since: When the first slots were started, UTC epoch seconds of that client.
         usd_per_hour: The estimated cost of all `slots` an hour; 0 if no cost is known.
         client: The id of the client that starts them; empty if it left before all were started.
-        n_taken: How many of these workers the engine has interrupted, as far as a client has observed.
+        n_taken: How many of these workers the platform has interrupted, as far as a client has observed.
     """
 
     launch_id: str
@@ -193,7 +193,7 @@ class Manifest:
 
     @property
     def n_interruptions(self) -> int:
-        """The number of workers that an engine has interrupted, over all launches."""
+        """The number of workers that the platform has interrupted, over all launches."""
         return self.n_taken + sum(launch.n_taken for launch in self.launches)
 
     def open_epochs(self) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from starburst_executor.launch.bootstrap import ENGINES, MOST_SLOTS
+from starburst_executor.launch.bootstrap import MOST_SLOTS, PLATFORMS
 from starburst_executor.worker import program
 
 
@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return fork_server.run(options.url, log_level=options.log_level)
     return program.run(
-        options.url, options.slots, log_level=options.log_level, launched=options.bootstrap, engine=options.engine
+        options.url, options.slots, log_level=options.log_level, launched=options.bootstrap, platform=options.platform
     )
 
 
@@ -42,9 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         "--fork-server", action="store_true", help="for launchers: fork workers on requests from standard input"
     )
     how.add_argument(
-        "--engine",
-        choices=ENGINES,
-        help="for launchers on AWS: read key and id from the container's environment on this engine",
+        "--platform",
+        choices=PLATFORMS,
+        help="for launchers on AWS: read key and id from the container's environment on this platform",
     )
     return parser
 

@@ -51,12 +51,12 @@ _log = logging.getLogger(__name__)
 
 # How long a leaving worker tries to write its last beat: after that it must end, and its lease runs out a little later.
 _FAREWELL_S = 2.0
-# The same for a worker that cannot go on: it also releases tasks that have not started, and no engine hurries it.
+# The same for a worker that cannot go on: it also releases tasks that have not started, and no platform stops it meanwhile.
 _GIVE_UP_S = 5.0
 # How much longer than the store's limit to wait, so that a request can end in an error; one that hangs is abandoned.
 _REQUEST_S = 1.0
-# This share of the grace time, but at most this time, is reserved for releasing tasks and for the last beat, since an
-# engine kills the worker when the grace time is over. A release and a last beat take about a fifth of a second.
+# This share of the grace time, but at most this time, is reserved for releasing tasks and for the last beat, since a
+# platform kills the worker when the grace time is over. A release and a last beat take about a fifth of a second.
 _RESERVE_SHARE = 0.2
 _RESERVE_S = 2.0
 

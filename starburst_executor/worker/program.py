@@ -35,13 +35,13 @@ _AWAY_S = 6 * 3600.0
 _SHOW_S = 1.0
 
 
-def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine: str | None = None) -> int:
+def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, platform: str | None = None) -> int:
     """Run one worker; return the exit status: 0 if it left normally, 3 if it could not go on.
 
     Args:
         n_slots: Tasks at once; None for one per processor.
         launched: Whether standard input is a pipe with a bootstrap record.
-        engine: The engine on AWS that started this container, if one did.
+        platform: The platform on AWS, `ecs` or `batch`, that started this container, if one did.
     """
     bootstrap = None
     with ExitStack() as at_the_end:
@@ -59,20 +59,20 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, engine
             config.drop_secrets()
             if launched:
                 bootstrap = read_bootstrap(_stdin())
-            elif engine is not None:
-                bootstrap = _engine_bootstrap(engine, clock)
+            elif platform is not None:
+                bootstrap = _container_bootstrap(platform, clock)
             else:
                 bootstrap = Bootstrap(key=secret or "", path=tuple(sys.path), worker_id=new_worker_id(clock))
             nursery.configure(sys_path=bootstrap.path, tee=bootstrap.tee, authkey=bootstrap.authkey)
             key = config.find_session_key(session_id, bootstrap.key or None)
-            why, words = _work(n_slots, engine, bootstrap, nursery, store_url, Sealer(bytes(key), session_id), clock)
+            why, words = _work(n_slots, platform, bootstrap, nursery, store_url, Sealer(bytes(key), session_id), clock)
             nursery.close()
         except StarburstError as error:
             _say(f"{type(error).__name__}: {error}", bootstrap)
             return _EXIT_FAILED
         if words and why.name in ("FAILED", "BROKEN"):
             _say(words, bootstrap)
-        if engine == "batch" and why.name == "DRAINED":
+        if platform == "batch" and why.name == "DRAINED":
             _succeed(url, n_slots)
             return EXIT_DRAINED
         return _EXIT_FAILED if why.name in ("FAILED", "BROKEN") else 0
@@ -90,10 +90,12 @@ def _shown(nursery: Nursery) -> Iterator[None]:
             screen.drain(_SHOW_S)
 
 
-def _engine_bootstrap(engine: str, clock: SystemClock) -> Bootstrap:
-    from starburst_executor.launch.aws.remote import engine_bootstrap  # imports boto3, which only workers on AWS have
+def _container_bootstrap(platform: str, clock: SystemClock) -> Bootstrap:
+    from starburst_executor.launch.aws.remote import (
+        container_bootstrap,  # imports boto3, which only workers on AWS have
+    )
 
-    return engine_bootstrap(engine, clock, tuple(sys.path))
+    return container_bootstrap(platform, clock, tuple(sys.path))
 
 
 def _succeed(url: str, n_slots: int | None) -> None:
@@ -104,7 +106,7 @@ def _succeed(url: str, n_slots: int | None) -> None:
 
 def _work(
     n_slots: int | None,
-    engine: str | None,
+    platform: str | None,
     bootstrap: Bootstrap,
     nursery: Nursery,
     store_url: str,
@@ -118,7 +120,9 @@ def _work(
     if bootstrap.bound:
         leaving.watch(_stdin())
     # In its own thread, because the main thread must react to signals while a store does not answer.
-    opening = _Opening(partial(_open, n_slots, engine, bootstrap, nursery, store_url, sealer, clock, leaving), leaving)
+    opening = _Opening(
+        partial(_open, n_slots, platform, bootstrap, nursery, store_url, sealer, clock, leaving), leaving
+    )
     threading.Thread(target=opening.run, name="opening", daemon=True).start()
     leaving.wait(lambda: opening.is_done or leaving.is_leaving)
     if leaving.is_leaving:
@@ -155,7 +159,7 @@ class _Opening:
 
 def _open(
     n_slots: int | None,
-    engine: str | None,
+    platform: str | None,
     bootstrap: Bootstrap,
     nursery: Nursery,
     store_url: str,
@@ -187,7 +191,7 @@ def _open(
         leaving,
         n_slots=n_slots or config.resolve(detached=False, store=store_url).workers,
         bound=bootstrap.bound,
-        grace_s=grace_of(engine, session.manifest.current.timings.grace_s),
+        grace_s=grace_of(platform, session.manifest.current.timings.grace_s),
         size=config.worker_size(),
     )
 

@@ -1,4 +1,4 @@
-"""Finds images of workers by their tag, or builds and pushes them, with an engine of this machine or with CodeBuild.
+"""Finds images of workers by their tag, or builds and pushes them, with a container engine of this machine or with CodeBuild.
 
     Environment ──tag──► is it in the repository? ──yes──► its URI
                                                   └─no──► docker | podman | buildah, else CodeBuild ──► its URI
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code, meaning
 from starburst_executor.aws.image.codebuild import build_there
-from starburst_executor.aws.image.engines import Engine, find_engine
+from starburst_executor.aws.image.container_engines import ContainerEngine, find_container_engine
 from starburst_executor.aws.image.environment import ARCHS, Environment
 from starburst_executor.aws.stack.outputs import Stack
 from starburst_executor.clock import Clock
@@ -78,11 +78,11 @@ def build_image(
     Args:
         arch: `x86_64` or `arm64`.
         say: Called with each line of progress.
-        engine: `docker`, `podman`, `buildah` or `codebuild`. By default the first of the three engines that works, or
+        engine: `docker`, `podman`, `buildah` or `codebuild`. By default the first of the three container engines that works, or
             CodeBuild if none works or if this machine has another processor.
     Raises:
-        LaunchError: it could not be built or pushed. ConfigError: an unknown engine or processor.
-    ECR: 1 DescribeImages, then 1 GetAuthorizationToken and the engine's requests, or those of CodeBuild.
+        LaunchError: it could not be built or pushed. ConfigError: an unknown container engine or processor.
+    ECR: 1 DescribeImages, then 1 GetAuthorizationToken and the container engine's requests, or those of CodeBuild.
     """
     if arch not in ARCHS:
         raise ConfigError(f"arch={arch!r}: must be {' or '.join(ARCHS)}")
@@ -92,7 +92,7 @@ def build_image(
         say(f"exists: {uri}")
         return uri
     say(f"Python {environment.python}, {environment.requirements.source}")
-    builder = _engine(stack, arch, engine, say)
+    builder = _container_engine(stack, arch, engine, say)
     try:
         if builder is None:
             build_there(
@@ -128,17 +128,19 @@ def native_arch() -> str | None:
     return _MACHINES.get(platform.machine().lower())
 
 
-def _engine(stack: Stack, arch: str, wanted: str | None, say: Callable[[str], None]) -> Engine | None:
-    """Return the engine to build with; None for CodeBuild."""
+def _container_engine(
+    stack: Stack, arch: str, wanted: str | None, say: Callable[[str], None]
+) -> ContainerEngine | None:
+    """Return the container engine to build with; None for CodeBuild."""
     if wanted == CODEBUILD:
         return None
-    # An engine may be set up to emulate another processor, about ten times slower; CodeBuild has both.
+    # A container engine may be set up to emulate another processor, about ten times slower; CodeBuild has both.
     if wanted is None and arch != native_arch() and stack.codebuild_project is not None:
         return None
-    return find_engine(say, wanted)
+    return find_container_engine(say, wanted)
 
 
-def _build_locally(clients: Clients, engine: Engine, environment: Environment, uri: str, arch: str) -> None:
+def _build_locally(clients: Clients, engine: ContainerEngine, environment: Environment, uri: str, arch: str) -> None:
     # Log in first, so that a missing right shows before minutes are spent on the build.
     registry = uri.partition("/")[0]
     try:

@@ -1,7 +1,7 @@
 """The common part of the launchers on AWS: the account, and the contents of a container.
 
     client   Account: stack, clients, quotas, the key's parameter        container()  command, environment, log, roles
-    worker   engine_bootstrap(): the worker's id, and the session's key, which it reads with its role
+    worker   container_bootstrap(): the worker's id, and the session's key, which it reads with its role
 
 Imported only if workers are on AWS, since it imports boto3.
 """
@@ -37,7 +37,7 @@ from starburst_executor.launch.base import Order
 from starburst_executor.launch.bootstrap import Bootstrap, worker_id_of
 from starburst_executor.store.url import split_url
 
-__all__ = ["Account", "LastLines", "engine_bootstrap", "with_advice", "worker_command", "worker_url"]
+__all__ = ["Account", "LastLines", "container_bootstrap", "with_advice", "worker_command", "worker_url"]
 
 _log = logging.getLogger(__name__)
 
@@ -190,13 +190,13 @@ class Account:
         made, _ = volumes(self.mounts)
         return {"volumes": made} if made else {}
 
-    def command(self, url: str, n_slots: int, engine: str) -> list[str]:
+    def command(self, url: str, n_slots: int, platform: str) -> list[str]:
         """Return the worker's arguments."""
-        return worker_command(worker_url(url), n_slots, engine)
+        return worker_command(worker_url(url), n_slots, platform)
 
     def environment(self, session_id: str, launch_id: str) -> list[dict[str, str]]:
         """Return the worker's variables. Contains no secrets: all users who may describe ECS tasks can read it."""
-        environment = config.engine_environment(self.parameter(session_id), launch_id, self.stack.name, self.role)
+        environment = config.container_environment(self.parameter(session_id), launch_id, self.stack.name, self.role)
         environment["AWS_DEFAULT_REGION"] = self.stack.region
         return [{"name": name, "value": value} for name, value in environment.items()]
 
@@ -222,9 +222,9 @@ def with_advice(error: StarburstError) -> StarburstError:
     return type(error)(f"{error}; {advice}") if advice else error
 
 
-def worker_command(url: str, n_slots: int, engine: str) -> list[str]:
+def worker_command(url: str, n_slots: int, platform: str) -> list[str]:
     """Return the arguments of a worker that ECS or Batch starts."""
-    return [url, "--slots", str(n_slots), "--engine", engine]
+    return [url, "--slots", str(n_slots), "--platform", platform]
 
 
 def worker_url(url: str) -> str:
@@ -234,10 +234,10 @@ def worker_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, parts.path, query, parts.fragment))
 
 
-def engine_bootstrap(engine: str, clock: Clock, path: tuple[str, ...]) -> Bootstrap:
+def container_bootstrap(platform: str, clock: Clock, path: tuple[str, ...]) -> Bootstrap:
     """Return this worker's start record, inside a container. Raises: KeyNotFound, LaunchError, ConfigError. SSM: 1."""
-    start = config.engine_start()
-    if engine == "batch":
+    start = config.container_start()
+    if platform == "batch":
         digits = batch_digits(start.job_id, start.attempt)
     else:
         digits = digits_of(ecs_task_id(start.metadata_url, clock))

@@ -52,7 +52,7 @@ def submit_successor(url: str, n_slots: int) -> str:
         n_slots: The worker's slots.
     Batch: 2 and 1 to submit.
     """
-    start = config.engine_start()
+    start = config.container_start()
     if start.attempt < ATTEMPTS:
         return ""
     batch = Clients(AwsSettings(), tries=3).get("batch")

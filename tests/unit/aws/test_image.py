@@ -123,7 +123,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
 @pytest.fixture
 def engine(account: Account, monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine = FakeEngine(account)
-    monkeypatch.setattr(image, "find_engine", lambda say, wanted: engine)
+    monkeypatch.setattr(image, "find_container_engine", lambda say, wanted: engine)
     monkeypatch.setattr(image, "native_arch", lambda: "x86_64")
     return engine
 
@@ -186,7 +186,7 @@ def test_codebuild_builds_for_another_processor(account: Account, environment: E
 def test_codebuild_builds_if_asked_to_or_if_no_engine_answers(
     account: Account, environment: Environment, monkeypatch: pytest.MonkeyPatch, how: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(image, "find_engine", lambda say, wanted: None)
+    monkeypatch.setattr(image, "find_container_engine", lambda say, wanted: None)
     monkeypatch.setattr(image, "native_arch", lambda: "x86_64")
     build(account, environment, **how)
     [request] = account.get("codebuild").started

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from starburst_executor.errors import ConfigError, LaunchError
 
-__all__ = ["ENGINES", "Engine", "find_engine"]
+__all__ = ["CONTAINER_ENGINES", "ContainerEngine", "find_container_engine"]
 
-ENGINES = ("docker", "podman", "buildah")
-# Commands that succeed only if the engine works: docker also needs its service.
+CONTAINER_ENGINES = ("docker", "podman", "buildah")
+# Commands that succeed only if the container engine works: docker also needs its service.
 _ANSWERS = {"docker": ["version"], "podman": ["info"], "buildah": ["version"]}
 _ANSWER_S = 20
 _LAST_LINES = 20
 _PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 
 
-class Engine:
+class ContainerEngine:
     """A container engine.
 
     Args:
@@ -74,18 +74,18 @@ class Engine:
             )
 
 
-def find_engine(say: Callable[[str], None], wanted: str | None = None) -> Engine | None:
-    """Return the first engine that works, or None.
+def find_container_engine(say: Callable[[str], None], wanted: str | None = None) -> ContainerEngine | None:
+    """Return the first container engine that works, or None.
 
     Args:
-        wanted: The only engine to try.
-    Raises: ConfigError: there is no such engine, or it does not answer.
+        wanted: The only container engine to try.
+    Raises: ConfigError: there is no such container engine, or it does not answer.
     """
-    if wanted is not None and wanted not in ENGINES:
-        raise ConfigError(f"engine={wanted!r}: must be one of {', '.join(ENGINES)}, or codebuild")
-    for name in ENGINES if wanted is None else (wanted,):
+    if wanted is not None and wanted not in CONTAINER_ENGINES:
+        raise ConfigError(f"engine={wanted!r}: must be one of {', '.join(CONTAINER_ENGINES)}, or codebuild")
+    for name in CONTAINER_ENGINES if wanted is None else (wanted,):
         if shutil.which(name) is not None and _answers(name):
-            return Engine(name, say)
+            return ContainerEngine(name, say)
     if wanted is not None:
         raise ConfigError(f"{wanted} does not answer: is it installed, and its service running? (`{wanted} info`)")
     return None

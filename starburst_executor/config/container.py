@@ -1,5 +1,7 @@
-"""What an engine passes to a worker in its environment: which launch and stack it belongs to, and where the session's key
-is. No secrets of ours; of the user's secrets, their names.
+"""The environment of a worker's container on AWS: which launch and stack it belongs to, and where the session's key is.
+
+A launcher writes these variables, the worker reads them. They contain no secret of this library, and of the user's secrets
+only the names.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from starburst_executor.config.user_keys import take_from_environment
 from starburst_executor.errors import ConfigError
 
 __all__ = [
-    "EngineStart",
+    "ContainerStart",
     "Rights",
+    "container_environment",
+    "container_start",
     "drop_secrets",
-    "engine_environment",
-    "engine_start",
     "inherited_environment",
     "secret_names",
     "size_environment",
@@ -30,7 +32,7 @@ _SIZE = "STARBURST_SIZE"
 
 
 @dataclass(frozen=True, slots=True)
-class EngineStart:
+class ContainerStart:
     """How a worker was started in a container on AWS.
 
     Attributes:
@@ -50,36 +52,36 @@ class EngineStart:
 
 @dataclass(frozen=True, slots=True)
 class Rights:
-    """Where a worker on AWS has its rights from.
+    """The source of the rights of a worker on AWS.
 
     Attributes:
         stack: The stack that it belongs to.
-        role: The user's own role, by its ARN; empty for the stack's.
+        role: The ARN of the user's own role; empty for the stack's.
     """
 
     stack: str
     role: str
 
 
-def engine_environment(parameter: str, launch_id: str, stack: str, role: str | None) -> dict[str, str]:
-    """What a launcher puts into a container's environment for `engine_start` and `worker_rights` to find."""
-    told = {_PARAMETER: parameter, _LAUNCH: launch_id, _STACK: stack}
-    return {**told, _ROLE: role} if role else told
+def container_environment(parameter: str, launch_id: str, stack: str, role: str | None) -> dict[str, str]:
+    """Return the variables that a launcher sets in a container, for `container_start` and `worker_rights`."""
+    variables = {_PARAMETER: parameter, _LAUNCH: launch_id, _STACK: stack}
+    return {**variables, _ROLE: role} if role else variables
 
 
 def secret_names(names: Iterable[str]) -> dict[str, str]:
-    """What else a launcher puts there if the container has secrets: their names, for `drop_secrets`."""
-    told = ",".join(sorted(names))
-    return {_SECRETS: told} if told else {}
+    """Return a variable with the names of the user's secrets, for `drop_secrets`; none if there are no secrets."""
+    listed = ",".join(sorted(names))
+    return {_SECRETS: listed} if listed else {}
 
 
 def size_environment(vcpus: float, memory_mib: int, gpus: int) -> dict[str, str]:
-    """What a launcher puts into a container's definition for `worker_size` to find."""
+    """Return the variable that a launcher sets in a container's definition, for `worker_size`."""
     return {_SIZE: f"{vcpus:g},{memory_mib},{gpus}"}
 
 
 def worker_size() -> tuple[float, float, int]:
-    """What the launcher on AWS has asked for this worker: vCPUs, GB of memory, GPUs; zeros elsewhere, or if it is spoilt."""
+    """Return the size of this worker on AWS: vCPUs, GB of memory, GPUs; zeros elsewhere, or if the variable is malformed."""
     try:
         vcpus, memory_mib, gpus = os.environ.get(_SIZE, "").split(",")
         return float(vcpus), int(memory_mib) / 1024, int(gpus)
@@ -88,34 +90,34 @@ def worker_size() -> tuple[float, float, int]:
 
 
 def worker_rights() -> Rights | None:
-    """Where this process has its rights from, in a worker on AWS or what it has started; None elsewhere."""
+    """Return the source of this process's rights, in a worker on AWS and its child processes; None elsewhere."""
     stack = os.environ.get(_STACK)
     return Rights(stack, os.environ.get(_ROLE, "")) if stack else None
 
 
 def inherited_environment() -> dict[str, str]:
-    """What a worker that another one starts has to find in its environment: what this one has found."""
+    """Return the variables that a worker passes to the container of its successor: those of its own."""
     names = (_PARAMETER, _LAUNCH, _STACK, _ROLE, "AWS_DEFAULT_REGION")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def drop_secrets() -> None:
-    """Take the user's secrets out of this process's environment. Call it before there are threads."""
+    """Remove the user's secrets from this process's environment. Call it before threads are started."""
     for name in filter(None, os.environ.get(_SECRETS, "").split(",")):
         take_from_environment(name)
 
 
-def engine_start() -> EngineStart:
-    """Read the start from this process's environment. Raises: ConfigError if no launcher started the process."""
-    named = os.environ
+def container_start() -> ContainerStart:
+    """Return how this process was started, from its environment. Raises: ConfigError if no launcher started it."""
+    variables = os.environ
     for name in (_PARAMETER, _LAUNCH):
-        if not named.get(name):
-            raise ConfigError(f"--engine is for workers that a launcher on AWS starts: {name} is not set")
-    attempt = named.get("AWS_BATCH_JOB_ATTEMPT", "1")
-    return EngineStart(
-        parameter=named[_PARAMETER],
-        launch_id=named[_LAUNCH],
-        metadata_url=named.get("ECS_CONTAINER_METADATA_URI_V4", ""),
-        job_id=named.get("AWS_BATCH_JOB_ID", ""),
+        if not variables.get(name):
+            raise ConfigError(f"--platform is for workers that a launcher on AWS starts: {name} is not set")
+    attempt = variables.get("AWS_BATCH_JOB_ATTEMPT", "1")
+    return ContainerStart(
+        parameter=variables[_PARAMETER],
+        launch_id=variables[_LAUNCH],
+        metadata_url=variables.get("ECS_CONTAINER_METADATA_URI_V4", ""),
+        job_id=variables.get("AWS_BATCH_JOB_ID", ""),
         attempt=int(attempt) if attempt.isdecimal() else 1,
     )

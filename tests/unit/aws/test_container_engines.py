@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor.aws.image.engines import Engine, find_engine
+from starburst_executor.aws.image.container_engines import Engine, find_container_engine
 from starburst_executor.errors import ConfigError, LaunchError
 
 SCRIPT = """#!/bin/sh
@@ -56,16 +56,16 @@ def quiet(_: str) -> None:
 def test_the_first_that_answers_is_taken(shelf: Shelf, there: tuple[str, ...], found: str | None) -> None:
     for name in there:
         shelf.put(name)
-    engine = find_engine(quiet)
+    engine = find_container_engine(quiet)
     assert (engine and engine.name) == found
 
 
 def test_one_that_was_asked_for_and_does_not_answer_is_an_error(shelf: Shelf) -> None:
     shelf.put("docker")
     with pytest.raises(ConfigError, match="podman does not answer"):
-        find_engine(quiet, "podman")
+        find_container_engine(quiet, "podman")
     with pytest.raises(ConfigError, match="must be one of docker, podman, buildah, or codebuild"):
-        find_engine(quiet, "rkt")
+        find_container_engine(quiet, "rkt")
 
 
 @pytest.mark.parametrize(("name", "build"), [("docker", "build"), ("podman", "build"), ("buildah", "bud")])
