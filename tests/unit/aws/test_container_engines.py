@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor.aws.image.container_engines import Engine, find_container_engine
+from starburst_executor.aws.image.container_engines import ContainerEngine, find_container_engine
 from starburst_executor.errors import ConfigError, LaunchError
 
 SCRIPT = """#!/bin/sh
@@ -72,7 +72,7 @@ def test_one_that_was_asked_for_and_does_not_answer_is_an_error(shelf: Shelf) ->
 def test_each_is_called_in_its_way_and_the_password_is_no_argument(shelf: Shelf, name: str, build: str) -> None:
     shelf.put(name)
     said: list[str] = []
-    engine = Engine(name, said.append)
+    engine = ContainerEngine(name, said.append)
     engine.login("registry.example.org", "AWS", "secret word")
     engine.build(Path("/context"), "registry.example.org/r:tag", "arm64", {"BASE_IMAGE": "base", "PYTHON": "3.12"})
     engine.push("registry.example.org/r:tag")
@@ -89,10 +89,10 @@ def test_each_is_called_in_its_way_and_the_password_is_no_argument(shelf: Shelf,
 def test_a_failure_has_the_last_lines(shelf: Shelf) -> None:
     shelf.put("docker", 'for i in $(seq 100); do echo "line $i"; done; echo "no space left" >&2; exit 4')
     with pytest.raises(LaunchError, match=r"(?s)`docker push` failed: status=4.*line 100\nno space left$") as caught:
-        Engine("docker", quiet).push("r:tag")
+        ContainerEngine("docker", quiet).push("r:tag")
     assert "line 50\n" not in str(caught.value)
 
 
 def test_an_engine_that_is_gone_meanwhile_is_an_error(shelf: Shelf) -> None:
     with pytest.raises(LaunchError, match="nowhere cannot be run"):
-        Engine("nowhere", quiet).push("r:tag")
+        ContainerEngine("nowhere", quiet).push("r:tag")
