@@ -6,6 +6,7 @@
     file.py         the config file
     container.py    what a launcher on AWS passes to a worker in its environment
     folders.py      where this machine keeps config, data and logs; the default store
+    file_systems.py which file systems are refused for an embedded store
     user_keys.py    the user's key file and the keys of sessions made from it
     environment.py  the names of the variables that are set
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor import config
-from starburst_executor.config import folders
+from starburst_executor.config import file_systems
 from starburst_executor.errors import ConfigError
 
 
@@ -76,40 +76,6 @@ def test_a_temporary_folder_that_is_a_link_is_refused(no_home):
         config.default_store(detached=False)
 
 
-LINUX_MOUNTS = """\
-/dev/root / ext4 rw,relatime 0 0
-server:/home /home nfs4 rw,vers=4.2 0 0
-//nas/shared\\040files /mnt/shared\\040files cifs rw 0 0
-tmpfs /home/scratch tmpfs rw 0 0
-"""
-MAC_MOUNTS = """\
-/dev/disk3s1s1 on / (apfs, sealed, local, read-only, journaled)
-server:/export on /Volumes/team files (nfs, nodev, nosuid)
-//me@nas/share on /Volumes/share (smbfs, nodev, nosuid, mounted by me)
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/var/x", "ext4"),
-        ("/home/me/.local", "nfs4"),
-        ("/homework", "ext4"),
-        ("/home/scratch/me", "tmpfs"),
-        ("/mnt/shared files/x", "cifs"),
-    ],
-)
-def test_linux_mounts(path, kind):
-    assert folders._filesystem_of(Path(path), folders._parse_linux_mounts(LINUX_MOUNTS)) == kind
-
-
-@pytest.mark.parametrize(
-    ("path", "kind"), [("/Users/me", "apfs"), ("/Volumes/team files/x", "nfs"), ("/Volumes/share", "smbfs")]
-)
-def test_mac_mounts(path, kind):
-    assert folders._filesystem_of(Path(path), folders._parse_mac_mounts(MAC_MOUNTS)) == kind
-
-
 @pytest.mark.parametrize(
     ("kind", "is_network"),
     [
@@ -118,16 +84,12 @@ def test_mac_mounts(path, kind):
     ],
 )
 def test_a_data_folder_on_a_network_file_system(starburst_home, tmp_path, monkeypatch, kind, is_network):
-    monkeypatch.setattr(folders, "_mounts", lambda: {"/": kind})
+    monkeypatch.setattr(file_systems, "_mounts", lambda: {"/": kind})
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert config.default_store(detached=False).startswith(f"sqlite://{tmp_path if is_network else starburst_home}/")
     if is_network:
         with pytest.raises(ConfigError, match=f"file system={kind}"):
             config.default_store(detached=True)
-
-
-def test_this_system_tells_its_mounts():
-    assert "/" in folders._mounts()
 
 
 def test_machine_boot_is_stable():
