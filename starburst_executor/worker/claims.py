@@ -52,8 +52,8 @@ class Claim:
         key: The key of the status object.
         ref: The parsed key.
         seen: The status object as this worker last read or wrote it.
-        open: Tasks claimed and not yet committed or released.
-        found: Tasks that have ended and wait for their commit.
+        open: Positions of the tasks claimed and not yet committed or released.
+        found: Tasks that have ended and wait for their commit, by position.
         failures: Failed attempts of this run so far, of tasks that failed under this claim and will be tried again.
         tries: How often these tasks failed under this claim.
         n_parts: Outcome and log objects written so far.
@@ -71,18 +71,18 @@ class Claim:
     n_parts: int = 0
     has_losses: bool = False
 
-    def entry(self, index: int) -> Entry:
+    def entry(self, position: int) -> Entry:
         """Return the entry as this worker last read or wrote it: its attempt, its call, its stored failures."""
-        return self.seen.status.entries[index]
+        return self.seen.status.entries[position]
 
-    def n_failures(self, index: int) -> int:
+    def n_failures(self, position: int) -> int:
         """Return a task's failed attempts of this run so far."""
-        return self.failures.get(index, self.entry(index).failures)
+        return self.failures.get(position, self.entry(position).failures)
 
-    def count_failure(self, index: int) -> int:
+    def count_failure(self, position: int) -> int:
         """Count one more failed try of a task and return its failed attempts so far."""
-        self.failures[index] = n_failures = self.n_failures(index) + 1
-        self.tries[index] = self.tries.get(index, 0) + 1
+        self.failures[position] = n_failures = self.n_failures(position) + 1
+        self.tries[position] = self.tries.get(position, 0) + 1
         return n_failures
 
     @property
@@ -210,12 +210,14 @@ class Claims:
 
     def has_unstored_failures(self, claim: Claim) -> bool:
         """Return whether tasks have failures that the object does not have: they would not count if this worker died."""
-        return any(claim.entry(index).failures != n for index, n in claim.failures.items() if index in claim.open)
+        return any(
+            claim.entry(position).failures != n for position, n in claim.failures.items() if position in claim.open
+        )
 
-    def release(self, claim: Claim, indices: Collection[int], *, refused: bool = False) -> None:
+    def release(self, claim: Claim, positions: Collection[int], *, refused: bool = False) -> None:
         """Make tasks of a claim pending again and ring for them. Store: 1 swap, 1 ring; 1 GET, 1 swap per lost race."""
         session = self._session
-        wanted = set(indices) & claim.open
+        wanted = set(positions) & claim.open
         if not wanted:
             return
         seen = claim.seen
@@ -233,8 +235,8 @@ class Claims:
                 seen = fresh
         claim.seen = seen
         claim.open -= wanted
-        for index in wanted:
-            claim.found.pop(index, None)
+        for position in wanted:
+            claim.found.pop(position, None)
         self._close_if_done(claim)
         session.bell.ring([claim.key], len(wanted))
 
@@ -292,7 +294,7 @@ class Claims:
         # Tasks that were taken back from this claim while it ran may belong to another worker now.
         claim.open &= set(seen.status.under(claim.claim_id))
         # A dropped outcome does not count: its entry is no longer under this claim.
-        entries = [seen.status.entries[index] for index in ended]
+        entries = [seen.status.entries[position] for position in ended]
         n_committed = sum(entry.has_ended and entry.claim == claim.claim_id for entry in entries)
         with self._lock:
             self.n_ended += n_committed
@@ -329,8 +331,8 @@ class Claims:
         limit = status.inline_bytes(claim.ref.n_tasks)
         keys, parts = self._session.keys, _Parts(claim)
         ended = {}
-        for index, finished in sorted(claim.found.items()):
-            label = status.outcome_label(claim.seen.status, index, claim.entry(index))
+        for position, finished in sorted(claim.found.items()):
+            label = status.outcome_label(claim.seen.status, position, claim.entry(position))
             seal = self._session.sealer.seal("outcome", label, finished.outcome)
             outcome: bytes | Located
             if len(finished.outcome) + SEAL_BYTES <= limit:
@@ -340,7 +342,7 @@ class Claims:
             output = (finished.stdout, finished.stderr)
             log = parts.logs.add([_packed(output)]) if any(output) else None
             state = State.COMPLETED if finished.ok else State.FAILED
-            ended[index] = Ended(state, outcome, log, finished.seconds, claim.n_failures(index))
+            ended[position] = Ended(state, outcome, log, finished.seconds, claim.n_failures(position))
         for part, body in parts.outcomes.bodies():
             self._create(keys.outcomes(claim.ref.status_id, part), body)
         for part, body in parts.logs.bodies():
@@ -356,7 +358,7 @@ class Claims:
 
 
 def _claim(claim_id: str, key: str, ref: StatusRef, seen: Versioned, taken: list[int]) -> Claim:
-    has_losses = any(seen.status.entries[index].losses for index in taken)
+    has_losses = any(seen.status.entries[position].losses for position in taken)
     return Claim(claim_id, key, ref, seen, set(taken), has_losses=has_losses)
 
 

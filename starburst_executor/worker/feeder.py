@@ -1,34 +1,32 @@
-"""Feeds one slot's runner: holds the backlog and the jobs that the runner has, records their ends, and schedules retries.
+"""Feeds one slot's runner: sends it jobs from the backlog, records their ends, and schedules retries.
 
-    add(claim) ──► backlog ──jobs──► listener ──Finished | Died──► claim.found     (the slot commits it)
-                     ▲  ▲               │   │
-                     │  └── retry ◄─────┘   └──► refused: this worker could not load the function
-                     └───── a death: jobs that had not started
+    backlog ──jobs──► listener ──Finished | Died──► claim.found     (the slot commits it)
+     ▲  ▲                │   │
+     │  └── retry ◄──────┘   └──► refused: this worker could not load the function
+     └───── a death: jobs that had not started
 
 # Guarantee: each task of an added claim is in exactly one place: in the backlog, in the runner, waiting for its next try,
 refused, in `claim.found`, or taken out by `take_unstarted`. A claim may lose tasks at any time, if watchers take its worker
 for lost. `drop_lost` then removes them from the runner, and none of them gets into `claim.found`.
 
-The slot's thread owns it. It reads functions and calls from the store, and makes no other store requests.
+The slot's thread owns it. It reads functions from the store, the backlog reads calls; neither makes other store requests.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from starburst_executor.errors import LaunchError, PayloadError, RecordInvalid, StarburstError, TaskCrashed, TaskTimeout
-from starburst_executor.protocol import status
-from starburst_executor.protocol.keys import task_id
 from starburst_executor.protocol.outcomes import dump_reason
-from starburst_executor.worker.arguments import Arrived, Trouble, Wanted
-from starburst_executor.worker.claims import Claim
+from starburst_executor.session.store import SessionStore
+from starburst_executor.worker.arguments import Arrived
+from starburst_executor.worker.backlog import Backlog
 from starburst_executor.worker.listener import Listener
+from starburst_executor.worker.placed import Placed
 from starburst_executor.worker.runner.jobs import BrokenStart, Died, Finished, Job
 from starburst_executor.worker.shared import Shared
 
-__all__ = ["Feeder", "Placed", "Spawn"]
+__all__ = ["Feeder", "Spawn"]
 
 # Most bytes of calls, and of functions that come with them, that the runner has in addition to the running one.
 _FEED_BYTES = 64 * 2**20
@@ -38,54 +36,11 @@ _STARTS = 3
 Spawn = Callable[[Sequence[str]], Listener]
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A task of a claim; each job of the runner belongs to one."""
-
-    claim: Claim
-    index: int
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the claim still holds it."""
-        return self.index in self.claim.open
-
-    @property
-    def digest(self) -> str:
-        """The digest of its function."""
-        seen = self.claim.seen.status
-        return seen.functions[seen.entries[self.index].function]
-
-    @property
-    def sequence(self) -> int:
-        """Its sequence number among its submitter's tasks."""
-        return self.claim.ref.first + self.index
-
-    @property
-    def task_id(self) -> str:
-        """Its id, for messages."""
-        return task_id(self.claim.ref.ordinal, self.sequence)
-
-    def end(self, finished: Finished) -> None:
-        """Record its end for the next commit, unless its claim has lost it."""
-        if self.is_held:
-            self.claim.found[self.index] = finished
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A failed task that keeps its claim until its next try."""
-
-    due: float
-    placed: Placed
-
-
 class Feeder:
     """The runners of a slot, one after the other, and the tasks for them.
 
-    It has more than twenty methods: each moves tasks between the places that the module's guarantee names, and all share these.
-
     Args:
+        backlog: The slot's waiting tasks.
         spawn: Start a runner with a listener, and with these folders of code at the front of its path.
 
     Attributes:
@@ -94,8 +49,9 @@ class Feeder:
         is_leaving: Whether the grace time is over: no task is then blamed for the death of a runner.
     """
 
-    def __init__(self, shared: Shared, spawn: Spawn) -> None:
+    def __init__(self, shared: Shared, backlog: Backlog, spawn: Spawn) -> None:
         self._shared = shared
+        self._backlog = backlog
         self._spawn = spawn
         self._listener: Listener | None = None
         self._code: tuple[str, ...] = ()  # of the current runner, which cannot exchange modules that it has imported
@@ -104,8 +60,6 @@ class Feeder:
         self._next_job = 0
         self._jobs: dict[int, Placed] = {}
         self._sizes: dict[int, int] = {}  # of what was handed over with each of these
-        self._backlog: deque[Placed] = deque()
-        self._waiting: list[_Waiting] = []
         self.refused: list[Placed] = []
         self.broken: bytes | None = None
         self.is_leaving = False
@@ -116,11 +70,6 @@ class Feeder:
     def n_jobs(self) -> int:
         """Tasks that the runner has."""
         return len(self._jobs)
-
-    @property
-    def n_backlog(self) -> int:
-        """Tasks that wait for the runner."""
-        return len(self._backlog)
 
     @property
     def has_runner(self) -> bool:
@@ -137,24 +86,7 @@ class Feeder:
         listener = self._listener
         return self._shared.clock.monotonic() if listener is None else listener.started_at
 
-    def next_try_at(self) -> float | None:
-        """Return the time at which the next failed task is due; None if there is none."""
-        return min((waiting.due for waiting in self._waiting), default=None)
-
     # --- in -----------------------------------------------------------------------------------------------------------
-
-    def add(self, claim: Claim) -> None:
-        """Add the tasks of a new claim to the backlog."""
-        self._backlog.extend(Placed(claim, index) for index in sorted(claim.open))
-
-    def requeue_due(self) -> list[Placed]:
-        """Put failed tasks whose pause is over back into the backlog, and return them."""
-        now = self._shared.clock.monotonic()
-        due = [waiting.placed for waiting in self._waiting if waiting.due <= now]
-        if due:
-            self._waiting = [waiting for waiting in self._waiting if waiting.due > now]
-            self._backlog.extend(due)
-        return due
 
     def feed(self) -> bool:
         """Send the backlog to the runner, as far as its limits permit; return whether it was idle and now has a task.
@@ -171,7 +103,7 @@ class Feeder:
         room = _FEED_BYTES - sum(self._sizes.values())
         if self._jobs and room <= 0:
             return False
-        calls = self._next_calls(len(self._backlog) if limit is None else limit - self._n_given, room)
+        calls = self._backlog.next_calls(len(self._backlog) if limit is None else limit - self._n_given, room)
         for i, (placed, call) in enumerate(calls):
             try:
                 if not isinstance(call, Arrived):
@@ -183,14 +115,14 @@ class Feeder:
             if function.code != self._code:
                 if self._jobs or given:
                     # The task needs another runner, which is started when this one has ended its jobs.
-                    self._backlog.extendleft(later for later, _ in reversed(calls[i:]))
+                    self._backlog.put_back(later for later, _ in calls[i:])
                     break
                 self._retire()
                 self._code = function.code
             n_bytes = len(call.call) + (0 if placed.digest in functions else len(function.body))
             if jobs and n_bytes > room:
                 # Each of many functions may be as big as all calls together.
-                self._backlog.extendleft(later for later, _ in reversed(calls[i:]))
+                self._backlog.put_back(later for later, _ in calls[i:])
                 break
             room -= n_bytes
             jobs.append(self._job(placed, call))
@@ -207,33 +139,11 @@ class Feeder:
         self._listener.send(jobs, functions)
         return was_idle
 
-    def _next_calls(self, at_most: int, n_bytes: int) -> list[tuple[Placed, Arrived | Trouble]]:
-        """Return the next tasks of the backlog, each with its call or the error of its call; the calls are read together.
-
-        At least one, then as many as have `n_bytes` of calls.
-        """
-        batch: list[Placed] = []
-        wanted: list[Wanted] = []
-        while self._backlog and len(batch) < at_most:
-            placed = self._backlog.popleft()
-            if not placed.is_held:
-                continue
-            call, ref = placed.claim.entry(placed.index).call, placed.claim.ref
-            if call is None:
-                error = PayloadError(f"a task without its call: task={placed.task_id}")
-                placed.end(Finished.failed(dump_reason(error)))
-                continue
-            batch.append(placed)
-            wanted.append(Wanted(ref, call, status.call_label(ref.ordinal, placed.sequence, placed.digest)))
-        calls = self._shared.arguments.get(wanted, n_bytes) if wanted else []
-        self._backlog.extendleft(reversed(batch[len(calls) :]))
-        return list(zip(batch, calls, strict=False))
-
     def _job(self, placed: Placed, call: Arrived) -> Job:
         self._next_job += 1
         # `current_task()` counts a try under the same claim as a further attempt.
-        attempt = placed.claim.entry(placed.index).attempt + placed.claim.tries.get(placed.index, 0)
-        return Job(self._next_job, placed.sequence, attempt, placed.task_id, placed.digest, call.call, call.pieces)
+        attempt = placed.entry.attempt + placed.claim.tries.get(placed.position, 0)
+        return Job(self._next_job, placed.index, attempt, placed.task_id, placed.digest, call.call, call.pieces)
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
@@ -255,11 +165,7 @@ class Feeder:
 
     def take_unstarted(self, *, and_waiting: bool) -> list[Placed]:
         """Take out and return tasks that have not started: the backlog, jobs ahead, and with `and_waiting` those due for a retry."""
-        unstarted = list(self._backlog)
-        self._backlog.clear()
-        if and_waiting:
-            unstarted += [waiting.placed for waiting in self._waiting]
-            self._waiting.clear()
+        unstarted = self._backlog.take_all(and_waiting=and_waiting)
         if self._listener is not None and len(self._jobs) > 1:
             unstarted += self._retracted(self._listener)
         return unstarted
@@ -272,7 +178,7 @@ class Feeder:
         lost = [placed for placed in self._jobs.values() if not placed.is_held]
         if not lost or self._listener is None:
             return
-        self._backlog.extendleft(reversed([placed for placed in self._retracted(self._listener) if placed.is_held]))
+        self._backlog.put_back(placed for placed in self._retracted(self._listener) if placed.is_held)
         running = self.running()
         if running is not None and not running.is_held:
             self._listener.kill()
@@ -306,10 +212,10 @@ class Feeder:
     def _finished(self, placed: Placed, event: Finished) -> None:
         if event.ok:
             self._shared.durations.add(placed.digest, event.seconds)
-            placed.end(self._of_storable_size(placed, event))
+            placed.end(_of_storable_size(placed, event, self._shared.session.manifest.current.max_result_bytes))
         elif event.loaded:
             self._failed(placed, event)
-        elif placed.claim.entry(placed.index).refusals:
+        elif placed.entry.refusals:
             placed.end(event)
         else:
             # Another worker gets one chance to load the function; after that the task fails.
@@ -319,13 +225,11 @@ class Feeder:
         """Schedule the next try after a pause if retries are left; otherwise the task fails."""
         if not placed.is_held:
             return
-        n_failures = placed.claim.count_failure(placed.index)
+        n_failures = placed.claim.count_failure(placed.position)
         if n_failures > self._shared.session.manifest.current.retries:
             placed.end(event)
             return
-        timings, clock = self._shared.session.manifest.current.timings, self._shared.clock
-        pause_s = min(timings.retry_first_s * 2 ** (n_failures - 1), timings.retry_most_s)
-        self._waiting.append(_Waiting(clock.monotonic() + pause_s * (0.5 + clock.random() / 2), placed))
+        self._backlog.retry_later(placed, n_failures)
 
     def _died(self, event: Died) -> None:
         listener, ran_s = self._listener, self._shared.clock.monotonic() - self.started_at
@@ -338,30 +242,32 @@ class Feeder:
         # A job that is neither started nor in the queue was in transit: it has not started either.
         unstarted += self._jobs.values()
         self._jobs.clear()
-        self._backlog.extendleft(reversed(unstarted))
+        self._backlog.put_back(unstarted)
         self._listener, self._n_given = None, 0
         if placed is not None:
-            reason = dump_reason(self._death(placed, event))
+            reason = dump_reason(_death(self._shared.session, placed, event))
             self._failed(placed, Finished.failed(reason, event.stdout, event.stderr, ran_s))
         elif not is_bystander:
             self._n_bad_starts += 1
             if self._n_bad_starts >= _STARTS and self.broken is None:
                 raise LaunchError(f"runners die before they start a task: {event.reason}")
 
-    def _death(self, placed: Placed, event: Died) -> StarburstError:
-        session = self._shared.session
-        where = f"task={placed.task_id}, session={session.session_id}"
-        if event.timed_out is not None:
-            limit_s = session.manifest.current.task_timeout
-            return TaskTimeout(f"the task ran longer than task_timeout={limit_s:g} s and was stopped: {where}")
-        return TaskCrashed(f"the process that ran the task died: {event.reason}: {where}")
 
-    def _of_storable_size(self, placed: Placed, event: Finished) -> Finished:
-        limit = self._shared.session.manifest.current.max_result_bytes
-        if len(event.outcome) <= limit:
-            return event
-        reason = PayloadError(
-            f"the task's result is too large to store: bytes={len(event.outcome)}, max_result_bytes={limit}, "
-            f"task={placed.task_id}; return less, write it to your own storage, or raise max_result_bytes"
-        )
-        return event._replace(ok=False, outcome=dump_reason(reason))
+def _death(session: SessionStore, placed: Placed, event: Died) -> StarburstError:
+    """Return the error of a task whose runner died while it ran it."""
+    where = f"task={placed.task_id}, session={session.session_id}"
+    if event.timed_out is not None:
+        limit_s = session.manifest.current.task_timeout
+        return TaskTimeout(f"the task ran longer than task_timeout={limit_s:g} s and was stopped: {where}")
+    return TaskCrashed(f"the process that ran the task died: {event.reason}: {where}")
+
+
+def _of_storable_size(placed: Placed, event: Finished, limit: int) -> Finished:
+    """Return the end of a task, or its failure if its result is larger than `limit` bytes."""
+    if len(event.outcome) <= limit:
+        return event
+    reason = PayloadError(
+        f"the task's result is too large to store: bytes={len(event.outcome)}, max_result_bytes={limit}, "
+        f"task={placed.task_id}; return less, write it to your own storage, or raise max_result_bytes"
+    )
+    return event._replace(ok=False, outcome=dump_reason(reason))

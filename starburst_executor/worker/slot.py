@@ -1,9 +1,8 @@
 """One slot of a worker: acquires claims, runs their tasks, commits the tasks that have ended.
 
-    finder ──key──► claims ──Claim──► feeder ──jobs──► runner ──► Claim.found ──► claims.commit
-                                        ▲                                            │
-                                        │                                            └─► next slice
-                                        └── overrun or SIGTERM: tasks that have not started are released
+    acquirer ──Claim──► holdings ──► backlog ──► feeder ──jobs──► runner ──► Claim.found ──► holdings.commit
+                           ▲                                                                    │
+                           │◄── overrun or SIGTERM: tasks that have not started are released    └─► next slice
 
 One thread steps a slot, and this thread may wait for the store. It watches nothing: a listener (`worker/listener.py`) watches
 the runner, the tasks' deadlines and their output; the main thread watches signals and the client. They notify the slot by an
@@ -15,22 +14,21 @@ A step waits for the runner at most until the next due time, so a test can step 
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
-from starburst_executor.errors import RecordInvalid, StarburstError, VersionMismatch
 from starburst_executor.protocol import status
-from starburst_executor.protocol.status import Status
+from starburst_executor.worker.acquirer import Acquirer
+from starburst_executor.worker.backlog import Backlog
 from starburst_executor.worker.claims import Claim
-from starburst_executor.worker.feeder import Feeder, Placed, Spawn
-from starburst_executor.worker.pace import LEAD_S, Pace, has_plenty, is_shared
+from starburst_executor.worker.feeder import Feeder, Spawn
+from starburst_executor.worker.holdings import Holdings
+from starburst_executor.worker.overrun import Overrun
+from starburst_executor.worker.pace import LEAD_S, Pace, has_plenty
+from starburst_executor.worker.placed import Placed
 from starburst_executor.worker.shared import Shared
 
 __all__ = ["Slot"]
-
-_log = logging.getLogger(__name__)
 
 # Many slots look for their next object at the same time and some lose the race; the running task leaves time to try again.
 _TRIES_AHEAD = 4
@@ -38,8 +36,6 @@ _TRIES_AHEAD = 4
 
 class Slot:
     """Runs one task after the other. One thread steps it.
-
-    It has more than twenty methods because they form one state machine over the open claims, in the order of `step`.
 
     Args:
         number: Its number within its worker.
@@ -64,19 +60,17 @@ class Slot:
         stopped: threading.Event,
         broken: Callable[[bytes], None],
     ) -> None:
-        self._number = number
         self._shared = shared
-        self._timings = shared.session.manifest.current.timings
-        self._pace = Pace(self._timings.slice_s)
-        self._feeder = Feeder(shared, spawn)
+        self._pace = Pace(shared.session.manifest.current.timings.slice_s)
+        self._backlog = Backlog(shared)
+        self._feeder = Feeder(shared, self._backlog, spawn)
+        self._overrun = Overrun(shared, self._pace, self._backlog, self._feeder)
+        self._holdings = Holdings(shared, self._backlog, self._feeder)
+        self._acquirer = Acquirer(number, shared, self._pace, draining)
         self.news = news
         self._draining = draining
         self._stopped = stopped
         self._broken = broken
-        self._open: list[Claim] = []
-        self._committed = 0.0
-        self._overrun = False  # whether the running task is an overrun, and the tasks behind it have been released
-        self._races = 0
 
     @property
     def is_idle(self) -> bool:
@@ -106,129 +100,59 @@ class Slot:
             return False
         if not self._has_work():
             return False
-        self._try_again()
+        self._holdings.commit_failures(self._backlog.requeue_due())
         self._feed()
         self._claim_ahead()
-        self._wait()
+        self._shared.clock.wait(self.news, self._until_due_s())
+        self.news.clear()
         # A worker that stops kills its runners; their deaths must not be counted as the tasks' failures.
         if not self._stopped.is_set():
             self._hear()
-            self._release_overrun()
+            if self._overrun.begins():
+                self._release_unstarted()
             self._commit_due()
         if not self._has_work():
-            self._shared.solitude.leave(self._number)
-            self._shared.solitude.give_up(self._number)
+            self._acquirer.done()
         return True
-
-    def _has_work(self) -> bool:
-        return bool(self._open) or self._feeder.n_jobs > 0
 
     def give_back(self) -> None:
         """Release the tasks that have not started, when this worker cannot go on. Call it when no thread steps the slot.
 
-        Tasks that may have started stay claimed, and are lost with this worker. Store: 1 swap a claim; 1 more to commit
-        the tasks that have ended.
+        Tasks that may have started stay claimed, and are lost with this worker. Store: as `Holdings.give_back`.
         """
-        started = self._feeder.give_up()
-        for claim in list(self._open):
-            kept = {placed.index for placed in started if placed.claim is claim}
-            # If the write fails, watchers take the tasks back when they find that this worker is gone.
-            with suppress(StarburstError):
-                if claim.found:
-                    self._commit(claim)
-                self._shared.claims.release(claim, claim.open - kept)
+        self._holdings.give_back(self._feeder.give_up())
+
+    def _has_work(self) -> bool:
+        return bool(self._holdings.open) or self._feeder.n_jobs > 0
 
     # --- taking work --------------------------------------------------------------------------------------------------
 
     def _acquire(self) -> bool:
-        """Claim tasks from a candidate; return whether there is a claim now."""
-        solitude = self._shared.solitude
-        if not solitude.enter(self._number):
-            return False
-        if self._claim_solo() or (not solitude.is_wanted(self._number) and self._claim_candidate()):
-            return True
-        solitude.leave(self._number)
-        return False
-
-    def _claim_candidate(self) -> bool:
-        key = self._take_key()
-        while key is not None:
-            claim, seen = self._try(key)
-            if claim is not None:
-                return True
-            if seen is None:
-                self._races += 1
-                self._shared.candidates.avoid(key)
-                # Spread the slots that lost the same race over about one request's time, longer after repeated losses.
-                clock = self._shared.clock
-                clock.wait(self._draining, self._timings.bell_min_s * self._races * clock.random())
-            if self._draining.is_set():
-                return False
-            key = self._take_key()
-        self._races = 0
-        return False
-
-    def _take_key(self) -> str | None:
-        return self._shared.candidates.take(worth_sharing=self._pace.least_slice(self._shared.durations.latest))
-
-    def _claim_solo(self) -> bool:
-        """Claim a task on its last try, if this worker has no other task; if it has waited too long, get the worker idle for it."""
-        solitude, waiting = self._shared.solitude, self._shared.candidates.solo()
-        if waiting is None:
-            solitude.give_up(self._number)
-            return False
-        key, waited_s = waiting
-        if not solitude.have(self._number, insist=waited_s > self._timings.beat_s):
-            return False
-        claim, _ = self._try(key, alone=True)
-        if claim is None:
-            solitude.give_up(self._number)
-        return claim is not None
-
-    def _try(self, key: str, *, alone: bool = False, ahead: bool = False) -> tuple[Claim | None, Status | None]:
-        size = self._slice_size if alone else self._share_size
-        try:
-            with self._shared.candidates.trying(key) as tried:
-                claim, seen = self._shared.claims.claim(key, size=size, alone=alone, ahead=ahead)
-                tried.seen, tried.has_claim = seen, claim is not None
-        except (RecordInvalid, VersionMismatch) as error:
-            _log.warning("a status object cannot be read and is ignored: error=%s", error)
-            return None, None
+        claim = self._acquirer.acquire()
         if claim is not None:
-            self._take_in(claim)
-        return claim, seen
-
-    def _take_in(self, claim: Claim) -> None:
-        self._races = 0
-        if not self._open:
-            self._committed = self._shared.clock.monotonic()
-        self._open.append(claim)
-        self._feeder.add(claim)
-
-    def _slice_size(self, seen: Status) -> int:
-        return self._pace.slice_size(self._shared.durations.of_next(seen), self._shared.finder.fair_share())
-
-    def _share_size(self, seen: Status) -> int:
-        """Like `_slice_size`, but 0 for an object with other workers while there are objects that no worker has claimed from."""
-        return 0 if is_shared(seen) and self._shared.candidates.has_untouched() else self._slice_size(seen)
+            self._holdings.add(claim)
+        return claim is not None
 
     def _claim_ahead(self) -> None:
         """Claim the next slice while the current one runs."""
-        if len(self._open) != 1 or self._feeder.n_backlog:
+        if len(self._holdings.open) != 1 or self._backlog:
             return
-        claim = self._open[0]
+        claim = self._holdings.open[0]
         if claim.all_ended or not self._wants_after(claim):
             return
         following = None
         if status.has_pending(claim.seen.status):
-            following = self._commit(claim, then=self._slice_size(claim.seen.status), ahead=True)
+            size = self._acquirer.slice_size(claim.seen.status)
+            following = self._holdings.commit(claim, then=size, ahead=True)
         for _ in range(_TRIES_AHEAD):
             if following is not None or not self._wants_after(claim):
                 break
-            key = self._take_key()
+            key = self._acquirer.next_key()
             if key is None or key == claim.key:
                 break
-            following, _ = self._try(key, ahead=True)
+            following, _ = self._acquirer.claim(key, ahead=True)
+            if following is not None:
+                self._holdings.add(following)
         self._feed()
 
     def _may_go_on(self) -> bool:
@@ -236,7 +160,7 @@ class Slot:
 
     def _wants_after(self, claim: Claim) -> bool:
         """Return whether to claim another slice: tasks are short, there are plenty, and no held task has lost a worker."""
-        if not self._may_go_on() or self._overrun or any(held.has_losses for held in self._open):
+        if not self._may_go_on() or self._overrun.is_on or any(held.has_losses for held in self._holdings.open):
             return False
         estimate_s = self._estimate_s(claim)
         if estimate_s is None or not self._pace.may_claim_ahead(estimate_s):
@@ -249,119 +173,60 @@ class Slot:
         return ahead_at is not None and self._shared.clock.monotonic() >= ahead_at
 
     def _estimate_s(self, claim: Claim) -> float | None:
-        index = next(iter(claim.open), None)
-        return None if index is None else self._shared.durations.of(Placed(claim, index).digest)
+        position = next(iter(claim.open), None)
+        return None if position is None else self._shared.durations.of(Placed(claim, position).digest)
 
     def _ahead_at(self) -> float | None:
-        if len(self._open) != 1 or self._feeder.n_jobs != 1 or self._feeder.n_backlog:
+        if len(self._holdings.open) != 1 or self._feeder.n_jobs != 1 or self._backlog:
             return None
-        return self._pace.claim_ahead_at(self._estimate_s(self._open[0]), self._feeder.started_at)
+        return self._pace.claim_ahead_at(self._estimate_s(self._holdings.open[0]), self._feeder.started_at)
 
     # --- running ------------------------------------------------------------------------------------------------------
 
-    def _try_again(self) -> None:
-        """Requeue failed tasks that are due, after storing their failures, so that these count even if this worker dies."""
-        claims = {id(placed.claim): placed.claim for placed in self._feeder.requeue_due()}
-        for claim in claims.values():
-            if self._shared.claims.has_unstored_failures(claim):
-                self._commit(claim)
-
     def _feed(self) -> None:
         if self._feeder.feed():
-            self._overrun = False
-
-    def _wait(self) -> None:
-        """Wait for an event or the next due time."""
-        self._shared.clock.wait(self.news, self._until_due_s())
-        self.news.clear()
+            self._overrun.is_on = False
 
     def _hear(self) -> None:
         if self._feeder.hear():
-            self._overrun = False
+            self._overrun.is_on = False
         if self._feeder.broken is not None:
             outcome, self._feeder.broken = self._feeder.broken, None
             self._broken(outcome)
         while self._feeder.refused:
-            placed = self._feeder.refused.pop()
-            self._release(placed.claim, [placed.index], refused=True)
+            self._holdings.release([self._feeder.refused.pop()], refused=True)
 
     def _until_due_s(self) -> float:
         """Return how many seconds to wait for an event before the next due time."""
-        now, commit_s = self._shared.clock.monotonic(), self._timings.commit_s
-        if any(claim.all_ended for claim in self._open):
+        now, claims = self._shared.clock.monotonic(), self._holdings.open
+        if any(claim.all_ended for claim in claims):
             return 0.0
-        dues = [now + commit_s]
-        if any(claim.found for claim in self._open):
-            dues.append(self._committed + commit_s)
-        dues += [due for due in (self._feeder.next_try_at(), self._overrun_at()) if due is not None]
+        dues = [now + self._shared.session.manifest.current.timings.commit_s]
+        if any(claim.found for claim in claims):
+            dues.append(self._holdings.commit_at())
+        dues += [due for due in (self._backlog.next_try_at(), self._overrun.due_at()) if due is not None]
         ahead_at = self._ahead_at()
         if ahead_at is not None and ahead_at > now:
             dues.append(ahead_at)
         return max(0.0, min(dues) - now)
 
-    def _overrun_at(self) -> float | None:
-        """Return the time from which the running task counts as an overrun; None if no task waits behind it."""
-        running = self._feeder.running()
-        if self._overrun or running is None or self._feeder.n_jobs + self._feeder.n_backlog < 2:  # noqa: PLR2004 - one runs, one waits
-            return None
-        return self._pace.overrun_at(self._shared.durations.of(running.digest), self._feeder.started_at)
-
-    def _release_overrun(self) -> None:
-        """Release the tasks behind a running task that takes longer than estimated."""
-        running = self._feeder.running()
-        if running is None or self._overrun or not self._feeder.has_runner:
-            return
-        overrun_at, n_waiting = self._overrun_at(), self._feeder.n_jobs + self._feeder.n_backlog - 1
-        is_overrun = overrun_at is not None and self._shared.clock.monotonic() >= overrun_at
-        if is_overrun or self._pace.holds_too_much(n_waiting, self._shared.durations.of(running.digest)):
-            self._overrun = True
-            self._release_unstarted()
+    # --- settling claims ----------------------------------------------------------------------------------------------
 
     def _release_unstarted(self) -> None:
         """Release the tasks that have not started; if the worker must stop, also those that wait for a retry."""
-        unstarted = self._feeder.take_unstarted(and_waiting=self._draining.is_set())
-        for claim in list(self._open):
-            indices = [placed.index for placed in unstarted if placed.claim is claim]
-            if indices:
-                self._release(claim, indices)
-
-    # --- settling claims ----------------------------------------------------------------------------------------------
-
-    def _release(self, claim: Claim, indices: list[int], *, refused: bool = False) -> None:
-        self._shared.claims.release(claim, indices, refused=refused)
-        self._settled(claim)
+        self._holdings.release(self._feeder.take_unstarted(and_waiting=self._draining.is_set()))
 
     def _commit_due(self) -> None:
-        is_due = self._shared.clock.monotonic() >= self._committed + self._timings.commit_s
-        for claim in list(self._open):
+        is_due = self._shared.clock.monotonic() >= self._holdings.commit_at()
+        for claim in list(self._holdings.open):
             if claim.all_ended:
                 self._commit_last(claim)
             elif claim.found and is_due:
-                self._commit(claim)
+                self._holdings.commit(claim)
 
     def _commit_last(self, claim: Claim) -> None:
         """Commit the last tasks of a slice, and claim the next slice in the same swap."""
-        others = [other for other in self._open if other is not claim]
+        others = [other for other in self._holdings.open if other is not claim]
         wants_next = self._may_go_on() if not others else len(others) == 1 and self._wants_after(claim)
-        self._commit(claim, then=self._slice_size(claim.seen.status) if wants_next else 0, ahead=bool(others))
-
-    def _commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
-        following = self._shared.claims.commit(claim, then=then, ahead=ahead)
-        self._committed = self._shared.clock.monotonic()
-        self._shared.candidates.saw(claim.key, claim.seen.status)
-        self._settled(claim)
-        if following is not None:
-            self._shared.candidates.begins(following.key)
-            self._take_in(following)
-        return following
-
-    def _settled(self, claim: Claim) -> None:
-        """Update after a read or write of a claim's object: share its new state, drop a finished claim and lost tasks."""
-        for other in self._open:
-            # Give other claims on the object the new ETag, so that their next swap is not refused first.
-            if other.key == claim.key:
-                other.seen = claim.seen
-        if not claim.open and claim in self._open:
-            self._open.remove(claim)
-            self._shared.candidates.ends(claim.key)
-        self._feeder.drop_lost()
+        size = self._acquirer.slice_size(claim.seen.status) if wants_next else 0
+        self._holdings.commit(claim, then=size, ahead=bool(others))

@@ -457,7 +457,7 @@ def test_a_task_with_a_loss_runs_with_nothing_ahead_of_it_or_behind() -> None:
     together: list[set[int]] = []
     for _ in range(400):
         stage.slot.step()
-        together.append({placed.claim.ref.first + placed.index for placed in stage.slot._feeder._jobs.values()})
+        together.append({placed.index for placed in stage.slot._feeder._jobs.values()})
     assert stage.rig.states(key) == [State.COMPLETED] * 32
     assert any(len(jobs) > 1 for jobs in together)
     assert all(len(jobs) == 1 for jobs in together if jobs & suspects)
@@ -766,7 +766,7 @@ def test_a_kill_that_comes_too_late_blames_nobody_else() -> None:
     key = stage.rig.submit(3)
     stage.look()
     # No overrun is to take the others out of its way.
-    stage.slot._overrun_at = lambda: None  # type: ignore[method-assign]
+    stage.slot._overrun.due_at = lambda: None  # type: ignore[method-assign]
     stage.run()
     assert stage.rig.states(key) == [State.COMPLETED] * 3
     assert stage.reasons == []
@@ -871,9 +871,9 @@ def test_what_is_released_between_two_tries_has_not_more_of_them() -> None:
     # Task 0 fails and waits; whenever it is due task 1 turns out long, or the slot is told to give up what waits.
     for n_tries in range(1, 5):
         stage.step_until(lambda n_tries=n_tries: stage.ran.count((0, n_tries)) or len(stage.ran) >= 2 * n_tries)
-        feeder = stage.slot._feeder
-        feeder._backlog.extend(waiting.placed for waiting in feeder._waiting)
-        feeder._waiting.clear()
+        backlog = stage.slot._backlog
+        backlog._queue.extend(waiting.placed for waiting in backlog._waiting)
+        backlog._waiting.clear()
         stage.slot._release_unstarted()
         stage.look()
     stage.run()

@@ -1,0 +1,117 @@
+"""Acquires a slot's claims: chooses a status object and tries to claim tasks of it.
+
+    idle:        own task on its last try, alone ──no──► candidates, until one has pending tasks or none is left
+    ahead:       candidates, a few tries, while the running task leaves time
+
+The slot's thread owns it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from starburst_executor.errors import RecordInvalid, VersionMismatch
+from starburst_executor.protocol.status import Status
+from starburst_executor.worker.claims import Claim
+from starburst_executor.worker.pace import Pace, is_shared
+from starburst_executor.worker.shared import Shared
+
+__all__ = ["Acquirer"]
+
+_log = logging.getLogger(__name__)
+
+
+class Acquirer:
+    """Claims tasks for one slot.
+
+    Args:
+        number: The slot's number within its worker.
+        draining: Set when the worker should stop: no further object is then tried.
+    """
+
+    def __init__(self, number: int, shared: Shared, pace: Pace, draining: threading.Event) -> None:
+        self._number = number
+        self._shared = shared
+        self._pace = pace
+        self._draining = draining
+        self._n_lost_races = 0  # in a row
+
+    def acquire(self) -> Claim | None:
+        """Claim tasks for a slot that has none; return None if there are none for it. Store: as `Claims.claim`, per object."""
+        solitude = self._shared.solitude
+        if not solitude.enter(self._number):
+            return None
+        claim = self._claim_solo()
+        if claim is None and not solitude.is_wanted(self._number):
+            claim = self._claim_candidate()
+        if claim is None:
+            solitude.leave(self._number)
+        return claim
+
+    def done(self) -> None:
+        """Record that the slot has no work left: it no longer counts as busy, nor keeps the worker to itself."""
+        self._shared.solitude.leave(self._number)
+        self._shared.solitude.give_up(self._number)
+
+    def next_key(self) -> str | None:
+        """Return the next object to try; None if there is none."""
+        return self._shared.candidates.take(worth_sharing=self._pace.least_slice(self._shared.durations.latest))
+
+    def claim(self, key: str, *, alone: bool = False, ahead: bool = False) -> tuple[Claim | None, Status | None]:
+        """Claim a slice of an object; the arguments and results are those of `Claims.claim`."""
+        size = self.slice_size if alone else self._share_size
+        try:
+            with self._shared.candidates.trying(key) as tried:
+                claim, seen = self._shared.claims.claim(key, size=size, alone=alone, ahead=ahead)
+                tried.seen, tried.has_claim = seen, claim is not None
+        except (RecordInvalid, VersionMismatch) as error:
+            _log.warning("a status object cannot be read and is ignored: error=%s", error)
+            return None, None
+        if claim is not None:
+            self._n_lost_races = 0
+        return claim, seen
+
+    def slice_size(self, seen: Status) -> int:
+        """Return how many tasks of an object to claim."""
+        return self._pace.slice_size(self._shared.durations.of_next(seen), self._shared.finder.fair_share())
+
+    def _share_size(self, seen: Status) -> int:
+        """Like `slice_size`, but 0 for an object with other workers while there are objects that no worker has claimed from."""
+        return 0 if is_shared(seen) and self._shared.candidates.has_untouched() else self.slice_size(seen)
+
+    def _claim_candidate(self) -> Claim | None:
+        key = self.next_key()
+        while key is not None:
+            claim, seen = self.claim(key)
+            if claim is not None:
+                return claim
+            if seen is None:
+                self._pause_after_a_lost_race(key)
+            if self._draining.is_set():
+                return None
+            key = self.next_key()
+        self._n_lost_races = 0
+        return None
+
+    def _pause_after_a_lost_race(self, key: str) -> None:
+        """Spread the slots that lost the same race over about one request's time, longer after repeated losses."""
+        self._n_lost_races += 1
+        self._shared.candidates.avoid(key)
+        clock, request_s = self._shared.clock, self._shared.session.manifest.current.timings.bell_min_s
+        clock.wait(self._draining, request_s * self._n_lost_races * clock.random())
+
+    def _claim_solo(self) -> Claim | None:
+        """Claim a task on its last try, if this worker has no other task; if it has waited too long, get the worker idle for it."""
+        solitude, waiting = self._shared.solitude, self._shared.candidates.solo()
+        if waiting is None:
+            solitude.give_up(self._number)
+            return None
+        key, waited_s = waiting
+        beat_s = self._shared.session.manifest.current.timings.beat_s
+        if not solitude.have(self._number, insist=waited_s > beat_s):
+            return None
+        claim, _ = self.claim(key, alone=True)
+        if claim is None:
+            solitude.give_up(self._number)
+        return claim

@@ -1,0 +1,101 @@
+"""The claims that a slot holds: commits the tasks that have ended, releases others, drops claims that are settled.
+
+    acquirer ──Claim──► add ──► backlog … Claim.found ──► commit ──► next claim on the same object
+                                                    └──► release
+
+The slot's thread owns it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+
+from starburst_executor.errors import StarburstError
+from starburst_executor.worker.backlog import Backlog
+from starburst_executor.worker.claims import Claim
+from starburst_executor.worker.feeder import Feeder
+from starburst_executor.worker.placed import Placed
+from starburst_executor.worker.shared import Shared
+
+__all__ = ["Holdings"]
+
+
+class Holdings:
+    """The open claims of one slot: one, or a second one ahead while the last tasks of the first run.
+
+    Attributes:
+        open: The claims, oldest first.
+    """
+
+    def __init__(self, shared: Shared, backlog: Backlog, feeder: Feeder) -> None:
+        self._shared = shared
+        self._backlog = backlog
+        self._feeder = feeder
+        self._commit_s = shared.session.manifest.current.timings.commit_s
+        self._committed_at = 0.0
+        self.open: list[Claim] = []
+
+    def add(self, claim: Claim) -> None:
+        """Hold a new claim, and put its tasks into the backlog."""
+        if not self.open:
+            self._committed_at = self._shared.clock.monotonic()
+        self.open.append(claim)
+        self._backlog.add(claim)
+
+    def commit_at(self) -> float:
+        """Return the time of the next regular commit."""
+        return self._committed_at + self._commit_s
+
+    def commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
+        """Store the outcomes of a claim's ended tasks; hold and return a claim on up to `then` more tasks of the object.
+
+        Store: as `Claims.commit`.
+        """
+        following = self._shared.claims.commit(claim, then=then, ahead=ahead)
+        self._committed_at = self._shared.clock.monotonic()
+        self._shared.candidates.saw(claim.key, claim.seen.status)
+        self._settled(claim)
+        if following is not None:
+            self._shared.candidates.begins(following.key)
+            self.add(following)
+        return following
+
+    def commit_failures(self, retried: Iterable[Placed]) -> None:
+        """Store the failures of tasks that are about to be tried again, so that these count even if this worker dies."""
+        claims = {id(placed.claim): placed.claim for placed in retried}
+        for claim in claims.values():
+            if self._shared.claims.has_unstored_failures(claim):
+                self.commit(claim)
+
+    def release(self, tasks: Sequence[Placed], *, refused: bool = False) -> None:
+        """Make tasks pending again: one swap per claim. Store: as `Claims.release`."""
+        for claim in list(self.open):
+            positions = [placed.position for placed in tasks if placed.claim is claim]
+            if positions:
+                self._shared.claims.release(claim, positions, refused=refused)
+                self._settled(claim)
+
+    def give_back(self, started: Sequence[Placed]) -> None:
+        """Commit the tasks that have ended, and release all others except those that may have started.
+
+        Store: 1 swap a claim; 1 more to commit the tasks that have ended.
+        """
+        for claim in list(self.open):
+            kept = {placed.position for placed in started if placed.claim is claim}
+            # If the write fails, watchers take the tasks back when they find that this worker is gone.
+            with suppress(StarburstError):
+                if claim.found:
+                    self.commit(claim)
+                self._shared.claims.release(claim, claim.open - kept)
+
+    def _settled(self, claim: Claim) -> None:
+        """Update after a read or write of a claim's object: share its new state, drop a finished claim and lost tasks."""
+        for other in self.open:
+            # Give other claims on the object the new ETag, so that their next swap is not refused first.
+            if other.key == claim.key:
+                other.seen = claim.seen
+        if not claim.open and claim in self.open:
+            self.open.remove(claim)
+            self._shared.candidates.ends(claim.key)
+        self._feeder.drop_lost()

@@ -1,0 +1,54 @@
+"""A task of a claim, as a slot moves it between its backlog, its runner and the claim's next commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starburst_executor.protocol.keys import task_id
+from starburst_executor.protocol.status import Entry
+from starburst_executor.worker.claims import Claim
+from starburst_executor.worker.runner.jobs import Finished
+
+__all__ = ["Placed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A task of a claim; each job of a runner belongs to one.
+
+    Attributes:
+        position: Its position in the claim's status object.
+    """
+
+    claim: Claim
+    position: int
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the claim still holds it."""
+        return self.position in self.claim.open
+
+    @property
+    def entry(self) -> Entry:
+        """Its entry as this worker last read or wrote it."""
+        return self.claim.entry(self.position)
+
+    @property
+    def digest(self) -> str:
+        """The digest of its function."""
+        return self.claim.seen.status.functions[self.entry.function]
+
+    @property
+    def index(self) -> int:
+        """Its index among its submitter's tasks."""
+        return self.claim.ref.first + self.position
+
+    @property
+    def task_id(self) -> str:
+        """Its id, for messages."""
+        return task_id(self.claim.ref.ordinal, self.index)
+
+    def end(self, finished: Finished) -> None:
+        """Record its end for the next commit, unless its claim has lost it."""
+        if self.is_held:
+            self.claim.found[self.position] = finished
