@@ -44,11 +44,13 @@ class Folders:
     def url(self) -> str:
         return "sim://bucket"
 
-    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
         line, body = self._found(key)
-        if line.etag == unless:
-            return None
         return Stored(body[start : None if length is None else start + length], line.etag)
+
+    def get_if_changed(self, key: str, etag: str, *, start: int = 0, length: int | None = None) -> Stored | None:
+        stored = self.get(key, start=start, length=length)
+        return None if stored.etag == etag else stored
 
     def create(self, key: str, body: Body) -> str:
         if key in self._folders[_folder(key)]:
@@ -170,8 +172,11 @@ class Line:
     def url(self) -> str:
         return self._folders.url
 
-    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
-        return self._s3.ask("get", lambda: self._folders.get(key, unless=unless, start=start, length=length))
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
+        return self._s3.ask("get", lambda: self._folders.get(key, start=start, length=length))
+
+    def get_if_changed(self, key: str, etag: str, *, start: int = 0, length: int | None = None) -> Stored | None:
+        return self._s3.ask("get", lambda: self._folders.get_if_changed(key, etag, start=start, length=length))
 
     def create(self, key: str, body: Body) -> str:
         return self._s3.ask("create", lambda: self._folders.create(key, body))

@@ -293,9 +293,9 @@ class Collector:
         return [place for place in watched if etags.get(place.key) != place.etag]
 
     def _read(self, watched: _Watched) -> tuple[_Watched, Versioned | None]:
-        now = self._session.clock.monotonic()
+        now, statuses = self._session.clock.monotonic(), self._session.statuses
         try:
-            stored = self._session.statuses.read(watched.key, watched.etag or None)
+            stored = statuses.read_if_changed(watched.key, watched.etag) if watched.etag else statuses.read(watched.key)
             if stored is not None:
                 watched.read_at = now
             return watched, stored
@@ -398,5 +398,4 @@ class _Bodies:
             stored = self._session.store.get(key, start=start, length=end - start)
         except ObjectNotFound:
             return part, (start, PayloadError(f"a stored outcome is missing: key={key}; was the session cleaned up?"))
-        assert stored is not None  # no ETag was sent  # noqa: S101
         return part, (start, stored.body)

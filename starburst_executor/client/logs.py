@@ -89,7 +89,6 @@ class TaskLogs:
         except (ObjectNotFound, RecordInvalid, VersionMismatch) as error:
             _log.warning("no output of these tasks: %s", error)
             return
-        assert stored is not None  # no ETag was sent  # noqa: S101
         for index, entry in enumerate(stored.status.entries, listed.ref.first):
             name = f"{listed.ref.ordinal}-{index}"
             run = f"{name}/{entry.run}"

@@ -170,7 +170,6 @@ class SessionTasks:
             ref = listed.ref
             if ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks:
                 stored = self._session.statuses.read(listed.key)
-                assert stored is not None  # no ETag was sent  # noqa: S101
                 return self._session.payloads.output(ref.status_id, stored.status.entries[index - ref.first])
         return "", ""
 

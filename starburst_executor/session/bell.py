@@ -75,10 +75,13 @@ class SessionBell:
                 with self._lock:
                     self._rings = False
 
-    def read(self, unless: str | None) -> tuple[Bell, str] | None:
-        """Read the bell and its ETag; None if it has not been rung since. Store: 1 GET, usually a 304."""
+    def read(self, after: str | None) -> tuple[Bell, str] | None:
+        """Read the bell and its ETag; None if it has not been rung since it had the ETag `after`, or, with None, ever.
+
+        Store: 1 GET, usually a 304.
+        """
         try:
-            stored = self._store.get(self._key, unless=unless)
+            stored = self._store.get(self._key) if after is None else self._store.get_if_changed(self._key, after)
         except ObjectNotFound:
             return None
         if stored is None:

@@ -109,12 +109,14 @@ class SessionManifest:
         with self._lock:
             known, etag = self._newest, self._etag
         try:
-            stored = self._store.get(self._key, unless=etag)
+            if known is None or etag is None:
+                stored = self._store.get(self._key)
+            elif (changed := self._store.get_if_changed(self._key, etag)) is None:
+                return known
+            else:
+                stored = changed
         except ObjectNotFound as error:
             raise self._not_found() from error
-        if stored is None and known is not None:
-            return known
-        assert stored is not None  # a 304 is only a reply to an ETag that was sent  # noqa: S101
         try:
             manifest = records.decode_manifest(stored.body)
         except (RecordInvalid, VersionMismatch) as error:

@@ -18,7 +18,7 @@ from starburst_executor.errors import ObjectNotFound, PreconditionFailed, Record
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import SessionKeys, StatusRef
 from starburst_executor.protocol.status import SizeClass, Status
-from starburst_executor.store.base import Listed, ObjectStore
+from starburst_executor.store.base import Listed, ObjectStore, Stored
 
 __all__ = ["ListedStatus", "SessionStatuses", "Versioned"]
 
@@ -74,14 +74,36 @@ class SessionStatuses:
         """List every status object of the session, in submission order. Store: 1 LIST per 1,000."""
         return self.parse(self._store.list(self._keys.statuses))
 
-    def read(self, key: str, unless: str | None = None) -> Versioned | None:
-        """Read a status object; None if its ETag still is `unless`.
+    def read(self, key: str) -> Versioned:
+        """Read a status object. Raises: ObjectNotFound, RecordInvalid, VersionMismatch. Store: 1 GET."""
+        return self._decoded(key, self._store.get(key))
 
-        Raises: ObjectNotFound, RecordInvalid, VersionMismatch. Store: 1 GET.
+    def read_if_changed(self, key: str, etag: str) -> Versioned | None:
+        """Read a status object like `read`; None if its ETag still is `etag`. Store: 1 GET."""
+        stored = self._store.get_if_changed(key, etag)
+        return None if stored is None else self._decoded(key, stored)
+
+    def swap(self, key: str, new: Status, expected: str) -> Versioned:
+        """Swap a status object. Raises: PreconditionFailed, ObjectNotFound. Store: 1 swap."""
+        etag = self._store.swap(key, status.encode(new, self._clock.new_id()), expected)
+        return Versioned(new, etag)
+
+    def update(self, key: str, step: Callable[[Status], Status]) -> Versioned | None:
+        """Swap in `step(status)`, after fresh reads until it lands; return the object, or None if it is gone.
+
+        `step` returns its argument if there is nothing to change. Store: 1 GET, 1 swap; the same per lost race.
         """
-        stored = self._store.get(key, unless=unless)
-        if stored is None:
-            return None
+        while True:
+            try:
+                stored = self.read(key)
+                changed = step(stored.status)
+                return stored if changed is stored.status else self.swap(key, changed, stored.etag)
+            except PreconditionFailed:
+                continue
+            except ObjectNotFound:
+                return None
+
+    def _decoded(self, key: str, stored: Stored) -> Versioned:
         try:
             decoded = status.decode(stored.body)
         except (RecordInvalid, VersionMismatch) as error:
@@ -97,27 +119,6 @@ class SessionStatuses:
             self._note_spoilt(key, stored.etag)
             raise RecordInvalid(f"a status object that does not match its key: key={key}")
         return Versioned(decoded, stored.etag)
-
-    def swap(self, key: str, new: Status, expected: str) -> Versioned:
-        """Swap a status object. Raises: PreconditionFailed, ObjectNotFound. Store: 1 swap."""
-        etag = self._store.swap(key, status.encode(new, self._clock.new_id()), expected)
-        return Versioned(new, etag)
-
-    def update(self, key: str, step: Callable[[Status], Status]) -> Versioned | None:
-        """Swap in `step(status)`, after fresh reads until it lands; return the object, or None if it is gone.
-
-        `step` returns its argument if there is nothing to change. Store: 1 GET, 1 swap; the same per lost race.
-        """
-        while True:
-            try:
-                stored = self.read(key)
-                assert stored is not None  # no ETag was sent  # noqa: S101
-                changed = step(stored.status)
-                return stored if changed is stored.status else self.swap(key, changed, stored.etag)
-            except PreconditionFailed:
-                continue
-            except ObjectNotFound:
-                return None
 
     def _parse_line(self, line: Listed) -> ListedStatus | None:
         ref = self._keys.parse_status(line.key)

@@ -2,7 +2,7 @@
 
 An `ObjectStore` is a flat namespace of objects with conditional writes. It makes *one* try per call and reports the
 result: done, refused (`PreconditionFailed`, `ObjectNotFound`, `AccessDenied`) or unclear (`StoreUnavailable`: the write
-may have landed, or may still land). `store/patient.py` alone retries and resolves unclear answers.
+may have landed, or may still land). `store/patient.py` alone retries, and `store/writes.py` resolves unclear answers.
 
 ETags are opaque: compared for equality, never ordered or parsed. Listings are sorted by key on every backend.
 """
@@ -45,11 +45,11 @@ class ObjectStore(Protocol):
     def url(self) -> str:
         """The URL from which `open_store` opens this store again; without credentials."""
 
-    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
-        """Read an object, or `length` bytes of it from `start`; return None if its ETag is still `unless`.
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
+        """Read an object, or `length` bytes of it from `start`. Raises: ObjectNotFound."""
 
-        Raises: ObjectNotFound.
-        """
+    def get_if_changed(self, key: str, etag: str, *, start: int = 0, length: int | None = None) -> Stored | None:
+        """Read an object like `get`, or return None if its ETag still is `etag`. Raises: ObjectNotFound."""
 
     def create(self, key: str, body: Body) -> str:
         """Write an object that does not exist; return its ETag. Raises: PreconditionFailed if it exists."""

@@ -37,11 +37,12 @@ def preload(url: str) -> None:
     """
     scheme = urlsplit(url).scheme
     if scheme == "sqlite":
-        import starburst_executor.store.sqlite.store  # noqa: F401 - loaded for later
+        import starburst_executor.store.sqlite.store
     elif scheme == "s3":
-        from starburst_executor.store.s3 import store as s3
+        import starburst_executor.store.s3.store  # noqa: F401 - loaded for later
+        from starburst_executor.store.s3 import connections
 
-        s3.preload()
+        connections.preload()
 
 
 def register_scheme(scheme: str, opener: Callable[[str], ObjectStore]) -> None:

@@ -89,8 +89,11 @@ class FaultyStore:
             late, self._late = self._late, []
         return sum(map(_is_taken, late))
 
-    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
-        return self._asked("get", key, lambda: self._store.get(key, unless=unless, start=start, length=length))
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
+        return self._asked("get", key, lambda: self._store.get(key, start=start, length=length))
+
+    def get_if_changed(self, key: str, etag: str, *, start: int = 0, length: int | None = None) -> Stored | None:
+        return self._asked("get", key, lambda: self._store.get_if_changed(key, etag, start=start, length=length))
 
     def create(self, key: str, body: Body) -> str:
         return self._asked("create", key, lambda: self._store.create(key, body))

@@ -48,14 +48,12 @@ class MemoryStore:
     def url(self) -> str:
         return f"memory://{self._name}"
 
-    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
-        found = self._objects.get(key)
-        if found is None:
-            raise ObjectNotFound(f"no such object: {self.url}/{key}")
-        if found.etag == unless:
-            return None
-        end = None if length is None else start + length
-        return Stored(found.body[start:end], found.etag)
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
+        return self._read(key, start, length)
+
+    def get_if_changed(self, key: str, etag: str, *, start: int = 0, length: int | None = None) -> Stored | None:
+        stored = self._read(key, start, length)
+        return None if stored.etag == etag else stored
 
     def create(self, key: str, body: Body) -> str:
         made = self._made(body)
@@ -99,6 +97,12 @@ class MemoryStore:
 
     def close(self) -> None:
         """Do nothing: the objects stay for the next `memory://` URL of this name."""
+
+    def _read(self, key: str, start: int, length: int | None) -> Stored:
+        found = self._objects.get(key)
+        if found is None:
+            raise ObjectNotFound(f"no such object: {self.url}/{key}")
+        return Stored(found.body[start : None if length is None else start + length], found.etag)
 
     def _made(self, body: Body) -> _Object:
         return _Object(bytes(body), self._clock.new_id(), self._clock.now())

@@ -48,9 +48,13 @@ class SlowStore:
     def url(self) -> str:
         return self._store.url
 
-    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
         self._wait(self._get_s)
-        return self._store.get(key, unless=unless, start=start, length=length)
+        return self._store.get(key, start=start, length=length)
+
+    def get_if_changed(self, key: str, etag: str, *, start: int = 0, length: int | None = None) -> Stored | None:
+        self._wait(self._get_s)
+        return self._store.get_if_changed(key, etag, start=start, length=length)
 
     def create(self, key: str, body: Body) -> str:
         self._wait(self._put_s)

@@ -270,20 +270,18 @@ class Claims:
             stored = self._session.statuses.read(key)
         except ObjectNotFound:
             return None
-        return stored if stored is not None and stored.status.under(claim_id) else None
+        return stored if stored.status.under(claim_id) else None
 
     def _read_again(self, claim: Claim) -> Versioned | None:
         """Read the object again after a lost race; None if it is no longer a status object, which gives up the claim."""
         try:
-            fresh = self._session.statuses.read(claim.key)
+            return self._session.statuses.read(claim.key)
         except (RecordInvalid, VersionMismatch) as error:
             _log.warning("a claimed status object is corrupt; the claim is given up: error=%s", error)
             claim.open.clear()
             claim.found.clear()
             self._forget(claim.claim_id)
             return None
-        assert fresh is not None  # no ETag was sent  # noqa: S101
-        return fresh
 
     def _settle(
         self, claim: Claim, seen: Versioned, ended: dict[int, Ended], next_id: str, taken: list[int]

@@ -94,15 +94,15 @@ def test_reading_nothing_is_an_error(store: ObjectStore) -> None:
     with pytest.raises(ObjectNotFound):
         store.get(KEY)
     with pytest.raises(ObjectNotFound):
-        store.get(KEY, unless="some-etag")
+        store.get_if_changed(KEY, "some-etag")
 
 
 def test_reading_what_is_known_says_so(store: ObjectStore) -> None:
     first = store.create(KEY, b"first")
-    assert store.get(KEY, unless=first) is None
-    assert store.get(KEY, unless=first, start=1, length=2) is None
+    assert store.get_if_changed(KEY, first) is None
+    assert store.get_if_changed(KEY, first, start=1, length=2) is None
     second = store.swap(KEY, b"second", first)
-    assert store.get(KEY, unless=first) == Stored(b"second", second)
+    assert store.get_if_changed(KEY, first) == Stored(b"second", second)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_big_bodies(store: ObjectStore) -> None:
     for start, length in [(0, 10), (1 << 20, 1 << 20), ((1 << 20) - 3, 7), (len(BIG) - 5, 50), (5, 11 << 20)]:
         assert store.get(KEY, start=start, length=length) == Stored(BIG[start : start + length], etag)
     assert store.get(KEY, start=len(BIG) + 1) == Stored(b"", etag)
-    assert store.get(KEY, unless=etag) is None
+    assert store.get_if_changed(KEY, etag) is None
 
 
 def test_big_bodies_are_conditional_too(store: ObjectStore) -> None:
@@ -202,7 +202,7 @@ def test_the_url_opens_the_same_store(store: ObjectStore) -> None:
     other = open_store(store.url)
     assert other.url == store.url
     assert other.get(KEY) == Stored(b"x", etag)
-    assert other.get(KEY, unless=etag) is None
+    assert other.get_if_changed(KEY, etag) is None
     other.swap(KEY, b"y", etag)
     other.close()
     assert read(store).body == b"y"

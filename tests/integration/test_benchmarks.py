@@ -49,7 +49,7 @@ def test_the_endpoint_counts_what_a_client_asks(tmp_path: Path) -> None:
         store.swap("a/key", b"other", etag)
         stored = store.get("a/key")
         assert stored is not None
-        assert store.get("a/key", unless=stored.etag) is None
+        assert store.get_if_changed("a/key", stored.etag) is None
         assert [line.key for line in store.list("a/")] == ["a/key"]
         store.put("a/key", b"third")
         store.delete(["a/key"])

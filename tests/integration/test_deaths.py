@@ -16,7 +16,7 @@ from tests.sessions import descendants, detached, is_alive, kill, run_python, ti
 
 def entries(executor: StarburstExecutor) -> list[Entry]:
     session = executor._engine.session
-    return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]  # type: ignore[union-attr]
+    return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
 
 
 def hold(path: str, value: int) -> int:

@@ -451,7 +451,7 @@ def test_sigterm_drains_a_worker_and_its_tasks_go_on_elsewhere(store_url: str, t
     losses = [
         entry.losses
         for group in executor._engine.session.statuses.all()
-        for entry in executor._engine.session.statuses.read(group.key).status.entries  # type: ignore[union-attr]
+        for entry in executor._engine.session.statuses.read(group.key).status.entries
     ]
     assert losses == [0, 0, 0, 0]
     executor.cleanup(force=True)

@@ -32,7 +32,7 @@ def url(moto_server: MotoServer, tmp_path: Path) -> str:
 
 def entries(executor: StarburstExecutor) -> list[Entry]:
     session = executor._engine.session
-    return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]  # type: ignore[union-attr]
+    return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
 
 
 def is_read(asked: Asked) -> bool:

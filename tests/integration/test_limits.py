@@ -184,7 +184,7 @@ def test_a_clients_clock_that_jumps_changes_nothing(store_url: str, days: int, m
 
 def _entries(executor: StarburstExecutor) -> list[Any]:
     session = executor._engine.session
-    return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]  # type: ignore[union-attr]
+    return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
 
 
 # --- versions ---------------------------------------------------------------------------------------------------------

@@ -369,4 +369,4 @@ def test_what_was_committed_too_late_in_an_outage_runs_again_elsewhere(
 
 def entries(executor: StarburstExecutor) -> list[Entry]:
     session = executor._engine.session
-    return [entry for group in session.statuses.all() for entry in session.statuses.read(group.key).status.entries]  # type: ignore[union-attr]
+    return [entry for group in session.statuses.all() for entry in session.statuses.read(group.key).status.entries]

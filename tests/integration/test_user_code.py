@@ -208,7 +208,7 @@ def test_the_interpreters_lock_held_for_longer_than_the_lease_costs_nothing(stor
     assert future.result(60) == 0
     assert executor.status() != beat
     session = executor._engine.session
-    entries = [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]  # type: ignore[union-attr]
+    entries = [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
     assert [(entry.attempt, entry.losses, int(entry.seconds)) for entry in entries] == [(1, 0, seconds)]
     executor.cleanup(force=True)
 

@@ -26,7 +26,7 @@ from starburst_executor.protocol.records import Manifest, SessionState, WorkerSt
 from starburst_executor.protocol.status import Ended, Entry, State, Status
 from starburst_executor.session import beats, epochs, own, repair
 from starburst_executor.session.store import SessionStore
-from starburst_executor.store import patient
+from starburst_executor.store import patient, writes
 from starburst_executor.testing.simulation import simulate
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.plot import Plot, draw_plot
@@ -44,24 +44,24 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 def skip_the_nonce_check(patch: pytest.MonkeyPatch) -> None:
     """A refusal after an unclear try is taken for one's own doing, whatever the object holds."""
-    patch.setattr(patient.PatientStore, "_is_same", lambda self, write, sample: True)
+    patch.setattr(writes.Write, "_is_same", lambda self, sample: True)
 
 
 def trust_every_412(patch: pytest.MonkeyPatch) -> None:
     """A refusal after an unclear try is taken for a lost race."""
 
-    def write(self: Any, one: Any) -> str:
-        if one.expected is None:
-            return self._store.create(one.key, one.body)
-        return self._store.swap(one.key, one.body, one.expected)
+    def attempt(self: Any) -> str:
+        if self._expected is None:
+            return self._tries.create(self._key, self._body)
+        return self._tries.swap(self._key, self._body, self._expected)
 
-    patch.setattr(patient.PatientStore, "_write", write)
+    patch.setattr(writes.Write, "attempt", attempt)
 
 
 def trust_a_lost_claim(patch: pytest.MonkeyPatch) -> None:
     """Another write after an unclear one: the claim is not looked for."""
     patch.setattr(Claims, "_landed", lambda self, key, claim_id: None)
-    patch.setattr(patient.PatientStore, "_is_same", lambda self, write, sample: False)
+    patch.setattr(writes.Write, "_is_same", lambda self, sample: False)
 
 
 def commit_without_the_claim_id(patch: pytest.MonkeyPatch) -> None:

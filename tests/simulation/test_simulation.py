@@ -88,11 +88,11 @@ def test_what_a_simulation_replaces_is_put_back() -> None:
 
     from starburst_executor.client import engine, submitter
     from starburst_executor.store import open as store_open
-    from starburst_executor.store import patient
+    from starburst_executor.store import patience
 
     before, openers = submitter.STATUSES_PER_EPOCH, dict(store_open._openers)
     simulate(1)
-    assert patient.threading is engine.threading is threading
+    assert patience.threading is engine.threading is threading
     assert before == submitter.STATUSES_PER_EPOCH > 100
     assert store_open._openers == openers
 

@@ -80,7 +80,7 @@ def test_every_task_has_one_right_outcome(store_url: str) -> None:
     outcomes = executor.collect(wait=True, timeout=60)
     assert [outcome.index for outcome in outcomes] == list(range(N_TASKS))
     assert [outcome for outcome in outcomes if outcome.value != outcome.index**2] == []
-    entries = [e for g in session.statuses.all() for e in session.statuses.read(g.key).status.entries]  # type: ignore[union-attr]
+    entries = [e for g in session.statuses.all() for e in session.statuses.read(g.key).status.entries]
     assert Counter(State(entry.state) for entry in entries) == {State.COMPLETED: N_TASKS}
     assert {entry.run for entry in entries} == {1}
     print(f"killed {dict(n_killed)}; tasks claimed again: {sum(entry.attempt > 1 for entry in entries)}")

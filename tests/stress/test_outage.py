@@ -37,7 +37,7 @@ def work(folder: str, value: int) -> int:
 
 def entries(executor: DetachedExecutor) -> list[Entry]:
     session = executor._engine.session
-    return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]  # type: ignore[union-attr]
+    return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
 
 
 @pytest.mark.timeout(400)

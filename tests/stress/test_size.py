@@ -98,7 +98,7 @@ def a_large_result(store_url: str) -> None:
     [entry] = [
         entry
         for group in executor._engine.session.statuses.all()
-        for entry in executor._engine.session.statuses.read(group.key).status.entries  # type: ignore[union-attr]
+        for entry in executor._engine.session.statuses.read(group.key).status.entries
     ]
     assert (entry.state, entry.attempt, entry.losses) == (State.COMPLETED, 1, 0)
     executor.cleanup(force=True)

@@ -37,7 +37,7 @@ from starburst_executor.store.s3.listing import (
     note_root,
     take_lines,
 )
-from starburst_executor.store.s3.transport import Etags, is_foreign_body, range_end
+from starburst_executor.store.s3.transport import Etags, Unchanged, is_foreign_body, range_end
 
 __all__ = ["BotoTransport", "is_directory_bucket", "preload"]
 
@@ -101,19 +101,26 @@ class BotoTransport:
     def close(self) -> None:
         self.client.close()
 
-    def get(self, key: str, *, unless: str | None, start: int, length: int | None) -> Stored | None:
+    def get(self, key: str, *, start: int, length: int | None) -> Stored:
+        return self._get(key, {}, start, length)
+
+    def get_if_changed(self, key: str, etag: str, *, start: int, length: int | None) -> Stored | None:
+        try:
+            return self._get(key, {"IfNoneMatch": self._etags.header(etag)}, start, length)
+        except Unchanged:
+            return None
+
+    def _get(self, key: str, condition: dict[str, str], start: int, length: int | None) -> Stored:
         end = range_end(start, length)
-        params = {} if start == 0 and end is None else {"Range": _range(start, end)}
-        if unless is not None:
-            params["IfNoneMatch"] = self._etags.header(unless)
+        params = condition if start == 0 and end is None else {**condition, "Range": _range(start, end)}
         try:
             response = self.client.get_object(**self._object(key), **params)
             stored = self._read(key, response, start, is_range="Range" in params)
         except StarburstError:
             raise
         except FOREIGN as error:
-            if error_code(error) == "304" and unless is not None:
-                return None
+            if error_code(error) == "304" and condition:
+                raise Unchanged from error
             if error_code(error) == "InvalidRange":  # the range starts after the end of the object
                 return Stored(b"", self._asked_etag(key))
             raise self._meaning(error, key) from error

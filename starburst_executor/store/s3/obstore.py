@@ -34,7 +34,15 @@ from starburst_executor.errors import AccessDenied, ConfigError, StarburstError,
 from starburst_executor.store.base import Body, Stored
 from starburst_executor.store.s3.boto import BotoTransport
 from starburst_executor.store.s3.errors import FOREIGN, meaning_of_code
-from starburst_executor.store.s3.transport import Declined, Etags, is_foreign_body, may_be_forked, range_end, say_unused
+from starburst_executor.store.s3.transport import (
+    Declined,
+    Etags,
+    Unchanged,
+    is_foreign_body,
+    may_be_forked,
+    range_end,
+    say_unused,
+)
 
 __all__ = ["Address", "ObstoreTransport", "address_of"]
 
@@ -110,11 +118,18 @@ class ObstoreTransport:
         self._made: tuple[Any, Connection] | None = None
         self._connection()
 
-    def get(self, key: str, *, unless: str | None, start: int, length: int | None) -> Stored | None:
+    def get(self, key: str, *, start: int, length: int | None) -> Stored:
+        return self._get(key, {}, start, length)
+
+    def get_if_changed(self, key: str, etag: str, *, start: int, length: int | None) -> Stored | None:
+        try:
+            return self._get(key, {"if_none_match": self._etags.header(etag)}, start, length)
+        except Unchanged:
+            return None
+
+    def _get(self, key: str, condition: dict[str, str], start: int, length: int | None) -> Stored:
         path = _path(key)
-        options: Any = {}
-        if unless is not None:
-            options["if_none_match"] = self._etags.header(unless)
+        options: Any = {**condition}
         if start or length is not None:
             end = range_end(start, length)
             options["range"] = {"offset": start} if end is None else (start, end)
@@ -127,9 +142,9 @@ class ObstoreTransport:
                 raise Declined("an HTML page")
             body = bytes(answer.bytes())
         except NotModifiedError as error:
-            if unless is None:
+            if not condition:
                 raise Declined("status 304 without a condition") from error
-            return None
+            raise Unchanged from error
         except (BaseError, FileNotFoundError, ValueError) as error:
             raise self._meaning(error, key, is_read=True) from error
         return Stored(b"" if length == 0 else body, Etags.opaque(etag))

@@ -13,37 +13,17 @@ Source: docs/design/0004-s3-transports.md
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.store.base import Body, Listed, Stored
-from starburst_executor.store.s3.transport import Declined, Etags, Transport, say_unused
+from starburst_executor.store.s3.connections import Connections
+from starburst_executor.store.s3.transport import Etags
 
-if TYPE_CHECKING:
-    from starburst_executor.store.s3.boto import BotoTransport
-
-__all__ = ["S3Store", "preload"]
-
-_log = logging.getLogger(__name__)
-_T = TypeVar("_T")
+__all__ = ["S3Store"]
 
 _QUERY = ("endpoint_url", "transport", "etag_quotes", "profile", "region")
-
-
-@dataclass(slots=True)
-class _Transports:
-    """The clients of one process: boto3 always, obstore (`fast`) where it can be used."""
-
-    pid: int
-    boto: BotoTransport
-    fast: Transport | None
 
 
 class S3Store:
@@ -73,16 +53,13 @@ class S3Store:
         if transport not in (None, "boto3"):
             raise ConfigError(f"an S3 store's transport must be boto3, or be left out: transport={transport}")
         self.bucket = bucket
-        self._etags = Etags(quotes=etag_quotes)
         self._prefix = f"{prefix}/" if prefix else ""
-        self._endpoint_url = endpoint_url
-        self._region = region
         self._profile = profile
         self._boto_only = transport == "boto3"
-        self._lock = threading.Lock()  # guards _made, while transports are made
-        self._lock_pid = os.getpid()
-        self._made: _Transports | None = None
-        self._inherited: _Transports | None = None
+        self._etags = Etags(quotes=etag_quotes)
+        self._connections = Connections(
+            bucket, self._etags, endpoint_url=endpoint_url, region=region, profile=profile, boto_only=self._boto_only
+        )
 
     @classmethod
     def from_url(cls, url: str) -> S3Store:
@@ -108,7 +85,7 @@ class S3Store:
 
     @property
     def url(self) -> str:
-        meta = self._transports().boto.client.meta
+        meta = self._connections.current().boto.client.meta
         query = {
             "endpoint_url": None if self.is_aws else meta.endpoint_url,
             "region": None if meta.region_name == "aws-global" else meta.region_name,
@@ -123,7 +100,7 @@ class S3Store:
     @property
     def endpoint_url(self) -> str:
         """The address to which requests are sent."""
-        return str(self._transports().boto.client.meta.endpoint_url)
+        return str(self._connections.current().boto.client.meta.endpoint_url)
 
     @property
     def is_aws(self) -> bool:
@@ -145,99 +122,38 @@ class S3Store:
     @property
     def transport(self) -> str:
         """The transport that reads and writes small objects in this process: "obstore" or "boto3"."""
-        transports = self._transports()
+        transports = self._connections.current()
         return (transports.fast or transports.boto).name
 
-    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
         whole = self._prefix + key
-        return self._ask(lambda transport: transport.get(whole, unless=unless, start=start, length=length))
+        return self._connections.ask(lambda transport: transport.get(whole, start=start, length=length))
+
+    def get_if_changed(self, key: str, etag: str, *, start: int = 0, length: int | None = None) -> Stored | None:
+        whole = self._prefix + key
+        return self._connections.ask(
+            lambda transport: transport.get_if_changed(whole, etag, start=start, length=length)
+        )
 
     def create(self, key: str, body: Body) -> str:
-        return self._ask(lambda transport: transport.write(self._prefix + key, body, absent=True))
+        return self._connections.ask(lambda transport: transport.write(self._prefix + key, body, absent=True))
 
     def swap(self, key: str, body: Body, expected: str) -> str:
-        return self._ask(lambda transport: transport.write(self._prefix + key, body, expected=expected))
+        return self._connections.ask(lambda transport: transport.write(self._prefix + key, body, expected=expected))
 
     def put(self, key: str, body: Body) -> str:
-        return self._ask(lambda transport: transport.write(self._prefix + key, body))
+        return self._connections.ask(lambda transport: transport.write(self._prefix + key, body))
 
     def list_folders(self, prefix: str) -> list[str]:
-        return sorted(set(self._transports().boto.folders(self._prefix + prefix)))
+        return sorted(set(self._connections.current().boto.folders(self._prefix + prefix)))
 
     def list(self, prefix: str) -> list[Listed]:
         at = len(self._prefix)
-        lines = self._transports().boto.list(self._prefix + prefix)
+        lines = self._connections.current().boto.list(self._prefix + prefix)
         return sorted(Listed(key[at:], size, etag, modified_at) for key, size, etag, modified_at in lines)
 
     def delete(self, keys: Iterable[str]) -> None:
-        self._transports().boto.delete(self._prefix + key for key in keys)
+        self._connections.current().boto.delete(self._prefix + key for key in keys)
 
     def close(self) -> None:
-        with self._lock:
-            transports, self._made = self._made, None
-        if transports is not None and transports.pid == os.getpid():
-            transports.boto.close()
-        elif transports is not None:
-            self._inherited = transports
-
-    def _ask(self, ask: Callable[[Transport], _T]) -> _T:
-        """Make a request with obstore if it can be used, and with boto3 if obstore declines.
-
-        # Guarantee: still one try. A declined request had no effect: it was not sent, it was refused, or it only reads.
-        """
-        transports = self._transports()
-        if (fast := transports.fast) is not None:
-            try:
-                return ask(fast)
-            except Declined as declined:
-                if declined.for_good:
-                    _log.info("boto3 makes all requests from now on: %s", declined)
-                    transports.fast = None
-        return ask(transports.boto)
-
-    def _transports(self) -> _Transports:
-        """Return this process's transports. A connection shared with the parent would mix up their answers."""
-        transports = self._made
-        if transports is not None and transports.pid == os.getpid():
-            return transports
-        if self._lock_pid != os.getpid():
-            self._lock = threading.Lock()  # the parent's lock may have been held when it forked
-            self._lock_pid = os.getpid()
-        with self._lock:
-            if self._made is None or self._made.pid != os.getpid():
-                # The parent's transports are never freed: freeing them would wake threads that do not exist in this process.
-                self._inherited = self._made or self._inherited
-                self._made = self._new_transports()
-            return self._made
-
-    def _new_transports(self) -> _Transports:
-        # Imported by the first request: boto3 takes longer to import than all other modules together.
-        from starburst_executor.store.s3.boto import BotoTransport
-
-        boto = BotoTransport(
-            self.bucket, self._etags, endpoint_url=self._endpoint_url, region=self._region, profile=self._profile
-        )
-        return _Transports(os.getpid(), boto, None if self._boto_only else self._fast(boto))
-
-    def _fast(self, boto: BotoTransport) -> Transport | None:
-        try:
-            from starburst_executor.store.s3.obstore import ObstoreTransport
-        except ImportError:
-            _log.info("boto3 makes all requests: obstore is not installed")
-            return None
-        try:
-            return ObstoreTransport(boto, self._etags)
-        except Declined as declined:
-            _log.info("boto3 makes all requests: %s", declined)
-            return None
-
-
-def preload() -> None:
-    """Import the modules of the first client, once for all forks of this process. Makes no transport and looks for no credentials."""
-    from starburst_executor.store.s3 import boto as s3_boto
-
-    s3_boto.preload()
-    with suppress(ImportError):
-        from starburst_executor.store.s3 import obstore  # noqa: F401 - loaded for later
-
-        say_unused(is_unused=True)
+        self._connections.close()

@@ -16,7 +16,16 @@ from typing import Protocol
 
 from starburst_executor.store.base import Body, Stored
 
-__all__ = ["Declined", "Etags", "Transport", "is_foreign_body", "may_be_forked", "range_end", "say_unused"]
+__all__ = [
+    "Declined",
+    "Etags",
+    "Transport",
+    "Unchanged",
+    "is_foreign_body",
+    "may_be_forked",
+    "range_end",
+    "say_unused",
+]
 
 # Assumes: this module is imported before a transport is; if obstore is loaded by then, other code loaded it.
 _was_obstore_loaded = "obstore" in sys.modules
@@ -44,13 +53,20 @@ class Declined(Exception):
         self.for_good = for_good
 
 
+class Unchanged(Exception):
+    """The reply to a conditional read was status 304. Does not leave a transport."""
+
+
 class Transport(Protocol):
     """Reads and writes objects of one bucket. Thread-safe; usable only in the process that made it."""
 
     name: str
 
-    def get(self, key: str, *, unless: str | None, start: int, length: int | None) -> Stored | None:
-        """As `ObjectStore.get`. Raises: Declined."""
+    def get(self, key: str, *, start: int, length: int | None) -> Stored:
+        """Read an object like `ObjectStore.get`. Raises: Declined."""
+
+    def get_if_changed(self, key: str, etag: str, *, start: int, length: int | None) -> Stored | None:
+        """Read an object like `ObjectStore.get_if_changed`. Raises: Declined."""
 
     def write(self, key: str, body: Body, *, absent: bool = False, expected: str | None = None) -> str:
         """Write if the object does not exist (`absent`), if its ETag is `expected`, or unconditionally; return the new ETag.

@@ -235,14 +235,13 @@ class Line:
     def url(self) -> str:
         return self._vault.url
 
-    def get(self, key: str, *, unless: str | None = None, start: int = 0, length: int | None = None) -> Stored | None:
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
+        return self._vault.ask("get", key, lambda process: self._read(process, key, start, length))
+
+    def get_if_changed(self, key: str, etag: str, *, start: int = 0, length: int | None = None) -> Stored | None:
         def effect(process: Process) -> Stored | None:
-            kept = self._vault.found(key)
-            self._vault.was_read(key, kept, process)
-            process.read[key] = kept.etag
-            if kept.etag == unless:
-                return None
-            return Stored(kept.body[start : None if length is None else start + length], kept.etag)
+            stored = self._read(process, key, start, length)
+            return None if stored.etag == etag else stored
 
         return self._vault.ask("get", key, effect)
 
@@ -298,3 +297,9 @@ class Line:
 
     def close(self) -> None:
         """Do nothing."""
+
+    def _read(self, process: Process, key: str, start: int, length: int | None) -> Stored:
+        kept = self._vault.found(key)
+        self._vault.was_read(key, kept, process)
+        process.read[key] = kept.etag
+        return Stored(kept.body[start : None if length is None else start + length], kept.etag)

@@ -159,7 +159,7 @@ def test_folders_are_an_object_store() -> None:
         store.swap("a/b/1", b"y", "another")
     newer = store.swap("a/b/1", b"yz", etag)
     store.put("a/c/2", b"z")
-    assert store.get("a/b/1", unless=newer) is None
+    assert store.get_if_changed("a/b/1", newer) is None
     found = store.get("a/b/1", start=1, length=1)
     assert found is not None
     assert found.body == b"z"

@@ -86,7 +86,7 @@ def test_a_lone_submit_leaves_at_once_and_is_stored_in_order() -> None:
     (batch,) = client.acknowledged
     assert batch.futures == [future]
     assert client.rig.states(batch.key) == [State.PENDING]
-    assert client.rig.objects.get(batch.key, unless=batch.etag) is None
+    assert client.rig.objects.get_if_changed(batch.key, batch.etag) is None
     assert client.submitter.is_empty()
     bell = client.rig.bell()
     assert bell is not None

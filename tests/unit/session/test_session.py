@@ -211,7 +211,7 @@ def test_an_update_lands_on_what_others_wrote() -> None:
     found = rig.session.statuses.update(key, lambda seen: status.cancel(seen, [0, 1], 1.0)[0])
     assert found is not None
     assert rig.states(key) == [State.CLAIMED, State.CANCELLED]
-    assert rig.session.statuses.read(key, found.etag) is None
+    assert rig.session.statuses.read_if_changed(key, found.etag) is None
 
 
 def test_an_update_whose_answer_is_lost_is_made_once() -> None:

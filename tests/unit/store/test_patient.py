@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from starburst_executor.errors import AccessDenied, ObjectNotFound, PreconditionFailed, StoreUnavailable
-from starburst_executor.store import patient
+from starburst_executor.store import writes
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import FakeClock
 from starburst_executor.testing.faulty import Asked, Fault, FaultyStore, Plan, in_turn
@@ -57,7 +57,7 @@ def test_a_lost_answer_is_found_by_its_bytes() -> None:
     first = line.objects.create(KEY, b"first")
     etag = line.store.swap(KEY, b"mine", first)
     assert line.body() == b"mine"
-    assert line.objects.get(KEY, unless=etag) is None
+    assert line.objects.get_if_changed(KEY, etag) is None
     assert line.n("swap") == 2
     assert line.n("get") == 1
     assert line.n("retried") == 1
@@ -67,7 +67,7 @@ def test_a_lost_answer_is_found_by_its_bytes() -> None:
 def test_a_lost_answer_of_a_create_is_found_by_its_bytes() -> None:
     line = Line(in_turn([Fault.ERROR_AFTER]))
     etag = line.store.create(KEY, b"mine")
-    assert line.objects.get(KEY, unless=etag) is None
+    assert line.objects.get_if_changed(KEY, etag) is None
 
 
 def test_an_answered_refusal_is_a_lost_race_and_nothing_is_read() -> None:
@@ -106,7 +106,7 @@ def test_seeing_the_expected_etag_proves_nothing() -> None:
     assert line.n("not_modified") == 1
     assert line.n("swap") == 3
     assert line.faulty.land() == 0
-    assert line.objects.get(KEY, unless=etag) is None
+    assert line.objects.get_if_changed(KEY, etag) is None
 
 
 def test_a_read_settles_it_once_the_etag_has_moved() -> None:
@@ -116,7 +116,7 @@ def test_a_read_settles_it_once_the_etag_has_moved() -> None:
     first = line.objects.create(KEY, b"first")
     etag = line.store.swap(KEY, b"mine", first)
     assert line.body() == b"mine"
-    assert line.objects.get(KEY, unless=etag) is None
+    assert line.objects.get_if_changed(KEY, etag) is None
     assert line.n("swap") == 2
 
 
@@ -170,12 +170,12 @@ def test_a_swap_of_what_is_gone_is_an_error() -> None:
 
 @pytest.mark.parametrize("size", [3, 4, 5, 8, 11])
 def test_big_bodies_are_compared_piece_by_piece(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(patient, "_COMPARED_AT_ONCE", 4)
+    monkeypatch.setattr(writes, "_COMPARED_AT_ONCE", 4)
     body = b"0123456789x"[:size]
     line = Line(in_turn([Fault.ANSWER_LOST]))
     first = line.objects.create(KEY, b"first")
     etag = line.store.swap(KEY, body, first)
-    assert line.objects.get(KEY, unless=etag) is None
+    assert line.objects.get_if_changed(KEY, etag) is None
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_big_bodies_are_compared_piece_by_piece(monkeypatch: pytest.MonkeyPatch,
     ],
 )
 def test_a_big_body_of_others_is_told_from_mine(monkeypatch: pytest.MonkeyPatch, mine: bytes, theirs: bytes) -> None:
-    monkeypatch.setattr(patient, "_COMPARED_AT_ONCE", 4)
+    monkeypatch.setattr(writes, "_COMPARED_AT_ONCE", 4)
     line = Line(in_turn([Fault.RESET]))
     line.objects.create(KEY, theirs)
     with pytest.raises(PreconditionFailed):
@@ -264,7 +264,7 @@ def test_every_try_is_counted() -> None:
     line = Line(interposed([Fault.RESET]))
     etag = line.store.put(KEY, b"12345")
     line.store.get(KEY)
-    line.store.get(KEY, unless=etag)
+    line.store.get_if_changed(KEY, etag)
     with pytest.raises(ObjectNotFound):
         line.store.get("nothing")
     line.store.create(KEY + "2", b"123")

@@ -34,7 +34,7 @@ def test_a_key_that_could_not_be_deleted(
     store: S3Store, server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        store._transports().boto.client,
+        store._connections.current().boto.client,
         "delete_objects",
         lambda **_: {"Errors": [{"Key": "prefix/b", "Code": "AccessDenied"}]},
     )
@@ -72,14 +72,16 @@ def test_an_endpoint_that_is_no_url(moto_server: MotoServer) -> None:
 def test_a_big_object_that_changes_while_it_is_read(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3_boto, "_WHOLE_BYTES", 100)
     store = S3Store(moto_server.bucket, "changing", transport="boto3")
-    store._transports().boto._write_parts("changing/key", memoryview(b"a" * 250), {})
+    store._connections.current().boto._write_parts("changing/key", memoryview(b"a" * 250), {})
     monkeypatch.setattr(s3_boto, "_PART_BYTES", 100)
     pour = s3_boto._pour
 
     def pour_and_replace(stream: Any, into: memoryview) -> None:
         monkeypatch.setattr(s3_boto, "_pour", pour)
         pour(stream, into)
-        store._transports().boto.client.put_object(Bucket=moto_server.bucket, Key="changing/key", Body=b"b" * 250)
+        store._connections.current().boto.client.put_object(
+            Bucket=moto_server.bucket, Key="changing/key", Body=b"b" * 250
+        )
 
     monkeypatch.setattr(s3_boto, "_pour", pour_and_replace)
     with pytest.raises(StoreUnavailable, match="changed while it was read"):
@@ -98,7 +100,7 @@ def test_a_refused_upload_leaves_no_parts(moto_server: MotoServer, monkeypatch: 
     store.swap("key", b"other", etag)
     with pytest.raises(PreconditionFailed):
         store.swap("key", b"x" * (11 << 20), etag)
-    assert "Uploads" not in store._transports().boto.client.list_multipart_uploads(
+    assert "Uploads" not in store._connections.current().boto.client.list_multipart_uploads(
         Bucket=moto_server.bucket, Prefix="refused-upload"
     )
     store.close()
@@ -115,7 +117,7 @@ def test_the_probe_finds_the_style_of_etags(
 ) -> None:
     store = S3Store(moto_server.bucket, "probed", endpoint_url=moto_server.endpoints[dialect])
     requests: list[str] = []
-    for name in ("create", "swap", "get", "delete"):
+    for name in ("create", "swap", "get", "get_if_changed", "delete"):
         method = getattr(S3Store, name)
 
         def counted(*args: Any, _name: str = name, _method: Callable[..., Any] = method, **kwargs: Any) -> Any:

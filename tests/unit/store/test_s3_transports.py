@@ -102,7 +102,7 @@ def store(request: pytest.FixtureRequest, server: ScriptedServer, shared: Callab
 
 READS: dict[str, Callable[[S3Store], Any]] = {
     "get": lambda store: store.get("key"),
-    "get-unless": lambda store: store.get("key", unless="old"),
+    "get-unless": lambda store: store.get_if_changed("key", "old"),
     "get-range": lambda store: store.get("key", start=1, length=2),
 }
 WRITES: dict[str, Callable[[S3Store], Any]] = {
@@ -191,7 +191,7 @@ def test_a_conflict_is_never_a_lost_race(store: S3Store, server: ScriptedServer)
 
 def test_what_is_unchanged_is_none(store: S3Store, server: ScriptedServer) -> None:
     server.status = 304
-    assert store.get("key", unless="old") is None
+    assert store.get_if_changed("key", "old") is None
     assert server.methods == ["GET"]
 
 
@@ -456,7 +456,7 @@ def test_requests_are_alike(
             store.swap("key", body, "old")
             store.put("key", body)
         server.status = 304
-        store.get("key", unless="old")
+        store.get_if_changed("key", "old")
         server.status, server.headers, server.body = 206, {"Content-Range": "bytes 2-4/9"}, b"cde"
         assert store.get("key", start=2, length=3) == Stored(b"cde", "etag")
         server.headers = {"Content-Range": "bytes 6-8/9"}
@@ -488,7 +488,7 @@ def test_the_address_is_boto3s(
     signed_for: str,
 ) -> None:
     store = S3Store(bucket, region=region)
-    transports = store._transports()
+    transports = store._connections.current()
     assert address_of(transports.boto) == (endpoint, has_bucket, signed_for)
     assert isinstance(transports.fast, s3_obstore.ObstoreTransport)
     url = obstore.sign(transports.fast._connection(), "GET", "a/key", timedelta(minutes=1))
@@ -533,7 +533,7 @@ def test_lines_are_read_as_botocore_reads_them(
     server: ScriptedServer, shared: Callable[[str], S3Store], space: str, spelt: str, more: str, key: str, modified: str
 ) -> None:
     store = shared("boto3")
-    events = store._transports().boto.client.meta.events
+    events = store._connections.current().boto.client.meta.events
     server.headers = {"Content-Type": "application/xml"}
     server.body = page_of(line_of(spelt, modified) * 2, space=space, more=more)
     ours = store.list("")
@@ -547,7 +547,7 @@ def test_the_hook_is_there(server: ScriptedServer, shared: Callable[[str], S3Sto
     """Listings would be right without it, and slow."""
     store = shared("boto3")
     server.body = page_of(line_of("prefix/a", "2026-11-22T05:13:36.000Z"))
-    page = store._transports().boto.client.list_objects_v2(Bucket="bucket")
+    page = store._connections.current().boto.client.list_objects_v2(Bucket="bucket")
     assert "Contents" not in page
     assert page["Name"] == "bucket"
 
@@ -792,21 +792,21 @@ def test_a_child_asks_by_boto3(moto_server: MotoServer, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     store, other = S3Store(moto_server.bucket, "forked"), S3Store(moto_server.bucket, "forked-unused")
     etag = store.put("key", b"parent")
-    parents = store._transports()
+    parents = store._connections.current()
     assert store.transport == "obstore"
     ended = threading.Event()
 
     def ask_on() -> None:
         while not ended.is_set():
-            store.get("key", unless=etag)
+            store.get_if_changed("key", etag)
 
     def in_child() -> bool:
         stored = store.get("key")
         assert stored is not None
         mine = store.swap("key", b"child", stored.etag)
-        assert store.get("key", unless=mine) is None
+        assert store.get_if_changed("key", mine) is None
         assert [line.key for line in store.list("")] == ["key"]
-        assert store._transports() is not parents
+        assert store._connections.current() is not parents
         transports = {store.transport, other.transport, S3Store(moto_server.bucket).transport}
         store.close()
         other.create(f"key-{os.getpid()}", b"child")
@@ -834,9 +834,9 @@ def test_a_child_asks_by_boto3(moto_server: MotoServer, monkeypatch: pytest.Monk
     for thread in asking:
         thread.join()
     assert statuses == [0, 0, 0]
-    assert store._transports() is parents
+    assert store._connections.current() is parents
     assert store.transport == "obstore"
-    assert store.get("key", unless=etag) == Stored(b"child", store.list("")[0].etag)
+    assert store.get_if_changed("key", etag) == Stored(b"child", store.list("")[0].etag)
     assert len(other.list("")) == 3
     store.close()
     other.close()

@@ -22,8 +22,10 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.errors import AccessDenied, ConfigError, ObjectNotFound, RecordInvalid, StoreUnavailable
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.patient import PatientStore
+from starburst_executor.store.sqlite import errors as sqlite_errors
 from starburst_executor.store.sqlite import files as sqlite_files
-from starburst_executor.store.sqlite import store as sqlite
+from starburst_executor.store.sqlite import folder as sqlite_folder
+from starburst_executor.store.sqlite import objects as sqlite_objects
 from starburst_executor.store.sqlite.store import SqliteStore
 from tests.support.moto_server import ROOT
 
@@ -116,14 +118,14 @@ def test_who_has_a_removed_file_open_sees_nothing_and_makes_nothing(store: Sqlit
 def test_a_burial_without_a_funeral_is_finished_by_the_next(store: SqliteStore, folder: Path) -> None:
     store.put(KEY, b"x")
     with closing(sqlite3.connect(folder / "s-1.db")) as raw, raw:
-        sqlite_files.bury(raw)
+        sqlite_folder.bury(raw)
     with pytest.raises(ObjectNotFound):
         store.get(KEY)
     assert store.list("sessions/") == []
     store.create(KEY, b"anew")
     assert body_of(store, KEY) == b"anew"
     with closing(sqlite3.connect(folder / "s-1.db")) as raw, raw:
-        sqlite_files.bury(raw)
+        sqlite_folder.bury(raw)
     store.delete([KEY])
     assert files(folder) == set()
 
@@ -220,7 +222,7 @@ def test_no_reader_sees_a_torn_body(store: SqliteStore) -> None:
 def test_a_listing_reads_the_index_alone(store: SqliteStore, folder: Path) -> None:
     store.put(KEY, b"x")
     with closing(sqlite3.connect(folder / "s-1.db")) as raw:
-        plan = raw.execute("EXPLAIN QUERY PLAN " + sqlite._LIST, ("a", "b")).fetchall()
+        plan = raw.execute("EXPLAIN QUERY PLAN " + sqlite_objects._LIST, ("a", "b")).fetchall()
     assert "COVERING INDEX listing" in str(plan)
 
 
@@ -279,7 +281,7 @@ def test_forking_while_other_threads_write(store: SqliteStore) -> None:
         for thread in threads:
             thread.join()
     assert len(store.list("sessions/s-1/child/")) == 20
-    assert all(store.get(f"sessions/s-1/x/{number}", unless=etags[number]) is None for number in range(3))
+    assert all(store.get_if_changed(f"sessions/s-1/x/{number}", etags[number]) is None for number in range(3))
 
 
 _WRITER = """
@@ -420,7 +422,7 @@ def test_a_file_that_another_program_has_locked_stops_nobody_for_long(
     store: SqliteStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.mkdir(parents=True)
-    monkeypatch.setattr(sqlite_files, "_BUSY_FIRST_S", 0.01)
+    monkeypatch.setattr(sqlite_folder, "_BUSY_FIRST_S", 0.01)
     with closing(sqlite3.connect(folder / "s-1.db", isolation_level=None)) as raw:
         raw.execute("CREATE TABLE songs (name)")
         raw.execute("BEGIN EXCLUSIVE")
@@ -471,7 +473,7 @@ def test_a_folder_that_is_read_only(store: SqliteStore, folder: Path) -> None:
 def test_a_file_that_others_keep_locked(store: SqliteStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put(KEY, b"x")
     store.close()
-    monkeypatch.setattr(sqlite_files, "_BUSY_S", 0.01)
+    monkeypatch.setattr(sqlite_folder, "_BUSY_S", 0.01)
     with closing(SqliteStore(folder)) as other, closing(sqlite3.connect(folder / "s-1.db")) as raw:
         raw.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailable, match=r"locked"):
@@ -487,16 +489,16 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
         raw.execute("PRAGMA max_page_count = 10")
         with pytest.raises(sqlite3.OperationalError) as full:
             raw.execute("INSERT INTO t VALUES (zeroblob(1000000))")
-    meaning = sqlite_files.translated(full.value, "/data/s-1.db")
+    meaning = sqlite_errors.translated(full.value, "/data/s-1.db")
     assert isinstance(meaning, StoreUnavailable)
     assert str(meaning) == "disk full, free some space: file=/data/s-1.db"
-    by_quota = sqlite_files.translated(OSError(errno.EDQUOT, "Disk quota exceeded"), "/data/s-1.db")
+    by_quota = sqlite_errors.translated(OSError(errno.EDQUOT, "Disk quota exceeded"), "/data/s-1.db")
     assert str(by_quota) == str(meaning)
 
 
 def test_an_error_leaves_the_store_usable(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.put(KEY, b"x")
-    monkeypatch.setattr(sqlite, "_PUT", "nonsense")
+    monkeypatch.setattr(sqlite_objects, "_PUT", "nonsense")
     with pytest.raises(StoreUnavailable, match="nonsense"):
         store.put(KEY, b"y")
     monkeypatch.undo()
