@@ -16,36 +16,26 @@ it meanwhile.
 from __future__ import annotations
 
 import math
-import os
 import select
-import signal
 import socket
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-import msgpack
-
 from starburst_executor.clock import SystemClock
-from starburst_executor.worker.recent import Recent
-from starburst_executor.worker.runner import nursery, wire
+from starburst_executor.worker.runner import wire
 from starburst_executor.worker.runner.bell import Bell
 from starburst_executor.worker.runner.capture import CapturedStream
-from starburst_executor.worker.runner.exits import DEAF_WORDS, SIGTERM_WORDS, exit_words
 from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
+from starburst_executor.worker.runner.lifeline import Lifeline, Signs
+from starburst_executor.worker.runner.supply import Supply
 from starburst_executor.worker.runner.tokens import Tokens
 
 __all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Runner"]
 
-_PIECES_BYTES = 64 * 2**20  # of pieces of calls that a runner keeps, in addition to those of the running call
-_FUNCTIONS_BYTES = 64 * 2**20  # of stored functions that a runner keeps, in addition to the running one
-_LOADED_BYTES = 4096  # about the memory of a small loaded function with its own globals
 _WATCH_S = 0.05  # interval at which the output of a running task is checked
 _IDLE_WATCH_S = 1.0  # the same between tasks, for threads that tasks have left running
-_DEAF_GRACE_S = 1.0  # longest time from the end of its data to its exit code; after that it is alive but cannot answer
-# A SIGTERM to a process group reaches its processes one by one: how much earlier a runner may get it than its worker.
-_TERM_GRACE_S = 1.0
 _CLOCK = SystemClock()
 
 
@@ -65,28 +55,22 @@ class Runner:
         pid: int,
         data: socket.socket,
         tokens: Tokens,
-        lifeline: socket.socket,
+        lifeline: Lifeline,
         streams: tuple[CapturedStream, CapturedStream],
         is_leaving: Callable[[], bool],
     ) -> None:
-        self._lock = threading.RLock()  # guards all attributes below; not held while waiting for the process
         self.pid = pid
         self.is_ready = False
+        # guards: _data, _tokens, _lifeline, _streams, _inbox, _supply, _open, _events, _signs, _bell, _ended
+        self._lock = threading.RLock()  # not held while waiting for the process
         self._data, self._tokens, self._lifeline, self._streams = data, tokens, lifeline, streams
         # Slots leave their runners open at the end of a worker, and Python would warn the user of unclosed sockets.
         weakref.finalize(self, _close, (data, tokens, lifeline, *streams))
         data.setblocking(False)
-        lifeline.setblocking(False)
-        self._inbox, self._outbox = wire.Inbox(data), wire.Outbox(data)
+        self._inbox, self._supply = wire.Inbox(data), Supply(wire.Outbox(data))
         self._open: dict[int, None] = {}  # jobs sent that have no outcome yet, in order
-        self._functions: Recent[str, bool] = Recent(_FUNCTIONS_BYTES)  # functions that the runner has, by digest
-        self._pieces: dict[bytes, int] = {}  # pieces that it has, with lengths, least recently used first
-        self._last_number = 0
         self._events: list[Event] = []
-        self._killed_why: str | None = None
-        self._deaf_at: float | None = None  # when its data ended
-        self._is_leaving = is_leaving
-        self._term_at: float | None = None  # when it caught a SIGTERM that its worker has not received yet
+        self._signs = Signs(is_leaving)
         self._bell = Bell()
         self._ended = False
 
@@ -99,28 +83,13 @@ class Runner:
         with self._lock:
             was_idle = not self._open
             for job in jobs:
-                self._add(job, functions)
+                self._supply.add(job, functions)
+                self._open[job.number] = None
             if not self._ended:
                 self._flush()
                 self._tokens.give([job.number for job in jobs])
                 if was_idle:
                     self._bell.ring()
-
-    def _add(self, job: Job, functions: Mapping[str, bytes]) -> None:
-        if job.number <= self._last_number:
-            raise ValueError(f"job numbers must ascend: number={job.number}, last={self._last_number}")
-        if not self._functions.get(job.digest):
-            # The runner reads frames in order, so jobs that were sent earlier still find a function that is forgotten here.
-            body = functions[job.digest]
-            for digest in self._functions.add(job.digest, True, len(body) + _LOADED_BYTES):
-                self._outbox.add([wire.FORGET_FUNCTION, digest], b"")
-            self._outbox.add([wire.FUNCTION, job.digest], body)
-        if job.pieces:
-            self._give_pieces(job)
-        head = [wire.JOB, job.number, job.digest, job.index, job.attempt, job.task_id]
-        self._outbox.add(head, job.call, number=job.number)
-        self._last_number = job.number
-        self._open[job.number] = None
 
     def retract(self) -> list[int]:
         """Take back the jobs that have not started and return their numbers; they will never start."""
@@ -128,7 +97,7 @@ class Runner:
             taken = list(self._open) if self._ended else self._tokens.take_back()
             for number in taken:
                 del self._open[number]
-            self._outbox.drop(set(taken))
+            self._supply.drop(set(taken))
             return taken
 
     def running(self) -> int | None:
@@ -150,7 +119,7 @@ class Runner:
         while not self._events and not self._ended:
             left_s = deadline - _CLOCK.monotonic()
             pause_s = max(0.0, min(left_s, _WATCH_S if self._open else _IDLE_WATCH_S))
-            if self._is_readable(pause_s) or self._is_deaf_for_long() or self._is_termed():
+            if self._is_readable(pause_s) or self._signs.verdict() is not None:
                 return
             for stream in self._streams:
                 stream.watch()
@@ -171,7 +140,9 @@ class Runner:
 
     def kill(self) -> None:
         """Kill it and all processes that it started; `poll` then returns `Died`. Harmless if it is dead."""
-        self._kill("killed by the worker")
+        with self._lock:
+            if not self._ended:
+                self._lifeline.kill("killed by the worker")
 
     def stop(self, grace_s: float = 1.0) -> None:
         """End it between tasks, or kill it after `grace_s`; kill the processes that it started in any case.
@@ -195,36 +166,19 @@ class Runner:
             for opened in (self._data, self._tokens, self._lifeline, self._bell, *self._streams):
                 opened.close()
 
-    def _give_pieces(self, job: Job) -> None:
-        """Send the pieces of a job that the runner does not have. It keeps them for later jobs, within `_PIECES_BYTES`.
-
-        The runner reads frames in order, so jobs that were sent earlier still find a piece that is forgotten here.
-        """
-        needed = dict(job.pieces)
-        missing = [name for name in needed if name not in self._pieces]
-        n_bytes = sum(self._pieces.values()) + sum(len(needed[name]) for name in missing)
-        for name in [name for name in self._pieces if name not in needed]:
-            if n_bytes <= _PIECES_BYTES:
-                break
-            n_bytes -= self._pieces.pop(name)
-            self._outbox.add([wire.FORGET, name], b"")
-        for name in missing:
-            self._outbox.add([wire.PIECE, name], needed[name])
-        for name, body in needed.items():
-            self._pieces.pop(name, None)
-            self._pieces[name] = len(body)  # moved to the end: the most recently used
-
-    def _set_up(self, settings: Mapping[str, object]) -> None:
-        self._outbox.add([wire.SETUP], msgpack.packb(settings, unicode_errors="surrogateescape"))
-        self._flush()
+    def set_up(self, settings: Mapping[str, object]) -> None:
+        """Send the settings, before any job."""
+        with self._lock:
+            self._supply.set_up(settings)
+            self._flush()
 
     def _not_started(self) -> range:
         first = self._tokens.first_unread()
-        return range(first, self._last_number + 1) if first is not None else range(0)
+        return range(first, self._supply.last_number + 1) if first is not None else range(0)
 
     def _flush(self) -> None:
         with suppress(OSError):  # the runner is dying; `_look_for_end` finds the reason
-            self._outbox.flush()
+            self._supply.flush()
             self._tokens.flush()
 
     def _is_readable(self, timeout_s: float) -> bool:
@@ -235,7 +189,7 @@ class Runner:
             poller.register(self._bell, select.POLLIN)
             if self._tokens.fileno() >= 0:
                 poller.register(self._tokens, select.POLLIN)
-            data_mask = (select.POLLIN if self._deaf_at is None else 0) | (select.POLLOUT if self._outbox else 0)
+            data_mask = (0 if self._signs.is_deaf else select.POLLIN) | (select.POLLOUT if self._supply else 0)
             if data_mask:
                 poller.register(self._data, data_mask)
         ready = dict(poller.poll(math.ceil(timeout_s * 1000)))
@@ -243,7 +197,7 @@ class Runner:
             if self._bell.fileno() in ready:
                 self._bell.silence()
             if self._tokens.fileno() in ready and self._tokens.take_terms():
-                self._term_at = self._term_at or _CLOCK.monotonic()
+                self._signs.caught_term()
                 del ready[self._tokens.fileno()]
             writable = any(mask & select.POLLOUT for mask in ready.values())
             if writable or self._tokens:
@@ -252,14 +206,14 @@ class Runner:
 
     def _receive(self) -> None:
         """Process every frame that has arrived."""
-        while self._deaf_at is None:
+        while not self._signs.is_deaf:
             try:
                 if not self._inbox.fill():
-                    self._deaf_at = _CLOCK.monotonic()
+                    self._signs.data_ended()
             except BlockingIOError:
                 return
             except OSError:
-                self._deaf_at = _CLOCK.monotonic()
+                self._signs.data_ended()
             while (frame := self._inbox.next()) is not None:
                 self._on_frame(frame)
 
@@ -278,37 +232,13 @@ class Runner:
             self.is_ready = True
 
     def _look_for_end(self) -> None:
-        try:
-            report = self._lifeline.recv(nursery.REPORT.size)
-        except BlockingIOError:
-            if self._is_deaf_for_long():
-                self._kill(DEAF_WORDS)
-            elif self._is_termed():
-                self._term_at = None
-                self._kill(SIGTERM_WORDS)
-            return
-        except OSError:
-            report = b""
-        if report:
-            (code,) = nursery.REPORT.unpack(report)
-            reason = exit_words(code, self._killed_why)
-        else:
-            self._kill_orphans()
-            reason = "the process that starts runners died and took it along"
-        self._receive()
-        self._bury(reason)
-
-    def _is_deaf_for_long(self) -> bool:
-        return self._deaf_at is not None and _CLOCK.monotonic() - self._deaf_at > _DEAF_GRACE_S
-
-    def _is_termed(self) -> bool:
-        """Return whether it caught a SIGTERM that was meant for it alone: its worker has not been asked to leave."""
-        if self._term_at is None or _CLOCK.monotonic() - self._term_at < _TERM_GRACE_S:
-            return False
-        if self._is_leaving():
-            self._term_at = None
-            return False
-        return True
+        reason = self._lifeline.end()
+        if reason is not None:
+            self._receive()
+            self._bury(reason)
+        elif (why := self._signs.verdict()) is not None:
+            self._lifeline.kill(why)
+            self._signs.was_killed()
 
     def _bury(self, reason: str) -> None:
         not_started = self._tokens.take_back()
@@ -319,29 +249,7 @@ class Runner:
         self._open = dict.fromkeys(not_started)
         self.close()
 
-    def _kill(self, why: str) -> None:
-        with self._lock:
-            if not self._ended:
-                self._killed_why = self._killed_why or why
-                self._kill_group()
 
-    def _kill_group(self) -> None:
-        try:
-            self._lifeline.send(nursery.KILL)
-        except OSError:
-            # The nursery has closed its end. If it left an exit code, the runner has been reaped and its pid may belong to
-            # another process by now; if it left none, the nursery is gone.
-            with suppress(OSError):
-                if self._lifeline.recv(nursery.REPORT.size, socket.MSG_PEEK):
-                    return
-            self._kill_orphans()
-
-    def _kill_orphans(self) -> None:
-        """Kill the group without the nursery, which is gone. The group id cannot have been reused while it has members."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-
-
-def _close(opened: Sequence[socket.socket | Tokens | CapturedStream]) -> None:
+def _close(opened: Sequence[socket.socket | Tokens | Lifeline | CapturedStream]) -> None:
     for resource in opened:
         resource.close()

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import faulthandler
 import fcntl
-import gc
 import os
 import resource
 import signal
@@ -23,7 +22,6 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.process import current_process
 from types import ModuleType
@@ -36,7 +34,7 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import outcomes
 from starburst_executor.worker.denials import denial_note
 from starburst_executor.worker.runner import tokens, wire
-from starburst_executor.worker.runner.loader import Loader
+from starburst_executor.worker.runner.received import Received
 from starburst_executor.worker.runner.streams import Streams
 
 __all__ = ["EXIT_DEAF", "EXIT_INTERNAL", "Descriptors", "run"]
@@ -45,8 +43,6 @@ __all__ = ["EXIT_DEAF", "EXIT_INTERNAL", "Descriptors", "run"]
 EXIT_DEAF = 213  # the sockets to the agent were closed or replaced in this process
 EXIT_INTERNAL = 214  # an error in this library; its traceback is in the captured stderr
 
-# After loading this many bytes of functions, forgetting one is worth a garbage collection.
-_GARBAGE_BYTES = 32 * 2**20
 _HIGH_FD = 200  # above the range that code which closes "all" descriptors covers, and below every usual limit
 
 
@@ -104,12 +100,6 @@ def _is_socket(fd: int) -> bool:
         return False
 
 
-class _Result(NamedTuple):
-    ok: bool
-    loaded: bool
-    outcome: bytes | memoryview
-
-
 class _Runner:
     def __init__(self, descriptors: Descriptors) -> None:
         self._stdout_fd, self._stderr_fd = descriptors.stdout, descriptors.stderr
@@ -118,12 +108,7 @@ class _Runner:
         self._inbox = wire.Inbox(self._data)
         self._clock = SystemClock()
         self._pid = os.getpid()
-        self._loader = Loader()
-        # Loaded functions, and stored ones not yet loaded, until the agent sends FORGET_FUNCTION.
-        self._functions: dict[str, Callable[..., Any]] = {}
-        self._bodies: dict[str, bytes] = {}
-        self._loaded_bytes = 0  # of functions loaded since the last garbage collection for functions
-        self._pieces: dict[bytes, bytes] = {}  # of calls, until the agent sends FORGET
+        self._received = Received()
         self._in_user_code = False
         self._session_id = ""
         self._folder: int | None = None
@@ -173,7 +158,7 @@ class _Runner:
     def _initialize(self, body: bytes) -> None:
         try:
             self._in_user_code = True
-            self._loader.initialize(body)
+            self._received.initialize(body)
             self._in_user_code = False
         except BaseException as error:  # user code
             self._in_user_code = False
@@ -189,37 +174,28 @@ class _Runner:
     def _job(self, number: int) -> tuple[list[Any], bytes]:
         """Return this job's head and call. Jobs before it were taken back; functions and pieces before it are kept."""
         while True:
-            head, received = self._next_frame()
-            body = cast("bytes", received)  # a bytearray if it is big; unpickling accepts both
-            if head[0] == wire.FUNCTION:
-                self._bodies[head[1]] = body
-            elif head[0] == wire.PIECE:
-                self._pieces[head[1]] = body
-            elif head[0] == wire.FORGET:
-                del self._pieces[head[1]]
-            elif head[0] == wire.FORGET_FUNCTION:
-                self._forget_function(head[1])
-            elif head[1] == number:
-                return head, body
+            frame = self._next_frame()
+            if frame.head[0] == wire.JOB and frame.head[1] == number:
+                return frame.head, cast("bytes", frame.payload)  # a bytearray if it is big; unpickling accepts both
+            self._received.take(frame)
 
     def _run(self, head: list[Any], call: bytes) -> None:
         _, number, digest, index, attempt, task_id = head
         started_at = self._clock.monotonic()
         context.enter(index=index, attempt=attempt, session_id=self._session_id, task_id=task_id)
-        result = self._perform(digest, call)
+        ok, loaded, outcome = self._perform(digest, call)
         context.leave()
         seconds = self._clock.monotonic() - started_at
-        wire.send_frame(
-            self._data, [wire.OUTCOME, number, result.ok, result.loaded, seconds, *self._ends()], result.outcome
-        )
+        wire.send_frame(self._data, [wire.OUTCOME, number, ok, loaded, seconds, *self._ends()], outcome)
         self._restore()
 
-    def _perform(self, digest: str, call: bytes) -> _Result:
+    def _perform(self, digest: str, call: bytes) -> tuple[bool, bool, bytes | memoryview]:
+        """Run a call; return `ok`, `loaded` and `outcome` as in `jobs.Finished`."""
         loaded = False
         try:
             self._in_user_code = True  # loading also runs user code: imports, __setstate__
-            function = self._function(digest)
-            args, kwargs = self._loader.load_call(call, self._pieces)
+            function = self._received.function(digest)
+            args, kwargs = self._received.load_call(call)
             loaded = True
             outcome = outcomes.dump_value(function(*args, **kwargs))
             self._in_user_code = False
@@ -227,25 +203,9 @@ class _Runner:
             self._in_user_code = False
             self._leave_if_forked(error)
             # A module that makes an executor at its import fails in the same manner on every worker, so another worker is no help.
-            return _Result(False, loaded or context.has_refused(), outcomes.dump_error(error, note=_note(error)))
+            return False, loaded or context.has_refused(), outcomes.dump_error(error, note=_note(error))
         self._leave_if_forked(None)
-        return _Result(True, True, outcome)
-
-    def _function(self, digest: str) -> Callable[..., Any]:
-        function = self._functions.get(digest)
-        if function is None:
-            # The body is kept until it has been loaded: a module that is missing now may exist for a later task.
-            function = self._functions[digest] = self._loader.load(self._bodies[digest])
-            self._loaded_bytes += len(self._bodies.pop(digest))
-        return function
-
-    def _forget_function(self, digest: str) -> None:
-        self._functions.pop(digest, None)
-        self._bodies.pop(digest, None)
-        if self._loaded_bytes >= _GARBAGE_BYTES:
-            # Functions pickled by value and their globals refer to each other, and Python's collector counts objects, not bytes.
-            self._loaded_bytes = 0
-            gc.collect()
+        return True, True, outcome
 
     def _leave_if_forked(self, error: BaseException | None) -> None:
         """End a child that a task forked and that returned from the task, with the status that a plain program would have."""

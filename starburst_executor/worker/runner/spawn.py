@@ -25,6 +25,7 @@ from starburst_executor.worker.runner import nursery
 from starburst_executor.worker.runner import process as child
 from starburst_executor.worker.runner.capture import CapturedStream
 from starburst_executor.worker.runner.handle import Runner
+from starburst_executor.worker.runner.lifeline import Lifeline
 from starburst_executor.worker.runner.screen import Screen
 from starburst_executor.worker.runner.tokens import Tokens
 
@@ -141,9 +142,9 @@ class Nursery:
         finally:
             their_data.close()
             their_lifeline.close()
-        runner = Runner(pid, data, Tokens(tokens, their_tokens), lifeline, (stdout, stderr), is_leaving)
+        runner = Runner(pid, data, Tokens(tokens, their_tokens), Lifeline(pid, lifeline), (stdout, stderr), is_leaving)
         path = [*(folder for folder in code if not is_loads(folder)), *self._sys_path]
-        runner._set_up({**self._settings, "sys_path": path, "initializer": initializer})  # noqa: SLF001 - its maker
+        runner.set_up({**self._settings, "sys_path": path, "initializer": initializer})
         return runner
 
     def close(self) -> None:
