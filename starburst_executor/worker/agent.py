@@ -3,7 +3,7 @@
     main            listens: to signals and for the end; ends the runners, and the worker       (`worker/leaving.py`)
     life            listens: for the end of the client that started this worker, if it is bound to one
     runner-N        listens: to one runner                                                      (`worker/listener.py`)
-    slot-N          stores: claims, commits, releases                                           (`worker/slot.py`)
+    slot-N          stores: claims, commits, releases                                           (`worker/slots.py`)
     finder          stores: finds work for idle slots, leaves when there is none                (`worker/finder.py`)
     keeper          stores: beats, keeps the deadline, says goodbye                             (`worker/keeper.py`)
     watcher         stores: looks at the others' beats, repairs, keeps the budget               (`worker/watching.py`)
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
@@ -39,10 +39,9 @@ from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
 from starburst_executor.worker.keeper import Keeper
 from starburst_executor.worker.leaving import Leaving, Stop
-from starburst_executor.worker.listener import Listener
 from starburst_executor.worker.runner.spawn import Nursery
 from starburst_executor.worker.shared import Shared
-from starburst_executor.worker.slot import Slot
+from starburst_executor.worker.slots import Slots
 from starburst_executor.worker.solitude import Solitude
 
 __all__ = ["Agent"]
@@ -63,8 +62,6 @@ _RESERVE_S = 2.0
 
 class Agent:
     """A worker process. Any thread may make it, since that reads the initializer; the main thread calls `run` once.
-
-    It has more than fifteen attributes because it makes every part of a worker and connects them.
 
     Args:
         leaving: The record of requests to leave, by signals and the client.
@@ -94,12 +91,9 @@ class Agent:
         self._leaving = leaving
         self._timings = session.manifest.current.timings
         self._grace_s = self._timings.grace_s if grace_s is None else grace_s
-        self._lost_s = 0.0  # of work that was lost at the end of the grace time
         self._heard = threading.Event()  # the first beat is acknowledged
         self._parted = threading.Event()  # no runner is left
         self._said_goodbye = threading.Event()
-        self._more = threading.Condition()  # guards: _n_finds
-        self._n_finds = 0
         self._code = Code(session, nursery.root_name)
         self._shared = Shared(
             session=session,
@@ -111,8 +105,7 @@ class Agent:
             solitude=Solitude(),
             clock=clock,
         )
-        self._slots = [self._make_slot(number) for number in range(n_slots)]
-        self._slot_threads: list[threading.Thread] = []
+        self._slots = Slots(n_slots, self._shared, nursery, leaving, broken=self._break_session)
         self._keeper = Keeper(
             session,
             worker_id,
@@ -120,32 +113,12 @@ class Agent:
             clock,
             n_slots=n_slots,
             bound=bound,
-            is_idle=self._is_idle,
-            running=lambda: [running for slot in self._slots if (running := slot.running())],
+            is_idle=self._slots.are_idle,
+            running=self._slots.running,
             requests=store.requests.snapshot,
             size=size,
-            lost_s=lambda: self._lost_s,
+            lost_s=lambda: self._slots.lost_s,
         )
-
-    def _make_slot(self, number: int) -> Slot:
-        news = threading.Event()
-        return Slot(
-            number,
-            self._shared,
-            spawn=partial(self._spawn, number, news.set),
-            news=news,
-            draining=self._leaving.draining,
-            stopped=self._leaving.over,
-            broken=self._break_session,
-        )
-
-    def _spawn(self, number: int, heard: Callable[[], object], code: Sequence[str]) -> Listener:
-        runner = self._nursery.spawn(
-            code, initializer=self._shared.functions.initializer, is_leaving=lambda: self._leaving.is_asked
-        )
-        listener = Listener(runner, self._clock, task_timeout=self._session.manifest.current.task_timeout, heard=heard)
-        listener.start(f"runner-{number}")
-        return listener
 
     # --- main thread: listens ------------------------------------------------------------------------------------------
 
@@ -153,12 +126,12 @@ class Agent:
         """Work until there is a reason to stop, and return it. Never raises an error that the session's state explains."""
         leaving = self._leaving
         leaving.wakes(self._wake_all)
-        self._slot_threads = [
-            self._thread(f"slot-{i}", partial(self._work, slot)) for i, slot in enumerate(self._slots)
+        self._slots.threads = [
+            self._thread(f"slot-{i}", partial(self._work, target)) for i, target in enumerate(self._slots.targets())
         ]
         keeper = threading.Thread(target=self._keep_to_the_end, name="keeper", daemon=True)
         others = (self._thread("watcher", self._watch), self._thread("finder", self._find))
-        for thread in (keeper, *others, *self._slot_threads):
+        for thread in (keeper, *others, *self._slots.threads):
             thread.start()
         leaving.wait(lambda: leaving.is_leaving)
         if leaving.why == Stop.DRAINED:
@@ -195,27 +168,19 @@ class Agent:
         self._store.limit(left_s + self._reserve_s / 2)
 
         def is_done() -> bool:
-            return leaving.over.is_set() or (self._is_idle() and not claims.held())
+            return leaving.over.is_set() or (self._slots.are_idle() and not claims.held())
 
         if leaving.wait(is_done, left_s):
             return
         # Tasks that still run are killed, and start anew on another worker.
-        self._lost_s = sum(running[1] for slot in self._slots if (running := slot.running()))
-        for slot in self._slots:
-            slot.hurry()
+        self._slots.hurry()
         leaving.wait(is_done, self._reserve_s / 2)
 
     def _wake_all(self) -> None:
         self._shared.claims.has_worked.set()  # the keeper may be waiting for it
         self._shared.candidates.wanted.set()
         self._heard.set()
-        for slot in self._slots:
-            slot.news.set()
-        with self._more:
-            self._more.notify_all()
-
-    def _is_idle(self) -> bool:
-        return all(slot.is_idle for slot in self._slots)
+        self._slots.wake_all()
 
     # --- finder -------------------------------------------------------------------------------------------------------
 
@@ -224,12 +189,13 @@ class Agent:
         self._wait_heard()
         idle_since = self._clock.monotonic()
         while not leaving.is_leaving:
-            if all(not slot.is_idle for slot in self._slots):
+            if self._slots.are_busy():
                 pause_s = self._timings.commit_s
             else:
                 pause_s = finder.step()
-                self._wake_slots()
-            if not self._is_idle():
+                if self._shared.candidates.has_any():
+                    self._slots.wake()
+            if not self._slots.are_idle():
                 idle_since = self._clock.monotonic()
             elif self._clock.monotonic() - idle_since >= self._timings.idle_exit_s:
                 idle_since = self._clock.monotonic()
@@ -242,28 +208,11 @@ class Agent:
             if not leaving.is_leaving:
                 self._clock.wait(finder.candidates.wanted, pause_s if ring_s is None else min(pause_s, ring_s))
 
-    def _wake_slots(self) -> None:
-        if self._shared.candidates.has_any():
-            with self._more:
-                self._n_finds += 1
-                self._more.notify_all()
-
     # --- slots --------------------------------------------------------------------------------------------------------
 
-    def _work(self, slot: Slot) -> None:
-        leaving = self._leaving
+    def _work(self, target: Callable[[], None]) -> None:
         self._wait_heard()
-        while not leaving.over.is_set():
-            with self._more:
-                n_finds = self._n_finds
-            if slot.step():
-                continue
-            if leaving.draining.is_set():
-                leaving.changed()
-                return
-            with self._more:
-                if self._n_finds == n_finds and not leaving.is_leaving:
-                    self._more.wait(self._timings.beat_s)
+        target()
 
     def _break_session(self, outcome: bytes) -> None:
         """End the session: the initializer failed, and would fail on every worker."""
@@ -328,11 +277,7 @@ class Agent:
 
     def _give_up(self) -> None:
         """Release the tasks that have not started, without a loss, and write the reason into the last beat."""
-        until = self._clock.monotonic() + _GIVE_UP_S
-        for thread, slot in zip(self._slot_threads, self._slots, strict=True):
-            thread.join(max(0.0, until - self._clock.monotonic()))
-            if not thread.is_alive():
-                slot.give_back()
+        self._slots.give_back(until=self._clock.monotonic() + _GIVE_UP_S)
         self._keeper.left(self._leaving.words or Stop.FAILED.value)
         end_what_is_left(self._session, self._keeper.break_if_hopeless())
 

@@ -51,7 +51,6 @@ class Watching:
         self._session = session
         self._worker_id = worker_id
         self._heard = heard
-        self._bound = bound
         self._clock = session.clock
         self._timings = session.manifest.current.timings
         self._watcher = Watcher(session, self._timings.looks_until_lost)
@@ -62,9 +61,7 @@ class Watching:
         self._next_rank = 0.0
         self._ranked: dict[str, str] = {}  # the older workers' beats at the last ranking
         self._at_last_look = Heard(0, 0)
-        self._clients_seen: frozenset[str] = frozenset()
-        self._clients_looked = self._clock.monotonic()
-        self._clients_silent_s = 0.0
+        self._clients = _ClientWatch(session, bound=bound)
 
     def turn(self) -> None:
         """Do the work of one beat interval.
@@ -82,7 +79,7 @@ class Watching:
         self._learn_rank()
         if self._watches:
             self._look(heard)
-            self._watch_clients()
+            self._clients.turn()
         # The watchers look at the beats; the other workers do so only after the watchers would have been replaced.
         self._budget.keep(watches=self._watches, patience_s=self._timings.rank_s)
 
@@ -112,18 +109,30 @@ class Watching:
             if n_tasks:
                 _log.warning("took back tasks of lost workers: tasks=%d", n_tasks)
 
-    def _watch_clients(self) -> None:
-        """End an attached session whose client has been silent for too long: its results would not be collected, at a cost."""
+
+class _ClientWatch:
+    """Ends an attached session whose client has been silent for too long: its results would not be collected, at a cost."""
+
+    def __init__(self, session: SessionStore, *, bound: bool) -> None:
+        self._session = session
+        self._bound = bound
+        self._etags: frozenset[str] = frozenset()  # of the clients' beats at the last turn
+        self._looked_at = session.clock.monotonic()
+        self._silent_s = 0.0
+
+    def turn(self) -> None:
+        """Look at the clients' beats. Store: 1 LIST; 1 GET, 1 swap to end the session."""
         session = self._session
-        if self._bound or session.manifest.current.kind == DETACHED:
+        manifest = session.manifest.current
+        if self._bound or manifest.kind == DETACHED:
             return
-        timings = self._timings
+        timings = manifest.timings
         etags = frozenset(line.etag for line in session.store.list(session.keys.clients))
-        now = self._clock.monotonic()
+        now = session.clock.monotonic()
         # While the store was away, no client could beat: a longer pause between two looks does not count in full.
-        silent_s = min(now - self._clients_looked, 2 * timings.beat_s)
-        self._clients_looked = now
-        self._clients_silent_s = 0.0 if etags != self._clients_seen else self._clients_silent_s + silent_s
-        self._clients_seen = etags
-        if self._clients_silent_s >= timings.client_gone_s + timings.unheard_s:
+        silent_s = min(now - self._looked_at, 2 * timings.beat_s)
+        self._looked_at = now
+        self._silent_s = 0.0 if etags != self._etags else self._silent_s + silent_s
+        self._etags = etags
+        if self._silent_s >= timings.client_gone_s + timings.unheard_s:
             session.manifest.end(SessionState.TERMINATED, "its client has been silent for too long")

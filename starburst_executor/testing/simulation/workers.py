@@ -217,7 +217,7 @@ def _opened(world: World, worker: WorkerProcess, session_id: str, leaving: Leavi
     worker.agent = agent
     keeper = agent._keeper  # noqa: SLF001 - what only the worker itself knows
     worker.held = keeper._claims.held  # noqa: SLF001
-    worker.is_idle = lambda: agent._is_idle() and not leaving.is_asked  # noqa: SLF001
+    worker.is_idle = lambda: agent._slots.are_idle() and not leaving.is_asked  # noqa: SLF001
     worker.goes_on = lambda: worker.is_alive and not leaving.is_asked
     return agent
 

@@ -1,0 +1,126 @@
+"""All slots of a worker: makes them with their runners' listeners, runs and wakes them, and ends their tasks with the worker.
+
+One thread steps each slot (`work`). A thread whose slot finds no task sleeps until the finder has found some (`wake`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from starburst_executor.worker.leaving import Leaving
+from starburst_executor.worker.listener import Listener
+from starburst_executor.worker.runner.spawn import Nursery
+from starburst_executor.worker.shared import Shared
+from starburst_executor.worker.slot import Slot
+
+__all__ = ["Slots"]
+
+
+class Slots:
+    """The slots of one worker. Thread-safe.
+
+    Args:
+        broken: Called with the outcome of an initializer that raised.
+
+    Attributes:
+        lost_s: Seconds of work that were lost when running tasks were killed at the end of the grace time.
+        threads: The threads that step the slots, in order; set before they start.
+    """
+
+    def __init__(
+        self, n_slots: int, shared: Shared, nursery: Nursery, leaving: Leaving, *, broken: Callable[[bytes], None]
+    ) -> None:
+        self._shared = shared
+        self._nursery = nursery
+        self._leaving = leaving
+        self._broken = broken
+        self._more = threading.Condition()  # guards: _n_finds
+        self._n_finds = 0
+        self._slots = [self._make(number) for number in range(n_slots)]
+        self.lost_s = 0.0
+        self.threads: list[threading.Thread] = []
+
+    def are_idle(self) -> bool:
+        """Return whether no slot holds a claim or runs a task."""
+        return all(slot.is_idle for slot in self._slots)
+
+    def are_busy(self) -> bool:
+        """Return whether no slot is idle."""
+        return all(not slot.is_idle for slot in self._slots)
+
+    def running(self) -> list[tuple[str, float]]:
+        """Return the running tasks, each with the seconds for which it has run."""
+        return [running for slot in self._slots if (running := slot.running())]
+
+    def targets(self) -> list[Callable[[], None]]:
+        """Return the target of each slot's thread."""
+        return [partial(self._work, slot) for slot in self._slots]
+
+    def wake(self) -> None:
+        """Wake the threads whose slots found no task: there may be some now."""
+        with self._more:
+            self._n_finds += 1
+            self._more.notify_all()
+
+    def wake_all(self) -> None:
+        """Wake every slot's thread, because the worker leaves."""
+        for slot in self._slots:
+            slot.news.set()
+        with self._more:
+            self._more.notify_all()
+
+    def hurry(self) -> None:
+        """Kill the running tasks at the end of the grace time; they start anew on another worker."""
+        self.lost_s = sum(seconds for _, seconds in self.running())
+        for slot in self._slots:
+            slot.hurry()
+
+    def give_back(self, until: float) -> None:
+        """Release the tasks that have not started, when this worker cannot go on.
+
+        A slot whose thread has not ended at the time `until` is left alone: its thread may be in a request.
+        """
+        clock = self._shared.clock
+        for thread, slot in zip(self.threads, self._slots, strict=True):
+            thread.join(max(0.0, until - clock.monotonic()))
+            if not thread.is_alive():
+                slot.give_back()
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _make(self, number: int) -> Slot:
+        news = threading.Event()
+        return Slot(
+            number,
+            self._shared,
+            spawn=partial(self._spawn, number, news.set),
+            news=news,
+            draining=self._leaving.draining,
+            stopped=self._leaving.over,
+            broken=self._broken,
+        )
+
+    def _spawn(self, number: int, heard: Callable[[], object], code: Sequence[str]) -> Listener:
+        runner = self._nursery.spawn(
+            code, initializer=self._shared.functions.initializer, is_leaving=lambda: self._leaving.is_asked
+        )
+        task_timeout = self._shared.session.manifest.current.task_timeout
+        listener = Listener(runner, self._shared.clock, task_timeout=task_timeout, heard=heard)
+        listener.start(f"runner-{number}")
+        return listener
+
+    def _work(self, slot: Slot) -> None:
+        leaving, beat_s = self._leaving, self._shared.session.manifest.current.timings.beat_s
+        while not leaving.over.is_set():
+            with self._more:
+                n_finds = self._n_finds
+            if slot.step():
+                continue
+            if leaving.draining.is_set():
+                leaving.changed()
+                return
+            with self._more:
+                if self._n_finds == n_finds and not leaving.is_leaving:
+                    self._more.wait(beat_s)
