@@ -19,6 +19,7 @@ __all__ = [
     "container_environment",
     "container_start",
     "drop_secrets",
+    "fallback_environment",
     "inherited_environment",
     "secret_names",
     "size_environment",
@@ -29,6 +30,7 @@ __all__ = [
 _PARAMETER, _LAUNCH = "STARBURST_KEY_PARAMETER", "STARBURST_LAUNCH"
 _STACK, _ROLE, _SECRETS = "STARBURST_STACK", "STARBURST_ROLE", "STARBURST_SECRETS"
 _SIZE = "STARBURST_SIZE"
+_FALLBACK_AFTER, _FALLBACK_QUEUE = "STARBURST_FALLBACK_AFTER", "STARBURST_FALLBACK_QUEUE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class ContainerStart:
         metadata_url: The metadata endpoint of ECS; empty elsewhere.
         job_id: The job's id on AWS Batch (for a child of an array job, with ":" and its index); otherwise empty.
         attempt: How many times Batch has started this job, including this start.
+        fallback_after: The number of starts after which a successor takes over in another queue; 0 if none does.
+        fallback_queue: That queue on AWS Batch.
     """
 
     parameter: str
@@ -48,6 +52,8 @@ class ContainerStart:
     metadata_url: str
     job_id: str
     attempt: int
+    fallback_after: int = 0
+    fallback_queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,11 @@ def container_environment(parameter: str, launch_id: str, stack: str, role: str 
     """Return the variables that a launcher sets in a container, for `container_start` and `worker_rights`."""
     variables = {_PARAMETER: parameter, _LAUNCH: launch_id, _STACK: stack}
     return {**variables, _ROLE: role} if role else variables
+
+
+def fallback_environment(after: int, queue: str) -> dict[str, str]:
+    """Return the variables of a worker on Spot whose successor after `after` starts is submitted to `queue`."""
+    return {_FALLBACK_AFTER: str(after), _FALLBACK_QUEUE: queue}
 
 
 def secret_names(names: Iterable[str]) -> dict[str, str]:
@@ -96,7 +107,9 @@ def worker_rights() -> Rights | None:
 
 
 def inherited_environment() -> dict[str, str]:
-    """Return the variables that a worker passes to the container of its successor: those of its own."""
+    """Return the variables that a worker passes to the container of its successor: its own, except the fallback's, which
+    was used.
+    """
     names = (_PARAMETER, _LAUNCH, _STACK, _ROLE, "AWS_DEFAULT_REGION")
     return {name: os.environ[name] for name in names if name in os.environ}
 
@@ -114,10 +127,13 @@ def container_start() -> ContainerStart:
         if not variables.get(name):
             raise ConfigError(f"--platform is for workers that a launcher on AWS starts: {name} is not set")
     attempt = variables.get("AWS_BATCH_JOB_ATTEMPT", "1")
+    after = variables.get(_FALLBACK_AFTER, "0")
     return ContainerStart(
         parameter=variables[_PARAMETER],
         launch_id=variables[_LAUNCH],
         metadata_url=variables.get("ECS_CONTAINER_METADATA_URI_V4", ""),
         job_id=variables.get("AWS_BATCH_JOB_ID", ""),
         attempt=int(attempt) if attempt.isdecimal() else 1,
+        fallback_after=int(after) if after.isdecimal() else 0,
+        fallback_queue=variables.get(_FALLBACK_QUEUE, ""),
     )

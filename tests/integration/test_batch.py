@@ -215,6 +215,43 @@ def test_a_worker_that_is_taken_down_for_the_tenth_time_goes_on_with_no_client_t
     assert {request["jobId"] for name, request in aws.batch.calls if name == "terminatejob"} == set(aws.batch.jobs)
 
 
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_worker_goes_on_on_demand_after_a_stated_number_of_interruptions_with_no_client_there(
+    aws: FakeAws, after: int
+) -> None:
+    launcher = Batch(image=IMAGE, spot=True, fallback=True, fallback_after=after)
+    ex = DetachedExecutor(workers=1, launcher=launcher, timings=replace(REMOTE, launch_s=60))
+    for n in range(40):
+        ex.submit(slow_square, n)
+    ex.detach()
+    watching = DetachedExecutor.reattach(ex.url, key=ex.key, launcher="none")
+    n_done = 0
+    for _ in range(after + 1):
+        n_done = wait_until(lambda least=n_done + 4: (n := len(watching.collect())) >= least and n)
+        wait_until(lambda: watching.status().running == 1)
+        (job_id,) = aws.batch.running()
+        container = aws.batch.containers[job_id]
+        aws.batch.interrupt(job_id)
+        wait_until(lambda known=container: known not in aws.batch.containers.values())
+    assert sorted(one.value for one in watching.collect(wait=True, timeout=90)) == [n * n for n in range(40)]
+    # As often on Spot as was stated; then On-Demand, where Batch starts it as often as it can.
+    spot, on_demand = aws.batch.jobs.values()
+    assert [job["jobQueue"] for job in (spot, on_demand)] == [
+        aws.outputs["BatchFargateSpotQueue"],
+        aws.outputs["BatchFargateQueue"],
+    ]
+    assert [len(job["attempts"]) for job in (spot, on_demand)] == [after, 1]
+    assert aws.batch.requests[on_demand["jobId"]]["retryStrategy"]["attempts"] == 10
+    watching.detach()
+    # A client that attaches finds both, takes neither for missing, and ends both.
+    again = DetachedExecutor.reattach(ex.url, key=ex.key)
+    assert again.submit(abs, -1).result(timeout=60) == 1
+    wait_until(lambda: again.cost().interruptions == after + 1)
+    assert aws.batch.n_calls("submitjob") == 2
+    again.cleanup(force=True)
+    wait_until(lambda: not aws.batch.running())
+
+
 def test_a_worker_that_a_client_ends_has_no_successor(aws: FakeAws) -> None:
     aws.batch.n_attempts_before = 9
     with executor(1, spot=True) as ex:

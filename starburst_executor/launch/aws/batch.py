@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ConfigError
 from starburst_executor.launch.aws.on_aws import OnAws
-from starburst_executor.launch.aws.options import ARCHS, EPHEMERAL_GB_LEAST, check_arch, check_ephemeral, check_share
+from starburst_executor.launch.aws.options import (
+    ARCHS,
+    BATCH_STARTS_MOST,
+    EPHEMERAL_GB_LEAST,
+    FALLBACK_AFTER,
+    check_arch,
+    check_ephemeral,
+    check_fallback,
+    check_share,
+)
 from starburst_executor.launch.aws.sizes import Size, fargate_size
 
 if TYPE_CHECKING:
@@ -34,6 +43,9 @@ class Batch(OnAws):
         memory: Memory of each worker, such as `"8GB"`; 2 GB per vCPU by default.
         on: `"fargate"`, or `"ec2"` for instances that Batch starts.
         spot: Whether to use spare capacity first, and On-Demand where there is none.
+        fallback: With `spot`: continue each worker On-Demand after `fallback_after` interruptions, also with no client attached.
+        fallback_after: With `fallback`, 1..10: how often Batch starts a worker on Spot. Each start counts, also one that
+            failed otherwise.
         gpus: GPUs of each worker; with `on="ec2"` only.
         arch: `"x86_64"` or `"arm64"`.
         ephemeral_gb: Disk of each worker, 20..200; with `on="fargate"` only. On EC2 it is the instance's disk.
@@ -50,6 +62,8 @@ class Batch(OnAws):
     memory: str | None = None
     on: str = "fargate"
     spot: bool = False
+    fallback: bool = False
+    fallback_after: int = FALLBACK_AFTER
     gpus: int = 0
     arch: str = ARCHS[0]
     ephemeral_gb: int = EPHEMERAL_GB_LEAST
@@ -76,6 +90,12 @@ class Batch(OnAws):
                 f"ephemeral_gb={self.ephemeral_gb!r} (an argument): requires on='fargate'; on EC2 use `starburst setup --disk-gb`"
             )
         check_share(self.share, self.priority)
+        check_fallback(self.spot, self.fallback, self.fallback_after)
+        if self.fallback_after > BATCH_STARTS_MOST:
+            raise ConfigError(
+                f"fallback_after={self.fallback_after!r} (an argument): must be at most {BATCH_STARTS_MOST}, since Batch starts a "
+                "job no more often"
+            )
         _ = self.size
 
     @property
@@ -99,6 +119,8 @@ class Batch(OnAws):
             "memory": self.memory,
             "on": None if self.on == _ON[0] else self.on,
             "spot": self.spot,
+            "fallback": self.fallback,
+            "fallback_after": None if self.fallback_after == FALLBACK_AFTER else self.fallback_after,
             "gpus": self.gpus or None,
             "arch": None if self.arch == ARCHS[0] else self.arch,
             "ephemeral_gb": None if self.ephemeral_gb == EPHEMERAL_GB_LEAST else self.ephemeral_gb,

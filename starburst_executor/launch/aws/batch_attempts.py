@@ -12,6 +12,7 @@ from typing import Any
 
 from starburst_executor.aws.stack.causes import start_advice
 from starburst_executor.launch.aws.batch_handle import BatchHandle
+from starburst_executor.launch.aws.options import BATCH_STARTS_MOST
 from starburst_executor.launch.base import Death
 from starburst_executor.launch.bootstrap import EXIT_DRAINED, SIGNALLED
 
@@ -47,6 +48,13 @@ class JobState:
         """Whether an attempt has begun and not ended."""
         return self.status == "RUNNING"
 
+    @property
+    def may_have_successor(self) -> bool:
+        """Whether Batch has started it as often as it may, or it ended after an interruption: then its worker may have
+        submitted a successor.
+        """
+        return len(self.deaths) >= BATCH_STARTS_MOST or (self.status == "FAILED" and self.n_interrupted > 0)
+
 
 def read_job(
     launch: BatchHandle, job: Mapping[str, Any], before: JobState, last_lines: Callable[[str], str]
@@ -75,9 +83,10 @@ def read_job(
         reason = f"{'; '.join(dict.fromkeys(filter(None, words)))}: job {job_id}, attempt {number}"
         # Unless the job is over, Batch restarts it by its own rules: no sign that workers cannot start.
         was_killed = type(exit_code) is int and exit_code > SIGNALLED
+        was_interrupted = _INTERRUPTED.search(status_reason) is not None
         worker_id = launch.worker_id(job_id, number)
-        deaths.append(Death(worker_id, reason, was_taken=not is_over, was_killed=was_killed))
-        n_interrupted += _INTERRUPTED.search(status_reason) is not None
+        deaths.append(Death(worker_id, reason, was_taken=was_interrupted or not is_over, was_killed=was_killed))
+        n_interrupted += was_interrupted
     return JobState(str(job["status"]), str(job.get("statusReason", "")), tuple(deaths), n_interrupted)
 
 

@@ -11,18 +11,18 @@ from starburst_executor.launch.aws.remote import Account
 __all__ = ["check_share", "queue_of", "refuse_what_no_instance_runs"]
 
 
-def queue_of(options: Batch, account: Account) -> str:
-    """Return the job queue. Raises: ConfigError if the stack has none; LaunchError. CloudFormation: 1, once."""
+def queue_of(options: Batch, account: Account, *, spot: bool) -> str:
+    """Return a job queue. Raises: ConfigError if the stack has none; LaunchError. CloudFormation: 1, once."""
     stack = account.stack
     queue = {
         ("fargate", False): stack.batch_fargate_queue,
         ("fargate", True): stack.batch_fargate_spot_queue,
         ("ec2", False): stack.batch_ec2_queue,
         ("ec2", True): stack.batch_ec2_spot_queue,
-    }[options.on, options.spot]
+    }[options.on, spot]
     if queue is None:
         raise ConfigError(
-            f"the stack {stack.name!r} has no Batch queue for on={options.on!r}, spot={options.spot}: run `starburst "
+            f"the stack {stack.name!r} has no Batch queue for on={options.on!r}, spot={spot}: run `starburst "
             "setup --batch`, or use Fargate(...)"
         )
     return queue

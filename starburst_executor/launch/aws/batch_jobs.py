@@ -11,10 +11,9 @@ from starburst_executor.clock import Clock
 from starburst_executor.errors import StarburstError
 from starburst_executor.launch.aws.batch_attempts import JobState, read_job, streams_of
 from starburst_executor.launch.aws.batch_handle import BatchHandle
-from starburst_executor.launch.aws.batch_queue import JobQueue
+from starburst_executor.launch.aws.batch_queue import JobQueues
 from starburst_executor.launch.aws.launches_seen import LaunchesSeen
 from starburst_executor.launch.aws.remote import Account, LastLines
-from starburst_executor.launch.aws.successor import ATTEMPTS, SUCCESSORS
 
 __all__ = ["BatchJobs"]
 
@@ -44,9 +43,9 @@ class _BatchLaunch:
 class BatchJobs:
     """The jobs of one launcher. Called by one thread at a time."""
 
-    def __init__(self, account: Account, queue: JobQueue, clock: Clock) -> None:
+    def __init__(self, account: Account, queues: JobQueues, clock: Clock) -> None:
         self._account = account
-        self._queue = queue
+        self._queues = queues
         self._launches = LaunchesSeen(clock, _BatchLaunch)
 
     def add(self, launch: BatchHandle) -> None:
@@ -65,7 +64,6 @@ class BatchJobs:
 
     def _ask(self, launch: BatchHandle, state: _BatchLaunch) -> None:
         """Describe the jobs that have not ended. Errors are logged: without an answer, no worker counts as dead."""
-        self._look_for_successors(launch, state)
         jobs = (*launch.children, *state.successors)
         unended = [job_id for job_id in jobs if not state.jobs.get(job_id, _SUBMITTED).has_ended]
         logs = LastLines(self._account)
@@ -78,13 +76,15 @@ class BatchJobs:
             for job in answer.get("jobs", []):
                 job_id = str(job["jobId"])
                 state.jobs[job_id] = read_job(launch, job, state.jobs.get(job_id, _SUBMITTED), logs)
+        # After the jobs, so that a job that has just ended and its successor count as one worker.
+        self._look_for_successors(launch, state)
 
     def _look_for_successors(self, launch: BatchHandle, state: _BatchLaunch) -> None:
-        """Find the jobs that workers submitted after their last allowed attempt. Batch: 1, if a worker is on its last attempt."""
-        if not any(len(job.deaths) >= ATTEMPTS for job in state.jobs.values()):
+        """Find the jobs that workers submitted at their last allowed start. Batch: 1 or 2, if a job may have a successor."""
+        if not any(job.may_have_successor for job in state.jobs.values()):
             return
         try:
-            state.successors = self._queue.named(f"{launch.name}{SUCCESSORS}*")
+            state.successors = self._queues.successors(launch)
         except (*FOREIGN, StarburstError) as error:
             _log.info("the session's Batch jobs could not be listed; retrying later: %s", error)
             return
@@ -97,7 +97,7 @@ class BatchJobs:
         if not launch.job_id:
             return
         try:
-            jobs = [*launch.children, *self._queue.named(f"{launch.name}{SUCCESSORS}*")]
+            jobs = [*launch.children, *self._queues.successors(launch)]
         except FOREIGN as error:
             raise meaning(error, "listing a launch's Batch jobs") from error
         for i in range(0, len(jobs), _DESCRIBE_MOST):
@@ -112,8 +112,7 @@ class BatchJobs:
         """End the launch's job and all successors; each once. Errors are logged. Batch: 1 or 2, and 1 for each."""
         try:
             # The handle lacks the job's id if the client died after it submitted the job.
-            jobs = [launch.job_id or next(iter(self._queue.named(launch.name)), "")]
-            jobs += self._queue.named(f"{launch.name}{SUCCESSORS}*")
+            jobs = [launch.job_id or self._queues.find(launch), *self._queues.successors(launch)]
         except (*FOREIGN, StarburstError) as error:
             _log.warning("the session's Batch jobs could not be listed: %s", error)
             return
@@ -121,4 +120,4 @@ class BatchJobs:
         for job_id in jobs:
             if job_id and job_id not in ended:
                 ended.add(job_id)
-                self._queue.terminate(job_id, reason)
+                self._queues.terminate(job_id, reason)

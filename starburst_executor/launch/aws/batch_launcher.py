@@ -11,7 +11,7 @@ from starburst_executor.launch.aws.batch import Batch
 from starburst_executor.launch.aws.batch_fit import check_share, refuse_what_no_instance_runs
 from starburst_executor.launch.aws.batch_handle import CHILDREN_MOST, BatchHandle
 from starburst_executor.launch.aws.batch_jobs import BatchJobs
-from starburst_executor.launch.aws.batch_queue import JobQueue
+from starburst_executor.launch.aws.batch_queue import JobQueues
 from starburst_executor.launch.aws.batch_submitting import Submitting
 from starburst_executor.launch.aws.batch_workers import BatchWorkers
 from starburst_executor.launch.aws.on_aws import AwsLauncher
@@ -29,16 +29,16 @@ class BatchLauncher(AwsLauncher):
         self._clock = clock
 
     @cached_property
-    def _queue(self) -> JobQueue:
-        return JobQueue(self.account, self.batch)
+    def _queues(self) -> JobQueues:
+        return JobQueues(self.account, self.batch)
 
     @cached_property
     def _submitting(self) -> Submitting:
-        return Submitting(self.account, self.batch, self._queue)
+        return Submitting(self.account, self.batch, self._queues)
 
     @cached_property
     def _jobs(self) -> BatchJobs:
-        return BatchJobs(self.account, self._queue, self._clock)
+        return BatchJobs(self.account, self._queues, self._clock)
 
     @property
     def _image_arch(self) -> str:
@@ -50,7 +50,9 @@ class BatchLauncher(AwsLauncher):
             raise ConfigError(
                 f"workers={n_slots}: an array of AWS Batch has at most {CHILDREN_MOST} jobs; give each worker more slots"
             )
-        _ = self._queue.name
+        _ = self._queues.first
+        if self.batch.fallback:
+            _ = self._queues.on_demand
         check_share(self.batch, self.account)
         if self.batch.on == "ec2":
             refuse_what_no_instance_runs(self.batch, self.account)
@@ -81,7 +83,7 @@ class BatchLauncher(AwsLauncher):
         return started
 
     def resume(self, handle: str) -> BatchWorkers:
-        return BatchWorkers(self.account, self._queue, self._jobs, BatchHandle.load(handle))
+        return BatchWorkers(self.account, self._queues, self._jobs, BatchHandle.load(handle))
 
     def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:  # noqa: ARG002
         # Without a launch that names the job, its ECS task cannot be found any more. Batch: 1 for 100 jobs.

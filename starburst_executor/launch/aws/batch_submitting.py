@@ -11,15 +11,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from starburst_executor import config
 from starburst_executor.aws.clients import FOREIGN, Passing, is_throttled, is_unclear, meaning
 from starburst_executor.errors import LaunchError
 from starburst_executor.launch.aws.batch import Batch
 from starburst_executor.launch.aws.batch_definitions import JobDefinition
 from starburst_executor.launch.aws.batch_handle import BatchHandle
-from starburst_executor.launch.aws.batch_queue import JobQueue
+from starburst_executor.launch.aws.batch_queue import JobQueues
 from starburst_executor.launch.aws.options import own_share
 from starburst_executor.launch.aws.remote import Account, with_advice
-from starburst_executor.launch.aws.successor import RETRY
+from starburst_executor.launch.aws.successor import retry_strategy
 from starburst_executor.launch.base import Order, Started
 from starburst_executor.store.url import split_url
 
@@ -31,10 +32,10 @@ _PAUSE_S = 5.0
 class Submitting:
     """Takes the two steps of launches: a plan, which makes no request, then the job. Called by one thread at a time."""
 
-    def __init__(self, account: Account, options: Batch, queue: JobQueue) -> None:
+    def __init__(self, account: Account, options: Batch, queues: JobQueues) -> None:
         self._account = account
         self._options = options
-        self._queue = queue
+        self._queues = queues
         self._definition = JobDefinition(account, options)
 
     def plan(self, order: Order) -> Started:
@@ -50,10 +51,9 @@ class Submitting:
         plan = launch.dump()
         try:
             self._account.put_key(order)
-            found = next(iter(self._queue.named(launch.name)), "")
-            launch = replace(launch, job_id=found or self._submit(order, launch))
+            launch = replace(launch, job_id=self._queues.find(launch) or self._submit(order, launch))
         except FOREIGN as error:
-            failure = meaning(error, f"submitting workers to the Batch queue {self._queue.name}")
+            failure = meaning(error, f"submitting workers to the Batch queue {self._queues.first}")
             if not is_unclear(error) and not is_throttled(error):
                 raise with_advice(failure) from error
             # The job may exist: Batch lists it by the next step.
@@ -66,9 +66,9 @@ class Submitting:
         account, options = self._account, self._options
         request: dict[str, Any] = {
             "jobName": launch.name,
-            "jobQueue": self._queue.name,
+            "jobQueue": self._queues.first,
             "jobDefinition": self._definition.name,
-            "retryStrategy": RETRY,
+            "retryStrategy": retry_strategy(),
             "propagateTags": True,
             # The stack's users may only end jobs with its tags.
             "tags": account.stack.all_tags,
@@ -78,6 +78,11 @@ class Submitting:
                 "environment": account.environment(launch.session_id, launch.launch_id),
             },
         }
+        if options.fallback:
+            request["retryStrategy"] = retry_strategy(options.fallback_after)
+            variables = config.fallback_environment(options.fallback_after, self._queues.on_demand)
+            overrides: list[dict[str, str]] = request["containerOverrides"]["environment"]
+            overrides += [{"name": name, "value": value} for name, value in variables.items()]
         if account.stack.batch_shares_fairly:
             # Batch refuses a job with these on a queue without fair share, and one without a share on a queue with it.
             request["shareIdentifier"] = options.share or own_share()

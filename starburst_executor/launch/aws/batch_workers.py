@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from starburst_executor.launch.aws.batch_attempts import JobState
 from starburst_executor.launch.aws.batch_handle import BatchHandle
 from starburst_executor.launch.aws.batch_jobs import BatchJobs
-from starburst_executor.launch.aws.batch_queue import JobQueue
+from starburst_executor.launch.aws.batch_queue import JobQueues
 from starburst_executor.launch.aws.remote import Account
 from starburst_executor.launch.base import Death
 
@@ -24,9 +24,9 @@ class BatchWorkers:
         launch: None if the handle was malformed: then there are no workers.
     """
 
-    def __init__(self, account: Account, queue: JobQueue, jobs: BatchJobs, launch: BatchHandle | None) -> None:
+    def __init__(self, account: Account, queues: JobQueues, jobs: BatchJobs, launch: BatchHandle | None) -> None:
         self._account = account
-        self._queue = queue
+        self._queues = queues
         self._jobs = jobs
         self._launch = launch
 
@@ -80,7 +80,7 @@ class BatchWorkers:
     def give_up(self, worker_id: str, words: str) -> bool:
         """End its job, which Batch does not restart; fails for a child of an array, see `shed`. Batch: 1."""
         job_id = self._begun().get(worker_id)
-        return job_id is not None and self._queue.terminate(job_id, words)
+        return job_id is not None and self._queues.terminate(job_id, words)
 
     def shed(self, n_slots: int) -> int:
         """End the last children, with at most `n_slots` slots; return the number of slots that will end.
@@ -95,10 +95,10 @@ class BatchWorkers:
         unended = [job_id for job_id, state in self._look() if not state.has_ended]
         n_chosen = min(len(unended), n_slots // launch.n_slots_each)
         if n_chosen == len(unended) and launch.job_id:
-            return n_chosen * launch.n_slots_each if self._queue.terminate(launch.job_id, _FEWER) else 0
+            return n_chosen * launch.n_slots_each if self._queues.terminate(launch.job_id, _FEWER) else 0
         n_ended = 0
         for job_id in reversed(unended):
-            if n_ended == n_chosen or not self._queue.terminate(job_id, _FEWER):
+            if n_ended == n_chosen or not self._queues.terminate(job_id, _FEWER):
                 break
             n_ended += 1
         return n_ended * launch.n_slots_each

@@ -14,6 +14,7 @@ from starburst_executor.errors import ConfigError
 
 __all__ = [
     "ARCHS",
+    "BATCH_STARTS_MOST",
     "EPHEMERAL_GB_LEAST",
     "FALLBACK_AFTER",
     "check_arch",
@@ -33,6 +34,8 @@ ARCHS = ("x86_64", "arm64")
 EPHEMERAL_GB_LEAST, _EPHEMERAL_GB_MOST = 20, 200  # the least is included in every container
 # After this many interruptions, repeating lost work on Spot probably costs more than On-Demand.
 FALLBACK_AFTER = 10
+# Batch's limit for the starts of one job. https://docs.aws.amazon.com/batch/latest/userguide/job_retries.html
+BATCH_STARTS_MOST = 10
 _SLOTS_MOST = 256
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

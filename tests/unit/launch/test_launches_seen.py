@@ -9,7 +9,7 @@ from starburst_executor.launch.aws.batch_jobs import BatchJobs
 from starburst_executor.launch.aws.ecs_handle import EcsHandle
 from starburst_executor.launch.aws.ecs_tasks import EcsTasks
 from starburst_executor.launch.aws.launches_seen import POLL_S
-from starburst_executor.launch.aws.successor import ATTEMPTS, SUCCESSORS
+from starburst_executor.launch.aws.options import BATCH_STARTS_MOST
 from starburst_executor.testing import FakeClock
 
 WEEK_S = 7 * 24 * 3600.0
@@ -94,18 +94,20 @@ def test_between_two_polls_nothing_is_asked() -> None:
 class FakeQueue:
     """A queue in which each job ends after its last attempt, and has a successor, which is listed for a while."""
 
-    name = "queue"
-
     def __init__(self) -> None:
         self.listed: list[str] = []
 
-    def named(self, name: str) -> list[str]:
-        assert name == f"starburst-session-launch{SUCCESSORS}*"
+    def successors(self, launch: BatchHandle) -> list[str]:
+        assert launch.launch_id == "launch"
         return self.listed
 
     def describe_jobs(self, *, jobs: list[str]) -> dict[str, Any]:
         attempt = {"stoppedAt": 1, "container": {"exitCode": 143}, "statusReason": "Your Spot Task was interrupted."}
-        return {"jobs": [{"jobId": job_id, "status": "FAILED", "attempts": [attempt] * ATTEMPTS} for job_id in jobs]}
+        return {
+            "jobs": [
+                {"jobId": job_id, "status": "FAILED", "attempts": [attempt] * BATCH_STARTS_MOST} for job_id in jobs
+            ]
+        }
 
 
 def test_of_successors_that_batch_no_longer_lists_nothing_is_remembered() -> None:
@@ -117,6 +119,6 @@ def test_of_successors_that_batch_no_longer_lists_nothing_is_remembered() -> Non
         states = dict(jobs.look(launch))
         clock.advance(POLL_S)
     assert list(states) == [launch.job_id, *queue.listed]
-    assert sum(state.n_interrupted for state in states.values()) >= ATTEMPTS
+    assert sum(state.n_interrupted for state in states.values()) >= BATCH_STARTS_MOST
     (remembered,) = jobs._launches
     assert len(remembered.jobs) <= 7
