@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starburst_executor.client.handles import handle_of
 from starburst_executor.errors import ConfigError, ObjectNotFound, PayloadError, RecordInvalid, VersionMismatch
 from starburst_executor.launch.aws.on_aws import AwsLauncher
+from starburst_executor.protocol.status import Status
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
@@ -47,6 +48,36 @@ def has_ended(session: SessionStore) -> bool:
     )
 
 
+@dataclass(slots=True)
+class _Printed:
+    """What was printed of the output of one status object's tasks.
+
+    Attributes:
+        etag: The version that was read; empty before the first.
+        up_to_run: All runs up to this one were printed, of every task; -1 for none.
+        runs: The latest printed run of single tasks, by index.
+    """
+
+    etag: str = ""
+    up_to_run: int = -1
+    runs: dict[int, int] = field(default_factory=dict)
+
+    def has(self, index: int, run: int) -> bool:
+        """Whether this run of a task was printed."""
+        return run <= max(self.up_to_run, self.runs.get(index, -1))
+
+    def add(self, index: int, run: int) -> None:
+        """Note that this run of a task is printed."""
+        self.runs[index] = run
+
+    def settle(self, status: Status) -> None:
+        """Forget the single tasks once all have ended in the same run. An explicit retry of some opens the next one."""
+        runs = {entry.run for entry in status.entries}
+        if len(runs) == 1 and all(entry.has_ended for entry in status.entries):
+            self.up_to_run = max(self.up_to_run, *runs)
+            self.runs.clear()
+
+
 class TaskLogs:
     """Reads the captured output of tasks that have ended.
 
@@ -59,8 +90,7 @@ class TaskLogs:
     def __init__(self, session: SessionStore, task: str | None = None) -> None:
         self._session = session
         self._task = None if task is None else _parsed(task)
-        self._etags: dict[str, str] = {}
-        self._printed: set[str] = set()
+        self._printed: dict[str, _Printed] = {}  # by the status object's key
 
     def fresh(self) -> Iterator[LogLine]:
         """Yield the lines of tasks that have ended since the last round, in submission order; standard output first.
@@ -71,10 +101,13 @@ class TaskLogs:
         listing = [listed for listed in self._session.statuses.all() if self._is_asked(listed)]
         if self._task is not None and not listing:
             raise ConfigError(f"the session has no such task: task={self._task[0]}-{self._task[1]}")
+        # Guarantee: bounded by the listing. Of a status object whose tasks have all ended, one record stays, not one a task.
+        self._printed = {listed.key: self._printed.get(listed.key) or _Printed() for listed in listing}
         for listed in listing:
-            if self._etags.get(listed.key) != listed.etag:
-                yield from self._of(listed)
-                self._etags[listed.key] = listed.etag
+            printed = self._printed[listed.key]
+            if printed.etag != listed.etag:
+                yield from self._of(listed, printed)
+                printed.etag = listed.etag
 
     def _is_asked(self, listed: ListedStatus) -> bool:
         ref = listed.ref
@@ -83,7 +116,7 @@ class TaskLogs:
         ordinal, index = self._task
         return ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks
 
-    def _of(self, listed: ListedStatus) -> Iterator[LogLine]:
+    def _of(self, listed: ListedStatus, printed: _Printed) -> Iterator[LogLine]:
         try:
             stored = self._session.statuses.read(listed.key)
         except (ObjectNotFound, RecordInvalid, VersionMismatch) as error:
@@ -91,12 +124,11 @@ class TaskLogs:
             return
         for index, entry in enumerate(stored.status.entries, listed.ref.first):
             name = f"{listed.ref.ordinal}-{index}"
-            run = f"{name}/{entry.run}"
-            if entry.log is None or not entry.has_ended or run in self._printed:
+            if entry.log is None or not entry.has_ended or printed.has(index, entry.run):
                 continue
             if self._task is not None and self._task != (listed.ref.ordinal, index):
                 continue
-            self._printed.add(run)
+            printed.add(index, entry.run)
             try:
                 texts = self._session.payloads.output(listed.ref.status_id, entry)
             except (PayloadError, RecordInvalid) as error:
@@ -104,6 +136,7 @@ class TaskLogs:
                 continue
             for text, is_error in zip(texts, (False, True), strict=True):
                 yield from (LogLine(name, line, is_error) for line in text.splitlines())
+        printed.settle(stored.status)
 
 
 class WorkerLogs:
