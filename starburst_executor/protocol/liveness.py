@@ -108,6 +108,10 @@ class Watch:
         first = self._unnamed.setdefault(claim_id, _Unnamed(beat.number))
         return beat.number >= first.number + 2
 
+    def is_unnamed(self, claim_id: str) -> bool:
+        """Return whether the last beat that was read for this claim did not name it."""
+        return claim_id in self._unnamed
+
     def settled(self, claim_id: str) -> None:
         """Forget the count of a claim that no longer stands."""
         self._unnamed.pop(claim_id, None)

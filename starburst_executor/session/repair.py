@@ -38,6 +38,8 @@ __all__ = ["Watcher", "end_what_is_left"]
 _T = TypeVar("_T")
 _Read: TypeAlias = "tuple[WorkerBeat, str] | None"
 
+# Without suspicion, a repair reads only the objects that have not changed since the last one; each so many repairs it reads all.
+_READS_ALL_EACH = 4
 # A listing costs as much as twelve reads: this many objects are ended before the next one, unless another process is met.
 _ENDED_AT_A_LOOK = 32
 
@@ -57,8 +59,12 @@ class Watcher:
         self.listed: frozenset[str] = frozenset()
         self._gone = GoneClients(session)
         self._lock = threading.Lock()  # guards `watch` and `words` during the concurrent requests of a repair
+        self._n_repairs = 0
         # By object, its ETag when it was read and the claims in it: an unchanged object is not read again.
         self._claims: dict[str, tuple[str, frozenset[str]]] = {}
+        self._etags: dict[str, str] = {}  # of the objects with claims, as the last repair listed them
+        self._settled: frozenset[str] = frozenset()  # lost workers without a claim when all objects were last read
+        self._n_stood: dict[str, int] = {}  # by claim, how many repairs found it standing
 
     def look(self) -> None:
         """Look at all beats once. Call it only after the own beat was acknowledged; otherwise call `watch.failed()`.
@@ -77,25 +83,34 @@ class Watcher:
         Args:
             meanwhile: Called between batches of requests, for a thread that has other duties.
 
-        Store: 1 LIST an open epoch, 1 GET for each object with claims that has changed since, 1 GET for each worker that lives
-        and holds one; 1 GET, 1 GET and 1 swap for each claim taken back, 1 ring. Up to 16 at once. For epochs, see `epochs.py`.
+        An object that changed since the last repair has a worker that works on it. So it is read only on suspicion, which is a
+        lost worker that may hold claims, and at each fourth repair, for a claim that a living worker forgot in it.
+
+        Store: 1 LIST an open epoch. 1 GET for each object with claims that has not changed since the last repair, once; on
+        suspicion, for each that has changed. 1 GET for each living worker with a claim that has stood for 2, 4, 8, … repairs.
+        1 GET, 1 GET and 1 swap for each claim taken back, 1 ring. Up to 16 at once. For epochs, see `epochs.py`.
         """
         session = self._session
         epochs = session.manifest.refresh().open_epochs()
         listing = session.statuses.of_epochs(epochs)
         claimed = [g for g in listing if g.size_class in (SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED)]
-        self._read_claims(claimed, meanwhile)
-        standing = frozenset(claim for _, claims in self._claims.values() for claim in claims)
-        self.watch.standing(standing)
+        lost = frozenset(self.watch.lost() | self.watch.dead)
+        reads_all = bool(lost - self._settled) or self._n_repairs % _READS_ALL_EACH == 0
+        self._n_repairs += 1
+        current = self._read_claims(claimed, meanwhile, reads_all=reads_all)
+        standing = frozenset(claim for key in current for claim in self._claims[key][1])
+        # A claim in an object that changed and was not read may still stand.
+        self.watch.standing(standing.union(*(claims for _, claims in self._claims.values())))
+        if reads_all:
+            self._settled = lost - {worker_of(claim_id) for claim_id in standing}
         suspected = suspects(standing, self.watch)
-        beats = self._read_beats({worker_of(claim_id) for claim_id in suspected.to_check}, meanwhile)
-        forgotten = {
-            claim for claim in sorted(suspected.to_check) if self._is_forgotten(claim, beats[worker_of(claim)])
-        }
+        to_check = self._worth_checking(suspected.to_check)
+        beats = self._read_beats({worker_of(claim_id) for claim_id in to_check}, meanwhile)
+        forgotten = {claim for claim in sorted(to_check) if self._is_forgotten(claim, beats[worker_of(claim)])}
         due = [
-            (listed.key, [(claim_id, claim_id in suspected.lost) for claim_id in sorted(claims)])
-            for listed in claimed
-            if (claims := self._claims_in(listed.key) & (suspected.lost | forgotten))
+            (key, [(claim_id, claim_id in suspected.lost) for claim_id in sorted(claims)])
+            for key in current
+            if (claims := self._claims[key][1] & (suspected.lost | forgotten))
         ]
         # The claims of one object are taken back one after the other; concurrently they would lose races to each other.
         n_tasks = 0
@@ -109,22 +124,38 @@ class Watcher:
         close_epochs(session, listing, epochs)
         return n_tasks
 
-    def _claims_in(self, key: str) -> frozenset[str]:
-        return self._claims[key][1] if key in self._claims else frozenset()
+    def _read_claims(
+        self, claimed: Sequence[ListedStatus], meanwhile: Callable[[], object], *, reads_all: bool
+    ) -> list[str]:
+        """Learn which claims stand in these objects; return the keys of those whose claims are known as listed or newer.
 
-    def _read_claims(self, claimed: Sequence[ListedStatus], meanwhile: Callable[[], object]) -> None:
-        """Learn which claims stand in these objects, and forget those of all others."""
-        known = self._claims
-        self._claims = {
-            listed.key: known[listed.key]
-            for listed in claimed
-            if listed.key in known and known[listed.key][0] == listed.etag
-        }
-        for batch in _in_parts([listed.key for listed in claimed if listed.key not in self._claims]):
+        Forgets the claims of all other objects.
+        """
+        before, self._etags = self._etags, {listed.key: listed.etag for listed in claimed}
+        self._claims = {key: known for key, known in self._claims.items() if key in self._etags}
+        current = [key for key, (etag, _) in self._claims.items() if etag == self._etags[key]]
+        known = frozenset(current)
+        unread = [key for key in self._etags if key not in known]
+        for batch in _in_parts([key for key in unread if reads_all or before.get(key) == self._etags[key]]):
             for key, stored in zip(batch, fan_out(self._session.store, self._read, batch), strict=True):
                 if stored is not None:
                     self._claims[key] = (stored.etag, claims_of(stored.status))
+                    current.append(key)
             meanwhile()
+        return current
+
+    def _worth_checking(self, claims: frozenset[str]) -> set[str]:
+        """Return the claims of living workers that may be forgotten: their worker's beat is read to see whether it names them.
+
+        A claim that stands for one repair alone is usually a short task. A claim that its worker named is checked again after
+        twice the time; one that it did not name, at the next repair.
+        """
+        self._n_stood = {claim_id: self._n_stood.get(claim_id, 0) + 1 for claim_id in claims}
+        return {
+            claim_id
+            for claim_id, n_stood in self._n_stood.items()
+            if self.watch.is_unnamed(claim_id) or (n_stood > 1 and n_stood & (n_stood - 1) == 0)
+        }
 
     def _read(self, key: str) -> Versioned | None:
         try:
