@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from starburst_executor.client.batches import Acknowledged, Batch
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.functions import FunctionPickles, Prepared, without_partials
 from starburst_executor.client.future import StarburstFuture, for_each
 from starburst_executor.client.opening import Opened, code_for, is_embedded, open_submitter
 from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.state import ENDED_WORDS, ClientState
-from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
+from starburst_executor.client.submitter import Submitter
 from starburst_executor.client.threads import Threads, named
 from starburst_executor.config import Settings
 from starburst_executor.errors import StarburstError

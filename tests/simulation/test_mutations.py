@@ -18,6 +18,7 @@ import pytest
 
 from starburst_executor.client import keeper as client_keeper
 from starburst_executor.client import tasks
+from starburst_executor.client.batch_writer import BatchWriter
 from starburst_executor.client.cancelling import FuturesOfClient
 from starburst_executor.client.staying import Staying
 from starburst_executor.client.submitter import Submitter
@@ -273,7 +274,7 @@ def acknowledge_before_the_store_does(patch: pytest.MonkeyPatch) -> None:
 
 def store_functions_after_the_tasks(patch: pytest.MonkeyPatch) -> None:
     """Tasks that name a function that is not there yet."""
-    store_function, acknowledged = Submitter._store_function, Submitter._create
+    store_function, acknowledged = BatchWriter._store_function, BatchWriter._create
     waiting: list[Callable[[], None]] = []
 
     def create(self: Any, key: str, body: Any) -> str:
@@ -283,14 +284,14 @@ def store_functions_after_the_tasks(patch: pytest.MonkeyPatch) -> None:
         return etag
 
     patch.setattr(
-        Submitter, "_store_function", lambda self, digest: waiting.append(partial(store_function, self, digest))
+        BatchWriter, "_store_function", lambda self, digest: waiting.append(partial(store_function, self, digest))
     )
-    patch.setattr(Submitter, "_create", create)
+    patch.setattr(BatchWriter, "_create", create)
 
 
 def store_pieces_after_the_tasks(patch: pytest.MonkeyPatch) -> None:
     """Tasks whose large arguments are not there yet."""
-    acknowledged = Submitter._create
+    acknowledged = BatchWriter._create
     waiting: list[Callable[[], object]] = []
 
     def create(self: Any, key: str, body: Any) -> str:
@@ -302,7 +303,7 @@ def store_pieces_after_the_tasks(patch: pytest.MonkeyPatch) -> None:
             waiting.pop()()
         return etag
 
-    patch.setattr(Submitter, "_create", create)
+    patch.setattr(BatchWriter, "_create", create)
 
 
 def commit_before_big_outcomes(patch: pytest.MonkeyPatch) -> None:

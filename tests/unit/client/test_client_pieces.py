@@ -8,8 +8,8 @@ import weakref
 
 import pytest
 
+from starburst_executor.client.batches import Batch
 from starburst_executor.client.pieces import BigCall, KeptPiece, Pieces
-from starburst_executor.client.submitter import Batch
 from starburst_executor.errors import StoreUnavailable
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.testing import Fault
@@ -40,7 +40,7 @@ def test_an_argument_that_all_calls_share_goes_up_once_and_down_once_for_each_wo
     with client.rig.requests() as counts:
         batches = client.send_all()
     assert counts["create"] == len(batches) + 2  # status objects, the function, the argument
-    sent = client.submitter._session.store.requests.snapshot()["bytes_out"]
+    sent = client.submitter._writer._session.store.requests.snapshot()["bytes_out"]
     assert MB <= sent < 1.25 * MB
     client.rig.asked.clear()
     for _ in range(2):

@@ -14,10 +14,10 @@ import pytest
 
 from starburst_executor import config
 from starburst_executor.client import executor
+from starburst_executor.client.batches import Acknowledged
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.opening import Opened
 from starburst_executor.client.sending import Sending
-from starburst_executor.client.submitter import Acknowledged
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import AccessDenied, ExecutorBroken, SessionExpired, SessionNotFound, StarburstError
@@ -109,7 +109,7 @@ def test_an_object_that_had_ended_before_its_futures_were_done_is_collected(clie
     (group,) = client.rig.another().statuses.all()
     assert client.rig.states(group.key) == [State.FAILED]
     sent: list[Acknowledged] = []
-    client.sending._submitter._acknowledged = sent.append  # type: ignore[union-attr]
+    client.sending._submitter._writer._acknowledged = sent.append  # type: ignore[union-attr]
     client.submit(pow, threading.Lock())
     assert client.sending.flush(PATIENCE_S)
     client.sending._on_acknowledged(Acknowledged(group.key, group.ref, sent[0].etag, [twin]))

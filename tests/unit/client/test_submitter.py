@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.client import submitter as submitter_module
+from starburst_executor.client import stored_functions
+from starburst_executor.client.batches import Acknowledged, Batch
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.pieces import BigCall
-from starburst_executor.client.submitter import Acknowledged, Batch, Submitter
+from starburst_executor.client.submitter import Submitter
 from starburst_executor.errors import StoreUnavailable
 from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH
@@ -236,7 +237,7 @@ def test_a_late_lone_submit_costs_as_much_as_an_early_one() -> None:
 
 def test_an_epoch_is_in_the_manifest_before_there_is_anything_in_it() -> None:
     client = Client()
-    client.submitter._n_statuses = STATUSES_PER_EPOCH - 1
+    client.submitter._grouping.n_statuses = STATUSES_PER_EPOCH - 1
     client.add()
     client.send_all()
     client.rig.asked.clear()
@@ -251,7 +252,7 @@ def test_an_epoch_is_in_the_manifest_before_there_is_anything_in_it() -> None:
 
 def test_an_epoch_opened_by_a_batch_that_overtook_another_is_opened_with_those_before() -> None:
     client = Client()
-    client.submitter._n_statuses = 3 * STATUSES_PER_EPOCH
+    client.submitter._grouping.n_statuses = 3 * STATUSES_PER_EPOCH
     client.add()
     client.send_all()
     assert client.rig.another().manifest.current.submitters[0].open == (0, 1, 2, 3)
@@ -293,7 +294,7 @@ def test_a_batch_that_is_cancelled_as_a_whole_costs_nothing_and_leaves_no_gap_in
     for _ in range(2):
         client.add()
         client.send_all()
-    assert client.submitter._n_statuses == 2
+    assert client.submitter._grouping.n_statuses == 2
 
 
 def test_calls_that_could_not_be_pickled_are_recorded_as_failed() -> None:
@@ -498,7 +499,7 @@ def test_a_function_counts_once_however_many_calls_wait_for_it() -> None:
 
 
 def test_nothing_is_kept_of_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitter_module, "_REMEMBERED", 10)
+    monkeypatch.setattr(stored_functions, "_REMEMBERED", 10)
     client = Client()
     for i in range(100):
         futures = [client.add(function=b"f" * (1000 + i)) for _ in range(3)]
@@ -507,13 +508,13 @@ def test_nothing_is_kept_of_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> No
     client.submitter.cancel_unsent([client.add(function=b"never sent")])
     client.send_all()
     submitter = client.submitter
-    assert len(submitter._functions) == 10
-    assert not any(function.body for function in submitter._functions.values())
+    assert len(submitter._functions._known) == 10
+    assert not any(function.body for function in submitter._functions._known.values())
     assert not submitter._cancelled
 
 
 def test_a_function_that_was_forgotten_is_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submitter_module, "_REMEMBERED", 1)
+    monkeypatch.setattr(stored_functions, "_REMEMBERED", 1)
     client = Client()
     for function in (b"one", b"two", b"one", b"one"):
         client.add(function=function)
