@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from benchmarks.s3_endpoint.latency import Latency
-from starburst_executor.client import keeper, parts, sending, submitter
+from starburst_executor.client import batch_writer, batches, keeper, parts, sending
 from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.session import epochs
 from starburst_executor.testing.simulation import threads
@@ -200,8 +200,8 @@ class _Pool:
 
 # The stage makes these smaller, so that a few tasks meet what takes thousands. Here they are as they are.
 _SIZES = (
-    (submitter, "_LEAST_STATUS"),
-    (submitter, "STATUSES_PER_EPOCH"),
+    (batches, "_LEAST_STATUS"),
+    (batch_writer, "STATUSES_PER_EPOCH"),
     (epochs, "STATUSES_PER_EPOCH"),
     (keeper, "_DEATHS_S"),
     (leaving, "_SIGNAL_S"),

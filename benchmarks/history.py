@@ -21,12 +21,13 @@ from benchmarks._rows import Row, Run, arguments, n_requests
 from benchmarks._simulated_s3 import Folders
 from benchmarks.peers.tasks import no_op
 from starburst_executor import config
+from starburst_executor.client.batches import Acknowledged
 from starburst_executor.client.collector import FEW_REMOTE, Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.money import cost_of
 from starburst_executor.client.opening import Opened, start
 from starburst_executor.client.report import SessionStatus, status_of
-from starburst_executor.client.submitter import Acknowledged, Submitter
+from starburst_executor.client.submitter import Submitter
 from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode

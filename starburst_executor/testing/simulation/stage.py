@@ -68,8 +68,8 @@ class _Registry:
 
 # Module and name to what it is when a few tasks are to make several objects, and several epochs.
 _SMALL: dict[tuple[str, str], object] = {
-    ("client.submitter", "_LEAST_STATUS"): 3,
-    ("client.submitter", "STATUSES_PER_EPOCH"): 2,
+    ("client.batches", "_LEAST_STATUS"): 3,
+    ("client.batch_writer", "STATUSES_PER_EPOCH"): 2,
     ("session.epochs", "STATUSES_PER_EPOCH"): 2,
     ("client.sending", "_REMOTE_SENDERS"): 3,
 }
