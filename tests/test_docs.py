@@ -343,18 +343,3 @@ def test_every_page_is_in_the_index() -> None:
     index = (DOCS / "index.md").read_text(encoding="utf-8")
     pages = [page.relative_to(DOCS).as_posix() for page in PAGES if page.is_relative_to(DOCS)]
     assert [page for page in pages if page != "index.md" and f"({page})" not in index] == []
-
-
-def test_the_words_of_the_glossary_are_used_and_no_others() -> None:
-    texts = {page: without_code(page.read_text(encoding="utf-8")) for page in PAGES if page.name != "glossary.md"}
-    everything = "\n".join(texts.values()).lower()
-    rows = list(table("glossary.md", heading="word"))
-    # "container engine" is a word of ours, although "engine" alone is none.
-    phrases = [word for words, _, _ in rows for word in words.split(", ") if " " in word]
-    texts = {page: re.sub("|".join(map(re.escape, phrases)), "", text.lower()) for page, text in texts.items()}
-    for words, _, others in rows:
-        for word in words.split(", "):
-            assert re.search(rf"\b{word}", everything), f"not used: {word}"
-        for other in filter(None, others.split(", ")):
-            users = [name_of(page) for page, text in texts.items() if re.search(rf"\b{other}s?\b", text)]
-            assert not users, f"{other!r} is not our word for {words!r}: {users}"

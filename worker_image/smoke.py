@@ -1,6 +1,6 @@
 """The client of `smoke.sh`: writes the folder to build in; runs a session whose only worker is in a container.
 
-smoke.py context PROJECT FOLDER [BASE_IMAGE]     fills FOLDER; prints arguments for the engine, a word a line
+smoke.py context PROJECT FOLDER [BASE_IMAGE]     fills FOLDER; prints arguments for the container engine, a word a line
 smoke.py session [--read-only] -- COMMAND …      COMMAND runs the image; "{env}" in it becomes --env options
 """
 
@@ -18,7 +18,7 @@ from starburst_executor import StarburstExecutor, Timings
 from starburst_executor.aws.image.environment import find_environment
 from tests.support.moto_server import BUCKET, MotoServer, serving
 
-# Beside /tmp, where Debian lets everybody write. On a read-only root only what is mounted is left.
+# Folders besides /tmp in which Debian lets every user write. On a read-only root only mounted folders are writable.
 WRITABLE = {"/tmp", "/var/tmp", "/run/lock", "/var/lock"}
 N_TASKS = 500
 
@@ -52,16 +52,16 @@ def session(command: list[str], *, is_read_only: bool) -> None:
 
 
 def start(command: list[str], server: MotoServer, executor: StarburstExecutor) -> subprocess.Popen[bytes]:
-    told = {**server.environment, "STARBURST_KEY": executor.key.hex()}
-    del told["AWS_CONFIG_FILE"], told["AWS_SHARED_CREDENTIALS_FILE"]
-    options = [f"--env={name}={value}" for name, value in told.items()]
+    variables = {**server.environment, "STARBURST_KEY": executor.key.hex()}
+    del variables["AWS_CONFIG_FILE"], variables["AWS_SHARED_CREDENTIALS_FILE"]
+    options = [f"--env={name}={value}" for name, value in variables.items()]
     words = [word for given in command for word in (options if given == "{env}" else [given])]
     return subprocess.Popen([*words, executor.url, "--slots", "2"])
 
 
 def check(found: dict[str, object], *, is_read_only: bool) -> None:
     assert found["python"] == list(sys.version_info[:2])
-    assert (found["uid"], found["gid"]) == (10001, 10001), "runs as somebody else"
+    assert (found["uid"], found["gid"]) == (10001, 10001), "runs as another user"
     assert str(found["library"]).startswith("/opt/starburst/venv/"), "not the installed library"
     assert found["is_compiled"], "every start would compile the library again"
     assert str(found["code"]).startswith("/tmp/starburst-code-"), "the user's module did not come with the session"

@@ -31,7 +31,9 @@ def open_shell(clients: Clients, stack: Stack, worker_id: str, command: str) -> 
         refuses. ECS: 1 for 100 ECS tasks that run, and 2.
     """
     if not stack.has_shell:
-        raise ConfigError(f"workers of the stack {stack.name!r} let nobody in: allow it with `starburst setup --shell`")
+        raise ConfigError(
+            f"workers of the stack {stack.name!r} have no shells: allow them with `starburst setup --shell`"
+        )
     plugin = shutil.which(_PLUGIN)
     if plugin is None:
         raise ConfigError(

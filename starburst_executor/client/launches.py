@@ -2,7 +2,7 @@
 
 An unsettled launch counts in full while its client works on it. A client that has left or is dead no longer works on its
 launch, which another client then takes over. If the client's state is unknown, its launch counts as abandoned after twenty
-looks, a second apart, without a renewal.
+looks, one a second, without a renewal.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starburst_executor.session.store import SessionStore
 
 __all__ = ["Launches"]
 
-# An unsettled launch that was not renewed over this number of looks, a second apart, was left by a client that died.
+# An unsettled launch that was not renewed over this number of looks, one a second, was left by a client that died.
 _ABANDONED_LOOKS = 20
 _INTENT_LOOK_S = 1.0
 

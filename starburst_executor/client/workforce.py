@@ -83,7 +83,7 @@ class Workforce:
         watcher = Watcher(session, timings.looks_until_lost)
         watcher.watch.dead |= buried
         never, next_look = threading.Event(), session.clock.monotonic()
-        # Assumes: looks count towards a loss only if they are `look_s` apart; that a worker has left may be read at any time.
+        # Assumes: looks count towards a loss only if `look_s` lies between them; that a worker has left may be read at any time.
         backoff = Backoff(session.clock, _LEAVING_S, timings.look_s)
         while True:
             if session.clock.monotonic() >= next_look:

@@ -43,7 +43,7 @@ class Timings:
     ring_gap_s: float = 0.2  # five rings a second wake all workers; more would be throttled, since they write one key
     idle_exit_s: float = 300.0  # an idle worker costs money; starting one takes a minute or two
     client_gone_s: float = 300.0  # a laptop that changes its network is back by then
-    grace_s: float = 30.0  # what Amazon ECS gives between SIGTERM and SIGKILL unless told otherwise
+    grace_s: float = 30.0  # the default time of Amazon ECS between SIGTERM and SIGKILL
     patience_s: float = 300.0  # a client whose store goes away in mid-run: longer than a network change or a failover
     launch_s: float = 60.0  # first beat expected; without it the launch has failed
     retry_first_s: float = 0.5  # pause before a task's first retry; doubles

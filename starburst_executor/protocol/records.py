@@ -209,7 +209,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class WorkerBeat:
-    """One heartbeat of a worker.
+    """One beat of a worker.
 
     Attributes:
         number: Ascending number of the beat.
@@ -262,7 +262,7 @@ class WorkerBeat:
 
 @dataclass(frozen=True, slots=True)
 class ClientBeat:
-    """One heartbeat of an attached client.
+    """One beat of an attached client.
 
     Attributes:
         left: Whether it has left normally.

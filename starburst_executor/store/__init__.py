@@ -1,1 +1,1 @@
-"""Object stores: one interface (`base.py`), two backends, and retries (`patient.py`). Bytes with conditional writes, no more."""
+"""Object stores: one interface (`base.py`), two implementations, and retries (`patient.py`). Bytes with conditional writes, no more."""

@@ -4,7 +4,7 @@ An `ObjectStore` is a flat namespace of objects with conditional writes. It make
 result: done, refused (`PreconditionFailed`, `ObjectNotFound`, `AccessDenied`) or unclear (`StoreUnavailable`: the write
 may have landed, or may still land). `store/patient.py` alone retries, and `store/writes.py` resolves unclear answers.
 
-ETags are opaque: compared for equality, never ordered or parsed. Listings are sorted by key on every backend.
+ETags are opaque: compared for equality, never ordered or parsed. Listings are sorted by key in every store.
 """
 
 from __future__ import annotations

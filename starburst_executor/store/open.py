@@ -1,4 +1,4 @@
-"""From a URL to its store: the only place that knows which backends there are."""
+"""Opens the store that a URL names: the only module that knows which stores there are."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class MemoryStore:
             if found is None:
                 raise ObjectNotFound(f"no such object: {self.url}/{key}")
             if found.etag != expected:
-                raise PreconditionFailed(f"somebody else wrote first: {self.url}/{key}")
+                raise PreconditionFailed(f"another writer was first: {self.url}/{key}")
             self._objects[key] = made
         return made.etag
 

@@ -9,8 +9,8 @@
     watcher         stores: looks at the others' beats, repairs, keeps the budget               (`worker/watching.py`)
 
 # Guarantee: a thread that listens never calls the store, so its duties never wait for a reply. When the worker must leave,
-the threads that use the store get a limited time. After that no thread waits for them: the lease covers what they could not
-write, and the worker logs it.
+the threads that use the store get a limited time. After that no thread waits for them: the worker
+logs what they could not write, and watchers take its tasks back once it is lost.
 
 The nursery that forks the runners is forked itself before any of these threads exists.
 Source: docs/design/0008-listening.md
@@ -48,7 +48,7 @@ __all__ = ["Agent"]
 
 _log = logging.getLogger(__name__)
 
-# How long a leaving worker tries to write its last beat: after that it must end, and its lease runs out a little later.
+# How long a leaving worker tries to write its last beat: after that it must end, and a little later it counts as lost.
 _FAREWELL_S = 2.0
 # The same for a worker that cannot go on: it also releases tasks that have not started, and no platform stops it meanwhile.
 _GIVE_UP_S = 5.0

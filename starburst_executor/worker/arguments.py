@@ -206,7 +206,7 @@ def _n_fitting(sizes: Iterable[int], at_most: int) -> int:
 
 
 def _runs(places: Iterable[_Place]) -> Iterator[list[_Place]]:
-    """Group adjacent ranges of one object."""
+    """Join adjacent ranges of one object."""
     run: list[_Place] = []
     for place in places:
         last = run[-1] if run else None

@@ -29,7 +29,7 @@ class Stop(enum.Enum):
     """Why a worker ends."""
 
     IDLE = "nothing to do"
-    DRAINED = "told to stop"
+    DRAINED = "asked to stop"
     SESSION_OVER = "the session is over"
     CLIENT_LEFT = "its client has ended"
     CLIENT_DIED = "its client died"

@@ -65,7 +65,7 @@ class Pace:
         return started_at + max(2 * expected_s, expected_s + self.slice_s)
 
     def holds_too_much(self, n_waiting: int, estimate_s: float | None) -> bool:
-        """Return whether waiting tasks take so much longer than estimated at their claim that other workers should get some.
+        """Return whether waiting tasks take far longer than estimated at their claim, so that other workers should get some.
 
         A slice and the one claimed ahead are two slices of work; a single task is never too much, however long it takes.
         """

@@ -39,7 +39,7 @@ from tests.sessions import descendants, forkers_of, kill, local_pids, run_python
 _N_TASKS = 400
 _N_VICTIMS = 14
 _STUCK_S = 120.0
-_LEASE_S = 2.0  # four looks of these timings on S3; 1.2 s embedded
+_LOST_S = 2.0  # four looks of these timings on S3; 1.2 s embedded
 _SEEDS = os.environ.get("CHAOS_SEEDS", "")
 SEEDS = [int(seed) for seed in _SEEDS.split(",")] if _SEEDS else range(int(os.environ.get("CHAOS_RUNS", "50")))
 
@@ -166,12 +166,12 @@ class Chaos:
         pids = workers + [pid for worker in workers for pid in descendants(worker)] + forkers_of(self.client.pid)
         for pid in self.lots.sample(pids, min(1, len(pids))):
             send(pid, signal.SIGSTOP)
-            self.after(self.lots.uniform(0.1, 2 * _LEASE_S), lambda pid=pid: send(pid, signal.SIGCONT))
+            self.after(self.lots.uniform(0.1, 2 * _LOST_S), lambda pid=pid: send(pid, signal.SIGCONT))
         return bool(pids)
 
     def take_the_store_away(self) -> bool:
         """For less or more than a lease. True."""
-        away_s = self.lots.uniform(0.1, 2 * _LEASE_S)
+        away_s = self.lots.uniform(0.1, 2 * _LOST_S)
         if self.proxy is not None:
             self.proxy.go_down()
             self.after(away_s, self.proxy.come_back)

@@ -155,7 +155,7 @@ def set_up(clients: Clients, clock: Clock, wishes: Wishes, say: Callable[[str], 
     """Make the stack, or change it to what is wished, and write its name into the config file.
 
     Args:
-        say: Is told each line of progress.
+        say: Called with each line of progress.
 
     Raises: LaunchError with the first cause and what to do, or because workers run that the changes would end; ConfigError.
     """

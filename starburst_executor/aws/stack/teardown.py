@@ -91,11 +91,11 @@ def _stop(clients: Clients, clock: Clock, has: Contents, say: Callable[[str], No
 
 def _still_there(clients: Clients, has: Contents, tasks: set[str]) -> set[str]:
     ordered = sorted(tasks)
-    chunks = [ordered[first : first + _TASKS_AT_ONCE] for first in range(0, len(ordered), _TASKS_AT_ONCE)]
+    pages = [ordered[first : first + _TASKS_AT_ONCE] for first in range(0, len(ordered), _TASKS_AT_ONCE)]
     return {
         task["taskArn"]
-        for chunk in chunks
-        for task in clients.get("ecs").describe_tasks(cluster=has.names["Cluster"], tasks=chunk)["tasks"]
+        for page in pages
+        for task in clients.get("ecs").describe_tasks(cluster=has.names["Cluster"], tasks=page)["tasks"]
         if task["lastStatus"] != "STOPPED"
     }
 

@@ -80,7 +80,7 @@ class BotoTransport:
             # Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/s3-express-create-session.html
             signature_version=None if is_directory_bucket(bucket) else "s3v4",
             tcp_keepalive=True,
-            # The signature already covers the body's SHA-256, and some servers do not support the newer checksums.
+            # The signature already covers the body's SHA-256, and some servers do not support the newer headers for it.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         )

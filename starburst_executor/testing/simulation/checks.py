@@ -69,7 +69,7 @@ class Watch:
         self._pending = {one: self._pending.get(one, now) for one in pending}
         for one, orphaned_at in self._orphaned.items():
             if now - max(orphaned_at, since) > _ORPHAN_S:
-                self._world.fail(f"a claim that nobody works on stood for too long: {one}")
+                self._world.fail(f"a claim that no worker works on stood for too long: {one}")
                 return
         if not any(w.is_idle() and now - w.started_at > _FOUND_S for w in live):
             self._pending.clear()

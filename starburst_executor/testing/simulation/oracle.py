@@ -62,14 +62,14 @@ class Oracle:
         *,
         fail: Callable[[str], None],
         quiet_s: Callable[[], float],
-        lease_s: float,
+        lost_s: float,
     ) -> None:
         self.keys = keys
         self._sealer = sealer
         self._objects = objects
         self._fail = fail
         self._quiet_s = quiet_s
-        self._lease_s = lease_s
+        self._lost_s = lost_s
         self.manifest: Manifest | None = None
         self.statuses: dict[str, Status] = {}
         self.tasks: dict[str, Task] = {}
@@ -303,7 +303,7 @@ class Oracle:
         if b.state == State.CLAIMED:
             self.counts["claims"] += 1
             if not isinstance(process, WorkerProcess) or worker_of(b.claim) != process.worker_id:
-                return "somebody claimed for somebody else"
+                return "a process claimed for another worker"
             self._attempts.setdefault((task_id, process.worker_id), []).append(b.attempt)
             if a.losses:
                 return self._judged_lonely(new, b, process)
@@ -339,7 +339,7 @@ class Oracle:
             if b.state == State.CANCELLED:
                 return "a claimed task was cancelled"
             if not is_own:
-                return "somebody committed for another worker"
+                return "a process committed for another worker"
         if b.has_ended and b.claim == a.claim and b.losses == a.losses and is_own and b.outcome is not None:
             self._given_up.add((task_id, a.attempt))
             return self._judged_outcome(task_id, new, index, b, process)
@@ -366,7 +366,7 @@ class Oracle:
         if is_there and self.manifest is not None and n_looks <= self.manifest.timings.looks_until_lost:
             return f"a worker was taken for lost after {n_looks} looks"
         now_s = 0.0 if owner is None else owner.scheduler.now
-        if is_there and owner is not None and min(self._quiet_s(), now_s - owner.was_disturbed_at) > 2 * self._lease_s:
+        if is_there and owner is not None and min(self._quiet_s(), now_s - owner.was_disturbed_at) > 2 * self._lost_s:
             return "a worker that lives was taken for lost"
         if b.has_ended:
             max_losses = 3 if self.manifest is None else self.manifest.max_losses

@@ -9,7 +9,7 @@ from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.tasks import Behaviour
 from starburst_executor.testing.simulation.weather import Weather, draw_weather
 
-__all__ = ["LEASE_S", "TIMINGS", "Plot", "draw_plot"]
+__all__ = ["LOST_S", "TIMINGS", "Plot", "draw_plot"]
 
 TIMINGS = Timings(
     beat_s=4.0,
@@ -31,7 +31,7 @@ TIMINGS = Timings(
     retry_most_s=4.0,
     rank_s=20.0,
 )
-LEASE_S = TIMINGS.look_s * TIMINGS.looks_until_lost
+LOST_S = TIMINGS.look_s * TIMINGS.looks_until_lost
 
 
 @dataclass(frozen=True, slots=True)

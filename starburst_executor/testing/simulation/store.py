@@ -1,7 +1,7 @@
 """The simulated store: objects in a dictionary, reached through lines on which every kind of fault occurs.
 
     strand ──request──► (latency) ──► effect, by the hub ──► (latency) ──► answer
-               │                        │                                   └─ lost, or after the lease
+               │                        │                                   └─ lost, or after its sender counts as lost
                └─ crash, 503, cut off   └─ perhaps much later, though its process is dead by then
 
 The effect is a separate event, so a process may be killed, stopped or asked to end while its request is in flight.
@@ -56,7 +56,7 @@ class Vault:
     """All objects, and the faults of requests to them.
 
     Args:
-        lease_s: The time that a `SLOW` request exceeds.
+        lost_s: The time that a `SLOW` request exceeds.
         wrote: Called with every change: key, before, after, process.
         was_read: Called with every object that is read: key, object, process.
         log: Called with process and event, for the history.
@@ -70,7 +70,7 @@ class Vault:
         lots: Lots,
         *,
         url: str,
-        lease_s: float,
+        lost_s: float,
         latency_s: float,
         wrote: Wrote,
         was_read: Callable[[str, Kept, Process], None],
@@ -81,7 +81,7 @@ class Vault:
         self.scheduler = scheduler
         self.lots = lots
         self.url = url
-        self.lease_s = lease_s
+        self.lost_s = lost_s
         self.latency_s = latency_s
         self.weather: Weather = CALM
         self.away_until = float("-inf")
@@ -144,11 +144,11 @@ class Vault:
             scheduler.at(
                 0.2 + 3 * lots.random(), partial(strand.resume, token, _Failure(StoreUnavailable("timed out")))
             )
-            late_s = 2.5 * self.lease_s * lots.random() ** 2
+            late_s = 2.5 * self.lost_s * lots.random() ** 2
             scheduler.at(late_s, partial(self._land_late, process, kind, key, effect))
         else:
             if trouble is Trouble.STUCK:
-                out_s = self.lease_s * (0.5 + lots.random())
+                out_s = self.lost_s * (0.5 + lots.random())
             scheduler.at(out_s, partial(self._arrive, strand, token, kind, key, effect, trouble, back_s))
         answer = strand.suspend()
         if type(answer) is _Failure:
@@ -188,7 +188,7 @@ class Vault:
         elif trouble in (Trouble.SLOW, Trouble.STUCK):
             process.was_disturbed_at = self.scheduler.now
             if trouble is Trouble.SLOW:
-                back_s = self.lease_s * (0.5 + self.lots.random())
+                back_s = self.lost_s * (0.5 + self.lots.random())
         self.scheduler.at(back_s, partial(strand.resume, token, answer))
 
     def _land_late(self, process: Process, kind: str, key: str, effect: Callable[[Process], Any]) -> None:
@@ -260,7 +260,7 @@ class Line:
 
         def effect(process: Process) -> str:
             if self._vault.found(key).etag != expected:
-                raise PreconditionFailed(f"somebody else wrote first: {key}")
+                raise PreconditionFailed(f"another writer was first: {key}")
             return self._vault.write(key, fixed, process)
 
         return self._vault.ask("swap", key, effect)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from starburst_executor.testing.simulation.plot import LEASE_S, TIMINGS
+from starburst_executor.testing.simulation.plot import LOST_S, TIMINGS
 from starburst_executor.testing.simulation.processes import WorkerProcess
 from starburst_executor.testing.simulation.scheduler import Process
 from starburst_executor.testing.simulation.weather import CALM, Trouble
@@ -57,7 +57,7 @@ class Storm:
     def _stop(self) -> None:
         def stop(process: Process) -> None:
             process.stop()
-            self._world.scheduler.at(LEASE_S * self._world.lots.between(0.2, 3.0), partial(self._go_on, process))
+            self._world.scheduler.at(LOST_S * self._world.lots.between(0.2, 3.0), partial(self._go_on, process))
 
         self._do(Trouble.STOP, self._someone(0.2), stop)
 
@@ -71,7 +71,7 @@ class Storm:
         def term(process: Process) -> None:
             if isinstance(process, WorkerProcess):
                 process.sigterm()
-                # As an engine does: SIGKILL some time after.
+                # As a platform does: SIGKILL some time after.
                 self._world.scheduler.at(TIMINGS.grace_s * 4, partial(process.kill, "SIGKILL after SIGTERM"))
 
         self._do(Trouble.TERM, self._someone(0.0), term)
@@ -84,7 +84,7 @@ class Storm:
 
     def _cut_off(self) -> None:
         def cut(process: Process) -> None:
-            process.cut_off_until = self._world.scheduler.now + LEASE_S * self._world.lots.between(0.2, 3.0)
+            process.cut_off_until = self._world.scheduler.now + LOST_S * self._world.lots.between(0.2, 3.0)
 
         self._do(Trouble.CUT_OFF, self._someone(0.2), cut)
 

@@ -151,7 +151,7 @@ class Condition:
             if current_process().is_alive:
                 self._lock.acquire()
             else:
-                self._lock._depth += 1  # noqa: SLF001 - nobody is left to wait for it, but `__exit__` comes yet
+                self._lock._depth += 1  # noqa: SLF001 - no thread waits for it any more, but `__exit__` is still to come
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
         scheduler = current_process().scheduler

@@ -80,7 +80,7 @@ class Users:
             client.executor = None
             # Not drawn, so that it does not change what else happens.
             if self._world.report.seed % 2:
-                # Nobody is attached by then: asking brings the client back.
+                # No client is attached by then: using a future attaches this one again.
                 self._wait_done(mine, math.inf)
         else:
             if lots.chance(0.3):

@@ -70,7 +70,7 @@ class SimulatedLauncher:
     def check(self, n_slots: int) -> None:
         """Accept any number."""
 
-    def usd_per_hour(self, n_slots: int) -> float | None:  # noqa: ARG002 - nobody pays
+    def usd_per_hour(self, n_slots: int) -> float | None:  # noqa: ARG002 - simulated workers are free
         return None
 
     def start(self, order: Order, handle: str = "") -> Started:  # noqa: ARG002 - one step starts them all
@@ -194,7 +194,7 @@ def _work(world: World, worker: WorkerProcess, life: Life | None) -> None:
     Thread(target=opening, name="opening").start()
     leaving.wait(lambda: bool(opened) or leaving.is_leaving)
     if leaving.is_leaving:
-        worker.why = "told to leave before it was there"
+        worker.why = "asked to leave before it had started"
     elif isinstance(opened[0], StarburstError):
         raise opened[0]
     else:

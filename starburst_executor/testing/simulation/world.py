@@ -13,7 +13,7 @@ from starburst_executor.protocol.keys import SessionKeys
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.oracle import Oracle
-from starburst_executor.testing.simulation.plot import LEASE_S, Plot, draw_plot
+from starburst_executor.testing.simulation.plot import LOST_S, Plot, draw_plot
 from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
 from starburst_executor.testing.simulation.scheduler import Process, Scheduler, current_process
 from starburst_executor.testing.simulation.store import Kept, Vault
@@ -91,7 +91,7 @@ class World:
             self.scheduler,
             self.lots.fork(),
             url=self.plot.url,
-            lease_s=LEASE_S,
+            lost_s=LOST_S,
             latency_s=self.plot.latency_s,
             wrote=self._wrote,
             was_read=self._was_read,
@@ -103,7 +103,7 @@ class World:
     @property
     def oracle(self) -> Oracle:
         """The oracle of the session; it exists as soon as the session does."""
-        assert self._oracle is not None  # nobody asks before  # noqa: S101
+        assert self._oracle is not None  # only called after it is set  # noqa: S101
         return self._oracle
 
     @property
@@ -192,6 +192,6 @@ class World:
                 self.workers,
                 fail=self.fail,
                 quiet_s=lambda: self.scheduler.now - self.last_trouble_at,
-                lease_s=LEASE_S,
+                lost_s=LOST_S,
             )
         self._oracle.wrote(key, before, after, process)

@@ -72,8 +72,8 @@ class Tokens:
     def take_back(self) -> list[int]:
         """Take back the jobs that have not started and return their numbers in order; they will never start."""
         taken = b""
-        while chunk := self._read(_TAKE_BYTES, 0):
-            taken += chunk
+        while data := self._read(_TAKE_BYTES, 0):
+            taken += data
         taken += self._unsent
         self._unsent.clear()
         return [number for (number,) in _TOKEN.iter_unpack(taken)]

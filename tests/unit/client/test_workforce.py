@@ -23,7 +23,7 @@ def waited_s(rig: Rig, launcher: FakeLauncher | None = None) -> float:
     return rig.clock.monotonic() - began
 
 
-def lease_s(rig: Rig) -> float:
+def lost_s(rig: Rig) -> float:
     return rig.timings.look_s * rig.timings.looks_until_lost
 
 
@@ -36,7 +36,7 @@ def test_those_that_have_left_are_gone() -> None:
 def test_a_silent_one_is_waited_for_until_it_is_lost() -> None:
     rig = Rig()
     rig.beat("w0")
-    assert waited_s(rig) >= lease_s(rig)
+    assert waited_s(rig) >= lost_s(rig)
 
 
 def test_one_whose_process_has_ended_here_is_gone() -> None:
@@ -50,7 +50,7 @@ def test_one_whose_beat_cannot_be_read_is_not_taken_for_gone() -> None:
     rig = Rig()
     rig.beat("w0")
     rig.objects.put(rig.keys.worker("w0"), b"spoilt")
-    assert waited_s(rig) >= lease_s(rig)
+    assert waited_s(rig) >= lost_s(rig)
 
 
 def test_what_an_engine_stops_slowly_is_gone_when_it_says_so() -> None:
@@ -61,7 +61,7 @@ def test_what_an_engine_stops_slowly_is_gone_when_it_says_so() -> None:
     rig.beat("w0")
     stops_at = rig.clock.monotonic() + rig.timings.look_s
     launcher.deaths = lambda handle: [Death(handle, "")] if rig.clock.monotonic() >= stops_at else []  # type: ignore[method-assign]
-    assert rig.timings.look_s <= waited_s(rig, launcher) < lease_s(rig) / 2
+    assert rig.timings.look_s <= waited_s(rig, launcher) < lost_s(rig) / 2
 
 
 class Far(FakeLauncher):
@@ -98,4 +98,4 @@ def test_where_it_may_not_be_asked_silence_decides(monkeypatch: pytest.MonkeyPat
 
     far.deaths = refused  # type: ignore[method-assign]
     monkeypatch.setattr(deaths, "own_launcher", lambda session: far)
-    assert waited_s(rig) >= lease_s(rig)
+    assert waited_s(rig) >= lost_s(rig)
