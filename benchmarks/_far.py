@@ -1,8 +1,8 @@
 """A session of any size in one thread: the real client and the real agents in simulated time, at Amazon's latencies.
 
-What `starburst_executor.testing.simulation` plays with trouble is played here without any, and counted. Time passes only
-where somebody waits, so two hundred workers fit into one process and nothing is slowed by a machine that is too small:
-what is left is what the protocol itself costs. Processors are taken to be infinitely fast, but for `SUBMIT_S` a submit.
+This is the simulation of `starburst_executor.testing.simulation` without faults, with its requests counted. Time passes
+only while a thread waits, so two hundred workers fit into one process, and a small machine does not slow them: the
+figures show the cost of the protocol alone. Computing takes no time, except for `SUBMIT_S` per submit.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _B = TypeVar("_B")
 
 @dataclass
 class Played:
-    """What one session took.
+    """The measurements of one session.
 
     Attributes:
         seconds: From the first submit to the last result, in simulated time.
-        first_s: From the first submit until the first task's result is there.
+        first_s: From the first submit until the client has the first task's result.
         requests: Meanwhile, from all sides, by kind.
         whole: From the start of the session to its end.
     """
@@ -59,7 +59,7 @@ class Played:
 
 
 def play(naps: list[float], workers: int, *, seed: int = 1) -> Played:
-    """Run tasks of these lengths on so many workers, which are up and have just run others."""
+    """Run tasks of these lengths on `n_workers` workers, which have just run other tasks."""
     played = Played()
     world = _World(seed, workers)
     client = ClientProcess(world.scheduler, "client")
@@ -71,7 +71,7 @@ def play(naps: list[float], workers: int, *, seed: int = 1) -> Played:
         for process in world.processes():
             process.kill("it is over")
         if client.executor is not None:
-            # Its memory is gone: nothing of it ends sessions any more.
+            # The client's memory is gone: it must not end sessions any more.
             client.executor._finalizer.detach()  # noqa: SLF001
             client.executor._engine._pid = -1  # noqa: SLF001
         world.scheduler.run(lambda: False, 0.0)
@@ -90,11 +90,11 @@ def _main(world: _World, client: Any, naps: list[float], workers: int, played: P
     executor = StarburstExecutor(workers=workers, store="sim://far", launcher=launcher, key=KEY)
     client.executor = executor
     world.url = executor.url
-    # Another function than that of the tasks: nobody has measured that one yet.
+    # Not the function of the tasks: no worker has measured that one yet.
     executor.submit(_warm_up, 0, Behaviour.WELL.value, 0.0, b"")
     while sum("/workers/" in key for key in world.vault.objects) < workers:
         strand.sleep(0.5)
-    # As the measurements of real processes begin: everybody has just run something.
+    # Measurements of real processes begin in the same state: every worker has just run a task.
     for future in [executor.submit(_warm_up, i, Behaviour.WELL.value, 0.2, b"") for i in range(4 * workers)]:
         while not future.done():
             strand.sleep(0.01)
@@ -122,7 +122,7 @@ def _warm_up(number: int, behaviour: str, seconds: float, shared: bytes) -> str:
 
 
 class _World(World):
-    """A world in which nothing is checked and nothing goes wrong."""
+    """A world without checks and faults."""
 
     def __init__(self, seed: int, workers: int) -> None:
         plot = Plot(
@@ -142,7 +142,7 @@ class _World(World):
         return f"{number}/{job.task_id}"
 
     def log(self, who: str, what: str) -> None:
-        """No history is kept. A worker that cannot go on ends all: it would be replaced, and the next one fail as well."""
+        """Keep no history. A worker that cannot go on ends the run, since its replacement would fail as well."""
         if what == f"ends: {Stop.FAILED.value}":
             self.scheduler.errors.append((who, RuntimeError("the worker cannot go on; its log says why")))
 
@@ -151,11 +151,11 @@ class _World(World):
 
 
 class _Far(Vault):
-    """Objects at Amazon's distance; the effect of a request comes at its end, as at the endpoint."""
+    """Objects with Amazon's latencies; a request takes effect at its end, as at the endpoint."""
 
     def __init__(self, world: _World) -> None:
         super().__init__(
-            world.scheduler, world.lots.fork(), url="sim://far", lease_s=0.0, latency_s=0.0,
+            world.scheduler, world.lots.fork(), url="sim://far", lost_s=0.0, latency_s=0.0,
             wrote=world.wrote, was_read=lambda *_: None, log=world.log, trouble=world.trouble,
         )  # fmt: skip
         self._latency = Latency("aws", world.lots.bits() % 2**32)
@@ -176,7 +176,7 @@ class _Far(Vault):
 
 
 class _Pool:
-    """As `ThreadPoolExecutor`, of strands, as many as there are items."""
+    """A `ThreadPoolExecutor` with one strand for each item."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -198,7 +198,7 @@ class _Pool:
         pass
 
 
-# The stage makes these smaller, so that a few tasks meet what takes thousands. Here they are as they are.
+# The stage shrinks these limits, so that a few tasks reach them. Measurements need the real ones.
 _SIZES = (
     (batches, "_LEAST_STATUS"),
     (batch_writer, "STATUSES_PER_EPOCH"),
@@ -213,7 +213,7 @@ _SIZES = (
 def _stage(world: _World) -> Iterator[None]:
     sizes = [(module, name, getattr(module, name)) for module, name in _SIZES]
     with on_stage(lambda: Line(world.vault)):
-        # The stage puts all of them back when it is left.
+        # The stage restores all of them at its end.
         for module, name, value in [*sizes, (parts, "ThreadPoolExecutor", _Pool)]:
             setattr(module, name, value)
         yield

@@ -1,10 +1,10 @@
 """A client and any number of workers in virtual time: the product's own executor, engine and agents on a simulated S3.
 
-    Fleet(n_workers, …).run(n_tasks, task_s) ──► Flight: when what was done, requests by second, what workers were paid for
+    Fleet(n_workers, …).run(n_tasks, task_s) ──► Flight: times, requests by second, useful time
 
-What is simulated: processes, threads, time, the store, and what runs a task. What is not: every line that decides what
-is asked of the store and when. Computing takes no virtual time, so what a client's processor limits is not seen here;
-`scale.py` measures that apart.
+Processes, threads, time, the store and the runners are simulated. The code that decides on store requests and their
+times is the real one. Computing takes no virtual time, so the limits of a client's processor do not show; `million.py`
+measures those.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Flight:
     Attributes:
         seconds: From the first submit to the last result, as the client sees it.
         by_second: Requests by kind, `503` for refused ones, for each second of the run.
-        useful: Share of the workers' time between these two moments that was spent in tasks.
+        useful: Share of the workers' time between these two moments that they spent in tasks.
         steady: The same over the middle half, without the first claims and the last tasks.
-        n_steps: Of the simulation.
+        n_steps: Number of steps of the simulation.
     """
 
     seconds: float
@@ -66,11 +66,11 @@ class Flight:
 
 
 class Fleet:
-    """A session with its workers up.
+    """A session whose workers are running.
 
     Args:
         n_workers: Agents with one slot each.
-        limits: S3 refuses what is beyond this share of its documented rates; None for no limit.
+        limits: S3 refuses requests beyond this share of its documented rates; None for no limit.
     """
 
     def __init__(self, n_workers: int, *, limits: float | None = None, seed: int = 1) -> None:
@@ -86,7 +86,7 @@ class Fleet:
         self._seconds: tuple[float, float] | None = None
 
     def run(self, n_tasks: int, task_s: float, *, at_most_s: float = 3600.0) -> Flight:
-        """Submit so many tasks of so many seconds and wait for all results. Raises: RuntimeError if that fails."""
+        """Submit `n_tasks` tasks of `task_s` seconds each and wait for all results. Raises: RuntimeError if that fails."""
         scheduler = self._scheduler
         client = ClientProcess(scheduler, "client")
         client.clock = ProcessClock(client, self._lots.fork())
@@ -103,7 +103,7 @@ class Fleet:
                     process.on_end.clear()
                     process.kill("the run is over")
                 if client.executor is not None:
-                    # Its memory is gone: nothing of it ends sessions any more.
+                    # The client's memory is gone: it must not end sessions any more.
                     client.executor._finalizer.detach()  # noqa: SLF001
                     client.executor._engine._pid = -1  # noqa: SLF001
                 scheduler.run(lambda: False, 0.0)
@@ -144,7 +144,7 @@ class Fleet:
 
         for i in range(n_tasks):
             executor.submit(simulated_task, i, Behaviour.WELL.value, task_s, b"").add_done_callback(done)
-        # Not by `result()`, which waits with a real lock; what is left of this process are its threads.
+        # Not by `result()`, which waits with a real lock; only the threads of this process are simulated.
         clock.wait(Event(), 1e9)
 
     def _start_worker(self) -> None:
@@ -155,8 +155,8 @@ class Fleet:
         worker.spawn("main", partial(self._work, worker))
 
     def _work(self, worker: WorkerProcess) -> None:
-        """As `worker/__main__.py`."""
-        # Not all at the same moment: their beats and looks are to be as spread as those of a fleet that runs for long.
+        """Run one worker, as `worker/__main__.py` does."""
+        # Not all at the same moment: beats and looks must be as spread as in a fleet that has run for a while.
         current_strand().sleep(self._lots.between(0.0, Timings.remote().beat_s))
         _, session_id = split_url(self._url or "")
         clock: Any = worker.clock
@@ -172,7 +172,7 @@ class Fleet:
 
 
 class _Starts:
-    """When tasks were started; and a name for each execution, which nobody asks for here."""
+    """Records when tasks were started; names each execution, as the interface requires."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.at: list[float] = []
@@ -188,7 +188,7 @@ def _nobody_is_poisoned(worker: WorkerProcess, task: str) -> None:
 
 
 class _Pool:
-    """Stands in for `ThreadPoolExecutor`: so many strands, side by side."""
+    """Replaces `ThreadPoolExecutor` by parallel strands."""
 
     def __init__(self, n_threads: int, *_: object) -> None:
         self._n_threads = n_threads
@@ -216,12 +216,12 @@ class _Pool:
         return iter([results[i] for i in range(len(listed))])
 
     def shutdown(self, wait: bool = True) -> None:
-        """Its strands end by themselves."""
+        """Do nothing: the strands end by themselves."""
 
 
 @contextmanager
 def _parsed_once() -> Iterator[None]:
-    """A thousand workers that list a thousand keys parse each key once between them, for want of a thousand processors."""
+    """Parse each listed key once for all workers: a thousand workers that list a thousand keys share one processor here."""
     parse = SessionKeys.parse_status
     SessionKeys.parse_status = lru_cache(maxsize=None)(parse)  # type: ignore[method-assign]
     try:
@@ -232,7 +232,7 @@ def _parsed_once() -> Iterator[None]:
 
 @contextmanager
 def _collector_of(scheduler: Scheduler) -> Iterator[None]:
-    """The collector would run finalizers in whatever strand: let it come in the hub, now and then."""
+    """Collect garbage in the hub only: otherwise finalizers would run in an arbitrary strand."""
 
     def collect() -> None:
         gc.collect()

@@ -3,7 +3,7 @@
     python benchmarks/_picture.py docs/images/run.png
 
 Nothing is simulated: the client, its three workers and their runners are processes of this machine, the deaths are
-SIGKILL, and each bar is what one runner noted in a file when a task began and ended.
+SIGKILL, and each bar is drawn from the lines that one runner wrote when a task began and ended.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Bar:
 
 
 def run(folder: Path) -> tuple[list[Bar], dict[str, float], int]:
-    """One run, as its tasks noted it; when what happened; the process id of the worker that was killed."""
+    """Make one run; return its bars, the times of its events, and the process id of the killed worker."""
     notes = folder / "notes"
     notes.touch()
     environment = {**os.environ, "STARBURST_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}

@@ -1,7 +1,7 @@
 """How plots look and how they are written: the same bytes for the same rows.
 
-Colours are those of Okabe and Ito, which people who do not see all colours can tell apart; no meaning hangs on colour
-alone, every line and bar has its words beside it.
+The colours are those of Okabe and Ito, which people with colour blindness can distinguish. Colour alone has no meaning:
+every line and bar is labelled.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ mpl.rcParams.update(
 
 
 def figure(title: str, n_rows: int = 1, n_columns: int = 1, *, height: float = 3.6) -> tuple[Any, Any]:
-    """A figure whose title says what was found, and its axes."""
+    """Return a figure whose title states the result, and its axes."""
     fig, axes = plt.subplots(
         n_rows, n_columns, figsize=(9.2, 0.6 + height * n_rows), squeeze=False, layout="constrained"
     )
@@ -59,14 +59,14 @@ def figure(title: str, n_rows: int = 1, n_columns: int = 1, *, height: float = 3
 
 
 def plain(value: float, _: object = None) -> str:
-    """A number as people write it."""
+    """Return a number as people write it."""
     if value >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"
 
 
 def log_axis(axis: Any) -> None:
-    """A logarithmic axis with plain numbers."""
+    """Make an axis logarithmic, with plain numbers."""
     axis.axes.set_xscale("log") if axis.axis_name == "x" else axis.axes.set_yscale("log")
     axis.set_major_formatter(FuncFormatter(_short))
     axis.set_minor_formatter(NullFormatter())
@@ -74,7 +74,7 @@ def log_axis(axis: Any) -> None:
 
 
 def _short(value: float, _: object) -> str:
-    """A number that has little room: 10k, 1M."""
+    """Return a short form of a number: 10k, 1M."""
     for unit, words in ((1e6, "M"), (1e3, "k")):
         if value >= 10 * unit or value == unit == 1e6:
             return f"{value / unit:g}{words}"
@@ -82,8 +82,8 @@ def _short(value: float, _: object) -> str:
 
 
 def end_notes(ax: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Words at the ends of lines, given as x, y, words and colour, kept from lying on one another."""
-    ax.figure.draw_without_rendering()  # axes are where they will be
+    """Write labels at the ends of lines, given as x, y, text and colour, without overlaps."""
+    ax.figure.draw_without_rendering()  # so that the axes have their final positions
     taken = float("-inf")
     for x, y, words, colour in sorted(ends, key=lambda end: end[1]):
         at = ax.transData.transform((x, y))[1] * 72 / ax.figure.dpi
@@ -92,13 +92,13 @@ def end_notes(ax: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
 
 
 def note_on(ax: Any, x: float, y: float, words: str, colour: str, **how: Any) -> None:
-    """Words right beside a point."""
+    """Write a label beside a point."""
     options = {"xytext": (6, 0), "va": "center", "ha": "left", "fontsize": 9, **how}
     ax.annotate(words, (x, y), textcoords="offset points", color=colour, annotation_clip=False, **options)
 
 
 def save(fig: Any, stem: Path) -> None:
-    """As PNG and SVG, without a date, so that a plot changes only if its rows do."""
+    """Write a figure as PNG and SVG, without a date, so that a plot changes only if its rows do."""
     fig.savefig(stem.with_suffix(".png"), metadata={"Software": None})
     fig.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
     plt.close(fig)

@@ -1,4 +1,4 @@
-"""Rows that were measured, read again: what plots and tables are made of."""
+"""Reads measured rows, from which plots and tables are made."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Rows = list[dict[str, Any]]
 
 
 class MissingRowsError(Exception):
-    """What a plot is about was not measured."""
+    """The rows of a plot were not measured."""
 
 
 class Found(dict[str, Rows]):
-    """The rows of each benchmark that was run."""
+    """The rows of each benchmark."""
 
     def __missing__(self, name: str) -> Rows:
         raise MissingRowsError(f"no rows of {name}")
 
 
 def newest(folder: Path) -> Found:
-    """The rows of each benchmark's newest file that has any."""
+    """Return the rows of each benchmark's newest file that has rows."""
     found = Found()
     for file in sorted(folder.glob("*-????-??-??.jsonl")):
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -33,7 +33,7 @@ def newest(folder: Path) -> Found:
 
 
 def chosen(rows: Rows, **wanted: Any) -> Rows:
-    """Those rows that were measured and have these conditions."""
+    """Return the measured rows with these conditions."""
     return [
         row
         for row in rows
@@ -42,7 +42,7 @@ def chosen(rows: Rows, **wanted: Any) -> Rows:
 
 
 def needed(rows: Rows, **wanted: Any) -> Rows:
-    """As `chosen`. Raises: MissingRowsError if there are none."""
+    """Return the rows of `chosen`. Raises: MissingRowsError if there are none."""
     found = chosen(rows, **wanted)
     if not found:
         raise MissingRowsError(f"no rows with {wanted}")

@@ -1,4 +1,4 @@
-"""What every benchmark makes: a table for people and one JSON line a row for programs.
+"""The output of every benchmark: a table for people, and one line of JSON per row for programs.
 
     parser = arguments(__doc__)                            # --quick, --out FOLDER; add more if the question needs them
     run = Run(__file__, parser.parse_args())
@@ -7,8 +7,8 @@
     run.table("what this is", [Row("no-ops", "tasks/s", values, requests=…, conditions={"n_tasks": 10_000})])
 
 The table goes to the standard output. With `--out` it also goes to `FOLDER/<name>-<date>.txt`, and the rows to
-`FOLDER/<name>-<date>.jsonl`, which is what plots are drawn from. Each table is written when it is made, so that a run
-that breaks off leaves what it has measured.
+`FOLDER/<name>-<date>.jsonl`, from which plots are drawn. Each table is written as soon as it is complete, so that a run
+that breaks off leaves its measurements.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from starburst_executor import __version__
 
 __all__ = ["KINDS", "Cpu", "Row", "Run", "arguments", "cost_usd", "cpu_seconds", "n_requests"]
 
-# The kinds of request that a store is paid for; the counters of bytes, retries and races are none.
+# The kinds of requests that cost money; the other counters are of bytes, retries and races.
 KINDS = ("get", "not_modified", "list", "create", "swap", "put", "delete")
-# Dollars for 1,000 requests, us-east-1, as on the public S3 price list of 2026: a refused or empty answer is paid too.
+# Dollars for 1,000 requests, us-east-1, from the public S3 price list of 2026: a refused request or an empty answer costs the same.
 _PRICES = {"get": 0.0004, "not_modified": 0.0004, "list": 0.005, "create": 0.005, "swap": 0.005, "put": 0.005}
 
 
 def n_requests(counts: Mapping[str, int]) -> int:
-    """How many requests these counters stand for."""
+    """Return the number of requests in these counters."""
     return sum(counts.get(kind, 0) for kind in KINDS)
 
 
 def cost_usd(counts: Mapping[str, int]) -> float:
-    """What Amazon would ask for these requests, in dollars; deleting is free."""
+    """Return Amazon's price of these requests in dollars; deleting is free."""
     return sum(counts.get(kind, 0) * price for kind, price in _PRICES.items()) / 1000
 
 
@@ -57,10 +57,10 @@ class Cpu:
 
 @contextmanager
 def cpu_seconds(*, exclude: Collection[int] = ()) -> Iterator[Cpu]:
-    """Measures the block; what it took is in the value after the block.
+    """Measure the block; the value has the result after the block.
 
     Args:
-        exclude: Processes that are no workers, such as a store of the benchmark's own; nor are their children.
+        exclude: Processes that do not count, with their children, such as the benchmark's own store.
     """
     before = _cpu(exclude)
     used = Cpu()
@@ -81,7 +81,7 @@ def _cpu(exclude: Collection[int]) -> Cpu:
 
 
 def _cpu_of(process: psutil.Process) -> float:
-    """Of one process and of its children that have ended; nothing if it ended just now."""
+    """Return the CPU time of one process and its ended children; 0 if it ended just now."""
     with suppress(psutil.NoSuchProcess):
         times = process.cpu_times()
         return float(times.user + times.system + times.children_user + times.children_system)
@@ -90,13 +90,13 @@ def _cpu_of(process: psutil.Process) -> float:
 
 @dataclass
 class Row:
-    """One measured figure: its repetitions, what they took, and under which conditions.
+    """One measured figure: its repetitions, their requests and CPU time, and the conditions.
 
     Attributes:
-        values: One for each repetition, or for each of many trips; none if it could not be measured, and `note` says why.
-        requests: To the store, by kind, from all sides: of one repetition, the one that is told of in `note`.
-        conditions: What was chosen, such as `n_tasks` and `workers`: what a plot has on its axes.
-        budget: What the value should be, such as `≤ 5`; empty if nothing was promised.
+        values: One for each repetition or trip; none if it could not be measured, with the reason in `note`.
+        requests: To the store, by kind, from all processes, of the one repetition that `note` describes.
+        conditions: The parameters, such as `n_tasks` and `workers`, which are a plot's axes.
+        budget: The limit for the value, such as `≤ 5`; empty if there is none.
     """
 
     name: str
@@ -147,9 +147,11 @@ class Row:
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with what every benchmark takes."""
+    """Return a parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="less of everything: whether it works, not how fast it is")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer repetitions: shows whether it works, not how fast it is"
+    )
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write <name>-<date>.txt and .jsonl there as well")
     return parser
 
@@ -158,7 +160,7 @@ class Run:
     """One run of a benchmark.
 
     Args:
-        file: The benchmark's own `__file__`: its stem is the run's name.
+        file: The benchmark's `__file__`, whose stem is the run's name.
         options: As parsed by `arguments`.
     """
 
@@ -172,7 +174,7 @@ class Run:
                 Path(f"{self._stem}{suffix}").write_text("", encoding="utf-8")
 
     def table(self, title: str, rows: list[Row]) -> None:
-        """Print rows, and write them where `--out` says."""
+        """Print rows, and write them to the folder of `--out`."""
         table = _table(title, rows)
         print(table, flush=True)
         if self._stem is not None:
@@ -180,7 +182,7 @@ class Run:
         self.rows(rows)
 
     def rows(self, rows: list[Row]) -> None:
-        """Write rows for programs alone: those of a plot that would make a long table."""
+        """Write rows for programs only: a plot's rows that would make a long table."""
         if self._stem is not None:
             self._append(".jsonl", "".join(row.as_json(quick=self.quick) + "\n" for row in rows))
 
@@ -217,7 +219,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _figure(value: float) -> str:
-    """Four digits or so, whatever the magnitude."""
+    """Return a number with about four digits, for any magnitude."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 

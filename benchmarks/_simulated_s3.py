@@ -1,7 +1,7 @@
-"""S3 in virtual time: what it stores, how long it takes, how many requests a second it bears, and who asked for what.
+"""S3 in virtual time: what it stores, how long a request takes, how many requests a second it answers, and which process made each.
 
-A simulated process waits for an answer as in `starburst_executor.testing.simulation`; nothing goes wrong here but that a
-prefix answers 503 beyond its rate. Listings are kept by folder, so that a million objects are no burden.
+A simulated process waits for an answer as in `starburst_executor.testing.simulation`; the only fault is that a
+prefix answers 503 beyond its rate. Listings are kept by folder, so that a million objects are cheap.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Folders:
     """Objects by folder: the part of a key up to its last "/". An `ObjectStore` that answers at once; not thread-safe.
 
     Args:
-        now: Gives the time of each write.
+        now: Returns the time of each write.
     """
 
     def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
@@ -59,7 +59,7 @@ class Folders:
 
     def swap(self, key: str, body: Body, expected: str) -> str:
         if self._found(key)[0].etag != expected:
-            raise PreconditionFailed(f"somebody else wrote first: {key}")
+            raise PreconditionFailed(f"another writer was first: {key}")
         return self.put(key, body)
 
     def put(self, key: str, body: Body) -> str:
@@ -96,7 +96,7 @@ def _folder(key: str) -> str:
 
 @dataclass
 class _Bucket:
-    """Tokens for one kind of request: a second's worth at the most."""
+    """Tokens for one kind of request, at most those of one second."""
 
     per_s: float
     tokens: float
@@ -112,7 +112,7 @@ class _Bucket:
 
 
 class SimulatedS3:
-    """One bucket whose keys all lie in one partition, as in a bucket that is new.
+    """One bucket whose keys are all in one partition, as in a new bucket.
 
     Args:
         limits: It answers 503 beyond this share of `WRITES_PER_S` and `READS_PER_S`; None for no limit.
@@ -130,11 +130,11 @@ class SimulatedS3:
         self._writes, self._reads = _Bucket(writes, writes), _Bucket(reads, reads)
 
     def line(self) -> Line:
-        """One process's way to it."""
+        """Return a store through which one process makes requests."""
         return Line(self)
 
     def ask(self, kind: str, effect: Callable[[], _T]) -> _T:
-        """One request of the strand that runs."""
+        """Make one request in the current strand."""
         strand = current_strand()
         latency_s = self._latency.draw_s("get" if kind == "get" else kind)
         token = strand.arm()

@@ -1,11 +1,11 @@
-"""How many claims a second W claimers win, and what share of the races they lose, against the number of status objects.
+"""Measures the claims per second that W claimers win, and the share of races that they lose, by the number of status objects.
 
     python benchmarks/contention.py [--quick] [--out FOLDER]
 
 In virtual time, on a simulated S3 with Amazon's latencies: the workers' own `Finder` chooses, their own `Claims` claim,
-one task at a time, and whoever loses a race goes to another object after the pause that a slot makes. Claimers do
-nothing but claim, all the time: many times the contention of workers that also run what they have claimed. At the start
-each has listed everything once.
+one task at a time, and a claimer that loses a race goes to another object after the pause that a slot makes. Claimers
+claim all the time, so the contention is many times that of workers that also run tasks. At the start each claimer has
+listed everything once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CLAIMERS, OBJECTS = (1, 2, 4, 8, 16, 32, 64), (1, 10, 100, 1000)
 
 @dataclass
 class Count:
-    """Of one claimer. Races are those swaps that another claimer was faster than."""
+    """The counts of one claimer. A race is a swap for which another claimer was faster."""
 
     won: int = 0
     lost: int = 0
@@ -49,7 +49,7 @@ class Count:
 
 
 class Arena:
-    """Claimers around so many status objects, each of 256 pending tasks."""
+    """Claimers that compete for status objects of 256 pending tasks each."""
 
     def __init__(self, n_claimers: int, n_objects: int, seconds: float) -> None:
         self._lots = Lots(n_claimers * 10_000 + n_objects)
@@ -60,7 +60,7 @@ class Arena:
         self.counts = [Count() for _ in range(n_claimers)]
 
     def fight(self) -> None:
-        """Let all of them claim for that long."""
+        """Let all of them claim for `seconds`."""
         scheduler, processes = self._scheduler, []
         with on_stage(self._s3.line, small=False):
             for number, count in enumerate(self.counts):
@@ -111,7 +111,7 @@ class Arena:
                 count.won += 1
                 n_races = 0
             elif seen is None:
-                # As `worker/slot.py` does after a race.
+                # The pause of `worker/slot.py` after a lost race.
                 count.lost += 1
                 n_races += 1
                 finder.candidates.avoid(key)
@@ -136,7 +136,7 @@ def main() -> None:
     for n_objects in OBJECTS[:2] if run.quick else OBJECTS:
         found = []
         for n_claimers in CLAIMERS:
-            # Nothing runs dry: an object takes about 20 swaps a second, whoever makes them.
+            # Enough tasks for the whole fight: an object allows about 20 swaps a second in all.
             arena = Arena(n_claimers, n_objects, seconds)
             arena.fight()
             found += rows(n_claimers, n_objects, arena.counts, seconds)

@@ -2,8 +2,8 @@
 
     python benchmarks/figures.py [FOLDER]
 
-`docs/explanation/performance.md` has places for tables, `<!-- figures: NAME -->` to `<!-- end of figures -->`; what is
-between them is replaced. Whether a budget is met is computed from the rows, never written by hand.
+`docs/explanation/performance.md` has places for tables, `<!-- figures: NAME -->` to `<!-- end of figures -->`; the
+text between them is replaced. Whether a budget is met is computed from the rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", r
 
 
 def is_met(budget: str, value: float) -> bool:
-    """Whether a value keeps a budget such as `≤ 2,000`. Raises: ValueError if that is no budget."""
+    """Return whether a value meets a budget such as `≤ 2,000`. Raises: ValueError if the budget is malformed."""
     match = re.fullmatch(r"([≤≥]) ([\d,.]+)", budget)
     if match is None:
         raise ValueError(f"not a budget: {budget!r}")
@@ -33,7 +33,7 @@ def is_met(budget: str, value: float) -> bool:
 
 
 def figure(value: float | None) -> str:
-    """Three digits or so."""
+    """Return a number with about three digits."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
@@ -44,14 +44,14 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def budgets(found: Found) -> str:
-    """Every row for which something was promised."""
+    """Return the table of all rows that have a budget."""
     rows = []
     for name in sorted(found):
         for row in found[name]:
             if row["budget"]:
                 value = row["value"]
                 met = "not measured" if value is None else "yes" if is_met(row["budget"], value) else "**no**"
-                # Less of everything than was promised for: neither kept nor broken.
+                # Fewer repetitions than the budget is meant for: neither met nor missed.
                 met = "quick run" if row.get("quick") else met
                 measured = f"{figure(value)} {row['unit']}"
                 rows.append((f"`{name}`", row["name"], f"{row['budget']} {row['unit']}", measured, met))
@@ -59,7 +59,7 @@ def budgets(found: Found) -> str:
 
 
 def rates(found: Found) -> str:
-    """Tasks a second of every library, and ours over theirs."""
+    """Return the table of tasks per second of each library, and of our rate over theirs."""
     rows = needed(found["throughput"], how="map", n_tasks=10_000)
     local = [row for row in rows if not is_ratio(row) and "S3" not in row["conditions"]["library"]]
     settings = [("no-op", 2), ("no-op", 8), ("1 ms", 2), ("1 ms", 8)]
@@ -68,7 +68,7 @@ def rates(found: Found) -> str:
     for library in libraries:
         cells = []
         for task, workers in settings:
-            # The first row is that of the embedded store; what was measured on S3 comes last.
+            # The first row is for the embedded store; rows for S3 come last.
             mine = chosen(local, library=library, task=task, workers=workers)[:1]
             cells.append(figure(mine[0]["value"]) if mine else "–")
         ratio = chosen(rows, ours_over=library, task="no-op", workers=2)
@@ -78,7 +78,7 @@ def rates(found: Found) -> str:
 
 
 def scale(found: Found) -> str:
-    """Fleets in virtual time."""
+    """Return the table of fleets in virtual time."""
     rows = found["scale"]
     lines = []
     for row in needed(rows, measure="steady"):
@@ -106,7 +106,7 @@ def scale(found: Found) -> str:
 
 
 def conditions(found: Found) -> str:
-    """Where and when."""
+    """Return the line on machine, versions and date."""
     rows = [row for name in found for row in found[name]]
     if not rows:
         raise MissingRowsError("no rows at all")
@@ -124,7 +124,7 @@ TABLES: dict[str, Callable[[Found], str]] = {
 
 
 def filled(text: str, found: Found) -> str:
-    """The page with its tables; a table whose rows are missing stays as it is."""
+    """Return the page with new tables; a table whose rows are missing stays as it is."""
 
     def replaced(match: re.Match[str]) -> str:
         try:

@@ -1,10 +1,10 @@
-"""What a long history costs: a census of 100,000 status objects, and a session's 100,000th lone submit beside its first.
+"""Measures the cost of a long history: a census of 100,000 status objects, and a session's 100,000th lone submit beside its first.
 
     python benchmarks/history.py [--quick] [--out FOLDER]
 
 Only requests are counted, so nothing is timed: the protocol's own code runs in one thread, step by step, on a store in
-memory. The objects of the census are written through `protocol/`; each lone submit goes all its way, from the submitter
-through a claim and a commit to its future, before the next one.
+memory. The objects of the census are written through `protocol/`; each lone submit completes, from the submitter
+through a claim and a commit to its future, before the next one begins.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ N_UNWELL, N_WORKERS = 100, 50
 
 
 def session(clock: FakeClock) -> Opened:
-    """A new session, on a store in memory of its own."""
+    """Return a new session on its own store in memory."""
     folders = Folders(clock.now)
     register_scheme("sim", lambda _: folders)
     settings = config.resolve(detached=False, store="sim://bucket", workers=N_WORKERS)
@@ -53,8 +53,8 @@ def session(clock: FakeClock) -> Opened:
 # --------------------------------------------------------------------------------------------------------------- census
 
 
-def group(first: int, state: State) -> Status:
-    """A status object of one task that has come so far."""
+def status_object(first: int, state: State) -> Status:
+    """Return a status object of one task in this state."""
     pending = Status(0, first, ("0" * 32,), (Entry.pending(0, b""),))
     if state == State.PENDING:
         return pending
@@ -66,14 +66,14 @@ def group(first: int, state: State) -> Status:
 
 
 def census(n_statuses: int) -> Row:
-    """Count the requests of one `status()`."""
+    """Return the rows for the requests of one `status()`."""
     clock = FakeClock()
     opened = session(clock)
     store, keys = opened.store.inner, opened.session.keys
-    # Half of those that are not well have failed, half are claimed: both can be told only by reading them.
+    # Half of the objects that are not completed have failed, half are claimed: only a read shows which.
     unwell = {i * (n_statuses // N_UNWELL): State.FAILED if i % 2 else State.CLAIMED for i in range(N_UNWELL)}
     for i in range(n_statuses):
-        record = group(i, unwell.get(i, State.COMPLETED))
+        record = status_object(i, unwell.get(i, State.COMPLETED))
         store.create(keys.status(StatusRef(0, i, 1, i // STATUSES_PER_EPOCH)), status.encode(record, clock.new_id()))
     for i in range(N_WORKERS):
         beat = WorkerBeat(f"w{i:02}", 1, WorkerState.WORKING, 1, clock.now(), clock.now())
@@ -106,8 +106,8 @@ def check_census(found: SessionStatus, n_statuses: int) -> None:
 # --------------------------------------------------------------------------------------------------------- lone submits
 
 
-class _Nobody:
-    """Cancels nothing, and stays."""
+class _StayingClient:
+    """A client's successor that does nothing."""
 
     has_left = False
 
@@ -122,7 +122,7 @@ class _Nobody:
 
 
 class LoneSubmits:
-    """Calls that are submitted when the one before has ended."""
+    """Calls that are submitted one after the other."""
 
     def __init__(self) -> None:
         self._clock = FakeClock()
@@ -140,18 +140,18 @@ class LoneSubmits:
         return Counter(self._opened.store.requests.snapshot())
 
     def call(self, number: int) -> None:
-        """One call, from submit to result."""
+        """Make one call, from submit to result."""
         digest, pickled = self._function
         future = self._submitter.add(_future, digest, pickled, calls.dump_call((number,), {}))
         batch = self._submitter.take(0.0)
-        assert batch is not None  # nothing else is under way
+        assert batch is not None  # no other request is under way
         self._submitter.send(batch)
-        self._clock.advance(1.0)  # longer than between two rings
+        self._clock.advance(1.0)  # longer than the pause between two rings
         self._finder.step()
         key = self._finder.candidates.take()
-        assert key is not None  # it was rung for
+        assert key is not None  # the ring named it
         claim, _ = self._claims.claim(key, size=lambda _: 1)
-        assert claim is not None  # nobody else is there
+        assert claim is not None  # there is no other worker
         claim.found[0] = Finished(1, True, True, outcomes.dump_value(number), 0.0, b"", b"")
         self._claims.commit(claim)
         self._finder.candidates.saw(key, claim.seen.status)
@@ -164,11 +164,11 @@ class LoneSubmits:
 
 
 def _future(index: int) -> StarburstFuture[Any]:
-    return StarburstFuture(_Nobody(), 0, index)
+    return StarburstFuture(_StayingClient(), 0, index)
 
 
 def lone_submits(n_calls: int) -> Iterator[Row]:
-    """Requests a call: of the session's first calls, and of its last."""
+    """Return the requests per call, for the session's first and last calls."""
     submits = LoneSubmits()
     window = min(1000, n_calls // 3)
     marks = {0: "first", n_calls - window: "last"}
@@ -187,7 +187,7 @@ def lone_submits(n_calls: int) -> Iterator[Row]:
 
 
 def compared(rows: list[Row]) -> list[Row]:
-    """The two, and that they are the same: an epoch that is full costs as much in the beginning as in the end."""
+    """Return the row that compares both: a full epoch costs the same at the beginning and at the end."""
     first, last = rows
     ratio = Row("last over first", "times", [last.values[0] / first.values[0]], budget="≤ 1.01")
     return [*rows, ratio]

@@ -26,7 +26,7 @@ from benchmarks.s3_endpoint.process import running
 from starburst_executor import StarburstExecutor
 
 WORKERS = 2
-REST_S = 12.0  # by then the pause between two polls has grown to its longest
+REST_S = 12.0  # after that the pause between two polls has its maximum
 
 
 def no_op() -> None:
@@ -42,7 +42,7 @@ def nap() -> None:
 
 
 def round_trips(executor: Executor, n_trips: int, rest_s: float = 0.0) -> list[float]:
-    """Milliseconds from submit to result of each."""
+    """Return the milliseconds from submit to result of each call."""
     took = []
     for _ in range(n_trips):
         time.sleep(rest_s)
@@ -53,7 +53,7 @@ def round_trips(executor: Executor, n_trips: int, rest_s: float = 0.0) -> list[f
 
 
 def begins(executor: Executor, n_trips: int) -> list[float]:
-    """Milliseconds from submit until the task begins."""
+    """Return the milliseconds from submit until the task begins."""
     took = []
     for _ in range(n_trips):
         began = time.time()
@@ -62,7 +62,7 @@ def begins(executor: Executor, n_trips: int) -> list[float]:
 
 
 def seen_running(executor: Executor, n_trips: int) -> list[float]:
-    """Milliseconds from submit until the client knows that a worker has the task."""
+    """Return the milliseconds from submit until the client knows that a worker has the task."""
     took = []
     for _ in range(n_trips):
         began = time.perf_counter()
@@ -75,7 +75,7 @@ def seen_running(executor: Executor, n_trips: int) -> list[float]:
 
 
 def cold(make: Callable[[], Executor], n_times: int) -> list[float]:
-    """Seconds from before the executor is made to its first result."""
+    """Return the seconds from before the executor is made to its first result."""
     took = []
     for _ in range(n_times):
         began = time.perf_counter()

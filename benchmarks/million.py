@@ -1,9 +1,9 @@
-"""A million no-op tasks on two local workers with the embedded store: seconds, and how much memory the client needs.
+"""Measures a million no-op tasks on two local workers with the embedded store: seconds, and the client's memory.
 
     python benchmarks/million.py [--quick] [--out FOLDER]
 
-Once with all tasks submitted and every future held, once through `map(buffersize=10_000)`, which holds only the tasks it
-is ahead by. Each in a process of its own, so that the memory it reports at its peak is its own.
+Once with all tasks submitted and every future held, once through `map(buffersize=10_000)`, which holds only
+the calls in progress. Each runs in its own process, which reports its peak memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def all_held(executor: Executor, n_tasks: int) -> int:
 
 
 def buffered(executor: Executor, n_tasks: int) -> int:
-    results = executor.map(no_op, range(n_tasks), buffersize=BUFFER)  # type: ignore[call-arg]  # ours has it already
+    results = executor.map(no_op, range(n_tasks), buffersize=BUFFER)  # type: ignore[call-arg]  # this library has it on every version
     return sum(value == i for i, value in enumerate(results))
 
 
@@ -45,13 +45,13 @@ WAYS: dict[str, tuple[str, Callable[[Executor, int], int], str]] = {
 
 
 def peak_mb() -> float:
-    """The most memory that this process has had, in MB."""
+    """Return the peak memory of this process in MB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
 def measure(way: str, n_tasks: int) -> dict[str, Any]:
-    """One way, in this process."""
+    """Measure one of the two ways in this process."""
     with tempfile.TemporaryDirectory() as folder, cpu_seconds() as cpu:
         with StarburstExecutor(workers=2, store=f"sqlite://{folder}/sessions") as executor:
             executor.submit(no_op, 0).result()
@@ -78,7 +78,7 @@ def in_child(way: str, n_tasks: int) -> dict[str, Any]:
 def rows(way: str, n_tasks: int, found: dict[str, Any]) -> list[Row]:
     words, _, most_mb = WAYS[way]
     conditions = {"way": way, "n_tasks": n_tasks, "workers": 2}
-    # Seconds were promised for a million tasks, memory for a million or fewer.
+    # The budget of seconds is for a million tasks, that of memory for a million or fewer.
     took = Row(f"{n_tasks:,} no-op tasks, {words}", "s", [found["seconds"]], conditions=conditions)
     took.budget = "≤ 120" if n_tasks == 1_000_000 else ""
     took.requests, took.cpu_client_s, took.cpu_workers_s = found["requests"], found["client_s"], found["workers_s"]

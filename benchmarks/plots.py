@@ -2,8 +2,8 @@
 
     python benchmarks/plots.py [FOLDER]
 
-Of each benchmark the newest file is drawn. Titles say what was found, and are made from the rows: measured again, they
-say what is true then. A plot whose rows are not there is left out, and named.
+Draws the newest file of each benchmark. Titles state the results and are computed from the rows. A plot whose rows are
+missing is left out and named.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def throughput(found: Found) -> Any:
 
 
 def _once(rows: Rows) -> Rows:
-    """One row a library: the first, which is that of the embedded store."""
+    """Return the first row of each library, which is that of the embedded store."""
     return list({row["conditions"]["library"]: row for row in reversed(rows)}.values())
 
 
 def bars(ax: Any, named: Sequence[tuple[str, float]], unit: str) -> None:
-    """Points on a logarithmic axis, where bars would have no beginning, largest on top, with their values."""
+    """Draw points with their values, largest on top. The axis is logarithmic, and bars would have no base on it."""
     ordered = sorted(named, key=lambda pair: pair[1])
     for y, (name, value) in enumerate(ordered):
         colour = OURS if name.startswith(MINE) else GREY
@@ -186,7 +186,7 @@ def scale(found: Found) -> Any:
         )
     }
     fig, axes = figure(
-        f"Tasks of 1 s: about {plain(round(min(reach.values()), -2))} workers reach what one partition of S3 bears",
+        f"Tasks of 1 s: about {plain(round(min(reach.values()), -2))} workers reach the limit of one partition of S3",
         1,
         2,
     )
@@ -209,7 +209,7 @@ def scale(found: Found) -> Any:
 
 
 def _full(row: dict[str, Any]) -> float:
-    """How many workers at the full limits a scaled fleet is like."""
+    """Return the number of workers at the full limits that a scaled fleet stands for."""
     return float(row["conditions"]["workers"] / row["conditions"]["limits"])
 
 

@@ -4,10 +4,10 @@
 
 From 100 to 100,000 tasks and from 1 to 200 workers with a slot each; the requests per task may grow with neither. The client and the
 agents are the real ones, but time is simulated (`_far.py`), so two hundred workers fit into one process and no figure
-depends on the machine; seconds are those of unlimited processors. The last rows run real processes on
+depends on the machine; the seconds assume unlimited processors. The last rows run real processes on
 the endpoint with the same latencies, beside the same load in simulated time: the counts should agree.
 
-Requests are all from the first submit to the last result, from every side: client, workers, beats. Dollars are Amazon's
+Counted are all requests from the first submit to the last result: of the client, of workers, and of beats. Prices are Amazon's
 for S3 Standard: $0.005 for 1,000 PUTs or LISTs, $0.0004 for 1,000 GETs.
 """
 
@@ -31,7 +31,7 @@ _SEEDS = (1, 2, 3)
 
 
 def row_of(task_s: float, n_tasks: int, workers: int) -> Row:
-    """One load in simulated time, once for each seed."""
+    """Run one load in simulated time, once for each seed."""
     played = [play([task_s] * n_tasks, workers, seed=seed) for seed in _SEEDS]
     per_task = [n_requests(each.requests) / n_tasks for each in played]
     middle = min(played, key=lambda each: abs(n_requests(each.requests) / n_tasks - statistics.median(per_task)))
@@ -63,7 +63,7 @@ def by_workers(task_s: float, n_tasks: int, most: int) -> list[Row]:
 
 
 def against_processes(n_tasks: int, workers: int) -> list[Row]:
-    """The same load with real processes and in simulated time."""
+    """Run the same load with real processes and in simulated time."""
     with running("aws") as endpoint, warm(endpoint, workers, "counts") as (executor, _, _):
         load = Load("points", [], n_tasks)
         measured = [measure(endpoint, executor, load, f"points-{number}") for number in range(3)]

@@ -1,14 +1,14 @@
-"""How many requests a second a fleet makes, by kind, and what happens when that is more than S3 bears.
+"""Measures the requests per second of a fleet, by kind, and its throughput beyond the limits of S3.
 
     python benchmarks/scale.py [--quick] [--out FOLDER] [--workers W …]
 
 Whole fleets in virtual time (`_fleet.py`): the product's own client and agents on a simulated S3 with Amazon's latencies,
 all keys in one partition. Amazon documents 3,500 writes and 5,500 reads a second for a partition that has not been split
-yet. What happens beyond is seen with fleets at a twenty-fifth of that: 80 to 400 workers are refused by 503 what 2,000
-to 10,000 would be at the full limits.
+yet. Fleets at a twenty-fifth of these limits show the effect: 80 to 400 workers get 503 as often as 2,000 to 10,000 would
+at the full limits.
 
-Rates are of the middle half of a run. What 10,000 workers would ask for is the rate per worker of the largest fleet
-simulated without a limit, times 10,000: extrapolated, and its row says so.
+Rates are those of the middle half of a run. The rate of 10,000 workers is extrapolated: it is the rate per worker of the
+largest fleet that was simulated without a limit, times 10,000.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KINDS = {
 
 
 def middle(flight: Flight) -> list[Counter[str]]:
-    """The seconds of the middle half."""
+    """Return the seconds of the middle half."""
     n = len(flight.by_second)
     return flight.by_second[n // 4 : max(n // 4 + 1, 3 * n // 4)]
 
@@ -46,7 +46,7 @@ def per_second(seconds: Iterable[Counter[str]], kind: str) -> list[float]:
 
 
 def rows(flight: Flight, conditions: dict[str, Any]) -> list[Row]:
-    """What one run has shown."""
+    """Return the rows of one run."""
     n_tasks, task_s = conditions["n_tasks"], conditions["task_s"]
     words = f"{conditions['workers']:,} workers, tasks of {task_s:g} s"
     words += f", S3 at {conditions['limits']:g} of its limits" if conditions["limits"] else ""
@@ -70,7 +70,7 @@ def rows(flight: Flight, conditions: dict[str, Any]) -> list[Row]:
 
 
 def over_time(flight: Flight, conditions: dict[str, Any]) -> list[Row]:
-    """Requests in each second of a run: for a plot, not for a table."""
+    """Return the requests in each second of a run, for a plot."""
     found = []
     for second, counts in enumerate(flight.by_second):
         values = {kind: per_second([counts], kind)[0] for kind in KINDS}
@@ -81,7 +81,7 @@ def over_time(flight: Flight, conditions: dict[str, Any]) -> list[Row]:
 
 
 def far_rows(found: list[Row], n_workers: int, task_s: float) -> list[Row]:
-    """What far more workers would ask for, and how many reach a limit. Extrapolated."""
+    """Return the extrapolated rates of larger fleets, and the number of workers that reach a limit."""
     rates = {
         row.conditions["measure"]: row.percentile(0.5) / n_workers
         for row in found
@@ -92,7 +92,7 @@ def far_rows(found: list[Row], n_workers: int, task_s: float) -> list[Row]:
         row = Row(f"{kind} a second: {FAR:,} workers, tasks of {task_s:g} s", "requests/s", [rates[kind] * FAR])
         row.conditions = {"measure": kind, "workers": FAR, "task_s": task_s, "limits": None, "extrapolated": True}
         row.note = (
-            f"extrapolated: {rates[kind]:.2f} a second and worker as of {n_workers:,}; one partition bears {limit:,}, "
+            f"extrapolated: {rates[kind]:.2f} a second and worker as of {n_workers:,}; the limit of one partition is {limit:,}, "
             f"which {limit / rates[kind]:,.0f} workers reach"
         )
         made.append(row)
@@ -113,7 +113,7 @@ def fly(
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--workers", type=int, nargs="+", help="fleets of so many, and of no others")
+    parser.add_argument("--workers", type=int, nargs="+", help="sizes of the fleets, instead of the default ones")
     options = parser.parse_args()
     run = Run(__file__, options)
     sizes = options.workers or ([10, 50] if run.quick else [50, 100, 200, 500, 1000])

@@ -1,10 +1,9 @@
-"""How long many local workers take to be there, what that costs, and what they cost while they are idle.
+"""Measures the time and cost of starting many local workers, and their cost while they are idle.
 
     python benchmarks/startup.py [--quick] [--agents 50] [--store URL] [--idle SECONDS]
 
 Starts one session with N agents of one slot and waits until each has written its first beat. CPU seconds are those of
-all processes that were started, found by the session's id in their arguments: the client's and the store's own are not
-among them. Memory is the sum of the proportional set sizes, which counts a page that is shared once. Linux only.
+all processes with the session's id in their arguments, without the client and the store. Memory is the sum of the proportional set sizes, which count a shared page once. Linux only.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ from benchmarks._rows import Row, show
 from starburst_executor import Local, StarburstExecutor
 
 _HZ = os.sysconf("SC_CLK_TCK")
-_SETTLE_S = 10.0  # until the pause between polls has grown to its longest
+_SETTLE_S = 10.0  # until the pause between polls has its maximum
 
 
 def started_for(session_id: str) -> list[Path]:
-    """The /proc folders of all processes with this id in their arguments."""
+    """Return the /proc folders of all processes with this id in their arguments."""
     found = []
     for folder in Path("/proc").iterdir():
         with suppress(OSError):
@@ -37,7 +36,7 @@ def started_for(session_id: str) -> list[Path]:
 
 
 def cpu_s(folders: list[Path]) -> float:
-    """CPU seconds of these processes and of their children that have ended."""
+    """Return the CPU seconds of these processes and of their ended children."""
     total = 0
     for folder in folders:
         with suppress(OSError):
@@ -46,7 +45,7 @@ def cpu_s(folders: list[Path]) -> float:
 
 
 def memory_mb(folders: list[Path]) -> float:
-    """Proportional set sizes together, in MB."""
+    """Return the sum of the proportional set sizes in MB."""
     total = 0
     for folder in folders:
         with suppress(OSError):
@@ -56,11 +55,11 @@ def memory_mb(folders: list[Path]) -> float:
 
 
 def no_op() -> None:
-    """A task of nothing."""
+    """Do nothing."""
 
 
 def measure(store: str, n_agents: int, idle_s: float, rows: list[Row]) -> None:
-    """One session: add a value to each row."""
+    """Run one session and add a value to each row."""
     up, cpu, memory, idle = rows
     started = time.perf_counter()
     with StarburstExecutor(workers=n_agents, store=store, launcher=Local(agents=n_agents)) as executor:
@@ -89,7 +88,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="8 agents, once, idle for 2 s")
     parser.add_argument("--agents", type=int, default=50)
     parser.add_argument("--store", help="an s3:// URL; without it the embedded store in a temporary folder")
-    parser.add_argument("--idle", type=float, default=30.0, help="for how many seconds; 0 leaves it out")
+    parser.add_argument("--idle", type=float, default=30.0, help="seconds of the idle phase; 0 omits it")
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     n_agents, n_times, idle_s = (8, 1, 2.0) if options.quick else (options.agents, options.repeat, options.idle)

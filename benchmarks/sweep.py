@@ -1,18 +1,18 @@
-"""How long a sweep over many short tasks takes on fifty workers whose store is as far away as S3, and what it asks of it.
+"""Measures the time and the requests of a sweep over many short tasks, on fifty workers whose store has S3's latency.
 
     python benchmarks/sweep.py [--quick] [--out FOLDER] [--only NAME …] [--trace FILE]
 
 Fifty worker processes with one slot each, on the store at `s3_endpoint`, which has Amazon's latencies. They have run
-tasks before anything is timed; how long it takes to get there is a table of its own. All tasks go through plain `map`,
+tasks before the timing begins; a separate table shows the time until then. All tasks go through plain `map`,
 or a `submit` loop, one call each: nothing is batched by hand.
 
-Each repetition has a function of its own: no worker has measured it before, as in a user's first sweep.
+Each repetition has its own function, which no worker has measured before, as in a user's first sweep.
 
 Tasks sleep. Fifty busy ones do not fit on two cores, and what is measured is not their work but what lies between it.
 Useful time is the sum of what the tasks slept over workers times wall time, submitting and collecting included.
 
-Requests are counted by the endpoint, so they are everybody's: client, workers, beats. What executor and workers say of
-themselves at the end is compared with that; the two may differ by what is asked after the last word.
+The endpoint counts the requests of the client, of workers and of beats. At the end they are compared with the counts
+that executor and workers report, which lack the requests after the last report.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ WORKERS = 50
 
 
 def one_point(name: str) -> Callable[[int], int]:
-    """A function whose tasks are too short to be worth a request."""
+    """Return a function whose tasks are shorter than a request."""
 
     def square(x: int) -> int:
         return x * x
@@ -50,7 +50,7 @@ def one_point(name: str) -> Callable[[int], int]:
 
 
 def nap(name: str) -> Callable[[float], float]:
-    """A function whose tasks take as long as they are told and need no core."""
+    """Return a function whose tasks sleep for their argument, and so need no core."""
 
     def sleep(seconds: float) -> float:
         time.sleep(seconds)
@@ -61,13 +61,13 @@ def nap(name: str) -> Callable[[float], float]:
 
 
 def lognormal(n_tasks: int) -> list[float]:
-    """Lengths as they are in real sweeps, mixed: half of them below 0.55 s, one in a hundred above 3.5 s."""
+    """Return durations as in real sweeps: half of them below 0.55 s, one in a hundred above 3.5 s."""
     draw = random.Random(1)
     return [draw.lognormvariate(-0.6, 0.8) for _ in range(n_tasks)]
 
 
 def ideal_s(naps: list[float], workers: int) -> float:
-    """How long these take if whoever is free begins the next one at once, in order."""
+    """Return the shortest time for these tasks in order, if each free worker begins the next one at once."""
     free_at = [0.0] * workers
     for seconds in naps:
         heapq.heapreplace(free_at, free_at[0] + seconds)
@@ -76,7 +76,7 @@ def ideal_s(naps: list[float], workers: int) -> float:
 
 @dataclass(frozen=True)
 class Load:
-    """A workload and what is promised of it.
+    """A workload and its budgets.
 
     Attributes:
         naps: How long each task sleeps; empty for `n_points` tasks that do not.
@@ -114,7 +114,7 @@ def loads(*, quick: bool) -> list[Load]:
 
 @dataclass
 class Measured:
-    """One repetition of one load."""
+    """The measurements of one repetition of a load."""
 
     seconds: float
     first_s: float
@@ -125,7 +125,7 @@ class Measured:
 
 @contextmanager
 def warm(endpoint: Running, workers: int, prefix: str) -> Iterator[tuple[StarburstExecutor, float, float]]:
-    """An executor whose workers have all run tasks; how long its first result and its last worker's first beat took."""
+    """Make an executor whose workers have all run tasks; also return the times to its first result and last first beat."""
     began = time.perf_counter()
     with StarburstExecutor(workers=workers, launcher=Local(agents=workers), store=endpoint.store(prefix)) as executor:
         executor.submit(one_point("first"), 1).result()
@@ -138,7 +138,7 @@ def warm(endpoint: Running, workers: int, prefix: str) -> Iterator[tuple[Starbur
 
 
 def n_beating(executor: StarburstExecutor) -> int:
-    session = executor._engine.session  # noqa: SLF001 - an attached executor tells nobody how many workers it has
+    session = executor._engine.session  # noqa: SLF001 - an attached executor has no public count of its workers
     return len(session.store.list(session.keys.workers))
 
 
@@ -220,20 +220,20 @@ def _budget(sign: str, value: float | None) -> str:
 
 
 def compared(executor: StarburstExecutor, endpoint: Running, before: dict[str, float], workers: int) -> Row:
-    """After the end: what client and workers say they have asked, against what the endpoint has counted."""
-    told = executor.requests()
+    """Return the share of the requests counted by the endpoint that client and workers report after the end."""
+    reported = executor.requests()
     now = endpoint.counts()
     counted = Counter({kind: int(n - before.get(kind, 0)) for kind, n in now.items()})
-    share = 100 * n_requests(told) / max(1, n_requests(counted))
-    note = f"executor.requests() {n_requests(told):,}, endpoint {n_requests(counted):,}, start and end included"
-    return Row("requests told of counted", "%", [share], conditions={"workers": workers}, note=note)
+    share = 100 * n_requests(reported) / max(1, n_requests(counted))
+    note = f"executor.requests() {n_requests(reported):,}, endpoint {n_requests(counted):,}, start and end included"
+    return Row("requests reported of counted", "%", [share], conditions={"workers": workers}, note=note)
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these loads alone")
-    parser.add_argument("--workers", type=int, default=0, help=f"{WORKERS} unless told otherwise, 8 if quick")
-    parser.add_argument("--repeat", type=int, default=0, help="3 unless told otherwise, 1 if quick")
+    parser.add_argument("--workers", type=int, default=0, help=f"{WORKERS} by default, 8 if quick")
+    parser.add_argument("--repeat", type=int, default=0, help="3 by default, 1 if quick")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a line there for each request")
     options = parser.parse_args()
     sweep(Run(__file__, options), options)

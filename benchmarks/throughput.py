@@ -1,12 +1,12 @@
-"""How many tasks a second, beside other libraries in the same run, and how many store requests a task.
+"""Measures tasks per second, beside other libraries in the same run, and store requests per task.
 
     python benchmarks/throughput.py [--quick] [--out FOLDER] [--seconds S]
 
 Tasks that do nothing and tasks of 1 ms; 10,000 and 100,000; `submit` in a loop and `map`, not batched by hand; 2 and 8
 local workers; ours with the embedded store. Then, on one S3 endpoint, ours and Lithops, which keeps its state there too.
-Libraries take turns within each setting, each in a process of its own (`benchmarks/peers`). Workers are up and have run
-the function before time is taken. Ours runs all tasks; each peer as many as it ends in `--seconds`, about 30 over all
-settings: rates are compared. What is not installed is reported as that.
+Libraries take turns within each setting, each in a process of its own (`benchmarks/peers`). Workers have
+started and run the function before the timing begins. Ours runs all tasks, and each peer as many as it completes in
+`--seconds`, about 30 over all settings; the rates are compared. A library that is not installed is reported as absent.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from benchmarks.s3_endpoint.process import BUCKET, Running, running
 
 OURS = "StarburstExecutor"
 BASELINE = "ProcessPoolExecutor, chunksize 1"
-# With the state of every task on disk; a process pool has none to keep.
+# This includes writing each task's state to disk; a process pool keeps no state.
 BUDGET = "≥ 3"
 _ALL_S = 600.0
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A library in one way of use."""
+    """A library with one set of options."""
 
     label: str
     peer: str
@@ -53,7 +53,7 @@ CONTENDERS = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What all libraries are given alike."""
+    """The workload, the same for all libraries."""
 
     task: str
     how: str
@@ -73,14 +73,14 @@ FIRST = Setting("no-op", "map", 2, 10_000, n_turns=5)
 
 
 def settings(*, quick: bool) -> list[Setting]:
-    """The first one is the one that a budget is about."""
+    """Return the settings; the first one has a budget."""
     if quick:
         return [Setting("no-op", "map", 2, 10_000)]
     some = [
         Setting(task, how, n_workers, n_tasks)
         for task in ("no-op", "1 ms")
         for n_workers in (2, 8)
-        # At 100,000 tasks how they are submitted is no longer the question.
+        # 100,000 tasks are submitted in one way only.
         for how, n_tasks in (("submit", 10_000), ("map", 10_000), ("map", 100_000))
     ]
     return [FIRST, *(one for one in some if one.conditions != FIRST.conditions)]
@@ -90,7 +90,7 @@ class Throughput:
     """The measurements of one run.
 
     Args:
-        at_most_s: For one measurement of a peer.
+        at_most_s: Longest time of one measurement of a peer.
     """
 
     def __init__(self, at_most_s: float) -> None:
@@ -98,7 +98,7 @@ class Throughput:
         self._capped: dict[tuple[str, str, str, int], Answer] = {}
 
     def rows(self, setting: Setting, contenders: Iterable[Contender]) -> list[Row]:
-        """All contenders in turns, then ours over each of them."""
+        """Measure all contenders in turns; return their rates, then ours over each of theirs."""
         mine = [one for one in contenders if setting.how in one.hows]
         answers: dict[str, list[Answer]] = {one.label: [] for one in mine}
         for _ in range(setting.n_turns):
@@ -111,7 +111,7 @@ class Throughput:
     def _ask(self, one: Contender, setting: Setting) -> Answer:
         place = (one.label, setting.task, setting.how, setting.n_workers)
         if place in self._capped:
-            # It did not end fewer tasks in time: more would only tell the same rate again.
+            # It did not complete fewer tasks in time: more tasks would give the same rate.
             return self._capped[place]
         at_most_s = _ALL_S if one.label == OURS else self._at_most_s
         job = Job(one.peer, setting.task, setting.how, setting.n_workers, setting.n_tasks, at_most_s, dict(one.options))
@@ -122,7 +122,7 @@ class Throughput:
 
 
 def rate_row(label: str, setting: Setting, answers: Sequence[Answer]) -> Row:
-    """Tasks a second, of those turns that were measured; without a value if none was."""
+    """Return the tasks per second of the measured turns; without a value if there are none."""
     measured = [answer for answer in answers if not answer.absent]
     row = Row(f"{label}: {setting}", "tasks/s", [answer.rate for answer in measured])
     row.conditions = {**setting.conditions, "library": label}
@@ -143,7 +143,7 @@ def rate_row(label: str, setting: Setting, answers: Sequence[Answer]) -> Row:
 
 
 def ratio_row(label: str, setting: Setting, ours: Sequence[Answer], theirs: Sequence[Answer]) -> Row:
-    """Ours over theirs, turn by turn; without a value if either was not measured."""
+    """Return our rate over theirs, turn by turn; without a value if either was not measured."""
     pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if not a.absent and not b.absent]
     is_budget = label == BASELINE and setting == FIRST
     row = Row(f"ours over {label}: {setting}", "times", [a.rate / b.rate for a, b in pairs])
@@ -154,7 +154,7 @@ def ratio_row(label: str, setting: Setting, ours: Sequence[Answer], theirs: Sequ
 
 
 def on_s3(endpoint: Running) -> tuple[Contender, ...]:
-    """Ours and Lithops on one endpoint."""
+    """Measure ours and Lithops on one endpoint."""
     theirs = {"endpoint_url": endpoint.url, "bucket": BUCKET}
     return (
         Contender(OURS, "starburst", options={"store": endpoint.store("throughput")}),
@@ -164,7 +164,7 @@ def on_s3(endpoint: Running) -> tuple[Contender, ...]:
 
 def main() -> None:
     parser = arguments(__doc__)
-    parser.add_argument("--seconds", type=float, default=2.5, help="of each measurement of a peer, at most")
+    parser.add_argument("--seconds", type=float, default=2.5, help="longest time of each measurement of a peer")
     options = parser.parse_args()
     run = Run(__file__, options)
     throughput = Throughput(1.0 if run.quick else options.seconds)

@@ -1,10 +1,10 @@
-"""How many bytes are moved to and from the store for each byte of calls and outcomes.
+"""Measures the bytes moved to and from the store for each byte of calls and outcomes.
 
     python benchmarks/transfer.py [--quick] [--out FOLDER]
 
-Two local workers, embedded store: what is moved is the same on S3, and nobody's line is used. A byte of an argument that
-one task takes is needed twice, out of the client and into the worker, and so is a byte of a result: 2 is the least there
-can be. Of an argument that all tasks share, the distinct bytes count as needed, however many tasks take them.
+Two local workers with the embedded store: the bytes moved are the same on S3, and no network is used. Each byte of an
+argument moves twice, out of the client and into the worker, and so does each byte of a result: 2 is the minimum. Of an
+argument that all tasks share, only the distinct bytes count as needed.
 Listings and headers are not counted.
 """
 
@@ -31,7 +31,7 @@ BUDGET = "≤ 4"
 
 
 def make_bytes(n_bytes: int) -> bytes:
-    # Zeros would do as well, since nothing is compressed; this would show if something were.
+    # Random, so that compression would show. There is none.
     return bytes(range(256)) * (n_bytes // 256)
 
 
@@ -51,13 +51,13 @@ def make_array(n_bytes: int) -> Any:
 
 @dataclass(frozen=True)
 class Case:
-    """One way to move bytes.
+    """One kind of transfer.
 
     Attributes:
         calls: Function and arguments of each call.
         needed: Distinct bytes of calls and outcomes.
         is_right: Whether a result is what it should be.
-        n_ahead: So many tasks at once, so that the client need not hold all results.
+        n_ahead: The number of tasks in progress, so that the client need not hold all results.
     """
 
     name: str
@@ -79,7 +79,7 @@ def numbered(function: Callable[..., Any], data: Any, n: int) -> Callable[[], It
 
 
 def big_results(quick: bool) -> Case:
-    """Ten results of 1 GB, or of 100 MB where there is no room for such."""
+    """Return the case of ten results of 1 GB, or of 100 MB where memory or disk is too small."""
     room = min(psutil.virtual_memory().available / 8, shutil.disk_usage(tempfile.gettempdir()).free / 30)
     size = 100 * MB if quick or room < GB else GB
     size -= size % 256
@@ -120,7 +120,7 @@ def cases(*, quick: bool) -> Iterator[Case]:
 
 
 def measure(case: Case) -> list[Row]:
-    """Run it; bytes moved over bytes needed, and bytes needed a second."""
+    """Run a case; return bytes moved over bytes needed, and needed bytes per second."""
     with tempfile.TemporaryDirectory() as folder, cpu_seconds() as cpu:
         with StarburstExecutor(workers=case.n_workers, store=f"sqlite://{folder}/sessions") as executor:
             executor.submit(length_of, b"x").result()
@@ -144,7 +144,7 @@ def measure(case: Case) -> list[Row]:
 
 
 def run_all(executor: StarburstExecutor, case: Case) -> int:
-    """Submit every call, so many ahead of the results that were taken; how many results are right."""
+    """Submit every call, at most `n_ahead` ahead of the results; return the number of correct results."""
     n_right, ahead = 0, []
     for function, args in case.calls():
         ahead.append(executor.submit(function, *args))

@@ -6,8 +6,8 @@
 An adapter is a module with two names:
 
     DISTRIBUTION       what must be installed, as PyPI calls it; empty for the standard library
-    opened(job)        a context manager: workers are up inside, gone after; it gives a `Seat`
+    opened(job)        a context manager that starts workers, yields a `Seat`, and ends them
 
-Peers print, leave processes and register exit handlers; in a process group of their own that is nobody's trouble. What
-is not installed is answered as absent. Nothing is ever guessed.
+Peers print, leave processes and register exit handlers; in their own process group that affects no
+other measurement. A library that is not installed is reported as absent.
 """

@@ -18,14 +18,14 @@ from benchmarks.peers.tasks import TASKS
 def main() -> None:
     job, answer_file = Job(**json.loads(sys.argv[1])), Path(sys.argv[2])
     answer = answered(job)
-    # Renamed into place: whoever waits for the file never reads half of it.
+    # Renamed into place, so that the process that waits for the file never reads half of it.
     half = answer_file.with_suffix(".half")
     half.write_text(json.dumps(asdict(answer)), encoding="utf-8")
     half.rename(answer_file)
 
 
 def answered(job: Job) -> Answer:
-    """The job's answer; absent if its library is not installed."""
+    """Return the job's answer; absent if its library is not installed."""
     adapter = importlib.import_module(f"benchmarks.peers.{job.peer}")
     try:
         version = metadata.version(adapter.DISTRIBUTION) if adapter.DISTRIBUTION else platform.python_version()

@@ -1,4 +1,4 @@
-"""What is common to all libraries that speak `concurrent.futures`."""
+"""The common part of all libraries with the interface of `concurrent.futures`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked of a peer, what it answers, and how its rate is measured."""
+"""The job for a peer, its answer, and the measurement of its rate."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 Caller = Callable[[Callable[[int], int], Sequence[int]], Iterable[int]]
 
 _FIRST = 16  # tasks of the first run, which makes the workers ready rather than measures
-_GROWTH = 16  # a short run may look faster than it is: not more than so many times as many tasks in the next
+_GROWTH = 16  # most growth from one run to the next, since a short run may look faster than it is
 _LONG_ENOUGH = 0.75  # of the time there is
 _START_S = 60.0  # for workers to start, and for a first run that is slow
 _END_S = 10.0
@@ -38,8 +38,8 @@ class Job:
         peer: The adapter's module.
         task: One of `tasks.TASKS`.
         how: `submit` in a loop, or `map`.
-        n_tasks: So many, if they end in time.
-        at_most_s: Fewer tasks are measured if so many would take longer.
+        n_tasks: The number of tasks, if they end in time.
+        at_most_s: Fewer tasks are measured if `n_tasks` would take longer.
         options: For the adapter alone.
     """
 
@@ -54,12 +54,12 @@ class Job:
 
 @dataclass
 class Answer:
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
         absent: Why nothing was measured; empty otherwise.
         n_tasks: Of the measured run.
-        seconds: What that run took, from the first submit to the last result.
+        seconds: The duration of that run, from the first submit to the last result.
         requests: To the store, by kind, of the whole session; only where the library counts them.
         version: Of the library.
     """
@@ -75,16 +75,16 @@ class Answer:
 
     @property
     def rate(self) -> float:
-        """Tasks a second."""
+        """Tasks per second."""
         return self.n_tasks / self.seconds
 
 
 @dataclass
 class Seat:
-    """A library with its workers up.
+    """A library with running workers.
 
     Attributes:
-        call: Runs a function over items; the results in order.
+        call: Runs a function over items and returns the results in order.
         requests: To the store so far, if the library counts them; filled in at the end.
     """
 
@@ -93,11 +93,11 @@ class Seat:
 
 
 def next_size(n_tasks: int, seconds: float, job: Job) -> int:
-    """How many tasks the next run should have; as many as this one if it may count."""
+    """Return the number of tasks of the next run; the same number if this run is long enough to count."""
     if seconds > job.at_most_s * _LONG_ENOUGH:
         return n_tasks
     fit = int(n_tasks / max(seconds, 1e-6) * job.at_most_s)
-    # At least twice as many: what a run costs whatever its length must not be taken for what a task costs.
+    # At least twice as many: the fixed cost of a run must not be taken for the cost of tasks.
     return min(job.n_tasks, max(2 * n_tasks, min(fit, n_tasks * _GROWTH)))
 
 
@@ -131,7 +131,7 @@ def _timed(seat: Seat, function: Callable[[int], int], n_tasks: int, clock: Call
 
 
 def ask(job: Job) -> Answer:
-    """Have a job done in a process group of its own, of which nothing is left. A peer that fails is absent, and why."""
+    """Run a job in its own process group, which is killed at the end. A peer that fails is absent, with the reason."""
     with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as folder:
         answer_file = Path(folder, "answer.json")
         own = {"PYTHONPATH": str(ROOT), "TMPDIR": folder, "STARBURST_HOME": folder, "JOBLIB_TEMP_FOLDER": folder}
@@ -150,7 +150,7 @@ def ask(job: Job) -> Answer:
 
 
 def _wait_answered(process: subprocess.Popen[bytes], answer_file: Path, deadline: float) -> None:
-    """Wait for the answer or the process's end, then see to it that the whole group goes."""
+    """Wait for the answer or the end of the process, then kill its process group."""
     try:
         while process.poll() is None and not answer_file.exists() and time.monotonic() < deadline:
             with suppress(subprocess.TimeoutExpired):

@@ -16,6 +16,6 @@ def opened(job: Job) -> Iterator[Seat]:
     from distributed import Client, LocalCluster
 
     cluster = LocalCluster(n_workers=job.n_workers, threads_per_worker=1, dashboard_address=None)
-    # pure=False: calls with equal arguments are calls of their own, as everywhere else.
+    # pure=False: calls with equal arguments are separate calls, as in all other libraries.
     with cluster, Client(cluster) as client, client.get_executor(pure=False) as executor:
         yield Seat(caller(executor, job))

@@ -1,7 +1,7 @@
 """Lithops: serverless functions whose state is in object storage, here with processes of this machine as functions.
 
-Option `endpoint_url`: an S3 endpoint for its storage; without it, files. It has no futures for single calls that would
-come back one by one as they are asked for: `map` only.
+Option `endpoint_url`: an S3 endpoint for its storage; without it, files. It has no futures for
+single calls: `map` only.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Ours. Its option `store` is the store's URL; without it, an embedded store in a folder of the measurement's own."""
+"""This library. Option `store`: the store's URL; by default an embedded store in the measurement's own folder."""
 
 from __future__ import annotations
 

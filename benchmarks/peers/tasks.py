@@ -1,4 +1,4 @@
-"""The tasks that every library is given. They return their argument, so that a lost or doubled one is noticed."""
+"""The tasks that every library runs. They return their argument, so that a lost or doubled task is noticed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def no_op(i: int) -> int:
 
 
 def sleep_1_ms(i: int) -> int:
-    # Sleeps rather than computes: eight workers on two cores are to show what the library costs, not the machine.
+    # Sleeps instead of computing: eight workers on two cores show the cost of the library, not of the machine.
     time.sleep(0.001)
     return i
 

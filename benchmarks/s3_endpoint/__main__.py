@@ -1,4 +1,4 @@
-"""Serves until ^C, SIGTERM or, with `--until-eof`, the end of the standard input. Prints its URL when it is up."""
+"""Serves until ^C, SIGTERM or, with `--until-eof`, the end of the standard input. Prints its URL once it has started."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ async def serve(endpoint: Endpoint, port: int, *, until_eof: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="s3_endpoint", description=__doc__)
-    parser.add_argument("--port", type=int, default=0, help="0 for any that is free")
+    parser.add_argument("--port", type=int, default=0, help="0 for any free port")
     parser.add_argument("--latency", choices=("aws", "none"), default="aws")
     parser.add_argument("--limits", choices=("aws", "none"), default="none", help="503 SlowDown above S3's rates")
     parser.add_argument("--seed", type=int, default=1, help="of the latencies")
-    parser.add_argument("--bucket", default="bench", help="a bucket to begin with")
+    parser.add_argument("--bucket", default="bench", help="create this bucket")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a line there for each request")
     parser.add_argument("--until-eof", action="store_true", help="serve until the standard input ends")
     options = parser.parse_args()

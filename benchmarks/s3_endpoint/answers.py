@@ -41,7 +41,7 @@ class Request:
 
     @property
     def kind(self) -> str:
-        """What it is counted and paid as: a kind of `store/requests.py` where there is one."""
+        """The kind under which it is counted and priced: one of `store/requests.py` where there is one."""
         if self.method == "GET" and not self.key:
             return "list"
         if self.method == "DELETE" or (self.method == "POST" and "delete" in self.query):
@@ -75,8 +75,8 @@ class Service:
         try:
             return self._answer(request)
         except Fault as fault:
-            told = f"{_XML}<Error><Code>{fault.code}</Code><Message>{fault.code}</Message></Error>"
-            return Answer(fault.status, "Content-Type: application/xml\r\n", told.encode())
+            body = f"{_XML}<Error><Code>{fault.code}</Code><Message>{fault.code}</Message></Error>"
+            return Answer(fault.status, "Content-Type: application/xml\r\n", body.encode())
 
     def _answer(self, request: Request) -> Answer:
         method, name = request.method, request.bucket
@@ -184,7 +184,7 @@ def _list(bucket: Bucket, request: Request) -> Answer:
 
 
 def _lines(bucket: Bucket, prefix: str, delimiter: str, marker: str, is_quoted: bool) -> Iterator[tuple[str, str]]:
-    """Each object or common prefix behind the marker: where the next page goes on behind it, and its XML."""
+    """Yield each object or common prefix behind the marker: the marker of the next page, and its XML."""
     folder = ""
     for key in bucket.after(prefix, marker):
         if folder and key.startswith(folder):

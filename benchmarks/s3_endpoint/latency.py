@@ -1,4 +1,4 @@
-"""How long an answer takes: lognormal around the median, with a rare long one, from a seed.
+"""Draws the latency of an answer from a seed: lognormal around the median, with a rare long one.
 
 Medians are rounded from published measurements within one region, spreads are theirs (95th percentile over median):
 
@@ -34,7 +34,7 @@ class Latency:
         self._random = random.Random(seed)
 
     def draw_s(self, kind: str) -> float:
-        """How many seconds the next request of this kind (`Request.kind`) takes."""
+        """Return the seconds that the next request of this kind (`Request.kind`) takes."""
         if not self._is_slow:
             return 0.0
         median_s, sigma = (_READ_S, _READ_SIGMA) if kind in ("get", "head") else (_WRITE_S, _WRITE_SIGMA)

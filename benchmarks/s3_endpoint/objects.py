@@ -1,4 +1,4 @@
-"""What is stored: buckets of objects and of unfinished uploads, with S3's conditions. No I/O, no waiting."""
+"""Buckets of objects and of unfinished uploads, with S3's conditions. No I/O, no waiting."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Object:
 
     @cached_property
     def line(self) -> str:
-        """Its line in a listing, without its key; kept, since a session's objects are listed over and over."""
+        """Its line in a listing, without its key; cached, since a session's objects are listed again and again."""
         at = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(self.at))
         return (
             f"<LastModified>{at}</LastModified><ETag>&quot;{self.etag}&quot;</ETag><Size>{len(self.body)}</Size>"
@@ -72,7 +72,7 @@ class Bucket:
         return found
 
     def write(self, key: str, body: bytes, if_match: str | None, if_none_match: str | None, etag: str = "") -> Object:
-        """Check, then write; both in one step."""
+        """Check the condition and write, in one step."""
         there = self.objects.get(key)
         if if_match is not None and there is None:
             raise Fault(404, "NoSuchKey")
@@ -91,7 +91,7 @@ class Bucket:
             del self.keys[bisect.bisect_left(self.keys, key.encode())]
 
     def after(self, prefix: str, marker: str) -> Iterator[str]:
-        """The keys with a prefix behind a marker, in order."""
+        """Return the keys with a prefix behind a marker, in order."""
         wanted = prefix.encode()
         start = max(bisect.bisect_left(self.keys, wanted), bisect.bisect_right(self.keys, marker.encode()))
         for i in range(start, len(self.keys)):

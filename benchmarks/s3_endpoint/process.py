@@ -1,4 +1,4 @@
-"""Starts the endpoint from a benchmark or a test, and asks it what it has counted."""
+"""Starts the endpoint from a benchmark or a test, and reads its counters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 __all__ = ["BUCKET", "ENVIRONMENT", "Running", "running", "started"]
 
 BUCKET = "bench"
-# Any credentials will do, but some there must be: clients do not send a request without.
+# Any credentials are accepted, but clients send no request without credentials.
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "bench",
     "AWS_SECRET_ACCESS_KEY": "bench",
@@ -26,11 +26,11 @@ ENVIRONMENT = {
 
 
 class Running:
-    """An endpoint that runs.
+    """A running endpoint.
 
     Attributes:
-        url: Where it is.
-        pid: Its process.
+        url: Its address.
+        pid: The id of its process.
     """
 
     def __init__(self, url: str, pid: int) -> None:
@@ -44,13 +44,13 @@ class Running:
     def counts(self) -> dict[str, float]:
         """Requests by kind since it started, refusals by status, bytes, and `cpu_s`, its CPU seconds."""
         with urllib.request.urlopen(f"{self.url}/_control/counts", timeout=60) as answer:
-            told: dict[str, float] = json.load(answer)
-        return told
+            counts: dict[str, float] = json.load(answer)
+        return counts
 
 
 @contextmanager
 def running(latency: str = "aws", *, limits: str = "none", trace: Path | None = None) -> Iterator[Running]:
-    """An endpoint with an empty bucket, for as long as the block; meanwhile `AWS_*` variables are what it wants."""
+    """Run an endpoint with an empty bucket during the block, with the `AWS_*` variables that it needs."""
     before = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     with started(latency, limits=limits, trace=trace) as endpoint:
         for name in before:
@@ -66,15 +66,15 @@ def running(latency: str = "aws", *, limits: str = "none", trace: Path | None = 
 
 @contextmanager
 def started(latency: str = "aws", *, limits: str = "none", trace: Path | None = None) -> Iterator[Running]:
-    """The same, leaving the environment alone: who talks to it needs `ENVIRONMENT`."""
+    """Run the same without a change of this process's environment: clients need `ENVIRONMENT`."""
     command = [sys.executable, str(Path(__file__).parent), "--latency", latency, "--limits", limits, "--bucket", BUCKET]
     if trace is not None:
         command += ["--trace", str(trace)]
     process = subprocess.Popen(
         [*command, "--until-eof"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert process.stdin is not None  # a pipe was asked for
-    assert process.stdout is not None  # so was this
+    assert process.stdin is not None  # the call asked for a pipe
+    assert process.stdout is not None  # and for this one
     try:
         url = process.stdout.readline().strip()
         if not url:

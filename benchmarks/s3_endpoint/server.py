@@ -1,10 +1,10 @@
 """HTTP/1.1 over one event loop: reads requests, lets time pass, answers, counts.
 
-A hand-made parser, since a client and fifty workers share the machine with this: what it takes is in README.md, beside
-the benchmarks. It reads what S3's clients send, one request at a time per connection, bodies with a length.
+A hand-made parser, since a client and fifty workers share the machine with this; README.md of the benchmarks has its
+cost. It reads what S3's clients send, one request at a time per connection, bodies with a length.
 
-An answer is found at the *end* of its latency: a write is seen by others when it is acknowledged, and what a conditional
-write expects must hold until then. That makes lost races as likely as they can be.
+An answer is found at the *end* of its latency: a write becomes visible when it is acknowledged, and the condition of a
+write must hold until then. So races are lost as often as possible.
 
     GET /_control/counts      requests by kind since the start, refusals, bytes, and this process's CPU seconds, in JSON
 """
@@ -25,28 +25,28 @@ from benchmarks.s3_endpoint.latency import Latency
 __all__ = ["AWS_LIMITS", "Connection", "Endpoint", "Limits"]
 
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
-_CONTROL = "_control"  # no bucket may be called so
+_CONTROL = "_control"  # not a valid name of a bucket
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Requests a second. A bucket here is what S3 calls a partition and never splits."""
+    """Requests a second. A bucket is one partition of S3 that is never split."""
 
     n_reads: float
     n_writes: float
 
 
-# What S3 gives at least to each partitioned prefix; LIST counts as a read here.
+# The rates that S3 guarantees for each partition; LIST counts as a read.
 # Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html
 AWS_LIMITS = Limits(n_reads=5500, n_writes=3500)
 
 
 @dataclass
 class Endpoint:
-    """What all connections share.
+    """The state that all connections share.
 
     Args:
-        trace: Where a line is written for each request: when it came, when it was answered, connection, kind, status, key.
+        trace: A file with a line for each request: times of arrival and answer, connection, kind, status, key.
     """
 
     latency: Latency
@@ -58,17 +58,17 @@ class Endpoint:
     n_connections: int = 0
 
     def counted(self) -> Answer:
-        told = {**self.counts, "cpu_s": time.process_time(), "connections": self.n_connections}
-        return Answer(200, "Content-Type: application/json\r\n", json.dumps(told).encode())
+        counts = {**self.counts, "cpu_s": time.process_time(), "connections": self.n_connections}
+        return Answer(200, "Content-Type: application/json\r\n", json.dumps(counts).encode())
 
     def is_throttled(self, request: Request, kind: str, now: float) -> bool:
-        """Whether this request is one too many: a bucket of tokens that holds a second's worth."""
+        """Return whether this request exceeds the rate: a token bucket that holds one second's tokens."""
         if self.limits is None:
             return False
         is_read = kind in ("get", "head", "list")
         gap = 1.0 / (self.limits.n_reads if is_read else self.limits.n_writes)
         at = max(self._spent.get((request.bucket, is_read), 0.0), now - 1.0)
-        if at + gap > now + gap / 1000:  # sums of fractions are not exact
+        if at + gap > now + gap / 1000:  # sums of floats are not exact
             return True
         self._spent[request.bucket, is_read] = at + gap
         return False
@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._number = endpoint.n_connections
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # what a TCP server makes
+        assert isinstance(transport, asyncio.Transport)  # as a TCP server makes it
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
             self._advance()
 
     def _advance(self) -> None:
-        """Take one request from the buffer if it is there as a whole."""
+        """Take one complete request from the buffer, if there is one."""
         if self._request is None:
             end = self._buffer.find(b"\r\n\r\n")
             if end < 0:
@@ -179,7 +179,7 @@ def _bytes(answer: Answer, method: str) -> bytes:
 
 
 def _unwrapped(body: bytes, request: Request) -> bytes:
-    """The body without the frames that some clients put around its pieces (`Content-Encoding: aws-chunked`)."""
+    """Return the body without the frames that some clients put around its parts (`Content-Encoding: aws-chunked`)."""
     if "aws-chunked" not in request.headers.get("content-encoding", ""):
         return body
     pieces = []

@@ -1,15 +1,15 @@
 """The `starburst` command: parses arguments, calls the library, prints; decides nothing.
 
-    main.py      the group, what a command is registered by, and how errors are shown
-    options.py   what several commands take
+    main.py      the group of all commands, their registration, and the output of errors
+    options.py   options that several commands share
     others       one file per noun
 
-It needs the extra `cli`, except for `starburst worker`, which runs wherever the library does.
+All commands need the extra `cli`, except `starburst worker`, which needs only the library.
 
-    exit status   0   done
-                  1   done, and the answer is no: a check of `doctor` failed, a question was answered with no
+    exit status   0   success
+                  1   the answer is no: a check of `doctor` failed, or the user declined a question
                   2   wrong arguments, or the extra `cli` is not installed
-                  3   could not be done; standard error says why in one line
+                  3   failure; standard error gives the reason in one line
                   130 interrupted by ^C
 """
 
@@ -26,9 +26,9 @@ EXIT_INTERRUPTED = 130
 
 
 def entry(arguments: list[str] | None = None) -> int:
-    """Run one command; the process's exit status."""
+    """Run one command and return the process's exit status."""
     words = sys.argv[1:] if arguments is None else arguments
-    # Before click is loaded: images of workers are made without it.
+    # Before click is loaded: images of workers do not contain it.
     if words[:1] == ["worker"]:
         from starburst_executor.worker.__main__ import main as work
 

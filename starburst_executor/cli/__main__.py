@@ -1,4 +1,4 @@
-"""`python -m starburst_executor.cli`: the `starburst` command where its script is not on the path."""
+"""`python -m starburst_executor.cli`: the `starburst` command for environments whose scripts are not on the path."""
 
 import sys
 

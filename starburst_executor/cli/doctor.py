@@ -25,9 +25,9 @@ _MARKS = {"right": "ok", "wrong": "WRONG", "unknown": "?"}
 @stack_options
 @json_option
 def doctor(clients: Clients, as_json: bool) -> None:
-    """Check that everything is there that workers on AWS need, and say what is wrong and what to do.
+    """Check that the account has everything that workers on AWS need, and print each problem with its remedy.
 
-    Exit status 1 if something is wrong. Nothing is changed, but for one small object that is deleted again.
+    The exit status is 1 if a check fails. Nothing is changed, except that one small object is written and deleted.
     """
     from starburst_executor.aws.doctor import WRONG, examine
 

@@ -19,27 +19,31 @@ if TYPE_CHECKING:
 
 __all__ = ["image"]
 
-_base_option = click.option("--base-image", metavar="IMAGE", help="Build on this: Debian or Ubuntu, same minor Python.")
+_base_option = click.option(
+    "--base-image",
+    metavar="IMAGE",
+    help="The image to build on: Debian or Ubuntu with the same minor version of Python.",
+)
 
 
 @click.group()
 def image() -> None:
-    """Images that workers on AWS run in."""
+    """Manage the images in which workers on AWS run."""
 
 
 @image.command()
 @click.argument("project", type=click.Path(path_type=Path), default=".")
 @click.option(
-    "--arch", "archs", multiple=True, help="x86_64 or arm64; may be given twice.  [default: x86_64, as launchers]"
+    "--arch", "archs", multiple=True, help="x86_64 or arm64; can be given twice.  [default: x86_64, as for launchers]"
 )
-@click.option("--engine", help="docker, podman, buildah or codebuild.  [default: the first that answers]")
+@click.option("--engine", help="docker, podman, buildah or codebuild.  [default: the first that works]")
 @_base_option
 @stack_options
 def build(clients: Any, project: Path, archs: tuple[str, ...], engine: str | None, base_image: str | None) -> None:
     """Build the image that PROJECT needs, unless it exists, and print its URI.
 
-    PROJECT is a folder with a lock file, requirements.txt or pyproject.toml (or one beneath such a folder), or a script
-    whose imports are looked for.
+    PROJECT is a folder with a lock file, requirements.txt or pyproject.toml (or one beneath such a folder), or a script,
+    whose imports are analysed.
     """
     from starburst_executor.aws.image.images import build_image
     from starburst_executor.aws.stack.outputs import read_stack
@@ -73,12 +77,12 @@ def list_(clients: Any, as_json: bool) -> None:
 @click.argument("project", type=click.Path(path_type=Path), default=".")
 @_base_option
 def context(folder: Path, project: Path, base_image: str | None) -> None:
-    """Write what the image of PROJECT is built from into FOLDER, a new one, and print how to build it by yourself."""
+    """Write the build context of PROJECT's image into a new FOLDER, and print the command that builds it."""
     environment = _environment(project, base_image)
     try:
         folder.mkdir(parents=True)
     except FileExistsError as error:
-        raise ConfigError(f"there is something already: {folder}; name a new folder") from error
+        raise ConfigError(f"it exists already: {folder}; name a new folder") from error
     for name, body in environment.files().items():
         (folder / name).write_bytes(body)
     words = " ".join(f"--build-arg {name}={value}" for name, value in environment.build_arguments().items())

@@ -1,4 +1,4 @@
-"""`starburst key export`: one session's key, to hand over."""
+"""`starburst key export`: one session's key, to pass to another machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["key"]
 
 @click.group()
 def key() -> None:
-    """Keys of sessions."""
+    """Export keys of sessions."""
 
 
 @key.command()
@@ -23,14 +23,13 @@ def key() -> None:
 def export(session: str) -> None:
     """Print the key of SESSION, an id or a URL: 64 hexadecimal digits.
 
-    Whoever has it can read that session's data, and run code in its workers and clients. Pass it as STARBURST_KEY or
-    as key=. It opens no other session.
+    With this key a person can read that session's data, and run code in its workers and clients. Pass it as STARBURST_KEY or
+    as key=. It does not open other sessions.
     """
     session_id = session if is_session_id(session) else split_url(session)[1]
     if session == session_id and known_url(session_id) is None:
         raise SessionNotFound(
-            f"no such session was started on this machine: session={session_id}; name it by its URL to export its key all "
-            "the same"
+            f"no such session was started on this machine: session={session_id}; pass its URL to export its key anyway"
         )
-    # The key alone goes to standard output, so that $(starburst key export …) is it.
+    # Only the key goes to standard output, so that $(starburst key export …) works.
     click.echo(config.find_session_key(session_id).hex())

@@ -1,4 +1,4 @@
-"""`starburst logs`: what a session's tasks and workers wrote."""
+"""`starburst logs`: the output of a session's tasks and workers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ _FOLLOW_S = 2.0
 
 @click.command()
 @click.argument("session")
-@click.option("--task", metavar="ID", help="Of this task alone, such as 0-17.")
-@click.option("--worker", metavar="ID", help="This worker's own log instead, from CloudWatch; `all` for every worker.")
-@click.option("--follow", is_flag=True, help="Go on until every task has ended or the session is over.")
+@click.option("--task", metavar="ID", help="Only of this task, for example 0-17.")
+@click.option(
+    "--worker", metavar="ID", help="Instead print this worker's own log from CloudWatch; `all` for every worker."
+)
+@click.option("--follow", is_flag=True, help="Continue until every task has ended or the session is over.")
 @store_option
 def logs(session: str, task: str | None, worker: str | None, follow: bool, store: str | None) -> None:
-    """Print what the tasks of SESSION, an id or a URL, wrote: of those that have ended, to the stream that they used.
+    """Print the output of the ended tasks of SESSION, an id or a URL, to the streams that they used.
 
-    Changes nothing. With --task or --worker ID, lines are as they were written; else each begins with its source.
+    Changes nothing. With --task or --worker ID the lines are unchanged; otherwise each begins with its source.
     """
     if task is not None and worker is not None:
-        raise ConfigError("--task and --worker: give one of them")
+        raise ConfigError("--task and --worker exclude each other: pass only one of them")
     clock, never = SystemClock(), threading.Event()
     opened = attach(session, clock, store=store)
     try:
@@ -39,7 +41,7 @@ def logs(session: str, task: str | None, worker: str | None, follow: bool, store
             source = WorkerLogs(found, own_launcher(found), None if worker == "all" else worker)
         is_one = task is not None or worker not in (None, "all")
         while True:
-            # Before the round, so that the last one has everything.
+            # Read before the round, so that the last round prints everything.
             is_last = not follow or has_ended(found)
             for line in source.fresh():
                 _show(line, is_one=is_one)

@@ -1,7 +1,7 @@
 """The group of all commands. To add one: a file with a click command, and its line in `COMMANDS`.
 
-A command's module is loaded when that command is named, or when all are listed. Whatever the library raises of its own
-is shown as one line and ends with exit status 3; anything else is a fault of ours and shows its traceback.
+A command's module is loaded when that command is named, or when all are listed. An error of the library is shown
+as one line, with exit status 3; any other exception is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starburst_executor.version import __version__
 
 __all__ = ["COMMANDS", "Failed", "run", "starburst"]
 
-# name: module beneath `cli` and the command in it, in the order of `starburst --help`
+# name: module in `cli` and its command, in the order of `starburst --help`
 COMMANDS = {
     "setup": "setup:setup",
     "doctor": "doctor:doctor",
@@ -34,7 +34,7 @@ COMMANDS = {
 
 
 class Failed(click.ClickException):
-    """It could not be done: one line on standard error, exit status 3."""
+    """A failure: one line on standard error, exit status 3."""
 
     exit_code = EXIT_FAILED
 
@@ -69,13 +69,13 @@ class _Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="starburst")
 def starburst() -> None:
-    """Sessions, and the AWS account that their workers may run in."""
+    """Manage sessions, and the AWS account in which their workers may run."""
 
 
 def run(words: list[str]) -> int:
-    """Run the command that `words` spell; the exit status."""
+    """Run the command of these arguments and return the exit status."""
     try:
-        # Like this click catches its own Exit and returns what it says; of a command that just ends it returns None.
+        # In this mode click catches its own Exit and returns the status; for a command that returns normally, None.
         status = starburst.main(words, prog_name="starburst", standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("starburst: interrupted", err=True)

@@ -1,4 +1,4 @@
-"""`starburst quota`: how many vCPUs the account may run, how many it runs, and how to ask for more."""
+"""`starburst quota`: shows the account's quotas of vCPUs and their use, and requests higher ones."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["quota"]
 
 @click.command()
 @click.argument("kind", required=False)
-@click.option("--request", "vcpus", type=click.FloatRange(min=1), metavar="N", help="Ask AWS for a quota of N vCPUs.")
+@click.option("--request", "vcpus", type=click.FloatRange(min=1), metavar="N", help="Request a quota of N vCPUs.")
 @click.option("--yes", is_flag=True, help="Do not ask back.")
 @json_option
 @stack_options
 def quota(clients: Clients, kind: str | None, vcpus: float | None, yes: bool, as_json: bool) -> None:
-    """Show how many vCPUs may run at once in the account and region, of KIND or of every kind.
+    """Show the number of vCPUs that may run at once in the account and region, of KIND or of every kind.
 
     KIND: fargate, fargate-spot, ec2, ec2-spot, ec2-gpu, ec2-gpu-spot.
     """
     from starburst_executor.aws.billing.quotas import KINDS, read_quota, request_quota
 
     if kind is not None and kind not in KINDS:
-        raise ConfigError(f"no such kind of quota: {kind!r}; there are {', '.join(KINDS)}")
+        raise ConfigError(f"there is no such kind of quota: {kind!r}; there are {', '.join(KINDS)}")
     if vcpus is None:
         found = {name: read_quota(clients, KINDS[name]) for name in ([kind] if kind else KINDS)}
         if as_json:
@@ -48,7 +48,7 @@ def quota(clients: Clients, kind: str | None, vcpus: float | None, yes: bool, as
             click.echo(f"{name:<14}" + "".join(f"{cell:>8}" for cell in cells))
         return
     if kind is None:
-        raise ConfigError(f"--request needs a kind: one of {', '.join(KINDS)}")
+        raise ConfigError(f"--request needs a KIND: one of {', '.join(KINDS)}")
     if not yes and not click.confirm(f"ask AWS for {vcpus:g} vCPUs of {kind} in {clients.region}?", err=True):
         raise click.exceptions.Exit(EXIT_NO)
     state = request_quota(clients, KINDS[kind], vcpus)

@@ -1,4 +1,4 @@
-"""`starburst sessions`, `status` and `cleanup`: detached sessions, from the outside."""
+"""`starburst sessions`, `status` and `cleanup`: list, inspect and end detached sessions."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ __all__ = ["cleanup", "sessions", "status"]
 def sessions(store: str | None, as_json: bool) -> None:
     """List the sessions of a store, oldest first. Needs no key.
 
-    Without a store those of the embedded one are listed, and, once there is a stack on AWS, those in its bucket.
+    Without --store it lists the sessions of the embedded store and, if a stack was set up, those in its bucket.
     """
     stores = _stores(store)
     found = [one for url in stores for one in DetachedExecutor.list_sessions(url)]
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(one) for one in found], indent=2))
     elif not found:
-        click.echo(f"no sessions in {' or '.join(stores)}; --store names another store", err=True)
+        click.echo(f"no sessions in {' or '.join(stores)}; pass --store to search another store", err=True)
     for one in () if as_json else found:
         click.echo(str(one))
 
 
 def _stores(named: str | None) -> list[str]:
-    """Where sessions may be: where it is said, else in the embedded store and in the bucket of the stack that was set up."""
+    """Return the stores to search: the given one, or the embedded store and the bucket of the stack that was set up."""
     own = config.resolve(detached=True, store=named).store
     if named is not None or own != config.default_store(detached=True) or not config.has_stack():
         return [own]
-    from starburst_executor.aws.clients import Clients  # boto3 is for those who have a stack
+    from starburst_executor.aws.clients import Clients  # loads boto3, which is needed only with a stack
     from starburst_executor.aws.stack.outputs import default_store
 
     return [own, default_store(Clients(config.resolve_aws()))]
@@ -61,10 +61,10 @@ def status(session: str, store: str | None, as_json: bool) -> None:
 @click.command()
 @click.argument("session")
 @store_option
-@click.option("--force", is_flag=True, help="Delete every object of it, outcomes too.")
+@click.option("--force", is_flag=True, help="Also delete all its objects, including outcomes.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def cleanup(session: str, store: str | None, force: bool, yes: bool) -> None:
-    """End SESSION, an id or a URL: stop its workers, cancel what has not ended. Outcomes stay, unless --force."""
+    """End SESSION, an id or a URL: stop its workers and cancel unfinished tasks. Outcomes stay, unless --force."""
     executor = DetachedExecutor.reattach(session, store=store)
     try:
         if not yes:

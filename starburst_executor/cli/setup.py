@@ -1,4 +1,4 @@
-"""`starburst setup`: prepares an AWS account, or changes what was prepared."""
+"""`starburst setup`: prepares an AWS account, or changes its stack."""
 
 from __future__ import annotations
 
@@ -16,60 +16,74 @@ if TYPE_CHECKING:
 __all__ = ["setup"]
 
 _AT_REST = (
-    "At rest it costs nothing but storage: $0.023 a GB and month in the bucket, $0.10 in the repository, $0.03 for logs. "
+    "While nothing runs, only storage costs money: $0.023 a GB and month in the bucket, $0.10 in the repository, $0.03 for logs. "
     "Each running worker has a public IPv4 address, $0.005 an hour."
 )
 
 
 @click.command()
 @stack_options
-@click.option("--ec2/--no-ec2", default=None, help="Capacity providers of EC2 instances, On-Demand and Spot.")
+@click.option("--ec2/--no-ec2", default=None, help="Create capacity providers of EC2 instances, On-Demand and Spot.")
 @click.option(
     "--instance-type",
     "instance_types",
     metavar="TYPE",
     multiple=True,
-    help="What they start, up to four of one architecture; implies --ec2.  [default: c7g.xlarge]",
+    help="The types that they start, up to four of one architecture; implies --ec2.  [default: c7g.xlarge]",
 )
-@click.option("--most-instances", type=click.IntRange(1, 5000), help="Start no more of them.  [default: 100]")
-@click.option("--disk-gb", type=click.IntRange(30, 16_000), help="Disk of each instance, Batch's too.  [default: 50]")
-@click.option("--batch/--no-batch", default=None, help="Queues of AWS Batch, on Fargate and EC2.")
+@click.option("--most-instances", type=click.IntRange(1, 5000), help="Most instances at once.  [default: 100]")
+@click.option("--disk-gb", type=click.IntRange(30, 16_000), help="Disk of each instance, also of Batch.  [default: 50]")
+@click.option("--batch/--no-batch", default=None, help="Create queues of AWS Batch, on Fargate and EC2.")
 @click.option(
     "--batch-instance-type",
     "batch_instance_types",
     metavar="TYPE",
     multiple=True,
-    help="What Batch starts on EC2: types or families of one architecture; implies --batch.  [default: optimal, which is "
+    help="The types or families that Batch starts on EC2, of one architecture; implies --batch.  [default: optimal, which is "
     "x86-64 without GPUs]",
 )
-@click.option("--batch-most-vcpus", type=click.IntRange(1), help="Run no more vCPUs at once on Batch.  [default: 1000]")
+@click.option("--batch-most-vcpus", type=click.IntRange(1), help="Most vCPUs at once on Batch.  [default: 1000]")
 @click.option(
     "--fair-share/--no-fair-share",
     default=None,
-    help="Share Batch's capacity fairly between users; implies --batch. Chosen when its queues are made.",
+    help="Share Batch's capacity fairly between users; implies --batch. Chosen when its queues are created.",
 )
-@click.option("--codebuild/--no-codebuild", default=None, help="A project that builds images.  [default: codebuild]")
+@click.option(
+    "--codebuild/--no-codebuild",
+    default=None,
+    help="Create a CodeBuild project that builds images.  [default: codebuild]",
+)
 @click.option("--shell/--no-shell", default=None, help="Let users open shells in workers: `starburst shell`.")
-@click.option("--vpc", metavar="ID", help="A VPC that exists, in place of one of the stack's own.")
+@click.option("--vpc", metavar="ID", help="An existing VPC, instead of a new one.")
 @click.option("--subnet", "subnets", metavar="ID", multiple=True, help="A public subnet of that VPC; two or more.")
 @click.option(
     "--private/--no-private",
     default=None,
-    help="Those subnets are private: no public addresses, a way out by NAT or endpoints.",
+    help="The subnets are private: no public addresses, with a NAT gateway or endpoints.",
 )
-@click.option("--session-days", type=click.IntRange(2, 3650), help="Keep sessions so long.  [default: 30]")
-@click.option("--log-days", type=int, help="Keep log lines so long.  [default: 30]")
-@click.option("--read", "reads", metavar="URL", multiple=True, help="Let workers read s3://bucket/prefix of yours.")
-@click.option("--write", "writes", metavar="URL", multiple=True, help="Let them read, write and delete there.")
+@click.option("--session-days", type=click.IntRange(2, 3650), help="Days to keep sessions.  [default: 30]")
+@click.option("--log-days", type=int, help="Days to keep log lines.  [default: 30]")
+@click.option("--read", "reads", metavar="URL", multiple=True, help="Let workers read your s3://bucket/prefix.")
+@click.option(
+    "--write",
+    "writes",
+    metavar="URL",
+    multiple=True,
+    help="Let workers read, write and delete in your s3://bucket/prefix.",
+)
 @click.option(
     "--worker-policy",
     "worker_policies",
     metavar="ARN",
     multiple=True,
-    help="Give workers this policy of yours as well.",
+    help="Also attach this policy of yours to workers.",
 )
 @click.option(
-    "--pass-role", "pass_roles", metavar="ARN", multiple=True, help="Let users give workers this role (role=) instead."
+    "--pass-role",
+    "pass_roles",
+    metavar="ARN",
+    multiple=True,
+    help="Let users start workers with this role (role=) instead.",
 )
 @click.option(
     "--secret",
@@ -78,23 +92,23 @@ _AT_REST = (
     multiple=True,
     help="Let workers be started with this secret, or parameter of SSM, or KMS key of one (secrets=).",
 )
-@click.option("--permissions-boundary", metavar="ARN", help="The policy that bounds every role of the stack.")
+@click.option("--permissions-boundary", metavar="ARN", help="The permissions boundary of every role of the stack.")
 @click.option("--role-path", metavar="PATH", help="Path of roles and policies, /teams/ours/.")
-@click.option("--role-prefix", metavar="TEXT", help="What names of roles and policies begin with.")
-@click.option("--worker-role", metavar="ARN", help="A role that exists, for workers.")
-@click.option("--execution-role", metavar="ARN", help="A role that exists, for the start of workers.")
-@click.option("--kms-key", metavar="ARN", help="A KMS key that encrypts bucket, logs and keys of sessions.")
-@click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="A tag for everything in the stack.")
-@click.option("--dry-run", is_flag=True, help="Say what would be changed, and change nothing.")
+@click.option("--role-prefix", metavar="TEXT", help="Prefix of the names of roles and policies.")
+@click.option("--worker-role", metavar="ARN", help="An existing role for workers.")
+@click.option("--execution-role", metavar="ARN", help="An existing role for the start of workers.")
+@click.option("--kms-key", metavar="ARN", help="A KMS key that encrypts the bucket, logs and keys of sessions.")
+@click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="A tag for all resources of the stack.")
+@click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
 @click.option(
     "--template", "show_template", is_flag=True, help="Print the CloudFormation template, for administrators."
 )
 def setup(clients: Clients, *, dry_run: bool, show_template: bool, **wishes: Any) -> None:
     """Prepare an AWS account for workers: one CloudFormation stack, and its name in the config file.
 
-    Run it again to change choices, after an upgrade, or after an interruption: what differs is changed, and choices that
-    are not made again stay. Options that can be given several times replace all that was given before; "none" alone takes
-    it away from --read, --write, --worker-policy, --pass-role and --secret, and from options that name a policy, a role or a
+    Run it again to change options, after an upgrade, or after an interruption: it changes only differences, and options
+    that are not given stay as they were. An option that can be given several times replaces all its earlier values; "none"
+    removes the values of --read, --write, --worker-policy, --pass-role and --secret, and from options that name a policy, a role or a
     key.
     """
     from starburst_executor.aws.stack.setup import Wishes, compact, propose, set_up, template
@@ -104,7 +118,7 @@ def setup(clients: Clients, *, dry_run: bool, show_template: bool, **wishes: Any
         click.echo("# starburst_executor/aws/stack/template.yaml.")
         click.echo(compact(template()), nl=False)
         return
-    # An option's name is a wish's.
+    # The names of options are the names of `Wishes`.
     wished = Wishes(**wishes)
     clock = SystemClock()
     if dry_run:
@@ -133,4 +147,4 @@ def _show(stack: Stack) -> None:
         click.echo("             shared fairly between users: Batch(share=...)")
     click.echo(f"for users    attach the policy {stack.client_policy_arn}")
     click.echo("check it     starburst doctor")
-    click.echo("then         starburst image build SCRIPT, for what workers run")
+    click.echo("then         starburst image build SCRIPT, for the packages of workers")

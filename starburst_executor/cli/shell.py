@@ -1,4 +1,4 @@
-"""`starburst shell`: a look into a worker on ECS."""
+"""`starburst shell`: a shell in a worker on ECS."""
 
 from __future__ import annotations
 

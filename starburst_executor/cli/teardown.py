@@ -1,4 +1,4 @@
-"""`starburst teardown`: removes what `starburst setup` made."""
+"""`starburst teardown`: removes the stack that `starburst setup` made."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["teardown"]
 @click.command()
 @stack_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--force", is_flag=True, help="Stop what still runs.")
+@click.option("--force", is_flag=True, help="Stop running workers.")
 def teardown(clients: Clients, yes: bool, force: bool) -> None:
     """Remove a stack and everything in it: sessions with their outcomes, images, logs, keys.
 
-    Refused while workers run, unless --force. If it is interrupted, run it again.
+    It is refused while workers run, unless --force is given. If it is interrupted, run it again.
     """
     from starburst_executor.aws.stack.contents import contents, running
     from starburst_executor.aws.stack.teardown import tear_down
@@ -47,7 +47,7 @@ def teardown(clients: Clients, yes: bool, force: bool) -> None:
             err=True,
         )
         if click.prompt("type the stack's name to remove it", err=True) != settings.stack:
-            click.echo("not the stack's name: nothing was changed", err=True)
+            click.echo("that is not the stack's name: nothing was changed", err=True)
             raise click.exceptions.Exit(EXIT_NO)
     left = tear_down(clients, clock, has, lambda line: click.echo(line, err=True))
     click.echo(f"stack {settings.stack} in {clients.region} is removed")

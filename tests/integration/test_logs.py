@@ -42,7 +42,7 @@ def test_what_tasks_wrote_comes_from_the_store_to_the_stream_that_they_used() ->
         (("--task", "0-3"), "no such task: task=0-3"),
         (("--task", "two"), "not a task's id: 'two'"),
         (("--worker", "all"), "only workers on AWS log to CloudWatch: launcher='local"),
-        (("--worker", "all", "--task", "0-1"), "give one of them"),
+        (("--worker", "all", "--task", "0-1"), "exclude each other"),
     ):
         result = run("logs", ex.id, *words)
         assert result.exit_code == 3

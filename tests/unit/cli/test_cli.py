@@ -69,7 +69,7 @@ def test_sessions_are_listed(session):
 def test_no_sessions_is_said_on_standard_error():
     result = run("sessions")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert re.fullmatch(r"no sessions in sqlite:///.*; --store names another store\n", result.stderr)
+    assert re.fullmatch(r"no sessions in sqlite:///.*; pass --store to search another store\n", result.stderr)
 
 
 def test_status_counts_and_starts_nothing(session):

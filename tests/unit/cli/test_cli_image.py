@@ -33,7 +33,7 @@ def test_context_writes_what_the_image_is_built_from(project: Path, capsys: pyte
     assert printed.startswith("docker build --build-arg BASE_IMAGE=")
     assert printed.endswith(f"--tag starburst-worker:{environment.tag('x86_64')} folder\n")
     assert run(["image", "context", "folder"]) == 3
-    assert "there is something already: folder" in capsys.readouterr().err
+    assert "it exists already: folder" in capsys.readouterr().err
 
 
 def test_build_prints_names_and_nothing_else_on_standard_output(
