@@ -83,9 +83,9 @@ ORDINARY = frozenset(
     descriptors died durations ec2 elsewhere end error etags exceeded exit expired failure fargate files
     finished first folder found future gap given gone grace heard hourly idle inbox initargs invalid keep kept
     leaving line listed load local located log mapper mark max min mismatch most mp no not obstore opened
-    outbox own parallel parts patience patient per phase pickler pickles place placed poll prepared quota rank
-    received recent record ref remote requests result returned returning ring root s3 screen seen sending
-    shared sign silent spending sqlite starburst start state staying step stepped stop stored stream summary
+    outbox own parallel parts patience patient per phase pickler pickles place placed poll prepared queue
+    quota rank received recent record ref remote requests result returned returning ring root s3 screen seen
+    sending shared sign silent spending sqlite starburst start state staying step stepped stop stream summary
     supply threads threshold timeout traceback try unavailable unchanged unpickler unproven version wait
     wanted warner watch workforce write
     """.split()  # noqa: SIM905 - shorter than a list of strings
@@ -234,7 +234,7 @@ def is_form(word: str, words: Set[str]) -> bool:
     """Whether a word is one of these, or a plural, a verb form or an agent of one."""
     return (
         word in words
-        or any(word == term + ending for term in words for ending in ("s", "es", "er", "ing", "ed"))
+        or any(word == term + ending for term in words for ending in ("s", "es", "r", "er", "ing", "d", "ed"))
         or any(word == term[:-1] + ending for term in words for ending in ("ing", "ies"))
     )
 

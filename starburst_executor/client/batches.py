@@ -1,4 +1,4 @@
-"""Groups a client's submits into batches, one for each status object: how many tasks an object has, and which."""
+"""Cuts a client's submits into batches, one for each status object: how many tasks an object has, and which."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from starburst_executor.client.stored_functions import StoredFunction
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import StatusRef
 
-__all__ = ["LEAST_INLINE_BYTES", "Acknowledged", "Batch", "Grouping", "Queued"]
+__all__ = ["LEAST_INLINE_BYTES", "Acknowledged", "Batch", "Batching", "Queued"]
 
-# A call below this size is not stored apart: its entry would be about as big as the call.
+# A call below this size is always inline: its entry would be about as big as the call.
 LEAST_INLINE_BYTES = 512
 _MAX_CALLS_BYTES = 64 * 2**20
 # The size of a burst's first objects. A worker with an object to itself loses no races and need not read it again before
@@ -78,7 +78,7 @@ class Acknowledged:
     futures: list[StarburstFuture[Any]] = field(repr=False)
 
 
-class Grouping:
+class Batching:
     """Decides how many tasks go into the next status object. Not thread-safe: its submitter's lock guards it.
 
     Args:

@@ -1,6 +1,6 @@
 """Gathers submits into status objects: group commit, with a bounded queue.
 
-    submit ──add──► queue ──take──► batch ──send──► store        (`batches.py` groups, `batch_writer.py` stores)
+    submit ──add──► queue ──take──► batch ──send──► store        (`batches.py` cuts, `batch_writer.py` stores)
                       ▲               │
                       └── while batches are being sent, further submits gather
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from starburst_executor.client.batch_writer import BatchWriter
-from starburst_executor.client.batches import Acknowledged, Batch, Grouping, Queued
+from starburst_executor.client.batches import Acknowledged, Batch, Batching, Queued
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.pieces import BigCall, Pieces
 from starburst_executor.client.stored_functions import StoredFunctions
@@ -58,11 +58,11 @@ class Submitter:
         )
         # Senders wait on `_sendable` for a batch, all other threads on `_changed` for room or an empty queue: a wake-up for a
         # sender must not go to a thread that cannot send. Both have the same lock.
-        # guards: _grouping, _queue, _n_bytes, _flying, _n_added, _cancelled, _closed, _error, _is_lost
+        # guards: _batching, _queue, _n_bytes, _flying, _n_added, _cancelled, _closed, _error, _is_lost
         lock = threading.Lock()
         self._sendable = threading.Condition(lock)
         self._changed = threading.Condition(lock)
-        self._grouping = Grouping(ordinal, n_workers)
+        self._batching = Batching(ordinal, n_workers)
         self._queue: deque[Queued] = deque()
         self._n_bytes = 0
         self._flying: list[Batch] = []
@@ -104,7 +104,7 @@ class Submitter:
             self._n_added += 1
             self._queue.append(Queued(future, stored, call, failed, n_bytes))
             self._n_bytes += n_bytes
-            self._grouping.burst += 1
+            self._batching.burst += 1
             if self._is_ready():
                 self._sendable.notify()
             return future
@@ -190,7 +190,7 @@ class Submitter:
             self._sendable.wait_for(lambda: self._is_ready() or (self._closed and not self._queue), timeout_s)
             if not self._is_ready():
                 return None
-            batch = self._grouping.cut(self._queue, self._cancelled)
+            batch = self._batching.cut(self._queue, self._cancelled)
             self._flying.append(batch)
             if self._is_ready():
                 self._sendable.notify()
@@ -208,7 +208,7 @@ class Submitter:
                 self._flying.remove(batch)
                 self._n_bytes -= batch.n_bytes
                 if self._is_empty():
-                    self._grouping.burst = 0
+                    self._batching.burst = 0
                 self._changed.notify_all()
                 self._sendable.notify_all()
 
@@ -230,7 +230,7 @@ class Submitter:
         """Whether to send now: nothing is in flight, or the queue holds enough for one object."""
         if not self._queue:
             return False
-        return not self._flying or self._closed or len(self._queue) >= self._grouping.size()
+        return not self._flying or self._closed or len(self._queue) >= self._batching.size()
 
 
 def submitter_record(client_id: str) -> SubmitterRecord:

@@ -38,7 +38,7 @@ __all__ = ["Watcher", "end_what_is_left"]
 _T = TypeVar("_T")
 _Read: TypeAlias = "tuple[WorkerBeat, str] | None"
 
-# Without suspicion, a repair reads only the objects that have not changed since the last one; each so many repairs it reads all.
+# Without suspicion, a repair reads only the objects that have not changed since the last one; at every fourth repair it reads all.
 _READS_ALL_EACH = 4
 # A listing costs as much as twelve reads: this many objects are ended before the next one, unless another process is met.
 _ENDED_AT_A_LOOK = 32

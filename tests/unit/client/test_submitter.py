@@ -237,7 +237,7 @@ def test_a_late_lone_submit_costs_as_much_as_an_early_one() -> None:
 
 def test_an_epoch_is_in_the_manifest_before_there_is_anything_in_it() -> None:
     client = Client()
-    client.submitter._grouping.n_statuses = STATUSES_PER_EPOCH - 1
+    client.submitter._batching.n_statuses = STATUSES_PER_EPOCH - 1
     client.add()
     client.send_all()
     client.rig.asked.clear()
@@ -252,7 +252,7 @@ def test_an_epoch_is_in_the_manifest_before_there_is_anything_in_it() -> None:
 
 def test_an_epoch_opened_by_a_batch_that_overtook_another_is_opened_with_those_before() -> None:
     client = Client()
-    client.submitter._grouping.n_statuses = 3 * STATUSES_PER_EPOCH
+    client.submitter._batching.n_statuses = 3 * STATUSES_PER_EPOCH
     client.add()
     client.send_all()
     assert client.rig.another().manifest.current.submitters[0].open == (0, 1, 2, 3)
@@ -294,7 +294,7 @@ def test_a_batch_that_is_cancelled_as_a_whole_costs_nothing_and_leaves_no_gap_in
     for _ in range(2):
         client.add()
         client.send_all()
-    assert client.submitter._grouping.n_statuses == 2
+    assert client.submitter._batching.n_statuses == 2
 
 
 def test_calls_that_could_not_be_pickled_are_recorded_as_failed() -> None:
