@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
-from starburst_executor.client.collector import Collector, Mapper
+from starburst_executor.client.bodies import Mapper
+from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.sending import Sending
 from starburst_executor.client.threads import Threads
@@ -116,12 +117,12 @@ class FuturesOfClient:
         """Cancel the unsent tasks; return their number."""
         return 0 if self.sending is None else self.sending.cancel(self.sending.unacknowledged())
 
-    def cancel_in(self, key: str, indices: Iterable[int]) -> int:
+    def cancel_in(self, key: str, positions: Iterable[int]) -> int:
         """Cancel the pending ones among these tasks of one status object; return their number. Store: 1 GET, 1 swap."""
         cancelled: list[int] = []
 
         def step(current: Status) -> Status:
-            changed, cancelled[:] = status.cancel(current, indices, self._session.clock.now())
+            changed, cancelled[:] = status.cancel(current, positions, self._session.clock.now())
             return changed
 
         try:

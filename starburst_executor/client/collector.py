@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
+from starburst_executor.client.bodies import Bodies, Mapper
 from starburst_executor.client.future import StarburstFuture, for_each
 from starburst_executor.clock import Backoff
 from starburst_executor.errors import (
@@ -34,16 +35,14 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.outcomes import load_outcome
 from starburst_executor.protocol.records import SessionState
-from starburst_executor.protocol.status import Entry, Located, State, Status
+from starburst_executor.protocol.status import Entry, State, Status
 from starburst_executor.session.epochs import close_epochs
 from starburst_executor.session.statuses import Versioned
 from starburst_executor.session.store import SessionStore
 
-__all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Mapper", "Place"]
+__all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Place"]
 
 _log = logging.getLogger(__name__)
-_A = TypeVar("_A")
-_B = TypeVar("_B")
 
 # Up to this number of objects are read one by one: a LIST costs as much as twelve GETs (S3 prices, us-east-1).
 FEW_REMOTE = 12
@@ -60,14 +59,8 @@ _SILENT_POLLS = 20
 _WARN_BYTES = 256 * 2**20
 
 
-class Mapper(Protocol):
-    """Calls a function for several items, several at once where that helps; results in order."""
-
-    def __call__(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]: ...
-
-
 class Place(NamedTuple):
-    """A status object, and the futures that wait for its tasks, by the task's index in the object."""
+    """A status object, and the futures that wait for its tasks, by the task's position in the object."""
 
     key: str
     ref: StatusRef
@@ -128,7 +121,7 @@ class Collector:
         *,
         unread: bool = False,
     ) -> None:
-        """Complete these futures when their tasks end. Each is given with its task's index in the object.
+        """Complete these futures when their tasks end. Each is given with its task's position in the object.
 
         Args:
             etag: The object's ETag if its tasks are known to be pending in it; empty to have the object read.
@@ -141,9 +134,9 @@ class Collector:
                 watched.is_unread = unread
             elif not etag:
                 watched.etag = ""
-            for index, future in futures:
+            for position, future in futures:
                 if not future.done():
-                    watched.futures.setdefault(index, []).append(future)
+                    watched.futures.setdefault(position, []).append(future)
                     self.n_waiting += 1
             if not watched.futures:
                 del self._watched[key]
@@ -187,14 +180,14 @@ class Collector:
                 self.done.notify_all()
 
     def keys_of(self, futures: Iterable[StarburstFuture[Any]]) -> dict[str, list[int]]:
-        """Return, by status object, the indices of the tasks for which these futures wait."""
+        """Return, by status object, the positions of the tasks for which these futures wait."""
         wanted = set(futures)
         with self._lock:
-            indices_by_key = {
-                key: [i for i, waiting in watched.futures.items() if not wanted.isdisjoint(waiting)]
+            positions_by_key = {
+                key: [position for position, waiting in watched.futures.items() if not wanted.isdisjoint(waiting)]
                 for key, watched in self._watched.items()
             }
-        return {key: indices for key, indices in indices_by_key.items() if indices}
+        return {key: positions for key, positions in positions_by_key.items() if positions}
 
     def pause_s(self) -> float:
         """Return the pause before the next poll, in seconds.
@@ -238,25 +231,29 @@ class Collector:
         """Complete and mark futures from this status object; return the number of tasks whose state is new."""
         with self._lock:
             watched = self._watched.get(key)
-            waiting = [] if watched is None else [(i, list(futures)) for i, futures in watched.futures.items()]
+            waiting = (
+                [] if watched is None else [(position, list(futures)) for position, futures in watched.futures.items()]
+            )
             if watched is not None:
                 watched.claims = frozenset(
-                    seen.entries[i].claim for i, _ in waiting if seen.entries[i].state == State.CLAIMED
+                    seen.entries[position].claim
+                    for position, _ in waiting
+                    if seen.entries[position].state == State.CLAIMED
                 )
         ended: list[tuple[int, list[StarburstFuture[Any]]]] = []
         n_news = 0
-        for index, futures in waiting:
-            entry = seen.entries[index]
+        for position, futures in waiting:
+            entry = seen.entries[position]
             # A retry is a later run: an entry of an earlier run is not the outcome of its future.
             of_run = [future for future in futures if entry.run >= future.run]
             if entry.has_ended and of_run:
-                ended.append((index, of_run))
+                ended.append((position, of_run))
             elif entry.state == State.CLAIMED:
                 n_news += any(not future.running() for future in of_run)
                 for future in of_run:
                     future.mark_running()
         if ended:
-            self._measure([seen.entries[index] for index, _ in ended])
+            self._measure([seen.entries[position] for position, _ in ended])
             self._complete(key, seen, ended)
             self._forget(key, ended)
         return n_news + len(ended)
@@ -314,33 +311,33 @@ class Collector:
     def _give_up(self, watched: _Watched, error: Exception) -> None:
         with self._lock:
             futures = [future for waiting in watched.futures.values() for future in waiting]
-            indices = [(index, list(waiting)) for index, waiting in watched.futures.items()]
+            ended = [(position, list(waiting)) for position, waiting in watched.futures.items()]
         try:
             for_each(futures, lambda future: future.complete(None, error))
         finally:
-            self._forget(watched.key, indices)
+            self._forget(watched.key, ended)
 
     def _complete(self, key: str, seen: Status, ended: list[tuple[int, list[StarburstFuture[Any]]]]) -> None:
         ref = self._session.keys.parse_status(key)
         assert ref is not None  # only such keys are watched  # noqa: S101
-        bodies = _Bodies(self._session, ref, self._parallel, [seen.entries[index] for index, _ in ended])
-        for index, futures in ended:
-            entry = seen.entries[index]
+        bodies = Bodies(self._session, ref, self._parallel, [seen.entries[position] for position, _ in ended])
+        for position, futures in ended:
+            entry = seen.entries[position]
             if entry.state == State.CANCELLED:
                 for future in futures:
                     future.mark_cancelled()
                     self.keep(future, 0)
                 continue
-            value, error, n_bytes = self._outcome(seen, index, entry, bodies)
+            value, error, n_bytes = self._outcome(seen, position, entry, bodies)
             for future in futures:
                 future.complete(value, error)
                 self.keep(future, n_bytes)
 
     def _outcome(
-        self, seen: Status, index: int, entry: Entry, bodies: _Bodies
+        self, seen: Status, position: int, entry: Entry, bodies: Bodies
     ) -> tuple[Any, BaseException | None, int]:
         """Return value, exception, and the number of bytes that they occupied."""
-        label = status.outcome_label(seen, index, entry)
+        label = status.outcome_label(seen, position, entry)
         try:
             if entry.outcome is None:
                 raise PayloadError(f"a task that has ended is stored without its outcome: task={label}")
@@ -356,46 +353,13 @@ class Collector:
             watched = self._watched.get(key)
             if watched is None:
                 return
-            for index, futures in ended:
-                left = [future for future in watched.futures.get(index, ()) if future not in futures]
-                self.n_waiting -= len(watched.futures.get(index, ())) - len(left)
+            for position, futures in ended:
+                left = [future for future in watched.futures.get(position, ()) if future not in futures]
+                self.n_waiting -= len(watched.futures.get(position, ())) - len(left)
                 if left:
-                    watched.futures[index] = left
+                    watched.futures[position] = left
                 else:
-                    watched.futures.pop(index, None)
+                    watched.futures.pop(position, None)
             if not watched.futures:
                 del self._watched[key]
             self.done.notify_all()
-
-
-class _Bodies:
-    """The sealed outcomes of the ended tasks of one status object; each outcome object is read once, in one range."""
-
-    def __init__(self, session: SessionStore, ref: StatusRef, parallel: Mapper, entries: list[Entry]) -> None:
-        self._session = session
-        self._ref = ref
-        ranges: dict[str, tuple[int, int]] = {}
-        for entry in entries:
-            place = entry.outcome
-            if isinstance(place, Located):
-                start, end = ranges.get(place.part, (place.start, 0))
-                ranges[place.part] = (min(start, place.start), max(end, place.start + place.length))
-        self._read = dict(parallel(self._fetch, ranges.items()))
-
-    def get(self, outcome: bytes | Located) -> bytes | memoryview:
-        """Raises: PayloadError if the object is missing."""
-        if not isinstance(outcome, Located):
-            return outcome
-        start, body = self._read[outcome.part]
-        if isinstance(body, PayloadError):
-            raise body
-        return memoryview(body)[outcome.start - start : outcome.start - start + outcome.length]
-
-    def _fetch(self, item: tuple[str, tuple[int, int]]) -> tuple[str, tuple[int, bytes | PayloadError]]:
-        part, (start, end) = item
-        key = self._session.keys.outcomes(self._ref.status_id, part)
-        try:
-            stored = self._session.store.get(key, start=start, length=end - start)
-        except ObjectNotFound:
-            return part, (start, PayloadError(f"a stored outcome is missing: key={key}; was the session cleaned up?"))
-        return part, (start, stored.body)

@@ -22,7 +22,7 @@ from typing import Any
 
 from starburst_executor.client.cancelling import Elsewhere, FuturesOfClient
 from starburst_executor.client.cleanup import Sweep
-from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector, Place
+from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector
 from starburst_executor.client.ending import Ending
 from starburst_executor.client.future import StarburstFuture, for_each
 from starburst_executor.client.keeper import ClientKeeper
@@ -34,6 +34,7 @@ from starburst_executor.client.spending import Spending
 from starburst_executor.client.state import ClientState
 from starburst_executor.client.tasks import SessionTasks
 from starburst_executor.client.threads import Threads, named
+from starburst_executor.client.visit import Visit
 from starburst_executor.client.workforce import Workforce
 from starburst_executor.clock import Clock
 from starburst_executor.config import Settings
@@ -258,33 +259,13 @@ class Engine:
             has_returned=True,
         )
         engine.start()
-        return engine
+        return Visit(engine.parts, engine.ending)
 
-    def watch(self, place: Place) -> None:
-        """Watch one status object, to complete its futures."""
-        waiting = [(index, future) for index, futures in place.futures.items() for future in futures]
-        self.parts.collector.watch(place.key, place.ref, "", waiting)
-        if (error := self.parts.state.error) is not None:
-            self.parts.collector.give_up_all(error)
-
-    def find(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
-        """Find the tasks of these futures in the store, and watch them; return the futures without a stored task."""
-        missing = {(future.ordinal, future.index): future for future in futures}
-        for listed in self.session.statuses.all():
-            ref = listed.ref
-            tasks = [(i, (ref.ordinal, ref.first + i)) for i in range(ref.n_tasks)]
-            waiting = {i: [missing.pop(task)] for i, task in tasks if task in missing}
-            if waiting:
-                self.watch(Place(listed.key, ref, waiting))
-        return list(missing.values())
+    # --- for the executor and its end ---------------------------------------------------------------------------------
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
         """Cancel the tasks that no worker has claimed; return their number."""
         return self.parts.futures.cancel(futures)
-
-    def has_failed(self) -> bool:
-        """Whether it cannot continue, or has ended."""
-        return self.parts.state.error is not None or self.parts.state.ended.is_set()
 
     def leave(self) -> None:
         """Leave without waiting for a worker. A second call is harmless."""

@@ -9,25 +9,21 @@ the behaviour at the end.
 
 from __future__ import annotations
 
-import atexit
 import functools
-import logging
-import sys
-import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from starburst_executor import config, context
 from starburst_executor.client.engine import Engine
+from starburst_executor.client.exits import end, end_in_background, stop_at_once
 from starburst_executor.client.functions import Prepared
-from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture
+from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.money import Cost, check_cost
 from starburst_executor.client.opening import start
@@ -36,8 +32,6 @@ from starburst_executor.config import SessionKey, Timings
 from starburst_executor.launch.base import Options
 
 __all__ = ["StarburstExecutor"]
-
-_log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -90,6 +84,7 @@ class StarburstExecutor(Executor):
 
     _detached = False
 
+    # Twenty arguments, because they are the public interface: those of `ProcessPoolExecutor`, and each setting of a session.
     def __init__(
         self,
         max_workers: int | None = None,
@@ -173,7 +168,7 @@ class StarburstExecutor(Executor):
         self._engine = engine
         self._max_workers = n_workers
         # Garbage collection of the executor acts as shutdown(wait=False).
-        self._finalizer = weakref.finalize(self, _end_in_background, engine)
+        self._finalizer = weakref.finalize(self, end_in_background, engine)
         self._finalizer.atexit = False
 
     @classmethod
@@ -248,7 +243,7 @@ class StarburstExecutor(Executor):
         if wait and not self._engine.parts.threads.is_one():
             end(self._engine)
         else:
-            _end_in_background(self._engine)
+            end_in_background(self._engine)
 
     def terminate_workers(self) -> None:
         """Stop the workers at once, and end the session, as `ProcessPoolExecutor.terminate_workers` of Python 3.14.
@@ -259,7 +254,7 @@ class StarburstExecutor(Executor):
         """
         if self._engine.is_of_this_process():
             self._engine.ending.stop_workers()
-            _end_in_background(self._engine)
+            end_in_background(self._engine)
 
     def kill_workers(self) -> None:
         """As `terminate_workers`: both kill the workers, so that user code cannot refuse."""
@@ -361,83 +356,3 @@ def _first_result(futures: deque[StarburstFuture[T]], timeout: float | None) -> 
         raise
     finally:
         del future
-
-
-def end(engine: Engine) -> None:
-    """End an executor: an attached one when every future is done, a detached one when every submit is acknowledged."""
-    ending = engine.ending
-    ending.begin()
-    if ending.is_stopped:
-        ending.end_stopped()
-    elif engine.detached:
-        try:
-            engine.flush()
-        finally:
-            ending.detach()
-    else:
-        ending.wait_done()
-        ending.end_session()
-
-
-def stop_at_once(engine: Engine) -> None:
-    """Handle a second ^C: kill the workers of an attached session and cancel the rest. A detached session continues."""
-    if not engine.detached and engine.is_of_this_process():
-        try:
-            engine.ending.cleanup(delete=not engine.settings.keep)
-        except Exception as error:
-            _log.warning("a session was not ended in good order: %r", error)
-
-
-def _end_in_background(engine: Engine) -> None:
-    # Assumes: the garbage collector may call this in any thread, which may hold any lock, so it takes no lock.
-    if not engine.parts.state.ended.is_set() and engine.is_of_this_process():
-        # A daemon thread: at its exit the interpreter waits for the engine (`_end_all`), not for this thread.
-        thread = threading.Thread(target=_end_in_order, args=(engine,), name=f"{THREAD_PREFIX}end", daemon=True)
-        with suppress(RuntimeError):  # no more threads can be started; `_end_all` ends the session
-            thread.start()
-
-
-def _end_in_order(engine: Engine) -> None:
-    """End a session, and log an exception, since no caller can get it."""
-    try:
-        end(engine)
-    except BaseException as error:
-        _log.warning("a session was not ended in good order: %r", error)
-
-
-def _end_all() -> None:
-    """End every open session before the interpreter exits, as `ProcessPoolExecutor` does.
-
-    # Guarantee: an error in one does not keep the others from ending.
-    """
-    # An unhandled ^C has been printed by now. As at the end of a `with` block, it cancels tasks that no worker has claimed.
-    is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt
-    for engine in Engine.all_here():
-        if engine.has_returned:
-            continue  # threads of the user's, which are joined after this, may wait for its futures
-        try:
-            engine.ending.begin()
-            if is_interrupted and not engine.detached:
-                engine.cancel(engine.parts.futures.unfinished())
-            end(engine)
-        except KeyboardInterrupt:
-            with suppress(BaseException):
-                stop_at_once(engine)
-        except BaseException as error:
-            _log.warning("a session was not ended in good order: %r", error)
-
-
-# Runs before the interpreter joins the user's threads; `atexit` runs after that, when no thread can be started.
-threading._register_atexit(_end_all)  # type: ignore[attr-defined]  # noqa: SLF001 - as concurrent.futures does, since Python 3.9
-
-
-def _leave_all() -> None:
-    """Leave the remaining sessions, once no thread of the user's is left that may wait for their futures."""
-    for engine in Engine.all_here():
-        try:
-            engine.leave()
-        except BaseException as error:
-            _log.warning("a session was not left in good order: %r", error)
-
-
-atexit.register(_leave_all)

@@ -66,9 +66,9 @@ class _Left(NamedTuple):
     def with_living(self) -> Place:
         """Return the place with the futures that are still alive."""
         living: dict[int, list[StarburstFuture[Any]]] = {}
-        for index, ref in self.futures:
+        for position, ref in self.futures:
             if (future := ref()) is not None:
-                living.setdefault(index, []).append(future)
+                living.setdefault(position, []).append(future)
         return Place(self.key, self.ref, living)
 
 
@@ -241,5 +241,5 @@ def _left(place: Place) -> _Left:
     return _Left(
         place.key,
         place.ref,
-        [(index, weakref.ref(future)) for index, futures in place.futures.items() for future in futures],
+        [(position, weakref.ref(future)) for position, futures in place.futures.items() for future in futures],
     )

@@ -55,7 +55,8 @@ class Sending:
         wake_keeper: threading.Event,
     ) -> None:
         self.ordinal = ordinal
-        self._session = opened.session
+        self._opened = opened
+        self._settings = settings
         self._state = state
         self._threads = threads
         self._collector = collector
@@ -64,8 +65,6 @@ class Sending:
         self._new_future = new_future
         self._awaits_work = awaits_work
         self._wake_keeper = wake_keeper
-        self._queue_bytes = settings.queue_bytes
-        self._n_senders = 1 if is_embedded(opened.store.url) else _REMOTE_SENDERS
         self._functions = FunctionPickles()
         self._code = code_for(opened.store, opened.session.clock, settings)
         # Both are set under the state's lock, once.
@@ -116,7 +115,7 @@ class Sending:
         return self._new_future(self.ordinal or 0, index)
 
     def _ready_submitter(self) -> Submitter:
-        state, session = self._state, self._session
+        state, session = self._state, self._opened.session
         is_open = session.manifest.current.state == SessionState.OPEN
         if self._submitter is not None and self._is_ready and is_open and not state.is_ending and state.error is None:
             return self._submitter
@@ -131,10 +130,10 @@ class Sending:
                     session,
                     ordinal=self.ordinal,
                     n_workers=lambda: session.manifest.current.workers,
-                    queue_bytes=self._queue_bytes,
+                    queue_bytes=self._settings.queue_bytes,
                     acknowledged=self._on_acknowledged,
                 )
-            for i in range(self._n_senders):
+            for i in range(1 if is_embedded(self._opened.store.url) else _REMOTE_SENDERS):
                 self._threads.start(f"send-{i}", self._send)
             self._start_others()
             self._is_ready = True
@@ -152,8 +151,8 @@ class Sending:
             try:
                 submitter.send(batch)
             except BaseException as error:
-                raise _refused(batch, named(error, self._session.session_id)) from error
-            if self._session.bell.ring_due() is not None:
+                raise _refused(batch, named(error, self._opened.session.session_id)) from error
+            if self._opened.session.bell.ring_due() is not None:
                 # The next ring is due later, and the keeper makes it: wake it, so that it computes its pause again.
                 self._wake_keeper.set()
             # While this thread waits for the next batch, it must not keep these futures alive.

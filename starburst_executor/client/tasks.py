@@ -149,12 +149,12 @@ class SessionTasks:
                 return self._watch(listed, [index - ref.first])[ordinal, index]
         return None
 
-    def _watch(self, listed: ListedStatus, indices: Iterable[int]) -> dict[_Task, StarburstFuture[Any]]:
+    def _watch(self, listed: ListedStatus, positions: Iterable[int]) -> dict[_Task, StarburstFuture[Any]]:
         """Return the futures of some tasks of one status object, and watch the new ones."""
         ref = listed.ref
         with self._lock:
-            futures = {i: self._of(ref.ordinal, ref.first + i) for i in indices}
-        fresh = [(i, future) for i, (future, is_new) in futures.items() if is_new]
+            futures = {position: self._of(ref.ordinal, ref.first + position) for position in positions}
+        fresh = [(position, future) for position, (future, is_new) in futures.items() if is_new]
         if fresh:
             # An object with only pending tasks need not be read.
             etag = listed.etag if listed.size_class == SizeClass.ALL_PENDING else ""
@@ -216,8 +216,8 @@ class SessionTasks:
         # The futures of the failed runs are completed before the new futures take their place.
         self._collector.take_in(listed.key, before[0])
         fresh: list[tuple[int, StarburstFuture[Any]]] = []
-        for index, run in runs.items():
-            fresh.append((index, StarburstFuture(self._owner, ref.ordinal, ref.first + index, run + 1)))
+        for position, run in runs.items():
+            fresh.append((position, StarburstFuture(self._owner, ref.ordinal, ref.first + position, run + 1)))
             self.add(fresh[-1][1])
         self._collector.watch(listed.key, ref, updated.etag, fresh)
         self._session.bell.ring([listed.key], len(fresh))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from starburst_executor import config
-from starburst_executor.client import executor
+from starburst_executor.client import exits
 from starburst_executor.client.batches import Acknowledged
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.opening import Opened
@@ -267,7 +267,7 @@ def test_one_engine_that_fails_at_the_interpreters_end_does_not_keep_the_next(mo
         monkeypatch.setattr(one.engine, "flush", lambda: 1 / 0)
         monkeypatch.setattr(one.engine.ending, "wait_done", lambda: sys.exit("no"))
     monkeypatch.setattr(Engine, "all_here", staticmethod(lambda: [one.engine for one in clients]))
-    executor._end_all()
+    exits._end_all()
     assert clients[2].engine.parts.state.ended.is_set()
     for one in clients[:2]:
         one.engine.ending.end_session()
