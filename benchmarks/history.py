@@ -24,15 +24,14 @@ from starburst_executor import config
 from starburst_executor.client.batches import Acknowledged
 from starburst_executor.client.collector import FEW_REMOTE, Collector
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.money import cost_of
+from starburst_executor.client.looks import Looks
 from starburst_executor.client.opening import Opened, start
-from starburst_executor.client.report import SessionStatus, status_of
+from starburst_executor.client.report import SessionStatus
 from starburst_executor.client.submitter import Submitter
 from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode
 from starburst_executor.protocol.status import Ended, Entry, State, Status
-from starburst_executor.session.beats import Beats
 from starburst_executor.store.open import register_scheme
 from starburst_executor.testing import FakeClock
 from starburst_executor.worker.claims import Claims
@@ -79,12 +78,7 @@ def census(n_statuses: int) -> Row:
         beat = WorkerBeat(f"w{i:02}", 1, WorkerState.WORKING, 1, clock.now(), clock.now())
         store.create(keys.worker(beat.worker_id), encode(beat, clock.new_id()))
     before = Counter(opened.store.requests.snapshot())
-    found = status_of(
-        opened.session,
-        Beats(opened.session).read,
-        lambda _: (),
-        lambda manifest, beats: cost_of(manifest, clock.now(), beats, (), before, opened.store.url),
-    )
+    found = Looks(opened.session).look()
     requests = Counter(opened.store.requests.snapshot()) - before
     check_census(found, n_statuses)
     lists, gets = requests["list"], requests["get"] + requests["not_modified"]

@@ -1,16 +1,13 @@
 """The `starburst` command: parses arguments, calls the library, prints; decides nothing.
 
-    main.py      the group of all commands, their registration, and the output of errors
-    options.py   options that several commands share
-    others       one file per noun
+    main.py      the group of all commands, and how errors are shown
+    exits.py     exit statuses, and which error has which
+    options.py   what several commands take: SESSION, stores, stacks, durations
+    inputs.py    what `run` makes calls of
+    render.py    tables, JSON and progress, on a terminal and elsewhere
+    commands/    one module for each command, or for a few that belong together
 
-All commands need the extra `cli`, except `starburst worker`, which needs only the library.
-
-    exit status   0   success
-                  1   the answer is no: a check of `doctor` failed, or the user declined a question
-                  2   wrong arguments, or the extra `cli` is not installed
-                  3   failure; standard error gives the reason in one line
-                  130 interrupted by ^C
+It needs the extra `cli`, except for `starburst worker`, which runs wherever the library does.
 """
 
 from __future__ import annotations
@@ -19,10 +16,7 @@ import sys
 
 __all__ = ["entry"]
 
-EXIT_NO = 1
-EXIT_USAGE = 2
-EXIT_FAILED = 3
-EXIT_INTERRUPTED = 130
+_USAGE = 2
 
 
 def entry(arguments: list[str] | None = None) -> int:
@@ -35,13 +29,14 @@ def entry(arguments: list[str] | None = None) -> int:
         return work(words[1:])
     try:
         import click  # noqa: F401 - to tell a missing extra from a fault of ours
+        import rich  # noqa: F401
         import tomlkit  # noqa: F401
     except ModuleNotFoundError as error:
         sys.stderr.write(
             f"starburst: {error.name} is not installed: type `{sys.executable} -m pip install 'starburst-executor[cli]'`; "
             "`starburst worker` needs nothing more\n"
         )
-        return EXIT_USAGE
+        return _USAGE
     from starburst_executor.cli.main import run
 
     return run(words)

@@ -1,42 +1,54 @@
-"""The group of all commands. To add one: a file with a click command, and its line in `COMMANDS`.
+"""The group of all commands. To add one: a click command beneath `commands/`, and its line in `COMMANDS`.
 
-A command's module is loaded when that command is named, or when all are listed. An error of the library is shown
-as one line, with exit status 3; any other exception is a bug and shows its traceback.
+A command's module is loaded when that command is named, or when all are listed. Every error is one sentence on standard error; its exit
+status is that of `exits.py`. `--debug`, after any command, shows the traceback too.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+import traceback
 from typing import IO, Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from starburst_executor.cli import EXIT_FAILED, EXIT_INTERRUPTED
+from starburst_executor.cli import exits
 from starburst_executor.errors import StarburstError
 from starburst_executor.version import __version__
 
 __all__ = ["COMMANDS", "Failed", "run", "starburst"]
 
-# name: module in `cli` and its command, in the order of `starburst --help`
+# name: module in `commands` and the command in it, in the order of `starburst --help`
 COMMANDS = {
+    "sessions": "sessions:sessions",
+    "status": "status:status",
+    "wait": "status:wait",
+    "top": "status:top",
+    "cancel": "change:cancel",
+    "extend": "change:extend",
+    "scale": "change:scale",
+    "cleanup": "cleanup:cleanup",
+    "logs": "logs:logs",
+    "key": "key:key",
     "setup": "setup:setup",
     "doctor": "doctor:doctor",
     "teardown": "teardown:teardown",
-    "sessions": "session:sessions",
-    "status": "session:status",
-    "logs": "logs:logs",
-    "cleanup": "session:cleanup",
-    "key": "key:key",
     "image": "image:image",
     "quota": "quota:quota",
     "shell": "shell:shell",
 }
+_SIGPIPE = 141  # as a shell shows a program that SIGPIPE ended
 
 
 class Failed(click.ClickException):
-    """A failure: one line on standard error, exit status 3."""
+    """It could not be done: one sentence on standard error."""
 
-    exit_code = EXIT_FAILED
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        vars(self)["exit_code"] = exit_code  # click declares it for the class
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"starburst: {self.format_message()}", file=file, err=file is None)
@@ -52,20 +64,54 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, _, name = COMMANDS[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(f"starburst_executor.cli.{module}"), name)
+        command: click.Command = getattr(importlib.import_module(f"starburst_executor.cli.commands.{module}"), name)
+        _add_debug(command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)] or super().shell_complete(
+            ctx, incomplete
+        )
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except StarburstError as error:
-            raise Failed(str(error)) from error
+        except (StarburstError, TimeoutError) as error:
+            if ctx.meta.get("debug"):
+                traceback.print_exc()
+            raise Failed(str(error), exits.code_of(error, in_account=bool(ctx.meta.get("in_account")))) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if ctx.meta.get("debug"):
+                traceback.print_exc()
+            raise Failed(
+                f"a fault of starburst itself: {type(error).__name__}: {error}; --debug shows where, please report it",
+                exits.FAULT,
+            ) from error
+
+
+def _add_debug(command: click.Command) -> None:
+    """Give a command, and those beneath it, the option `--debug`."""
+    if isinstance(command, click.Group):
+        for inner in command.commands.values():
+            _add_debug(inner)
+    elif not any(param.name == "debug" for param in command.params):
+        command.params.append(
+            click.Option(["--debug"], is_flag=True, expose_value=False, callback=_set_debug, help="Show tracebacks.")
+        )
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["debug"] = True
 
 
 @click.command(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="`starburst worker URL` runs one worker of a session: see `starburst worker --help`.",
+    epilog="SESSION is an id, a unique beginning of one, a URL, or `last`. `starburst worker URL` runs one worker of a session: "
+    "see `starburst worker --help`.",
 )
 @click.version_option(__version__, prog_name="starburst")
 def starburst() -> None:
@@ -79,8 +125,12 @@ def run(words: list[str]) -> int:
         status = starburst.main(words, prog_name="starburst", standalone_mode=False)
     except click.exceptions.Abort:
         click.echo("starburst: interrupted", err=True)
-        return EXIT_INTERRUPTED
+        return exits.INTERRUPTED
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    return status if isinstance(status, int) else 0
+    except BrokenPipeError:
+        # The reader, such as `head`, has gone: there is no one to tell. Nor must the interpreter flush into the pipe at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _SIGPIPE
+    return status if isinstance(status, int) else exits.DONE

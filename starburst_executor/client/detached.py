@@ -8,6 +8,7 @@ The state of A is in the store: a process with the session's id (or URL) and its
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections import deque
@@ -25,9 +26,10 @@ from starburst_executor.client.engine import Engine
 from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
+from starburst_executor.client.looks import Looks
 from starburst_executor.client.money import check_cost
 from starburst_executor.client.opening import Opened, attach, own_launcher
-from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of, status_of
+from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Settings
 from starburst_executor.errors import ConfigError, KeyNotFound, SessionExpired
@@ -207,12 +209,21 @@ class DetachedExecutor(StarburstExecutor):
     def status(self) -> SessionStatus:
         """Return the state of the session; `str()` gives a summary for people.
 
-        Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 LIST, 1 GET for
-        each worker that has beaten since the last call.
+        Store, at the first call: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well, and
+        for 48 that did, up to 600 in all; 1 LIST, 1 GET a worker; 1 GET. Later calls: 1 LIST an open epoch, 1 GET for each
+        changed object, up to 8; 1 LIST, 1 GET for each worker that has beaten since; 1 GET.
         """
+        return self._looks.look()
+
+    @functools.cached_property
+    def _looks(self) -> Looks:
         parts = self._engine.parts
-        return status_of(
-            self._engine.session, lambda: parts.workforce.beats(fresh=True), parts.workforce.dead, parts.spending.of
+        return Looks(
+            self._engine.session,
+            parts.spending.own_requests,
+            beats_of=lambda: parts.workforce.beats(fresh=True),
+            dead=parts.workforce.dead,
+            cost_of=parts.spending.of,
         )
 
     # --- changes ------------------------------------------------------------------------------------------------------

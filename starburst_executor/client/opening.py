@@ -289,7 +289,9 @@ def _locate(id_or_url: str, store: str | None) -> tuple[str, str]:
     if "://" in id_or_url:
         return split_url(id_or_url)
     if not is_session_id(id_or_url):
-        raise SessionNotFound(f"not a session's id: {id_or_url!r}; see DetachedExecutor.list_sessions()")
+        raise SessionNotFound(
+            f"not a session's id: {id_or_url!r}; `starburst sessions` and DetachedExecutor.list_sessions() list them"
+        )
     if store is None and (known := registry.known_url(id_or_url)) is not None:
         return split_url(known)
     return (store or config.resolve(detached=True).store), id_or_url

@@ -11,7 +11,7 @@ from contextlib import suppress
 from starburst_executor import config
 from starburst_executor.protocol.keys import is_session_id
 
-__all__ = ["forget", "known_url", "remember"]
+__all__ = ["all_ids", "forget", "known_url", "remember"]
 
 
 def remember(session_id: str, url: str) -> None:
@@ -32,6 +32,16 @@ def known_url(session_id: str) -> str | None:
     except (OSError, ValueError):  # damaged: the bytes are not text
         return None
     return url if "://" in url else None
+
+
+def all_ids() -> list[str]:
+    """Return the ids of all noted sessions, the oldest first."""
+    folder = config.registry_folder()
+    if folder is None:
+        return []
+    with suppress(OSError):
+        return sorted(path.name for path in folder.iterdir() if is_session_id(path.name))
+    return []
 
 
 def forget(session_id: str) -> None:

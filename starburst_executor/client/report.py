@@ -1,20 +1,54 @@
-"""Reports on a detached session: its status, and its outcomes as records."""
+"""Reports on a session: its status, and its outcomes as records. `looks.py` makes the status."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import html
+from collections.abc import Mapping
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from starburst_executor.client.counting import census
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.money import Cost
-from starburst_executor.protocol.records import Manifest, WorkerBeat, WorkerState
-from starburst_executor.protocol.status import State
-from starburst_executor.session.store import SessionStore
 
-__all__ = ["SessionStatus", "TaskOutcome", "outcome_of", "status_of"]
+__all__ = ["SessionStatus", "TaskOutcome", "WorkerReport", "duration", "outcome_of"]
+
+# Of what programs get: `to_dict`, and the command's `--json`. It changes when a field is taken away or changes its meaning.
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """One worker of a session, by its newest beat and the claims that it holds.
+
+    Attributes:
+        id: The worker's id.
+        state: `working`, `idle`, `leaving`, `left`, or `lost`: its beats have stopped.
+        host: The machine that it runs on.
+        slots: The number of tasks that it runs at once.
+        tasks: The ids of the tasks that run, each with the seconds since it began.
+        n_ended: Tasks that it has ended.
+        started_at: When it started, UTC epoch seconds by its own clock.
+        beat_at: When it beat last, by the same clock.
+        age_s: Seconds since it started.
+        words: Why it could not go on, if it could not.
+    """
+
+    id: str
+    state: str
+    host: str
+    slots: int
+    tasks: tuple[tuple[str, float], ...]
+    n_ended: int
+    started_at: float
+    beat_at: float
+    age_s: float
+    words: str = ""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is neither lost nor has left."""
+        return self.state not in ("left", "lost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,18 +61,39 @@ class SessionStatus:
         total: The number of submitted tasks: pending, claimed, completed, failed and cancelled.
         pending: Tasks that wait for a worker.
         claimed: Tasks that a worker holds, running or next to run.
-        running: The claimed tasks that are running by their worker's last beat.
+        running: The claimed tasks that run: of each live worker's claims, one for each of its slots.
         completed: Tasks that returned a value.
         failed: Tasks that ended with an exception.
         cancelled: Tasks that were cancelled.
         workers: The number of live workers, as far as their beats show.
         slots: The number of tasks that these workers can run at once.
-        per_s: Tasks that ended per second, recently.
-        seconds_left: An estimate from `per_s`; None if no tasks end or none are left.
+        per_s: Tasks that ended per second in the last minute, or since the first task began.
+        seconds_left: An estimate from `per_s`; None if none are left, or nothing tells.
         cost: The cost so far.
         vcpus: The vCPUs of live workers that a launcher on AWS has started; 0 if their machines are unknown.
         memory_gb: The memory of these workers, in GB.
         gpus: The GPUs of these workers.
+        at: When this was read, UTC epoch seconds.
+        created_at: When the session was created.
+        reason: Why it is over.
+        deadline_at: When it expires; None if never.
+        is_exact: Whether every count is exact. In a session of several hundred status objects that did not end well, or that change
+            while they are read, counts are estimated from those that were read; further calls read more of them.
+        per_s_overall: Tasks that ended per second since the first one began.
+        seconds_left_least: The time left is longer than this in 95 of 100 cases; None if nothing tells.
+        seconds_left_most: The time left is shorter than this in 95 of 100 cases; None if nothing tells.
+        median_s: The median duration of a task, of those that were read; None if none has ended.
+        p90_s: The duration that 90 of 100 tasks do not exceed.
+        longest_running: The id of the task that runs longest, and its seconds; None if none runs.
+        idle: Live workers that run nothing.
+        lost: Workers whose beats have stopped.
+        hosts: The machines of live workers, each with the number of workers on it.
+        utilisation: The share of the live workers' slots that run a task; None without workers.
+        failures: Failed tasks by the class of their exception; None without the session's key.
+        retries: Attempts that failed and were tried again, and explicit retries, in the objects that were read.
+        losses: Losses of a worker that count for a task, likewise.
+        requests: Store requests by kind, of all workers and of this client.
+        members: One report a worker.
     """
 
     id: str
@@ -58,22 +113,111 @@ class SessionStatus:
     vcpus: float = 0.0
     memory_gb: float = 0.0
     gpus: int = 0
+    at: float = 0.0
+    created_at: float = 0.0
+    reason: str = ""
+    deadline_at: float | None = None
+    is_exact: bool = True
+    per_s_overall: float = 0.0
+    seconds_left_least: float | None = None
+    seconds_left_most: float | None = None
+    median_s: float | None = None
+    p90_s: float | None = None
+    longest_running: tuple[str, float] | None = None
+    idle: int = 0
+    lost: int = 0
+    hosts: tuple[tuple[str, int], ...] = ()
+    utilisation: float | None = None
+    failures: Mapping[str, int] | None = None
+    retries: int = 0
+    losses: int = 0
+    requests: Mapping[str, int] = field(default_factory=dict)
+    members: tuple[WorkerReport, ...] = ()
+
+    @property
+    def ended(self) -> int:
+        """The number of completed, failed and cancelled tasks."""
+        return self.completed + self.failed + self.cancelled
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do: all tasks have ended, or the session has."""
+        return self.state not in ("open", "closing") or self.ended == self.total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values for JSON, with the number of this `format`."""
+        plain = asdict(self)
+        plain["failures"] = None if self.failures is None else dict(self.failures)
+        plain["requests"] = dict(self.requests)
+        plain["cost"]["total_usd"] = self.cost.total_usd
+        return {"format": FORMAT, **plain, "ended": self.ended}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the lines that `str()` shows, each with its heading."""
+        about = "" if self.is_exact else "about "
+        share = f" ({self.ended / self.total:.0%})" if self.total else ""
+        rows = [
+            ("tasks", f"{about}{self.ended:,} of {self.total:,} ended{share}"),
+            ("", f"{self.completed:,} completed, {self.failed:,} failed, {self.cancelled:,} cancelled"),
+            ("", f"{self.pending:,} pending, {self.claimed:,} claimed, {self.running:,} running"),
+        ]
+        if self.failures:
+            kinds = sorted(self.failures.items(), key=lambda kind: -kind[1])
+            more = f" and {len(kinds) - _KINDS} other kinds" if len(kinds) > _KINDS else ""
+            rows.append(("failures", ", ".join(f"{n:,} {kind}" for kind, n in kinds[:_KINDS]) + more))
+        if self.retries or self.losses:
+            rows.append(("again", f"{self.retries:,} retries, {self.losses:,} lost workers"))
+        if self.median_s is not None and self.p90_s is not None:
+            longest = self.longest_running
+            now = "" if longest is None else f"; {longest[0]} runs for {duration(longest[1])}"
+            rows.append(("a task", f"median {duration(self.median_s)}, 90% within {duration(self.p90_s)}{now}"))
+        lost = f", {self.lost:,} lost" if self.lost else ""
+        idle = f", {self.idle:,} idle" if self.idle else ""
+        rows.append(
+            (
+                "workers",
+                f"{self.workers:,} alive with {self.slots:,} slots{idle}{lost}; {self.per_s:,.1f} tasks/s{self._left()}",
+            )
+        )
+        if self.hosts:
+            more = f" and {len(self.hosts) - _HOSTS:,} other hosts" if len(self.hosts) > _HOSTS else ""
+            rows.append(("", "on " + ", ".join(f"{host} ({n:,})" for host, n in self.hosts[:_HOSTS]) + more))
+        if self.vcpus:
+            rows.append(("", f"{self.vcpus:g} vCPUs, {self.memory_gb:g} GB, {self.gpus} GPUs"))
+        if self.cost.total_usd:
+            rows.append(("cost", str(self.cost)))
+        return rows
+
+    def _left(self) -> str:
+        if self.seconds_left is None:
+            return ""
+        bounds = ""
+        if self.seconds_left_least is not None:
+            most = "?" if self.seconds_left_most is None else duration(self.seconds_left_most)
+            bounds = f" ({duration(self.seconds_left_least)} to {most})"
+        return f", about {duration(self.seconds_left)} left{bounds}"
+
+    @property
+    def title(self) -> str:
+        """The first line that `str()` shows."""
+        return f"session {self.id}: {self.state}{f' ({self.reason})' if self.reason else ''}"
 
     def __str__(self) -> str:
-        ended = self.completed + self.failed + self.cancelled
-        share = f" ({ended / self.total:.0%})" if self.total else ""
-        left = "" if self.seconds_left is None else f", about {_duration(self.seconds_left)} left"
-        return "\n".join(
-            [
-                f"session {self.id}: {self.state}",
-                f"  tasks    {ended:,} of {self.total:,} ended{share}",
-                f"           {self.completed:,} completed, {self.failed:,} failed, {self.cancelled:,} cancelled",
-                f"           {self.pending:,} pending, {self.claimed:,} claimed, {self.running:,} running",
-                f"  workers  {self.workers:,} alive with {self.slots:,} slots; {self.per_s:,.1f} tasks/s{left}",
-                *([f"           {self.vcpus:g} vCPUs, {self.memory_gb:g} GB, {self.gpus} GPUs"] if self.vcpus else []),
-                *([f"  cost     {self.cost}"] if self.cost.total_usd else []),
-            ]
+        return "\n".join([self.title, *(f"  {heading:<8} {words}" for heading, words in self.rows())])
+
+    def _repr_html_(self) -> str:
+        """Return the summary as a table, for notebooks."""
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(heading)}</th>"
+            f"<td style='text-align:left'>{html.escape(words)}</td></tr>"
+            for heading, words in self.rows()
         )
+        return f"<table><caption>{html.escape(self.title)}</caption>{cells}</table>"
+
+
+# The most that one line names.
+_KINDS = 5
+_HOSTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,62 +257,13 @@ def outcome_of(future: StarburstFuture[Any]) -> TaskOutcome:
     return TaskOutcome(future.task_id, future.index, "completed", future.result(), None)
 
 
-def status_of(
-    session: SessionStore,
-    beats_of: Callable[[], list[WorkerBeat]],
-    dead: Callable[[list[WorkerBeat]], Collection[str]],
-    cost_of: Callable[[Manifest, list[WorkerBeat]], Cost],
-) -> SessionStatus:
-    """Count tasks and workers.
-
-    Args:
-        beats_of: Reads the newest beats of all workers.
-        dead: Returns which of the workers with these beats are certainly dead, regardless of the beats.
-        cost_of: Returns the cost by manifest and beats.
-
-    Store: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; the requests
-    of `beats_of`; 1 GET.
-    """
-    manifest = session.manifest.refresh()
-    counts = census(session)
-    beats = beats_of()
-    buried = dead(beats)
-    alive = [beat for beat in beats if _is_alive(beat, session) and beat.worker_id not in buried]
-    per_s = sum(beat.per_s for beat in alive)
-    n_left = counts[State.PENDING] + counts[State.CLAIMED]
-    return SessionStatus(
-        id=manifest.session_id,
-        state=manifest.state.value,
-        total=sum(counts.values()),
-        pending=counts[State.PENDING],
-        claimed=counts[State.CLAIMED],
-        running=min(sum(len(beat.running) for beat in alive), counts[State.CLAIMED]),
-        completed=counts[State.COMPLETED],
-        failed=counts[State.FAILED],
-        cancelled=counts[State.CANCELLED],
-        workers=len(alive),
-        slots=sum(beat.slots for beat in alive),
-        per_s=per_s,
-        seconds_left=n_left / per_s if per_s > 0 and n_left else None,
-        cost=cost_of(manifest, beats),
-        vcpus=sum(beat.vcpus for beat in alive),
-        memory_gb=sum(beat.memory_gb for beat in alive),
-        gpus=sum(beat.gpus for beat in alive),
-    )
-
-
-def _is_alive(beat: WorkerBeat, session: SessionStore) -> bool:
-    """Whether a worker counts as alive in a report: its beat, by its own clock, is younger than that of a lost worker.
-
-    No decision of the protocol depends on this comparison of clocks.
-    """
-    timings = session.manifest.current.timings
-    age_s = session.clock.now() - beat.at
-    return beat.state != WorkerState.LEFT and age_s < timings.look_s * (timings.looks_until_lost + 1)
-
-
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a duration for people: `0.25 s`, `12 s`, `3 min`, `1.5 h`."""
+    if seconds < 10:  # noqa: PLR2004 - two digits tell more
+        return f"{seconds:.2g} s"
     if seconds < 60:  # noqa: PLR2004 - a minute
         return f"{seconds:.0f} s"
     minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 60 else f"{minutes / 60:.1f} h"  # noqa: PLR2004 - an hour
+    if minutes < 60:  # noqa: PLR2004 - an hour
+        return f"{minutes:.0f} min"
+    return f"{minutes / 60:.1f} h" if minutes < 60 * 48 else f"{minutes / 60 / 24:.1f} d"

@@ -37,6 +37,10 @@ class Spending:
         self._has_ended = has_ended
         self._cost: Cost | None = None  # set once the session has ended
 
+    def own_requests(self) -> dict[str, int]:
+        """Return the store requests of this client so far, by kind."""
+        return self._opened.store.requests.snapshot()
+
     def requests(self) -> dict[str, int]:
         """Return the store requests so far, by kind: this client's, and its workers' as of their last beats."""
         return self._all_requests(self._workforce.beats(fresh=not self._has_ended()))

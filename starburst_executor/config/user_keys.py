@@ -26,6 +26,7 @@ __all__ = [
     "adopt_environment",
     "ephemeral_session_key",
     "find_session_key",
+    "import_session_key",
     "new_session_key",
     "session_key",
     "take_from_environment",
@@ -129,19 +130,47 @@ def new_session_key(session_id: str, *, detached: bool, given: str | bytes | Ses
 
 
 def find_session_key(session_id: str, given: str | bytes | SessionKey | None = None) -> SessionKey:
-    """Return the key of an existing session: the given one, else `STARBURST_KEY`, else derived from the user's key.
+    """Return the key of an existing session: the given one, else `STARBURST_KEY`, else taken in, else derived from the user's key.
 
     Args:
         given: The session's key, as 64 hexadecimal digits or 32 bytes.
     Raises:
-        KeyNotFound: there is none of the three.
+        KeyNotFound: there is none of the four.
         ConfigError: a key is malformed, or the key file is readable by others.
     """
     explicit = _explicit_key(given)
     if explicit is not None:
         return explicit
+    taken_in = _read_key(_taken_in(session_id))
+    if taken_in is not None:
+        return SessionKey(bytes(taken_in))
     user = user_key(create=False)
     return session_key(user, session_id) if user is not None else _key_missing(session_id)
+
+
+def import_session_key(session_id: str, text: str, *, replace: bool = False) -> Path:
+    """Keep another user's session key on this machine, for `find_session_key`; return its file, which only this user can read.
+
+    Args:
+        text: 64 hexadecimal digits.
+        replace: Replace another key of the same session.
+    Raises:
+        ConfigError: it is no key, another one is there, or no file can be kept.
+    """
+    raw, path = _from_hex(text, "what was typed"), _taken_in(session_id)
+    known = _read_key(path)
+    if known is not None and bytes(known) != raw and not replace:
+        raise ConfigError(f"there is another key of this session: file={path}; --replace replaces it")
+    for folder in (path.parent.parent, path.parent):
+        problem = make_private(folder)
+        if problem is not None:
+            raise ConfigError(f"no key can be kept: {problem}; set STARBURST_HOME to a folder that you can write")
+    try:
+        path.unlink(missing_ok=True)
+        _write_key(path, raw.hex())
+    except OSError as error:
+        raise ConfigError(f"the key cannot be kept: {error.strerror}: file={path}; set STARBURST_HOME") from error
+    return path
 
 
 def take_secret_environment() -> str | None:
@@ -183,7 +212,7 @@ def adopt_environment(environment: Mapping[str, str]) -> None:
 def _key_missing(session_id: str) -> NoReturn:
     raise KeyNotFound(
         f"no key for this session: copy the key file of the user who started it to {_key_path()} (mode 600), or pass the "
-        f"session's own key as key= or in STARBURST_KEY: session={session_id}"
+        f"session's own key as key=, in STARBURST_KEY or to `starburst key import`: session={session_id}"
     )
 
 
@@ -209,6 +238,10 @@ def _key_path() -> Path:
     return config_folder() / "key"
 
 
+def _taken_in(session_id: str) -> Path:
+    return config_folder() / "keys" / session_id
+
+
 def _read_key(path: Path) -> UserKey | None:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -223,13 +256,13 @@ def _read_key(path: Path) -> UserKey | None:
     return UserKey(_from_hex(text, str(path)))
 
 
-def _write_key(path: Path) -> None:
-    """Create the key file completely or not at all; if another process created it first, keep that one."""
+def _write_key(path: Path, text: str | None = None) -> None:
+    """Create a key file, with a new key if none is given: completely or not at all; if another process created it first, keep that one."""
     draft = path.with_name(f".key-{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         with os.fdopen(handle, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(_KEY_BYTES) + "\n")
+            file.write((text or secrets.token_hex(_KEY_BYTES)) + "\n")
             file.flush()
             os.fsync(file.fileno())
         # A link, unlike a rename, does not replace what is there.

@@ -197,5 +197,5 @@ class SessionManifest:
     def _not_found(self) -> SessionNotFound:
         return SessionNotFound(
             f"no such session, or it was deleted: session={self._session_id}, store={self._store.url}; "
-            "see DetachedExecutor.list_sessions()"
+            "`starburst sessions` and DetachedExecutor.list_sessions() list them"
         )

@@ -25,7 +25,7 @@ from starburst_executor import (
     StarburstExecutor,
     Timings,
 )
-from starburst_executor.client.report import status_of
+from starburst_executor.client.looks import Looks
 from starburst_executor.errors import StarburstError
 from starburst_executor.launch.aws import ecs_placing, launches_seen
 from starburst_executor.launch.aws.ecs_handle import EcsHandle
@@ -138,7 +138,7 @@ def test_after_so_many_interruptions_workers_are_started_on_demand(
         cost = ex.cost()
         parts = ex._engine.parts
         beats_of = partial(parts.workforce.beats, fresh=True)
-        status = status_of(ex._engine.session, beats_of, lambda _: set(), parts.spending.of)
+        status = Looks(ex._engine.session, beats_of=beats_of, cost_of=parts.spending.of).look()
     providers = [task["capacityProviderName"] for task in aws.ecs.tasks.values()]
     assert providers == ["FARGATE_SPOT", "FARGATE_SPOT", "FARGATE"]
     assert "after 2 interruptions, workers are started on FARGATE" in caplog.text

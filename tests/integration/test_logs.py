@@ -45,7 +45,7 @@ def test_what_tasks_wrote_comes_from_the_store_to_the_stream_that_they_used() ->
         (("--worker", "all", "--task", "0-1"), "exclude each other"),
     ):
         result = run("logs", ex.id, *words)
-        assert result.exit_code == 3
+        assert result.exit_code == 2
         assert error in result.stderr
     ex.cleanup(force=True)
 
@@ -93,7 +93,7 @@ def test_workers_own_lines_come_from_cloudwatch(aws: FakeAws, launcher: Fargate 
     one = lines[0][1:].partition("]")[0]
     assert run("logs", ex.url, "--worker", one).stdout.count("KeyNotFound") == 1
     wrong = run("logs", ex.url, "--worker", "nobody")
-    assert wrong.exit_code == 3
+    assert wrong.exit_code == 2
     assert one in wrong.stderr
 
     opened = attach(ex.url, SystemClock())

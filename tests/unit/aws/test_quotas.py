@@ -152,6 +152,6 @@ def test_the_command_shows_and_asks(capsys: pytest.CaptureFixture[str], monkeypa
     assert json.loads(capsys.readouterr().out)["fargate"]["limit"] == 64
     assert run(["quota", "fargate", "--request", "128", "--yes"]) == 0
     assert "PENDING" in capsys.readouterr().out
-    assert run(["quota", "moon"]) == 3
+    assert run(["quota", "moon"]) == 2
     assert "no such kind of quota: 'moon'" in capsys.readouterr().err
-    assert run(["quota", "--request", "128"]) == 3
+    assert run(["quota", "--request", "128"]) == 2

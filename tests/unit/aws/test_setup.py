@@ -243,7 +243,7 @@ def test_a_vpc_that_exists(account):
 )
 def test_what_cannot_be_is_said_before_anything_is_made(account, words, said):
     result = run("setup", *words)
-    assert result.exit_code == 3
+    assert result.exit_code == 2
     assert said in result.stderr
     assert stacks(account) == {}
 
@@ -394,7 +394,7 @@ def test_subnets_that_give_instances_no_address_are_refused_where_there_are_inst
     named = ["--vpc", vpc, "--subnet", subnets[0], "--subnet", subnets[1]]
     for more in (["--ec2"], ["--batch"]):
         result = run("setup", *named, *more)
-        assert result.exit_code == 3
+        assert result.exit_code == 2
         assert "instances there would have no public address" in result.stderr
         assert subnets[0] in result.stderr
     # Fargate gives addresses itself.
@@ -453,7 +453,7 @@ def test_queues_that_share_fairly_have_a_policy_from_the_first_on(account):
     assert read().batch_shares_fairly
     assert "nothing to change" in run("setup").stderr
     refused = run("setup", "--no-fair-share")
-    assert (refused.exit_code, read().batch_shares_fairly) == (3, True)
+    assert (refused.exit_code, read().batch_shares_fairly) == (2, True)
     assert "run `starburst setup --no-batch`, then `starburst setup --batch --no-fair-share`" in refused.stderr
     assert run("setup", "--no-batch").exit_code == 0
     assert not read().batch_shares_fairly
@@ -466,7 +466,7 @@ def test_queues_that_are_there_get_no_fair_share(account):
     assert run("setup", "--batch").exit_code == 0
     assert policies_of_queues(account) == {None}
     refused = run("setup", "--fair-share")
-    assert (refused.exit_code, read().batch_shares_fairly) == (3, False)
+    assert (refused.exit_code, read().batch_shares_fairly) == (2, False)
     assert "Batch decides this for a queue when the queue is made" in refused.stderr
     assert run("setup", "--no-fair-share").exit_code == 0
 
@@ -484,7 +484,7 @@ def test_queues_that_are_there_get_no_fair_share(account):
 )
 def test_instance_types_that_do_not_go_together_are_refused(account, words, said):
     result = run("setup", *words)
-    assert result.exit_code == 3
+    assert result.exit_code == 2
     assert said in result.stderr
     assert stacks(account) == {}
 

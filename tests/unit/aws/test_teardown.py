@@ -56,7 +56,7 @@ def test_everything_goes(account, stack):
     assert "starburst-of-somebody-else" in kept
     assert config.resolve_aws() == config.AwsSettings()
     again = run("teardown", "--yes")
-    assert again.exit_code == 3
+    assert again.exit_code == 4
     assert "no stack 'starburst' in eu-west-1: nothing to remove" in again.stderr
 
 
@@ -74,7 +74,7 @@ def test_it_is_refused_while_workers_run(account, stack):
     network = {"awsvpcConfiguration": {"subnets": [stack.subnets[0]], "securityGroups": [stack.security_group]}}
     ecs.run_task(cluster=stack.cluster, taskDefinition="f", launchType="FARGATE", networkConfiguration=network, count=2)
     refused = run("teardown", "--yes")
-    assert refused.exit_code == 3
+    assert refused.exit_code == 4
     assert "stack 'starburst' is in use: 2 ECS tasks; wait for them" in refused.stderr
     forced = run("teardown", "--yes", "--force")
     assert forced.exit_code == 0, forced.output

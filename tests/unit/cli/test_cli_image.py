@@ -32,7 +32,7 @@ def test_context_writes_what_the_image_is_built_from(project: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert printed.startswith("docker build --build-arg BASE_IMAGE=")
     assert printed.endswith(f"--tag starburst-worker:{environment.tag('x86_64')} folder\n")
-    assert run(["image", "context", "folder"]) == 3
+    assert run(["image", "context", "folder"]) == 2
     assert "it exists already: folder" in capsys.readouterr().err
 
 
@@ -58,7 +58,7 @@ def test_build_prints_names_and_nothing_else_on_standard_output(
 
 
 def test_a_project_that_is_not_there_is_an_error(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["image", "build", "nowhere"]) == 3
+    assert run(["image", "build", "nowhere"]) == 2
     assert "no such folder or script: nowhere" in capsys.readouterr().err
 
 

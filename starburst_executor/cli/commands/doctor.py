@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from starburst_executor.cli import EXIT_NO
+from starburst_executor.cli import exits
 from starburst_executor.cli.options import json_option, stack_options
 from starburst_executor.clock import SystemClock
 
@@ -39,7 +39,7 @@ def doctor(clients: Clients, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     if any(finding.verdict == WRONG for finding in findings):
-        raise click.exceptions.Exit(EXIT_NO)
+        raise click.exceptions.Exit(exits.NO)
 
 
 def _show(finding: Finding) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from starburst_executor.cli import EXIT_NO
+from starburst_executor.cli import exits
 from starburst_executor.cli.options import json_option, stack_options
 from starburst_executor.errors import ConfigError
 
@@ -50,6 +50,6 @@ def quota(clients: Clients, kind: str | None, vcpus: float | None, yes: bool, as
     if kind is None:
         raise ConfigError(f"--request needs a KIND: one of {', '.join(KINDS)}")
     if not yes and not click.confirm(f"ask AWS for {vcpus:g} vCPUs of {kind} in {clients.region}?", err=True):
-        raise click.exceptions.Exit(EXIT_NO)
+        raise click.exceptions.Exit(exits.NO)
     state = request_quota(clients, KINDS[kind], vcpus)
     click.echo(f"{kind}: asked for {vcpus:g} vCPUs in {clients.region}: {state}; AWS answers within minutes to days")

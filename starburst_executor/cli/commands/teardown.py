@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from starburst_executor import config
-from starburst_executor.cli import EXIT_NO
+from starburst_executor.cli import exits
 from starburst_executor.cli.options import stack_options
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import LaunchError
@@ -48,7 +48,7 @@ def teardown(clients: Clients, yes: bool, force: bool) -> None:
         )
         if click.prompt("type the stack's name to remove it", err=True) != settings.stack:
             click.echo("that is not the stack's name: nothing was changed", err=True)
-            raise click.exceptions.Exit(EXIT_NO)
+            raise click.exceptions.Exit(exits.NO)
     left = tear_down(clients, clock, has, lambda line: click.echo(line, err=True))
     click.echo(f"stack {settings.stack} in {clients.region} is removed")
     for words in left:

@@ -1,0 +1,64 @@
+"""`starburst cancel`, `extend` and `scale`: what changes a session without a task of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+
+from starburst_executor.cli.options import DURATION, examples, looked_up, session_argument
+from starburst_executor.cli.render import utc
+from starburst_executor.client.detached import DetachedExecutor
+from starburst_executor.client.finding import visit
+from starburst_executor.client.tending import Tending
+from starburst_executor.clock import SystemClock
+
+__all__ = ["attached", "cancel", "extend", "scale"]
+
+
+@contextmanager
+def attached(session: str, store: str | None, *, launcher: str | None = "none") -> Iterator[DetachedExecutor]:
+    """Attach to the session that a user means, as a client that starts no workers, and leave it at the end.
+
+    Args:
+        launcher: None for the session's own, to start workers that are missing.
+    """
+    executor = DetachedExecutor.reattach(looked_up(session, store), launcher=launcher)
+    try:
+        yield executor
+    finally:
+        executor.detach()
+
+
+@click.command(epilog=examples("starburst cancel last"))
+@session_argument
+def cancel(session: str, store: str | None) -> None:
+    """Cancel every task of SESSION that no worker holds. Running ones end as usual, and the session stays open."""
+    with attached(session, store) as executor:
+        n_cancelled = executor.cancel()
+    click.echo(f"session {executor.id}: {n_cancelled:,} tasks cancelled")
+
+
+@click.command(epilog=examples("starburst extend last 12h"))
+@session_argument
+@click.argument("time", type=DURATION)
+def extend(session: str, store: str | None, time: float) -> None:
+    """Let SESSION expire later by TIME: seconds, or 30m, 12h, 7d."""
+    with attached(session, store) as executor:
+        executor.extend(time)
+        deadline_at = executor.status().deadline_at
+    ends = "has no absolute_timeout and never expires" if deadline_at is None else f"expires {utc(deadline_at)}"
+    click.echo(f"session {executor.id}: {ends}")
+
+
+@click.command(epilog=examples("starburst scale last 50"))
+@session_argument
+@click.argument("workers", type=click.IntRange(1, 10_000))
+def scale(session: str, store: str | None, workers: int) -> None:
+    """Let WORKERS tasks of SESSION run at once. Missing workers are started now; surplus ones leave when their tasks have ended."""
+    url = looked_up(session, store)
+    with attached(url, store, launcher=None) as executor, visit(url, SystemClock()) as visited:
+        executor.scale(workers)
+        Tending(executor, visited.session).go_on()
+    click.echo(f"session {executor.id}: {workers:,} tasks at once")

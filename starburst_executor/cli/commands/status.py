@@ -1,0 +1,142 @@
+"""`starburst status`, `wait` and `top`: the truth about a run, read from the store alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import click
+
+from starburst_executor.cli import exits
+from starburst_executor.cli.options import DURATION, examples, json_option, opened, session_argument
+from starburst_executor.cli.render import (
+    Progress,
+    line_of,
+    show_json,
+    show_status,
+    show_table,
+)
+from starburst_executor.client.finding import Visit
+from starburst_executor.client.looks import Looks
+from starburst_executor.client.report import SessionStatus, duration
+
+__all__ = ["status", "top", "wait"]
+
+_LOOK_S = 2.0  # between two looks on a terminal: 15 of them cost a cent an hour on S3
+
+
+@click.command(
+    epilog=examples(
+        "starburst status last", "starburst status 20260401-08 --watch", "starburst status s3://bucket/team/ID --json"
+    )
+)
+@session_argument
+@click.option(
+    "--watch", is_flag=True, help="Go on until everything has ended: a line a minute where there is no terminal."
+)
+@json_option
+def status(session: str, store: str | None, watch: bool, as_json: bool) -> None:
+    """Show what has ended, what runs and what waits in SESSION. Starts nothing, changes nothing, needs no key.
+
+    Failures are counted by kind where the session's key is known. With --watch and --json there is a line for each look.
+    """
+    with opened(session, store) as visited:
+        looks = looking(visited)
+        if not watch:
+            found = looks.look()
+            if as_json:
+                show_json(**found.to_dict())
+            else:
+                show_status(found)
+            return
+        with Progress() as progress:
+            for found in until_over(visited, looks):
+                if as_json:
+                    show_json(**found.to_dict())
+                else:
+                    progress.show(found, is_last=found.is_over)
+
+
+def looking(visited: Visit) -> Looks:
+    """Return what looks at this session."""
+    return Looks(visited.session, visited.store.requests.snapshot)
+
+
+def until_over(visited: Visit, looks: Looks, *, timeout_s: float | None = None) -> Iterator[SessionStatus]:
+    """Look every two seconds until nothing is left to do. Raises: TimeoutError."""
+    clock, never = visited.session.clock, threading.Event()
+    deadline = None if timeout_s is None else clock.monotonic() + timeout_s
+    while True:
+        found = looks.look()
+        yield found
+        if found.is_over:
+            return
+        left_s = _LOOK_S if deadline is None else min(_LOOK_S, deadline - clock.monotonic())
+        if left_s <= 0:
+            raise TimeoutError(
+                f"not all tasks have ended within {timeout_s:g} s: {line_of(found)}; the session goes on: "
+                f"starburst wait {found.id}"
+            )
+        clock.wait(never, left_s)
+
+
+@click.command(epilog=examples("starburst wait last", "starburst wait last --timeout 2h && starburst results last"))
+@session_argument
+@click.option("--timeout", type=DURATION, metavar="TIME", help="Wait no longer; exit status 5 then.")
+@json_option
+def wait(session: str, store: str | None, timeout: float | None, as_json: bool) -> None:
+    """Wait until every task of SESSION has ended. Exit status 1 if one failed or was cancelled. Needs no key."""
+    with opened(session, store) as visited, Progress() as progress:
+        for found in until_over(visited, looking(visited), timeout_s=timeout):
+            progress.show(found, is_last=found.is_over)
+    if as_json:
+        show_json(**found.to_dict())
+    raise click.exceptions.Exit(verdict(found))
+
+
+def verdict(status: SessionStatus) -> int:
+    """Return the exit status of a command that waited: whether all tasks completed."""
+    return exits.DONE if status.completed == status.total else exits.NO
+
+
+@click.command(epilog=examples("starburst top last", "starburst top last --all --json"))
+@session_argument
+@click.option("--all", "show_all", is_flag=True, help="Workers that have left too.")
+@json_option
+def top(session: str, store: str | None, show_all: bool, as_json: bool) -> None:
+    """Show the workers of SESSION: what each runs, since when, and how much it has done. Needs no key."""
+    with opened(session, store) as visited:
+        found = looking(visited).look()
+    workers = [worker for worker in found.members if show_all or worker.state != "left"]
+    if as_json:
+        for worker in workers:
+            show_json(
+                id=worker.id,
+                state=worker.state,
+                host=worker.host,
+                slots=worker.slots,
+                running=[{"task": task, "seconds": seconds} for task, seconds in worker.tasks],
+                n_ended=worker.n_ended,
+                started_at=worker.started_at,
+                beat_at=worker.beat_at,
+                words=worker.words,
+            )
+        return
+    if not workers:
+        click.echo(f"no workers in session {found.id}: `starburst explain {found.id}` says why", err=True)
+        return
+    rows = []
+    for worker in workers:
+        running = ", ".join(f"{task} ({duration(seconds)})" for task, seconds in worker.tasks)
+        rows.append(
+            [
+                worker.id,
+                worker.host,
+                worker.state,
+                worker.slots,
+                running or worker.words or "-",
+                worker.n_ended,
+                duration(worker.age_s),
+            ]
+        )
+    show_table(["worker", "host", "state", "slots", "running", "ended", "up"], rows, right=("slots", "ended", "up"))

@@ -1,0 +1,172 @@
+"""Shows tables, JSON and progress: in colours on a terminal, line by line elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+
+from starburst_executor.client.report import SessionStatus, duration
+
+__all__ = [
+    "FORMAT",
+    "Progress",
+    "age",
+    "is_terminal",
+    "line_of",
+    "say",
+    "show_json",
+    "show_status",
+    "show_table",
+    "utc",
+]
+
+# The format of everything that `--json` prints. It changes when a field is taken away or changes its meaning.
+FORMAT = 1
+_LINE_S = 60.0  # between two lines of progress where there is no terminal
+_COLOURS = {
+    "open": "green",
+    "working": "green",
+    "completed": "green",
+    "failed": "red",
+    "broken": "red",
+    "lost": "red",
+    "expired": "yellow",
+    "cancelled": "yellow",
+}
+
+
+def is_terminal() -> bool:
+    """Whether a person reads standard output."""
+    return sys.stdout.isatty()
+
+
+def say(line: str) -> None:
+    """Print a line about what is being done, on standard error."""
+    click.echo(line, err=True)
+
+
+def show_json(**fields: Any) -> None:
+    """Print one line of JSON, with the number of the format."""
+    click.echo(json.dumps({"format": FORMAT, **fields}, default=str))
+
+
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:
+    """Print a table.
+
+    Args:
+        right: Headings of columns of numbers.
+    """
+    texts = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
+    if is_terminal():
+        _show_rich(headings, texts, right)
+        return
+    widths = [max([len(heading), *(len(row[i]) for row in texts)]) for i, heading in enumerate(headings)]
+    for row in [list(headings), *texts]:
+        cells = [
+            cell.rjust(width) if heading in right else cell.ljust(width)
+            for cell, width, heading in zip(row, widths, headings, strict=True)
+        ]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _show_rich(headings: Sequence[str], texts: Sequence[Sequence[str]], right: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        # An id that is cut cannot be copied.
+        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    for row in texts:
+        table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
+    Console().print(table)
+
+
+def show_status(status: SessionStatus) -> None:
+    """Print a session's state, once."""
+    if is_terminal():
+        from rich.console import Console
+
+        Console().print(_panel(status))
+    else:
+        click.echo(str(status))
+
+
+def _panel(status: SessionStatus) -> Any:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    title = Text(status.title, style=f"bold {_COLOURS.get(status.state, '')}".strip())
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim")
+    table.add_column()
+    for heading, words in status.rows():
+        table.add_row(heading, Text(words, style="red" if heading == "failures" else ""))
+    bar = ProgressBar(total=max(1, status.total), completed=status.ended, width=60)
+    return Group(title, bar, table)
+
+
+def line_of(status: SessionStatus) -> str:
+    """Return a session's state in one line."""
+    parts = [f"{status.ended:,} of {status.total:,} ended"]
+    parts += [f"{status.failed:,} failed"] if status.failed else []
+    parts += [f"{status.running:,} running", f"{status.per_s:,.1f} tasks/s", f"{status.workers:,} workers"]
+    parts += [f"about {duration(status.seconds_left)} left"] if status.seconds_left is not None else []
+    return f"{utc(status.at)}  {', '.join(parts)}"
+
+
+class Progress:
+    """Shows a session's state again and again, on standard error: a panel on a terminal, else a line a minute."""
+
+    def __init__(self) -> None:
+        self._live: Any = None
+        self._shown_at = float("-inf")
+        self._shown = ""
+        self._is_live = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        if self._is_live:
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), auto_refresh=False, redirect_stderr=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def show(self, status: SessionStatus, *, is_last: bool = False) -> None:
+        if self._live is not None:
+            self._live.update(_panel(status), refresh=True)
+        elif is_last or status.at - self._shown_at >= _LINE_S:
+            self._shown_at = status.at
+            say(line_of(status))
+
+    def pause(self) -> None:
+        """Take the panel off, for a question."""
+        self.__exit__()
+
+    def go_on(self) -> None:
+        """Show the panel again."""
+        self.__enter__()
+
+
+def utc(at: float) -> str:
+    """Return a time for people."""
+    return f"{datetime.fromtimestamp(at, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def age(seconds: float) -> str:
+    """Return how long ago something was."""
+    return f"{duration(max(0.0, seconds))} ago"

@@ -1,0 +1,179 @@
+"""Finds a session by what a user types: an id, a unique beginning of one, a URL, or `last`; and opens it to read it.
+
+    text ──► a URL ────────────────────────────────────────────► that session
+         ──► an id or its beginning ──► registry, then the stores ► the one that matches
+         ──► last ──► registry, then the stores ────────────────► the newest that this user started
+
+Reading needs no key as long as it shows neither values nor errors: `visit` opens a session without one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+from starburst_executor import config
+from starburst_executor.client import registry
+from starburst_executor.client.opening import FIRST_PATIENCE_S
+from starburst_executor.clock import Clock
+from starburst_executor.config import SessionKey
+from starburst_executor.errors import (
+    ConfigError,
+    KeyNotFound,
+    RecordInvalid,
+    SessionNotFound,
+    StoreUnavailable,
+    VersionMismatch,
+)
+from starburst_executor.protocol.keys import SESSIONS, is_session_id
+from starburst_executor.protocol.records import DETACHED, SessionState
+from starburst_executor.protocol.seal import Sealer
+from starburst_executor.session.store import SessionStore
+from starburst_executor.store.open import open_store
+from starburst_executor.store.patient import PatientStore
+from starburst_executor.store.url import join_url, split_url
+
+__all__ = ["LAST", "Visit", "find_url", "known_ids", "visit"]
+
+LAST = "last"
+# Sessions that are read in search of the newest of this user's, in a store that others use too.
+_MOST_READ = 200
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A session that is open for reading.
+
+    Attributes:
+        session: The session; without a key if this process has none, or another one.
+        store: Its store.
+    """
+
+    session: SessionStore
+    store: PatientStore
+
+    @property
+    def url(self) -> str:
+        return join_url(self.store.url, self.session.session_id)
+
+
+@contextmanager
+def visit(url: str, clock: Clock, *, key: str | bytes | SessionKey | None = None) -> Iterator[Visit]:
+    """Open a session by its URL, to read it; changes nothing and starts nothing.
+
+    Raises: SessionNotFound, ConfigError, AccessDenied, StoreUnavailable. Store: 1 GET; 1 more if the key is another session's.
+    """
+    store_url, session_id = split_url(url)
+    with closing(PatientStore(open_store(store_url), clock, patience_s=FIRST_PATIENCE_S)) as store:
+        session = SessionStore(store, session_id, Sealer(_key(session_id, key), session_id), clock)
+        if session.manifest.refresh().state == SessionState.DELETED:
+            raise SessionNotFound(f"the session was deleted: session={session_id}, store={store.url}")
+        if session.sealer.has_key and not session.manifest.has_right_key():
+            session = SessionStore(store, session_id, Sealer(b"", session_id), clock)
+        store.patience_s = session.manifest.current.timings.patience_s
+        yield Visit(session, store)
+
+
+def _key(session_id: str, given: str | bytes | SessionKey | None) -> bytes:
+    try:
+        return bytes(config.find_session_key(session_id, given))
+    except KeyNotFound:
+        return b""
+
+
+def known_ids(stores: Sequence[str], clock: Clock) -> list[str]:
+    """Return the ids of all sessions in these stores and in this machine's registry, oldest first. Store: 1 LIST each."""
+    ids = set(registry.all_ids())
+    for url in stores:
+        ids.update(_ids_in(url, clock))
+    return sorted(ids)
+
+
+def find_url(text: str, stores: Sequence[str], clock: Clock, *, is_given: bool) -> str:
+    """Return the URL of the session that a user means.
+
+    Args:
+        text: An id, a unique beginning of one, a URL, or `last`.
+        stores: The URLs of the stores to search.
+        is_given: Whether the user named the store: then no session in another one is meant.
+
+    Raises:
+        SessionNotFound: there is none; the message names the nearest.
+        ConfigError: several ids begin so, or it is not a proper URL.
+
+    Store: nothing for a URL or a known id; otherwise 1 LIST each, and for `last` on a machine that has started none up to 200 GETs.
+    """
+    if "://" in text:
+        split_url(text)
+        return text
+    if text == LAST:
+        return _last(stores, clock, is_given=is_given)
+    if not is_given and (known := registry.known_url(text)) is not None:
+        return known
+    places: dict[str, str] = {}
+    for url in stores:
+        places.update({name: join_url(url, name) for name in _ids_in(url, clock)})
+    if not is_given:
+        for name in registry.all_ids():
+            if name not in places and (known := registry.known_url(name)) is not None:
+                places[name] = known
+    if text in places:
+        return places[text]
+    matches = sorted(name for name in places if text and name.startswith(text))
+    if len(matches) == 1:
+        return places[matches[0]]
+    if matches:
+        more = f" and {len(matches) - _SHOWN} more" if len(matches) > _SHOWN else ""
+        raise ConfigError(
+            f"several sessions begin with {text!r}: {', '.join(matches[-_SHOWN:])}{more}; type more of the id"
+        )
+    near = difflib.get_close_matches(text, [*places, LAST], 1, 0.6)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise SessionNotFound(
+        f"no such session: {text!r} in {' or '.join(stores)}; {hint}`starburst sessions` lists them, and --store names "
+        "another store"
+    )
+
+
+def _last(stores: Sequence[str], clock: Clock, *, is_given: bool) -> str:
+    """Return the URL of the newest session that this user started: by the registry, or by the user's key."""
+    for name in reversed(registry.all_ids()):  # an id begins with the time of its creation
+        url = registry.known_url(name)
+        if url is not None and (not is_given or split_url(url)[0] in stores) and _is_there(url, clock):
+            return url
+    found: list[tuple[str, str]] = []
+    for store_url in stores:
+        found += [(name, store_url) for name in _ids_in(store_url, clock)]
+    for name, store_url in sorted(found, reverse=True)[:_MOST_READ]:
+        if _is_own(store_url, name, clock):
+            return join_url(store_url, name)
+    raise SessionNotFound(
+        f"you have started no session in {' or '.join(stores)}; `starburst sessions` lists those that are there, and "
+        "`starburst run` starts one"
+    )
+
+
+def _is_there(url: str, clock: Clock) -> bool:
+    try:
+        with visit(url, clock):
+            return True
+    except SessionNotFound:
+        return False
+
+
+def _is_own(store_url: str, session_id: str, clock: Clock) -> bool:
+    """Whether this user started the session: its token opens with the key that the user's key file gives for it."""
+    try:
+        with visit(join_url(store_url, session_id), clock) as visited:
+            manifest = visited.session.manifest.current
+            return manifest.kind == DETACHED and visited.session.sealer.has_key
+    except (SessionNotFound, RecordInvalid, VersionMismatch, StoreUnavailable):
+        return False
+
+
+def _ids_in(store_url: str, clock: Clock) -> list[str]:
+    with closing(PatientStore(open_store(store_url), clock, patience_s=FIRST_PATIENCE_S)) as store:
+        return [name for name in store.list_folders(SESSIONS) if is_session_id(name)]

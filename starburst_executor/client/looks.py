@@ -1,0 +1,468 @@
+"""Looks at a session again and again: what has ended, when and how long it took, what runs, and what waits.
+
+    listing of open epochs ──► changed objects ──GET, up to a bound──► a `_Seen` of each ──┐
+    listing of workers     ──► changed beats   ──GET, up to a bound──► reports            ─┴──► SessionStatus
+
+All of it comes from the store, so no worker and no other client need be alive. Counts of tasks need no key; failures by kind do.
+
+Cost: the first look reads every listing, and up to `_FIRST` objects; a later one lists the open epochs and reads what has changed, up to
+`_LATER` objects. So it grows neither with the tasks that have ended nor with the number of workers. Where more objects have changed than
+are read, their tasks are estimated from those that were read, and `SessionStatus.is_exact` is false; later looks read the rest.
+Memory: about 700 bytes for each status object, and 12 bytes for each ended task of up to `_MOST_SEEN` of them.
+
+Times of other machines' clocks are compared with this one's. No decision of the protocol depends on it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+from starburst_executor.client.money import Cost, cost_of
+from starburst_executor.client.reading import Block, Reading, Task
+from starburst_executor.client.report import SessionStatus, WorkerReport
+from starburst_executor.launch.local.processes import has_ended
+from starburst_executor.protocol.records import Manifest, WorkerBeat, WorkerState
+from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.session.beats import Sign, list_workers, read_beat
+from starburst_executor.session.fan_out import fan_out
+from starburst_executor.session.statuses import ListedStatus
+from starburst_executor.session.store import SessionStore
+
+__all__ = ["Looks"]
+
+
+class _Most(NamedTuple):
+    """How many objects one look may read: status objects, ended ones as a sample of durations, and beats."""
+
+    statuses: int
+    sample: int
+    beats: int
+
+
+# With the listings and the manifest, a first look makes 1,000 requests at the most, up to 150,000 status objects; a later one 20.
+_FIRST = _Most(600, 48, 200)
+_LATER = _Most(8, 2, 4)
+_MOST_SEEN = 4096
+# Up to this number of objects that look all pending are read to be sure: a corrupt one would look so for ever.
+_FEW = 12
+_RECENT_S = 60.0
+_SURE = 2.0  # standard deviations: 95 of 100 estimates lie within
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What is remembered of a status object that was read."""
+
+    etag: str
+    counts: Counter[State]
+    retries: int = 0
+    losses: int = 0
+    ended_at: array[float] = field(default_factory=lambda: array("d"))  # ascending
+    seconds: array[float] = field(default_factory=lambda: array("f"))  # of tasks that ran
+    began_at: float | None = None
+    running: list[tuple[str, str, float]] = field(default_factory=list)  # worker, task, since when
+    kinds: Counter[str] = field(default_factory=Counter)
+
+
+class Looks:
+    """Looks at one session. Not thread-safe.
+
+    Args:
+        requests: Returns this client's own requests so far, by kind.
+        beats_of: Reads the workers' beats, for a client that reads them in any case.
+        dead: Returns which of the workers with these beats are certainly dead, in addition to those of which this machine knows.
+        cost_of: Returns the cost by manifest and beats.
+    """
+
+    def __init__(
+        self,
+        session: SessionStore,
+        requests: Callable[[], Mapping[str, int]] = dict,
+        *,
+        beats_of: Callable[[], list[WorkerBeat]] | None = None,
+        dead: Callable[[list[WorkerBeat]], Collection[str]] = lambda _: (),
+        cost_of: Callable[[Manifest, list[WorkerBeat]], Cost] | None = None,
+    ) -> None:
+        self._session = session
+        self._reading = Reading(session)
+        self._requests = requests
+        self._beats_of = beats_of
+        self._dead = dead
+        self._cost_of = cost_of
+        self._listing: dict[tuple[int, int], list[ListedStatus]] = {}
+        self._open: set[tuple[int, int]] = set()
+        self._seen: dict[str, _Seen] = {}
+        self._beats: dict[str, tuple[str, WorkerBeat | None]] = {}
+        self._has_looked = False
+
+    def look(self) -> SessionStatus:
+        """Return the state of the session now.
+
+        Store, at the first call: 1 LIST per 1,000 status objects, 1 GET for each that is partly pending, partly claimed or did not
+        end well, and for 48 that did, up to 600 in all; 1 LIST per 1,000 workers, 1 GET a worker, up to 200; 1 GET. At later
+        calls: 1 LIST an open epoch, 1 GET for each changed object, up to 8; 1 LIST, 1 GET for each changed beat, up to 4; 1 GET.
+        """
+        most = _LATER if self._has_looked else _FIRST
+        manifest = self._session.manifest.refresh()
+        listing = self._list(manifest)
+        now = self._session.clock.now()
+        self._read(listing, most, now)
+        crew = self._crew(manifest, most, now)
+        self._has_looked = True
+        tally = _Tally(listing, self._seen, now)
+        return self._report(manifest, tally, crew, now)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def _list(self, manifest: Manifest) -> list[ListedStatus]:
+        open_now = set(manifest.open_epochs())
+        epochs = self._reading.epochs(manifest)
+        if not self._has_looked:
+            grouped: dict[tuple[int, int], list[ListedStatus]] = {epoch: [] for epoch in epochs}
+            for listed in self._session.statuses.all():
+                grouped.setdefault((listed.ref.ordinal, listed.ref.epoch), []).append(listed)
+            self._listing = grouped
+        else:
+            # An epoch is closed once all its tasks have ended, so it is listed a last time after that.
+            stale = [epoch for epoch in epochs if epoch in open_now | self._open or epoch not in self._listing]
+            listings = fan_out(self._session.store, self._reading.listing, stale)
+            self._listing.update(zip(stale, listings, strict=True))
+        self._open = open_now
+        return [listed for epoch in sorted(self._listing) for listed in self._listing[epoch]]
+
+    def _read(self, listing: Sequence[ListedStatus], most: _Most, now: float) -> None:
+        n_pending = sum(listed.size_class == SizeClass.ALL_PENDING for listed in listing)
+        wanted: list[ListedStatus] = []
+        sample: list[ListedStatus] = []
+        recent: list[ListedStatus] = []
+        for listed in listing:
+            seen = self._seen.get(listed.key)
+            if seen is not None and seen.etag == listed.etag:
+                continue
+            if listed.size_class == SizeClass.ALL_COMPLETED:
+                (recent if listed.modified_at > now - _RECENT_S else sample).append(listed)
+            elif listed.size_class != SizeClass.ALL_PENDING or n_pending <= _FEW:
+                wanted.append(listed)
+        # What runs before what has failed, and the newest of both first: the rest is estimated from what was read before.
+        wanted.sort(key=lambda listed: (listed.size_class.has_ended, -listed.modified_at))
+        wanted = wanted[: most.statuses]
+        n_sample = min(most.sample, max(0, most.statuses - len(wanted)))
+        for pool, n in ((recent, n_sample // 2), (sample, n_sample - n_sample // 2)):
+            wanted += self._some(pool, n)
+        for block in self._reading.blocks(wanted):
+            self._seen[block.listed.key] = self._digest(block)
+        while len(self._seen) > _MOST_SEEN:
+            del self._seen[next(iter(self._seen))]
+
+    def _some(self, pool: Sequence[ListedStatus], n: int) -> list[ListedStatus]:
+        """Return the first of these, and others by lot."""
+        if len(pool) <= n:
+            return list(pool)
+        chosen = {0} if n else set()
+        while len(chosen) < n:
+            chosen.add(int(self._session.clock.random() * len(pool)))
+        return [pool[i] for i in sorted(chosen)]
+
+    def _digest(self, block: Block) -> _Seen:
+        seen = _Seen(block.listed.etag, Counter(task.state for task in block.tasks))
+        ended_at = []
+        for task in block.tasks:
+            seen.losses += task.losses
+            seen.retries += task.failures - (task.state == State.FAILED and task.failures > 0) + task.run - 1
+            if task.has_ended:
+                ended_at.append(task.at)
+                if task.claim:
+                    seen.seconds.append(task.seconds)
+            if task.claim and task.at:
+                began_at = task.at - (task.seconds if task.has_ended else 0.0)
+                seen.began_at = began_at if seen.began_at is None else min(seen.began_at, began_at)
+            if task.state == State.FAILED and (self._reading.has_key or block.problem):
+                failure = self._reading.failure(block, task, may_fetch=False)
+                seen.kinds[failure.type_name.rpartition(".")[2] if failure else "not read"] += 1
+        seen.ended_at.extend(sorted(ended_at))
+        seen.running = list(_running(block.tasks))
+        return seen
+
+    def _crew(self, manifest: Manifest, most: _Most, now: float) -> _Crew:
+        session, n_unread = self._session, 0
+        if self._beats_of is not None:
+            beats, signs = self._beats_of(), []
+        else:
+            signs = list_workers(session)
+            changed = [sign for sign in signs if self._beats.get(sign.owner, ("", None))[0] != sign.etag]
+            # Those that live first; of these, those that were read longest ago.
+            order = {owner: i for i, owner in enumerate(self._beats)}
+            changed.sort(key=lambda sign: (sign.has_left, order.get(sign.owner, -1)))
+            n_unread = max(0, len(changed) - most.beats)
+            read = changed[: most.beats]
+            for sign, pair in zip(read, fan_out(session.store, partial(_beat, session), read), strict=True):
+                self._beats.pop(sign.owner, None)
+                self._beats[sign.owner] = (sign.etag, None) if pair is None else (pair[1], pair[0])
+            beats = [beat for sign in signs if (beat := self._beats.get(sign.owner, ("", None))[1]) is not None]
+        dead = {*self._dead(beats), *(beat.worker_id for beat in beats if has_ended(beat.process))}
+        left = {sign.owner for sign in signs if sign.has_left}
+        timings = manifest.timings
+        lost_s = timings.look_s * (timings.looks_until_lost + 1)
+        states = {}
+        for beat in beats:
+            if beat.state == WorkerState.LEFT or beat.worker_id in left:
+                states[beat.worker_id] = "left"
+            elif beat.worker_id in dead or now - beat.at >= lost_s:
+                states[beat.worker_id] = "lost"
+            else:
+                states[beat.worker_id] = beat.state.value
+        return _Crew(beats, states, dead, n_unread)
+
+    # --- reporting ----------------------------------------------------------------------------------------------------
+
+    def _report(self, manifest: Manifest, tally: _Tally, crew: _Crew, now: float) -> SessionStatus:
+        counts = tally.counts
+        n_left = counts[State.PENDING] + counts[State.CLAIMED]
+        n_ended = tally.n_tasks - n_left
+        running = crew.running(tally, now)
+        workers = crew.reports(running, now)
+        alive = [worker for worker in workers if worker.is_alive]
+        slots = sum(worker.slots for worker in alive)
+        began_at = tally.began_at if tally.began_at is not None else manifest.created_at
+        per_s = tally.n_recent / min(_RECENT_S, max(1.0, now - began_at))
+        until = now if n_left and not manifest.state.is_over else tally.last_at or now
+        alive_beats = [beat for beat in crew.beats if crew.states[beat.worker_id] not in ("left", "lost")]
+        seconds = sorted(tally.seconds)
+        p90_s = _quantile(seconds, 0.9)
+        if manifest.state.is_over:
+            left_s: tuple[float, float | None, float | None] | None = None
+        else:
+            left_s = _time_left(n_left, per_s, tally.n_recent, slots, seconds, p90_s)
+        requests = Counter(self._requests())
+        for beat in crew.beats:
+            requests.update(beat.requests)
+        longest = max(running, key=lambda each: each[2], default=None)
+        n_running = min(len(running), counts[State.CLAIMED])
+        if not tally.is_exact:
+            # Claims in objects that were not read: a worker that has any runs one on each slot.
+            n_running = max(n_running, min(counts[State.CLAIMED], sum(w.slots for w in alive if w.state == "working")))
+        return SessionStatus(
+            id=manifest.session_id,
+            state=manifest.state.value,
+            total=tally.n_tasks,
+            pending=counts[State.PENDING],
+            claimed=counts[State.CLAIMED],
+            running=n_running,
+            completed=counts[State.COMPLETED],
+            failed=counts[State.FAILED],
+            cancelled=counts[State.CANCELLED],
+            workers=len(alive),
+            slots=slots,
+            per_s=per_s,
+            seconds_left=None if left_s is None else left_s[0],
+            cost=self._cost(manifest, crew, requests, now),
+            vcpus=sum(beat.vcpus for beat in alive_beats),
+            memory_gb=sum(beat.memory_gb for beat in alive_beats),
+            gpus=sum(beat.gpus for beat in alive_beats),
+            at=now,
+            created_at=manifest.created_at,
+            reason=manifest.reason,
+            deadline_at=manifest.deadline_at,
+            is_exact=tally.is_exact,
+            per_s_overall=n_ended / max(1.0, until - began_at) if n_ended else 0.0,
+            seconds_left_least=None if left_s is None else left_s[1],
+            seconds_left_most=None if left_s is None else left_s[2],
+            median_s=_quantile(seconds, 0.5),
+            p90_s=p90_s,
+            longest_running=None if longest is None else (longest[1], longest[2]),
+            idle=sum(worker.state == "idle" for worker in alive),
+            lost=sum(worker.state == "lost" for worker in workers),
+            hosts=tuple(Counter(worker.host for worker in alive).most_common()),
+            utilisation=min(1.0, n_running / slots) if slots else None,
+            failures=tally.kinds if self._reading.has_key else None,
+            retries=tally.retries,
+            losses=tally.losses,
+            requests=dict(requests),
+            members=tuple(workers),
+        )
+
+    def _cost(self, manifest: Manifest, crew: _Crew, requests: Mapping[str, int], now: float) -> Cost:
+        if self._cost_of is not None:
+            return self._cost_of(manifest, crew.beats)
+        return cost_of(manifest, now, crew.beats, crew.dead, requests, self._session.store.url)
+
+
+def _beat(session: SessionStore, sign: Sign) -> tuple[WorkerBeat, str] | None:
+    return read_beat(session, sign.key)
+
+
+def _running(tasks: Iterable[Task]) -> Iterator[tuple[str, str, float]]:
+    """Yield, for each claim on these tasks, the first one that has not ended: a slot runs a claim's tasks in order."""
+    ended_at: dict[str, float] = {}
+    found: set[str] = set()
+    for task in tasks:
+        if task.has_ended:
+            ended_at[task.claim] = max(task.at, ended_at.get(task.claim, 0.0))
+        elif task.state == State.CLAIMED and task.claim not in found:
+            found.add(task.claim)
+            yield task.worker, task.id, max(task.at, ended_at.get(task.claim, 0.0))
+
+
+class _Crew(NamedTuple):
+    """The workers of a session, by their newest beats that were read."""
+
+    beats: list[WorkerBeat]
+    states: dict[str, str]
+    dead: Collection[str]
+    n_unread: int
+
+    def running(self, tally: _Tally, now: float) -> list[tuple[str, str, float]]:
+        """Return worker, task and seconds of what runs: of each worker's claims the oldest, one for each of its slots."""
+        by_worker: dict[str, list[tuple[float, str]]] = {}
+        for worker, task, since in tally.running:
+            by_worker.setdefault(worker, []).append((since, task))
+        beats = {beat.worker_id: beat for beat in self.beats}
+        running = []
+        for worker, claims in by_worker.items():
+            beat = beats.get(worker)
+            if self.states.get(worker) in ("left", "lost"):
+                continue
+            known = dict(beat.running) if beat is not None else {}
+            n_slots = beat.slots if beat is not None else len(claims)
+            # A task that a beat names runs for certain.
+            claims.sort(key=lambda claim: (claim[1] not in known, claim[0]))
+            running += [(worker, task, max(0.0, now - known.get(task, since))) for since, task in claims[:n_slots]]
+        return running
+
+    def reports(self, running: Iterable[tuple[str, str, float]], now: float) -> list[WorkerReport]:
+        """Return one report a worker, oldest first."""
+        tasks: dict[str, list[tuple[str, float]]] = {}
+        for worker, task, seconds in running:
+            tasks.setdefault(worker, []).append((task, seconds))
+        reports = []
+        for beat in self.beats:
+            state, own = self.states[beat.worker_id], tuple(tasks.get(beat.worker_id, ()))
+            reports.append(
+                WorkerReport(
+                    id=beat.worker_id,
+                    state="working" if state == "idle" and own else state,
+                    host=beat.host or beat.where or "?",
+                    slots=beat.slots,
+                    tasks=own,
+                    n_ended=beat.n_ended,
+                    started_at=beat.started_at,
+                    beat_at=beat.at,
+                    age_s=max(0.0, now - beat.started_at),
+                    words=beat.words,
+                )
+            )
+        return reports
+
+
+class _Tally:
+    """Adds up what was read of a session."""
+
+    def __init__(self, listing: Sequence[ListedStatus], known: Mapping[str, _Seen], now: float) -> None:
+        self.is_exact = True
+        self.n_tasks = 0
+        self.n_recent = 0.0
+        self.retries = self.losses = 0
+        self.began_at: float | None = None
+        self.last_at: float | None = None
+        self.seconds: array[float] = array("f")
+        self.kinds: Counter[str] = Counter()
+        self.running: list[tuple[str, str, float]] = []
+        totals: dict[State, float] = dict.fromkeys(State, 0.0)
+        read: dict[SizeClass, Counter[State]] = {}
+        unread: Counter[SizeClass] = Counter()
+        fresh = [
+            0,
+            0,
+            0,
+        ]  # tasks of recent objects that were read, and of these those that ended recently; tasks of others
+        since = now - _RECENT_S
+        for listed in listing:
+            n_tasks, size_class = listed.ref.n_tasks, listed.size_class
+            self.n_tasks += n_tasks
+            seen = known.get(listed.key)
+            is_current, n_recent = seen is not None and seen.etag == listed.etag, 0
+            if seen is not None and is_current:
+                self._add(seen)
+                n_recent = len(seen.ended_at) - bisect_right(seen.ended_at, since)
+                self.n_recent += n_recent
+                read.setdefault(size_class, Counter()).update(seen.counts)
+                for state, n in seen.counts.items():
+                    totals[state] += n
+            elif size_class.all_in is not None:
+                totals[size_class.all_in] += n_tasks
+            else:
+                unread[size_class] += n_tasks
+            if listed.modified_at > since and size_class != SizeClass.ALL_PENDING:
+                if is_current:
+                    fresh[0] += n_tasks
+                    fresh[1] += n_recent
+                else:
+                    fresh[2] += n_tasks
+            if size_class.has_ended:
+                self.last_at = max(self.last_at or 0.0, listed.modified_at)
+        if fresh[2]:
+            self.n_recent += fresh[2] * (fresh[1] / fresh[0] if fresh[0] else 1.0)
+        for size_class, n_tasks in unread.items():
+            self.is_exact = False
+            for state, share in _shares(size_class, read.get(size_class, Counter())):
+                totals[state] += n_tasks * share
+        self.counts = _rounded(totals, self.n_tasks)
+        n_failed, n_read = self.counts[State.FAILED], sum(self.kinds.values())
+        if n_read and not self.is_exact:
+            self.kinds = Counter({kind: round(n * n_failed / n_read) for kind, n in self.kinds.items()})
+
+    def _add(self, seen: _Seen) -> None:
+        self.retries += seen.retries
+        self.losses += seen.losses
+        self.seconds.extend(seen.seconds)
+        self.kinds.update(seen.kinds)
+        self.running += seen.running
+        if seen.began_at is not None:
+            self.began_at = seen.began_at if self.began_at is None else min(self.began_at, seen.began_at)
+
+
+def _shares(size_class: SizeClass, read: Counter[State]) -> list[tuple[State, float]]:
+    """Return the share of each state in objects of this class that were not read, by those that were."""
+    n_read = sum(read.values())
+    if n_read:
+        return [(state, n / n_read) for state, n in read.items()]
+    guess = {
+        SizeClass.SOME_PENDING: State.PENDING,
+        SizeClass.SOME_CLAIMED: State.CLAIMED,
+        SizeClass.ALL_ENDED: State.COMPLETED,
+    }
+    return [(guess.get(size_class, State.COMPLETED), 1.0)]
+
+
+def _rounded(totals: Mapping[State, float], n_tasks: int) -> Counter[State]:
+    """Return whole numbers with the right sum."""
+    counts = Counter({state: round(n) for state, n in totals.items()})
+    largest = max(counts, key=lambda state: counts[state])
+    counts[largest] += n_tasks - sum(counts.values())
+    return counts
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+
+
+def _time_left(
+    n_left: int, per_s: float, n_recent: float, slots: int, seconds: Sequence[float], p90_s: float | None
+) -> tuple[float, float | None, float | None] | None:
+    """Return an estimate of the seconds left, and the bounds within which it is in 95 of 100 cases; None if nothing tells."""
+    if not n_left:
+        return None
+    if n_recent:
+        left_s, error = n_left / per_s, _SURE / n_recent**0.5
+        # Ends come one by one, so their number varies with its root. The last task may be a long one.
+        most_s = left_s / (1 - error) + (p90_s or 0.0) if error < 1 else None
+        return left_s, left_s / (1 + error), most_s
+    if seconds and slots:
+        return n_left * (sum(seconds) / len(seconds)) / slots, None, None
+    return None

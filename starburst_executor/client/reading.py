@@ -1,0 +1,283 @@
+"""Reads what a session has stored about its tasks, in constant memory. Starts nothing and changes nothing.
+
+    manifest ──► epochs ──LIST──► listed objects ──GET──► blocks of tasks ──► outcomes, failures, calls
+
+The only module of the reports that knows how status objects are laid out: `looks.py`, `results.py`, `mistakes.py` and the command
+use its blocks. Everything but outcomes, failures and calls can be read without the session's key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hmac import compare_digest
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from starburst_executor.errors import (
+    ConfigError,
+    KeyNotFound,
+    ObjectNotFound,
+    PayloadError,
+    RecordInvalid,
+    VersionMismatch,
+)
+from starburst_executor.protocol import calls, outcomes, pieces, status
+from starburst_executor.protocol.keys import task_id, worker_of
+from starburst_executor.protocol.outcomes import Failure
+from starburst_executor.protocol.pieces import Piece
+from starburst_executor.protocol.records import Manifest
+from starburst_executor.protocol.status import Entry, Located, State, Status
+from starburst_executor.session.fan_out import AT_ONCE, fan_out
+from starburst_executor.session.statuses import ListedStatus
+from starburst_executor.session.store import SessionStore
+
+__all__ = ["Block", "Reading", "Task", "parse_task", "stored_bytes"]
+
+_A = TypeVar("_A")
+_B = TypeVar("_B")
+
+
+class Task(NamedTuple):
+    """The stored facts of one task, without its call and its outcome.
+
+    Attributes:
+        ordinal: Its submitter's.
+        sequence: Its position among the calls of its submitter.
+        run: 1, plus 1 for each explicit retry.
+        attempt: The number of claims so far.
+        failures: Failed attempts of this run.
+        losses: Workers lost in this run while they may have been running it.
+        refusals: Workers that could not load its function in this run.
+        claim: The claim that holds it or ended it; empty while it is pending.
+        at: When it was claimed or ended, UTC epoch seconds by the clock of the worker; 0 if neither.
+        seconds: The duration of its last attempt.
+    """
+
+    ordinal: int
+    sequence: int
+    state: State
+    run: int
+    attempt: int
+    failures: int
+    losses: int
+    refusals: int
+    claim: str
+    at: float
+    seconds: float
+
+    @property
+    def id(self) -> str:
+        return task_id(self.ordinal, self.sequence)
+
+    @property
+    def worker(self) -> str:
+        """The id of the worker that holds it or ended it; empty while it is pending."""
+        return worker_of(self.claim)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state >= State.COMPLETED
+
+
+class Block(NamedTuple):
+    """The tasks of one stored object.
+
+    Attributes:
+        stored: What they were decoded from; None if the object cannot be read.
+        tasks: They, in submission order.
+        problem: Why it cannot be read; its tasks then count as failed.
+    """
+
+    listed: ListedStatus
+    stored: Status | None
+    tasks: tuple[Task, ...]
+    problem: str = ""
+
+    def entry(self, task: Task) -> Entry | None:
+        """Return the entry of one of these tasks."""
+        return None if self.stored is None else self.stored.entries[task.sequence - self.stored.first]
+
+
+class Reading:
+    """Reads one session. Thread-safe."""
+
+    def __init__(self, session: SessionStore) -> None:
+        self.session = session
+
+    @property
+    def has_key(self) -> bool:
+        return self.session.sealer.has_key
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    def epochs(self, manifest: Manifest | None = None) -> list[tuple[int, int]]:
+        """Return every epoch, in submission order. Store: 1 GET without a manifest."""
+        manifest = manifest or self.session.manifest.refresh()
+        return [
+            (ordinal, number)
+            for ordinal, submitter in enumerate(manifest.submitters)
+            for number in range(submitter.epochs)
+        ]
+
+    def listing(self, epoch: tuple[int, int]) -> list[ListedStatus]:
+        """Return the status objects of one epoch, in submission order. Store: 1 LIST."""
+        return self.session.statuses.of_epochs([epoch])
+
+    def block(self, listed: ListedStatus) -> Block | None:
+        """Read one status object; None if it is gone. Store: 1 GET."""
+        try:
+            stored = self.session.statuses.read(listed.key)
+        except ObjectNotFound:
+            return None
+        except (RecordInvalid, VersionMismatch) as error:
+            return Block(listed, None, _spoilt(listed), str(error))
+        assert stored is not None  # no ETag was sent  # noqa: S101
+        ref = listed.ref
+        return Block(
+            listed._replace(etag=stored.etag),
+            stored.status,
+            tuple(_task(ref.ordinal, ref.first + i, entry) for i, entry in enumerate(stored.status.entries)),
+        )
+
+    def blocks(self, listing: Iterable[ListedStatus]) -> Iterator[Block]:
+        """Read these status objects, in order and several at a time. Store: 1 GET each."""
+        for block in self._ahead(self.block, listing):
+            if block is not None:
+                yield block
+
+    def all(self, wanted: Callable[[ListedStatus], bool] = lambda _: True) -> Iterator[Block]:
+        """Read the whole session, in submission order. Store: 1 GET, 1 LIST an epoch, 1 GET for each wanted status object."""
+        for epoch in self.epochs():
+            yield from self.blocks(listed for listed in self.listing(epoch) if wanted(listed))
+
+    def find(self, name: str) -> tuple[Block, Task]:
+        """Read one task by its id, such as `0-17`.
+
+        Raises: ConfigError if there is no such task. Store: 1 GET, 1 LIST an epoch up to the task's, 1 GET.
+        """
+        ordinal, index = parse_task(name)
+        for epoch in self.epochs():
+            if epoch[0] != ordinal:
+                continue
+            for listed in self.listing(epoch):
+                if listed.ref.first <= index < listed.ref.first + listed.ref.n_tasks:
+                    block = self.block(listed)
+                    if block is not None:
+                        return block, block.tasks[index - listed.ref.first]
+        raise ConfigError(f"the session has no such task: task={name}, session={self.session.session_id}")
+
+    def _ahead(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
+        """Yield `function` of each item, in order; a few calls at a time if the store is far away."""
+        left = iter(items)
+        while batch := list(islice(left, AT_ONCE)):
+            yield from fan_out(self.session.store, function, batch)
+
+    # --- payloads -----------------------------------------------------------------------------------------------------
+
+    def outcomes(self, block: Block, tasks: Sequence[Task]) -> Iterator[tuple[Task, memoryview | None]]:
+        """Yield tasks of a block that have ended, each with its verified outcome; None for one without, which was cancelled.
+
+        Raises: RecordInvalid, PayloadError, KeyNotFound. Store: 1 GET for each outcome that is too big to be inline, a few at a
+        time.
+        """
+        self.check_key()
+        yield from zip(tasks, self._ahead(lambda task: self._outcome(block, task), tasks), strict=True)
+
+    def _outcome(self, block: Block, task: Task) -> memoryview | None:
+        entry = block.entry(task)
+        if block.stored is None or entry is None:
+            raise RecordInvalid(block.problem)
+        if entry.outcome is None:
+            return None
+        label = status.outcome_label(block.stored, task.sequence - block.stored.first, entry)
+        return self.session.payloads.outcome(block.listed.ref.status_id, entry.outcome, label)
+
+    def failure(self, block: Block, task: Task, *, may_fetch: bool = True) -> Failure | None:
+        """Describe why a task failed, without unpickling anything; None if that is not known.
+
+        Args:
+            may_fetch: Whether an outcome that is too big to be inline may be fetched: 1 GET.
+        """
+        if block.problem:
+            return Failure("starburst_executor.errors.RecordInvalid", block.problem, "")
+        entry = block.entry(task)
+        if entry is None or entry.outcome is None or (isinstance(entry.outcome, Located) and not may_fetch):
+            return None
+        try:
+            body = self._outcome(block, task)
+            return None if body is None else outcomes.describe_outcome(body)
+        except (RecordInvalid, PayloadError) as error:
+            return Failure(f"starburst_executor.errors.{type(error).__name__}", str(error), "")
+
+    def call(self, block: Block, task: Task) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of a task that has not completed.
+
+        Raises: PayloadError: they are not stored any more; RecordInvalid, KeyNotFound; any exception of unpickling.
+        Store: 1 GET for each part that is not inline.
+        """
+        record, _ = self.call_record(block, task)
+        parts = pieces.decode(record)
+        refs = [] if parts is None else [part for part in parts if isinstance(part, Piece)]
+        return calls.load_call(record, {ref.name: self._piece(ref) for ref in refs})
+
+    def call_record(self, block: Block, task: Task) -> tuple[bytes, str]:
+        """Return a task's verified call record, for `calls.load_call`, and the digest of its function.
+
+        Raises: PayloadError, RecordInvalid, KeyNotFound. Store: 1 GET if it is not inline.
+        """
+        self.check_key()
+        entry = block.entry(task)
+        if block.stored is None or entry is None or entry.call is None:
+            raise PayloadError(f"the arguments of this task are not stored: task={task.id}")
+        digest = block.stored.functions[entry.function]
+        body: bytes = (
+            self.session.payloads.calls(block.listed.ref.status_id, entry.call.start, entry.call.length)
+            if isinstance(entry.call, Located)
+            else entry.call
+        )
+        label = status.call_label(task.ordinal, task.sequence, digest)
+        return bytes(self.session.sealer.open_sealed("call", label, body)), digest
+
+    def _piece(self, ref: Piece) -> bytes:
+        body = self.session.payloads.calls(ref.status_id, ref.start, ref.length)
+        if not compare_digest(pieces.name_of(self.session.sealer, body), ref.name):
+            raise RecordInvalid(f"a piece of a call does not match its name and was not unpickled: {ref.status_id}")
+        return body
+
+    def check_key(self) -> None:
+        """Raise KeyNotFound if this process opened the session without its key."""
+        if not self.has_key:
+            raise KeyNotFound(f"values and errors need the session's key: session={self.session.session_id}")
+
+
+def stored_bytes(block: Block, task: Task) -> int:
+    """Return the size of a task's stored outcome."""
+    entry = block.entry(task)
+    if entry is None or entry.outcome is None:
+        return 0
+    return entry.outcome.length if isinstance(entry.outcome, Located) else len(entry.outcome)
+
+
+def parse_task(name: str) -> tuple[int, int]:
+    """Return ordinal and index of a task's id. Raises: ConfigError."""
+    ordinal, _, index = name.partition("-")
+    if not (ordinal.isdecimal() and index.isdecimal()):
+        raise ConfigError(f"not a task's id: {name!r}; it is ordinal and index, such as 0-17")
+    return int(ordinal), int(index)
+
+
+# By number: `State(n)` takes longer than all other steps of reading a task.
+_STATES = tuple(State)
+
+
+def _task(ordinal: int, index: int, entry: Entry) -> Task:
+    state, run, attempt, failures, losses, refusals, claim, _, _, _, _, at, seconds = entry
+    return Task(ordinal, index, _STATES[state], run, attempt, failures, losses, refusals, claim, at, seconds)
+
+
+def _spoilt(listed: ListedStatus) -> tuple[Task, ...]:
+    ref = listed.ref
+    return tuple(
+        Task(ref.ordinal, ref.first + i, State.FAILED, 1, 0, 0, 0, 0, "", listed.modified_at, 0.0)
+        for i in range(ref.n_tasks)
+    )

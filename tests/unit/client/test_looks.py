@@ -1,0 +1,175 @@
+"""`Looks`: what it reports of a session, and how few requests it makes for it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from starburst_executor.client.looks import Looks
+from starburst_executor.client.report import SessionStatus
+from starburst_executor.protocol import outcomes, status
+from starburst_executor.protocol.records import Submitter, WorkerState
+from starburst_executor.protocol.seal import Sealer
+from starburst_executor.protocol.status import Ended, State, Status
+from starburst_executor.session.store import SessionStore
+from tests.support.session_rig import SESSION, Rig
+
+
+def end(
+    rig: Rig, key: str, claim_id: str, seconds: list[float], *, failed: dict[int, BaseException] | None = None
+) -> None:
+    """End the first tasks of a claim, one for each of these durations."""
+    errors = failed or {}
+
+    def step(current: Status) -> Status:
+        ended = {}
+        for i, duration in zip(current.under(claim_id), seconds, strict=False):
+            body = outcomes.dump_error(errors[i]) if i in errors else outcomes.dump_value(8)
+            label = status.outcome_label(current, i, current.entries[i])
+            state = State.FAILED if i in errors else State.COMPLETED
+            ended[i] = Ended(state, rig.sealer.sealed("outcome", label, body), None, duration, int(i in errors))
+        return status.commit(current, claim_id, ended, rig.clock.now())[0]
+
+    rig.write(key, step)
+
+
+def claim(rig: Rig, key: str, claim_id: str, at_most: int) -> None:
+    rig.write(
+        key,
+        lambda seen: status.claim(seen, claim_id, at_most=at_most, now=rig.clock.now(), max_losses=3, alone=True)[0],
+    )
+
+
+def test_what_runs_is_known_from_claims_before_any_beat_names_it() -> None:
+    rig = Rig()
+    rig.beat("w1", where="host-a:1")
+    rig.beat("w2", where="host-b:2")
+    key = rig.submit(10)
+    # Each has one slot: the second claim of w1 waits for the first.
+    claim(rig, key, "w1.1", 3)
+    rig.clock.advance(1.0)
+    claim(rig, key, "w1.2", 2)
+    claim(rig, key, "w2.1", 1)
+    rig.clock.advance(2.0)
+    found = Looks(rig.session).look()
+    assert (found.pending, found.claimed, found.running) == (4, 6, 2)
+    assert found.utilisation == 1.0
+    assert found.longest_running == ("0-0", 3.0)
+    assert dict(found.hosts) == {"host-a": 1, "host-b": 1}
+    assert [worker.tasks for worker in found.members] == [(("0-0", 3.0),), (("0-5", 2.0),)]
+
+
+def test_rates_durations_and_the_time_left_come_from_what_has_ended() -> None:
+    rig = Rig()
+    rig.beat("w1")
+    key = rig.submit(200)
+    claim(rig, key, "w1.1", 100)
+    for step in range(100):
+        rig.clock.advance(1.0)
+        end(rig, key, "w1.1", [1.0 if step % 10 else 5.0])
+    claim(rig, key, "w1.2", 1)
+    found = Looks(rig.session).look()
+    assert found.per_s == pytest.approx(1.0, abs=0.02)
+    assert found.per_s_overall == pytest.approx(1.0, abs=0.05)
+    assert (found.median_s, found.p90_s) == (1.0, 5.0)
+    assert found.seconds_left == pytest.approx(100, abs=3)
+    assert found.seconds_left_least is not None
+    assert found.seconds_left_most is not None
+    assert 70 < found.seconds_left_least < 95
+    assert 110 < found.seconds_left_most < 150
+
+
+def test_failures_are_counted_by_kind_with_the_key_and_all_else_without() -> None:
+    rig = Rig(retries=1)
+    key = rig.submit(4)
+    claim(rig, key, "w1.1", 4)
+    end(rig, key, "w1.1", [0.1] * 4, failed={0: ValueError("a"), 1: ValueError("b"), 2: KeyError("c")})
+    found = Looks(rig.session).look()
+    assert (found.completed, found.failed) == (1, 3)
+    assert dict(found.failures or {}) == {"ValueError": 2, "KeyError": 1}
+    assert "2 ValueError, 1 KeyError" in str(found)
+    keyless = SessionStore(rig.session.store, SESSION, Sealer(b"", SESSION), rig.clock)
+    without = Looks(keyless).look()
+    assert without.failures is None
+    assert (without.completed, without.failed) == (1, 3)
+
+
+def test_a_worker_is_alive_idle_lost_or_has_left() -> None:
+    rig = Rig()
+    rig.beat("lost")
+    rig.clock.advance(1000.0)
+    rig.beat("idle", state=WorkerState.IDLE)
+    rig.beat("left", state=WorkerState.LEFT)
+    rig.beat("works")
+    found = Looks(rig.session).look()
+    assert {worker.id: worker.state for worker in found.members} == {
+        "lost": "lost", "idle": "idle", "left": "left", "works": "working"
+    }  # fmt: skip
+    assert (found.workers, found.idle, found.lost) == (2, 1, 1)
+
+
+def test_a_later_look_reads_what_has_changed_and_no_history() -> None:
+    rig = Rig(submitters=(Submitter("c0", 3, (2,)),))
+    for i in range(30):
+        rig.end(rig.submit(4, first=4 * i, epoch=i // 10))
+    key = rig.submit(4, first=1000, epoch=2)
+    looks = Looks(rig.session)
+    with rig.requests() as first:
+        assert looks.look().completed == 120
+    assert first["list"] == 2
+    with rig.requests() as again:
+        looks.look()
+    # The one open epoch and the workers; the manifest, and at the most two objects more for the sample.
+    assert again["list"] == 2
+    assert sum(again.values()) <= 5
+    rig.end(key)
+    with rig.requests() as changed:
+        assert looks.look().completed == 124
+    assert changed["list"] == 2
+    assert sum(changed.values()) <= 6
+
+
+def test_a_session_with_more_changes_than_a_look_reads_is_estimated_and_then_counted() -> None:
+    rig = Rig(submitters=(Submitter("c0", 1, (0,)),))
+    n = 620
+    for i in range(n):
+        key = rig.submit(2, first=2 * i)
+        claim(rig, key, f"w.{i}", 2)
+        end(rig, key, f"w.{i}", [0.1, 0.1], failed={0: ValueError("x")})
+    looks = Looks(rig.session)
+    with rig.requests() as first:
+        found = looks.look()
+    assert sum(first.values()) <= 1000
+    assert not found.is_exact
+    assert (found.total, found.failed, found.completed) == (2 * n, n, n)
+    assert dict(found.failures or {}) == {"ValueError": n}
+    assert "about" in str(found)
+    while not found.is_exact:
+        with rig.requests() as later:
+            found = looks.look()
+        assert sum(later.values()) <= 20
+    assert (found.total, found.failed, found.completed) == (2 * n, n, n)
+
+
+def test_what_cannot_be_read_counts_as_failed() -> None:
+    rig = Rig()
+    key = rig.submit(3)
+    rig.objects.put(key, b"\1" * 9)
+    found = Looks(rig.session).look()
+    assert found.failed == 3
+    assert dict(found.failures or {}) == {"RecordInvalid": 3}
+
+
+def test_a_status_is_plain_values_and_a_table_too() -> None:
+    rig = Rig()
+    rig.beat("w<1>", where="<host>:1")
+    rig.submit(2)
+    found = Looks(rig.session).look()
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert (plain["format"], plain["total"], plain["ended"], plain["cost"]["total_usd"]) == (1, 2, 0, 0)
+    assert isinstance(found, SessionStatus)
+    page = found._repr_html_()
+    assert page.startswith("<table>")
+    assert "&lt;host&gt;" in page
+    assert "<host>" not in page
