@@ -1,4 +1,4 @@
-"""What goes wrong in a task stays in its future: an exception, a killed process, a time limit.
+"""A failure of a task is only in its future: an exception, a killed process, a time limit.
 
 python examples/failures.py
 """
@@ -14,18 +14,18 @@ def parse(text: str) -> int:
 
 
 with StarburstExecutor(workers=2, task_timeout=2) as ex:
-    # A user's exception comes back as itself; the traceback of where it ran is its cause.
+    # The future raises the task's own exception; its cause is the traceback in the worker.
     error = ex.submit(parse, "seven").exception()
     print(f"exception: {type(error).__name__}: {error}")
     where = [line for line in str(error.__cause__).splitlines() if line.startswith("  File")][-1]
     print(f"           raised at {where.strip()}")
 
-    # A task that takes its process down costs itself alone; ProcessPoolExecutor would be broken now.
+    # A task that kills its process fails alone; ProcessPoolExecutor would be broken now.
     crash = ex.submit(os._exit, 1)
     assert isinstance(crash.exception(), TaskCrashed)
     print(f"crash:     {crash.exception()}")
 
-    # A task over its time is stopped.
+    # A task that exceeds its time limit is stopped.
     endless = ex.submit(time.sleep, 3600)
     assert isinstance(endless.exception(), TaskTimeout)
     print(f"timeout:   {endless.exception()}")

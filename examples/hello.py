@@ -1,4 +1,4 @@
-"""The ten lines of the README: where `ProcessPoolExecutor` stood, `StarburstExecutor` stands.
+"""The ten lines of the README: `StarburstExecutor` replaces `ProcessPoolExecutor`.
 
 python examples/hello.py
 """

@@ -1,4 +1,4 @@
-"""Estimate pi by throwing darts: equal tasks, each with a random stream of its own, results used as they complete.
+"""Estimate pi by throwing darts: equal tasks, each with its own random stream, whose results are used as they complete.
 
 python examples/monte_carlo.py
 """
@@ -14,7 +14,7 @@ DARTS = 100_000
 
 
 def hits(seed: int, darts: int) -> int:
-    """How many of `darts` fall into the quarter circle; the same seed gives the same answer on any worker."""
+    """Return how many of `darts` hit the quarter circle; the same seed gives the same answer on any worker."""
     draw = random.Random(seed).random
     return sum(draw() ** 2 + draw() ** 2 < 1 for _ in range(darts))
 

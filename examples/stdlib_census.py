@@ -2,8 +2,8 @@
 
     python examples/stdlib_census.py
 
-Nothing is batched by hand, no `chunksize` is chosen: some files have five lines and some have fifteen thousand. A file
-that cannot be parsed (some are broken on purpose, to test the parser) is listed, and is no reason to stop.
+There are no batches made by hand and no `chunksize`, although some files have five lines and some fifteen thousand. Files
+that cannot be parsed (some are broken on purpose, to test the parser) are listed at the end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BAR = {"unit": " files", "mininterval": 0.5}
 
 
 class Census(NamedTuple):
-    """What one file holds, or the sum of many."""
+    """The counts of one file, or the sum of many."""
 
     files: int = 0
     lines: int = 0
@@ -53,18 +53,18 @@ class Census(NamedTuple):
 
 
 def sources() -> list[Path]:
-    """Every source file of the running Python's standard library."""
+    """Return every source file of the running Python's standard library."""
     installed = {"site-packages", "dist-packages"}
     return sorted(path for path in STDLIB.rglob("*.py") if installed.isdisjoint(path.parts))
 
 
 def analyse(path: Path) -> Census:
-    """Parse one file and count. This is what runs on the workers."""
+    """Parse one file and count. This function runs on the workers."""
     name = path.relative_to(STDLIB).as_posix()
     text = path.read_bytes()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the library's tests are full of doubtful syntax
+            warnings.simplefilter("ignore")  # the library's tests contain invalid syntax on purpose
             tree = ast.parse(text)
     except (SyntaxError, ValueError) as error:
         return Census(files=1, broken=(f"{name}: {error.args[0]}",))
@@ -81,7 +81,7 @@ def branches_in(tree: ast.AST) -> int:
 
 
 class Measured(NamedTuple):
-    """What the run took: seconds by workers and serially, requests to the store on all sides, and where that was."""
+    """The measurements of the run: seconds with workers and serially, requests of all processes, and the store."""
 
     tasks: int
     seconds: float
@@ -92,10 +92,10 @@ class Measured(NamedTuple):
     def __str__(self) -> str:
         return (
             f"tasks                {self.tasks:,}, one per file\n"
-            f"seconds              {self.seconds:.1f} with {WORKERS} workers, their start and end included\n"
+            f"seconds              {self.seconds:.1f} with {WORKERS} workers, including their start and end\n"
             f"against serial       {self.serial_seconds / self.seconds:.2f} times as fast ({self.serial_seconds:.1f} s)\n"
-            f"requests per task    {self.requests / self.tasks:.3f} to the store, by client and workers together\n"
-            f"where the state was  {self.url}"
+            f"requests per task    {self.requests / self.tasks:.3f} to the store, by client and workers\n"
+            f"store                {self.url}"
         )
 
 
@@ -107,7 +107,9 @@ def main() -> Measured:
     with StarburstExecutor(workers=WORKERS) as ex:
         found = list(tqdm(ex.map(analyse, paths), "workers", len(paths), **BAR))
     seconds = time.perf_counter() - started
-    counts = ex.requests()  # after the end: workers report theirs with each beat, and with the last one all of them
+    counts = (
+        ex.requests()
+    )  # after the end, since workers report their requests in beats, the last of which has all of them
 
     started = time.perf_counter()
     serial = [analyse(path) for path in tqdm(paths, "serial ", **BAR)]

@@ -1,9 +1,9 @@
-"""Kill the client half-way; another process gets every future.
+"""Kill the client half-way; another process then gets every result.
 
     python examples/survive.py
 
 Three processes take part: one submits the census of `stdlib_census.py` to a `DetachedExecutor` and is killed with
-SIGKILL, a second reattaches by the session's id, and this one starts both. The workers belong to neither.
+SIGKILL, a second reattaches by the session's id, and this one starts both. The workers belong to none of them.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from starburst_executor import DetachedExecutor
 
 
 def submit() -> None:
-    """The first process: starts the session, says its id, and counts what is done until it is killed."""
+    """The first process: start the session, print its id, and count the completed tasks until SIGKILL."""
     with DetachedExecutor(workers=WORKERS) as ex:
         futures = [ex.submit(analyse, path) for path in sources()]
-        ex.flush()  # from here on the store has every task
+        ex.flush()  # from here on every task is in the store
         print(ex.id, flush=True)
         for done, _ in enumerate(as_completed(futures), 1):
             print(done, flush=True)
 
 
 def reattach(session_id: str) -> None:
-    """The second process: knows the id and nothing else."""
+    """The second process, which has only the session's id."""
     started = time.perf_counter()
     ex = DetachedExecutor.reattach(session_id)
     n_tasks = len(ex.futures)
     answers: dict[int, Census] = {}
     for future in ex.as_completed():
-        assert future.index not in answers, "a future came twice"
+        assert future.index not in answers, "a future was returned twice"
         answers[future.index] = future.result()
         if len(answers) % 200 == 0 or len(answers) == n_tasks:
             print(
@@ -56,8 +56,8 @@ def main() -> None:
         print(f"process {first.pid} submits {2 * half:,} tasks to session {session_id}")
         done = next(done for done in map(int, first.stdout) if done >= half)
         first.kill()
-    print(f"process {first.pid} is killed with SIGKILL: it had seen {done:,} futures complete")
-    print(f"another process reattaches by the id, {session_id}:")
+    print(f"process {first.pid} is killed with SIGKILL after it has seen {done:,} futures complete")
+    print(f"another process reattaches with the id, {session_id}:")
     subprocess.run([*command, "reattach", session_id], check=True)
 
 

@@ -35,7 +35,7 @@ class FakeClock:
         self._drawn = itertools.count()
         self._changed = threading.Condition()  # guards: _elapsed_s, _waits
         self._elapsed_s = 0.0
-        self._waits: list[_Wait] = []  # held ones whose thread has not returned
+        self._waits: list[_Wait] = []  # held waits whose thread has not returned
 
     def __repr__(self) -> str:
         return f"FakeClock(seed={self._seed}, elapsed_s={self._elapsed_s:g})"
@@ -64,7 +64,7 @@ class FakeClock:
         return event.is_set()
 
     def random(self) -> float:
-        return (int.from_bytes(self._draw(7), "big") >> 3) / 2**53  # as many bits as a float holds: never 1.0
+        return (int.from_bytes(self._draw(7), "big") >> 3) / 2**53  # the precision of a float, so that it is never 1.0
 
     def new_id(self, n_bytes: int = 8) -> str:
         return self._draw(n_bytes).hex()

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, help="run as many seeds as fit in this time")
     parser.add_argument("--story", action="store_true", help="print what happened, request by request")
     options = parser.parse_args(arguments)
-    # What the product warns of is the business of a simulation.
+    # The product's warnings are expected here.
     logging.disable(logging.CRITICAL)
     total = _Sum()
     for seed in _seeds(options):

@@ -1,4 +1,4 @@
-"""Checks during and after a run: that nothing stands still, and that futures agree with the store."""
+"""Checks during and after a run: that everything makes progress, and that futures agree with the store."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FOUND_S = 60.0
 
 
 class Watch:
-    """Checks regularly whether anything stands still for longer than promised."""
+    """Checks regularly that nothing waits for longer than promised."""
 
     def __init__(self, world: World) -> None:
         self._world = world

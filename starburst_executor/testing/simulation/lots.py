@@ -18,7 +18,7 @@ class Lots:
         self._state = (seed * 0x9E3779B97F4A7C15 + 0x1234567) & _MASK
 
     def bits(self) -> int:
-        """64 fresh bits."""
+        """Return 64 new bits."""
         self._state = (self._state + 0x9E3779B97F4A7C15) & _MASK
         z = self._state
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
@@ -26,18 +26,18 @@ class Lots:
         return z ^ (z >> 31)
 
     def random(self) -> float:
-        """A number in [0, 1)."""
+        """Return a number in [0, 1)."""
         return (self.bits() >> 11) / 2**53
 
     def between(self, least: float, most: float) -> float:
         return least + (most - least) * self.random()
 
     def below(self, n: int) -> int:
-        """One of 0 .. n - 1."""
+        """Return one of 0 .. n - 1."""
         return self.bits() % n
 
     def count(self, least: int, most: int) -> int:
-        """One of least .. most."""
+        """Return one of least .. most."""
         return least + self.below(most - least + 1)
 
     def chance(self, of: float) -> bool:

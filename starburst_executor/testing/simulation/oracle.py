@@ -1,4 +1,4 @@
-"""The oracle: sees every write and every start of a task, and reports at once which promise one of them breaks.
+"""The oracle: sees every write and every start of a task, and reports at once any promise that one of them breaks.
 
 It knows more than any process: which workers are alive, which tasks each still runs, and every object's previous state.
 """
@@ -99,7 +99,7 @@ class Oracle:
         if task is None or task.number != number:
             self._fail(f"another task's call was run: task={job.task_id}, call={number}, known={task}")
         # A worker that claimed the task twice may still have it in the runner of the first claim, if that was taken back.
-        # And once the session is over, its worker may be on its way out.
+        # Once the session is over, its worker may be ending.
         is_over = self.manifest is None or self.manifest.state.is_over
         entry = self._entry(job.task_id)
         n_failed = self._failed[job.task_id, claimed[-1], process.worker_id]
@@ -188,7 +188,7 @@ class Oracle:
         old = self.statuses.get(key)
         ref = self.keys.parse_status(key)
         if ref is None:
-            self._fail(f"a status object under an odd key: {key}")
+            self._fail(f"a status object under a malformed key: {key}")
             return
         if old is None and self.manifest is not None and self.manifest.state == SessionState.DELETED:
             # An object that lands while the session is being deleted is not read; it is swept with the prefix.
@@ -201,13 +201,13 @@ class Oracle:
         new = status.decode(after.body)
         self.statuses[key] = new
         if len(after.body) % 8 != status.size_class(new.entries):
-            self._fail(f"the size tells another class than the entries: {key}")
+            self._fail(f"the size has another class than the entries: {key}")
         self._unended[place] += not _has_ended(new)
         if old is None:
             self._born(key, new)
         else:
             if (old.functions, len(old.entries), old.first) != (new.functions, len(new.entries), new.first):
-                self._fail(f"a status object has become another: {key}")
+                self._fail(f"a status object was replaced by another: {key}")
             for index, (a, b) in enumerate(zip(old.entries, new.entries)):  # noqa: B905 - checked above
                 if a != b:
                     words = self._judged(old, new, index, process)
@@ -272,7 +272,7 @@ class Oracle:
             return
         for (ordinal, epoch), n in self._unended.items():
             if n and (ordinal >= len(self.manifest.submitters) or epoch not in self.manifest.submitters[ordinal].open):
-                self._fail(f"tasks are out of every list: submitter={ordinal}, epoch={epoch}")
+                self._fail(f"tasks are in no open epoch: submitter={ordinal}, epoch={epoch}")
 
     # --- transitions --------------------------------------------------------------------------------------------------
 
@@ -285,7 +285,7 @@ class Oracle:
             if b.run == a.run + 1 and a.state == State.FAILED and b.state == State.PENDING and b.attempt == a.attempt:
                 self.counts["retries"] += 1
                 return ""
-            return "a run was opened that may not be"
+            return "a run was opened that must not be opened"
         if a.has_ended:
             return "an outcome has changed within a run"
         if b.attempt != a.attempt + (a.state == State.PENDING and b.state == State.CLAIMED):
@@ -367,7 +367,7 @@ class Oracle:
             return f"a worker was taken for lost after {n_looks} looks"
         now_s = 0.0 if owner is None else owner.scheduler.now
         if is_there and owner is not None and min(self._quiet_s(), now_s - owner.was_disturbed_at) > 2 * self._lost_s:
-            return "a worker that lives was taken for lost"
+            return "a living worker was taken for lost"
         if b.has_ended:
             max_losses = 3 if self.manifest is None else self.manifest.max_losses
             if b.losses < max_losses:

@@ -1,4 +1,4 @@
-"""What a seed decides before the run: the session, its tasks, its workers, the weather."""
+"""The decisions of a seed before the run: the session, its tasks, its workers, the weather."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Plot:
         n_workers: Number of slots requested.
         slots_each: Most slots of one worker.
         tells_deaths: Whether the launcher reports deaths of workers.
-        tasks: Behaviour and seconds of each.
+        tasks: Behaviour and duration in seconds of each.
         storm_s: How long faults occur.
         n_clients: Number of clients that reattach during the storm.
         ends_with: How the last client ends the run: `cleanup`, `terminate` or `leave`.
@@ -86,7 +86,7 @@ def _seconds(lots: Lots, *, short: bool) -> float:
 
 
 def draw_plot(lots: Lots) -> Plot:
-    """The plot of a seed."""
+    """Return the plot of a seed."""
     short = lots.chance(0.6)
     n_tasks = lots.count(1, 14)
     behaviours = [behaviour for behaviour, weight in _BEHAVIOURS for _ in range(weight)]

@@ -24,7 +24,7 @@ class WorkerProcess(Process):
     """A process that runs an agent.
 
     Attributes:
-        agent: Its agent, once that is there.
+        agent: Its agent, once it was made.
         held: The claims that its agent holds or writes, with their keys.
         is_idle: Whether it can accept work.
         goes_on: Whether its agent continues, that is, has no reason to stop.

@@ -1,6 +1,6 @@
 """Virtual time, processes and their strands: one thread, in which a seed decides the order of events.
 
-    heap of (time, number, do) ──► hub ──switch──► strand: runs until it waits or asks the store ──switch──► hub
+    heap of (time, number, do) ──► hub ──switch──► strand: runs until it waits or makes a request ──switch──► hub
 
 A strand is a greenlet and stands for a thread. A process is a set of strands that is killed, stopped and woken as one.
 The result of a wait arrives through `resume`, which drops it if the process is dead and keeps it if the process is
@@ -112,12 +112,12 @@ class Process:
         self.scheduler.at(0.0, self._reap)
 
     def stop(self) -> None:
-        """SIGSTOP."""
+        """Stop the process, as SIGSTOP does."""
         self.is_stopped = True
         self.was_stopped_at = self.scheduler.now
 
     def wake(self) -> None:
-        """SIGCONT."""
+        """Continue the process, as SIGCONT does."""
         self.was_disturbed_at = self.was_stopped_at = self.scheduler.now
         self.is_stopped = False
         kept, self._kept = self._kept, []
@@ -132,7 +132,7 @@ class Process:
 
     def _reap(self) -> None:
         for strand in list(self._strands):
-            if strand:  # it has begun and not ended
+            if strand:  # it has started and not ended
                 strand.throw(Killed)
         self._strands.clear()
 
@@ -161,13 +161,13 @@ class Strand(greenlet):
             self.process.ended(self)
 
     def arm(self) -> int:
-        """Begin to wait: the token that `resume` must come with."""
+        """Begin to wait; return the token that `resume` must be called with."""
         self._token += 1
         self._waits = True
         return self._token
 
     def resume(self, token: int, value: object) -> None:
-        """Go on with a value, if it still waits for this. Called by the hub."""
+        """Continue the strand with a value, if it still waits with this token. Called by the hub."""
         if not self._waits or self._token != token or not self.process.is_alive:
             return
         if self.process.is_stopped:
@@ -194,13 +194,13 @@ class Strand(greenlet):
 
 
 def current_strand() -> Strand:
-    """The strand that runs. Raises: RuntimeError outside of any."""
+    """Return the running strand. Raises: RuntimeError outside of a strand."""
     strand = getcurrent()
     if not isinstance(strand, Strand):
-        raise RuntimeError("only a strand of a simulated process can wait or ask the store")  # noqa: TRY004
+        raise RuntimeError("only a strand of a simulated process can wait or make requests")  # noqa: TRY004
     return strand
 
 
 def current_process() -> Process:
-    """The process of the strand that runs."""
+    """Return the process of the running strand."""
     return current_strand().process

@@ -1,8 +1,8 @@
 """One simulation, from its seed to its report.
 
     storm   clients submit, cancel, retry, leave and come back; workers start and die; the store fails
-    calm    nothing fails any more: a client attaches, and everything must come to its end in time
-    end     clean up, terminate, expire or just leave: every worker goes, nothing is left that should not be
+    calm    nothing fails any more: a client attaches, and every task must end in time
+    end     cleanup, terminate, expiry or leaving: every worker ends, and no other objects are left than expected
 
 All decisions are made by the product's own code: executors, engines, agents. This module adds only processes.
 """
@@ -42,7 +42,7 @@ def simulate(seed: int, plot: Plot | None = None) -> Report:
             with suppress(Broken):
                 _play(world)
         finally:
-            # Nothing of this world outlives it.
+            # Nothing of this world continues after its simulation.
             for process in world.processes():
                 process.kill("the simulation is over")
             world.scheduler.run(lambda: False, 0.0)
@@ -70,7 +70,7 @@ def _play(world: World) -> None:
         for number in range(1, plot.n_clients + 1):
             scheduler.at(world.lots.between(5.0, plot.storm_s), partial(users.start_visitor, f"client-{number}"))
         if plot.absolute_timeout is not None:
-            # Extend or expire: close enough for either.
+            # Close enough to the deadline for extending or expiring.
             at_s = max(1.0, plot.absolute_timeout - scheduler.now - world.lots.between(0.0, 3.0))
             scheduler.at(at_s, partial(users.start_extender, "client-x"))
     world.until(lambda: False, plot.storm_s)
@@ -82,25 +82,25 @@ def _play(world: World) -> None:
 def _end_detached(world: World, users: Users) -> None:
     leaves = world.report.seed % 3 == 0 and _takes_more(world)
     if world.lots.chance(0.5) and not leaves:
-        # It sees the last actions of the others; without it a detached session may have no client that repairs.
+        # This client stays until all others have left; without it a detached session may have no client that repairs.
         users.start_companion("client-y")
     if leaves:
         users.start_leaver("client-l")
-    world.until(lambda: not users.alive(), _END_S, "a client does not come to an end")
+    world.until(lambda: not users.alive(), _END_S, "a client does not end in time")
     world.is_ending = True
     last = users.start_last("client-z")
-    world.until(lambda: not last.is_alive, _END_S, "the last client does not come to an end")
-    world.until(lambda: not _alive(world), _GO_S, "processes are left that should have gone")
+    world.until(lambda: not last.is_alive, _END_S, "the last client does not end in time")
+    world.until(lambda: not _alive(world), _GO_S, "processes are left that should have ended")
 
 
 def _takes_more(world: World) -> bool:
-    """Whether the session is open and stays so until the last client ends it."""
+    """Return whether the session is open and stays open until the last client ends it."""
     manifest = world.oracle.manifest
     return manifest is not None and manifest.state == SessionState.OPEN and manifest.deadline_at is None
 
 
 def _end_attached(world: World, users: Users) -> None:
-    world.until(lambda: not users.alive(), _END_S, "the client does not come to an end")
+    world.until(lambda: not users.alive(), _END_S, "the client does not end in time")
     world.until(
         lambda: not _alive(world), _GO_S + TIMINGS.client_gone_s + TIMINGS.unheard_s, "workers outlive their client"
     )

@@ -1,4 +1,4 @@
-"""Puts the package on a simulated stage: its threads become strands, its clocks virtual, its stores the vault.
+"""Puts the package on a simulated stage: its threads become strands, its clocks are virtual, and its stores are the vault.
 
 While `on_stage` lasts, the modules of the package see `threads` where they look for `threading`, and, unless asked not
 to, some constants are smaller, so that ten tasks reach cases that otherwise take ten thousand. The package does not know that
@@ -44,7 +44,7 @@ class _Pool:
 
 
 class _NoModules:
-    """In the place of the user's own modules."""
+    """Replaces the user's own modules: there are none."""
 
     def name(self) -> str:
         return ""
@@ -66,7 +66,7 @@ class _Registry:
         pass
 
 
-# Module and name to what it is when a few tasks are to make several objects, and several epochs.
+# Smaller constants by module and name, so that a few tasks make several objects and several epochs.
 _SMALL: dict[tuple[str, str], object] = {
     ("client.batches", "_LEAST_STATUS"): 3,
     ("client.batch_writer", "STATUSES_PER_EPOCH"): 2,
@@ -76,12 +76,12 @@ _SMALL: dict[tuple[str, str], object] = {
 
 
 def _stand_ins() -> dict[tuple[str, str], object]:
-    """Module and name to what it always is on stage."""
+    """Return the replacements, by module and name, that always apply on stage."""
     return {
-        # Polling of what is no request: fewer steps.
+        # Longer pauses between polls that are no requests, for fewer steps.
         ("client.keeper", "_DEATHS_S"): 1.0,
         ("worker.leaving", "_SIGNAL_S"): 1.0,
-        # Simulated processes have none of the system's own: which of them live is known by their beats alone.
+        # Simulated processes are no processes of the system, so only their beats show which of them are alive.
         ("worker.keeper", "identity"): lambda: "",
         **{(f"client.{module}", "named"): _named_if_alive for module in ("engine", "sending", "ending")},
         ("client.parts", "ThreadPoolExecutor"): _Pool,
@@ -96,7 +96,7 @@ def _stand_ins() -> dict[tuple[str, str], object]:
 
 
 def _named_if_alive(error: BaseException, session_id: str) -> StarburstError:
-    """A process that is killed says nothing more: its end is no error of its threads."""
+    """Drop the errors of a killed process's threads: they are caused by its end."""
     if isinstance(error, Killed):
         raise error
     return named(error, session_id)
@@ -108,7 +108,7 @@ def _clock_here() -> Any:
 
 @contextmanager
 def on_stage(open_line: Callable[[], ObjectStore], *, small: bool = True) -> Iterator[None]:
-    """Have the package run in a simulation.
+    """Run the package in a simulation during the block.
 
     Args:
         open_line: Makes the store for URLs of the schemes `sim` and `memory`.

@@ -23,7 +23,7 @@ __all__ = ["Kept", "Line", "Vault"]
 
 _T = TypeVar("_T")
 _WRITES = frozenset({"create", "swap", "put", "delete"})
-# Before crash, loss and their kin, in this order, against one draw.
+# Crash, loss and the other faults, in this order, compared with one random number.
 _OF_REQUESTS = (
     ("crash_before", Trouble.CRASH_BEFORE),
     ("crash_after", Trouble.CRASH_AFTER),
@@ -152,7 +152,7 @@ class Vault:
             scheduler.at(out_s, partial(self._arrive, strand, token, kind, key, effect, trouble, back_s))
         answer = strand.suspend()
         if type(answer) is _Failure:
-            # A fresh one each time: the traceback of the last must not grow on it.
+            # A new one each time: a shared exception would keep the tracebacks of all uses.
             raise answer.error
         return answer  # type: ignore[no-any-return]  # what `effect` has returned
 

@@ -1,4 +1,4 @@
-"""The storm: what goes wrong by itself, beside the requests."""
+"""The storm: faults that are independent of requests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["Storm"]
 
 
 class Storm:
-    """Kills, stops, cuts off, for as long as it lasts."""
+    """Kills, stops and disconnects processes until it is over."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     def brew(self) -> None:
-        """Begin."""
+        """Begin the storm."""
         weather = self._world.plot.weather
         self._world.vault.weather = weather
         self._world.scheduler.preempt_rate = weather.preempt
@@ -92,7 +92,7 @@ class Storm:
         def jump(process: Process) -> None:
             process.ahead_s += self._world.lots.between(-3600.0, 3600.0)
 
-        # With a deadline a wall clock that is set is worth an expiry, as `absolute_timeout` says.
+        # In a session with a deadline, a change of a wall clock may end the session, as `absolute_timeout` documents.
         if self._world.plot.absolute_timeout is None:
             self._do(Trouble.CLOCK, self._someone(0.3), jump)
 
@@ -103,7 +103,7 @@ class Storm:
             do(process)
 
     def calm(self) -> None:
-        """Have nothing go wrong any more; wake who sleeps."""
+        """End the storm: inject no more faults, and continue stopped processes."""
         self._world.is_calm = True
         self._world.scheduler.preempt_rate = 0.0
         self._world.log("world", "calm from here on")

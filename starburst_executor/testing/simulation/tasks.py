@@ -58,10 +58,10 @@ class SimulatedNursery:
 
     Args:
         poisoned: Called when a task kills the worker.
-        tries: How often each task was executed so far, everywhere.
+        tries: How often each task was executed so far, by all workers.
 
     Attributes:
-        started: Called with each job that starts, and with what tells whether it still runs.
+        started: Called with each job that starts, and with a function that returns whether it still runs.
     """
 
     root_name = "nothing is unpacked"

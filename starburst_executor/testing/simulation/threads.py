@@ -24,7 +24,7 @@ _START_AT = 1_700_000_000.0
 
 
 class _Queue:
-    """Strands that wait for one thing."""
+    """Strands that wait for one event."""
 
     __slots__ = ("waiting",)
 
@@ -140,7 +140,7 @@ class Condition:
 
     @property
     def _waiters(self) -> list[object]:
-        """Those that wait, under the name that it has there."""
+        """Return the waiting strands, under the name that it has in `threading`."""
         return [*self._queue.waiting]
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -211,7 +211,7 @@ class Thread:
 
 
 def get_ident() -> int:
-    """As `threading.get_ident`: of the strand that runs."""
+    """Return the id of the running strand, as `threading.get_ident`."""
     return id(getcurrent())
 
 

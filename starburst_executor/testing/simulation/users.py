@@ -94,7 +94,7 @@ class Users:
         mine = []
         for behaviour, seconds in tasks:
             self._n_submitted += 1
-            # Not drawn, so that what is shared does not change what else happens.
+            # Not drawn, so that sharing does not change other decisions.
             shared = SHARED[self._n_submitted % 3] if self._n_submitted % 4 == 0 else b""
             future = executor.submit(simulated_task, self._n_submitted, behaviour.value, seconds, shared)
             mine.append(future)
@@ -111,21 +111,21 @@ class Users:
                 self._world.fail(f"an acknowledged task is not in the store: task={future.task_id}")
 
     def start_visitor(self, name: str) -> None:
-        """A client that comes back, does a few things and leaves; not once it is calm."""
+        """Start a client that attaches again, does a few things and leaves; does nothing once it is calm."""
         if not self._world.is_calm and not self._world.has_failed:
             self._start(name, self._visit)
 
     def start_extender(self, name: str) -> None:
-        """A client that extends the session, again and again by a little."""
+        """Start a client that extends the session by a little, again and again."""
         if not self._world.is_ending and not self._world.has_failed:
             self._start(name, self._extend)
 
     def start_leaver(self, name: str) -> None:
-        """A client that submits when a worker says that it leaves, and leaves itself."""
+        """Start a client that submits when a worker says that it leaves, and then leaves itself."""
         self._start(name, self._leave_to_a_leaving_worker)
 
     def start_companion(self, name: str) -> None:
-        """A client that stays until all others have gone and every task has ended."""
+        """Start a client that stays until all others have left and every task has ended."""
         self._start(name, self._wait_for_others)
 
     def start_last(self, name: str) -> ClientProcess:
@@ -133,7 +133,7 @@ class Users:
         return self._start(name, self._last_visit)
 
     def start_first(self) -> ClientProcess:
-        """The client that begins the session."""
+        """Start the client that creates the session."""
         return self._start("client-0", self._first_client)
 
     def alive(self) -> list[ClientProcess]:
@@ -159,12 +159,12 @@ class Users:
         assert world.url is not None  # noqa: S101
         executor: Any = DetachedExecutor.reattach(world.url, key=KEY, launcher=launcher)
         client.executor = executor
-        # What is stored once, function and epoch, is there when the moment comes.
+        # Function and epoch are stored before that moment.
         self._wait_done(self._submit_all(executor, Lots(0), [(Behaviour.WELL, 0.1)]), math.inf)
         until = scheduler.now + 4 * TIMINGS.idle_exit_s
         while scheduler.now < until and not self._is_last_one_leaving():
             strand.sleep(0.002)
-        # Its last look, at each open epoch, comes some requests after its word, and its end one more.
+        # Its last look at each open epoch follows some requests after that beat, and its end one more.
         strand.sleep(world.plot.latency_s * Lots(world.report.seed).between(0.0, 8.0))
         began_at = scheduler.now
         mine = self._submit_all(executor, Lots(0), [(Behaviour.WELL, 0.1)])
@@ -172,7 +172,7 @@ class Users:
         self._acknowledge(mine)
         executor.detach()
         client.executor = None
-        # A worker that has decided to go is gone by then.
+        # A worker that has decided to leave has left by then.
         strand.sleep(3 * TIMINGS.beat_s)
         workers = world.workers.values()
         if len(self.alive()) > 1 or any(worker.goes_on() for worker in workers):

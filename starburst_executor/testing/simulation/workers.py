@@ -29,7 +29,7 @@ __all__ = ["SimulatedLauncher", "guarded", "start_worker"]
 
 # How long a worker retries a store that does not answer.
 _AWAY_S = 400.0
-# What must happen at once may take this long: a look at a flag, a kill, a last request. And clocks run slow.
+# The longest duration of immediate actions: a look at a flag, a kill, a last request, by a slow clock.
 _LATE_S = 8.0
 _SLOWEST = 0.8
 _DEAD_S = _LATE_S / _SLOWEST
@@ -92,7 +92,7 @@ class SimulatedLauncher:
         return SimulatedWorkers(self._world, started, self._lives)
 
     def open(self, clock: Clock | None = None) -> SimulatedLauncher:  # noqa: ARG002 - each process has the world's
-        """Return this launcher: it is of one client, which uses it for one session."""
+        """Return this launcher: it belongs to one client, which uses it for one session."""
         return self
 
 
@@ -166,7 +166,7 @@ def start_worker(world: World, n_slots: int, life: Life | None) -> WorkerProcess
 
 
 def _work(world: World, worker: WorkerProcess, life: Life | None) -> None:
-    """As `worker/__main__.py`."""
+    """Run an agent, as `worker/__main__.py` does."""
     assert world.url is not None  # there is a session  # noqa: S101
     strand = current_strand()
     strand.sleep(world.lots.between(0.1, 2.0))

@@ -33,7 +33,7 @@ class Broken(Exception):
 
 
 def is_done(future: StarburstFuture[str]) -> bool:
-    """Whether a future is done, as an onlooker sees it: a user who asks brings the client back that has left."""
+    """Return whether a future is done, without using it: use would attach its client again if that has left."""
     return future._state not in ("PENDING", "RUNNING")  # noqa: SLF001
 
 
@@ -53,7 +53,7 @@ class Report:
 
     @property
     def digest(self) -> str:
-        """A digest of the history: equal for equal histories."""
+        """Return a digest of the history, equal for equal histories."""
         return hashlib.sha256(repr(self.history).encode()).hexdigest()[:16]
 
     def story(self, last: int = 400) -> str:
@@ -111,7 +111,7 @@ class World:
         return self._oracle is not None
 
     def skewed(self) -> dict[str, float]:
-        """Draw how the clock of a new process runs."""
+        """Draw rate and error of the clock of a new process."""
         skew = self.plot.weather.skew
         return {"rate": 1 + skew * (2 * self.lots.random() - 1), "ahead_s": self.lots.between(-100.0, 100.0) * skew}
 
@@ -168,7 +168,7 @@ class World:
             at_most_s,
         )
         if scheduler.n_steps > _MOST_STEPS:
-            self.fail("it does not come to an end")
+            self.fail("it does not end in time")
         for where, error in scheduler.errors:
             self.fail(f"a thread ended in an exception: {where}: {type(error).__name__}: {error}")
         if not done and words:
