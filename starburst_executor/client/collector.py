@@ -52,6 +52,8 @@ FEW_EMBEDDED = 1
 _GROWTH = 1.5
 # While many tasks are outstanding, a result may wait to be read for this fraction of a task's duration.
 _PACE = 0.25
+# While many tasks are outstanding, a poll may also be as late as this share of the run's time so far: as late as workers store.
+_SHARE = 0.02
 # The weight of each task in the moving average of that duration.
 _WEIGHT = 0.05
 # An object without news is read again after this many of the longest polls: 20 s on S3, for a twentieth more requests.
@@ -110,6 +112,7 @@ class Collector:
         self._silent_s = _SILENT_POLLS * timings.poll_max_s
         self._backoff = Backoff(session.clock, timings.poll_min_s, timings.poll_max_s, growth=_GROWTH)
         self._mean_s = 0.0  # moving average of the duration of the last tasks
+        self._since = 0.0  # when the first of the objects came that have been watched without a pause
         self.news = threading.Event()
 
     def watch(
@@ -129,6 +132,8 @@ class Collector:
         """
         with self._lock:
             watched = self._watched.get(key)
+            if not self._watched:
+                self._since = self._session.clock.monotonic()
             if watched is None:
                 watched = self._watched[key] = _Watched(key, ref, etag, self._session.clock.monotonic())
                 watched.is_unread = unread
@@ -192,14 +197,17 @@ class Collector:
     def pause_s(self) -> float:
         """Return the pause before the next poll, in seconds.
 
-        While more tasks wait than can run, more results follow, and a delay of a quarter of a task's duration does not
-        matter. The last results, for which the user waits, are read with the shortest pauses.
+        While more tasks wait than can run, more results follow, and a delay of a quarter of a task's duration or of 2 % of the
+        run's time does not matter. The last results, for which the user waits, are read with the shortest pauses.
         """
         pause_s = self._backoff.next_s()
         manifest = self._session.manifest.current
         if self.n_waiting <= manifest.workers:
             return pause_s
-        return max(pause_s, min(_PACE * self._mean_s, manifest.timings.poll_max_s))
+        timings, elapsed_s = manifest.timings, self._session.clock.monotonic() - self._since
+        return max(
+            pause_s, min(_PACE * self._mean_s, timings.poll_max_s), min(_SHARE * elapsed_s, timings.commit_most_s)
+        )
 
     def poll(self) -> bool:
         """Read the objects that changed, and complete futures; return whether anything changed.

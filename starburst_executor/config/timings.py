@@ -34,7 +34,10 @@ class Timings:
     beat_s: float = 15.0
     look_s: float = 15.0
     looks_until_lost: int = 4
-    commit_s: float = 1.0  # at most this much finished work is done again after a SIGKILL
+    commit_s: float = 1.0  # at most this much finished work is done again after a SIGKILL in the first minute of a run
+    commit_most_s: float = (
+        15.0  # … and 2 % of a longer run, at most this much: a commit costs as much as 0.5 s of a vCPU
+    )
     slice_s: float = 1.0  # of work per claim: two requests per second and worker, however short the tasks
     poll_min_s: float = 0.05  # a client that waits: below the latency of S3 faster polling shows nothing sooner
     poll_max_s: float = 1.0  # … and how late a result may be seen after a long silence
@@ -61,6 +64,7 @@ class Timings:
             if not valid:
                 raise ConfigError(f"{name}={value!r}: must be {allowed}")
         for least, most in (
+            ("commit_s", "commit_most_s"),
             ("poll_min_s", "poll_max_s"),
             ("bell_min_s", "bell_max_s"),
             ("retry_first_s", "retry_most_s"),
@@ -86,6 +90,7 @@ class Timings:
         """The default for the store on this machine, where a request is free and takes 0.1 ms."""
         return cls(
             commit_s=0.2,
+            commit_most_s=0.2,
             slice_s=0.1,
             poll_min_s=0.001,
             poll_max_s=0.05,

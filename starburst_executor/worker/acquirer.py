@@ -47,10 +47,13 @@ class Acquirer:
             claim = self._claim_candidate()
         if claim is None:
             solitude.leave(self._number)
+        else:
+            self._shared.busy.begin(self._number)
         return claim
 
     def done(self) -> None:
         """Record that the slot has no work left: it no longer counts as busy, nor keeps the worker to itself."""
+        self._shared.busy.end(self._number)
         self._shared.solitude.leave(self._number)
         self._shared.solitude.give_up(self._number)
 
@@ -74,7 +77,8 @@ class Acquirer:
 
     def slice_size(self, seen: Status) -> int:
         """Return how many tasks of an object to claim."""
-        return self._pace.slice_size(self._shared.durations.of_next(seen), self._shared.finder.fair_share())
+        shared = self._shared
+        return self._pace.slice_size(shared.durations.of_next(seen), shared.finder.fair_share(), shared.busy.seconds())
 
     def _share_size(self, seen: Status) -> int:
         """Like `slice_size`, but 0 for an object with other workers while there are objects that no worker has claimed from."""

@@ -32,6 +32,7 @@ from starburst_executor.session.repair import end_what_is_left
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.worker.arguments import Arguments
+from starburst_executor.worker.busy import Busy
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.code import Code
 from starburst_executor.worker.durations import Durations
@@ -103,6 +104,7 @@ class Agent:
             arguments=Arguments(session),
             durations=Durations(),
             solitude=Solitude(),
+            busy=Busy(clock, self._timings.commit_s),
             clock=clock,
         )
         self._slots = Slots(n_slots, self._shared, nursery, leaving, broken=self._break_session)

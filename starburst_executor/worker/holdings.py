@@ -15,6 +15,7 @@ from starburst_executor.errors import StarburstError
 from starburst_executor.worker.backlog import Backlog
 from starburst_executor.worker.claims import Claim
 from starburst_executor.worker.feeder import Feeder
+from starburst_executor.worker.pace import Pace
 from starburst_executor.worker.placed import Placed
 from starburst_executor.worker.shared import Shared
 
@@ -28,24 +29,38 @@ class Holdings:
         open: The claims, oldest first.
     """
 
-    def __init__(self, shared: Shared, backlog: Backlog, feeder: Feeder) -> None:
+    def __init__(self, shared: Shared, pace: Pace, backlog: Backlog, feeder: Feeder) -> None:
         self._shared = shared
+        self._pace = pace
         self._backlog = backlog
         self._feeder = feeder
-        self._commit_s = shared.session.manifest.current.timings.commit_s
-        self._committed_at = 0.0
+        self._waiting: dict[str, float] = {}  # by claim, since when its oldest outcome waits for a commit
+        self._claimed_at: float | None = None  # when the slot made its first claim; until its first commit
+        self._has_committed = False
         self.open: list[Claim] = []
 
     def add(self, claim: Claim) -> None:
         """Hold a new claim, and put its tasks into the backlog."""
-        if not self.open:
-            self._committed_at = self._shared.clock.monotonic()
+        if not self._has_committed and self._claimed_at is None:
+            self._claimed_at = self._shared.clock.monotonic()
         self.open.append(claim)
         self._backlog.add(claim)
 
-    def commit_at(self) -> float:
-        """Return the time of the next regular commit."""
-        return self._committed_at + self._commit_s
+    def heard(self) -> None:
+        """Note since when outcomes wait; the first ones of a slot, since their claim. Call it after the runner was heard."""
+        now = self._shared.clock.monotonic() if self._has_committed or self._claimed_at is None else self._claimed_at
+        for claim in self.open:
+            if claim.found:
+                self._waiting.setdefault(claim.claim_id, now)
+
+    def commit_at(self, claim: Claim) -> float | None:
+        """Return the time by which to commit a claim's outcomes; None if it has none."""
+        since = self._waiting.get(claim.claim_id)
+        if since is None:
+            return None
+        candidates = self._shared.candidates
+        is_scarce = candidates.n_pending() <= candidates.n_all_slots()
+        return since + self._pace.commit_within_s(self._shared.busy.seconds(), is_scarce=is_scarce)
 
     def commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
         """Store the outcomes of a claim's ended tasks; hold and return a claim on up to `then` more tasks of the object.
@@ -53,7 +68,8 @@ class Holdings:
         Store: as `Claims.commit`.
         """
         following = self._shared.claims.commit(claim, then=then, ahead=ahead)
-        self._committed_at = self._shared.clock.monotonic()
+        self._waiting.pop(claim.claim_id, None)
+        self._has_committed = True
         self._shared.candidates.saw(claim.key, claim.seen.status)
         self._settled(claim)
         if following is not None:
@@ -97,5 +113,6 @@ class Holdings:
                 other.seen = claim.seen
         if not claim.open and claim in self.open:
             self.open.remove(claim)
+            self._waiting.pop(claim.claim_id, None)
             self._shared.candidates.ends(claim.key)
         self._feeder.drop_lost()

@@ -38,7 +38,9 @@ class Overrun:
             return False
         due_at = self.due_at()
         is_late = due_at is not None and self._shared.clock.monotonic() >= due_at
-        self.is_on = is_late or self._pace.holds_too_much(self._n_behind(), self._shared.durations.of(running.digest))
+        self.is_on = is_late or self._pace.holds_too_much(
+            self._n_behind(), self._shared.durations.of(running.digest), self._shared.busy.seconds()
+        )
         return self.is_on
 
     def _n_behind(self) -> int:

@@ -1,17 +1,23 @@
-"""How many tasks a slot claims and when: pure decisions about slices, claims ahead and overruns.
+"""How many tasks a slot claims and when, and when it commits: pure decisions about slices, commits and overruns.
 
 Short tasks are claimed in slices, so that a claim and a commit cost little in proportion; long tasks are claimed one by one,
-so that none waits behind another while a worker is idle. All decisions follow from the expected duration of tasks.
+so that none waits behind another while a worker is idle. All decisions follow from the expected duration of tasks, and
+from how long the worker has been busy: the longer a run, the more of its work may be at risk, so slices and the time
+between commits grow with it.
+
+    busy for        0 … 50 s      100 s      500 s      750 s and more          (S3; `commit_s` = 1, `commit_most_s` = 15)
+    commits within       1 s        2 s       10 s       15 s
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from starburst_executor.config.timings import Timings
 from starburst_executor.protocol import status
 from starburst_executor.protocol.status import State, Status
 
-__all__ = ["Pace", "has_plenty", "is_shared"]
+__all__ = ["Pace", "has_plenty", "is_shared", "pace_of"]
 
 # A task that takes longer than this many slices is not claimed ahead: claiming later costs a few percent of its time, but
 # claiming ahead could leave another worker idle.
@@ -26,24 +32,48 @@ _LEFT = 2
 _LEAST_SLICE = 0.2
 # Waiting tasks may take at most this many slices by the current estimate: two, and one for the estimate's noise.
 _MOST_HELD = 3
+# An outcome waits at most for this share of the time that its worker has been busy: what a SIGKILL repeats is 2 % of the run.
+_SHARE_AT_RISK = 0.02
 _LEAST_S = 1e-6  # least duration of a task, to avoid division by zero
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """The decisions for a session with this `slice_s`, the work in seconds that a claim should hold.
+    """The decisions for a session with these timings.
 
-    `estimate_s` is the expected duration of one task in seconds; None while it is unknown.
+    `estimate_s` is the expected duration of one task in seconds; None while it is unknown. `busy_s` is the time in seconds
+    for which the worker has been busy.
+
+    Args:
+        slice_s: The work in seconds that a claim should hold at first.
+        commit_s: The longest time in seconds that an outcome waits for its commit at first.
+        commit_most_s: The limit of its growth.
     """
 
     slice_s: float
+    commit_s: float
+    commit_most_s: float
 
-    def slice_size(self, estimate_s: float | None, fair_share: int) -> int:
-        """Return how many tasks to claim: about one slice of work, one task while unknown, little more than a fair share."""
+    def slice_size(self, estimate_s: float | None, fair_share: int, busy_s: float = 0.0) -> int:
+        """Return how many tasks to claim: about one slice of work, one task while unknown, little more than a fair share.
+
+        A larger slice is committed as a whole, so it is so large that its first outcome waits no longer than permitted. It holds
+        at most half a fair share, so that all workers end at about the same time.
+        """
         if estimate_s is None:
             return 1
-        wanted = self.slice_s / max(estimate_s, _LEAST_S)
-        return max(1, min(int(wanted), max(fair_share, self.least_slice(estimate_s)), status.MAX_TASKS))
+        estimate_s = max(estimate_s, _LEAST_S)
+        first = min(int(self.slice_s / estimate_s), max(fair_share, self.least_slice(estimate_s)))
+        grown = min(1 + int(self.commit_within_s(busy_s, is_scarce=False) / estimate_s), fair_share // 2)
+        return max(1, min(max(first, grown), status.MAX_TASKS))
+
+    def commit_within_s(self, busy_s: float, *, is_scarce: bool) -> float:
+        """Return for how many seconds an outcome may wait for its commit.
+
+        Args:
+            is_scarce: Whether fewer tasks are pending than there are slots: then every outcome may be waited for.
+        """
+        return self.commit_s if is_scarce else max(self.commit_s, min(self.commit_most_s, _SHARE_AT_RISK * busy_s))
 
     def least_slice(self, estimate_s: float | None) -> int:
         """Return the number of tasks up to which sharing with another worker is not worthwhile; one while unknown."""
@@ -64,12 +94,19 @@ class Pace:
         expected_s = estimate_s or 0.0
         return started_at + max(2 * expected_s, expected_s + self.slice_s)
 
-    def holds_too_much(self, n_waiting: int, estimate_s: float | None) -> bool:
+    def holds_too_much(self, n_waiting: int, estimate_s: float | None, busy_s: float = 0.0) -> bool:
         """Return whether waiting tasks take far longer than estimated at their claim, so that other workers should get some.
 
         A slice and the one claimed ahead are two slices of work; a single task is never too much, however long it takes.
         """
-        return n_waiting > 1 and n_waiting * (estimate_s or 0.0) > _MOST_HELD * self.slice_s
+        return n_waiting > 1 and n_waiting * (estimate_s or 0.0) > _MOST_HELD * max(
+            self.slice_s, self.commit_within_s(busy_s, is_scarce=False)
+        )
+
+
+def pace_of(timings: Timings) -> Pace:
+    """Return the pace of a session with these timings."""
+    return Pace(timings.slice_s, timings.commit_s, timings.commit_most_s)
 
 
 def has_plenty(seen: Status) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from starburst_executor.clock import Clock
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.arguments import Arguments
+from starburst_executor.worker.busy import Busy
 from starburst_executor.worker.candidates import Candidates
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.durations import Durations
@@ -28,6 +29,7 @@ class Shared:
     arguments: Arguments
     durations: Durations
     solitude: Solitude
+    busy: Busy
     clock: Clock
 
     @property

@@ -24,7 +24,7 @@ from starburst_executor.worker.claims import Claim
 from starburst_executor.worker.feeder import Feeder, Spawn
 from starburst_executor.worker.holdings import Holdings
 from starburst_executor.worker.overrun import Overrun
-from starburst_executor.worker.pace import LEAD_S, Pace, has_plenty
+from starburst_executor.worker.pace import LEAD_S, has_plenty, pace_of
 from starburst_executor.worker.placed import Placed
 from starburst_executor.worker.shared import Shared
 
@@ -61,11 +61,11 @@ class Slot:
         broken: Callable[[bytes], None],
     ) -> None:
         self._shared = shared
-        self._pace = Pace(shared.session.manifest.current.timings.slice_s)
+        self._pace = pace_of(shared.session.manifest.current.timings)
         self._backlog = Backlog(shared)
         self._feeder = Feeder(shared, self._backlog, spawn)
         self._overrun = Overrun(shared, self._pace, self._backlog, self._feeder)
-        self._holdings = Holdings(shared, self._backlog, self._feeder)
+        self._holdings = Holdings(shared, self._pace, self._backlog, self._feeder)
         self._acquirer = Acquirer(number, shared, self._pace, draining)
         self.news = news
         self._draining = draining
@@ -195,6 +195,7 @@ class Slot:
             self._broken(outcome)
         while self._feeder.refused:
             self._holdings.release([self._feeder.refused.pop()], refused=True)
+        self._holdings.heard()
 
     def _until_due_s(self) -> float:
         """Return how many seconds to wait for an event before the next due time."""
@@ -202,8 +203,7 @@ class Slot:
         if any(claim.all_ended for claim in claims):
             return 0.0
         dues = [now + self._shared.session.manifest.current.timings.commit_s]
-        if any(claim.found for claim in claims):
-            dues.append(self._holdings.commit_at())
+        dues += [at for claim in claims if (at := self._holdings.commit_at(claim)) is not None]
         dues += [due for due in (self._backlog.next_try_at(), self._overrun.due_at()) if due is not None]
         ahead_at = self._ahead_at()
         if ahead_at is not None and ahead_at > now:
@@ -217,11 +217,12 @@ class Slot:
         self._holdings.release(self._feeder.take_unstarted(and_waiting=self._draining.is_set()))
 
     def _commit_due(self) -> None:
-        is_due = self._shared.clock.monotonic() >= self._holdings.commit_at()
+        now = self._shared.clock.monotonic()
         for claim in list(self._holdings.open):
+            at = self._holdings.commit_at(claim)
             if claim.all_ended:
                 self._commit_last(claim)
-            elif claim.found and is_due:
+            elif at is not None and now >= at:
                 self._holdings.commit(claim)
 
     def _commit_last(self, claim: Claim) -> None:
