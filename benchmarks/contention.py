@@ -79,7 +79,7 @@ class Arena:
         folders, keys = self._s3.folders, SessionKeys(SESSION)
         submitter = Submitter("c0", 1, (0,))
         manifest = Manifest(
-            session_id=SESSION, created_at=0.0, python="", library="", token=b"", kind=ATTACHED, workers=n_claimers,
+            session_id=SESSION, created_at=0.0, python="", library="", token=b"", kind=ATTACHED, slots=n_claimers,
             timings=Timings.remote(), submitters=(submitter,),
         )  # fmt: skip
         folders.create(keys.manifest, encode(manifest, "0"))

@@ -67,7 +67,7 @@ def decide(manifest: Manifest, seen: Seen, now: float) -> Begin | Step | Wait | 
         return Step()
     if seen.hopeless and not seen.n_alive:
         return Break(seen.hopeless)
-    if now >= seen.next_start_at and manifest.workers > seen.n_alive:
+    if now >= seen.next_start_at and manifest.slots > seen.n_alive:
         return Begin()
     return Wait()
 

@@ -123,7 +123,7 @@ class DetachedExecutor(StarburstExecutor):
             settings=settings,
             reattach=self._reattach_function(),
         )
-        self._take_over(engine, opened.session.manifest.current.workers)
+        self._take_over(engine, opened.session.manifest.current.slots)
 
     def _take_over(self, engine: Engine, n_workers: int) -> None:
         super()._take_over(engine, n_workers)
@@ -338,7 +338,7 @@ def _limit(
     if has_limit and manifest.state == SessionState.OPEN:
         check_cost(
             launcher,
-            manifest.workers,
+            manifest.slots,
             max_hourly_cost=changed.max_hourly_cost,
             cost_alert_threshold=settings.cost_alert_threshold,
         )
@@ -347,7 +347,7 @@ def _limit(
 
 
 def _with(manifest: Manifest, *, workers: int) -> Manifest | None:
-    return None if manifest.workers == workers else replace(manifest, workers=workers)
+    return None if manifest.slots == workers else replace(manifest, slots=workers)
 
 
 # --- unpickled futures ------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ class Launches:
     def drain_surplus(self) -> None:
         """Drain surplus workers, the newest first, after the number of workers was changed."""
         manifest = self._session.manifest.current
-        surplus = self.n_slots_alive(manifest) - manifest.workers
+        surplus = self.n_slots_alive(manifest) - manifest.slots
         for launch in reversed(manifest.launches):
             workers = self.workers_of(launch)
             if surplus > 0 and workers is not None and self.slots_of(launch):

@@ -113,7 +113,7 @@ class Launching:
         def intend(current: Manifest) -> Manifest | None:
             # The client whose swap lands first starts them; the other one finds none missing.
             launches = self._launches
-            missing = current.workers - launches.n_slots_alive(current)
+            missing = current.slots - launches.n_slots_alive(current)
             if current.state != SessionState.OPEN or missing <= 0:
                 return None
             current = launches.counted(current)

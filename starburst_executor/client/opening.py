@@ -162,7 +162,7 @@ def _first_manifest(
         python=f"{sys.version_info.major}.{sys.version_info.minor}",
         library=__version__,
         token=new_token(session.sealer),
-        workers=settings.workers,
+        slots=settings.workers,
         timings=timings,
         launcher=spec,
         launcher_seal=_launcher_seal(session, spec),

@@ -129,7 +129,7 @@ class Sending:
                 self._submitter = Submitter(
                     session,
                     ordinal=self.ordinal,
-                    n_workers=lambda: session.manifest.current.workers,
+                    n_workers=lambda: session.manifest.current.slots,
                     queue_bytes=self._settings.queue_bytes,
                     acknowledged=self._on_acknowledged,
                 )

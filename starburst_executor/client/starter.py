@@ -23,7 +23,7 @@ from starburst_executor.client.trials import End, Trials, end_of
 from starburst_executor.client.warner import Warner
 from starburst_executor.errors import BudgetExceeded, LaunchError, NoCapacity
 from starburst_executor.launch.base import Death, Launcher, Order
-from starburst_executor.protocol.money import refusal_reason
+from starburst_executor.protocol.money import BUDGET_EXCEEDED
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat
 from starburst_executor.session.repair import Watcher, end_what_is_left
 from starburst_executor.session.store import SessionStore
@@ -192,7 +192,10 @@ class Starter:
             self._trials.lacked_room()
         else:
             self._error = error if isinstance(error, BudgetExceeded) else _launch_error(error)
-            self._break(refusal_reason(error) if isinstance(error, BudgetExceeded) else reason)
+            if isinstance(error, BudgetExceeded):
+                self._break(str(error), BUDGET_EXCEEDED)
+            else:
+                self._break(reason)
 
     def _listen(self, manifest: Manifest) -> None:
         """Look for the first beat. If live workers do not beat within `launch_s`, break the session."""
@@ -211,8 +214,8 @@ class Starter:
             f": {words}" if words else ""
         )
 
-    def _break(self, reason: str) -> None:
-        manifest = self._session.manifest.end(SessionState.BROKEN, reason)
+    def _break(self, reason: str, error: str = "") -> None:
+        manifest = self._session.manifest.end(SessionState.BROKEN, reason, error=error)
         # Workers on their way would start, find the session over, and leave: they would cost money and do no work.
         for workers in self.launches.workers(manifest):
             workers.drain()

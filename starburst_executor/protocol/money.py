@@ -16,11 +16,11 @@ from starburst_executor.errors import BudgetExceeded, ExecutorBroken
 from starburst_executor.protocol.records import Launch, Manifest, SessionState, WorkerBeat, WorkerState
 
 __all__ = [
+    "BUDGET_EXCEEDED",
     "budget_reason",
     "ended_by",
     "is_of",
     "launch_usd",
-    "refusal_reason",
     "settled",
     "spent",
     "thrown_away",
@@ -31,7 +31,8 @@ __all__ = [
 # The shortest time that AWS bills. Source: https://aws.amazon.com/fargate/pricing/, https://aws.amazon.com/ec2/pricing/on-demand/
 _LEAST_S = 60.0
 _HOUR_S = 3600.0
-_BUDGET = "BudgetExceeded: "
+# The value of `Manifest.error` if a limit on costs broke the session.
+BUDGET_EXCEEDED = BudgetExceeded.__name__
 
 
 def spent(
@@ -119,22 +120,17 @@ def without(manifest: Manifest, over: Collection[Launch], now: float, beats: Ite
 def budget_reason(manifest: Manifest, usd: float) -> str:
     """Return the reason with which a session is broken when it reaches its budget."""
     return (
-        f"{_BUDGET}the session's workers have cost about ${usd:.2f}, its budget is ${manifest.budget_usd or 0.0:.2f}; "
+        f"the session's workers have cost about ${usd:.2f}, its budget is ${manifest.budget_usd or 0.0:.2f}; "
         "start a new session with a larger budget_usd"
     )
-
-
-def refusal_reason(error: BudgetExceeded) -> str:
-    """Return the reason with which a session is broken when its workers may not be started."""
-    return f"{_BUDGET}{error}"
 
 
 def ended_by(manifest: Manifest) -> BudgetExceeded | ExecutorBroken | None:
     """Return the error of a broken session's tasks; None if the session is not broken."""
     if manifest.state != SessionState.BROKEN:
         return None
-    message = f"{manifest.reason.removeprefix(_BUDGET)}: session={manifest.session_id}"
-    return BudgetExceeded(message) if manifest.reason.startswith(_BUDGET) else ExecutorBroken(message)
+    message = f"{manifest.reason}: session={manifest.session_id}"
+    return BudgetExceeded(message) if manifest.error == BUDGET_EXCEEDED else ExecutorBroken(message)
 
 
 def _of(launch: Launch, beats: Iterable[WorkerBeat]) -> list[WorkerBeat]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from starburst_executor.protocol.money import budget_reason, spent
+from starburst_executor.protocol.money import BUDGET_EXCEEDED, budget_reason, spent
 from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.session.beats import Beats
 from starburst_executor.session.store import SessionStore
@@ -66,6 +66,7 @@ class Budget:
             # End or raise the budget: the first to land wins, since both are swaps of the same object.
             if current.state.is_over or current.budget_usd is None or usd < current.budget_usd:
                 return None
-            return replace(current, state=SessionState.BROKEN, reason=budget_reason(current, usd))
+            reason = budget_reason(current, usd)
+            return replace(current, state=SessionState.BROKEN, reason=reason, error=BUDGET_EXCEEDED)
 
         return session.manifest.change(end)

@@ -153,11 +153,13 @@ class SessionManifest:
             self._remember(changed, new_etag, after=etag)
             return changed
 
-    def end(self, state: SessionState, reason: str) -> Manifest:
+    def end(self, state: SessionState, reason: str, *, error: str = "") -> Manifest:
         """Move the session's state forward; return the current manifest. Harmless if the state was reached before."""
 
         def step(manifest: Manifest) -> Manifest | None:
-            return replace(manifest, state=state, reason=reason) if manifest.state.may_become(state) else None
+            if not manifest.state.may_become(state):
+                return None
+            return replace(manifest, state=state, reason=reason, error=error)
 
         return self.change(step)
 

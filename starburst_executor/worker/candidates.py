@@ -188,7 +188,7 @@ class Candidates:
 
     def n_all_slots(self) -> int:
         """Return the number of slots of all workers of the session, as far as is known."""
-        return max(1, self._session.manifest.current.workers, self._n_slots)
+        return max(1, self._session.manifest.current.slots, self._n_slots)
 
     def n_pending(self, *, surely: bool = False) -> int:
         """Return about how many tasks are pending as far as this worker knows; with `surely` the least number."""

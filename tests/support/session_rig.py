@@ -38,7 +38,7 @@ DIGEST = calls.digest(FUNCTION)
 class Rig:
     """One session. `requests` counts what is asked of the store, patience included, through any of its sessions."""
 
-    def __init__(self, *, timings: Timings | None = None, clock: Any = None, **manifest: Any) -> None:
+    def __init__(self, *, timings: Timings | None = None, clock: Any = None, workers: int = 4, **manifest: Any) -> None:
         self.clock = clock or FakeClock()
         self.objects = MemoryStore(clock=self.clock)
         self.asked: list[Asked] = []
@@ -48,7 +48,7 @@ class Rig:
         self.session = self.another()
         settings: dict[str, Any] = {
             "kind": ATTACHED,
-            "workers": 4,
+            "slots": workers,
             "timings": timings or Timings(),
             "submitters": (Submitter("c0", 1, (0,)),),
             **manifest,

@@ -175,7 +175,7 @@ def test_only_what_is_missing_is_started() -> None:
     rig, launcher = Rig(workers=4), FakeLauncher()
     client = Client(rig, launcher)
     client.turns(1.0)
-    rig.session.manifest.change(lambda m: replace(m, workers=6))
+    rig.session.manifest.change(lambda m: replace(m, slots=6))
     client.session.manifest.refresh()
     client.turns(1.0)
     assert [order.n_slots for order in launcher.orders] == [4, 2]
@@ -186,7 +186,7 @@ def test_surplus_workers_are_drained_newest_first() -> None:
     client = Client(rig, launcher)
     client.turns(1.0)
     for workers in (6, 4):
-        rig.session.manifest.change(lambda m, n=workers: replace(m, workers=n))  # type: ignore[misc]
+        rig.session.manifest.change(lambda m, n=workers: replace(m, slots=n))  # type: ignore[misc]
         client.session.manifest.refresh()
         client.keeper.renumber()
         client.turns(1.0)
@@ -372,7 +372,7 @@ def test_one_silent_worker_beside_others_that_work_breaks_nothing() -> None:
     rig, launcher = Rig(workers=4), FakeLauncher()
     client = Client(rig, launcher)
     client.turns(1.0)
-    rig.session.manifest.change(lambda m: replace(m, workers=5))
+    rig.session.manifest.change(lambda m: replace(m, slots=5))
     for number in range(20):
         rig.beat("w0", number)
         client.turns(rig.timings.beat_s)

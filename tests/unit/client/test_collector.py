@@ -176,7 +176,7 @@ def test_while_more_tasks_wait_than_can_run_polls_keep_the_pace_of_the_tasks() -
         )
         if i == 89:
             client.collector.poll()
-            assert client.rig.session.manifest.current.workers < client.collector.n_waiting == 10
+            assert client.rig.session.manifest.current.slots < client.collector.n_waiting == 10
             assert 0.4 < client.collector.pause_s() <= 0.5
     client.collector.poll()
     assert client.collector.pause_s() <= client.rig.timings.poll_min_s

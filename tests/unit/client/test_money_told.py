@@ -65,11 +65,13 @@ def test_replacements_that_are_too_dear_are_not_started_and_the_others_go_on(cap
     launcher.usd_each = 0.5
     client = Client(rig, launcher)
     client.turns(1.0)
-    rig.session.manifest.change(lambda manifest: replace(manifest, workers=8))
+    rig.session.manifest.change(lambda manifest: replace(manifest, slots=8))
     client.turns(2 * rig.timings.beat_s)
     assert len(launcher.orders) == 1
     assert "about $4.00 an hour would run, max_hourly_cost is $3.00; request fewer" in caplog.text
     assert rig.another().manifest.current.state == SessionState.OPEN
     launcher.kill("w0")
     client.turns(60.0)
-    assert rig.another().manifest.current.reason.startswith("BudgetExceeded: workers for about $4.00 an hour")
+    broken = rig.another().manifest.current
+    assert broken.error == "BudgetExceeded"
+    assert broken.reason.startswith("workers for about $4.00 an hour")

@@ -28,7 +28,7 @@ from tests.support.session_rig import DIGEST, FUNCTION, Rig
 
 
 def more_workers(manifest: Manifest) -> Manifest | None:
-    return replace(manifest, workers=manifest.workers + 1)
+    return replace(manifest, slots=manifest.slots + 1)
 
 
 def hold(session: SessionStore, epoch: int = 0) -> None:
@@ -44,9 +44,9 @@ def hold(session: SessionStore, epoch: int = 0) -> None:
 def test_a_change_costs_one_request() -> None:
     rig = Rig()
     with rig.requests() as counts:
-        assert rig.session.manifest.change(more_workers).workers == 5
+        assert rig.session.manifest.change(more_workers).slots == 5
     assert counts == {"swap": 1}
-    assert rig.another().manifest.current.workers == 5
+    assert rig.another().manifest.current.slots == 5
 
 
 def test_a_change_that_lost_a_race_is_made_on_what_the_winner_wrote() -> None:
@@ -54,7 +54,7 @@ def test_a_change_that_lost_a_race_is_made_on_what_the_winner_wrote() -> None:
     other = rig.another()
     rig.before("swap", rig.keys.manifest, lambda: other.manifest.end(SessionState.CLOSING, "other"), nth=1)
     changed = rig.session.manifest.change(more_workers)
-    assert (changed.workers, changed.state) == (5, SessionState.CLOSING)
+    assert (changed.slots, changed.state) == (5, SessionState.CLOSING)
     assert rig.another().manifest.current == changed
 
 
@@ -64,24 +64,24 @@ def test_of_changes_by_two_sessions_none_is_lost() -> None:
     for _ in range(5):
         one.manifest.change(more_workers)
         other.manifest.change(more_workers)
-    assert rig.session.manifest.refresh().workers == 14
+    assert rig.session.manifest.refresh().slots == 14
 
 
 @pytest.mark.parametrize("fault", [Fault.ANSWER_LOST, Fault.ERROR_AFTER, Fault.RESET, Fault.CONFLICT])
 def test_an_unclear_change_is_made_once(fault: Fault) -> None:
     rig = Rig()
     rig.fail("swap", rig.keys.manifest, fault)
-    assert rig.session.manifest.change(lambda m: replace(m, workers=9)).workers == 9
-    assert rig.another().manifest.current.workers == 9
+    assert rig.session.manifest.change(lambda m: replace(m, slots=9)).slots == 9
+    assert rig.another().manifest.current.slots == 9
 
 
 def test_nothing_to_do_is_said_by_a_fresh_manifest_only() -> None:
     rig = Rig()
     stale = rig.another()
-    assert stale.manifest.current.workers == 4
+    assert stale.manifest.current.slots == 4
     rig.session.manifest.change(more_workers)
     # By what it remembers there is nothing to do.
-    assert stale.manifest.change(lambda m: replace(m, workers=9) if m.workers == 5 else None).workers == 9
+    assert stale.manifest.change(lambda m: replace(m, slots=9) if m.slots == 5 else None).slots == 9
 
 
 def test_nothing_to_do_writes_nothing() -> None:
@@ -126,7 +126,7 @@ def test_a_wrong_key_is_noticed() -> None:
 # What another program may be after, and what it would write.
 FORGED: dict[str, object] = {
     "kind": DETACHED,
-    "workers": 10_000,
+    "slots": 10_000,
     "initializer": DIGEST,
     "owner": "a process that is gone",
     "keep": True,
@@ -151,6 +151,7 @@ OPEN = {
         "timings",
         "state",
         "reason",
+        "error",
         "launcher",
         "launcher_seal",
     ),

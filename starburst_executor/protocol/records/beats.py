@@ -1,0 +1,165 @@
+"""Heartbeats of workers and of attached clients. The length of a stored beat contains its writer's state."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from starburst_executor.errors import RecordInvalid
+from starburst_executor.protocol.records.fields import Fields, typed
+
+__all__ = [
+    "ClientBeat",
+    "WorkerBeat",
+    "WorkerState",
+    "decode_beat",
+    "decode_client_beat",
+    "padded",
+    "state_of",
+]
+
+
+class WorkerState(str, enum.Enum):
+    """The state that a worker reports of itself. A worker may return from `LEAVING`, but not from `LEFT`."""
+
+    WORKING = "working"
+    IDLE = "idle"
+    LEAVING = "leaving"
+    LEFT = "left"
+
+
+# The state in the length of a beat, modulo 8, by index. An attached client counts as working.
+_STATES = (WorkerState.WORKING, WorkerState.IDLE, WorkerState.LEAVING, WorkerState.LEFT)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerBeat:
+    """One beat of a worker.
+
+    Attributes:
+        number: Ascending number of the beat.
+        state: The worker's state.
+        slots: The number of tasks it runs at once.
+        claims: Every claim that it holds or is writing, with the key of the status object.
+        running: Ids of the running tasks, with the UTC epoch seconds of their start.
+        n_ended: Tasks that it has ended so far.
+        per_s: Tasks that it has ended per second recently.
+        requests: Store requests so far, by kind.
+        where: Host and process.
+        words: In the last beat of a worker that cannot go on: the reason. Such a beat names only the claims whose tasks
+            may have started.
+        vcpus: The vCPUs that a launcher on AWS requested for its container; 0 if no such launcher started it.
+        memory_gb: Likewise, its memory.
+        gpus: Likewise, its GPUs.
+        lost_s: Seconds of work that were lost when it was stopped.
+        process: The name under which its own machine can look up this process (`launch/local/processes.py`).
+    """
+
+    worker_id: str
+    number: int
+    state: WorkerState
+    slots: int
+    started_at: float
+    at: float
+    claims: Mapping[str, str] = field(default_factory=dict)
+    running: tuple[tuple[str, float], ...] = ()
+    n_ended: int = 0
+    per_s: float = 0.0
+    requests: Mapping[str, int] = field(default_factory=dict)
+    where: str = ""
+    words: str = ""
+    process: str = ""
+    vcpus: float = 0.0
+    memory_gb: float = 0.0
+    gpus: int = 0
+    lost_s: float = 0.0
+
+    @property
+    def host(self) -> str:
+        """The machine, so that a failed task can be tried on another one."""
+        return self.where.rpartition(":")[0]
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it left because it could not go on, without having ended a task."""
+        return self.state == WorkerState.LEFT and bool(self.words) and not self.n_ended
+
+
+@dataclass(frozen=True, slots=True)
+class ClientBeat:
+    """One beat of an attached client.
+
+    Attributes:
+        left: Whether it has left normally.
+        process: A name of its process for other clients on the same machine; empty if there is none.
+    """
+
+    client_id: str
+    number: int
+    at: float
+    left: bool = False
+    process: str = ""
+
+
+def padded(packed: bytes, beat: WorkerBeat | ClientBeat) -> bytes:
+    """Return a packed beat, whose last field is an empty pad, in the length that shows the writer's state (`state_of`)."""
+    n_pad = (_STATES.index(_state(beat)) - len(packed)) % 8
+    # An empty pad ends with its length byte, so that it can be extended in place.
+    return packed[:-1] + bytes([n_pad]) + b"\0" * n_pad
+
+
+def _state(beat: WorkerBeat | ClientBeat) -> WorkerState:
+    if isinstance(beat, WorkerBeat):
+        return beat.state
+    return WorkerState.LEFT if beat.left else WorkerState.WORKING
+
+
+def state_of(size: int) -> WorkerState:
+    """Return the state of the writer of a beat of this size. `LEFT` is final; any other state may be out of date."""
+    return _STATES[size % 8] if size % 8 < len(_STATES) else WorkerState.WORKING
+
+
+def decode_beat(body: bytes) -> WorkerBeat:
+    """Decode a worker's beat. Raises: RecordInvalid, VersionMismatch."""
+    fields = Fields(body, "worker's beat")
+    return WorkerBeat(
+        worker_id=fields.take("worker_id", str),
+        number=fields.take("number", int),
+        state=fields.member("state", WorkerState),
+        slots=fields.take("slots", int),
+        started_at=fields.take("started_at", float),
+        at=fields.take("at", float),
+        claims=fields.mapping("claims", str),
+        running=tuple(_running(raw) for raw in fields.take("running", tuple)),
+        n_ended=fields.take("n_ended", int),
+        per_s=fields.take("per_s", float),
+        requests=fields.mapping("requests", int),
+        where=fields.take("where", str),
+        words=fields.take("words", str),
+        process=fields.take("process", str),
+        vcpus=fields.take("vcpus", float),
+        memory_gb=fields.take("memory_gb", float),
+        gpus=fields.take("gpus", int),
+        lost_s=fields.take("lost_s", float),
+    )
+
+
+def decode_client_beat(body: bytes) -> ClientBeat:
+    """Decode a client's beat. Raises: RecordInvalid, VersionMismatch."""
+    fields = Fields(body, "client's beat")
+    return ClientBeat(
+        client_id=fields.take("client_id", str),
+        number=fields.take("number", int),
+        at=fields.take("at", float),
+        left=fields.take("left", bool),
+        process=fields.take("process", str),
+    )
+
+
+def _running(raw: object) -> tuple[str, float]:
+    where = "worker's beat, field running"
+    pair = typed(raw, tuple, where)
+    if len(pair) != 2:  # noqa: PLR2004 - task and time
+        raise RecordInvalid(f"a wrong length in a {where}")
+    return typed(pair[0], str, where), typed(pair[1], float, where)
