@@ -40,11 +40,11 @@ COMMANDS = {
     "quota": "quota:quota",
     "shell": "shell:shell",
 }
-_SIGPIPE = 141  # as a shell shows a program that SIGPIPE ended
+_SIGPIPE = 141  # the status that a shell shows for a program that SIGPIPE ended
 
 
 class Failed(click.ClickException):
-    """It could not be done: one sentence on standard error."""
+    """A failure: one sentence on standard error."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -130,7 +130,7 @@ def run(words: list[str]) -> int:
         error.show()
         return error.exit_code
     except BrokenPipeError:
-        # The reader, such as `head`, has gone: there is no one to tell. Nor must the interpreter flush into the pipe at its exit.
+        # The reader, such as `head`, has gone: no output is possible. Nor must the interpreter flush into the pipe at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _SIGPIPE
     return status if isinstance(status, int) else exits.DONE

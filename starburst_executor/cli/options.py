@@ -1,4 +1,4 @@
-"""What several commands take, each spelled in one place: SESSION, stores, stacks, durations, `--json`."""
+"""Options and arguments that several commands share: SESSION, stores, stacks, durations, `--json`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class _Session(_ParamType):
         store = ctx.params.get("store")
         try:
             names = known_ids(stores_of(store), SystemClock())
-        except StarburstError:  # a shell has no place for errors
+        except StarburstError:  # a shell cannot show errors while it completes a word
             names = []
         # The newest first: it is the likeliest.
         return [CompletionItem(name) for name in [LAST, *reversed(names)] if name.startswith(incomplete)]
@@ -96,7 +96,7 @@ def stores_of(named: str | None) -> list[str]:
     own = config.resolve(detached=True, store=named).store
     if named is not None or own != config.default_store(detached=True) or not config.has_stack():
         return [own]
-    from starburst_executor.aws.clients import Clients  # boto3 is for those who have a stack
+    from starburst_executor.aws.clients import Clients  # loads boto3, which is needed only with a stack
     from starburst_executor.aws.stack.outputs import default_store
 
     return [own, default_store(Clients(config.resolve_aws()))]

@@ -26,9 +26,11 @@ _STATES = [state.value for state in SessionState]
     )
 )
 @optional_session_argument
-@click.option("--older-than", type=DURATION, metavar="AGE", help="All sessions without activity for so long: 12h, 7d.")
+@click.option(
+    "--older-than", type=DURATION, metavar="AGE", help="All sessions without activity for this time: 12h, 7d."
+)
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="All sessions in this state.")
-@click.option("--force", is_flag=True, help="Delete every object of them, outcomes too.")
+@click.option("--force", is_flag=True, help="Also delete all their objects, including outcomes.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def cleanup(
     session: str | None,
@@ -38,7 +40,7 @@ def cleanup(
     force: bool,
     yes: bool,
 ) -> None:
-    """End SESSION: stop its workers, cancel what has not ended. Outcomes stay, unless --force.
+    """End SESSION: stop its workers and cancel unfinished tasks. Outcomes stay, unless --force.
 
     Without SESSION, all sessions of the store that --older-than and --state choose; those of other users, for which there is
     no key here, are left alone.

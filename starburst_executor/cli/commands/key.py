@@ -1,4 +1,4 @@
-"""`starburst key`: one session's key, to hand over and to take in."""
+"""`starburst key`: exports one session's key, and imports it on another machine."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def key() -> None:
 def export(session: str, store: str | None) -> None:
     """Print the key of SESSION: 64 hexadecimal digits.
 
-    Whoever has it can read that session's data, and run code in its workers and clients. Pass it as STARBURST_KEY or
-    as key=, or take it in by `starburst key import`. It opens no other session.
+    With this key a person can read that session's data, and run code in its workers and clients. Pass it as STARBURST_KEY or
+    as key=, or import it with `starburst key import`. It does not open other sessions.
     """
     # A URL is believed: its session may be on a store that cannot be reached from here.
     session_id = split_url(session if "://" in session else looked_up(session, store))[1]
-    # The key alone goes to standard output, so that $(starburst key export …) is it.
+    # Only the key goes to standard output, so that $(starburst key export …) works.
     click.echo(config.find_session_key(session_id).hex())
 
 
@@ -41,9 +41,9 @@ def export(session: str, store: str | None) -> None:
     "import", epilog=examples("starburst key import s3://bucket/team/ID", "starburst key import URL < key.txt")
 )
 @session_argument
-@click.option("--replace", is_flag=True, help="Replace another key that was taken in before.")
+@click.option("--replace", is_flag=True, help="Replace a key that was imported before.")
 def import_(session: str, store: str | None, replace: bool) -> None:
-    """Take in the key of SESSION, usually by its URL, so that commands and programs on this machine find both.
+    """Import the key of SESSION, usually by its URL, so that commands and programs on this machine find both.
 
     The key is asked for, or read from standard input, so that it is in no list of processes and in no history of a shell. It is
     kept in a file of its own that only you can read.

@@ -1,4 +1,4 @@
-"""`starburst sessions`: what is in a store."""
+"""`starburst sessions`: lists the sessions of a store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STATES = [state.value for state in SessionState]
 )
 @store_option
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="In this state; may be repeated.")
-@click.option("--older-than", type=DURATION, metavar="AGE", help="Without activity for so long: 30m, 12h, 7d.")
+@click.option("--older-than", type=DURATION, metavar="AGE", help="Without activity for this time: 30m, 12h, 7d.")
 @click.option("--newer-than", type=DURATION, metavar="AGE", help="Created within this time.")
 @click.option("--counts", is_flag=True, help="Count the tasks of each state: one to several hundred reads a session.")
 @json_option
@@ -42,7 +42,7 @@ def sessions(
 ) -> None:
     """List the sessions of a store, oldest first. Needs no key.
 
-    Without a store those of the embedded one are listed, and, once there is a stack on AWS, those in its bucket.
+    Without --store it lists the sessions of the embedded store and, if a stack was set up, those in its bucket.
     """
     stores, now = stores_of(store), SystemClock().now()
     found = [
