@@ -54,13 +54,19 @@ class Holdings:
                 self._waiting.setdefault(claim.claim_id, now)
 
     def commit_at(self, claim: Claim) -> float | None:
-        """Return the time by which to commit a claim's outcomes; None if it has none."""
+        """Return the time by which to commit a claim's outcomes; None if it has none.
+
+        A session that expires ends what is not committed, so the last commit comes a little before that.
+        """
         since = self._waiting.get(claim.claim_id)
         if since is None:
             return None
-        candidates = self._shared.candidates
-        is_scarce = candidates.n_pending() <= candidates.n_all_slots()
-        return since + self._pace.commit_within_s(self._shared.busy.seconds(), is_scarce=is_scarce)
+        shared = self._shared
+        is_scarce = shared.candidates.n_pending() <= shared.candidates.n_all_slots()
+        manifest, commit_s = shared.session.manifest.current, self._pace.commit_s
+        if manifest.deadline_at is not None:
+            is_scarce = is_scarce or manifest.deadline_at - shared.clock.now() <= self._pace.commit_most_s + commit_s
+        return since + self._pace.commit_within_s(shared.busy.seconds(), is_scarce=is_scarce)
 
     def commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
         """Store the outcomes of a claim's ended tasks; hold and return a claim on up to `then` more tasks of the object.

@@ -5,8 +5,8 @@ so that none waits behind another while a worker is idle. All decisions follow f
 from how long the worker has been busy: the longer a run, the more of its work may be at risk, so slices and the time
 between commits grow with it.
 
-    busy for        0 … 50 s      100 s      500 s      750 s and more          (S3; `commit_s` = 1, `commit_most_s` = 15)
-    commits within       1 s        2 s       10 s       15 s
+    busy for        0 … 50 s      100 s      200 s      250 s and more          (S3; `commit_s` = 1, `commit_most_s` = 5)
+    commits within       1 s        2 s        4 s        5 s
 """
 
 from __future__ import annotations

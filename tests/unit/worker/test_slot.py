@@ -376,6 +376,20 @@ def test_a_run_of_short_tasks_costs_one_swap_a_slice() -> None:
 # --- claiming ahead ---------------------------------------------------------------------------------------------------
 
 
+def test_outcomes_of_a_long_run_wait_for_seconds_but_not_until_the_session_expires() -> None:
+    stage = Stage(workers=1, deadline_at=FakeClock().now() + 600)
+    stage.default = Act(seconds=0.9)
+    keys = [stage.rig.submit(200, first=first) for first in range(0, 800, 200)]
+    stage.look()
+    waiting: list[tuple[float, int]] = []
+    while (left_s := FakeClock().now() + 600 - stage.rig.clock.now()) > 0.5:
+        stage.slot.step()
+        n_stored = sum(state == State.COMPLETED for key in keys for state in stage.rig.states(key))
+        waiting.append((left_s, len(stage.ran) - n_stored))
+    assert max(n for left_s, n in waiting if left_s > 20) >= 5
+    assert max(n for left_s, n in waiting if left_s < 4) <= 3
+
+
 def test_who_finds_nothing_to_claim_ahead_tries_elsewhere_while_the_task_runs() -> None:
     stage = Stage(workers=1)
     stage.default = Act(seconds=0.9)
