@@ -1,4 +1,4 @@
-"""Heartbeats of workers and of attached clients. The length of a stored beat contains its writer's state."""
+"""Beats of workers and of attached clients. The length of a stored beat contains its writer's state."""
 
 from __future__ import annotations
 
