@@ -139,9 +139,9 @@ class SilentWorkers:
                 continue
             words = f"no beat within {self._timings.launch_s:g} s"
             if silent[worker_id].give_up(worker_id, words):
-                _log.warning("a worker says nothing and is stopped: worker=%s, %s", worker_id, words)
+                _log.warning("a worker never beat and is stopped: worker=%s, %s", worker_id, words)
             else:
-                self._warner.warn(f"a worker says nothing and cannot be stopped alone: worker={worker_id}, {words}")
+                self._warner.warn(f"a worker never beat and cannot be stopped alone: worker={worker_id}, {words}")
 
     def _listed(self) -> set[str]:
         return {line.key.rpartition("/")[2] for line in self._session.store.list(self._session.keys.workers)}

@@ -89,22 +89,22 @@ class Workers(Protocol):
     """
 
     def deaths(self) -> list[Death]:
-        """Return all of them that are certainly dead, on every call; none if the platform cannot tell."""
+        """Return all workers that are certainly dead, on every call; none if the platform does not report deaths."""
 
     def slots_alive(self) -> int:
-        """Return the total number of slots of those that may be alive or are still starting."""
+        """Return the total number of slots of the workers that may be alive or are still starting."""
 
     def interruptions(self) -> int:
         """Return how many of their machines were or are being reclaimed by the platform."""
 
     def expected(self) -> list[str]:
-        """Return the ids of those that the platform has started or is starting, all of which should beat.
+        """Return the ids of the workers that the platform has started or is starting, all of which should beat.
 
-        None if `give_up` can stop none of them.
+        The list is empty if `give_up` can stop no single worker.
         """
 
     def describe(self) -> str:
-        """Return what the platform reports about those that have not beaten yet; empty if it reports nothing."""
+        """Return the platform's report about workers that have not beaten yet; empty if there is none."""
 
     def give_up(self, worker_id: str, words: str) -> bool:
         """Stop a single worker that never beat; return whether it was stopped. It no longer counts as alive, and `deaths`
@@ -121,7 +121,7 @@ class Workers(Protocol):
         """End them without regard to their tasks. Return when they have ended or certainly will."""
 
     def end_session(self) -> None:
-        """Kill them, since their session is over: no worker of the session starts any more, also none that is in no handle.
+        """Kill them, since their session is over. Afterwards no worker of the session starts any more, in a handle or not.
 
         Deletes what the platform stores for starting workers, such as the session's key.
         """

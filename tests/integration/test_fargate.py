@@ -90,10 +90,17 @@ def test_a_spot_session_loses_a_third_of_its_workers_in_mid_run_and_completes(aw
             aws.ecs.interrupt(task_id)
         # One gets no two minutes.
         aws.ecs.containers[taken[0]].kill()
+
+        def is_replaced() -> bool:
+            # There is work until a lost worker is replaced, however slow this machine is.
+            if sum(not future.done() for future in futures) < 6:
+                futures.append(ex.submit(slow_square, len(futures)))
+            return len(aws.ecs.tasks) >= 7
+
+        wait_until(is_replaced)
         results = [future.result(timeout=100) for future in futures]
-    assert [square for square, _ in results] == [n * n for n in range(120)]
+    assert [square for square, _ in results] == [n * n for n in range(len(futures))]
     assert len({where for _, where in results}) > 2
-    assert len(aws.ecs.tasks) >= 7, "the lost are replaced while a client looks"
     assert {task["capacityProviderName"] for task in aws.ecs.tasks.values()} == {"FARGATE_SPOT"}
     assert aws.parameters == {}
     wait_until(lambda: not aws.ecs.not_stopped())
@@ -452,7 +459,7 @@ def test_a_worker_that_never_beats_is_stopped_and_replaced_while_others_work(
         (hung,) = [
             task for task in aws.ecs.tasks.values() if task.get("stoppedReason", "").startswith("no beat within")
         ]
-        assert "a worker says nothing and is stopped" in caplog.text
+        assert "a worker never beat and is stopped" in caplog.text
         wait_until(lambda: "a worker has ended" in caplog.text)
         assert f"UserInitiated: {hung['stoppedReason']}" in caplog.text
 

@@ -25,7 +25,7 @@ _SUBMITTED = JobState("SUBMITTED")
 
 @dataclass(slots=True)
 class _BatchLaunch:
-    """What is known of a launch.
+    """The state of a launch.
 
     Attributes:
         jobs: The states of its jobs, by id.

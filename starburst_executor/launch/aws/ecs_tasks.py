@@ -28,7 +28,7 @@ _STOPS_AT_ONCE = 8
 
 @dataclass(slots=True)
 class _EcsLaunch:
-    """What is known of a launch: its ECS tasks by their ids, and whether it was stopped with its session."""
+    """The state of a launch: its ECS tasks by their ids, and whether it was stopped with its session."""
 
     tasks: dict[str, TaskState] = field(default_factory=dict)
     next_poll_at: float = float("-inf")

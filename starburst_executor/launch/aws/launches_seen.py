@@ -1,4 +1,4 @@
-"""What a launcher on AWS remembers of its launches between two polls: bounded, since a client may live for weeks."""
+"""The state of launches on AWS between two polls: bounded, since a client may live for weeks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _FORGOTTEN_S = 1800.0
 
 
 class LaunchState(Protocol):
-    """What is known of one launch.
+    """The state of one launch.
 
     Attributes:
-        next_poll_at: When AWS is to be asked again.
-        asked_at: When a caller last asked about it.
+        next_poll_at: The time of the next poll.
+        asked_at: The time of the last question about it.
     """
 
     next_poll_at: float
@@ -53,7 +53,7 @@ class LaunchesSeen(Generic[_S]):
         return state
 
     def is_due(self, state: _S) -> bool:
-        """Whether AWS is to be asked now; it is due again after the interval."""
+        """Whether a poll is due now; the next one is due after the interval."""
         now = self._clock.monotonic()
         if now < state.next_poll_at:
             return False

@@ -131,7 +131,7 @@ _UNKNOWN_USER = "starburst"
 
 
 def check_share(share: object, priority: object) -> None:
-    """Raises: ConfigError if it is no share identifier of Batch, or no priority within one."""
+    """Check a share identifier of Batch, and a priority within a share. Raises: ConfigError."""
     if share is not None and (not isinstance(share, str) or not _SHARE.fullmatch(share)):
         raise ConfigError(f"share={share!r} (an argument): must be 1 to 255 letters and digits, such as a team's name")
     if type(priority) is not int or not 0 <= priority <= _PRIORITY_MOST:
@@ -139,7 +139,7 @@ def check_share(share: object, priority: object) -> None:
 
 
 def own_share() -> str:
-    """The share of a user who named none: the letters and digits of the user's name."""
+    """Return the default share: the letters and digits of the user's name."""
     try:
         user = getpass.getuser()
     # No name for the process's user id, as in many containers: KeyError before Python 3.13, then OSError.

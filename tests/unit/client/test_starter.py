@@ -240,7 +240,7 @@ def test_a_worker_that_never_beats_is_stopped_counted_and_replaced(caplog: pytes
     with caplog.at_level(logging.WARNING):
         client.turns(60.0)
     assert launcher.given_up == {"w0-b": "no beat within 60 s"}
-    assert "a worker says nothing and is stopped: worker=w0-b" in caplog.text
+    assert "a worker never beat and is stopped: worker=w0-b" in caplog.text
     assert "a worker has ended: worker=w0-b, stopped: no beat within 60 s" in caplog.text
     assert len(launcher.orders) == 2
     assert rig.another().manifest.current.state == SessionState.OPEN
@@ -252,7 +252,7 @@ def test_a_worker_that_cannot_be_stopped_alone_is_said_once(caplog: pytest.LogCa
     _, client = one_of_two(launcher)
     with caplog.at_level(logging.WARNING):
         client.turns(200.0)
-    assert caplog.text.count("a worker says nothing and cannot be stopped alone: worker=w0-b") == 1
+    assert caplog.text.count("a worker never beat and cannot be stopped alone: worker=w0-b") == 1
     assert len(launcher.orders) == 1
 
 
