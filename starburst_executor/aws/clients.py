@@ -66,7 +66,7 @@ class Clients:
     def __init__(self, settings: AwsSettings, *, tries: int = 8) -> None:
         self.settings = settings
         self._tries = tries
-        self._lock = threading.Lock()  # guards _session and _made: creating a client is not thread-safe, using one is
+        self._lock = threading.Lock()  # guards: _session, _made; creating a client is not thread-safe, using one is
         self._session: Any = None
         self._made: dict[tuple[str, str], Any] = {}
 

@@ -202,7 +202,7 @@ class Collector:
         """
         pause_s = self._backoff.next_s()
         manifest = self._session.manifest.current
-        if self.n_waiting <= manifest.slots:
+        if self.n_waiting <= manifest.slots:  # unlocked: one number, and only a pause depends on it
             return pause_s
         timings, elapsed_s = manifest.timings, self._session.clock.monotonic() - self._since
         return max(

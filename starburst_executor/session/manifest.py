@@ -61,12 +61,13 @@ class SessionManifest:
     @property
     def known(self) -> Manifest | None:
         """The newest manifest that this process read or wrote; None before the first."""
-        return self._newest
+        return self._newest  # unlocked: one reference, replaced as a whole
 
     @property
     def current(self) -> Manifest:
         """The newest manifest that this process read or wrote, without a request once there is one."""
-        return self._newest if self._newest is not None else self.refresh()
+        newest = self._newest  # unlocked: one reference, replaced as a whole
+        return newest if newest is not None else self.refresh()
 
     def create(self, manifest: Manifest) -> None:
         """Create the session. Store: 1 create."""

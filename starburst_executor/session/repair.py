@@ -58,7 +58,8 @@ class Watcher:
         self.words: dict[str, str] = {}
         self.listed: frozenset[str] = frozenset()
         self._gone = GoneClients(session)
-        self._lock = threading.Lock()  # guards `watch` and `words` during the concurrent requests of a repair
+        # One thread uses a watcher. The lock is for `watch` and `words` while a repair's requests run at the same time.
+        self._lock = threading.Lock()
         self._n_repairs = 0
         # By object, its ETag when it was read and the claims in it: an unchanged object is not read again.
         self._claims: dict[str, tuple[str, frozenset[str]]] = {}

@@ -126,7 +126,8 @@ class SessionStatuses:
             return None
         # An object that cannot be read counts as ended, regardless of its size: clients have failed its tasks.
         remainder = line.size % 8
-        is_spoilt = remainder > SizeClass.ALL_ENDED or self._spoilt.get(line.key) == line.etag
+        spoilt_etag = self._spoilt.get(line.key)  # unlocked: one look-up; the lock keeps the size within its bound
+        is_spoilt = remainder > SizeClass.ALL_ENDED or spoilt_etag == line.etag
         size_class = SizeClass.ALL_ENDED if is_spoilt else SizeClass(remainder)
         return ListedStatus(line.key, ref, size_class, line.etag, line.modified_at)
 

@@ -21,7 +21,7 @@ class Requests:
     __slots__ = ("_counts", "_lock")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # guards _counts
+        self._lock = threading.Lock()  # guards: _counts
         self._counts: dict[str, int] = dict.fromkeys(get_args(Count), 0)
 
     def __repr__(self) -> str:
@@ -29,7 +29,7 @@ class Requests:
 
     def count(self, kind: Count, n: int = 1, *, bytes_out: int = 0, bytes_in: int = 0) -> None:
         """Add `n` requests of that kind and their bytes."""
-        counts = self._counts
+        counts = self._counts  # unlocked: the dict itself is never replaced
         with self._lock:
             counts[kind] += n
             counts["bytes_out"] += bytes_out

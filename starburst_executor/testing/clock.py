@@ -38,13 +38,13 @@ class FakeClock:
         self._waits: list[_Wait] = []  # held waits whose thread has not returned
 
     def __repr__(self) -> str:
-        return f"FakeClock(seed={self._seed}, elapsed_s={self._elapsed_s:g})"
+        return f"FakeClock(seed={self._seed}, elapsed_s={self.monotonic():g})"
 
     def now(self) -> float:
-        return self._start_at + self._elapsed_s
+        return self._start_at + self.monotonic()
 
     def monotonic(self) -> float:
-        return self._elapsed_s
+        return self._elapsed_s  # unlocked: one number
 
     def wait(self, event: threading.Event, timeout_s: float) -> bool:
         if not self._held:
@@ -56,7 +56,7 @@ class FakeClock:
             self._waits.append(wait)
             self._changed.notify_all()
         try:
-            while not event.wait(_LOOK_S) and self._elapsed_s < wait.until_s:
+            while not event.wait(_LOOK_S) and self.monotonic() < wait.until_s:
                 pass
         finally:
             with self._changed:

@@ -70,7 +70,7 @@ class FaultyStore:
     def __init__(self, store: ObjectStore, plan: Plan) -> None:
         self.plan = plan
         self._store = store
-        self._lock = threading.Lock()  # guards _n_asked, _late
+        self._lock = threading.Lock()  # guards: _n_asked, _late
         self._n_asked = 0
         self._late: list[Callable[[], object]] = []
 
@@ -81,7 +81,7 @@ class FaultyStore:
     @property
     def n_asked(self) -> int:
         """The number of requests made."""
-        return self._n_asked
+        return self._n_asked  # unlocked: one number
 
     def land(self) -> int:
         """Carry out the late writes, oldest first, if their conditions still hold; return how many succeeded."""

@@ -37,7 +37,7 @@ class MemoryStore:
     def __init__(self, name: str | None = None, *, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._name = name or self._clock.new_id()
-        self._lock = threading.Lock()  # guards _objects
+        self._lock = threading.Lock()  # guards: _objects
         self._objects: dict[str, _Object] = {}
         _stores[self._name] = self
 
@@ -99,7 +99,7 @@ class MemoryStore:
         """Do nothing: the objects stay for the next `memory://` URL of this name."""
 
     def _read(self, key: str, start: int, length: int | None) -> Stored:
-        found = self._objects.get(key)
+        found = self._objects.get(key)  # unlocked: one look-up
         if found is None:
             raise ObjectNotFound(f"no such object: {self.url}/{key}")
         return Stored(found.body[start : None if length is None else start + length], found.etag)

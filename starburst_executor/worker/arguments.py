@@ -77,7 +77,7 @@ class Arguments:
     def __init__(self, session: SessionStore, *, keep_bytes: int = _KEPT_BYTES) -> None:
         self._session = session
         self._keep_bytes = keep_bytes
-        self._lock = threading.Lock()  # guards everything below
+        self._lock = threading.Lock()  # guards: _kept, _n_bytes, _reading
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()
         self._n_bytes = 0
         self._reading: dict[bytes, _Reading] = {}

@@ -62,7 +62,8 @@ class Candidates:
         self._clock = clock
         self._n_slots = n_slots
         self.wanted = threading.Event()
-        self._lock = threading.Lock()  # guards all attributes below
+        # guards: _pending, _untouched, _solo, _worked, _ignored, _n_in_vain, _worth_sharing, _dry
+        self._lock = threading.Lock()
         # Key to approximate number of pending tasks, oldest object first.
         self._pending: dict[str, int] = {}
         # The objects among them of which no task had been claimed.

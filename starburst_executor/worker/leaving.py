@@ -102,7 +102,7 @@ class Leaving:
         """
         until = None if timeout_s is None else self._clock.monotonic() + timeout_s
         while not condition():
-            if self._has_term and self.why is None:
+            if self._has_term and self.why is None:  # unlocked: `stop` decides under the lock
                 self.stop(Stop.DRAINED)
                 continue
             left_s = _SIGNAL_S if until is None else until - self._clock.monotonic()

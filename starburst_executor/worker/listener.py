@@ -53,7 +53,7 @@ class Listener:
         self._clock = clock
         self._task_timeout = task_timeout
         self._heard = heard
-        self._lock = threading.Lock()  # guards all attributes below
+        self._lock = threading.Lock()  # guards: _jobs, _started_at, _recent_s, _timed_out, _events, _told_at
         self._jobs: dict[int, None] = {}  # jobs sent and not known to have ended, in order
         self._started_at = clock.monotonic()
         self._recent_s = 1.0  # recent duration of tasks, used for the lull only
@@ -67,7 +67,7 @@ class Listener:
     @property
     def started_at(self) -> float:
         """The time at which the oldest open job was started, as far as is known, by the clock's `monotonic`."""
-        return self._started_at
+        return self._started_at  # unlocked: one number
 
     @property
     def has_ended(self) -> bool:
@@ -192,7 +192,8 @@ class Listener:
 
     def _lull_s(self) -> float:
         """Return how many seconds to let outcomes gather before listening."""
-        n_jobs, recent_s = len(self._jobs), self._recent_s
+        with self._lock:
+            n_jobs, recent_s = len(self._jobs), self._recent_s
         if n_jobs <= _FEW_JOBS or recent_s > _TINY_S:
             return 0.0
         return min(_LULL_S, n_jobs / 2 * recent_s)

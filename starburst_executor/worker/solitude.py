@@ -43,12 +43,14 @@ class Solitude:
 
     def is_wanted(self, slot: int) -> bool:
         """Return whether the other slots make no claims on behalf of this slot."""
-        return self._wanted_by == slot
+        with self._lock:
+            return self._wanted_by == slot
 
     @property
     def is_reserved(self) -> bool:
         """Whether a slot wants or has the worker to itself: then no slot claims a next slice, not even that one."""
-        return self._wanted_by is not None
+        with self._lock:
+            return self._wanted_by is not None
 
     def give_up(self, slot: int) -> None:
         """Let the other slots claim again."""

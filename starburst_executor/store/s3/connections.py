@@ -56,14 +56,14 @@ class Connections:
         self._region = region
         self._profile = profile
         self._boto_only = boto_only
-        self._lock = threading.Lock()  # guards _made, while transports are made
+        self._lock = threading.Lock()  # guards: _made; while transports are made
         self._lock_pid = os.getpid()
         self._made: Transports | None = None
         self._inherited: Transports | None = None
 
     def current(self) -> Transports:
         """Return this process's transports."""
-        transports = self._made
+        transports = self._made  # unlocked: one reference, replaced as a whole
         if transports is not None and transports.pid == os.getpid():
             return transports
         if self._lock_pid != os.getpid():

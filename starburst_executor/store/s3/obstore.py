@@ -114,7 +114,7 @@ class ObstoreTransport:
             raise Declined("a bundle of certificates is configured")
         self._boto = boto
         self._etags = etags
-        self._lock = threading.Lock()  # guards _made, while it is replaced
+        self._lock = threading.Lock()  # guards: _made; while it is replaced
         self._made: tuple[Any, Connection] | None = None
         self._connection()
 
@@ -168,7 +168,7 @@ class ObstoreTransport:
             now = self._boto.credentials.get_frozen_credentials()
         except FOREIGN as error:
             raise Declined(f"no credentials are available: {error}") from error
-        latest = self._made
+        latest = self._made  # unlocked: one reference, replaced as a whole
         if latest is not None and latest[0] == now:
             return latest[1]
         with self._lock:

@@ -35,6 +35,7 @@ class Scheduler:
         self.hub: greenlet = getcurrent()
         self.preempt_rate = 0.0
         self.errors: list[tuple[str, BaseException]] = []
+        self.lock_order = LockOrder()
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._n_events = 0
 
@@ -145,6 +146,7 @@ class Strand(greenlet):
         self.process = process
         self.name = name
         self.thread: Any = None
+        self.held: list[str] = []  # the locks that it holds, in order
         self._target = target
         self._token = 0
         self._waits = False

@@ -13,6 +13,7 @@ from typing import Any
 
 from greenlet import getcurrent
 
+from starburst_executor.testing.simulation.lock_order import made_at
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.scheduler import Killed, Process, Strand, current_process, current_strand
 
@@ -84,9 +85,10 @@ class Event:
 class Lock:
     """As `threading.Lock`, and reentrant as `threading.RLock`."""
 
-    __slots__ = ("_depth", "_owner", "_queue")
+    __slots__ = ("_depth", "_made_at", "_owner", "_queue")
 
-    def __init__(self) -> None:
+    def __init__(self, made: str = "") -> None:
+        self._made_at = made or made_at(1)
         self._owner: object = None
         self._depth = 0
         self._queue = _Queue()
@@ -98,10 +100,13 @@ class Lock:
             if scheduler.preempt_rate and scheduler.lots.random() < scheduler.preempt_rate:
                 me.sleep(scheduler.lots.random() * 0.01)
             until = scheduler.now + timeout
+            if me.held and (error := scheduler.lock_order.take(me.held, self._made_at)) is not None:
+                scheduler.errors.append((f"{me.process.name}/{me.name}", error))
             while self._owner is not None:
                 if timeout >= 0 and scheduler.now >= until:
                     return False
                 self._queue.wait(None if timeout < 0 else until - scheduler.now)
+            me.held.append(self._made_at)
         self._owner = me
         self._depth += 1
         return True
@@ -109,6 +114,8 @@ class Lock:
     def release(self) -> None:
         self._depth -= 1
         if not self._depth:
+            if isinstance(self._owner, Strand):
+                self._owner.held.remove(self._made_at)
             self._owner = None
             if self._queue.waiting:
                 self._queue.wake(1)
@@ -129,7 +136,7 @@ class Condition:
     __slots__ = ("_lock", "_queue")
 
     def __init__(self, lock: Lock | None = None) -> None:
-        self._lock = lock or Lock()
+        self._lock = lock or Lock(made_at(1))
         self._queue = _Queue()
 
     def __enter__(self) -> bool:

@@ -61,8 +61,9 @@ class Runner:
     ) -> None:
         self.pid = pid
         self.is_ready = False
-        # guards: _data, _tokens, _lifeline, _streams, _inbox, _supply, _open, _events, _signs, _bell, _ended
-        self._lock = threading.RLock()  # not held while waiting for the process
+        # guards: _data, _tokens, _lifeline, _supply, _open, _bell, _ended
+        # Not held while waiting for the process. The other fields belong to the listening thread.
+        self._lock = threading.RLock()
         self._data, self._tokens, self._lifeline, self._streams = data, tokens, lifeline, streams
         # Slots leave their runners open at the end of a worker, and Python would warn the user of unclosed sockets.
         weakref.finalize(self, _close, (data, tokens, lifeline, *streams))
@@ -115,10 +116,10 @@ class Runner:
     def wait(self, timeout_s: float) -> None:
         """Wait for an event, for `wake` or for the timeout. Meanwhile the output files are kept within their bounds."""
         deadline = _CLOCK.monotonic() + timeout_s
-        # Assumes: only this thread changes `_events` and `_ended`, so that it may read them without the lock.
-        while not self._events and not self._ended:
+        while not self._events and not self._ended:  # unlocked: only this thread sets `_ended`
             left_s = deadline - _CLOCK.monotonic()
-            pause_s = max(0.0, min(left_s, _WATCH_S if self._open else _IDLE_WATCH_S))
+            is_busy = bool(self._open)  # unlocked: only the length of a pause depends on it
+            pause_s = max(0.0, min(left_s, _WATCH_S if is_busy else _IDLE_WATCH_S))
             if self._is_readable(pause_s) or self._signs.verdict() is not None:
                 return
             for stream in self._streams:

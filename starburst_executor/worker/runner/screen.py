@@ -38,7 +38,9 @@ class Screen(io.BufferedIOBase):
     def __init__(self, fd: int) -> None:
         super().__init__()
         self._fd = fd
-        self._changed = threading.Condition()  # guards all attributes below; not held during a write to the descriptor
+        self._changed = (
+            threading.Condition()
+        )  # guards: _texts, _n_bytes, _n_dropped, _is_gone, _thread; not held during a write to the descriptor
         self._texts: deque[bytes] = deque()  # the first text is being written
         self._n_bytes = 0
         self._n_dropped = 0  # bytes dropped since the last text for which there was room

@@ -63,7 +63,7 @@ class Nursery:
         self._capture_bytes = capture_bytes
         self._tee = tee
         self.stdout, self.stderr = Screen(1), Screen(2)
-        self._lock = threading.Lock()  # guards _control: one request at a time
+        self._lock = threading.Lock()  # guards: _control; one request at a time
         self._control = control
 
     @classmethod
@@ -180,7 +180,7 @@ class Nursery:
         """
         poller = select.poll()
         poller.register(lifeline, select.POLLIN)
-        poller.register(self._control, select.POLLIN)
+        poller.register(self._control, select.POLLIN)  # unlocked: raises after `close`, when this worker has ended
         ready = dict(poller.poll(_SPAWN_TIMEOUT_S * 1000))
         return lifeline.recv(nursery.REPORT.size) if lifeline.fileno() in ready else b""
 
