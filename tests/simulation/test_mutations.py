@@ -412,6 +412,23 @@ def wait_for_the_store_as_long_as_it_takes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(patient.PatientStore, "limit", lambda self, left_s: None)
 
 
+def take_two_locks_in_both_orders(patch: pytest.MonkeyPatch) -> None:
+    """The keeper takes the bell's lock first, a slot the manifest's: at some time they wait for each other."""
+    held, claim = Claims.held, Claims.claim
+
+    def bell_first(self: Any) -> dict[str, str]:
+        with self._session.bell._lock, self._session.manifest._lock:
+            return held(self)
+
+    def manifest_first(self: Any, *args: Any, **how: Any) -> Any:
+        with self._session.manifest._lock, self._session.bell._lock:
+            pass
+        return claim(self, *args, **how)
+
+    patch.setattr(Claims, "held", bell_first)
+    patch.setattr(Claims, "claim", manifest_first)
+
+
 # Each with the number of seeds that it may take, and words of what is then found broken.
 MUTATIONS: dict[Patch, tuple[int, str]] = {
     skip_the_nonce_check: (
@@ -451,6 +468,7 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     leave_work_to_any_worker_that_was_heard_of: (60, "on their way out"),
     forget_the_futures_of_a_client_that_has_left: (60, "not end in time"),
     keep_failures_in_memory: (60, "before its failure was stored"),
+    take_two_locks_in_both_orders: (10, "in both orders"),
 }
 
 

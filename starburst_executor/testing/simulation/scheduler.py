@@ -16,6 +16,7 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
+from starburst_executor.testing.simulation.lock_order import LockOrder
 from starburst_executor.testing.simulation.lots import Lots
 
 __all__ = ["Killed", "Process", "Scheduler", "Strand", "current_process", "current_strand"]
