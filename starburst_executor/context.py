@@ -21,7 +21,7 @@ class TaskContext:
     Attributes:
         session_id: The session it belongs to.
         task_id: Its id, unique in the session: submitter's ordinal and sequence, as in `"0-17"`.
-        index: Its place among the calls of the client that submitted it, from 0.
+        index: Its number among the calls of the client that submitted it, from 0.
         attempt: The number of this try, from 1; retries and tries whose worker was lost are counted.
     """
 

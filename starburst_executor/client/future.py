@@ -78,7 +78,7 @@ class StarburstFuture(Future[T]):
     It behaves as `concurrent.futures.Future`, with these additions:
 
     Attributes:
-        index: The task's position among the calls of the client that submitted it, from 0.
+        index: The task's number among the calls of the client that submitted it, from 0.
         ordinal: The number of that client among the session's submitting clients, from 0.
         task_id: The task's id, unique in its session: ordinal and index, such as `"0-17"`.
         run: 1, plus 1 for each explicit retry.

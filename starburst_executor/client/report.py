@@ -226,7 +226,7 @@ class TaskOutcome:
 
     Attributes:
         task_id: Unique in the session.
-        index: The task's position among the calls of its client.
+        index: The task's number among the calls of its client, from 0.
         state: `completed`, `failed` or `cancelled`.
         value: The value that it returned; None unless completed.
         error: The exception that it raised, with the remote traceback as its cause; None if completed.
