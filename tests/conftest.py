@@ -1,4 +1,4 @@
-"""What every test gets: an environment of its own, so that none reads or writes the settings of whoever runs it."""
+"""Fixtures of every test: a separate environment, so that no test reads or writes the settings of the user who runs it."""
 
 from __future__ import annotations
 

@@ -258,6 +258,6 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
                 self.rfile.close()
 
         def log_message(self, *_: object) -> None:
-            """Silence: requests are counted, not told."""
+            """Log nothing: requests are counted."""
 
     return Handler

@@ -311,7 +311,7 @@ def test_times_in_faults_follow_from_the_timings() -> None:
     assert f"{embedded.commit_s + embedded.poll_max_s:g} s in the embedded store" in page
     assert f"{remote.commit_s + remote.poll_max_s:g} s on S3" in page
     lost_s = remote.looks_until_lost * remote.look_s
-    # A watcher repairs at every so many looks: the verdict may come right after one of them.
+    # A watcher repairs at every fourth look only, and a worker may count as lost right after one of them.
     assert f"{lost_s:g} s to {math.ceil(2 * lost_s / 60)} min" in page
 
 

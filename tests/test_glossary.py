@@ -132,7 +132,7 @@ class Use(NamedTuple):
 
 
 def spaced(text: str) -> str:
-    """Return text in lower case with the words of identifiers taken apart by blanks; lines stay lines."""
+    """Return text in lower case, with the words of identifiers separated by blanks; lines stay lines."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|_", " ", text).lower()
 
 

@@ -99,7 +99,7 @@ def test_a_detached_session_whose_worker_is_told_to_stop_goes_on(
     outcomes = again.collect(wait=True, timeout=1500)
     assert [one.value for one in outcomes] == [None, *(n * n for n in range(20))]
     again.detach()
-    # It is told after the fact.
+    # Batch reports it afterwards.
     wait_until(lambda: jobs_of(clients, real, session_id)[0].get("attempts"), 300)
     [job] = jobs_of(clients, real, session_id)
     first = job["attempts"][0]["container"]

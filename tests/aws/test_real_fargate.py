@@ -1,4 +1,4 @@
-"""What ECS answers on the way of a session on Fargate: the launcher relies on these fields, sentences and refusals."""
+"""The answers of ECS during a session on Fargate: the launcher relies on these fields, sentences and refusals."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_a_sweep_is_measured() -> None:
     assert rows["naps: wall"].values[0] >= 0.1
     assert 0 < rows["naps: useful time"].values[0] <= 100
     assert rows["naps: requests a task"].values[0] * 20 == n_requests(measured.requests)
-    # What is asked after the last beat and by the benchmark itself is not told.
+    # Requests after the last beat, and those of the benchmark itself, are not reported.
     assert 50 < compared.values[0] <= 101
 
 

@@ -1,4 +1,4 @@
-"""Money on every path: what is refused before it is started, what is counted, what ends a session with nobody there."""
+"""Money on every path: refused starts, counted workers, and the end of a session without a client."""
 
 from __future__ import annotations
 

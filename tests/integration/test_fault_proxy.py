@@ -131,7 +131,7 @@ def test_an_outage_in_mid_run_costs_time_and_nothing_else(proxy: FaultProxy, url
     proxy.go_down()
     go.touch()
     n_before = proxy.counts[Fault.REFUSED]
-    # Longer than the lease: nobody can be taken for lost while nobody can look.
+    # Longer than four looks: no worker can count as lost while no watcher can look.
     wait_until(lambda: proxy.counts[Fault.REFUSED] >= n_before + 10)
     assert not any(future.done() for future in futures)
     proxy.come_back()
@@ -154,7 +154,7 @@ def test_credentials_that_expire_are_named_on_every_future(proxy: FaultProxy, ur
         executor.submit(pow, 2, 3)
     wait_until(lambda: not any(map(is_alive, pids)))
     executor.detach()
-    # What was acknowledged is there still, for whoever logs in again.
+    # Acknowledged tasks are still in the store, for a user who logs in again.
     proxy.plan = lambda _: None
     again = DetachedExecutor.reattach(executor.url)
     assert again.status().total == 3

@@ -129,7 +129,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert len({future.result() for future in executor.as_completed(60)}) == 3
     assert worker_pids(executor) == agents
     assert len(agents) == 3
-    kill(agents[0])  # a later client on this machine sees it, though nobody's parent tells
+    kill(agents[0])  # a later client on this machine sees it, although it is not the parent
     assert executor.submit(pow, 2, 3).result(60) == 8
     wait_until(lambda: agents[0] not in worker_pids(executor))
     executor.cleanup(force=True)

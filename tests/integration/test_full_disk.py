@@ -50,7 +50,7 @@ def _mount(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def free_space(folder: Path) -> None:
-    """Make room, as whoever deletes other files would."""
+    """Free space, as a user who deletes other files."""
     assert _mount("-o", f"remount,size={_DISK_BYTES * 16}", str(folder)).returncode == 0
 
 
@@ -61,7 +61,7 @@ def large(value: int) -> bytes:
 def test_results_that_do_not_fit_end_in_an_error_and_go_on_once_there_is_space(small_disk: Path) -> None:
     executor = DetachedExecutor(workers=2, store=f"sqlite://{small_disk}/sessions", timings=TIMINGS)
     futures = [executor.submit(large, n) for n in range(_N_TASKS)]
-    # The client is told by its own heartbeat: small writes find room for some seconds after large ones do not, and
+    # The client's own beat fails: small writes find room for some seconds after large ones do not, and
     # its patience begins when they fail too.
     assert not wait(futures, 30).not_done
     failed = [future.exception() for future in futures if future.exception() is not None]

@@ -283,7 +283,7 @@ def test_a_bucket_that_is_deleted_in_mid_run_is_named(
 @SQLITE
 @pytest.mark.parametrize("kind", [StarburstExecutor, DetachedExecutor])
 def test_the_end_does_not_wait_for_a_worker_that_was_seen_dead(store_url: str, kind: type[StarburstExecutor]) -> None:
-    """With a lease of a minute, which nobody need wait for."""
+    """With a minute until a worker counts as lost, for which no client need wait."""
     executor = kind(workers=1, store=store_url)
     assert executor.submit(pow, 2, 3).result(60) == 8
     [pid] = worker_pids(executor)

@@ -35,7 +35,7 @@ from tests.support.moto_server import ROOT, MotoServer
 def join_worker(
     executor: StarburstExecutor, slots: int = 1, *options: str, stderr: int = subprocess.DEVNULL
 ) -> subprocess.Popen[bytes]:
-    """A worker of its own, as somebody on another machine would start it."""
+    """A separate worker, as a user on another machine would start it."""
     command = [sys.executable, "-m", "starburst_executor.worker", executor.url, "--slots", str(slots), *options]
     environment = {**os.environ, "STARBURST_KEY": executor.key.hex(), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stderr=stderr)

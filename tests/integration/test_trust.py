@@ -117,7 +117,7 @@ def entry_of(executor: StarburstExecutor, index: int) -> Entry:
 
 
 def rewrite(executor: StarburstExecutor, index: int, change: Callable[[Entry], Entry]) -> None:
-    """Change a task's entry behind everybody's back."""
+    """Change a task's entry without any client's or worker's knowledge."""
     key, place = key_of(executor, index)
 
     def step(seen: Status) -> Status:

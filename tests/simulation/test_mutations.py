@@ -1,4 +1,4 @@
-"""The simulation finds bugs: each of these, put into the product by a patch, breaks a promise within so many seeds.
+"""The simulation finds bugs: each of these, put into the product by a patch, breaks a promise within a number of seeds.
 
 A mutation replaces functions of the package while the seeds run; there are no switches for it in the product. The
 number beside it is how many seeds it may take, about three times what it took when this was written.
@@ -85,7 +85,7 @@ def commit_without_the_claim_id(patch: pytest.MonkeyPatch) -> None:
 
 
 def commit_what_has_ended(patch: pytest.MonkeyPatch) -> None:
-    """An entry that somebody else has ended is ended once more."""
+    """An entry that another process has ended is ended once more."""
 
     right = status.commit
 
@@ -236,7 +236,7 @@ def expire_on_what_is_remembered(patch: pytest.MonkeyPatch) -> None:
 
 
 def release_what_has_ended(patch: pytest.MonkeyPatch) -> None:
-    """Whatever bears the claim's id is made pending, ended or not."""
+    """Every entry with the claim's id is made pending, ended or not."""
 
     def release(seen: Status, claim_id: str, indices: Any, **_: Any) -> Status:
         mine = [i for i, entry in enumerate(seen.entries) if entry.claim == claim_id]
@@ -349,7 +349,7 @@ def count_a_forgotten_claim_as_a_loss(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_take_back_what_was_forgotten(patch: pytest.MonkeyPatch) -> None:
-    """A claim of a worker that has left, or whose swap landed when nobody waited for it, stands for ever."""
+    """A claim of a worker that has left, or whose swap landed when no thread waited for it, stands forever."""
     patch.setattr(liveness.Watch, "is_lost", lambda self, worker_id: False)
     patch.setattr(liveness.Watch, "is_forgotten", lambda self, claim_id, beat: False)
 

@@ -204,7 +204,7 @@ class Chaos:
         return sum(n for state, n in census(self.session).items() if state >= State.COMPLETED)
 
     def wait_for_progress(self, n_ended: int, n_more: int) -> tuple[int, float]:
-        """Until so many more tasks have ended, or all; how many have, and the longest time without any."""
+        """Wait until `n_more` more tasks have ended, or all; return the number, and the longest time without one."""
         last, last_at, longest_s = n_ended, time.monotonic(), 0.0
         while last < min(n_ended + n_more, _N_TASKS):
             if self.client.poll() is not None:

@@ -95,7 +95,7 @@ def _replace(client: subprocess.Popen[str], url: str) -> subprocess.Popen[str]:
 
 
 def _wait_for_progress(session: SessionStore, n_ended: int, n_more: int) -> int:
-    """Wait until so many more tasks have ended, or all; how many have."""
+    """Wait until `n_more` more tasks have ended, or all; return the number."""
     found = [n_ended]
 
     def is_further() -> bool:

@@ -295,7 +295,7 @@ def check_runs(user: User) -> None:
     options = container["logConfiguration"]["options"]
     groups = user.client("logs").describe_log_groups(logGroupNamePrefix=options["awslogs-group"])["logGroups"]
     assert [group["logGroupName"] for group in groups] == [options["awslogs-group"]]
-    # The parameter that a worker is told of is one that its role may read.
+    # The role of a worker may read the parameter that the worker's environment names.
     role = definition["taskRoleArn"].rpartition("/")[2]
     policy = str(iam.get_role_policy(RoleName=role, PolicyName="worker")["PolicyDocument"])
     [allowed] = re.findall(r":parameter(/[^'\"]*)\*", policy)

@@ -30,7 +30,7 @@ _WARM_ROUNDS = 45
 _MORE_MB = 60
 _BODY = 100_000
 _CACHED = 8_000_000
-# All of it stays in the store until the end: once the caches are full, new parts for them come in one round of so many.
+# All of it stays in the store until the end: once the caches are full, new parts for them come in one round of several.
 _SELDOM = 10
 
 VISIT = """

@@ -63,7 +63,7 @@ class Account(NamedTuple):
 
 
 def in_account(patch: pytest.MonkeyPatch) -> None:
-    """Credentials of nobody, whatever the machine's own are."""
+    """Credentials of no user, independent of the machine's own."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         patch.delenv(name)
     patch.setenv("AWS_ACCESS_KEY_ID", "testing")

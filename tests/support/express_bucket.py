@@ -43,7 +43,7 @@ class DirectoryBucket:
     def __init__(self, application: Any) -> None:
         self._application = application
         self._sessions: dict[str, float] = {}  # token to its end
-        self._etags: dict[str, tuple[str, str]] = {}  # by key: as told here, as moto has it
+        self._etags: dict[str, tuple[str, str]] = {}  # by key: as returned by this server, as moto has it
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         try:

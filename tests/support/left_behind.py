@@ -168,7 +168,7 @@ class LeftBehind:
             time.sleep(_LOOK_S)
 
     def _living(self) -> Iterator[Process]:
-        """All that live and bear this run's mark, but for this process and the helpers of its interpreter."""
+        """All live processes with this run's mark, except this process and the helpers of its interpreter."""
         pids = set(psutil.pids())
         self._older &= pids
         for pid in pids - self._older - {os.getpid()}:

@@ -393,7 +393,7 @@ _load_parameters = parsing.ResourceMap.load_parameters
 
 
 def _loaded(self: parsing.ResourceMap) -> None:
-    """moto leaves a list that nobody has given as the text that it is in the template."""
+    """moto leaves a list parameter without a value as the text of the template."""
     _load_parameters(self)
     for name, parameter in self._template.get("Parameters", {}).items():
         value = self.resolved_parameters[name]

@@ -95,7 +95,7 @@ class _Dialect:
         self._dialect = dialect
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        # Outside of the lock: a client that stalls keeps nobody waiting.
+        # Outside of the lock, so that a stalled client does not delay others.
         environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
         self._translate_request(environ)
         with self.lock:

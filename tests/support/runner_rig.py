@@ -99,7 +99,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """A zombie does not run: nobody may be there to wait for it."""
+    """A zombie does not run: it may have no parent that waits for it."""
     if sys.platform == "linux":
         try:
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

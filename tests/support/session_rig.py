@@ -1,4 +1,4 @@
-"""A session in memory for tests: its store counts requests and fails as told, its clock is moved by hand."""
+"""A session in memory for tests: its store counts requests and fails on request, and tests advance its clock."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Rig:
         return key
 
     def read(self, key: str) -> Status:
-        """What a status object says, behind everybody's back."""
+        """Return a status object's record, without a counted request."""
         stored = self.objects.get(key)
         assert stored is not None
         return status.decode(stored.body)
@@ -143,7 +143,7 @@ class Rig:
         return [State(entry.state) for entry in self.read(key).entries]
 
     def write(self, key: str, step: Callable[[Status], Status]) -> None:
-        """Change a status object behind everybody's back."""
+        """Change a status object without a counted request."""
         stored = self.objects.get(key)
         assert stored is not None
         changed = step(status.decode(stored.body))

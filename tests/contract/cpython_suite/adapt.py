@@ -150,7 +150,7 @@ def _scripting(module: Any, kind: Any) -> Any:
 
 
 def _telling(module: Any, kind: Any) -> Any:
-    """What the initializer raised is told by the executor's error, not by a log record."""
+    """The executor's error reports the initializer's exception; there is no log record of it."""
 
     @contextlib.contextmanager
     def assert_told(self: Any, words: str) -> Iterator[None]:

@@ -78,7 +78,7 @@ class Record(unittest.TestResult):
         self._file.flush()
 
     def _left_behind(self) -> Iterator[str]:
-        """Processes, threads, objects in the store and errors that nobody caught."""
+        """Processes, threads, objects in the store and uncaught errors."""
         gc.collect()
         home = os.environ["STARBURST_HOME"]
         if not wait_until(lambda: not processes_with(home), 5.0):

@@ -25,7 +25,7 @@ PATIENCE_S = 20.0
 
 
 def wait_until(is_so: Callable[[], object], patience_s: float = PATIENCE_S) -> bool:
-    """Wait for something that nobody announces; False if it does not come."""
+    """Poll until a condition holds; return False if it does not."""
     deadline = time.monotonic() + patience_s
     while not is_so():
         if time.monotonic() > deadline:

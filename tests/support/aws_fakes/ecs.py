@@ -62,7 +62,7 @@ class FakeEcs:
         self._tokens: dict[str, tuple[str, list[str]]] = {}
         self.launches = Bucket(20, 20.0)
         self.registrations = Bucket(20, 1.0)
-        self.n_hang = 0  # so many of the next containers run, and never say anything
+        self.n_hang = 0  # the number of the next containers that run and never beat
         self.hyphens = False  # ids of ECS tasks have them, as those of older accounts
 
     def ask(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -326,7 +326,7 @@ def refusing(code: str, message: str, status: int = 400) -> Step:
 
 
 def losing() -> Step:
-    """All are started, and nobody hears of it."""
+    """All are started, and the answer is lost."""
 
     def step(ecs: FakeEcs, request: dict[str, Any]) -> dict[str, Any]:
         return {**ecs.run(request, request["count"]), "lost": True}

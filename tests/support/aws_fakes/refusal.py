@@ -25,11 +25,11 @@ class Page(Refusal):
 
 
 class LostAnswer(Exception):
-    """It is done, and nobody hears of it: the connection ends."""
+    """The request is carried out, and its answer is lost: the connection ends."""
 
 
 class Bucket:
-    """A token bucket, as AWS throttles: so many at once, and so many per second."""
+    """A token bucket, as AWS throttles: a burst, and a rate per second."""
 
     def __init__(self, burst: int, per_s: float) -> None:
         self._burst, self._per_s = burst, per_s

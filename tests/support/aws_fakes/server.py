@@ -1,4 +1,4 @@
-"""The fake's HTTP: every service at one address, told apart by the request. boto3 finds it by `AWS_ENDPOINT_URL_…`.
+"""The fake's HTTP: every service at one address, recognised by the request. boto3 finds it by `AWS_ENDPOINT_URL_…`.
 
 What is not known here is moto's: it is asked, and answers.
 """

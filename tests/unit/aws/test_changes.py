@@ -18,7 +18,7 @@ def error(code: str, message: str) -> ClientError:
 
 
 class FakeCloudFormation:
-    """One stack, whose state is the next of a list at each look, and whose events are told as far as it has come.
+    """One stack, whose state is the next of a list at each look, and whose events are listed up to that state.
 
     Attributes:
         states: What DescribeStacks answers, one after the other, the last one for ever; "" for no stack.

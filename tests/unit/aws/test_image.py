@@ -87,13 +87,13 @@ class Account:
 
 
 class FakeEngine:
-    """Keeps what it was told, and pushes into the account."""
+    """Records its calls, and pushes into the account."""
 
     def __init__(self, account: Account) -> None:
         self.account = account
         self.calls: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
-        self.is_late = False  # somebody else pushes the same tag first
+        self.is_late = False  # another user pushes the same tag first
 
     def login(self, registry: str, user: str, password: str) -> None:
         self.calls.append(("login", registry, user, bool(password)))

@@ -1,4 +1,4 @@
-"""Prices: as AWS tells them, kept for a day, and built in where nobody tells."""
+"""Prices: as AWS lists them, cached for a day, and built in where there is no list."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_the_table_of_instances() -> None:
     assert prices.instance_usd("g5.xlarge") == 1.006
     for unknown in ("g5.48xlarge", "x9.large", "c7g.metal", "c7g", ""):
         assert prices.instance_usd(unknown) is None
-    # What nobody knows costs what it has.
+    # An unknown type is priced by its vCPUs, memory and GPUs.
     unknown_price = pricing(FakeClients()).instance("x9.large", vcpus=2, memory_gb=8, gpus=1)
     assert unknown_price.usd_per_hour > 1.0
     assert pricing(FakeClients()).share(4, 16).usd_per_hour == pytest.approx(0.192, rel=0.15)

@@ -317,7 +317,7 @@ def test_a_service_may_take_a_role_for_this_account_alone(account, stack, role):
 
 # What a person needs not, and who does it.
 NOT_FOR_CLIENTS = {
-    "servicequotas:RequestServiceQuotaIncrease",  # whoever administers the account
+    "servicequotas:RequestServiceQuotaIncrease",  # for administrators of the account
     "ssm:GetParameter",  # workers
     "ecs:ExecuteCommand",  # where shells are allowed, below
     "ssm:GetParameters",  # an administrator: the images of instances
@@ -405,7 +405,7 @@ def test_the_template_fits_into_one_request():
 
 
 def test_what_is_sent_is_what_is_read():
-    """Comments and indentation apart, which mean something in the few texts within it."""
+    """Remove comments and indentation, except in the few texts in which they have a meaning."""
     sent, read = (yaml.load(text, _Loader) for text in (compact(template()), template()))
 
     def flat(value: Any) -> Any:

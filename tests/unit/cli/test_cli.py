@@ -18,7 +18,7 @@ from tests.support.aws_rig import run
 
 @pytest.fixture
 def session():
-    """A detached session in the default store, with three tasks that nobody runs."""
+    """A detached session in the default store, with three tasks that no worker runs."""
     with DetachedExecutor(launcher="none") as executor:
         executor.map(abs, range(3))
     return executor

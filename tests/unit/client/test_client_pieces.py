@@ -1,4 +1,4 @@
-"""Big pieces of calls on their way to the store: each goes up once, whoever sends it, whatever is cancelled."""
+"""Big pieces of calls: each is uploaded once, by any sender, even if calls are cancelled."""
 
 from __future__ import annotations
 

@@ -259,7 +259,7 @@ def test_keys_of_futures() -> None:
     assert client.collector.keys_of([]) == {}
 
 
-# --- outcomes apart ---------------------------------------------------------------------------------------------------
+# --- outcome objects ---------------------------------------------------------------------------------------------------
 
 
 def test_outcomes_that_share_an_object_are_downloaded_in_one_request() -> None:

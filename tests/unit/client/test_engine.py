@@ -101,7 +101,7 @@ def test_calls_that_cannot_be_pickled_fail_on_their_futures_and_hold_nothing_up(
 
 
 def test_an_object_that_had_ended_before_its_futures_were_done_is_collected(client: Client) -> None:
-    """The sender was faster than the thread that submits: a future is watched that nobody has completed yet."""
+    """The sender was faster than the thread that submits: a future is watched that is not completed yet."""
     engine = client.engine
     future = client.submit(pow, threading.Lock())
     assert client.sending.flush(PATIENCE_S)

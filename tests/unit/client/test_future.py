@@ -20,7 +20,7 @@ from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture, for
 
 
 class Store:
-    """Cancels as told, as the engine would."""
+    """Cancels with the given answer, as the engine would."""
 
     def __init__(self, *, grants: bool = True, reattach: Any = None) -> None:
         self.grants = grants

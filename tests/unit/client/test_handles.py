@@ -1,4 +1,4 @@
-"""Handles bear seals: a client stops nothing that somebody without the session's key has named."""
+"""Handles are sealed: a client stops no process that was named without the session's key."""
 
 from __future__ import annotations
 

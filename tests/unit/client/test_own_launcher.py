@@ -1,4 +1,4 @@
-"""What a client that attaches starts workers with: what somebody with the key has named, and nothing else."""
+"""The launcher of a client that attaches: only one that was named with the session's key."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class NoCanceller:
 
 
 class Client:
-    """A submitter that the test drives: it takes and sends when told."""
+    """A submitter that the test steps: it takes and sends on request."""
 
     def __init__(self, *, queue_bytes: int = 2**28, workers: int = 4, ordinal: int = 0) -> None:
         self.rig = Rig(workers=workers)

@@ -226,7 +226,7 @@ def test_of_what_cannot_be_seen_from_here_nothing_is_believed(dead: str, change:
 def test_a_boot_ends_every_process_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = this_process()
     assert is_gone(changed(1, "an-older-boot")(mine))
-    # Where the system does not tell its boots apart, the start's time has to do.
+    # Where the system has no boot id, only the start time distinguishes processes.
     assert not is_gone(changed(1, "")(mine))
     assert not is_gone(changed(1, "")(changed(0, "another-machine")(mine)))
 

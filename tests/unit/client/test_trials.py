@@ -60,7 +60,7 @@ def after(*ends: End, every_s: float = 0.0) -> Trials:
         ([End.FAILED, End.KILLED, End.FAILED, End.LEFT, End.FAILED], 0.0, True),
         ([End.WORN] * 50, 0.0, False),
         ([End.KILLED] * 9, 30.0, False),
-        ([End.KILLED] * 100, 0.1, False),  # in ten seconds: somebody kills them
+        ([End.KILLED] * 100, 0.1, False),  # in ten seconds: another program kills them
         ([End.KILLED] * 10, 7.0, True),
         ([End.TAKEN] * 50, 30.0, False),
         ([End.LEFT] * 50, 30.0, False),

@@ -1,4 +1,4 @@
-"""What a worker's container is told, and what the image makes of it."""
+"""The environment of a worker's container, and its use by the image."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_a_fork_server_that_is_stopped_does_not_stop_the_end(
     kill(server._process.pid, signal.SIGSTOP)
     monkeypatch.setattr(local._agents, "signal", lambda one, _number: killed.append(one))
     local.resume(handle).let_go()
-    assert not killed  # as it would be at the end of a wait for what nobody tells
+    assert not killed  # as it would be at the end of a wait without an event
     assert not local._agents._servers
 
 

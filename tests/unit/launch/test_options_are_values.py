@@ -41,7 +41,7 @@ def test_a_handle_that_is_malformed_has_no_workers(options: Options, handle: str
 
 
 def test_options_are_made_and_opened_without_the_sdk_of_aws() -> None:
-    """As is a session of somebody else's that is only looked at."""
+    """As is another user's session that is only read."""
     program = (
         "import sys\nfrom starburst_executor import Batch, Ec2, Fargate\n"
         "for kind in (Fargate, Ec2, Batch): kind()\n"

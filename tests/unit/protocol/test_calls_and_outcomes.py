@@ -71,7 +71,7 @@ class Impostor(Exception):
 
 
 class Fatal(Exception):
-    """Ends whoever unpickles it."""
+    """Ends the process that unpickles it."""
 
     def __reduce__(self) -> Any:
         return exit, (3,)

@@ -203,7 +203,7 @@ def test_outcomes_of_random_bytes_are_refused(body: bytes, kind: bytes) -> None:
 @given(st.data())
 @settings(max_examples=150, deadline=500)
 def test_changed_failures_are_refused_or_are_failures(data: st.DataObject) -> None:
-    """Without its pickle: whoever can change that has the key, and is not defended against."""
+    """Without its pickle: only a holder of the key can change that, which is not defended against."""
     fields = msgpack.unpackb(failure_bytes()[1:])
     fields[3] = b""
     fields[data.draw(st.integers(0, 3))] = data.draw(values.filter(lambda value: not isinstance(value, bytes)))

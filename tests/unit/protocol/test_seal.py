@@ -68,7 +68,7 @@ def test_a_short_body_is_refused(n_bytes: int) -> None:
 
 
 def test_the_boundary_between_place_and_payload_cannot_be_moved() -> None:
-    """Without this, a label read from the store could swallow the beginning of somebody else's payload."""
+    """Without this, a label read from the store could include the beginning of another payload."""
     body = SEALER.sealed("call", "0-1/f", b"abc\0rest")
     moved = body[:SEAL_BYTES] + b"rest"
     with pytest.raises(RecordInvalid):

@@ -277,7 +277,7 @@ def test_what_cannot_be_run_cannot_be_retried() -> None:
 
 
 def test_no_outcome_fits_two_places() -> None:
-    """What an outcome is sealed to tells task, run, attempt and claim apart."""
+    """The seal of an outcome distinguishes task, run, attempt and claim."""
     seen, _ = claimed(fresh(2), "w.1")
     labels = {
         status.outcome_label(seen, 0, seen.entries[0]),

@@ -1,4 +1,4 @@
-"""A session ends at its budget, whoever is there; and not before."""
+"""A session ends at its budget, with or without clients, and not before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Epochs are listed while something may happen in them, whoever came, left or died."""
+"""Epochs are listed while a task in them may change, even if clients came, left or died."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOOKS = 4
 
 
 def rig_with(n_clients: int) -> Rig:
-    """A session to which so many clients have come, one of which, `c0`, began it."""
+    """A session that this number of clients joined; `c0` began it."""
     return Rig(kind=DETACHED, submitters=tuple(submitter_record(f"c{i}") for i in range(n_clients)))
 
 

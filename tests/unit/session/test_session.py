@@ -176,7 +176,7 @@ def test_settings_that_were_changed_without_the_key_are_refused(name: str, key: 
     for session in (here, rig.session, rig.another()):
         with pytest.raises(RecordInvalid, match=r"settings.*session=a-session"):
             session.manifest.refresh()
-        # Nor does any change of ours bear our seal then.
+        # Then no change of this client's has its seal either.
         with pytest.raises(RecordInvalid):
             session.manifest.change(lambda m: replace(m, reason="changed"))
     assert rig.objects.get(rig.keys.manifest) == before

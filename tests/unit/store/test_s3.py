@@ -1,4 +1,4 @@
-"""S3Store on the whole: what it is told, what is big, what is forked, and what the probe makes of other servers."""
+"""S3Store as a whole: its options, big objects, forks, and the probe of other servers."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ TRANSPORTS = ("obstore", "boto3")
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Credentials of nobody's, and nothing else that either transport would heed."""
+    """Credentials of no user, and no other variable that either transport reads."""
     for name in [*os.environ]:
         if name.startswith("AWS_") or name == "REQUESTS_CA_BUNDLE" or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -708,7 +708,7 @@ def test_certificates_of_the_users_own(server: ScriptedServer, monkeypatch: pyte
 
 @pytest.fixture
 def untrusted(tmp_path: Path) -> Iterator[str]:
-    """A server with a certificate that nobody has signed."""
+    """A server with an unsigned certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     now = datetime.now(timezone.utc)

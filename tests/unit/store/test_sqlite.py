@@ -143,7 +143,7 @@ def test_a_file_that_was_only_begun_is_finished(store: SqliteStore, folder: Path
 def test_nothing_acknowledged_goes_down_with_a_removed_file(folder: Path) -> None:
     # One writer makes and removes the session's last object all the time, the other must not notice.
     done = threading.Event()
-    # Patient, since a try that meets the removal each time is told as unclear.
+    # Patient, since a try that meets the removal each time counts as unclear.
     patient = PatientStore(SqliteStore(folder), SystemClock(), patience_s=60.0)
     with closing(SqliteStore(folder)) as one, closing(patient) as other:
 

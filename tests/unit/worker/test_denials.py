@@ -1,4 +1,4 @@
-"""What a task's denied request is told as: the option that allows it, from the words of the libraries that users have."""
+"""The report of a task's denied request: the option that allows it, found in the messages of libraries."""
 
 from __future__ import annotations
 

@@ -289,7 +289,7 @@ def test_an_object_is_passed_over_only_for_one_that_would_be_taken() -> None:
     # Another slot of this worker is at it, and the last one is not among the oldest twice W.
     finder.candidates.begins(keys[0])
     assert not finder.candidates.has_untouched()
-    # Who has all slots takes the oldest, whoever works on it.
+    # A worker with all slots takes the oldest object, even if another works on it.
     assert not settled(rig, n_slots=3).candidates.has_untouched()
 
 

@@ -20,7 +20,7 @@ from tests.support.session_rig import Rig
 
 
 class Worker:
-    """One worker's keeper. It is idle unless told otherwise."""
+    """One worker's keeper. It is idle by default."""
 
     def __init__(self, rig: Rig | None = None, worker_id: str = "w5", *, bound: bool = False, **manifest: Any) -> None:
         self.rig = rig or Rig(**manifest)

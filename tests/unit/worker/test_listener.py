@@ -1,4 +1,4 @@
-"""What is kept while nobody takes what was heard, as when a slot waits for a store that is away."""
+"""The events that are kept while no thread takes them, as when a slot waits for a store that does not answer."""
 
 from __future__ import annotations
 

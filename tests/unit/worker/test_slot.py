@@ -44,7 +44,7 @@ from tests.support.session_rig import DIGEST, Rig
 
 @dataclass
 class Act:
-    """What becomes of one job: it takes `seconds` and returns 8, unless told otherwise."""
+    """The end of one job: it takes `seconds` and returns 8 by default."""
 
     seconds: float = 0.01
     error: Exception | None = None
@@ -208,7 +208,7 @@ class Stage:
         self.slot = self.slots[0]
 
     def listen(self, news: threading.Event, code: Sequence[str]) -> Listener:
-        """A runner that is listened to by whoever waits for its news."""
+        """A runner whose listener is the thread that waits for its events."""
         runner: Any = self.spawn(tuple(code))
         timeout_s = self.rig.session.manifest.current.task_timeout
         self.clock.listeners[news] = Listener(runner, self.rig.clock, task_timeout=timeout_s, heard=news.set)
@@ -885,7 +885,7 @@ def test_what_is_released_between_two_tries_has_not_more_of_them() -> None:
     key = stage.rig.submit(2)
     stage.durations.add(DIGEST, 0.01)
     stage.look()
-    # Task 0 fails and waits; whenever it is due task 1 turns out long, or the slot is told to give up what waits.
+    # Task 0 fails and waits; whenever it is due task 1 turns out long, or the slot must release waiting tasks.
     for n_tries in range(1, 5):
         stage.step_until(lambda n_tries=n_tries: stage.ran.count((0, n_tries)) or len(stage.ran) >= 2 * n_tries)
         backlog = stage.slot._backlog
