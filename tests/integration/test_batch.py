@@ -309,13 +309,15 @@ def test_variables_secrets_and_a_role_of_ones_own(aws: FakeAws) -> None:
     assert "squeamish" not in json.dumps(aws.batch.calls)
 
 
-def test_file_systems_and_disks(aws: FakeAws) -> None:
+def test_file_systems_disks_and_shells(aws: FakeAws) -> None:
+    aws.outputs["ShellAllowed"] = "yes"
     mounts = {"/data": "fs-0a1b2c3d:/ours", "/own": "fs-0a1b2c3d/fsap-0a1b2c3d"}
     with executor(1, mounts=mounts, ephemeral_gb=50) as ex:
         assert ex.submit(abs, -1).result(timeout=60) == 1
     (definition,) = aws.batch.definitions.values()
     properties = definition["containerProperties"]
     assert properties["ephemeralStorage"] == {"sizeInGiB": 50}
+    assert properties["enableExecuteCommand"] is True
     assert properties["mountPoints"] == [
         {"sourceVolume": "efs-0", "containerPath": "/data"},
         {"sourceVolume": "efs-1", "containerPath": "/own"},

@@ -1,4 +1,4 @@
-"""`starburst shell`: a shell in a worker on ECS."""
+"""`starburst shell`: a shell in a worker on AWS."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["shell"]
 
 @click.command()
 @click.argument("worker")
-@click.option("--command", metavar="TEXT", default="/bin/sh", show_default=True, help="What is run there.")
+@click.option("--command", metavar="TEXT", default="/bin/sh", show_default=True, help="The program to run.")
 @stack_options
 def shell(clients: Clients, worker: str, command: str) -> None:
-    """Open a shell in WORKER, on Fargate or EC2, by its id. Needs `starburst setup --shell` and AWS's session-manager-plugin."""
+    """Open a shell in WORKER, on Fargate, EC2 or Batch, by its id. Needs `starburst setup --shell` and AWS's session-manager-plugin."""
     from starburst_executor.aws.shell import open_shell
     from starburst_executor.aws.stack.outputs import read_stack
 

@@ -55,6 +55,8 @@ class JobDefinition:
             **account.given(options.size, options.gpus),
             **account.volumes(),
         }
+        if stack.has_shell:
+            container["enableExecuteCommand"] = True
         if options.ephemeral_gb != EPHEMERAL_GB_LEAST:
             container["ephemeralStorage"] = {"sizeInGiB": options.ephemeral_gb}
         if options.on == "fargate":
