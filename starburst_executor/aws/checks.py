@@ -53,14 +53,10 @@ def _key_file(_: Patient) -> str:
 
 
 def _bucket(patient: Patient) -> str:
-    s3, bucket = patient.clients.get("s3"), patient.stack.bucket
+    s3, bucket, is_own = patient.clients.get("s3"), patient.stack.bucket, patient.stack.bucket_is_own
     again = "run `starburst setup` again; if that does not help, the bucket was changed by hand: undo the change"
-    try:
-        s3.head_bucket(Bucket=bucket)
-    except FOREIGN as error:
-        if error_code(error) in ("404", "NoSuchBucket"):
-            raise Wrong(f"there is no bucket {bucket}", "`starburst teardown`, then `starburst setup`") from error
-        raise
+    todo = again if is_own else "ask the bucket's owner to change it: docs/howto/aws-setup.md lists what it needs"
+    _refuse_missing(s3, bucket, is_own=is_own)
     try:
         blocked = s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
     except FOREIGN as error:
@@ -68,30 +64,70 @@ def _bucket(patient: Patient) -> str:
             raise
         blocked = {}
     if not blocked or not all(blocked.values()):
-        raise Wrong("public access is not completely blocked", again)
+        raise Wrong("public access is not completely blocked", todo)
+    rules = _lifecycle(s3, bucket, todo)
+    is_versioned = s3.get_bucket_versioning(Bucket=bucket).get("Status") == "Enabled"
+    if is_versioned and not any("NoncurrentVersionExpiration" in rule for rule in rules):
+        raise Wrong("it is versioned, and each rewrite of a status object keeps a version, which costs money", todo)
+    return f"{bucket}: no public access, lifecycle rules in force{'' if is_own else '; the stack did not create it'}"
+
+
+def _express(patient: Patient) -> str:
+    bucket, url = patient.stack.express_bucket, patient.stack.express_url(patient.clients.settings.profile)
+    if bucket is None or url is None:
+        return "not set up: `starburst setup --express ZONE` adds it"
+    s3 = patient.clients.get("s3")
+    _refuse_missing(s3, bucket, is_own=True)
+    _lifecycle(s3, bucket, "run `starburst setup` again")
+    return f"{bucket}: lifecycle rules in force, conditional writes {_probed(patient, url, is_guarded=False)}"
+
+
+def _refuse_missing(s3: Any, bucket: str, *, is_own: bool) -> None:
     try:
-        rules = s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"]
+        s3.head_bucket(Bucket=bucket)
+    except FOREIGN as error:
+        if error_code(error) in ("404", "NoSuchBucket"):
+            todo = (
+                "`starburst teardown`, then `starburst setup`" if is_own else "ask its owner, or set up another stack"
+            )
+            raise Wrong(f"there is no bucket {bucket}", todo) from error
+        raise
+
+
+def _lifecycle(s3: Any, bucket: str, todo: str) -> list[dict[str, Any]]:
+    """Return the lifecycle rules. Raises: Wrong if incomplete uploads are kept."""
+    try:
+        rules = list(s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"])
     except FOREIGN as error:
         if error_code(error) != "NoSuchLifecycleConfiguration":
             raise
         rules = []
     if not any("AbortIncompleteMultipartUpload" in rule for rule in rules):
-        raise Wrong("incomplete uploads are kept, and cost money", again)
-    return f"{bucket}: no public access, lifecycle rules in force"
+        raise Wrong("incomplete uploads are kept, and cost money", todo)
+    return rules
 
 
 def _conditional_writes(patient: Patient) -> str:
     """Check the guarantee of S3 on which the protocol relies, with the rights and from the network of this client."""
     url = patient.stack.store_url(patient.clients.settings.profile)
+    return _probed(patient, url, is_guarded=patient.stack.bucket_is_own)
+
+
+def _probed(patient: Patient, url: str, *, is_guarded: bool) -> str:
     keys = SessionKeys(f"doctor-{patient.clock.new_id(4)}")
     with closing(open_store(url)) as store:
         try:
-            return _proved(store, keys.client("doctor"))
+            return _proved(store, keys.client("doctor"), is_guarded=is_guarded)
         finally:
             store.delete([keys.client("doctor")])
 
 
-def _proved(store: ObjectStore, key: str) -> str:
+def _proved(store: ObjectStore, key: str, *, is_guarded: bool) -> str:
+    """Describe the store's conditional writes. Raises: Wrong if a condition is ignored.
+
+    Args:
+        is_guarded: Whether the stack's policy of the bucket refuses writes without a condition.
+    """
     broken = "use a bucket of Amazon S3, and no proxy that drops headers"
     first = store.create(key, b"first")
     if not _is_refused(lambda: store.create(key, b"again")):
@@ -103,6 +139,9 @@ def _proved(store: ObjectStore, key: str) -> str:
         store.put(key, b"blind")
     except AccessDenied:
         return "honoured, and writes without a condition are refused"
+    if not is_guarded:
+        # A policy of a directory bucket knows no writes, and another owner's policy is not the stack's.
+        return "honoured; no policy refuses writes without a condition"
     raise Wrong(
         "a write without a condition was accepted", "run `starburst setup` again: the bucket's policy is not in force"
     )
@@ -131,6 +170,9 @@ def _network(patient: Patient) -> str:
     endpoints = ec2.describe_vpc_endpoints(Filters=vpc)["VpcEndpoints"]
     if not any(endpoint["ServiceName"] == s3 and endpoint["State"].lower() == "available" for endpoint in endpoints):
         raise Wrong("no endpoint for S3", "run `starburst setup` again, or add a gateway endpoint: it is free")
+    express = f"com.amazonaws.{patient.stack.region}.s3express"
+    if patient.stack.express_bucket and not any(endpoint["ServiceName"] == express for endpoint in endpoints):
+        raise Wrong("no endpoint for S3 Express One Zone", f"add a gateway endpoint for {express}: it is free")
     words = f"{len(subnets)} subnets in {', '.join(zones)}, with an endpoint for S3"
     if not is_private:
         return words
@@ -166,11 +208,13 @@ def _cluster(patient: Patient) -> str:
     stack, ecs = patient.stack, patient.clients.get("ecs")
     clusters = ecs.describe_clusters(clusters=[stack.cluster])["clusters"]
     if not clusters or clusters[0]["status"] != "ACTIVE":
-        raise Wrong(f"there is no cluster {stack.cluster}", "`starburst teardown`, then `starburst setup`")
+        todo = "`starburst teardown`, then `starburst setup`" if stack.cluster_is_own else "ask its owner"
+        raise Wrong(f"there is no cluster {stack.cluster}", todo)
     wanted = {"FARGATE", "FARGATE_SPOT", *filter(None, (stack.ec2_provider, stack.ec2_spot_provider))}
     missing = sorted(wanted - set(clusters[0].get("capacityProviders", [])))
     if missing:
-        raise Wrong(f"the cluster lacks capacity providers: {', '.join(missing)}", "run `starburst setup` again")
+        todo = "run `starburst setup` again" if stack.cluster_is_own else "ask the cluster's owner to add them"
+        raise Wrong(f"the cluster lacks capacity providers: {', '.join(missing)}", todo)
     n_running = clusters[0].get("runningTasksCount", 0)
     return f"{stack.cluster}: {', '.join(sorted(wanted))}; {n_running} ECS tasks run"
 
@@ -277,21 +321,32 @@ def _leftovers(patient: Patient) -> str:
         .paginate(ParameterFilters=[{"Key": "Name", "Option": "BeginsWith", "Values": [path]}])
     )
     session_ids = [parameter["Name"].removeprefix(path) for page in pages for parameter in page["Parameters"]]
-    with closing(open_store(patient.stack.store_url(patient.clients.settings.profile))) as store:
-        over = [session_id for session_id in session_ids if _is_over(store, session_id, patient.clock)]
-    if over:
+    over: set[str] = set()
+    missing = set(session_ids)
+    profile = patient.clients.settings.profile
+    for url in filter(None, (patient.stack.store_url(profile), patient.stack.express_url(profile))):
+        with closing(open_store(url)) as store:
+            states = {session_id: _is_over(store, session_id, patient.clock) for session_id in missing}
+        over |= {session_id for session_id, is_over in states.items() if is_over}
+        missing -= {session_id for session_id, is_over in states.items() if is_over is not None}
+    if over or missing:
+        names = [*sorted(over), *sorted(missing)]
+        counts = ((over, "that are over"), (missing, "that are not in the stack's buckets"))
+        kinds = " and ".join(f"{len(ids)} sessions {words}" for ids, words in counts if ids)
+        unless = ", unless they are in another store" if missing else ""
         raise Wrong(
-            f"keys of {len(over)} sessions that are over: {', '.join(over[:3])}",
-            f"delete them: `aws ssm delete-parameters --names {' '.join(path + session_id for session_id in over[:10])}`",
+            f"keys of {kinds}: {', '.join(names[:3])}",
+            f"delete them{unless}: `aws ssm delete-parameters --names {' '.join(path + name for name in names[:10])}`",
         )
     return f"none; {len(session_ids)} sessions have keys for their workers"
 
 
-def _is_over(store: ObjectStore, session_id: str, clock: Clock) -> bool:
+def _is_over(store: ObjectStore, session_id: str, clock: Clock) -> bool | None:
+    """Whether a session is over; None if it is not in this store."""
     try:
         return SessionStore(store, session_id, Sealer(b"", session_id), clock).manifest.refresh().state.is_over
     except SessionNotFound:
-        return True
+        return None
     except StarburstError:
         return False
 
@@ -300,6 +355,7 @@ CHECKS: dict[str, Callable[[Patient], str]] = {
     "key file": _key_file,
     "bucket": _bucket,
     "conditional writes": _conditional_writes,
+    "S3 Express": _express,
     "network": _network,
     "roles": _roles,
     "worker rights": _worker_rights,

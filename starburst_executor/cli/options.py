@@ -92,14 +92,14 @@ def optional_session_argument(command: F) -> F:
 
 
 def stores_of(named: str | None) -> list[str]:
-    """Return where sessions may be: in the named store, else in the configured one and in the bucket of the stack that was set up."""
+    """Return where sessions may be: in the named store, else in the configured one and in those of the stack that was set up."""
     own = config.resolve(detached=True, store=named).store
     if named is not None or own != config.default_store(detached=True) or not config.has_stack():
         return [own]
     from starburst_executor.aws.clients import Clients  # loads boto3, which is needed only with a stack
-    from starburst_executor.aws.stack.outputs import default_store
+    from starburst_executor.aws.stack.outputs import stores_of as stores_of_stack
 
-    return [own, default_store(Clients(config.resolve_aws()))]
+    return [own, *stores_of_stack(Clients(config.resolve_aws()))]
 
 
 def looked_up(session: str, store: str | None) -> str:

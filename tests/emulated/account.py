@@ -146,13 +146,14 @@ class Account:
     # --- rights -----------------------------------------------------------------------------------------------------------
 
     def become_user(self) -> None:
-        """From here on with the rights of the stack's policy for users, attached by hand as the documentation says.
+        """From here on with the rights of the stack's policies for users, attached by hand as the documentation says.
 
         One more is given: the library tries out conditional writes, beneath probes/, where S3 is not Amazon's.
         """
         iam = self.client("iam")
         iam.create_user(UserName="ada")
-        iam.attach_user_policy(UserName="ada", PolicyArn=self.outputs()["ClientPolicyArn"])
+        for name in ("ClientPolicyArn", "ClientToolsPolicyArn"):
+            iam.attach_user_policy(UserName="ada", PolicyArn=self.outputs()[name])
         actions = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
         probing = {"Effect": "Allow", "Action": actions, "Resource": "arn:aws:s3:::starburst-bucket-*/probes/*"}
         document = json.dumps({"Version": "2012-10-17", "Statement": [probing]})

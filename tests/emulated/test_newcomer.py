@@ -104,4 +104,4 @@ def test_from_an_empty_account_to_fifty_workers_and_back(tmp_path_factory: pytes
 
         account.starburst("teardown", "--yes", as_root=True)
         assert account.resources() - before == set()
-        assert "nothing to remove" in account.starburst("teardown", "--yes", status=3, as_root=True)
+        assert "nothing to remove" in account.starburst("teardown", "--yes", status=4, as_root=True)

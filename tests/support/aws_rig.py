@@ -19,7 +19,7 @@ import tests.support.moto_more
 from starburst_executor import config
 from starburst_executor.aws.clients import Clients
 from starburst_executor.aws.stack.outputs import Stack, read_stack
-from starburst_executor.aws.stack.setup import template
+from starburst_executor.aws.stack.template import template
 from starburst_executor.cli.main import starburst
 
 REGION = "eu-west-1"
@@ -84,7 +84,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
 @pytest.fixture
 def stack(account: Account) -> Stack:
     """A stack with everything in it."""
-    return account.deploy(Ec2="yes", Batch="yes")
+    return account.deploy(Ec2="yes", Batch="yes", Express="euw1-az1")
 
 
 def run(*words: str, answer: str | None = None) -> Result:

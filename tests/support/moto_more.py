@@ -14,7 +14,7 @@ from typing import Any
 from moto.batch.models import ComputeEnvironment as BatchEnvironment
 from moto.batch.models import JobQueue, batch_backends
 from moto.cloudformation import parsing
-from moto.cloudformation.models import CloudFormationBackend, Stack
+from moto.cloudformation.models import Change, ChangeSet, CloudFormationBackend, Stack
 from moto.cloudformation.responses import CloudFormationResponse
 from moto.codebuild.models import codebuild_backends
 from moto.core.common_models import CloudFormationModel
@@ -75,6 +75,52 @@ class BucketPolicy(_Lacking, CloudFormationModel):
         policy = json.dumps(properties["PolicyDocument"]).encode()
         s3_backends[account_id]["aws"].put_bucket_policy(properties["Bucket"], policy)
         return _Made(properties["Bucket"])
+
+
+class DirectoryBucket(_Lacking, CloudFormationModel):
+    """moto has no directory buckets: here it is another bucket, whose name is that of a directory bucket."""
+
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::S3Express::DirectoryBucket"
+
+    @staticmethod
+    def is_replacement_update(_: Any) -> bool:
+        return False
+
+    @classmethod
+    def create_from_cloudformation_json(cls, name, record, account_id, region, **_):
+        properties = record["Properties"]
+        bucket = f"{name.lower()[:30]}--{properties['LocationName']}--x-s3"
+        backend = s3_backends[account_id]["aws"]
+        backend.create_bucket(bucket, region)
+        backend.put_bucket_lifecycle_configuration(bucket, _rules_of(properties))
+        made = _Made(bucket, Arn=f"arn:aws:s3express:{region}:{account_id}:bucket/{bucket}")
+        made.zone = properties["LocationName"]
+        return made
+
+    @classmethod
+    def update_from_cloudformation_json(
+        cls, original_resource, new_resource_name, cloudformation_json, account_id, region_name
+    ):
+        if cloudformation_json["Properties"]["LocationName"] == original_resource.zone:
+            return original_resource
+        cls.delete_from_cloudformation_json(original_resource.physical_resource_id, None, account_id, region_name)
+        return cls.create_from_cloudformation_json(new_resource_name, cloudformation_json, account_id, region_name)
+
+    @classmethod
+    def delete_from_cloudformation_json(cls, bucket, record, account_id, region):
+        assert s3_backends[account_id]["aws"].delete_bucket(bucket), "the bucket is not empty"
+
+
+class ExpressBucketPolicy(_Lacking, CloudFormationModel):
+    @staticmethod
+    def cloudformation_type() -> str:
+        return "AWS::S3Express::BucketPolicy"
+
+    @classmethod
+    def create_from_cloudformation_json(cls, name, record, account_id, region, **_):
+        return _Made(record["Properties"]["Bucket"])
 
 
 class CapacityProvider(_Lacking, CloudFormationModel):
@@ -242,7 +288,14 @@ def _made_bucket(
     backend = s3_backends[account_id]["aws"]
     if "PublicAccessBlockConfiguration" in properties:
         backend.put_public_access_block(name, properties["PublicAccessBlockConfiguration"])
-    rules = [
+    if rules := _rules_of(properties):
+        backend.put_bucket_lifecycle_configuration(name, rules)
+    return bucket
+
+
+def _rules_of(properties: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Lifecycle rules of a template, as S3's own request has them."""
+    return [
         {
             "ID": rule["Id"],
             "Status": rule["Status"],
@@ -252,10 +305,37 @@ def _made_bucket(
         }
         for rule in properties.get("LifecycleConfiguration", {}).get("Rules", [])
     ]
-    if rules:
-        backend.put_bucket_lifecycle_configuration(name, rules)
-    return bucket
 
+
+_bucket_get = S3Response._bucket_response_get
+
+
+def _with_session(self: S3Response, bucket_name: str, querystring: Mapping[str, Any]) -> Any:
+    """CreateSession, which begins all work in a directory bucket; `express_bucket.py` imitates the rest."""
+    if "session" not in querystring:
+        return _bucket_get(self, bucket_name, querystring)
+    credentials = "".join(
+        f"<{name}>{value}</{name}>"
+        for name, value in (
+            ("AccessKeyId", "session"),
+            ("SecretAccessKey", "secret"),
+            ("SessionToken", "token"),
+            ("Expiration", "2100-01-01T00:00:00Z"),
+        )
+    )
+    return 200, {}, f"<CreateSessionResult><Credentials>{credentials}</Credentials></CreateSessionResult>"
+
+
+_has_bucket_in_host = S3Response.subdomain_based_buckets
+
+
+def _named_in_host(request: Any) -> bool:
+    """What is asked about directory buckets, and not of one, names the bucket in its path."""
+    return "s3express-control." not in request.url and _has_bucket_in_host(request)
+
+
+S3Response._bucket_response_get = _with_session
+S3Response.subdomain_based_buckets = staticmethod(_named_in_host)
 
 FakeBucket.create_from_cloudformation_json = classmethod(_made_bucket)
 _update_bucket = FakeBucket.update_from_cloudformation_json.__func__
@@ -305,7 +385,11 @@ def _executed(self: CloudFormationBackend, change_set_name: str, stack_name: str
     if found.change_set_type == "UPDATE":
         # What was not given before had its default: it changes only if it differs from that.
         stack.resource_map.input_parameters = _as_given(stack.resource_map.resolved_parameters)
+        adds, removes = _by_condition(found)
         stack.update(found.template, parameters=_as_given(found.parameters), tags=found.tags)
+        for name in adds:
+            assert stack.resource_map[name]
+        _remove(stack.resource_map, removes)
         return
     made = Stack(
         found.stack_id, stack.name, found.template, found.parameters, self.account_id, self.region_name, tags=found.tags
@@ -314,6 +398,61 @@ def _executed(self: CloudFormationBackend, change_set_name: str, stack_name: str
     self.stacks[found.stack_id] = made
     made._add_stack_event("CREATE_IN_PROGRESS", resource_status_reason="User Initiated")
     made.create_resources()
+
+
+def _by_condition(change_set: ChangeSet) -> tuple[list[str], list[str]]:
+    """Resources that other parameters add or remove by their conditions, which moto does not look at."""
+    stack = change_set.stack
+    after = parsing.ResourceMap(
+        stack.stack_id,
+        stack.name,
+        _as_given(change_set.parameters),
+        {},
+        stack.region_name,
+        stack.account_id,
+        change_set.template_dict,
+        stack.cross_stack_resources,
+    )
+    after.load()
+    before = stack.resource_map._parsed_resources
+    records = change_set.template_dict["Resources"].items()
+    wanted = {name for name, record in records if after.lazy_condition_map.get(record.get("Condition"), True)}
+    return (
+        [name for name, _ in records if name in wanted and name not in before],
+        [name for name, _ in records if name not in wanted and name in before],
+    )
+
+
+def _remove(resources: parsing.ResourceMap, names: list[str]) -> None:
+    """In any order that works, as CloudFormation knows it."""
+    while names:
+        kept = []
+        for name in names:
+            try:
+                resources._delete_resource(resources._parsed_resources[name], resources._resource_json_map[name])
+                del resources._parsed_resources[name]
+            except Exception:
+                kept.append(name)
+        if len(kept) == len(names):
+            raise AssertionError(f"cannot be removed: {kept}")
+        names = kept
+
+
+_diff = ChangeSet.diff
+
+
+def _whole_diff(self: ChangeSet) -> list[Change]:
+    changes = _diff(self)
+    if self.change_set_type == "UPDATE":
+        adds, removes = _by_condition(self)
+        kinds = {name: record["Type"] for name, record in self.template_dict["Resources"].items()}
+        changes = [change for change in changes if change.logical_resource_id not in {*adds, *removes}]
+        changes += [Change("Add", name, kinds[name]) for name in adds]
+        changes += [Change("Remove", name, kinds[name]) for name in removes]
+    return changes
+
+
+ChangeSet.diff = _whole_diff
 
 
 def _has_parameters(self: Stack, other: Mapping[str, Any]) -> bool:

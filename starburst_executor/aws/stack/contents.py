@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code, meaning
-from starburst_executor.aws.stack.outputs import find_stack
+from starburst_executor.aws.stack.outputs import find_stack, parameters_of
 from starburst_executor.clock import Clock
 from starburst_executor.errors import RecordInvalid, SessionNotFound, VersionMismatch
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
@@ -30,13 +30,36 @@ _BEAT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The resources that a stack still has: their physical names by their names in the template."""
+    """The resources that a stack still has: their physical names by their names in the template.
+
+    Attributes:
+        given_cluster: The name of the cluster that existed before the stack, which uses it; empty if it has its own.
+        given_bucket: The name of such a bucket, likewise.
+    """
 
     stack_id: str
     names: dict[str, str]
+    given_cluster: str = ""
+    given_bucket: str = ""
 
     def get(self, logical: str) -> str | None:
         return self.names.get(logical)
+
+    @property
+    def cluster(self) -> str:
+        """The name of the cluster of its ECS tasks; empty if there is none any more."""
+        return self.given_cluster or self.names.get("Cluster", "")
+
+    @property
+    def buckets(self) -> list[str]:
+        """The names of its own buckets, which are deleted with it."""
+        return [self.names[name] for name in ("Bucket", "ExpressBucket") if name in self.names]
+
+    @staticmethod
+    def url_of(clients: Clients, bucket: str) -> str:
+        """Return the URL of the store in a bucket."""
+        profile = f"&profile={clients.settings.profile}" if clients.settings.profile else ""
+        return f"s3://{bucket}?region={clients.region}{profile}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +98,13 @@ def contents(clients: Clients) -> Contents | None:
                     names[resource["LogicalResourceId"]] = resource["PhysicalResourceId"]
     except FOREIGN as error:
         raise meaning(error, "listing the stack's resources") from error
-    return Contents(str(record["StackId"]), names)
+    parameters = parameters_of(record)
+    return Contents(
+        str(record["StackId"]),
+        names,
+        given_cluster=parameters.get("ClusterName", ""),
+        given_bucket=parameters.get("BucketArn", "").rpartition(":")[2],
+    )
 
 
 def running(clients: Clients, has: Contents, clock: Clock) -> Running:
@@ -86,16 +115,27 @@ def running(clients: Clients, has: Contents, clock: Clock) -> Running:
 
 
 def ecs_tasks(clients: Clients, has: Contents) -> Iterator[str]:
-    """Yield the ARNs of ECS tasks whose desired status is RUNNING. ECS: 1 ListTasks per 100."""
-    cluster = has.get("Cluster")
-    if cluster is None:
+    """Yield the ARNs of the stack's ECS tasks whose desired status is RUNNING.
+
+    ECS: 1 ListTasks per 100; in a cluster that others use too, 1 for each task definition family of the stack.
+    """
+    if not has.cluster:
         return
     try:
-        for page in clients.get("ecs").get_paginator("list_tasks").paginate(cluster=cluster, desiredStatus="RUNNING"):
-            yield from page["taskArns"]
+        pages = clients.get("ecs").get_paginator("list_tasks")
+        for family in _families(clients) if has.given_cluster else ({},):
+            for page in pages.paginate(cluster=has.cluster, desiredStatus="RUNNING", **family):
+                yield from page["taskArns"]
     except FOREIGN as error:
         if error_code(error) != "ClusterNotFoundException":
             raise meaning(error, "listing ECS tasks") from error
+
+
+def _families(clients: Clients) -> Iterator[dict[str, str]]:
+    """Yield the families of the stack's task definitions, as a filter of ECS tasks; also those that were deregistered."""
+    pages = clients.get("ecs").get_paginator("list_task_definition_families")
+    for page in pages.paginate(familyPrefix=f"{clients.settings.stack}_", status="ALL"):
+        yield from ({"family": family} for family in page["families"])
 
 
 def active_jobs(clients: Clients, has: Contents) -> Iterator[str]:
@@ -114,15 +154,12 @@ def active_jobs(clients: Clients, has: Contents) -> Iterator[str]:
 
 
 def _sessions_alive(clients: Clients, has: Contents, clock: Clock) -> Iterator[str]:
-    """Yield the sessions with a worker that beats; it may run on any machine."""
-    bucket = has.get("Bucket")
-    if bucket is None:
-        return
-    profile = f"&profile={clients.settings.profile}" if clients.settings.profile else ""
-    with closing(open_store(f"s3://{bucket}?region={clients.region}{profile}")) as store:
-        for session_id in store.list_folders(SESSIONS):
-            if is_session_id(session_id) and _is_alive(store, session_id, clock):
-                yield session_id
+    """Yield the sessions in the stack's own buckets with a worker that beats; it may run on any machine."""
+    for bucket in has.buckets:
+        with closing(open_store(Contents.url_of(clients, bucket))) as store:
+            for session_id in store.list_folders(SESSIONS):
+                if is_session_id(session_id) and _is_alive(store, session_id, clock):
+                    yield session_id
 
 
 def _is_alive(store: ObjectStore, session_id: str, clock: Clock) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code, meaning
 from starburst_executor.errors import ConfigError, LaunchError
 
-__all__ = ["BUILDS", "Stack", "default_store", "find_stack", "parameters_of", "read_stack"]
+__all__ = ["BUILDS", "Stack", "find_stack", "parameters_of", "read_stack", "stores_of"]
 
 # The prefix for the sources of image builds in the bucket, which CodeBuild may read.
 BUILDS = "builds/"
@@ -34,8 +34,11 @@ class Stack:
         region: The stack's region.
         account_id: The account's id.
         bucket: The bucket of its sessions, under `sessions/`; sources of image builds are under `builds/`.
-        prefix: The prefix of all keys of sessions; empty, since the bucket belongs to the stack.
+        bucket_is_own: Whether the stack created this bucket.
+        prefix: The prefix of all keys of sessions; empty, since no other keys are in these folders.
+        express_bucket: A second bucket for sessions, in S3 Express One Zone.
         cluster: The name of the ECS cluster, with FARGATE and FARGATE_SPOT associated.
+        cluster_is_own: Whether the stack created this cluster.
         subnets: Public subnets in two or more zones, where ECS tasks on Fargate need a public IP address; or private ones.
         security_group: The security group of workers, which allows no inbound traffic.
         execution_role_arn: The role with which ECS pulls images and writes logs.
@@ -61,7 +64,9 @@ class Stack:
         codebuild_project: Builds images from a source in the bucket under `builds/`, given with each build.
         worker_policy_arn: The managed policy that every worker needs, for a role of the user's own; empty in a stack that
             an older version created.
-        client_policy_arn: The managed policy that allows a user to use the stack.
+        client_policy_arn: The managed policy that allows a user to run sessions on the stack.
+        client_tools_policy_arn: The one that also allows images, logs, checks and shells; empty in a stack that an older version
+            created.
         public_addresses: Whether workers on Fargate get public addresses: ENABLED or DISABLED, as in ECS.
         has_shell: Whether users may open shells in workers.
         kms_key_arn: The user's KMS key that encrypts bucket, logs and keys of sessions; empty for AWS managed keys.
@@ -84,6 +89,10 @@ class Stack:
     parameter_prefix: str
     task_family_prefix: str
     client_policy_arn: str
+    client_tools_policy_arn: str = ""
+    bucket_is_own: bool = True
+    cluster_is_own: bool = True
+    express_bucket: str | None = None
     worker_policy_arn: str = ""
     kms_key_arn: str = ""
     has_shell: bool = False
@@ -121,8 +130,15 @@ class Stack:
         Args:
             profile: A profile of the client's machine. Workers have no profiles: their URL has none.
         """
+        return self._url(self.bucket, profile)
+
+    def express_url(self, profile: str | None = None) -> str | None:
+        """Return the URL of the store in S3 Express One Zone; None if the stack has none. Arguments as for `store_url`."""
+        return None if self.express_bucket is None else self._url(self.express_bucket, profile)
+
+    def _url(self, bucket: str, profile: str | None) -> str:
         query = f"region={self.region}" + (f"&profile={profile}" if profile else "")
-        return f"s3://{self.bucket}{'/' if self.prefix else ''}{self.prefix}?{query}"
+        return f"s3://{bucket}{'/' if self.prefix else ''}{self.prefix}?{query}"
 
 
 def read_stack(clients: Clients) -> Stack:
@@ -168,9 +184,10 @@ def parameters_of(record: dict[str, Any] | None) -> dict[str, str]:
     }
 
 
-def default_store(clients: Clients) -> str:
-    """Return the URL of the default store for sessions whose workers are on AWS. CloudFormation: 1 DescribeStacks."""
-    return read_stack(clients).store_url(clients.settings.profile)
+def stores_of(clients: Clients) -> list[str]:
+    """Return the URLs of the stack's stores, the default of sessions first. CloudFormation: 1 DescribeStacks."""
+    stack, profile = read_stack(clients), clients.settings.profile
+    return [url for url in (stack.store_url(profile), stack.express_url(profile)) if url is not None]
 
 
 def _stack_of(record: dict[str, Any], name: str, region: str) -> Stack:
@@ -208,9 +225,13 @@ def _stack_of(record: dict[str, Any], name: str, region: str) -> Stack:
             if not str(tag["Key"]).startswith(("starburst:", "aws:"))
         ),
         client_policy_arn=needed("ClientPolicyArn"),
+        client_tools_policy_arn=outputs.get("ClientToolsPolicyArn") or "",
+        bucket_is_own=outputs.get("BucketIsOwn") != "no",
+        cluster_is_own=outputs.get("ClusterIsOwn") != "no",
+        express_bucket=outputs.get("ExpressBucket"),
         ec2_provider=outputs.get("Ec2Provider"),
         ec2_spot_provider=outputs.get("Ec2SpotProvider"),
-        ec2_instance_types=_several(outputs.get("Ec2InstanceTypes") or outputs.get("Ec2InstanceType")),
+        ec2_instance_types=_several(outputs.get("Ec2InstanceTypes")),
         ec2_arch=outputs.get("Ec2Arch"),
         batch_fargate_queue=outputs.get("BatchFargateQueue"),
         batch_fargate_spot_queue=outputs.get("BatchFargateSpotQueue"),

@@ -17,6 +17,7 @@ from starburst_executor import config
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code, is_denied, meaning
 from starburst_executor.aws.stack.changes import Changes
 from starburst_executor.aws.stack.contents import Contents, active_jobs, ecs_tasks
+from starburst_executor.aws.stack.express import empty_express_bucket
 from starburst_executor.clock import Clock
 from starburst_executor.errors import LaunchError
 
@@ -55,7 +56,18 @@ def tear_down(clients: Clients, clock: Clock, has: Contents, say: Callable[[str]
                 raise LaunchError(f"{error}; running the same command again continues{words}") from error
     # Crash here: the config file names a deleted stack; running the same command again removes the entry.
     config.forget_aws(config.AwsSettings(stack=clients.settings.stack, region=clients.region))
-    return left
+    return [*left, *_not_ours(has)]
+
+
+def _not_ours(has: Contents) -> Iterator[str]:
+    """Describe the resources that existed before the stack, and what it left in them."""
+    if has.given_bucket:
+        yield (
+            f"the bucket {has.given_bucket}, with the objects under sessions/, code/ and builds/: sessions of other stacks and of "
+            "other clients may be among them"
+        )
+    if has.given_cluster:
+        yield f"the cluster {has.given_cluster}"
 
 
 # ------------------------------------------------------------------------------------------------------ stop, empty
@@ -63,29 +75,34 @@ def tear_down(clients: Clients, clock: Clock, has: Contents, say: Callable[[str]
 
 def _stop(clients: Clients, clock: Clock, has: Contents, say: Callable[[str], None]) -> None:
     """Stop all workers, and return when they have ended: a cluster whose ECS tasks are still stopping cannot be deleted."""
-    never, deadline = threading.Event(), clock.monotonic() + _STOP_S
     handled: set[str] = set()
     stopping: set[str] = set()
-    while True:
+
+    def stop_and_count() -> int:
+        nonlocal handled, stopping
         tasks, jobs = set(ecs_tasks(clients, has)), set(active_jobs(clients, has))
-        fresh = (tasks | jobs) - handled
-        if fresh:
+        if fresh := (tasks | jobs) - handled:
             say(f"stopping {len(fresh)} workers")
         try:
             for task in tasks - handled:
-                clients.get("ecs").stop_task(cluster=has.names["Cluster"], task=task, reason="starburst teardown")
+                clients.get("ecs").stop_task(cluster=has.cluster, task=task, reason="starburst teardown")
             for job in jobs - handled:
                 clients.get("batch").terminate_job(jobId=job, reason="starburst teardown")
             stopping = _still_there(clients, has, stopping | tasks)
         except FOREIGN as error:
             raise meaning(error, "stopping workers") from error
         handled |= fresh
-        if not stopping and not jobs:
-            return
+        return len(stopping) + len(jobs)
+
+    _wait_until_none(clock, stop_and_count, "workers did not stop")
+
+
+def _wait_until_none(clock: Clock, count: Callable[[], int], words: str) -> None:
+    """Poll `count` until it is 0. Raises: LaunchError after `_STOP_S`."""
+    never, deadline = threading.Event(), clock.monotonic() + _STOP_S
+    while n_left := count():
         if clock.monotonic() >= deadline:
-            raise LaunchError(
-                f"{len(stopping) + len(jobs)} workers did not stop within {_STOP_S:.0f} s: run the same command again"
-            )
+            raise LaunchError(f"{n_left} {words} within {_STOP_S:.0f} s: run the same command again")
         clock.wait(never, _POLL_S)
 
 
@@ -95,18 +112,19 @@ def _still_there(clients: Clients, has: Contents, tasks: set[str]) -> set[str]:
     return {
         task["taskArn"]
         for page in pages
-        for task in clients.get("ecs").describe_tasks(cluster=has.names["Cluster"], tasks=page)["tasks"]
+        for task in clients.get("ecs").describe_tasks(cluster=has.cluster, tasks=page)["tasks"]
         if task["lastStatus"] != "STOPPED"
     }
 
 
 def _empty(clients: Clients, has: Contents, say: Callable[[str], None]) -> None:
-    bucket, repository = has.get("Bucket"), has.get("Repository")
+    repository = has.get("Repository")
     try:
-        if bucket is not None:
-            n_objects = _empty_bucket(clients.get("s3"), bucket)
+        for name, empty in (("Bucket", _empty_bucket), ("ExpressBucket", _empty_express_bucket)):
+            bucket = has.get(name)
+            n_objects = empty(clients.get("s3"), bucket) if bucket is not None else 0
             if n_objects:
-                say(f"deleted {n_objects} objects")
+                say(f"deleted {n_objects} objects from {bucket}")
         if repository is not None:
             n_images = _empty_repository(clients.get("ecr"), repository)
             if n_images:
@@ -138,6 +156,15 @@ def _empty_bucket(s3: Any, bucket: str) -> int:
         if error_code(error) != "NoSuchBucket":
             raise
     return n_deleted
+
+
+def _empty_express_bucket(s3: Any, bucket: str) -> int:
+    try:
+        return empty_express_bucket(s3, bucket)
+    except FOREIGN as error:
+        if error_code(error) != "NoSuchBucket":
+            raise
+    return 0
 
 
 def _empty_repository(ecr: Any, repository: str) -> int:
@@ -179,7 +206,7 @@ def _detach_policies(clients: Clients, has: Contents, say: Callable[[str], None]
     """
     iam = clients.get("iam")
     own = set(filter(None, map(has.get, _ROLES)))
-    policies = [has.get("ClientPolicy"), has.get("WorkerPolicy")]
+    policies = [has.get("ClientPolicy"), has.get("ClientToolsPolicy"), has.get("WorkerPolicy")]
     for policy in filter(None, policies):
         try:
             # CloudFormation itself detaches policies from the stack's roles.
@@ -228,7 +255,7 @@ def _end_instances(clients: Clients, clock: Clock, has: Contents, say: Callable[
     groups = list(filter(None, map(has.get, _GROUPS)))
     if not groups:
         return
-    scaling, never, deadline = clients.get("autoscaling"), threading.Event(), clock.monotonic() + _STOP_S
+    scaling = clients.get("autoscaling")
     try:
         records = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
         for group in records:
@@ -239,17 +266,23 @@ def _end_instances(clients: Clients, clock: Clock, has: Contents, say: Callable[
                     AutoScalingGroupName=name, ScheduledActionName=action["ScheduledActionName"]
                 )
             scaling.update_auto_scaling_group(AutoScalingGroupName=name, MinSize=0, MaxSize=0, DesiredCapacity=0)
-        n_reported = 0
-        while n_left := sum(len(group["Instances"]) for group in records):
-            if n_left != n_reported:
-                say(f"ending {n_left} instances")
-            n_reported = n_left
-            if clock.monotonic() >= deadline:
-                raise LaunchError(f"{n_left} instances did not end within {_STOP_S:.0f} s: run the same command again")
-            clock.wait(never, _POLL_S)
-            records = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
     except FOREIGN as error:
         raise meaning(error, "ending instances") from error
+    n_reported = 0
+
+    def report_and_count() -> int:
+        nonlocal n_reported
+        try:
+            records = scaling.describe_auto_scaling_groups(AutoScalingGroupNames=groups)["AutoScalingGroups"]
+        except FOREIGN as error:
+            raise meaning(error, "ending instances") from error
+        n_left = sum(len(group["Instances"]) for group in records)
+        if n_left not in (0, n_reported):
+            say(f"ending {n_left} instances")
+        n_reported = n_left
+        return n_left
+
+    _wait_until_none(clock, report_and_count, "instances did not end")
 
 
 # ----------------------------------------------------------------------------------- resources with the stack's name
@@ -272,42 +305,55 @@ def _remove_parameters(clients: Clients, say: Callable[[str], None]) -> Iterator
 
 
 def _remove_task_definitions(clients: Clients, say: Callable[[str], None]) -> Iterator[str]:
-    prefix = f"{clients.settings.stack}_"
-    ecs = clients.get("ecs")
-    try:
+    ecs, prefix = clients.get("ecs"), f"{clients.settings.stack}_"
+
+    def listed() -> list[str]:
         pages = ecs.get_paginator("list_task_definition_families").paginate(familyPrefix=prefix)
-        families = [family for page in pages for family in page["families"]]
-        definitions = [
+        return [
             arn
-            for family in families
+            for family in [family for page in pages for family in page["families"]]
             for page in ecs.get_paginator("list_task_definitions").paginate(familyPrefix=family)
             for arn in page["taskDefinitionArns"]
         ]
-        for arn in definitions:
-            ecs.deregister_task_definition(taskDefinition=arn)
-        if definitions:
-            say(f"deregistered {len(definitions)} task definitions")
-    except FOREIGN as error:
-        yield _left(error, f"task definitions {prefix}*, which cost nothing")
+
+    return _deregister(
+        "task definitions", prefix, listed, lambda arn: ecs.deregister_task_definition(taskDefinition=arn), say
+    )
 
 
 def _remove_job_definitions(clients: Clients, say: Callable[[str], None]) -> Iterator[str]:
-    prefix = f"{clients.settings.stack}_"
-    batch = clients.get("batch")
-    try:
+    batch, prefix = clients.get("batch"), f"{clients.settings.stack}_"
+
+    def listed() -> list[str]:
         pages = batch.get_paginator("describe_job_definitions").paginate(status="ACTIVE")
-        definitions = [
+        return [
             definition["jobDefinitionArn"]
             for page in pages
             for definition in page["jobDefinitions"]
             if definition["jobDefinitionName"].startswith(prefix)
         ]
-        for arn in definitions:
-            batch.deregister_job_definition(jobDefinition=arn)
-        if definitions:
-            say(f"deregistered {len(definitions)} job definitions")
+
+    return _deregister(
+        "job definitions", prefix, listed, lambda arn: batch.deregister_job_definition(jobDefinition=arn), say
+    )
+
+
+def _deregister(
+    kind: str,
+    prefix: str,
+    listed: Callable[[], list[str]],
+    deregister: Callable[[str], object],
+    say: Callable[[str], None],
+) -> Iterator[str]:
+    """Deregister the definitions that `listed` returns. Yield a description of a failure."""
+    try:
+        arns = listed()
+        for arn in arns:
+            deregister(arn)
+        if arns:
+            say(f"deregistered {len(arns)} {kind}")
     except FOREIGN as error:
-        yield _left(error, f"job definitions {prefix}*, which cost nothing")
+        yield _left(error, f"{kind} {prefix}*, which cost nothing")
 
 
 def _left(error: Exception, what: str) -> str:

@@ -71,6 +71,13 @@ _AT_REST = (
     multiple=True,
     help="Let workers read, write and delete in your s3://bucket/prefix.",
 )
+@click.option("--bucket", metavar="NAME", help="A bucket that exists, instead of one of the stack's own.")
+@click.option("--cluster", metavar="ARN", help="An ECS cluster that exists, instead of one of the stack's own.")
+@click.option(
+    "--express",
+    metavar="ZONE",
+    help="A second bucket in this zone, of S3 Express One Zone: lower latency; none removes it.",
+)
 @click.option(
     "--worker-policy",
     "worker_policies",
@@ -111,7 +118,9 @@ def setup(clients: Clients, *, dry_run: bool, show_template: bool, **wishes: Any
     removes the values of --read, --write, --worker-policy, --pass-role and --secret, and from options that name a policy, a role or a
     key.
     """
-    from starburst_executor.aws.stack.setup import Wishes, compact, propose, set_up, template
+    from starburst_executor.aws.stack.setup import propose, set_up
+    from starburst_executor.aws.stack.template import compact, template
+    from starburst_executor.aws.stack.wishes import Wishes
 
     if show_template:
         click.echo("# Without comments, so that CloudFormation takes it as a text; with them it is in this package, as")
@@ -140,11 +149,14 @@ def _say(line: str) -> None:
 def _show(stack: Stack) -> None:
     click.echo(f"stack        {stack.name} in {stack.region}, account {stack.account_id}")
     click.echo(f"store        {stack.store_url()}")
+    if (express := stack.express_url()) is not None:
+        click.echo(f"             {express}, in S3 Express One Zone: name it with store=")
     click.echo(f"EC2          {', '.join(stack.ec2_instance_types) or 'no: starburst setup --ec2'}")
     on_batch = f"Fargate, and on EC2 {', '.join(stack.batch_instance_types)} ({stack.batch_arch})"
     click.echo(f"Batch        {on_batch if stack.batch_fargate_queue else 'no: starburst setup --batch'}")
     if stack.batch_shares_fairly:
         click.echo("             shared fairly between users: Batch(share=...)")
-    click.echo(f"for users    attach the policy {stack.client_policy_arn}")
+    click.echo(f"for users    attach the policies {stack.client_policy_arn}")
+    click.echo(f"             and {stack.client_tools_policy_arn}")
     click.echo("check it     starburst doctor")
     click.echo("then         starburst image build SCRIPT, for the packages of workers")

@@ -23,7 +23,8 @@ __all__ = ["teardown"]
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Stop running workers.")
 def teardown(clients: Clients, yes: bool, force: bool) -> None:
-    """Remove a stack and everything in it: sessions with their outcomes, images, logs, keys.
+    """Remove a stack and everything in it: sessions with their outcomes, images, logs, keys. A bucket, a cluster and a VPC that
+    existed before stay.
 
     It is refused while workers run, unless --force is given. If it is interrupted, run it again.
     """
@@ -42,10 +43,10 @@ def teardown(clients: Clients, yes: bool, force: bool) -> None:
             f"stop them with --force{': ' + ', '.join(alive.sessions[:5]) if alive.sessions else ''}"
         )
     if not yes:
-        click.echo(
-            f"stack {settings.stack} in {clients.region}: every session in s3://{has.get('Bucket')} will be lost",
-            err=True,
-        )
+        lost = " and ".join(f"s3://{bucket}" for bucket in has.buckets)
+        stays = f"sessions in s3://{has.given_bucket} stay, without their workers" if has.given_bucket else ""
+        words = "; ".join(filter(None, (f"every session in {lost} will be lost" if lost else "", stays)))
+        click.echo(f"stack {settings.stack} in {clients.region}: {words}", err=True)
         if click.prompt("type the stack's name to remove it", err=True) != settings.stack:
             click.echo("that is not the stack's name: nothing was changed", err=True)
             raise click.exceptions.Exit(exits.NO)

@@ -53,7 +53,7 @@ class FakeAws:
             "ClientPolicyArn": "arn:aws:iam::123456789012:policy/client",
             "Ec2Provider": "ec2",
             "Ec2SpotProvider": "ec2-spot",
-            "Ec2InstanceType": "c7g.xlarge",
+            "Ec2InstanceTypes": "c7g.xlarge",
             "Ec2Arch": "arm64",
             "BatchFargateQueue": "fargate",
             "BatchFargateSpotQueue": "fargate-spot",

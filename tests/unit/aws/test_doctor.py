@@ -67,7 +67,11 @@ def drop_routes(stack, get):
 def drop_endpoint(stack, get):
     ec2 = get("ec2")
     ec2.delete_vpc_endpoints(
-        VpcEndpointIds=[one["VpcEndpointId"] for one in ec2.describe_vpc_endpoints()["VpcEndpoints"]]
+        VpcEndpointIds=[
+            one["VpcEndpointId"]
+            for one in ec2.describe_vpc_endpoints()["VpcEndpoints"]
+            if one["ServiceName"].endswith(".s3")
+        ]
     )
 
 
@@ -125,7 +129,7 @@ def leave_key(stack, get):
         (keep_logs, "logs", "is kept forever, and costs money"),
         (drop_logs, "logs", "there is no log group /starburst/starburst"),
         (drop_queue, "Batch", "1 queues are missing"),
-        (leave_key, "leftovers", "keys of 1 sessions that are over: 20260101-000000-0a1b2c3d"),
+        (leave_key, "leftovers", "keys of 1 sessions that are not in the stack's buckets: 20260101-000000-0a1b2c3d"),
     ],
 )
 def test_what_is_wrong_is_said_with_what_to_do(stack, account, spoil: Callable[..., Any], check, said):

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from starburst_executor.aws.stack.outputs import Stack
-from starburst_executor.aws.stack.setup import compact, template
+from starburst_executor.aws.stack.template import compact, template
 from tests.support.aws_rig import REGION, Account, account, stack
 
 __all__ = ["account", "stack"]
@@ -62,6 +62,7 @@ ON_ALL = {
     "servicequotas:ListServiceQuotas",
     "ssm:DescribeParameters",
 }
+EXPRESS = f"arn:aws:s3express:{HERE}:bucket/starburst--euw1-az1--x-s3"
 
 
 def as_list(value: Any) -> list[Any]:
@@ -76,6 +77,7 @@ def settled(document: Any, bucket: str) -> Any:
     """A policy as deployed, with the bucket under a name that is known here."""
     text = document if isinstance(document, str) else json.dumps(document)
     # moto shows inline policies as Python would; both forms are YAML.
+    text = re.sub(r"arn:aws:s3express:[^'\"]*", EXPRESS, text)
     return yaml.safe_load(text.replace(f"arn:aws:s3:::{bucket}", BUCKET))
 
 
@@ -98,7 +100,11 @@ def policies_of(account: Account, stack: Stack) -> dict[str, list[dict[str, Any]
             for policy in iam.list_attached_role_policies(RoleName=role["RoleName"])["AttachedPolicies"]:
                 statements += managed(account, stack, policy["PolicyArn"])
             found[role["RoleName"].split("-")[1]] = statements
-    found["Client"] = managed(account, stack, stack.client_policy_arn)
+    found["Client"] = [
+        statement
+        for arn in (stack.client_policy_arn, stack.client_tools_policy_arn)
+        for statement in managed(account, stack, arn)
+    ]
     return found
 
 
@@ -137,6 +143,7 @@ DEFINITION = f"arn:aws:ecs:{HERE}:task-definition/starburst_5f:1"
 TASK = f"arn:aws:ecs:{HERE}:task/starburst/0123456789abcdef"
 INSTANCE = f"arn:aws:ecs:{HERE}:container-instance/starburst/1"
 BATCH_INSTANCE = f"arn:aws:ecs:{HERE}:container-instance/BatchEc2_Batch_0a/1"
+BATCH_TASK = f"arn:aws:ecs:{HERE}:task/BatchEc2_Batch_0a/0123456789abcdef"
 JOB = f"arn:aws:batch:{HERE}:job/0123"
 TABLE = [
     # role, action, resource, facts, allowed
@@ -207,6 +214,14 @@ TABLE = [
     ("Client", "s3:DeleteBucket", BUCKET, {}, False),
     ("Client", "ecr:PutImage", IMAGES, {}, True),
     ("Client", "cloudformation:DeleteStack", "*", {}, False),
+    ("Client", "s3express:CreateSession", EXPRESS, {}, True),
+    ("Client", "s3express:GetLifecycleConfiguration", EXPRESS, {}, True),
+    ("Client", "s3express:DeleteBucket", EXPRESS, {}, False),
+    ("WorkerRole", "s3express:CreateSession", EXPRESS, {}, True),
+    ("WorkerRole", "s3express:CreateSession", EXPRESS.replace("starburst", "other"), {}, False),
+    ("WorkerRole", "s3express:GetLifecycleConfiguration", EXPRESS, {}, False),
+    ("ExecutionRole", "s3express:CreateSession", EXPRESS, {}, False),
+    ("BuildRole", "s3express:CreateSession", EXPRESS, {}, False),
 ]  # fmt: skip
 
 
@@ -232,6 +247,11 @@ GRANTED = [
     ("WorkerRole", "ssmmessages:OpenDataChannel", "*", {}, True),
     ("Client", "ecs:ExecuteCommand", TASK, {}, True),
     ("Client", "ecs:ExecuteCommand", f"arn:aws:ecs:{HERE}:task/other/0123456789abcdef", {}, False),
+    ("Client", "ecs:ExecuteCommand", CLUSTER, {}, True),
+    ("Client", "ecs:ExecuteCommand", BATCH_TASK, {"aws:ResourceTag/starburst:stack": "starburst"}, True),
+    ("Client", "ecs:ExecuteCommand", BATCH_TASK, {"aws:ResourceTag/starburst:stack": "starburst-b"}, False),
+    ("Client", "ecs:DescribeTasks", BATCH_TASK, {"aws:ResourceTag/starburst:stack": "starburst"}, True),
+    ("Client", "ecs:StopTask", BATCH_TASK, {"aws:ResourceTag/starburst:stack": "starburst"}, False),
     ("WorkerRole", "s3:GetObject", "arn:aws:s3:::ours/2026/a.parquet", {}, True),
     ("WorkerRole", "s3:GetObject", "arn:aws:s3:::ours/2025/a.parquet", {}, False),
     ("WorkerRole", "s3:GetObject", "arn:aws:s3:::ours/2026-old/a.parquet", {}, False),
@@ -262,13 +282,30 @@ GRANTED = [
 
 def test_what_is_granted_beside_that_is_granted_and_no_more(account):
     key = "arn:aws:kms:eu-west-1:123456789012:key/0a1b"
-    found = policies_of(account, account.deploy(Batch="yes", Ec2="yes", KmsKeyArn=key, Shell="yes", **DATA))
+    found = policies_of(
+        account, account.deploy(Batch="yes", Ec2="yes", Express="euw1-az1", KmsKeyArn=key, Shell="yes", **DATA)
+    )
     wrong = [
         (role, action, resource, facts)
         for role, action, resource, facts, allowed in [*TABLE, *GRANTED]
         if is_allowed(found[role], action, resource, facts) is not allowed
     ]
     assert wrong == []
+
+
+def test_the_policies_have_room_for_the_longest_names(account):
+    """`managed` holds each against the most that IAM accepts."""
+    roles = ",".join(f"arn:aws:iam::123456789012:role/teams/ours/role-{i:020}" for i in range(8))
+    key = "arn:aws:kms:ap-southeast-2:123456789012:key/01234567-89ab-cdef-0123-456789abcdef"
+    parts = dict.fromkeys(("Ec2", "Batch", "Shell"), "yes")
+    long = account.deploy(
+        "s" * 40, Express="euw1-az1", KmsKeyArn=key, PassRoles=roles, RolePath=f"/{'p' * 60}/", **parts
+    )
+    own = [managed(account, long, arn) for arn in (long.client_policy_arn, long.client_tools_policy_arn)]
+    assert all(own)
+    given = {"BucketArn": f"arn:aws:s3:::{'b' * 63}", "ClusterName": "c" * 255}
+    other = account.deploy("t" * 40, Express="euw1-az1", KmsKeyArn=key, Batch="yes", Shell="yes", **given)
+    assert all(managed(account, other, arn) for arn in (other.client_policy_arn, other.client_tools_policy_arn))
 
 
 def test_a_role_of_ones_own_gets_what_workers_need_by_one_policy(account, stack):
@@ -295,7 +332,7 @@ def test_the_statements_of_s3_are_those_of_the_documentation(policies, page, rol
         "GiveWhatIsBuilt",
         "SeeTheBucket",
     }  # of the template alone; the probe is for servers that are not AWS
-    deployed = [one for one in policies[role] if "s3:" in json.dumps(one["Action"]) and one.get("Sid") not in own]
+    deployed = [one for one in policies[role] if '"s3:' in json.dumps(one["Action"]) and one.get("Sid") not in own]
     assert deployed == [one for one in documented if one["Sid"] != "ProbeServersThatAreNotAws"]
 
 
@@ -344,7 +381,8 @@ def calls_of(path: Path) -> set[str]:
 
 
 def test_whatever_launchers_ask_for_is_in_the_policy_for_people(policies):
-    administration = {"setup.py", "changes.py", "contents.py", "teardown.py", "checks.py", "doctor.py", "clients.py"}
+    administration = {"setup.py", "wishes.py", "network.py", "existing.py", "express.py", "changes.py", "contents.py"}
+    administration |= {"teardown.py", "checks.py", "doctor.py", "clients.py"}
     folders = [ROOT / "starburst_executor" / name for name in ("aws", "launch")]
     modules = [path for folder in folders for path in sorted(folder.rglob("*.py")) if path.name not in administration]
     asked = set().union(*map(calls_of, modules))
@@ -400,13 +438,22 @@ def test_cfn_lint_finds_nothing():
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
+def test_every_type_of_resource_exists():
+    """cfn-lint does not look: not every region has each of them."""
+    from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
+
+    for resource in yaml.load(template(), _Loader)["Resources"].values():
+        assert PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", resource["Type"])
+
+
 def test_the_template_fits_into_one_request():
     assert len(compact(template()).encode()) <= 51_200, "the most that CloudFormation takes as a text"
 
 
 def test_what_is_sent_is_what_is_read():
-    """Remove comments and indentation, except in the few texts in which they have a meaning."""
+    """All but comments, the section for consoles and linters, and the indentation of the few texts."""
     sent, read = (yaml.load(text, _Loader) for text in (compact(template()), template()))
+    del read["Metadata"]
 
     def flat(value: Any) -> Any:
         if isinstance(value, dict):
@@ -438,6 +485,7 @@ def test_everything_that_can_be_tagged_bears_the_stack_s_name():
         "AWS::IAM::InstanceProfile",
         "AWS::IAM::ManagedPolicy",
         "AWS::S3::BucketPolicy",
+        "AWS::S3Express::BucketPolicy",
     }
     untagged = [
         name

@@ -8,7 +8,7 @@ import pytest
 
 from starburst_executor import config
 from starburst_executor.aws.clients import Clients
-from starburst_executor.aws.stack.outputs import Stack, default_store, read_stack
+from starburst_executor.aws.stack.outputs import Stack, read_stack, stores_of
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.store.open import open_store
 from tests.support.aws_rig import REGION, account, stack
@@ -33,8 +33,9 @@ def test_parts_that_were_not_asked_for_are_none(account):
 
 
 def test_the_store_is_the_stack_s_bucket(account, stack):
-    url = default_store(account.clients)
+    url, express = stores_of(account.clients)
     assert url == f"s3://{stack.bucket}?region={REGION}"
+    assert express == f"s3://{stack.express_bucket}?region={REGION}"
     store = open_store(url)
     store.put("sessions/a-session/bell", b"x")
     assert account.get("s3").get_object(Bucket=stack.bucket, Key="sessions/a-session/bell")["Body"].read() == b"x"

@@ -24,6 +24,8 @@ def fill(stack, account) -> None:
     for i in range(3):
         s3.put_object(Bucket=stack.bucket, Key=f"sessions/a-session/outcomes/{i}", Body=b"x")
     s3.create_multipart_upload(Bucket=stack.bucket, Key="sessions/a-session/outcomes/big")
+    s3.put_object(Bucket=stack.express_bucket, Key="sessions/another/manifest", Body=b"x")
+    s3.create_multipart_upload(Bucket=stack.express_bucket, Key="sessions/another/outcomes/big")
     account.get("ecr").put_image(
         repositoryName=stack.repository,
         imageTag="one",
@@ -46,7 +48,14 @@ def test_everything_goes(account, stack):
     config.remember_aws(config.AwsSettings(stack="starburst", region=REGION))
     result = run("teardown", answer="starburst\n")
     assert result.exit_code == 0, result.output
-    for words in ("deleted 3 objects", "deleted 1 images", "deleted 1 keys", "1 task definitions", "1 job definitions"):
+    for words in (
+        "deleted 3 objects",
+        "deleted 1 objects from starburst-expressbucket",
+        "deleted 1 images",
+        "deleted 1 keys",
+        "1 task definitions",
+        "1 job definitions",
+    ):
         assert words in result.stderr
     assert account.get("cloudformation").describe_stacks()["Stacks"] == []
     assert account.get("s3").list_buckets()["Buckets"] == []

@@ -130,7 +130,7 @@ def test_sessions_of_the_stack_are_listed_too_once_there_is_one(session, monkeyp
     elsewhere = f"sqlite://{tmp_path}/elsewhere"
     with DetachedExecutor(workers=1, launcher="none", store=elsewhere) as ex:
         ex.submit(abs, -1)
-    monkeypatch.setattr(outputs, "default_store", lambda _: elsewhere)
+    monkeypatch.setattr(outputs, "stores_of", lambda _: [elsewhere])
     assert ex.id not in run("sessions").stdout
     config.remember_aws(config.AwsSettings(stack="starburst", region="eu-west-1"))
     said = run("sessions").stdout
