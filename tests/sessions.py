@@ -21,6 +21,7 @@ from starburst_executor import DetachedExecutor, StarburstExecutor, Timings
 from starburst_executor.client.handles import handle_of
 from starburst_executor.launch.local.processes import started_at
 from starburst_executor.session.store import SessionStore
+from tests.support.inside import session_of
 from tests.support.moto_server import ROOT, MotoServer
 
 # A worker is lost after a second and a half instead of a minute. Everything else about the protocol is as in use.
@@ -98,7 +99,7 @@ def worker_pids(executor: StarburstExecutor) -> list[int]:
 
     A worker may have ended a task before its client has written down where it is.
     """
-    session = executor._engine.session
+    session = session_of(executor)
     wait_until(lambda: all(launch.settled for launch in session.manifest.refresh().launches))
     return local_pids(session)
 
@@ -111,7 +112,7 @@ def local_pids(session: SessionStore) -> list[int]:
 def launched_pids(executor: StarburstExecutor) -> list[int]:
     """As `worker_pids`, and of those that have ended too: one that leaves soon may have left by the time of a look."""
     worker_pids(executor)
-    return [pid for pid, _ in _local(executor._engine.session)]
+    return [pid for pid, _ in _local(session_of(executor))]
 
 
 def _local(session: SessionStore) -> list[tuple[int, str]]:

@@ -313,3 +313,26 @@ def test_the_front_documents_every_public_name():
     assert package.__all__, "the front names what is public"
     undocumented = [name for name in package.__all__ if not (getattr(package, name).__doc__ or "").strip()]
     assert not undocumented
+
+
+def reaching_faults(where: str, source: str) -> list[str]:
+    """Uses of an executor's engine outside of the module that is there for them; a subclass may use its own."""
+    return [
+        f"{where}:{node.lineno}: reaches into an executor; use tests/support/inside.py"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and node.attr == "_engine"
+        and not (isinstance(node.value, ast.Name) and node.value.id == "self")
+    ]
+
+
+def test_one_module_of_the_tests_reaches_into_executors() -> None:
+    tests = Path(__file__).resolve().parent
+    faults = [
+        fault
+        for path in sorted(tests.rglob("*.py"))
+        if path != tests / "support" / "inside.py"
+        for fault in reaching_faults(str(path.relative_to(tests)), path.read_text(encoding="utf-8"))
+    ]
+    assert not faults, "\n".join(faults)
+    assert reaching_faults("x.py", "executor._engine.session")

@@ -15,6 +15,7 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.launch.aws import ecs_placing, launches_seen
 from tests.sessions import REMOTE, wait_until
 from tests.support.aws_fakes.server import IMAGE, FakeAws
+from tests.support.inside import parts_of
 from tests.support.moto_server import BUCKET
 
 # Each of them costs more than a cent an hour for ten slots, and 10,000 of them more than twenty dollars.
@@ -82,7 +83,7 @@ def test_what_is_started_later_is_refused_as_well(aws: FakeAws, monkeypatch: pyt
         workers=1, launcher=Fargate(image=IMAGE), timings=replace(REMOTE, launch_s=60.0), max_hourly_cost=0.1
     ) as ex:
         monkeypatch.setitem(prices.FARGATE, "x86_64", {"vcpu": 1.0, "gb": 0.1, "disk_gb": 0.1})
-        ex._engine.parts.workforce._launcher.account.pricing._known.clear()  # type: ignore[union-attr]
+        parts_of(ex).workforce._launcher.account.pricing._known.clear()  # type: ignore[union-attr]
         error = ex.submit(abs, -1).exception(timeout=60)
     assert isinstance(error, BudgetExceeded)
     assert "max_hourly_cost is $0.10" in str(error)

@@ -12,10 +12,11 @@ import pytest
 from starburst_executor import DetachedExecutor, Local, StarburstExecutor, TaskCrashed, WorkerLost
 from starburst_executor.protocol.status import Entry
 from tests.sessions import descendants, detached, is_alive, kill, run_python, timings_for, wait_until, worker_pids
+from tests.support.inside import session_of
 
 
 def entries(executor: StarburstExecutor) -> list[Entry]:
-    session = executor._engine.session
+    session = session_of(executor)
     return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
 
 

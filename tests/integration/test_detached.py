@@ -44,6 +44,7 @@ from tests.sessions import (
     wait_until,
     worker_pids,
 )
+from tests.support.inside import key_of, parts_of, session_of, store_of
 from tests.support.moto_server import ROOT
 
 
@@ -87,7 +88,7 @@ def test_leaving_by_an_exception_detaches_too(store_url: str) -> None:
 
 
 def listed_epochs(executor: DetachedExecutor) -> list[tuple[int, int]]:
-    return executor._engine.session.manifest.refresh().open_epochs()
+    return session_of(executor).manifest.refresh().open_epochs()
 
 
 def test_looks_cost_nothing_for_the_clients_that_have_come_and_left(store_url: str, tmp_path: Path) -> None:
@@ -163,10 +164,10 @@ def test_collect_gives_failures_beside_values_and_downloads_nothing_twice(store_
     executor.detach()
     other = DetachedExecutor.reattach(executor.id)
     assert len(other.collect(wait=True, timeout=60)) == 6
-    read = other._engine.opened.store.requests.snapshot()["get"]
+    read = store_of(other).requests.snapshot()["get"]
     assert len(other.collect()) == 6
     assert len(other.collect(wait=True)) == 6
-    assert other._engine.opened.store.requests.snapshot()["get"] == read
+    assert store_of(other).requests.snapshot()["get"] == read
     other.cleanup(force=True)
 
 
@@ -250,9 +251,9 @@ def test_cancel_scale_and_cleanup(store_url: str, tmp_path: Path) -> None:
     assert again.status().completed == 10
     with pytest.raises(RuntimeError, match="terminated"):
         again.submit(square, 1)
-    store, folder = again._engine.opened.store, again._engine.session.keys.folder
+    store, folder = store_of(again), session_of(again).keys.folder
     again.cleanup(force=True)
-    assert again._engine.parts.state.ended.is_set()
+    assert parts_of(again).state.ended.is_set()
     assert DetachedExecutor.list_sessions(store_url) == []
     assert store.url
     assert folder
@@ -294,7 +295,7 @@ def test_an_expired_session_can_be_read_and_takes_no_more(store_url: str, tmp_pa
     assert executor.submit(square, 3).result(60) == 9
     stuck = executor.submit(wait_for_file, str(tmp_path / "never"), 1)
     wait_until(stuck.running)
-    session = executor._engine.session
+    session = session_of(executor)
     soon = session.clock.now() + 0.5
     session.manifest.change(
         lambda manifest: None if manifest.deadline_at == soon else replace(manifest, deadline_at=soon)
@@ -313,9 +314,9 @@ def test_an_expired_session_can_be_read_and_takes_no_more(store_url: str, tmp_pa
 
 def test_extend_adds_to_the_time_that_is_left(store_url: str) -> None:
     executor = detached(store_url, workers=1, absolute_timeout=1000.0)
-    before = executor._engine.session.manifest.refresh().deadline_at
+    before = session_of(executor).manifest.refresh().deadline_at
     executor.extend(500)
-    after = executor._engine.session.manifest.refresh().deadline_at
+    after = session_of(executor).manifest.refresh().deadline_at
     assert before is not None
     assert after == before + 500
     with pytest.raises(ConfigError, match="seconds=-1"):
@@ -339,7 +340,7 @@ def test_futures_can_be_pickled_and_come_back_attached(store_url: str) -> None:
 def test_keys_missing_wrong_and_handed_over(store_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     executor = detached(store_url, workers=1)
     assert executor.submit(square, 3).result(60) == 9
-    url, key = executor.url, executor._engine.opened.key.hex()
+    url, key = executor.url, key_of(executor).hex()
     executor.detach()
     monkeypatch.setenv("STARBURST_HOME", str(tmp_path / "elsewhere"))
     with pytest.raises(KeyNotFound, match="key file"):
@@ -356,7 +357,7 @@ def test_keys_missing_wrong_and_handed_over(store_url: str, monkeypatch: pytest.
 
 def test_a_session_of_a_newer_format_is_refused(store_url: str) -> None:
     executor = detached(store_url, workers=1)
-    session = executor._engine.session
+    session = session_of(executor)
     stored = session.store.get(session.keys.manifest)
     assert stored is not None
     record = msgpack.unpackb(stored.body)
@@ -402,7 +403,7 @@ def test_another_python_is_refused_before_anything_is_unpickled(store_url: str) 
     executor = detached(store_url, workers=1, launcher="none")
     executor.submit(square, 3)
     executor.flush()
-    session = executor._engine.session
+    session = session_of(executor)
     session.manifest.change(lambda manifest: replace(manifest, python="2.7") if manifest.python != "2.7" else None)
     with pytest.raises(VersionMismatch, match=r"session=2\.7"):
         DetachedExecutor.reattach(executor.url)
@@ -450,8 +451,8 @@ def test_sigterm_drains_a_worker_and_its_tasks_go_on_elsewhere(store_url: str, t
     assert [future.result(60) for future in futures] == [0, 1, 2, 3]
     losses = [
         entry.losses
-        for group in executor._engine.session.statuses.all()
-        for entry in executor._engine.session.statuses.read(group.key).status.entries
+        for group in session_of(executor).statuses.all()
+        for entry in session_of(executor).statuses.read(group.key).status.entries
     ]
     assert losses == [0, 0, 0, 0]
     executor.cleanup(force=True)
@@ -468,7 +469,7 @@ def test_idle_workers_leave_and_come_back_when_there_is_work(store_url: str) -> 
 
 
 def beat_states(executor: DetachedExecutor) -> dict[str, WorkerState]:
-    return {beat.worker_id: beat.state for beat, _ in read_beats(executor._engine.session)}
+    return {beat.worker_id: beat.state for beat, _ in read_beats(session_of(executor))}
 
 
 def is_done_with_no_client_that_starts_workers(session_id: str, store_url: str) -> None:
@@ -535,7 +536,7 @@ def test_workers_that_cannot_start_become_an_error(store_url: str, monkeypatch: 
     assert "no such luck" in str(error)
     with pytest.raises((LaunchError, Exception), match="no worker could be started"):
         executor.submit(square, 4).result(60)
-    wait_until(lambda: executor._engine.session.manifest.refresh().state == SessionState.BROKEN)
+    wait_until(lambda: session_of(executor).manifest.refresh().state == SessionState.BROKEN)
     executor.cleanup(force=True)
 
 

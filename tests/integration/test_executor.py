@@ -31,6 +31,7 @@ from starburst_executor import (
     current_task,
 )
 from tests.sessions import descendants, is_alive, run_python, timings_for, wait_until, worker_pids
+from tests.support.inside import engine_of, session_of, store_of
 
 
 @pytest.fixture
@@ -324,7 +325,7 @@ def test_nothing_is_left_behind_when_garbage_collected(store_url: str, tmp_path:
     future = futures[-1]
     future.result()
     pids = worker_pids(executor)
-    engine = weakref.ref(executor._engine)
+    engine = weakref.ref(engine_of(executor))
     assert pids
     del executor
     gc.collect()
@@ -417,11 +418,11 @@ def test_max_tasks_per_child(store_url: str) -> None:
 def test_leaving_deletes_every_object_and_keep_keeps_them(store_url: str) -> None:
     with StarburstExecutor(workers=1, store=store_url, timings=timings_for(store_url)) as executor:
         executor.submit(pow, 2, 3).result()
-        store, folder = executor._engine.opened.store, executor._engine.session.keys.folder
+        store, folder = store_of(executor), session_of(executor).keys.folder
     assert store.list(folder) == []
     with StarburstExecutor(workers=1, store=store_url, timings=timings_for(store_url), keep=True) as executor:
         executor.submit(pow, 2, 3).result()
-        store, folder = executor._engine.opened.store, executor._engine.session.keys.folder
+        store, folder = store_of(executor), session_of(executor).keys.folder
     assert len(store.list(folder)) >= 4
 
 

@@ -33,6 +33,7 @@ from tests.sessions import REMOTE, wait_until
 from tests.support.aws_fakes.ecs import CAPACITY, VCPUS, Step, failing, losing, refusing
 from tests.support.aws_fakes.refusal import Page, Refusal
 from tests.support.aws_fakes.server import IMAGE, FakeAws
+from tests.support.inside import parts_of, session_of
 
 ROLE_MISSING = "unable to assume the role"
 
@@ -143,9 +144,9 @@ def test_after_so_many_interruptions_workers_are_started_on_demand(
             aws.ecs.interrupt(aws.ecs.running()[0])
         assert [future.result(timeout=100)[0] for future in futures] == [n * n for n in range(40)]
         cost = ex.cost()
-        parts = ex._engine.parts
+        parts = parts_of(ex)
         beats_of = partial(parts.workforce.beats, fresh=True)
-        status = Looks(ex._engine.session, beats_of=beats_of, cost_of=parts.spending.of).look()
+        status = Looks(session_of(ex), beats_of=beats_of, cost_of=parts.spending.of).look()
     providers = [task["capacityProviderName"] for task in aws.ecs.tasks.values()]
     assert providers == ["FARGATE_SPOT", "FARGATE_SPOT", "FARGATE"]
     assert "after 2 interruptions, workers are started on FARGATE" in caplog.text
@@ -184,8 +185,8 @@ def test_variables_and_secrets_reach_tasks_and_the_secrets_nothing_else(aws: Fak
         assert {"name": "MODE", "value": "fast"} in container["environment"]
         told = [aws.ecs.calls, list(aws.ecs.tasks.values()), [one.lines() for one in aws.ecs.containers.values()]]
         assert "squeamish" not in json.dumps(told)
-        store = ex._engine.session.store
-        bodies = [store.get(line.key) for line in store.list(ex._engine.session.keys.folder)]
+        store = session_of(ex).store
+        bodies = [store.get(line.key) for line in store.list(session_of(ex).keys.folder)]
         assert bodies
         assert not any(b"squeamish" in one.body for one in bodies if one is not None and b"fast" not in one.body)
 
@@ -504,7 +505,7 @@ def test_how_long_its_workers_may_take_is_the_launchers_to_say_or_the_users(
     aws: FakeAws, given: float | None, launch_s: float
 ) -> None:
     with StarburstExecutor(workers=1, launcher=Fargate(image=IMAGE), launch_timeout=given) as ex:
-        manifest = ex._engine.session.manifest.current
+        manifest = session_of(ex).manifest.current
         assert manifest.timings == replace(Timings.remote(), launch_s=launch_s)
         assert manifest.idle_exit, "what is idle there costs money"
         assert ex.url.startswith(f"s3://{aws.outputs['Bucket']}/")

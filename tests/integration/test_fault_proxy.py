@@ -13,6 +13,7 @@ from starburst_executor import AccessDenied, DetachedExecutor, ExecutorBroken, S
 from starburst_executor.protocol.status import Entry
 from tests.fault_proxy import Asked, Fault, FaultProxy, by_chance, in_turn, is_write
 from tests.sessions import REMOTE, detached, is_alive, kill_workers, wait_until, worker_pids
+from tests.support.inside import session_of, store_of
 from tests.support.moto_server import MotoServer
 
 
@@ -31,7 +32,7 @@ def url(moto_server: MotoServer, tmp_path: Path) -> str:
 
 
 def entries(executor: StarburstExecutor) -> list[Entry]:
-    session = executor._engine.session
+    session = session_of(executor)
     return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
 
 
@@ -111,7 +112,7 @@ def test_a_session_begins_and_ends_over_a_bad_line(proxy: FaultProxy, url: str) 
     proxy.plan = by_chance(3, 0.15, Fault.ANSWER_LOST, Fault.ERROR_AFTER, Fault.SLOW_DOWN, Fault.REFUSED)
     with StarburstExecutor(workers=1, store=url, timings=REMOTE) as executor:
         assert list(executor.map(pow, range(10), [2] * 10)) == [i**2 for i in range(10)]
-        store, folder = executor._engine.opened.store, executor._engine.session.keys.folder
+        store, folder = store_of(executor), session_of(executor).keys.folder
     proxy.plan = lambda _: None
     assert store.list(folder) == []
 

@@ -13,6 +13,7 @@ from starburst_executor import DetachedExecutor, Local, StarburstExecutor
 from starburst_executor.launch.local import fork_server
 from starburst_executor.launch.local.launcher import LocalLauncher
 from tests.sessions import descendants, is_alive, kill, run_python, timings_for, wait_until, worker_pids
+from tests.support.inside import key_of, parts_of
 from tests.support.moto_server import ROOT
 
 pytestmark = pytest.mark.skipif(not fork_server.FORKS, reason="agents are interpreters of their own here")
@@ -41,7 +42,7 @@ def session(store_url: str, n_agents: int) -> StarburstExecutor:
 
 
 def server_pid(executor: StarburstExecutor) -> int:
-    launcher = executor._engine.parts.workforce._launcher
+    launcher = parts_of(executor).workforce._launcher
     assert isinstance(launcher, LocalLauncher)
     [server] = launcher._agents._servers.values()
     return server._process.pid
@@ -70,7 +71,7 @@ def test_eight_agents_are_one_interpreter(store_url: str, interpreters: Path) ->
         assert sum(name.startswith("socket:") for name in held) == 4  # the client's twice, and two for SIGCHLD
         assert not any("sessions" in name or name.startswith("pipe:") for name in held)
         # All of one session's keys, from a pipe alone.
-        key = executor._engine.opened.key.hex().encode()
+        key = key_of(executor).hex().encode()
         for pid in [server, *agents]:
             assert key not in Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
         kill(agents[3])
@@ -107,6 +108,7 @@ def test_detached_agents_outlive_the_client_and_the_fork_server_does_not(store_u
 import os, signal, sys
 from starburst_executor import DetachedExecutor, Local
 from tests.sessions import timings_for, wait_until, worker_pids
+from tests.support.inside import parts_of
 def wait_for_file(path):
     import os, time
     while not os.path.exists(path):
@@ -115,7 +117,7 @@ def wait_for_file(path):
 executor = DetachedExecutor(workers=3, store=sys.argv[1], timings=timings_for(sys.argv[1]), launcher=Local(agents=3))
 futures = [executor.submit(wait_for_file, sys.argv[2]) for _ in range(3)]
 wait_until(lambda: len(worker_pids(executor)) == 3 and all(future.running() for future in futures))
-[server] = executor._engine.parts.workforce._launcher._agents._servers.values()
+[server] = parts_of(executor).workforce._launcher._agents._servers.values()
 print(executor.url, server._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starburst_executor import DetachedExecutor, Local, StarburstExecutor
 from tests.sessions import timings_for
+from tests.support.inside import session_of
 
 MB = 2**20
 N = 60
@@ -23,7 +24,7 @@ def test_what_all_calls_share_goes_up_once_and_is_changed_by_none(store_url: str
     ) as executor:
         futures = [executor.submit(change, i, table, names) for i in range(N)]
         assert [future.result() for future in futures] == [(i, 0, 20_000) for i in range(N)]
-        session = executor._engine.session
+        session = session_of(executor)
         stored = session.store.list(f"{session.keys.folder}calls/")
         # Far from here the workers may need this module as well.
         code = sum(line.size for line in session.store.list("code/"))

@@ -28,6 +28,7 @@ from starburst_executor import (
     VersionMismatch,
 )
 from tests.sessions import EMBEDDED, REMOTE, descendants, detached, is_alive, kill, run_python, wait_until, worker_pids
+from tests.support.inside import session_of
 from tests.support.moto_server import ROOT, MotoServer
 
 SQLITE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
@@ -101,7 +102,7 @@ def test_variables_out_of_range_are_named(name: str, text: str, monkeypatch: pyt
 @SQLITE
 def test_calls_out_of_range_leave_the_session_as_it_was(store_url: str) -> None:
     executor = detached(store_url, workers=1, absolute_timeout=600)
-    before = executor._engine.session.manifest.refresh()
+    before = session_of(executor).manifest.refresh()
     for call, named in (
         (lambda: executor.scale(0), "workers=0"),
         (lambda: executor.scale(10_001), "workers=10001"),
@@ -111,7 +112,7 @@ def test_calls_out_of_range_leave_the_session_as_it_was(store_url: str) -> None:
     ):
         with pytest.raises(ConfigError, match=named):
             call()
-    assert executor._engine.session.manifest.refresh() == before
+    assert session_of(executor).manifest.refresh() == before
     assert executor.submit(pow, 2, 3).result(60) == 8
     executor.cleanup(force=True)
 
@@ -183,7 +184,7 @@ def test_a_clients_clock_that_jumps_changes_nothing(store_url: str, days: int, m
 
 
 def _entries(executor: StarburstExecutor) -> list[Any]:
-    session = executor._engine.session
+    session = session_of(executor)
     return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
 
 
@@ -196,7 +197,7 @@ def test_a_worker_that_does_not_fit_says_so_and_leaves_the_session_alone(store_u
     executor = detached(store_url, workers=1, launcher="none")
     future = executor.submit(pow, 2, 3)
     executor.flush()
-    session = executor._engine.session
+    session = session_of(executor)
     stored = session.store.get(session.keys.manifest)
     assert stored is not None
     here = f"{sys.version_info.major}.{sys.version_info.minor}".encode()
@@ -229,7 +230,7 @@ def test_a_worker_that_does_not_fit_says_so_and_leaves_the_session_alone(store_u
 @SQLITE
 def test_another_release_of_the_library_takes_part(store_url: str) -> None:
     executor = detached(store_url, workers=1, launcher="none")
-    executor._engine.session.manifest.change(
+    session_of(executor).manifest.change(
         lambda manifest: None if manifest.library == "99.0" else replace(manifest, library="99.0")
     )
     future = executor.submit(pow, 2, 3)

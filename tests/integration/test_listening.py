@@ -29,6 +29,7 @@ from tests.sessions import (
     wait_until,
     worker_pids,
 )
+from tests.support.inside import session_of
 from tests.support.moto_server import ROOT, MotoServer
 
 
@@ -368,5 +369,5 @@ def test_what_was_committed_too_late_in_an_outage_runs_again_elsewhere(
 
 
 def entries(executor: StarburstExecutor) -> list[Entry]:
-    session = executor._engine.session
+    session = session_of(executor)
     return [entry for group in session.statuses.all() for entry in session.statuses.read(group.key).status.entries]

@@ -20,6 +20,7 @@ from starburst_executor.protocol.records import Launch
 from tests.sessions import REMOTE, wait_until
 from tests.support.aws_fakes.server import IMAGE, FakeAws
 from tests.support.aws_rig import run
+from tests.support.inside import session_of
 
 
 def talk(n: int, gate: str = "") -> None:
@@ -81,8 +82,8 @@ def test_workers_own_lines_come_from_cloudwatch(aws: FakeAws, launcher: Fargate 
     opened_launcher = launcher.open()
     handle = opened_launcher.start(order, opened_launcher.start(order).handle).handle
     launch = Launch(order.launch_id, launcher.name, 2, "", 0.0, True)
-    launch = replace(launch, handle=sealed_handle(ex._engine.session.sealer, launch, handle))
-    ex._engine.session.manifest.change(lambda manifest: replace(manifest, launches=(launch,)))
+    launch = replace(launch, handle=sealed_handle(session_of(ex).sealer, launch, handle))
+    session_of(ex).manifest.change(lambda manifest: replace(manifest, launches=(launch,)))
     wait_until(lambda: all_have_stopped(aws))
     result = run("logs", ex.url, "--worker", "all")
     lines = [line for line in result.stdout.splitlines() if "KeyNotFound: the session's key was deleted" in line]

@@ -13,6 +13,7 @@ import pytest
 from starburst_executor import DetachedExecutor, StarburstExecutor
 from starburst_executor.clock import SystemClock
 from tests.sessions import EMBEDDED, kill_workers, run_python, wait_until
+from tests.support.inside import engine_of
 
 EIGHT_DAYS_S = 8 * 86_400.0
 
@@ -26,7 +27,7 @@ def work(store: str) -> None:
     """Another client comes, does something, tidies up and goes."""
     with StarburstExecutor(workers=1, store=store, timings=EMBEDDED) as executor:
         assert executor.submit(abs, -1).result(60) == 1
-        wait_until(lambda: executor._engine.has_tidied)
+        wait_until(lambda: engine_of(executor).has_tidied)
 
 
 def made_eight_days_ago(monkeypatch: pytest.MonkeyPatch, make: Callable[[], StarburstExecutor]) -> StarburstExecutor:
@@ -102,7 +103,7 @@ def test_what_is_no_session_is_in_nobodys_way(store: str, tmp_path: Path, how: s
             raw.execute(f"PRAGMA user_version = {2 if how == 'newer' else 1}")
     executor = DetachedExecutor(workers=1, store=store, timings=EMBEDDED)
     assert executor.submit(abs, -1).result(60) == 1
-    wait_until(lambda: executor._engine.has_tidied)
+    wait_until(lambda: engine_of(executor).has_tidied)
     assert [summary.id for summary in DetachedExecutor.list_sessions(store=store)] == [executor.id]
     assert file.exists()
     executor.cleanup(force=True)

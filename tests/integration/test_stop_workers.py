@@ -14,6 +14,7 @@ import pytest
 
 from starburst_executor import DetachedExecutor, StarburstExecutor
 from tests.sessions import detached, is_alive, wait_until, worker_pids
+from tests.support.inside import parts_of, store_of
 
 SQLITE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 METHODS = pytest.mark.parametrize("method", ["terminate_workers", "kill_workers"])
@@ -45,8 +46,8 @@ def test_what_runs_fails_and_what_waits_is_cancelled(store_url: str, tmp_path: P
             executor.submit(abs, 1)
         wait_until(lambda: not is_alive(runner))
         getattr(executor, method)()
-    assert executor._engine.parts.state.ended.is_set()
-    assert executor._engine.opened.store.requests.snapshot()["delete"] > 0
+    assert parts_of(executor).state.ended.is_set()
+    assert store_of(executor).requests.snapshot()["delete"] > 0
 
 
 @SQLITE

@@ -40,6 +40,7 @@ from starburst_executor.protocol.seal import SEAL_BYTES, Sealer
 from starburst_executor.protocol.status import Entry, Located, Status
 from starburst_executor.session.store import SessionStore
 from tests.sessions import descendants, detached, is_alive, local_pids, run_python, timings_for, wait_until, worker_pids
+from tests.support.inside import engine_of, session_of
 
 SQLITE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 RUN_WORKER = "import sys; from starburst_executor.worker.__main__ import main; sys.exit(main(sys.argv[1:]))"
@@ -77,10 +78,6 @@ def hold(path: str, value: int) -> int:
     while not os.path.exists(path):
         time.sleep(0.01)
     return value
-
-
-def session_of(executor: StarburstExecutor) -> SessionStore:
-    return executor._engine.session
 
 
 def waiting(store_url: str, *calls: tuple[Callable[..., Any], Any]) -> DetachedExecutor:
@@ -177,7 +174,7 @@ def test_no_key_is_seen_anywhere(store_url: str, caplog: pytest.LogCaptureFixtur
     seen: list[str] = []
     futures = [executor.submit(echo, bytes(BIG)), executor.submit(print, "printed"), executor.submit(raise_with, "no")]
     seen += ["".join(traceback.format_exception(error)) for future in futures if (error := future.exception(60))]
-    engine, session = executor._engine, session_of(executor)
+    engine, session = engine_of(executor), session_of(executor)
     pids = worker_pids(executor)
     shown = commands([os.getpid(), *pids, *(below for pid in pids for below in descendants(pid))])
     order = engine._order("a launch", 1)

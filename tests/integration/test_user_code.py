@@ -20,6 +20,7 @@ import pytest
 
 from starburst_executor import DetachedExecutor, PayloadError, TaskCrashed, TaskTimeout
 from tests.sessions import descendants, detached, is_alive, timings_for, wait_until, worker_pids
+from tests.support.inside import session_of
 
 SQLITE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 
@@ -192,7 +193,7 @@ def test_hundreds_of_megabytes_of_output_are_bounded(one: DetachedExecutor) -> N
     assert out.startswith("xxx")
     assert "bytes omitted" in out
     assert len(out) < 1_000_200
-    session = one._engine.session
+    session = session_of(one)
     assert sum(line.size for line in session.store.list(session.keys.folder)) < 2**21
 
 
@@ -207,7 +208,7 @@ def test_the_interpreters_lock_held_for_longer_than_the_lease_costs_nothing(stor
     beat = executor.status()
     assert future.result(60) == 0
     assert executor.status() != beat
-    session = executor._engine.session
+    session = session_of(executor)
     entries = [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
     assert [(entry.attempt, entry.losses, int(entry.seconds)) for entry in entries] == [(1, 0, seconds)]
     executor.cleanup(force=True)

@@ -36,6 +36,7 @@ from starburst_executor.worker import durations, leaving, listener
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.functions import Functions
 from starburst_executor.worker.recent import Recent
+from tests.support.inside import engine_of
 
 DAYS, WARM_DAYS = 10, 4
 DAY_S = 86_400.0
@@ -119,7 +120,7 @@ class Session:
     def count(self, executor: DetachedExecutor) -> None:
         oldest = next(worker for worker in self.world.workers.values() if worker.is_alive)
         gc.collect()
-        self.counts.append({"client": n_objects(executor._engine), oldest.name: n_objects(oldest.agent)})
+        self.counts.append({"client": n_objects(engine_of(executor)), oldest.name: n_objects(oldest.agent)})
 
     def growth(self) -> dict[str, float]:
         """How many objects more each process that stays has each day."""
@@ -168,7 +169,7 @@ def soaked(monkeypatch: pytest.MonkeyPatch) -> Session:
             for process in [client, *world.processes()]:
                 if process is client and client.executor is not None:
                     client.executor._finalizer.detach()
-                    client.executor._engine._pid = -1
+                    engine_of(client.executor)._pid = -1
                 process.kill("the simulation is over")
             world.scheduler.run(lambda: False, 0.0)
     assert not world.scheduler.errors

@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 from starburst_executor import DetachedExecutor
 from tests.sessions import wait_until
 from tests.support.aws_fakes.server import FakeAws
+from tests.support.inside import session_of
 from tests.support.moto_server import BUCKET, ROOT, MotoServer, serving
 
 pytestmark = pytest.mark.stress
@@ -327,7 +328,7 @@ def losses(user: User, session_id: str, patch: pytest.MonkeyPatch) -> int:
         for name, value in user.environment.items():
             here.setenv(name, value)
         executor = DetachedExecutor.reattach(session_id, launcher="none")
-        session = executor._engine.session
+        session = session_of(executor)
         found = [session.statuses.read(group.key) for group in session.statuses.all()]
         executor.detach()
     return sum(entry.losses for one in found if one is not None for entry in one.status.entries)

@@ -12,6 +12,7 @@ from starburst_executor import DetachedExecutor, Local, Timings
 from starburst_executor.protocol.status import Entry
 from tests.fault_proxy import Fault, FaultProxy, by_chance
 from tests.sessions import is_alive, kill, kill_workers, wait_until, worker_pids
+from tests.support.inside import session_of
 from tests.support.moto_server import MotoServer
 
 pytestmark = pytest.mark.stress
@@ -36,7 +37,7 @@ def work(folder: str, value: int) -> int:
 
 
 def entries(executor: DetachedExecutor) -> list[Entry]:
-    session = executor._engine.session
+    session = session_of(executor)
     return [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
 
 

@@ -13,6 +13,7 @@ import pytest
 from starburst_executor import DetachedExecutor, StarburstExecutor
 from starburst_executor.protocol.status import State
 from tests.sessions import timings_for
+from tests.support.inside import session_of
 from tests.support.moto_server import ROOT
 
 pytestmark = pytest.mark.stress
@@ -64,7 +65,7 @@ def test_ten_thousand_status_objects(store_url: str) -> None:
     for n in range(n_tasks):
         executor.submit(pow, n, 2)
         executor.flush()
-    assert len(executor._engine.session.statuses.all()) == n_tasks
+    assert len(session_of(executor).statuses.all()) == n_tasks
     print(f"{n_tasks} status objects: written in {time.monotonic() - started:.0f} s")
     asked = time.monotonic()
     status = executor.status()
@@ -97,8 +98,8 @@ def a_large_result(store_url: str) -> None:
     print(f"256 MB: {time.monotonic() - started:.1f} s, {most_mb():.0f} MB")
     [entry] = [
         entry
-        for group in executor._engine.session.statuses.all()
-        for entry in executor._engine.session.statuses.read(group.key).status.entries
+        for group in session_of(executor).statuses.all()
+        for entry in session_of(executor).statuses.read(group.key).status.entries
     ]
     assert (entry.state, entry.attempt, entry.losses) == (State.COMPLETED, 1, 0)
     executor.cleanup(force=True)
