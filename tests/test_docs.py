@@ -315,6 +315,15 @@ def test_times_in_faults_follow_from_the_timings() -> None:
     assert f"{lost_s:g} s to {math.ceil(2 * lost_s / 60)} min" in page
 
 
+def test_each_behaviour_is_in_the_module_that_the_note_on_structure_names() -> None:
+    rows = table("design/0009-structure.md", heading="behaviour")
+    assert len(rows) >= 12
+    note = (DOCS / "design/0009-structure.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w[\w/]*\.py)`(?: \(`(\w+)`\))?", note[note.index("| behaviour |") :])
+    for file, name in named:
+        assert re.search(rf"\b{name}\b", (ROOT / "starburst_executor" / file).read_text(encoding="utf-8")), (file, name)
+
+
 # ------------------------------------------------------------------------------------------------------ links, words
 
 
