@@ -146,9 +146,9 @@ class LoneSubmits:
         assert key is not None  # the ring named it
         claim, _ = self._claims.claim(key, size=lambda _: 1)
         assert claim is not None  # there is no other worker
-        claim.found[0] = Finished(1, True, True, outcomes.dump_value(number), 0.0, b"", b"")
+        claim.ended[0] = Finished(1, True, True, outcomes.dump_value(number), 0.0, b"", b"")
         self._claims.commit(claim)
-        self._finder.candidates.saw(key, claim.seen.status)
+        self._finder.candidates.saw(key, claim.stored.status)
         self._collector.poll()
         if future.result(0) != number:
             raise SystemExit(f"a wrong result: call={number}")

@@ -249,7 +249,7 @@ def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest |
 
 def _unheld(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest | None:
     submitter = manifest.submitters[ordinal]
-    kept = tuple(each for each in submitter.holds if each[1] != hold)
+    kept = tuple(held for held in submitter.holds if held[1] != hold)
     if kept == submitter.holds and epoch in submitter.open:
         return None
     # Listed in any case: this client may have been taken for gone meanwhile, and its hold taken off.

@@ -66,31 +66,33 @@ class Acquirer:
         size = self.slice_size if alone else self._share_size
         try:
             with self._shared.candidates.trying(key) as tried:
-                claim, seen = self._shared.claims.claim(key, size=size, alone=alone, ahead=ahead)
-                tried.seen, tried.has_claim = seen, claim is not None
+                claim, current = self._shared.claims.claim(key, size=size, alone=alone, ahead=ahead)
+                tried.current, tried.has_claim = current, claim is not None
         except (RecordInvalid, VersionMismatch) as error:
             _log.warning("a status object cannot be read and is ignored: error=%s", error)
             return None, None
         if claim is not None:
             self._n_lost_races = 0
-        return claim, seen
+        return claim, current
 
-    def slice_size(self, seen: Status) -> int:
+    def slice_size(self, current: Status) -> int:
         """Return how many tasks of an object to claim."""
         shared = self._shared
-        return self._pace.slice_size(shared.durations.of_next(seen), shared.finder.fair_share(), shared.busy.seconds())
+        return self._pace.slice_size(
+            shared.durations.of_next(current), shared.finder.fair_share(), shared.busy.seconds()
+        )
 
-    def _share_size(self, seen: Status) -> int:
+    def _share_size(self, current: Status) -> int:
         """Like `slice_size`, but 0 for an object with other workers while there are objects that no worker has claimed from."""
-        return 0 if is_shared(seen) and self._shared.candidates.has_untouched() else self.slice_size(seen)
+        return 0 if is_shared(current) and self._shared.candidates.has_untouched() else self.slice_size(current)
 
     def _claim_candidate(self) -> Claim | None:
         key = self.next_key()
         while key is not None:
-            claim, seen = self.claim(key)
+            claim, current = self.claim(key)
             if claim is not None:
                 return claim
-            if seen is None:
+            if current is None:
                 self._pause_after_a_lost_race(key)
             if self._draining.is_set():
                 return None

@@ -46,7 +46,7 @@ class Try:
     a claim.
     """
 
-    seen: Status | None = None
+    current: Status | None = None
     has_claim: bool = False
 
 
@@ -123,8 +123,8 @@ class Candidates:
         finally:
             if not tried.has_claim:
                 self.ends(key)
-        if tried.seen is not None:
-            self.saw(key, tried.seen)
+        if tried.current is not None:
+            self.saw(key, tried.current)
         self._came_to(in_vain=not tried.has_claim)
 
     def begins(self, key: str) -> None:
@@ -142,14 +142,14 @@ class Candidates:
             if not work.n_slots:
                 del self._worked[key]
 
-    def saw(self, key: str, seen: Status) -> None:
+    def saw(self, key: str, current: Status) -> None:
         """Record an object that a slot has read or written: how many of its tasks are pending."""
         max_losses = self._session.manifest.current.max_losses
-        n_pending = sum(e.state == State.PENDING and not status.is_on_last_try(e, max_losses) for e in seen.entries)
+        n_pending = sum(e.state == State.PENDING and not status.is_on_last_try(e, max_losses) for e in current.entries)
         with self._lock:
             was_known = key in self._pending or key in self._solo
             self._untouched.discard(key)
-            if status.awaits_solo(seen, max_losses):
+            if status.awaits_solo(current, max_losses):
                 self._solo.setdefault(key, self._clock.monotonic())
             else:
                 self._solo.pop(key, None)

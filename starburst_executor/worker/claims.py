@@ -51,9 +51,9 @@ class Claim:
         claim_id: `<worker_id>.<number>`.
         key: The key of the status object.
         ref: The parsed key.
-        seen: The status object as this worker last read or wrote it.
+        stored: The status object as this worker last read or wrote it.
         open: Positions of the tasks claimed and not yet committed or released.
-        found: Tasks that have ended and wait for their commit, by position.
+        ended: Tasks that have ended and wait for their commit, by position.
         failures: Failed attempts of this run so far, of tasks that failed under this claim and will be tried again.
         tries: How often these tasks failed under this claim.
         n_parts: Outcome and log objects written so far.
@@ -63,9 +63,9 @@ class Claim:
     claim_id: str
     key: str
     ref: StatusRef
-    seen: Versioned
+    stored: Versioned
     open: set[int]
-    found: dict[int, Finished] = field(default_factory=dict)
+    ended: dict[int, Finished] = field(default_factory=dict)
     failures: dict[int, int] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
     n_parts: int = 0
@@ -73,7 +73,7 @@ class Claim:
 
     def entry(self, position: int) -> Entry:
         """Return the entry as this worker last read or wrote it: its attempt, its call, its stored failures."""
-        return self.seen.status.entries[position]
+        return self.stored.status.entries[position]
 
     def n_failures(self, position: int) -> int:
         """Return a task's failed attempts of this run so far."""
@@ -88,7 +88,7 @@ class Claim:
     @property
     def all_ended(self) -> bool:
         """Whether all its tasks have ended, so that only a commit remains."""
-        return len(self.found) == len(self.open)
+        return len(self.ended) == len(self.open)
 
 
 class Claims:
@@ -155,20 +155,20 @@ class Claims:
             self._forget(claim_id)
             return None, stored.status
         try:
-            seen = session.statuses.swap(key, changed, stored.etag)
+            latest = session.statuses.swap(key, changed, stored.etag)
         except (PreconditionFailed, ObjectNotFound) as error:
             # After a lost answer the refused retry may have met this worker's own write: the object decides.
             landed = self._landed(key, claim_id) if getattr(error, "unclear", False) else None
             if landed is None:
                 self._forget(claim_id)
                 return None, None
-            seen, taken = landed, landed.status.under(claim_id)
+            latest, taken = landed, landed.status.under(claim_id)
         except StoreUnavailable:
             # The claim may have been written. Beats that do not name it let watchers take its tasks back as forgotten.
             self._forget(claim_id)
             raise
         # Crash here: the entries are claimed by a worker that is gone; watchers take the tasks back as lost.
-        return _claim(claim_id, key, ref, seen, taken), seen.status
+        return _claim(claim_id, key, ref, latest, taken), latest.status
 
     def commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
         """Store a claim's outcomes and its tasks' failed attempts, and claim up to `then` more tasks of the object.
@@ -183,18 +183,18 @@ class Claims:
         ended = self._store_parts(claim)
         # Crash here: outcome and log objects may exist to which no entry refers; the tasks go back as lost and run again.
         next_id = self._new_claim(claim.key) if then else ""
-        seen = claim.seen
-        is_old = self._is_shared(seen.status)
+        latest = claim.stored
+        is_old = self._is_shared(latest.status)
         while True:
-            changed, _ = status.commit(seen.status, claim.claim_id, ended, self._clock.now(), failures=claim.failures)
-            taken = seen.status.under(next_id) if next_id else []
+            changed, _ = status.commit(latest.status, claim.claim_id, ended, self._clock.now(), failures=claim.failures)
+            taken = latest.status.under(next_id) if next_id else []
             if next_id and not taken:
                 changed, taken = self._take(changed, next_id, then, ahead=ahead)
-            if changed is seen.status:
+            if changed is latest.status:
                 break
             if not is_old:
                 try:
-                    seen = session.statuses.swap(claim.key, changed, seen.etag)
+                    latest = session.statuses.swap(claim.key, changed, latest.etag)
                     break
                 except PreconditionFailed:
                     # Another writer won, or the swap landed and its answer was lost: the object as it is now decides both.
@@ -204,9 +204,9 @@ class Claims:
             if fresh is None:
                 self._forget(next_id)
                 return None
-            seen = fresh
+            latest = fresh
         # Crash here: the outcomes are committed; the next slice is claimed by a worker that is gone, and goes back as lost.
-        return self._settle(claim, seen, ended, next_id, taken)
+        return self._settle(claim, latest, ended, next_id, taken)
 
     def has_unstored_failures(self, claim: Claim) -> bool:
         """Return whether tasks have failures that the object does not have: they would not count if this worker died."""
@@ -220,23 +220,23 @@ class Claims:
         wanted = set(positions) & claim.open
         if not wanted:
             return
-        seen = claim.seen
+        latest = claim.stored
         while True:
-            changed = status.release(seen.status, claim.claim_id, wanted, refused=refused, failures=claim.failures)
-            if changed is seen.status:
+            changed = status.release(latest.status, claim.claim_id, wanted, refused=refused, failures=claim.failures)
+            if changed is latest.status:
                 break
             try:
-                seen = session.statuses.swap(claim.key, changed, seen.etag)
+                latest = session.statuses.swap(claim.key, changed, latest.etag)
                 break
             except PreconditionFailed:
                 fresh = self._read_again(claim)
                 if fresh is None:
                     return
-                seen = fresh
-        claim.seen = seen
+                latest = fresh
+        claim.stored = latest
         claim.open -= wanted
         for position in wanted:
-            claim.found.pop(position, None)
+            claim.ended.pop(position, None)
         self._close_if_done(claim)
         session.bell.ring([claim.key], len(wanted))
 
@@ -255,14 +255,14 @@ class Claims:
             ahead=ahead,
         )
 
-    def _is_shared(self, seen: Status) -> bool:
+    def _is_shared(self, current: Status) -> bool:
         """Return whether another worker held tasks of an object when it was last read or written.
 
         That worker has written it since, or soon will. Most swaps on the old ETag would be refused, and a refused swap costs
         as much as twelve GETs and takes as long as two.
         """
         own_prefix = f"{self._worker_id}."
-        return any(entry.state == State.CLAIMED and not entry.claim.startswith(own_prefix) for entry in seen.entries)
+        return any(entry.state == State.CLAIMED and not entry.claim.startswith(own_prefix) for entry in current.entries)
 
     def _landed(self, key: str, claim_id: str) -> Versioned | None:
         """Return the object if it has a claim whose answer was lost; otherwise None."""
@@ -279,20 +279,20 @@ class Claims:
         except (RecordInvalid, VersionMismatch) as error:
             _log.warning("a claimed status object is corrupt; the claim is given up: error=%s", error)
             claim.open.clear()
-            claim.found.clear()
+            claim.ended.clear()
             self._forget(claim.claim_id)
             return None
 
     def _settle(
-        self, claim: Claim, seen: Versioned, ended: dict[int, Ended], next_id: str, taken: list[int]
+        self, claim: Claim, latest: Versioned, ended: dict[int, Ended], next_id: str, taken: list[int]
     ) -> Claim | None:
-        claim.seen = seen
+        claim.stored = latest
         claim.open -= ended.keys()
-        claim.found.clear()
+        claim.ended.clear()
         # Tasks that were taken back from this claim while it ran may belong to another worker now.
-        claim.open &= set(seen.status.under(claim.claim_id))
+        claim.open &= set(latest.status.under(claim.claim_id))
         # A dropped outcome does not count: its entry is no longer under this claim.
-        entries = [seen.status.entries[position] for position in ended]
+        entries = [latest.status.entries[position] for position in ended]
         n_committed = sum(entry.has_ended and entry.claim == claim.claim_id for entry in entries)
         with self._lock:
             self.n_ended += n_committed
@@ -302,7 +302,7 @@ class Claims:
         if not taken:
             self._forget(next_id)
             return None
-        return _claim(next_id, claim.key, claim.ref, seen, taken)
+        return _claim(next_id, claim.key, claim.ref, latest, taken)
 
     def _close_if_done(self, claim: Claim) -> None:
         if not claim.open:
@@ -329,8 +329,8 @@ class Claims:
         limit = status.inline_bytes(claim.ref.n_tasks)
         keys, parts = self._session.keys, _Parts(claim)
         ended = {}
-        for position, finished in sorted(claim.found.items()):
-            label = status.outcome_label(claim.seen.status, position, claim.entry(position))
+        for position, finished in sorted(claim.ended.items()):
+            label = status.outcome_label(claim.stored.status, position, claim.entry(position))
             seal = self._session.sealer.seal("outcome", label, finished.outcome)
             outcome: bytes | Located
             if len(finished.outcome) + SEAL_BYTES <= limit:
@@ -355,9 +355,9 @@ class Claims:
             return
 
 
-def _claim(claim_id: str, key: str, ref: StatusRef, seen: Versioned, taken: list[int]) -> Claim:
-    has_losses = any(seen.status.entries[position].losses for position in taken)
-    return Claim(claim_id, key, ref, seen, set(taken), has_losses=has_losses)
+def _claim(claim_id: str, key: str, ref: StatusRef, latest: Versioned, taken: list[int]) -> Claim:
+    has_losses = any(latest.status.entries[position].losses for position in taken)
+    return Claim(claim_id, key, ref, latest, set(taken), has_losses=has_losses)
 
 
 class _Parts:

@@ -32,15 +32,15 @@ class Durations:
         """Return the estimate for one function; None while unknown."""
         return self._estimates.get(digest)
 
-    def of_next(self, seen: Status) -> float | None:
+    def of_next(self, current: Status) -> float | None:
         """Return the estimate for an object's next pending task: from own measurements, or from its ended tasks."""
-        for entry in seen.entries:
+        for entry in current.entries:
             if entry.state == State.PENDING:
-                known = self._estimates.get(seen.functions[entry.function])
-                return known if known is not None else _mean_seconds(seen)
+                known = self._estimates.get(current.functions[entry.function])
+                return known if known is not None else _mean_seconds(current)
         return None
 
 
-def _mean_seconds(seen: Status) -> float | None:
-    ended = [e.seconds for e in seen.entries if e.state == State.COMPLETED]
+def _mean_seconds(current: Status) -> float | None:
+    ended = [e.seconds for e in current.entries if e.state == State.COMPLETED]
     return sum(ended) / len(ended) if ended else None

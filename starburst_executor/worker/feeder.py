@@ -1,13 +1,13 @@
 """Feeds one slot's runner: sends it jobs from the backlog, records their ends, and schedules retries.
 
-    backlog ──jobs──► listener ──Finished | Died──► claim.found     (the slot commits it)
+    backlog ──jobs──► listener ──Finished | Died──► claim.ended     (the slot commits it)
      ▲  ▲                │   │
      │  └── retry ◄──────┘   └──► refused: this worker could not load the function
      └───── a death: jobs that had not started
 
 # Guarantee: each task of an added claim is in exactly one place: in the backlog, in the runner, waiting for its next try,
-refused, in `claim.found`, or taken out by `take_unstarted`. A claim may lose tasks at any time, if watchers take its worker
-for lost. `drop_lost` then removes them from the runner, and none of them gets into `claim.found`.
+refused, in `claim.ended`, or taken out by `take_unstarted`. A claim may lose tasks at any time, if watchers take its worker
+for lost. `drop_lost` then removes them from the runner, and none of them gets into `claim.ended`.
 
 The slot's thread owns it. It reads functions from the store, the backlog reads calls; neither makes other store requests.
 """

@@ -1,6 +1,6 @@
 """The claims that a slot holds: commits the tasks that have ended, releases others, drops claims that are settled.
 
-    acquirer ──Claim──► add ──► backlog … Claim.found ──► commit ──► next claim on the same object
+    acquirer ──Claim──► add ──► backlog … Claim.ended ──► commit ──► next claim on the same object
                                                     └──► release
 
 The slot's thread owns it.
@@ -50,7 +50,7 @@ class Holdings:
         """Note since when outcomes wait; the first ones of a slot, since their claim. Call it after the runner was heard."""
         now = self._shared.clock.monotonic() if self._has_committed or self._claimed_at is None else self._claimed_at
         for claim in self.open:
-            if claim.found:
+            if claim.ended:
                 self._waiting.setdefault(claim.claim_id, now)
 
     def commit_at(self, claim: Claim) -> float | None:
@@ -76,7 +76,7 @@ class Holdings:
         following = self._shared.claims.commit(claim, then=then, ahead=ahead)
         self._waiting.pop(claim.claim_id, None)
         self._has_committed = True
-        self._shared.candidates.saw(claim.key, claim.seen.status)
+        self._shared.candidates.saw(claim.key, claim.stored.status)
         self._settled(claim)
         if following is not None:
             self._shared.candidates.begins(following.key)
@@ -107,7 +107,7 @@ class Holdings:
             kept = {placed.position for placed in started if placed.claim is claim}
             # If the write fails, watchers take the tasks back when they find that this worker is gone.
             with suppress(StarburstError):
-                if claim.found:
+                if claim.ended:
                     self.commit(claim)
                 self._shared.claims.release(claim, claim.open - kept)
 
@@ -116,7 +116,7 @@ class Holdings:
         for other in self.open:
             # Give other claims on the object the new ETag, so that their next swap is not refused first.
             if other.key == claim.key:
-                other.seen = claim.seen
+                other.stored = claim.stored
         if not claim.open and claim in self.open:
             self.open.remove(claim)
             self._waiting.pop(claim.claim_id, None)

@@ -109,13 +109,13 @@ def pace_of(timings: Timings) -> Pace:
     return Pace(timings.slice_s, timings.commit_s, timings.commit_most_s)
 
 
-def has_plenty(seen: Status) -> bool:
+def has_plenty(current: Status) -> bool:
     """Return whether an object has pending tasks for every worker that works on it."""
-    n_pending = sum(entry.state == State.PENDING for entry in seen.entries)
-    claims = {entry.claim for entry in seen.entries if entry.state == State.CLAIMED}
+    n_pending = sum(entry.state == State.PENDING for entry in current.entries)
+    claims = {entry.claim for entry in current.entries if entry.state == State.CLAIMED}
     return n_pending > _LEFT * max(1, len({claim.partition(".")[0] for claim in claims}))
 
 
-def is_shared(seen: Status) -> bool:
+def is_shared(current: Status) -> bool:
     """Return whether a worker holds tasks of an object."""
-    return any(entry.state == State.CLAIMED for entry in seen.entries)
+    return any(entry.state == State.CLAIMED for entry in current.entries)

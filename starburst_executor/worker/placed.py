@@ -36,7 +36,7 @@ class Placed:
     @property
     def digest(self) -> str:
         """The digest of its function."""
-        return self.claim.seen.status.functions[self.entry.function]
+        return self.claim.stored.status.functions[self.entry.function]
 
     @property
     def index(self) -> int:
@@ -51,4 +51,4 @@ class Placed:
     def end(self, finished: Finished) -> None:
         """Record its end for the next commit, unless its claim has lost it."""
         if self.is_held:
-            self.claim.found[self.position] = finished
+            self.claim.ended[self.position] = finished

@@ -1,6 +1,6 @@
 """One slot of a worker: acquires claims, runs their tasks, commits the tasks that have ended.
 
-    acquirer ──Claim──► holdings ──► backlog ──► feeder ──jobs──► runner ──► Claim.found ──► holdings.commit
+    acquirer ──Claim──► holdings ──► backlog ──► feeder ──jobs──► runner ──► Claim.ended ──► holdings.commit
                            ▲                                                                    │
                            │◄── overrun or SIGTERM: tasks that have not started are released    └─► next slice
 
@@ -141,8 +141,8 @@ class Slot:
         if claim.all_ended or not self._wants_after(claim):
             return
         following = None
-        if status.has_pending(claim.seen.status):
-            size = self._acquirer.slice_size(claim.seen.status)
+        if status.has_pending(claim.stored.status):
+            size = self._acquirer.slice_size(claim.stored.status)
             following = self._holdings.commit(claim, then=size, ahead=True)
         for _ in range(_TRIES_AHEAD):
             if following is not None or not self._wants_after(claim):
@@ -165,7 +165,7 @@ class Slot:
         estimate_s = self._estimate_s(claim)
         if estimate_s is None or not self._pace.may_claim_ahead(estimate_s):
             return False
-        if has_plenty(claim.seen.status) or self._shared.finder.is_plenty(
+        if has_plenty(claim.stored.status) or self._shared.finder.is_plenty(
             max(estimate_s, 1e-6), surely=estimate_s >= LEAD_S
         ):
             return True
@@ -229,5 +229,5 @@ class Slot:
         """Commit the last tasks of a slice, and claim the next slice in the same swap."""
         others = [other for other in self._holdings.open if other is not claim]
         wants_next = self._may_go_on() if not others else len(others) == 1 and self._wants_after(claim)
-        size = self._acquirer.slice_size(claim.seen.status) if wants_next else 0
+        size = self._acquirer.slice_size(claim.stored.status) if wants_next else 0
         self._holdings.commit(claim, then=size, ahead=bool(others))

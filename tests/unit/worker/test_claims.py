@@ -194,7 +194,7 @@ def test_a_commit_ends_tasks_and_claims_the_next_slice_in_one_swap() -> None:
     worker = Worker()
     key = worker.rig.submit(5)
     claim = worker.take(key, 2)
-    claim.found = {0: finding(0), 1: finding(1)}
+    claim.ended = {0: finding(0), 1: finding(1)}
     with worker.rig.requests() as counts:
         following = worker.claims.commit(claim, then=2)
     assert counts == {"swap": 1}
@@ -210,13 +210,13 @@ def test_a_partial_commit_keeps_the_claim() -> None:
     worker = Worker()
     key = worker.rig.submit(2)
     claim = worker.take(key)
-    claim.found = {1: finding()}
+    claim.ended = {1: finding()}
     assert not claim.all_ended
     assert worker.claims.commit(claim) is None
     assert claim.open == {0}
-    assert claim.found == {}
+    assert claim.ended == {}
     assert worker.claims.held() == {"w.1": key}
-    claim.found = {0: finding()}
+    claim.ended = {0: finding()}
     assert claim.all_ended
     worker.claims.commit(claim)
     assert worker.claims.held() == {}
@@ -236,7 +236,7 @@ def test_a_commit_lands_on_what_others_wrote() -> None:
     key = worker.rig.submit(4)
     claim = worker.take(key, 2)
     other = Worker(worker.rig, "other").take(key, 1)
-    claim.found = {0: finding(), 1: finding()}
+    claim.ended = {0: finding(), 1: finding()}
     with worker.rig.requests() as counts:
         following = worker.claims.commit(claim, then=9)
     assert counts == {"swap": 2, "get": 1}
@@ -251,9 +251,9 @@ def test_a_commit_reads_first_what_another_worker_works_on_too() -> None:
     other = Worker(worker.rig, "other")
     theirs = other.take(key, 1)
     claim = worker.take(key, 1)
-    theirs.found = {0: finding()}
+    theirs.ended = {0: finding()}
     other.claims.commit(theirs, then=1)
-    claim.found = {1: finding()}
+    claim.ended = {1: finding()}
     with worker.rig.requests() as counts:
         following = worker.claims.commit(claim, then=9)
     assert counts == {"get": 1, "swap": 1}
@@ -280,7 +280,7 @@ def test_outcomes_of_entries_that_were_taken_away_are_dropped() -> None:
         lambda seen: status.take_back(seen, {"w.1"}, lost=True, max_losses=3, now=0.0, outcome=lambda *_: b""),
     )
     worker.rig.end(key, "theirs")
-    claim.found = {0: finding("mine"), 1: finding("mine")}
+    claim.ended = {0: finding("mine"), 1: finding("mine")}
     assert worker.claims.commit(claim) is None
     assert claim.open == set()
     assert worker.claims.held() == {}
@@ -293,7 +293,7 @@ def test_of_a_claim_that_was_half_taken_away_the_other_half_counts() -> None:
     key = worker.rig.submit(2)
     claim = worker.take(key)
     worker.rig.write(key, lambda seen: status.release(seen, "w.1", [0]))
-    claim.found = {0: finding("mine"), 1: finding("mine")}
+    claim.ended = {0: finding("mine"), 1: finding("mine")}
     worker.claims.commit(claim)
     assert worker.rig.states(key) == [State.PENDING, State.COMPLETED]
     assert worker.claims.n_ended == 1
@@ -305,7 +305,7 @@ def test_a_commit_whose_answer_was_lost_counts_once_and_keeps_the_next_slice(fau
     worker = Worker()
     key = worker.rig.submit(3)
     claim = worker.take(key, 1)
-    claim.found = {0: finding()}
+    claim.ended = {0: finding()}
     n_swaps = 0
 
     def plan(asked: Asked) -> Fault | None:
@@ -331,7 +331,7 @@ def test_big_outcomes_share_an_object_and_are_found_in_it() -> None:
     key = worker.rig.submit(256)
     claim = worker.take(key, 4)
     values = ["small", "a" * 5000, "b" * 5000, "c" * 100]
-    claim.found = {i: finding(value) for i, value in enumerate(values)}
+    claim.ended = {i: finding(value) for i, value in enumerate(values)}
     with worker.rig.requests() as counts:
         worker.claims.commit(claim)
     assert counts == {"create": 1, "swap": 1}
@@ -345,7 +345,7 @@ def test_outcomes_are_stored_before_the_commit_that_names_them() -> None:
     worker = Worker()
     key = worker.rig.submit(256)
     claim = worker.take(key, 1)
-    claim.found = {0: finding("a" * 5000, output=(b"said", b""))}
+    claim.ended = {0: finding("a" * 5000, output=(b"said", b""))}
     worker.rig.asked.clear()
     worker.claims.commit(claim)
     assert [asked.kind for asked in worker.rig.asked] == ["create", "create", "swap"]
@@ -357,7 +357,7 @@ def test_outcome_objects_are_of_bounded_size(monkeypatch: pytest.MonkeyPatch) ->
     key = worker.rig.submit(256)
     claim = worker.take(key, 4)
     values = ["a" * 4000, "b" * 4000, "c" * 4000, "d" * 30_000]
-    claim.found = {i: finding(value) for i, value in enumerate(values)}
+    claim.ended = {i: finding(value) for i, value in enumerate(values)}
     worker.claims.commit(claim)
     sizes = [line.size for line in worker.rig.objects.list(f"{worker.rig.keys.folder}outcomes/")]
     assert len(sizes) == 3
@@ -370,7 +370,7 @@ def test_big_outcomes_survive_a_lost_answer(fault: Fault) -> None:
     worker = Worker()
     key = worker.rig.submit(256)
     claim = worker.take(key, 1)
-    claim.found = {0: finding("a" * 5000)}
+    claim.ended = {0: finding("a" * 5000)}
     left = [fault]
     worker.rig.plan = lambda asked: left.pop() if left and asked.kind == "create" else None
     worker.claims.commit(claim)
@@ -381,7 +381,7 @@ def test_what_a_task_printed_is_stored_beside_its_outcome() -> None:
     worker = Worker()
     key = worker.rig.submit(3)
     claim = worker.take(key)
-    claim.found = {0: finding(), 1: finding(output=(b"out", b"err")), 2: finding(output=(b"", b"more"))}
+    claim.ended = {0: finding(), 1: finding(output=(b"out", b"err")), 2: finding(output=(b"", b"more"))}
     worker.claims.commit(claim)
     logs = [entry.log for entry in worker.rig.read(key).entries]
     assert logs[0] is None
@@ -398,7 +398,7 @@ def test_every_outcome_is_sealed_for_its_task() -> None:
     worker = Worker()
     key = worker.rig.submit(2)
     claim = worker.take(key)
-    claim.found = {0: finding("zero"), 1: finding("one")}
+    claim.ended = {0: finding("zero"), 1: finding("one")}
     worker.claims.commit(claim)
     worker.rig.write_entries(key, outcome=worker.rig.read(key).entries[0].outcome)
     assert outcome(worker.rig, key, 0) == "zero"
@@ -413,12 +413,12 @@ def test_a_release_makes_tasks_pending_and_rings() -> None:
     worker = Worker()
     key = worker.rig.submit(3)
     claim = worker.take(key)
-    claim.found = {2: finding()}
+    claim.ended = {2: finding()}
     with worker.rig.requests() as counts:
         worker.claims.release(claim, [1, 2])
     assert counts == {"swap": 1, "put": 1}
     assert claim.open == {0}
-    assert claim.found == {}
+    assert claim.ended == {}
     assert worker.rig.states(key) == [State.CLAIMED, State.PENDING, State.PENDING]
     bell = worker.rig.bell()
     assert bell is not None
