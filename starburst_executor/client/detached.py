@@ -12,7 +12,7 @@ import functools
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
 from dataclasses import replace
@@ -27,8 +27,10 @@ from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.looks import Looks
+from starburst_executor.client.mending import Mended, check_replacement
 from starburst_executor.client.money import check_cost
 from starburst_executor.client.opening import Opened, attach, own_launcher
+from starburst_executor.client.reading import parse_task
 from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Settings
@@ -228,16 +230,30 @@ class DetachedExecutor(StarburstExecutor):
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    def retry_failed(self) -> list[StarburstFuture[Any]]:
+    def retry_failed(
+        self, function: Callable[..., Any] | None = None, *, tasks: Iterable[str] | None = None
+    ) -> list[StarburstFuture[Any]]:
         """Run the failed tasks again; return new futures for them, in submission order. Completed futures do not change.
 
         A task whose call could not be pickled cannot run, and stays failed.
-        Raises: SessionExpired, RuntimeError if the session is not open.
-        Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs.
+
+        Args:
+            function: The mended function, which these tasks call from now on with the arguments that they were submitted with, those
+                of a partial included; the one that failed if not given.
+            tasks: The ids of the tasks to run again, such as `"0-17"`, as far as they failed; all failed ones if not given.
+
+        Raises: SessionExpired, RuntimeError if the session is not open; PayloadError if the function cannot be pickled; ConfigError: it
+            cannot take the place of the one that failed.
+        Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs; with a
+        function 1 create, 1 GET for each function that failed, and for each call that is not inline.
         """
         engine = self._engine
         engine.parts.state.check_open(engine.session.manifest.current)
-        retried = engine.tasks.retry_failed()
+        mended = None
+        if function is not None:
+            check_replacement(function)
+            mended = Mended(engine.session, engine.parts.sending.prepare(function))
+        retried = engine.tasks.retry_failed(mended, None if tasks is None else set(map(parse_task, tasks)))
         engine.start()
         return retried
 

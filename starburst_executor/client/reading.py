@@ -8,7 +8,7 @@ use its blocks. Everything but outcomes, failures and calls can be read without 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from hmac import compare_digest
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
@@ -132,12 +132,13 @@ class Reading:
         except (RecordInvalid, VersionMismatch) as error:
             return Block(listed, None, _spoilt(listed), str(error))
         assert stored is not None  # no ETag was sent  # noqa: S101
-        ref = listed.ref
-        return Block(
-            listed._replace(etag=stored.etag),
-            stored.status,
-            tuple(_task(ref.ordinal, ref.first + i, entry) for i, entry in enumerate(stored.status.entries)),
-        )
+        return self.block_of(listed._replace(etag=stored.etag), stored.status)
+
+    @staticmethod
+    def block_of(listed: ListedStatus, stored: Status) -> Block:
+        """Return the tasks of a status object that was read."""
+        entries = enumerate(stored.entries, stored.first)
+        return Block(listed, stored, tuple(_task(stored.ordinal, index, entry) for index, entry in entries))
 
     def blocks(self, listing: Iterable[ListedStatus]) -> Iterator[Block]:
         """Read these status objects, in order and several at a time. Store: 1 GET each."""
@@ -174,16 +175,12 @@ class Reading:
 
     # --- payloads -----------------------------------------------------------------------------------------------------
 
-    def outcomes(self, block: Block, tasks: Sequence[Task]) -> Iterator[tuple[Task, memoryview | None]]:
-        """Yield tasks of a block that have ended, each with its verified outcome; None for one without, which was cancelled.
+    def outcome(self, block: Block, task: Task) -> memoryview | None:
+        """Return the verified outcome of a task that has ended, for `outcomes.load_outcome`; None for one that was cancelled.
 
-        Raises: RecordInvalid, PayloadError, KeyNotFound. Store: 1 GET for each outcome that is too big to be inline, a few at a
-        time.
+        Raises: RecordInvalid, PayloadError, KeyNotFound. Store: 1 GET if it is too big to be inline.
         """
         self.check_key()
-        yield from zip(tasks, self._ahead(lambda task: self._outcome(block, task), tasks), strict=True)
-
-    def _outcome(self, block: Block, task: Task) -> memoryview | None:
         entry = block.entry(task)
         if block.stored is None or entry is None:
             raise RecordInvalid(block.problem)
@@ -204,7 +201,7 @@ class Reading:
         if entry is None or entry.outcome is None or (isinstance(entry.outcome, Located) and not may_fetch):
             return None
         try:
-            body = self._outcome(block, task)
+            body = self.outcome(block, task)
             return None if body is None else outcomes.describe_outcome(body)
         except (RecordInvalid, PayloadError) as error:
             return Failure(f"starburst_executor.errors.{type(error).__name__}", str(error), "")

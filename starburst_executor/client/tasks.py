@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -23,8 +23,10 @@ from weakref import WeakValueDictionary
 from starburst_executor.client.cancelling import FuturesOfClient
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.mending import Mended
 from starburst_executor.errors import RecordInvalid, VersionMismatch
 from starburst_executor.protocol import status
+from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.status import SizeClass, State, Status
 from starburst_executor.session.epochs import hold_of, list_again
@@ -175,16 +177,25 @@ class SessionTasks:
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
-    def retry_failed(self) -> list[StarburstFuture[Any]]:
+    def retry_failed(
+        self, mended: Mended | None = None, tasks: Collection[_Task] | None = None
+    ) -> list[StarburstFuture[Any]]:
         """Run the failed tasks again; return new futures for them, in submission order.
 
-        Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs.
+        Args:
+            mended: The function that they call from now on; None for the one that failed.
+            tasks: Only these, as ordinal and index; None for all.
+
+        Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs; the
+        requests of `mended`.
         """
         session = self._session
         retried: list[StarburstFuture[Any]] = []
         by_epoch: dict[tuple[int, int], list[ListedStatus]] = {}
         for listed in session.statuses.all():
-            if listed.size_class not in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING):
+            if listed.size_class in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING):
+                continue
+            if tasks is None or any(_is_in(task, listed.ref) for task in tasks):
                 by_epoch.setdefault((listed.ref.ordinal, listed.ref.epoch), []).append(listed)
         for (ordinal, epoch), listing in by_epoch.items():
             hold = hold_of(self._client_id, session.clock.new_id())
@@ -193,22 +204,29 @@ class SessionTasks:
             for listed in listing:
                 # An object that cannot be read has no call to run.
                 with suppress(RecordInvalid, VersionMismatch):
-                    retried += self._retry_in(listed)
+                    retried += self._retry_in(listed, mended, tasks)
             session.manifest.change(partial(_unheld, ordinal=ordinal, epoch=epoch, hold=hold))
         return sorted(retried, key=lambda future: (future.ordinal, future.index))
 
-    def _retry_in(self, listed: ListedStatus) -> list[StarburstFuture[Any]]:
+    def _retry_in(
+        self, listed: ListedStatus, mended: Mended | None, tasks: Collection[_Task] | None
+    ) -> list[StarburstFuture[Any]]:
         ref = listed.ref
         runs: dict[int, int] = {}
+        calls: dict[int, bytes] = {}
         before: list[Status] = []
 
         def step(current: Status) -> Status:
             # Kept over further tries of this swap, so that a task that was retried meanwhile is not retried twice.
             if not runs:
-                entries = enumerate(current.entries)
-                runs.update({i: e.run for i, e in entries if e.state == State.FAILED and e.call is not None})
+                for i, entry in enumerate(current.entries):
+                    is_wanted = tasks is None or (ref.ordinal, ref.first + i) in tasks
+                    if is_wanted and entry.state == State.FAILED and entry.call is not None:
+                        runs[i] = entry.run
                 before[:] = [current]
-            return status.retry(current, runs)
+                if mended is not None and runs:
+                    calls.update(mended.calls(listed, current, runs))
+            return status.retry(current, runs, None if mended is None else mended.digest, calls)
 
         updated = self._session.statuses.update(listed.key, step)
         if updated is None or not runs:
@@ -233,6 +251,10 @@ class SessionTasks:
             if listed.size_class.has_pending:
                 n_cancelled += self._owner.cancel_in(listed.key, range(listed.ref.n_tasks))
         return n_cancelled
+
+
+def _is_in(task: _Task, ref: StatusRef) -> bool:
+    return task[0] == ref.ordinal and ref.first <= task[1] < ref.first + ref.n_tasks
 
 
 def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest | None:

@@ -364,14 +364,27 @@ def end_rest(
     return status.with_entries(changed)
 
 
-def retry(status: Status, runs: Mapping[int, int]) -> Status:
-    """Start the next run of failed tasks; `runs` maps an index to the run that failed, so that a repeated call is harmless."""
+def retry(
+    status: Status, runs: Mapping[int, int], function: str | None = None, calls: Mapping[int, bytes] | None = None
+) -> Status:
+    """Start the next run of failed tasks; `runs` maps an index to the run that failed, so that a repeated call is harmless.
+
+    Args:
+        function: The digest of the function that they call from now on; None for the one that failed.
+        calls: With a function: by index, the calls, sealed for it.
+    """
+    functions = status.functions
+    if function is not None and function not in functions:
+        functions = (*functions, function)
     changed = {}
     for i, run in runs.items():
         entry = status.entries[i]
         if entry.state == State.FAILED and entry.run == run and entry.call is not None:
-            changed[i] = Entry.pending(entry.function, entry.call)._replace(run=run + 1, attempt=entry.attempt)
-    return status.with_entries(changed)
+            kind, call = entry.function, entry.call
+            if function is not None and calls is not None:
+                kind, call = functions.index(function), calls[i]
+            changed[i] = Entry.pending(kind, call)._replace(run=run + 1, attempt=entry.attempt)
+    return replace(status.with_entries(changed), functions=functions) if changed else status
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------

@@ -432,3 +432,17 @@ def test_a_function_that_is_not_named_is_refused() -> None:
     seen = fresh(1)
     with pytest.raises(RecordInvalid):
         status.decode(status.encode(seen.with_entries({0: seen.entries[0]._replace(function=1)}), "n"))
+
+
+def test_a_retry_with_another_function_changes_what_failed_and_nothing_else() -> None:
+    entries = (
+        Entry.pending(0, b"a")._replace(state=State.FAILED, attempt=2, failures=1, claim="w.1"),
+        Entry.pending(0, b"b")._replace(state=State.COMPLETED, claim="w.1"),
+    )
+    before = Status(0, 5, ("old",), entries)
+    after = status.retry(before, {0: 1, 1: 1}, "new", {0: b"resealed", 1: b"x"})
+    assert after.functions == ("old", "new")
+    assert after.entries[0] == Entry.pending(1, b"resealed")._replace(run=2, attempt=2)
+    assert after.entries[1] == entries[1]
+    # The same write again, after its answer was lost, changes nothing.
+    assert status.retry(after, {0: 1}, "new", {0: b"resealed"}) is after

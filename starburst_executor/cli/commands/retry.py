@@ -1,0 +1,39 @@
+"""`starburst retry` and `attach`: run failed tasks again, with a mended function, and follow what comes of it."""
+
+from __future__ import annotations
+
+import click
+
+from starburst_executor.cli.commands.change import attached
+from starburst_executor.cli.options import examples, session_argument
+from starburst_executor.cli.targets import load_target
+from starburst_executor.errors import ConfigError
+
+__all__ = ["retry"]
+
+
+@click.command(
+    epilog=examples(
+        "starburst retry last --failed",
+        "starburst retry last --failed --with script.py:function",
+        "starburst retry last --task 0-17 --task 0-18",
+    )
+)
+@session_argument
+@click.option("--failed", is_flag=True, help="Every failed task.  [default: if no --task is given]")
+@click.option("--task", "tasks", multiple=True, metavar="ID", help="This task, if it failed; may be repeated.")
+@click.option(
+    "--with", "target", metavar="TARGET", help="Call this function from now on: script.py:function or module:function."
+)
+def retry(session: str, store: str | None, failed: bool, tasks: tuple[str, ...], target: str | None) -> None:
+    """Run tasks of SESSION that failed again, in place: under the same ids, with the same arguments, from any machine.
+
+    With --with they call the mended function. What has completed does not run again. Needs the session's key.
+    """
+    if failed and tasks:
+        raise ConfigError("--failed and --task: give one of them")
+    function = None if target is None else load_target(target)
+    with attached(session, store, launcher=None) as executor:
+        retried = executor.retry_failed(function, tasks=tasks or None)
+        session_id = executor.id
+    click.echo(f"session {session_id}: {len(retried):,} tasks run again: `starburst status {session_id} --watch`")

@@ -1,0 +1,108 @@
+"""Groups the failures of a session by exception and place: how many, when first and last, one traceback, inputs to try."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from starburst_executor.client.reading import Block, Reading, Task
+from starburst_executor.errors import VersionMismatch
+from starburst_executor.protocol.outcomes import Failure
+from starburst_executor.protocol.status import SizeClass, State
+
+__all__ = ["FailureGroup", "group_failures", "shown_call"]
+
+# Failures of further kinds are counted together: a message in a class's name could make each failure a kind of its own.
+_MOST_GROUPS = 1000
+_EXAMPLES = 3
+_SHOWN_CHARACTERS = 200
+_FRAME = re.compile(r'^ *File "(?P<file>[^"\n]*)", line (?P<line>\d+), in (?P<name>[^\n]*)$', re.MULTILINE)
+
+
+@dataclass(slots=True)
+class FailureGroup:
+    """Failures with the same exception at the same place.
+
+    Attributes:
+        type_name: The qualified name of the exception's class.
+        place: File, line and function that raised it; empty for failures that user code did not raise.
+        n_tasks: How many tasks failed so.
+        message: The message of the first.
+        traceback: The traceback of the first.
+        first_at: When the first ended, UTC epoch seconds; 0 if unknown.
+        last_at: When the last ended.
+        tasks: The ids of the first few.
+        inputs: The arguments of these, as text.
+    """
+
+    type_name: str
+    place: str
+    n_tasks: int = 0
+    message: str = ""
+    traceback: str = ""
+    first_at: float = 0.0
+    last_at: float = 0.0
+    tasks: list[str] = field(default_factory=list)
+    inputs: list[str] = field(default_factory=list)
+
+
+def group_failures(reading: Reading) -> list[FailureGroup]:
+    """Return the failures of a session, the most frequent first.
+
+    Raises: KeyNotFound.
+    Store: 1 GET, 1 LIST an epoch, 1 GET for each status object that did not end well, 1 GET for each failure that is too big to be
+    inline, and for the arguments of three tasks a group.
+    """
+    reading.check_key()
+    groups: dict[tuple[str, str], FailureGroup] = {}
+    for block, task, failure in _failures(reading):
+        kind = (failure.type_name, _place(failure.traceback))
+        if kind not in groups and len(groups) >= _MOST_GROUPS:
+            kind = ("other exceptions", "")
+        group = groups.setdefault(kind, FailureGroup(*kind))
+        _add(group, block, task, failure, reading)
+    return sorted(groups.values(), key=lambda group: -group.n_tasks)
+
+
+def _failures(reading: Reading) -> Iterator[tuple[Block, Task, Failure]]:
+    for block in reading.all(lambda listed: listed.size_class not in (SizeClass.ALL_PENDING, SizeClass.ALL_COMPLETED)):
+        for task in block.tasks:
+            if task.state == State.FAILED:
+                yield block, task, reading.failure(block, task) or Failure("unknown", "no reason is stored", "")
+
+
+def _add(group: FailureGroup, block: Block, task: Task, failure: Failure, reading: Reading) -> None:
+    group.n_tasks += 1
+    if group.n_tasks == 1:
+        group.message, group.traceback = failure.message, failure.traceback
+        group.first_at = group.last_at = task.at
+    group.first_at = min(group.first_at, task.at)
+    group.last_at = max(group.last_at, task.at)
+    if len(group.tasks) < _EXAMPLES:
+        group.tasks.append(task.id)
+        group.inputs.append(shown_call(reading, block, task))
+
+
+def _place(traceback: str) -> str:
+    """Return the innermost frame of a traceback."""
+    frames = list(_FRAME.finditer(traceback))
+    return f"{frames[-1]['file']}:{frames[-1]['line']} in {frames[-1]['name']}" if frames else ""
+
+
+def shown_call(reading: Reading, block: Block, task: Task) -> str:
+    """Return the arguments of a task as text: `3, name='x'`; the reason, if they cannot be shown here."""
+    try:
+        reading.session.manifest.check_python()
+        args, kwargs = reading.call(block, task)
+        return ", ".join([*map(_shown, args), *(f"{name}={_shown(value)}" for name, value in kwargs.items())])
+    except VersionMismatch:
+        return "(of another version of Python)"
+    except Exception as error:  # user code runs here: __setstate__, __repr__
+        return f"(cannot be shown: {type(error).__name__}: {error})"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
