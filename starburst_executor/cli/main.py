@@ -23,8 +23,10 @@ __all__ = ["COMMANDS", "Failed", "run", "starburst"]
 
 # name: module in `commands` and the command in it, in the order of `starburst --help`
 COMMANDS = {
+    "run": "run:run",
     "sessions": "sessions:sessions",
     "status": "status:status",
+    "attach": "run:attach",
     "wait": "status:wait",
     "top": "status:top",
     "results": "results:results",
@@ -38,6 +40,8 @@ COMMANDS = {
     "cleanup": "cleanup:cleanup",
     "logs": "logs:logs",
     "key": "key:key",
+    "config": "configuration:configuration",
+    "version": "configuration:version",
     "setup": "setup:setup",
     "doctor": "doctor:doctor",
     "teardown": "teardown:teardown",

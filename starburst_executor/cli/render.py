@@ -108,10 +108,10 @@ def _panel(status: SessionStatus) -> Any:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim")
     table.add_column()
+    table.add_row("", ProgressBar(total=max(1, status.total), completed=status.ended, width=60))
     for heading, words in status.rows():
         table.add_row(heading, Text(words, style="red" if heading == "failures" else ""))
-    bar = ProgressBar(total=max(1, status.total), completed=status.ended, width=60)
-    return Group(title, bar, table)
+    return Group(title, table)
 
 
 def line_of(status: SessionStatus) -> str:
@@ -152,6 +152,13 @@ class Progress:
         elif is_last or status.at - self._shown_at >= _LINE_S:
             self._shown_at = status.at
             say(line_of(status))
+
+    def print(self, line: str) -> None:
+        """Print a line on standard output, above the panel."""
+        if self._live is not None and sys.stdout.isatty():
+            self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            click.echo(line)
 
     def pause(self) -> None:
         """Take the panel off, for a question."""

@@ -194,7 +194,7 @@ def _cell(value: Any) -> Any:
 
 def _write_parquet(outcomes: Iterable[Outcome], out: Path | None) -> None:
     try:
-        import pyarrow as pa  # type: ignore[import-not-found]  # not required: whoever uses parquet has it
+        import pyarrow as pa  # type: ignore[import-not-found]  # not required: users of parquet have it
         from pyarrow import parquet
     except ModuleNotFoundError as error:
         raise ConfigError(

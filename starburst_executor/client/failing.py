@@ -1,4 +1,4 @@
-"""Groups the failures of a session by exception and place: how many, when first and last, one traceback, inputs to try."""
+"""Sorts the failures of a session by exception and place: how many, when first and last, one traceback, inputs to try."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from starburst_executor.errors import VersionMismatch
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.status import SizeClass, State
 
-__all__ = ["FailureGroup", "group_failures", "shown_call"]
+__all__ = ["FailureKind", "failure_kinds", "shown_call"]
 
 # Failures of further kinds are counted together: a message in a class's name could make each failure a kind of its own.
-_MOST_GROUPS = 1000
+_MOST_KINDS = 1000
 _EXAMPLES = 3
 _SHOWN_CHARACTERS = 200
 _FRAME = re.compile(r'^ *File "(?P<file>[^"\n]*)", line (?P<line>\d+), in (?P<name>[^\n]*)$', re.MULTILINE)
 
 
 @dataclass(slots=True)
-class FailureGroup:
+class FailureKind:
     """Failures with the same exception at the same place.
 
     Attributes:
@@ -48,22 +48,21 @@ class FailureGroup:
     inputs: list[str] = field(default_factory=list)
 
 
-def group_failures(reading: Reading) -> list[FailureGroup]:
+def failure_kinds(reading: Reading) -> list[FailureKind]:
     """Return the failures of a session, the most frequent first.
 
     Raises: KeyNotFound.
     Store: 1 GET, 1 LIST an epoch, 1 GET for each status object that did not end well, 1 GET for each failure that is too big to be
-    inline, and for the arguments of three tasks a group.
+    inline, and for the arguments of three tasks a kind.
     """
     reading.check_key()
-    groups: dict[tuple[str, str], FailureGroup] = {}
+    kinds: dict[tuple[str, str], FailureKind] = {}
     for block, task, failure in _failures(reading):
-        kind = (failure.type_name, _place(failure.traceback))
-        if kind not in groups and len(groups) >= _MOST_GROUPS:
-            kind = ("other exceptions", "")
-        group = groups.setdefault(kind, FailureGroup(*kind))
-        _add(group, block, task, failure, reading)
-    return sorted(groups.values(), key=lambda group: -group.n_tasks)
+        label = (failure.type_name, _place(failure.traceback))
+        if label not in kinds and len(kinds) >= _MOST_KINDS:
+            label = ("other exceptions", "")
+        _add(kinds.setdefault(label, FailureKind(*label)), block, task, failure, reading)
+    return sorted(kinds.values(), key=lambda kind: -kind.n_tasks)
 
 
 def _failures(reading: Reading) -> Iterator[tuple[Block, Task, Failure]]:
@@ -73,16 +72,16 @@ def _failures(reading: Reading) -> Iterator[tuple[Block, Task, Failure]]:
                 yield block, task, reading.failure(block, task) or Failure("unknown", "no reason is stored", "")
 
 
-def _add(group: FailureGroup, block: Block, task: Task, failure: Failure, reading: Reading) -> None:
-    group.n_tasks += 1
-    if group.n_tasks == 1:
-        group.message, group.traceback = failure.message, failure.traceback
-        group.first_at = group.last_at = task.at
-    group.first_at = min(group.first_at, task.at)
-    group.last_at = max(group.last_at, task.at)
-    if len(group.tasks) < _EXAMPLES:
-        group.tasks.append(task.id)
-        group.inputs.append(shown_call(reading, block, task))
+def _add(kind: FailureKind, block: Block, task: Task, failure: Failure, reading: Reading) -> None:
+    kind.n_tasks += 1
+    if kind.n_tasks == 1:
+        kind.message, kind.traceback = failure.message, failure.traceback
+        kind.first_at = kind.last_at = task.at
+    kind.first_at = min(kind.first_at, task.at)
+    kind.last_at = max(kind.last_at, task.at)
+    if len(kind.tasks) < _EXAMPLES:
+        kind.tasks.append(task.id)
+        kind.inputs.append(shown_call(reading, block, task))
 
 
 def _place(traceback: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from starburst_executor.client.handles import handle_of
 from starburst_executor.errors import ConfigError, ObjectNotFound, PayloadError, RecordInvalid, VersionMismatch
 from starburst_executor.launch.aws.on_aws import AwsLauncher
-from starburst_executor.protocol.status import Status
+from starburst_executor.protocol.status import State, Status
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
@@ -83,11 +83,17 @@ class TaskLogs:
 
     Args:
         task: One task's id; None for all.
+        failed: Only of tasks that failed.
+        since: Only of tasks that have ended since then, UTC epoch seconds.
     Raises:
         ConfigError: that is not a task's id.
     """
 
-    def __init__(self, session: SessionStore, task: str | None = None) -> None:
+    def __init__(
+        self, session: SessionStore, task: str | None = None, *, failed: bool = False, since: float = 0.0
+    ) -> None:
+        self._failed = failed
+        self._since = since
         self._session = session
         self._task = None if task is None else _parsed(task)
         self._printed: dict[str, _Printed] = {}  # by the status object's key
@@ -125,6 +131,8 @@ class TaskLogs:
         for index, entry in enumerate(stored.status.entries, listed.ref.first):
             name = f"{listed.ref.ordinal}-{index}"
             if entry.log is None or not entry.has_ended or printed.has(index, entry.run):
+                continue
+            if entry.at < self._since or (self._failed and entry.state != State.FAILED):
                 continue
             if self._task is not None and self._task != (listed.ref.ordinal, index):
                 continue

@@ -30,7 +30,7 @@ from starburst_executor.config.container import (
 )
 from starburst_executor.config.environment import variable_names
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, price_file, registry_folder
-from starburst_executor.config.settings import LAUNCHERS, Settings, resolve
+from starburst_executor.config.settings import LAUNCHERS, Settings, explained, resolve, write_setting
 from starburst_executor.config.timings import Timings
 from starburst_executor.config.user_keys import (
     SessionKey,
@@ -61,6 +61,7 @@ __all__ = [
     "default_store",
     "drop_secrets",
     "ephemeral_session_key",
+    "explained",
     "fallback_environment",
     "find_session_key",
     "forget_aws",
@@ -84,4 +85,5 @@ __all__ = [
     "worker_environment",
     "worker_rights",
     "worker_size",
+    "write_setting",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from starburst_executor.config.folders import config_folder, make_private
 from starburst_executor.errors import ConfigError
 
-__all__ = ["config_file", "read_config_file", "write_table"]
+__all__ = ["config_file", "read_config_file", "write_table", "write_value"]
 
 
 def config_file() -> Path:
@@ -55,20 +56,40 @@ def write_table(name: str, values: dict[str, str] | None) -> Path:
     """
     import tomlkit  # for commands only
 
+    def step(document: Any) -> bool:
+        if values is None:
+            return document.pop(name, None) is not None
+        table = document.setdefault(name, tomlkit.table())
+        for key in [key for key in table if key not in values]:
+            del table[key]
+        table.update(values)
+        return True
+
+    return _changed(step)
+
+
+def write_value(name: str, value: object | None) -> Path:
+    """Set one value outside all tables of the config file, or remove it; otherwise like `write_table`."""
+
+    def step(document: Any) -> bool:
+        if value is None:
+            return document.pop(name, None) is not None
+        document[name] = value
+        return True
+
+    return _changed(step)
+
+
+def _changed(step: Callable[[Any], bool]) -> Path:
+    import tomlkit  # for commands only
+
     path = config_file()
     document: Any = tomlkit.document()
     try:
         with suppress(FileNotFoundError):
             document = tomlkit.parse(path.read_text(encoding="utf-8"))
-        if values is None and name not in document:
+        if not step(document):
             return path
-        if values is None:
-            del document[name]
-        else:
-            table = document.setdefault(name, tomlkit.table())
-            for key in [key for key in table if key not in values]:
-                del table[key]
-            table.update(values)
         problem = make_private(path.parent)
         if problem is not None:
             raise ConfigError(f"the config file cannot be written: {problem}; set STARBURST_HOME")

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from starburst_executor.config.aws import TABLE, aws_table
-from starburst_executor.config.file import read_config_file
+from starburst_executor.config.file import read_config_file, write_value
 from starburst_executor.config.folders import default_store
 from starburst_executor.errors import ConfigError
 
-__all__ = ["LAUNCHERS", "Settings", "resolve"]
+__all__ = ["LAUNCHERS", "Settings", "explained", "resolve", "write_setting"]
 
 _MIB = 2**20
 LAUNCHERS = ("local", "none", "aws", "fargate", "fargate-spot", "ec2", "batch", "batch-spot")
@@ -115,26 +115,56 @@ def resolve(detached: bool, *, store_of: Callable[[str], str | None] | None = No
         TypeError: an argument has a wrong type or an unknown name.
     """
     given = _one_workers({name: value for name, value in arguments.items() if value is not None})
-    file_path, from_file = _from_file()
-    settled: dict[str, Any] = {}
-    for one in fields(Settings):
-        rule: _Rule = one.metadata["rule"]
-        variable = f"STARBURST_{one.name.upper()}"
-        if one.name in given:
-            settled[one.name] = _checked(one.name, given.pop(one.name), rule, None)
-        elif text := os.environ.get(variable):
-            settled[one.name] = _checked(one.name, _from_text(text, rule), rule, variable)
-        elif one.name in from_file:
-            value = from_file[one.name]
-            settled[one.name] = _checked(one.name, None if value == "none" else value, rule, str(file_path))
-    if given:
-        raise TypeError(f"unknown setting: {next(iter(given))!r}")
+    settled = {name: value for name, (value, _) in _settled(given).items()}
     settled.setdefault("workers", _cpu_count())
     if "store" not in settled:
         launcher = settled.get("launcher", "local")
         named = store_of(launcher) if store_of is not None else None
         settled["store"] = named or default_store(detached=detached)
     return Settings(**settled)
+
+
+def _settled(given: dict[str, object]) -> dict[str, tuple[Any, str]]:
+    """Return the settings that are not the default, checked, each with its origin. Takes the arguments out of `given`."""
+    file_path, from_file = _from_file()
+    settled: dict[str, tuple[Any, str]] = {}
+    for one in fields(Settings):
+        rule: _Rule = one.metadata["rule"]
+        variable = f"STARBURST_{one.name.upper()}"
+        if one.name in given:
+            settled[one.name] = _checked(one.name, given.pop(one.name), rule, None), "an argument"
+        elif text := os.environ.get(variable):
+            settled[one.name] = _checked(one.name, _from_text(text, rule), rule, variable), variable
+        elif one.name in from_file:
+            value = from_file[one.name]
+            origin = str(file_path)
+            settled[one.name] = _checked(one.name, None if value == "none" else value, rule, origin), origin
+    if given:
+        raise TypeError(f"unknown setting: {next(iter(given))!r}")
+    return settled
+
+
+def explained(detached: bool) -> dict[str, tuple[Any, str]]:
+    """Return every setting with its value and its origin: a variable, the config file, or "default".
+
+    Raises: ConfigError: a value is out of range.
+    """
+    settled, whole = _settled({}), resolve(detached)
+    return {one.name: settled.get(one.name, (getattr(whole, one.name), "default")) for one in fields(Settings)}
+
+
+def write_setting(name: str, text: str | None) -> Path:
+    """Write a setting into the config file, or take it out; return the file's path. Needs the extra `cli`.
+
+    Raises: ConfigError: there is no such setting, the value is out of range, or the file cannot be written.
+    """
+    rules = {one.name: one.metadata["rule"] for one in fields(Settings)}
+    if name not in rules:
+        raise ConfigError(f"unknown setting: {name!r}; known are {', '.join(rules)}")
+    if text is None:
+        return write_value(name, None)
+    value = _checked(name, _from_text(text, rules[name]), rules[name], "what was typed")
+    return write_value(name, "none" if value is None else value)
 
 
 def _one_workers(arguments: dict[str, object]) -> dict[str, object]:

@@ -14,7 +14,7 @@ from starburst_executor.cli.options import examples, json_option, opened, sessio
 from starburst_executor.cli.render import is_terminal, say, show_json, utc
 from starburst_executor.cli.writers import FORMATS, format_for, write_all
 from starburst_executor.client.explaining import explain_session, explain_task
-from starburst_executor.client.failing import FailureGroup, group_failures
+from starburst_executor.client.failing import FailureKind, failure_kinds
 from starburst_executor.client.reading import Reading
 from starburst_executor.client.results import Outcome, Selection, stream
 from starburst_executor.errors import ConfigError
@@ -85,30 +85,30 @@ def _ranges(text: str) -> tuple[tuple[int, float], ...]:
 def errors(session: str, store: str | None, as_json: bool) -> None:
     """Show the failures of SESSION, grouped by exception and place: how many, first and last, one traceback, example inputs."""
     with opened(session, store, needs_key=True) as visited:
-        groups = group_failures(Reading(visited.session))
+        kinds = failure_kinds(Reading(visited.session))
         session_id = visited.session.session_id
     if as_json:
-        for group in groups:
-            show_json(**dataclasses.asdict(group))
+        for one in kinds:
+            show_json(**dataclasses.asdict(one))
         return
-    if not groups:
+    if not kinds:
         say(f"no task of session {session_id} has failed")
-    for group in groups:
-        _show(group)
-    if groups:
+    for one in kinds:
+        _show(one)
+    if kinds:
         say(
             f"mend the function, and run only what failed: starburst retry {session_id} --failed --with script.py:function"
         )
 
 
-def _show(group: FailureGroup) -> None:
-    name = group.type_name.removeprefix("builtins.")
-    click.secho(f"{group.n_tasks:,} × {name}{f' at {group.place}' if group.place else ''}", bold=True)
-    click.echo(f"  first {utc(group.first_at)}, last {utc(group.last_at)}")
-    click.echo(f"  message: {group.message}")
-    for task, call in zip(group.tasks, group.inputs, strict=True):
+def _show(one: FailureKind) -> None:
+    name = one.type_name.removeprefix("builtins.")
+    click.secho(f"{one.n_tasks:,} × {name}{f' at {one.place}' if one.place else ''}", bold=True)
+    click.echo(f"  first {utc(one.first_at)}, last {utc(one.last_at)}")
+    click.echo(f"  message: {one.message}")
+    for task, call in zip(one.tasks, one.inputs, strict=True):
         click.echo(f"  task {task}: {call}")
-    for line in group.traceback.splitlines():
+    for line in one.traceback.splitlines():
         click.echo(f"    {line}")
     click.echo()
 

@@ -19,10 +19,12 @@ from starburst_executor.cli.render import (
 from starburst_executor.client.finding import Visit
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.report import SessionStatus, duration
+from starburst_executor.protocol.money import ended_by
+from starburst_executor.protocol.records import SessionState
 
-__all__ = ["status", "top", "wait"]
+__all__ = ["LOOK_S", "looking", "status", "top", "until_over", "verdict", "wait"]
 
-_LOOK_S = 2.0  # between two looks on a terminal: 15 of them cost a cent an hour on S3
+LOOK_S = 2.0  # between two looks on a terminal: 15 of them cost a cent an hour on S3
 
 
 @click.command(
@@ -71,7 +73,7 @@ def until_over(visited: Visit, looks: Looks, *, timeout_s: float | None = None) 
         yield found
         if found.is_over:
             return
-        left_s = _LOOK_S if deadline is None else min(_LOOK_S, deadline - clock.monotonic())
+        left_s = LOOK_S if deadline is None else min(LOOK_S, deadline - clock.monotonic())
         if left_s <= 0:
             raise TimeoutError(
                 f"not all tasks have ended within {timeout_s:g} s: {line_of(found)}; the session goes on: "
@@ -89,14 +91,21 @@ def wait(session: str, store: str | None, timeout: float | None, as_json: bool) 
     with opened(session, store) as visited, Progress() as progress:
         for found in until_over(visited, looking(visited), timeout_s=timeout):
             progress.show(found, is_last=found.is_over)
+        code = verdict(visited, found)
     if as_json:
         show_json(**found.to_dict())
-    raise click.exceptions.Exit(verdict(found))
+    raise click.exceptions.Exit(code)
 
 
-def verdict(status: SessionStatus) -> int:
-    """Return the exit status of a command that waited: whether all tasks completed."""
-    return exits.DONE if status.completed == status.total else exits.NO
+def verdict(visited: Visit, status: SessionStatus) -> int:
+    """Return the exit status of a command that waited: whether all tasks completed, and if not, whether the session could not go on."""
+    if status.completed == status.total:
+        return exits.DONE
+    manifest = visited.session.manifest.current
+    if manifest.state == SessionState.EXPIRED:
+        return exits.LIMIT
+    broken = ended_by(manifest)
+    return exits.NO if broken is None else exits.code_of(broken)
 
 
 @click.command(epilog=examples("starburst top last", "starburst top last --all --json"))

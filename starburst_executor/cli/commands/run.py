@@ -1,0 +1,314 @@
+"""`starburst run` and `attach`: starts a session from a function or a program, and watches it to its end."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from starburst_executor import config
+from starburst_executor.cli import exits
+from starburst_executor.cli.commands.status import LOOK_S, looking, verdict
+from starburst_executor.cli.inputs import Call, Inputs, calls_of, check_call, program_call
+from starburst_executor.cli.options import DURATION, examples, looked_up, session_argument, store_option
+from starburst_executor.cli.render import Progress, say
+from starburst_executor.cli.targets import load_target
+from starburst_executor.cli.writers import as_json as to_json
+from starburst_executor.cli.writers import format_for, write_all
+from starburst_executor.client.detached import DetachedExecutor
+from starburst_executor.client.finding import Visit, visit
+from starburst_executor.client.following import Following
+from starburst_executor.client.given import GivenLauncher
+from starburst_executor.client.money import hourly_usd
+from starburst_executor.client.reading import Reading
+from starburst_executor.client.report import SessionStatus
+from starburst_executor.client.results import Outcome, Selection, stream
+from starburst_executor.client.tending import Tending
+from starburst_executor.clock import SystemClock
+from starburst_executor.errors import ConfigError, KeyNotFound
+from starburst_executor.programs import run_program
+from starburst_executor.protocol import calls
+
+__all__ = ["attach", "run"]
+
+_SHOWN_CHARACTERS = 200
+# Calls that a dry run pickles to estimate the bytes of all.
+_SAMPLE = 1000
+
+
+class _Run(click.Command):
+    """A command whose words after `--` are a program of the user's, whatever they look like."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            at = args.index("--")
+            ctx.meta["program"] = tuple(args[at + 1 :])
+            args = args[:at]
+        return super().parse_args(ctx, args)
+
+
+@click.command(
+    cls=_Run,
+    epilog=examples(
+        "starburst run measure.py:measure --csv samples.csv --arg scale=2 --detach",
+        "starburst run package.module:function --range 0:10000 --workers 8 --out results.jsonl",
+        "starburst run script.py:function --lines names.txt --limit 1",
+        "starburst run --csv samples.csv --outputs '*.bam' -- align --x {x} {sample}",
+    ),
+)
+@click.argument("target", required=False)
+@click.option("--range", "range_", metavar="A:B[:STEP]", help="Call it with each of these numbers.")
+@click.option("--lines", metavar="FILE", help="With each line of a file; - for standard input.")
+@click.option("--csv", "csv_", metavar="FILE", help="With each row of a table: columns are keyword arguments.")
+@click.option("--jsonl", metavar="FILE", help="With each object of a file of JSON lines: keys are keyword arguments.")
+@click.option(
+    "--files", metavar="PATTERN", help="With each of these files, such as 'data/*.fastq': their absolute names."
+)
+@click.option(
+    "--arg", "constants", multiple=True, metavar="NAME=VALUE", help="The same argument for all calls; may be repeated."
+)
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N inputs, for a trial run.")
+@click.option(
+    "--outputs",
+    multiple=True,
+    metavar="PATTERN",
+    help="Files that the program writes, which become part of its outcome.",
+)
+@click.option("--dry-run", is_flag=True, help="Tell tasks, bytes, workers and dollars, and start nothing.")
+@click.option("--workers", type=int, metavar="N", help="How many tasks run at once.  [default: one for each processor]")
+@click.option("--launcher", metavar="NAME", help="What starts workers: local, fargate, batch, none, …")
+@click.option("--timeout", type=DURATION, metavar="TIME", help="Stop a task that runs longer; it fails.")
+@click.option("--expires", type=DURATION, metavar="TIME", help="End the session after this time.")
+@click.option("--budget", type=float, metavar="USD", help="End the session when its workers have cost this much.")
+@click.option("--max-hourly-cost", type=float, metavar="USD", help="Start no workers that would cost more an hour.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the results there at the end; - for standard output.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(("jsonl", "csv", "pickle", "parquet")),
+    help="[default: by the suffix of FILE]",
+)
+@click.option("--detach", is_flag=True, help="Do not wait: print the session's id.")
+@store_option
+def run(
+    *,
+    target: str | None,
+    range_: str | None,
+    lines: str | None,
+    csv_: str | None,
+    jsonl: str | None,
+    files: str | None,
+    constants: tuple[str, ...],
+    limit: int | None,
+    outputs: tuple[str, ...],
+    dry_run: bool,
+    workers: int | None,
+    launcher: str | None,
+    timeout: float | None,
+    expires: float | None,
+    budget: float | None,
+    max_hourly_cost: float | None,
+    out: Path | None,
+    kind: str | None,
+    detach: bool,
+    store: str | None,
+) -> None:
+    """Run TARGET, module:function or script.py:function, or the program after --, once for each input, in a session that outlives
+    this command.
+
+    It is watched unless --detach; ^C asks whether to detach, cancel or go on, and detaches where there is no terminal. Texts of inputs become
+    what the function's annotations say; without one, what is written as a number becomes a number. In a program's words, {name} is a
+    column, and {} the line, file or number.
+    """
+    program: tuple[str, ...] = click.get_current_context().meta.get("program", ())
+    inputs = Inputs(range_, lines, csv_, jsonl, files, constants, limit)
+    if detach and out is not None:
+        raise ConfigError(
+            "--out needs the results: leave out --detach, or type `starburst results last --out FILE` later"
+        )
+    function, calls = _prepared(target, program, inputs, outputs)
+    settings: dict[str, Any] = {
+        "workers": workers,
+        "store": store,
+        "launcher": launcher,
+        "task_timeout": timeout,
+        "absolute_timeout": expires,
+        "budget_usd": budget,
+        "max_hourly_cost": max_hourly_cost,
+    }
+    if dry_run:
+        _tell(calls, settings)
+        return
+    executor = DetachedExecutor(**settings)
+    n_tasks = _submit(executor, function, calls)
+    say(f"session {executor.id}: {n_tasks:,} tasks")
+    if detach:
+        executor.detach()
+        click.echo(executor.id)
+        say(f"it goes on: `starburst status {executor.id} --watch`, `starburst results {executor.id}`")
+        return
+    with visit(executor.url, SystemClock(), key=executor.key) as visited:
+        found = _watch(visited, executor)
+        if out is not None:
+            to = None if str(out) == "-" else out
+            write_all(stream(Reading(visited.session), Selection()), to, format_for(to, kind))
+        executor.detach()
+        say(_farewell(found, out))
+        raise click.exceptions.Exit(verdict(visited, found))
+
+
+def _prepared(
+    target: str | None, program: tuple[str, ...], inputs: Inputs, outputs: tuple[str, ...]
+) -> tuple[Callable[..., Any], Iterator[Call]]:
+    """Return the function and its calls, the first of which was checked."""
+    if (target is None) is not bool(program):
+        raise ConfigError("name what to run: module:function, script.py:function, or a program after --")
+    if target is None:
+        calls: Iterator[Call] = (program_call(program, call, outputs) for call in calls_of(inputs, None))
+        function: Callable[..., Any] = run_program
+    else:
+        if outputs:
+            raise ConfigError("--outputs is for programs: a function returns what is its outcome")
+        function = load_target(target)
+        calls = calls_of(inputs, function)
+    first = next(calls, None)
+    if first is None:
+        raise ConfigError("no inputs: nothing to run")
+    check_call(function, first)
+    return function, chain([first], calls)
+
+
+def _submit(executor: DetachedExecutor, function: Callable[..., Any], calls: Iterator[Call]) -> int:
+    n_tasks = 0
+    try:
+        for call in calls:
+            executor.submit(function, *call.args, **call.kwargs)
+            n_tasks += 1
+        executor.flush()
+    except BaseException:
+        # Half of the inputs are of no use, and would run a second time with the next try.
+        executor.cleanup(force=True)
+        raise
+    return n_tasks
+
+
+def _tell(inputs: Iterator[Call], settings: dict[str, Any]) -> None:
+    clock = SystemClock()
+    given = GivenLauncher(settings["launcher"], clock, detached=True)
+    resolved = config.resolve(detached=True, store_of=given.store_of, **{**settings, "launcher": given.spec})
+    sample = [len(calls.dump_call(*call)) for call in islice(inputs, _SAMPLE)]
+    n_tasks = len(sample) + sum(1 for _ in inputs)
+    n_bytes = sum(sample) * n_tasks // max(1, len(sample))
+    launcher = given.open_for(resolved.launcher, resolved.store)
+    usd = hourly_usd(launcher, resolved.workers)
+    click.echo(f"tasks      {n_tasks:,}, with about {n_bytes:,} bytes of arguments")
+    click.echo(f"workers    {resolved.workers:,} at once, by launcher {resolved.launcher}")
+    click.echo(f"store      {resolved.store}")
+    click.echo(
+        f"cost       {'nothing for workers' if usd is None else f'about ${usd:.2f} an hour while all of them run'}"
+    )
+    click.echo("nothing was started")
+
+
+def _farewell(found: SessionStatus, out: Path | None) -> str:
+    words = f"session {found.id}: {found.completed:,} completed, {found.failed:,} failed, {found.cancelled:,} cancelled"
+    if out is not None and str(out) != "-":
+        words += f"; written to {out}"
+    if found.failed:
+        return f"{words}; `starburst errors {found.id}` shows why"
+    return words if out is not None else f"{words}; `starburst results {found.id}` prints what they returned"
+
+
+# --- watching ---------------------------------------------------------------------------------------------------------
+
+
+@click.command(epilog=examples("starburst attach last", "starburst attach last --json > outcomes.jsonl"))
+@session_argument
+@click.option("--json", "as_json", is_flag=True, help="Print outcomes as JSON lines, as `results` does.")
+def attach(session: str, store: str | None, as_json: bool) -> None:
+    """Watch SESSION to its end: results and failures as they come, and missing workers are started. Exit status 1 if a task failed.
+
+    ^C asks whether to detach, cancel or go on, and detaches where there is no terminal. Outcomes that were there before come first.
+    """
+    url = looked_up(session, store)
+    executor = DetachedExecutor.reattach(url)
+    try:
+        with visit(url, SystemClock(), key=executor.key) as visited:
+            if not visited.session.sealer.has_key:
+                raise KeyNotFound(f"attaching needs the session's key: `starburst key import {url}`")
+            found = _watch(visited, executor, Following(Reading(visited.session)), as_json=as_json)
+            code = verdict(visited, found)
+    finally:
+        executor.detach()
+    raise click.exceptions.Exit(code)
+
+
+def _watch(
+    visited: Visit, executor: DetachedExecutor, following: Following | None = None, *, as_json: bool = False
+) -> SessionStatus:
+    """Watch a session until nothing is left to do, and have its missing workers started.
+
+    Raises: Exit if the user detaches.
+    """
+    looks, tending = looking(visited), Tending(executor, visited.session)
+    clock, never = visited.session.clock, threading.Event()
+    with Progress() as progress:
+        while True:
+            try:
+                found = looks.look()
+                for outcome in following.fresh() if following is not None else ():
+                    progress.print(_shown(outcome, as_json=as_json))
+                progress.show(found, is_last=found.is_over)
+                if found.is_over:
+                    return found
+                tending.go_on()
+                clock.wait(never, LOOK_S)
+            except KeyboardInterrupt:
+                _interrupted(executor, progress)
+
+
+def _shown(outcome: Outcome, *, as_json: bool) -> str:
+    if as_json:
+        return to_json(outcome)
+    task, failure = outcome.task, outcome.failure()
+    if failure is not None:
+        kind = failure.type_name.removeprefix("builtins.")
+        return _cut(f"{task.id} {task.state.name.lower()} {kind}: {failure.message}")
+    value, error = outcome.loaded()
+    return _cut(f"{task.id} completed {value!r}" if error is None else f"{task.id} completed, not shown: {error}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+
+
+def _interrupted(executor: DetachedExecutor, progress: Progress) -> None:
+    """Ask what to do after a ^C; return to go on. Where there is no terminal, detach. Raises: Exit."""
+    answer = "d"
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        progress.pause()
+        try:
+            answer = click.prompt(
+                "detach and let it go on (d), cancel what waits and detach (c), go on watching (g)",
+                type=click.Choice(["d", "c", "g"]), default="d", show_choices=False, err=True,
+            )  # fmt: skip
+        except (click.Abort, KeyboardInterrupt):
+            answer = "d"
+    if answer == "g":
+        progress.go_on()
+        return
+    if answer == "c":
+        say(f"{executor.cancel():,} tasks cancelled")
+    executor.detach()
+    say(f"session {executor.id} goes on; come back with: starburst attach {executor.url}")
+    raise click.exceptions.Exit(exits.INTERRUPTED)

@@ -1,0 +1,131 @@
+"""`starburst run` and `attach` as processes of their own: watched, detached, interrupted, with programs, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from starburst_executor.cli import exits
+from tests.sessions import kill_workers, store_url, wait_until
+from tests.support.aws_rig import run
+from tests.support.moto_server import ROOT
+
+assert store_url
+
+SCRIPT = """
+import pathlib, sys, time
+
+def double(x: int, scale=2):
+    return x * scale
+
+def wait_for(path):
+    print("waits for", path)
+    while not pathlib.Path(path).exists():
+        time.sleep(0.01)
+    if path.endswith("bad"):
+        raise ValueError(path)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "tool.py").write_text(SCRIPT)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def start(*words: str) -> subprocess.Popen[str]:
+    """The command as users start it in a pipe."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "starburst_executor.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def test_a_run_is_watched_to_its_end_and_its_results_are_a_file(folder: Path, store_url: str) -> None:
+    (folder / "in.csv").write_text("x\n1\n2\n3\n")
+    words = ["tool.py:double", "--csv", "in.csv", "--arg", "scale=10", "--store", store_url, "--workers", "1"]
+    result = run("run", *words, "--out", "out.jsonl")
+    assert result.exit_code == exits.DONE, result.stderr
+    values = [json.loads(line)["value"] for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert values == [10, 20, 30]
+    assert "3 tasks" in result.stderr
+    assert "3 completed, 0 failed" in result.stderr
+    assert run("status", "last", "--store", store_url, "--json").exit_code == exits.DONE
+
+
+def test_an_interrupted_run_goes_on_and_attach_comes_back(folder: Path) -> None:
+    store = f"sqlite://{folder}/sessions"
+    running = start("run", "tool.py:wait_for", "--lines", "names", "--store", store, "--workers", "1")
+    running.communicate(timeout=60)
+    assert running.returncode == exits.USAGE  # there is no such file, and so no session
+    assert run("sessions", "--store", store).stdout == ""
+    (folder / "names").write_text("one\ntwo.bad\n")
+    running = start("run", "tool.py:wait_for", "--lines", "names", "--store", store, "--workers", "1")
+    wait_until(lambda: '"running": 1' in run("status", "last", "--store", store, "--json").stdout)
+    running.send_signal(signal.SIGINT)
+    stdout, stderr = running.communicate(timeout=60)
+    assert running.returncode == exits.INTERRUPTED, stderr
+    assert stdout == ""
+    (line,) = [line for line in stderr.splitlines() if "come back with: starburst attach " in line]
+    url = line.rpartition(" ")[2]
+    assert json.loads(run("status", url, "--json").stdout)["running"] == 1
+    # The worker dies while no client is there, and attaching starts another.
+    kill_workers(url)
+    (folder / "one").touch()
+    (folder / "two.bad").touch()
+    attached = run("attach", url)
+    assert attached.exit_code == exits.NO, attached.stderr
+    assert attached.stdout.splitlines() == ["0-0 completed None", "0-1 failed ValueError: two.bad"]
+    again = run("attach", url, "--json")
+    assert [json.loads(line)["state"] for line in again.stdout.splitlines()] == ["completed", "failed"]
+    logs = run("logs", url, "--failed").stdout
+    assert logs == "[0-1] waits for two.bad\n"
+    run("cleanup", url, "--force", "--yes")
+
+
+def test_programs_are_run_and_their_files_are_the_outcome(folder: Path) -> None:
+    store = f"sqlite://{folder}/sessions"
+    program = "import sys; open(f'{sys.argv[1]}.txt', 'w').write('x' * int(sys.argv[1])); print(sys.argv); sys.exit(sys.argv[1] == '2')"
+    words = ["--range", "1:3", "--store", store, "--workers", "1", "--outputs", "*.txt", "--out", "out.jsonl"]
+    result = run("run", *words, "--", sys.executable, "-c", program, "{}")
+    assert result.exit_code == exits.NO, result.stderr
+    first, second = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert first["value"]["exit_status"] == 0
+    assert first["value"]["outputs"] == {"1.txt": "eA=="}
+    assert "non-zero exit status 1" in second["error"]["message"]
+    assert "['-c', '2']" in run("logs", "last", "--store", store, "--task", "0-1").stdout
+    run("cleanup", "last", "--store", store, "--force", "--yes")
+
+
+def test_what_cannot_run_is_refused_before_a_session_starts(folder: Path) -> None:
+    store = ("--store", f"sqlite://{folder}/sessions")
+    (folder / "half.jsonl").write_text('{"x": 1}\nnope\n')
+    (folder / "broken.py").write_text("1 / 0\n")
+    for words, says in (
+        (["tool.py:nothing"], "there are double, wait_for"),
+        (["nowhere.py:f"], "the script cannot be read"),
+        (["broken.py:f"], "ZeroDivisionError: division by zero (line 1 of"),
+        (["tool"], "write module:function or script.py:function"),
+        ([], "name what to run"),
+        (["tool.py:double", "--arg", "y=1"], "cannot be called with these inputs"),
+        (["tool.py:double", "--jsonl", "half.jsonl"], "half.jsonl, line 2"),
+        (["tool.py:double", "--range", "0:3", "--outputs", "x"], "--outputs is for programs"),
+        (["tool.py:double", "--range", "0:0"], "nothing to run"),
+    ):
+        result = run("run", *words, *store)
+        assert (result.exit_code, says in result.stderr) == (exits.USAGE, True), result.stderr
+    assert run("sessions", *store).stdout == ""
+    dry = run("run", "tool.py:double", "--range", "0:5000", "--dry-run", *store)
+    assert "tasks      5,000" in dry.stdout
+    assert run("sessions", *store).stdout == ""
