@@ -87,9 +87,9 @@ def stack(account: Account) -> Stack:
     return account.deploy(Ec2="yes", Batch="yes", Express="euw1-az1")
 
 
-def run(*words: str, answer: str | None = None) -> Result:
+def run(*arguments: str, answer: str | None = None) -> Result:
     """`starburst WORDS`, with `answer` typed; a fault of ours is raised."""
-    result = CliRunner().invoke(starburst, list(words), input=answer, prog_name="starburst")
+    result = CliRunner().invoke(starburst, list(arguments), input=answer, prog_name="starburst")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result

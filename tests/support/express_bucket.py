@@ -67,19 +67,19 @@ class DirectoryBucket:
                 environ[name] = environ[name].replace(f"/{DIRECTORY_BUCKET}", f"/{BEHIND}", 1)
         if "list-type" in query:
             return self._list(environ, {name: values[0] for name, values in query.items()})
-        told, behind = self._etags.get(key, ("", _NONE))
+        etag, behind = self._etags.get(key, ("", _NONE))
         for name in ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH"):
             if environ.get(name, "*") != "*":
-                environ[name] = behind if environ[name].strip('"') == told else _NONE
+                environ[name] = behind if environ[name].strip('"') == etag else _NONE
         status, headers, body = self._ask(environ)
-        found = dict(headers).get("ETag") or (re.search(rb"<ETag>(.*?)</ETag>", body) or [b"", b""])[1].decode()
-        if not key or "partNumber" in query or "uploads" in query or not found:
+        shown = dict(headers).get("ETag") or (re.search(rb"<ETag>(.*?)</ETag>", body) or [b"", b""])[1].decode()
+        if not key or "partNumber" in query or "uploads" in query or not shown:
             return status, headers, body
-        found = found.replace("&quot;", '"')
+        shown = shown.replace("&quot;", '"')
         if environ["REQUEST_METHOD"] in ("PUT", "POST") and status.startswith("200"):
-            told = secrets.token_hex(16)
-            self._etags[key] = told, f'"{found.strip(chr(34))}"'
-        quoted = f'"{told}"'
+            etag = secrets.token_hex(16)
+            self._etags[key] = etag, f'"{shown.strip(chr(34))}"'
+        quoted = f'"{etag}"'
         headers = [(name, quoted if name == "ETag" else value) for name, value in headers]
         return status, headers, re.sub(rb"<ETag>.*?</ETag>", f"<ETag>{quoted}</ETag>".encode(), body)
 
@@ -105,9 +105,9 @@ class DirectoryBucket:
             raise _Refused("400 Bad Request", "InvalidArgument")
         if "start-after" in query:
             raise _Refused("501 Not Implemented", "NotImplemented")
-        found = self._all(environ, prefix)
-        folders = {key[: key.index("/", len(prefix)) + 1] for key in found if delimiter and "/" in key[len(prefix) :]}
-        lines = [*(key for key in found if not key.startswith(tuple(folders) or ("\0",))), *folders]
+        objects = self._all(environ, prefix)
+        folders = {key[: key.index("/", len(prefix)) + 1] for key in objects if delimiter and "/" in key[len(prefix) :]}
+        lines = [*(key for key in objects if not key.startswith(tuple(folders) or ("\0",))), *folders]
         lines.sort(key=lambda line: hashlib.sha256(line.encode()).digest())
         first, most = int(query.get("continuation-token", "0")), int(query.get("max-keys", "1000"))
         page, rest = lines[first : first + most], lines[first + most :]
@@ -122,7 +122,7 @@ class DirectoryBucket:
             if line in folders:
                 xml.append(f"<CommonPrefixes><Prefix>{spelled(line)}</Prefix></CommonPrefixes>")
                 continue
-            size, modified = found[line]
+            size, modified = objects[line]
             xml.append(
                 f"<Contents><Key>{spelled(line)}</Key><LastModified>{modified}</LastModified><Size>{size}</Size>"
                 f"<ETag>&quot;{self._etags[line][0]}&quot;</ETag><StorageClass>EXPRESS_ONEZONE</StorageClass></Contents>"
@@ -132,7 +132,7 @@ class DirectoryBucket:
 
     def _all(self, environ: dict[str, Any], prefix: str) -> dict[str, tuple[str, str]]:
         """Size and time of each key."""
-        found: dict[str, tuple[str, str]] = {}
+        objects: dict[str, tuple[str, str]] = {}
         token = ""
         while True:
             more = f"&continuation-token={quote(token)}" if token else ""
@@ -146,7 +146,7 @@ class DirectoryBucket:
             page = ET.fromstring(self._ask(asked)[2])
             for line in page.findall(f"{_SPACE}Contents"):
                 fields = {field.tag.removeprefix(_SPACE): field.text or "" for field in line}
-                found[fields["Key"]] = fields["Size"], fields["LastModified"]
+                objects[fields["Key"]] = fields["Size"], fields["LastModified"]
             token = page.findtext(f"{_SPACE}NextContinuationToken") or ""
             if not token:
-                return found
+                return objects

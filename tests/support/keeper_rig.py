@@ -157,4 +157,6 @@ class Client:
 def launches(rig: Rig) -> tuple[Launch, ...]:
     """Those in the manifest, with their handles as the launcher gave them."""
     session = rig.another()
-    return tuple(replace(one, handle=handle_of(session.sealer, one)) for one in session.manifest.current.launches)
+    return tuple(
+        replace(launch, handle=handle_of(session.sealer, launch)) for launch in session.manifest.current.launches
+    )

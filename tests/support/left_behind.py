@@ -108,7 +108,7 @@ class LeftBehind:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, None, None]:
         yield  # its fixtures have cleaned up
-        left = self._left(lambda one: one.test == item.nodeid and one.phase != _SHARED, item.stash[_FOLDER])
+        left = self._left(lambda process: process.test == item.nodeid and process.phase != _SHARED, item.stash[_FOLDER])
         if left and item.nodeid not in self._failed:
             pytest.fail(f"{item.nodeid} has left behind:\n" + "\n".join(left), pytrace=False)
 
@@ -158,7 +158,7 @@ class LeftBehind:
         """What is still there after a while, in words; the processes are killed then."""
         deadline = time.monotonic() + self._patience_s
         while True:
-            processes = [one for one in self._living() if is_meant(one)]
+            processes = [process for process in self._living() if is_meant(process)]
             entries = [] if folder is None else sorted(entry.name for entry in folder.iterdir())
             if not processes and not entries:
                 return []

@@ -268,8 +268,8 @@ BUILDS: dict[str, float] = {"Concurrently running builds for Linux/Medium enviro
 
 def _quotas(self: ServiceQuotasResponse) -> str:
     """moto has no quotas that were applied."""
-    found = [{"ServiceCode": "codebuild", "QuotaName": name, "Value": value} for name, value in BUILDS.items()]
-    return json.dumps({"Quotas": found})
+    quotas = [{"ServiceCode": "codebuild", "QuotaName": name, "Value": value} for name, value in BUILDS.items()]
+    return json.dumps({"Quotas": quotas})
 
 
 ServiceQuotasResponse.list_service_quotas = _quotas
@@ -368,7 +368,7 @@ def _as_given(parameters: Mapping[str, Any]) -> dict[str, str]:
 def _proposed(self: CloudFormationBackend, *args: Any, **kwargs: Any) -> Any:
     """Of a stack that was only ever proposed, moto makes a second one of the same name."""
     if kwargs["change_set_type"] == "CREATE":
-        for stack in [one for one in self.stacks.values() if one.name == kwargs["stack_name"]]:
+        for stack in [stack for stack in self.stacks.values() if stack.name == kwargs["stack_name"]]:
             assert stack.status == "REVIEW_IN_PROGRESS"
             del self.stacks[stack.stack_id]
     return _create_change_set(self, *args, **{**kwargs, "parameters": _as_given(kwargs["parameters"])})
@@ -376,26 +376,33 @@ def _proposed(self: CloudFormationBackend, *args: Any, **kwargs: Any) -> Any:
 
 def _executed(self: CloudFormationBackend, change_set_name: str, stack_name: str | None = None) -> None:
     """As creating or updating the stack directly: moto's forgets parameters, conditions and outputs."""
-    found = next(
-        one
-        for one in self.change_sets.values()
-        if (one.change_set_name, one.stack_name) == (change_set_name, stack_name) and one.stack_id in self.stacks
+    change_set = next(
+        candidate
+        for candidate in self.change_sets.values()
+        if (candidate.change_set_name, candidate.stack_name) == (change_set_name, stack_name)
+        and candidate.stack_id in self.stacks
     )
-    stack = self.stacks[found.stack_id]
-    if found.change_set_type == "UPDATE":
+    stack = self.stacks[change_set.stack_id]
+    if change_set.change_set_type == "UPDATE":
         # What was not given before had its default: it changes only if it differs from that.
         stack.resource_map.input_parameters = _as_given(stack.resource_map.resolved_parameters)
-        adds, removes = _by_condition(found)
-        stack.update(found.template, parameters=_as_given(found.parameters), tags=found.tags)
+        adds, removes = _by_condition(change_set)
+        stack.update(change_set.template, parameters=_as_given(change_set.parameters), tags=change_set.tags)
         for name in adds:
             assert stack.resource_map[name]
         _remove(stack.resource_map, removes)
         return
     made = Stack(
-        found.stack_id, stack.name, found.template, found.parameters, self.account_id, self.region_name, tags=found.tags
+        change_set.stack_id,
+        stack.name,
+        change_set.template,
+        change_set.parameters,
+        self.account_id,
+        self.region_name,
+        tags=change_set.tags,
     )
     made.events = stack.events
-    self.stacks[found.stack_id] = made
+    self.stacks[change_set.stack_id] = made
     made._add_stack_event("CREATE_IN_PROGRESS", resource_status_reason="User Initiated")
     made.create_resources()
 
@@ -492,7 +499,7 @@ def _permission(self: FakeBucket, action: str, resource: str) -> Any:
     policy = json.loads(self.policy)
     # A thread that only ever deleted several objects at once has none.
     headers = getattr(_request, "headers", {})
-    in_force = [one for one in policy["Statement"] if _holds(one.pop("Condition", {}), headers)]
+    in_force = [statement for statement in policy["Statement"] if _holds(statement.pop("Condition", {}), headers)]
     if not in_force:
         return PermissionResult.NEUTRAL
     return IAMPolicy(json.dumps({**policy, "Statement": in_force})).is_action_permitted(action, resource)
@@ -524,7 +531,7 @@ _clean_json = parsing.clean_json
 def _cleaned(value: Any, resources: Any) -> Any:
     """As moto's, which leaves a None in a list where the template says `AWS::NoValue`."""
     if isinstance(value, list):
-        return [one for one in (_cleaned(one, resources) for one in value) if one is not None]
+        return [item for item in (_cleaned(item, resources) for item in value) if item is not None]
     return _clean_json(value, resources)
 
 
@@ -599,7 +606,7 @@ def _changed_policy(
     region_name: str,
 ) -> ManagedPolicy:
     policy, document = original_resource, json.dumps(cloudformation_json["Properties"]["PolicyDocument"])
-    if document == next(one.document for one in policy.versions if one.is_default):
+    if document == next(version.document for version in policy.versions if version.is_default):
         return policy
     del policy.versions[:-1]  # IAM keeps five, and CloudFormation removes what is too much
     version = iam_backends[account_id]["aws"].create_policy_version(policy.arn, document, "true")

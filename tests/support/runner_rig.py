@@ -61,19 +61,19 @@ class Rig:
 
 def events(runner: Runner, enough: Callable[[list[Event]], bool]) -> list[Event]:
     """Poll until what has come is enough, or the runner died."""
-    seen: list[Event] = []
+    received: list[Event] = []
     deadline = time.monotonic() + PATIENCE_S
-    while not enough(seen) and not any(isinstance(event, Died) for event in seen):
-        assert time.monotonic() < deadline, f"only {seen!r:.500} after {PATIENCE_S} s"
-        seen += runner.poll(1.0)
-    return seen
+    while not enough(received) and not any(isinstance(event, Died) for event in received):
+        assert time.monotonic() < deadline, f"only {received!r:.500} after {PATIENCE_S} s"
+        received += runner.poll(1.0)
+    return received
 
 
 def finished(runner: Runner, n: int) -> list[Finished]:
     """The next `n` outcomes; nothing else may come."""
-    seen = events(runner, lambda seen: len(seen) >= n)
-    assert all(isinstance(event, Finished) for event in seen), seen
-    return [event for event in seen if isinstance(event, Finished)]
+    received = events(runner, lambda received: len(received) >= n)
+    assert all(isinstance(event, Finished) for event in received), received
+    return [event for event in received if isinstance(event, Finished)]
 
 
 def death(runner: Runner) -> tuple[list[Event], Died]:

@@ -130,10 +130,10 @@ class Rig:
 
     def call(self, ref: StatusRef, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a stored task, as a worker that has kept nothing gets them."""
-        seen = self.read(self.keys.status(ref))
-        entry = seen.entries[index]
+        current = self.read(self.keys.status(ref))
+        entry = current.entries[index]
         assert entry.call is not None
-        label = status.call_label(ref.ordinal, ref.first + index, seen.functions[entry.function])
+        label = status.call_label(ref.ordinal, ref.first + index, current.functions[entry.function])
         (arrived,) = Arguments(self.session).get([Wanted(ref, entry.call, label)], 1)
         if not isinstance(arrived, Arrived):
             raise arrived
@@ -150,15 +150,15 @@ class Rig:
         self.objects.swap(key, status.encode(changed, self.clock.new_id()), stored.etag)
 
     def write_entries(self, key: str, **changes: Any) -> None:
-        self.write(key, lambda seen: replace(seen, entries=tuple(e._replace(**changes) for e in seen.entries)))
+        self.write(key, lambda current: replace(current, entries=tuple(e._replace(**changes) for e in current.entries)))
 
     def claim(self, key: str, claim_id: str, at_most: int = 256, **how: bool) -> None:
         """Somebody else claims."""
         self.write(
             key,
-            lambda seen: status.claim(seen, claim_id, at_most=at_most, now=0.0, max_losses=3, **{"alone": True, **how})[
-                0
-            ],
+            lambda current: status.claim(
+                current, claim_id, at_most=at_most, now=0.0, max_losses=3, **{"alone": True, **how}
+            )[0],
         )
 
     def end(self, key: str, value: object = 8, *, claim_id: str = "other.1") -> None:
@@ -166,18 +166,18 @@ class Rig:
         self.claim(key, claim_id)
         body = outcomes.dump_value(value)
 
-        def step(seen: Status) -> Status:
+        def step(current: Status) -> Status:
             ended = {
                 i: Ended(
                     State.COMPLETED,
-                    self.sealer.sealed("outcome", status.outcome_label(seen, i, seen.entries[i]), body),
+                    self.sealer.sealed("outcome", status.outcome_label(current, i, current.entries[i]), body),
                     None,
                     0.01,
                     0,
                 )
-                for i in seen.under(claim_id)
+                for i in current.under(claim_id)
             }
-            return status.commit(seen, claim_id, ended, self.clock.now())[0]
+            return status.commit(current, claim_id, ended, self.clock.now())[0]
 
         self.write(key, step)
 
@@ -189,8 +189,8 @@ class Rig:
         self.objects.put(self.keys.worker(worker_id), encode(beat, self.clock.new_id()))
 
     def bell(self) -> Bell | None:
-        found = [line for line in self.objects.list(self.keys.folder) if line.key == self.keys.bell]
-        if not found:
+        lines = [line for line in self.objects.list(self.keys.folder) if line.key == self.keys.bell]
+        if not lines:
             return None
         stored = self.objects.get(self.keys.bell)
         assert stored is not None

@@ -78,7 +78,9 @@ class FakeBatch:
 
     def _describejobdefinitions(self, request: dict[str, Any]) -> dict[str, Any]:
         name = request.get("jobDefinitionName")
-        return {"jobDefinitions": [one for known, one in self.definitions.items() if name in (None, known)]}
+        return {
+            "jobDefinitions": [definition for known, definition in self.definitions.items() if name in (None, known)]
+        }
 
     def _deregisterjobdefinition(self, request: dict[str, Any]) -> dict[str, Any]:
         del self.definitions[request["jobDefinition"].rpartition("/")[2].partition(":")[0]]
@@ -102,9 +104,9 @@ class FakeBatch:
             raise Refusal("ClientException", "Invalid retry strategy.")
         job_id = Path("/proc/sys/kernel/random/uuid").read_text(encoding="ascii").strip()
         children = [job_id] if "arrayProperties" not in request else [f"{job_id}:{i}" for i in range(size)]
-        for one in dict.fromkeys([job_id, *children]):
-            self.jobs[one] = {
-                "jobId": one,
+        for member in dict.fromkeys([job_id, *children]):
+            self.jobs[member] = {
+                "jobId": member,
                 "jobName": request["jobName"],
                 "jobQueue": request["jobQueue"],
                 "status": "SUBMITTED",
@@ -114,13 +116,15 @@ class FakeBatch:
                 "jobDefinition": request["jobDefinition"],
             }
             if self.shares_fairly:
-                self.jobs[one]["shareIdentifier"] = request["shareIdentifier"]
-                self.jobs[one]["schedulingPriority"] = request["schedulingPriorityOverride"]
+                self.jobs[member]["shareIdentifier"] = request["shareIdentifier"]
+                self.jobs[member]["schedulingPriority"] = request["schedulingPriorityOverride"]
         if len(children) > 1:
             self.jobs[job_id]["arrayProperties"] = {"size": size}
         self.requests[job_id] = request
-        for one in children:
-            thread = threading.Thread(target=self._live, args=(one, request), name=f"batch-{one[:8]}", daemon=True)
+        for member in children:
+            thread = threading.Thread(
+                target=self._live, args=(member, request), name=f"batch-{member[:8]}", daemon=True
+            )
             self.threads.append(thread)
             thread.start()
         if self.lose_next:
@@ -165,23 +169,25 @@ class FakeBatch:
                 self.containers.pop(job_id, None)
                 reason = f"CannotPullContainerError: pull image manifest has been retried 1 time(s): {image}: not found"
                 why = job.pop("why", "Essential container in task exited" if running else "Task failed to start")
-                told: dict[str, Any] = {"taskArn": f"{_arn('task')}/{ecs_task}", "logStreamName": stream}
-                told.update({"reason": denied or reason} if status is None else {"exitCode": status})
-                job["attempts"].append({"container": told, "statusReason": why, "stoppedAt": int(time.time() * 1000)})
+                container: dict[str, Any] = {"taskArn": f"{_arn('task')}/{ecs_task}", "logStreamName": stream}
+                container.update({"reason": denied or reason} if status is None else {"exitCode": status})
+                job["attempts"].append(
+                    {"container": container, "statusReason": why, "stoppedAt": int(time.time() * 1000)}
+                )
                 if job.get("isTerminated"):
                     return job.update(status="FAILED", statusReason=why)
                 if status == 0:
                     return job.update(status="SUCCEEDED", statusReason=why)
-                if self._action(request["retryStrategy"], why, told) == "EXIT":
+                if self._action(request["retryStrategy"], why, container) == "EXIT":
                     return job.update(status="FAILED", statusReason=why)
         return job.update(status="FAILED")
 
-    def _action(self, strategy: dict[str, Any], why: str, told: dict[str, Any]) -> str:
+    def _action(self, strategy: dict[str, Any], why: str, container: dict[str, Any]) -> str:
         """The first rule that matches decides; where none does the job is retried."""
         for rule in strategy["evaluateOnExit"]:
             given = {
-                "onExitCode": str(told.get("exitCode", "")),
-                "onReason": told.get("reason", ""),
+                "onExitCode": str(container.get("exitCode", "")),
+                "onReason": container.get("reason", ""),
                 "onStatusReason": why,
             }
             if all(fnmatch.fnmatchcase(given[name], pattern) for name, pattern in rule.items() if name != "action"):
@@ -191,7 +197,7 @@ class FakeBatch:
     def _describejobs(self, request: dict[str, Any]) -> dict[str, Any]:
         if len(request["jobs"]) > 100:
             raise Refusal("ClientException", "jobs cannot have more than 100 elements.")
-        return {"jobs": [self._shown(one) for one in request["jobs"] if one in self.jobs]}
+        return {"jobs": [self._shown(asked_id) for asked_id in request["jobs"] if asked_id in self.jobs]}
 
     def _shown(self, job_id: str) -> dict[str, Any]:
         job = self.jobs[job_id]
@@ -202,20 +208,18 @@ class FakeBatch:
         return shown
 
     def _listjobs(self, request: dict[str, Any]) -> dict[str, Any]:
-        found = [
-            one for one in self.jobs.values() if ":" not in one["jobId"] and one["jobQueue"] == request["jobQueue"]
-        ]
+        jobs = [job for job in self.jobs.values() if ":" not in job["jobId"] and job["jobQueue"] == request["jobQueue"]]
         if "filters" in request:
             # With filters the status is of no account.
-            names = [value.lower() for one in request["filters"] for value in one["values"]]
-            found = [one for one in found if any(fnmatch.fnmatchcase(one["jobName"].lower(), name) for name in names)]
+            names = [value.lower() for rule in request["filters"] for value in rule["values"]]
+            jobs = [job for job in jobs if any(fnmatch.fnmatchcase(job["jobName"].lower(), name) for name in names)]
         else:
-            found = [one for one in found if self._status(one) == request.get("jobStatus", "RUNNING")]
-        return {"jobSummaryList": [{"jobId": one["jobId"], "jobName": one["jobName"]} for one in found]}
+            jobs = [job for job in jobs if self._status(job) == request.get("jobStatus", "RUNNING")]
+        return {"jobSummaryList": [{"jobId": job["jobId"], "jobName": job["jobName"]} for job in jobs]}
 
     def _status(self, job: dict[str, Any]) -> str:
         """Of an array: PENDING until all of its children have ended."""
-        children = [one["status"] for known, one in self.jobs.items() if known.startswith(f"{job['jobId']}:")]
+        children = [child["status"] for known, child in self.jobs.items() if known.startswith(f"{job['jobId']}:")]
         if not children:
             return str(job["status"])
         if not all(status in _ENDED for status in children):
@@ -227,18 +231,18 @@ class FakeBatch:
         # Children have no tags: https://docs.aws.amazon.com/batch/latest/userguide/using-tags.html
         if ":" in asked or self.requests[asked].get("tags") != {"starburst:stack": "starburst"}:
             raise Refusal("AccessDeniedException", "not authorized to perform: batch:TerminateJob", 403)
-        for one, job in self.jobs.items():
-            if (one == asked or one.partition(":")[0] == asked) and job["status"] not in _ENDED:
+        for known_id, job in self.jobs.items():
+            if (known_id == asked or known_id.partition(":")[0] == asked) and job["status"] not in _ENDED:
                 job.update(isTerminated=True, why=request["reason"])
-                if one in self.containers:
-                    self.containers[one].stop(self.kill_after_s)
+                if known_id in self.containers:
+                    self.containers[known_id].stop(self.kill_after_s)
         return {}
 
     # --- for tests ----------------------------------------------------------------------------------------------------
 
     def running(self) -> list[str]:
         with self.lock:
-            return [one for one in self.containers if self.jobs[one]["status"] == "RUNNING"]
+            return [job_id for job_id in self.containers if self.jobs[job_id]["status"] == "RUNNING"]
 
     def interrupt(self, job_id: str, *, notice: bool = True) -> None:
         """AWS wants the machine back."""

@@ -22,8 +22,8 @@ _WORKER = ENTRY_POINT[-3:]
 def environment_of(definition: dict[str, Any], override: dict[str, Any], secrets: dict[str, str]) -> dict[str, str]:
     """A container's variables: its definition's, the launch's own over them, and secrets by their values."""
     plain = [*definition.get("environment", []), *override.get("environment", [])]
-    given = {one["name"]: one["value"] for one in plain}
-    return given | {one["name"]: secrets[one["valueFrom"]] for one in definition.get("secrets", [])}
+    given = {variable["name"]: variable["value"] for variable in plain}
+    return given | {secret["name"]: secrets[secret["valueFrom"]] for secret in definition.get("secrets", [])}
 
 
 def refused_secret(definition: dict[str, Any], secrets: dict[str, str]) -> str | None:
@@ -31,7 +31,7 @@ def refused_secret(definition: dict[str, Any], secrets: dict[str, str]) -> str |
 
     Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/stopped-task-error-codes.html
     """
-    missing = [one["valueFrom"] for one in definition.get("secrets", []) if one["valueFrom"] not in secrets]
+    missing = [secret["valueFrom"] for secret in definition.get("secrets", []) if secret["valueFrom"] not in secrets]
     if not missing:
         return None
     what = f"arn:aws:ssm:us-east-1:123456789012:parameter/{missing[0].lstrip('/')}"
@@ -65,9 +65,9 @@ class Container:
         *,
         hangs: bool = False,
     ) -> None:
-        words = command[3:] if command[:3] == ENTRY_POINT[:3] else command
-        assert words[:3] == _WORKER, command
-        arguments = ["-c", "import signal; signal.pause()"] if hangs else words[1:]
+        arguments = command[3:] if command[:3] == ENTRY_POINT[:3] else command
+        assert arguments[:3] == _WORKER, command
+        arguments = ["-c", "import signal; signal.pause()"] if hangs else arguments[1:]
         inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "TMPDIR", *MARKS)}
         # The image holds this library and the modules of the tests.
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "integration")])

@@ -102,8 +102,8 @@ class FakeEcs:
         return {"families": [family for family in self.definitions if family.startswith(request["familyPrefix"])]}
 
     def _ListTaskDefinitions(self, request: dict[str, Any]) -> dict[str, Any]:
-        found = [self.definitions[family] for family in self.definitions if family == request["familyPrefix"]]
-        return {"taskDefinitionArns": [one["taskDefinitionArn"] for one in found]}
+        definitions = [self.definitions[family] for family in self.definitions if family == request["familyPrefix"]]
+        return {"taskDefinitionArns": [definition["taskDefinitionArn"] for definition in definitions]}
 
     def _DeregisterTaskDefinition(self, request: dict[str, Any]) -> dict[str, Any]:
         self.registrations.take()
@@ -139,7 +139,7 @@ class FakeEcs:
             wrong = "Count must be between 1 and 10."
         elif strategy and "launchType" in request:
             wrong = "Specify either a capacity provider strategy or a launch type."
-        elif unknown := [one for one in strategy if one["capacityProvider"] not in self.providers]:
+        elif unknown := [item for item in strategy if item["capacityProvider"] not in self.providers]:
             wrong = (
                 f"The specified capacity provider {unknown[0]['capacityProvider']} is not associated with the cluster."
             )
@@ -171,8 +171,8 @@ class FakeEcs:
         provider = request["capacityProviderStrategy"][0]["capacityProvider"]
         vcpu = int(self.definitions[request["taskDefinition"]]["cpu"]) / 1024
         for _ in range(count):
-            running = [one for one in self.tasks.values() if one["lastStatus"] != "STOPPED"]
-            used = sum(int(one["cpu"]) / 1024 for one in running if one["capacityProviderName"] == provider)
+            running = [task for task in self.tasks.values() if task["lastStatus"] != "STOPPED"]
+            used = sum(int(task["cpu"]) / 1024 for task in running if task["capacityProviderName"] == provider)
             if used + vcpu > self.vcpus.get(provider, 1e9):
                 failures.append({"arn": "", "reason": VCPUS})
             else:
@@ -245,19 +245,21 @@ class FakeEcs:
     def _DescribeTasks(self, request: dict[str, Any]) -> dict[str, Any]:
         if len(request["tasks"]) > 100:
             raise Refusal("InvalidParameterException", "Tasks cannot have more than 100 elements.")
-        ids = [one.rpartition("/")[2] for one in request["tasks"]]
+        ids = [name.rpartition("/")[2] for name in request["tasks"]]
         return {
-            "tasks": [self.tasks[one] for one in ids if one in self.tasks],
-            "failures": [{"arn": f"{_arn('task')}/{one}", "reason": "MISSING"} for one in ids if one not in self.tasks],
+            "tasks": [self.tasks[name] for name in ids if name in self.tasks],
+            "failures": [
+                {"arn": f"{_arn('task')}/{name}", "reason": "MISSING"} for name in ids if name not in self.tasks
+            ],
         }
 
     def _ListTasks(self, request: dict[str, Any]) -> dict[str, Any]:
         if "startedBy" in request and {"family", "serviceName", "desiredStatus"} & request.keys():
             raise Refusal("InvalidParameterException", "startedBy must be the only filter.")
         wanted = request.get("desiredStatus", "RUNNING")
-        found = [one for one in self.tasks.values() if one["desiredStatus"] == wanted]
-        found = [one for one in found if one["startedBy"] == request.get("startedBy", one["startedBy"])]
-        return {"taskArns": [one["taskArn"] for one in found]}
+        tasks = [task for task in self.tasks.values() if task["desiredStatus"] == wanted]
+        tasks = [task for task in tasks if task["startedBy"] == request.get("startedBy", task["startedBy"])]
+        return {"taskArns": [task["taskArn"] for task in tasks]}
 
     def _StopTask(self, request: dict[str, Any]) -> dict[str, Any]:
         task_id = request["task"].rpartition("/")[2]
@@ -285,14 +287,14 @@ class FakeEcs:
         """Ids of the ECS tasks that run and are meant to, oldest first."""
         with self.lock:
             return [
-                one
-                for one, task in self.tasks.items()
+                name
+                for name, task in self.tasks.items()
                 if (task["lastStatus"], task["desiredStatus"]) == ("RUNNING", "RUNNING")
             ]
 
     def not_stopped(self) -> list[str]:
         with self.lock:
-            return [one for one, task in self.tasks.items() if task["lastStatus"] != "STOPPED"]
+            return [name for name, task in self.tasks.items() if task["lastStatus"] != "STOPPED"]
 
     def close(self) -> None:
         self.never_start = False

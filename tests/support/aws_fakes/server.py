@@ -171,7 +171,9 @@ class FakeAws:
 
     def _FilterLogEvents(self, request: dict[str, Any]) -> dict[str, Any]:
         """A line a page, and an empty page before each: what AWS allows itself."""
-        streams = {f"worker/worker/{task_id}": one for task_id, one in self.ecs.containers.items()} | self.batch.streams
+        streams = {
+            f"worker/worker/{task_id}": container for task_id, container in self.ecs.containers.items()
+        } | self.batch.streams
         lines = [
             {"message": line, "timestamp": request["startTime"], "logStreamName": name, "eventId": f"{name}/{n}"}
             for name, container in streams.items()
