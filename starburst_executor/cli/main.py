@@ -135,6 +135,10 @@ def run(words: list[str]) -> int:
     except click.exceptions.Abort:
         click.echo("starburst: interrupted", err=True)
         return exits.INTERRUPTED
+    except click.UsageError as error:
+        path = "starburst" if error.ctx is None else error.ctx.command_path
+        click.echo(f"starburst: {error.format_message().rstrip('.')}; `{path} --help` shows what it takes", err=True)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code

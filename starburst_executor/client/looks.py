@@ -100,6 +100,7 @@ class Looks:
         self._seen: dict[str, _Seen] = {}
         self._beats: dict[str, tuple[str, WorkerBeat | None]] = {}
         self._has_looked = False
+        self._began_at: float | None = None
 
     def look(self) -> SessionStatus:
         """Return the state of the session now.
@@ -116,6 +117,9 @@ class Looks:
         crew = self._crew(manifest, most, now)
         self._has_looked = True
         tally = _Tally(listing, self._seen, now)
+        # What was read before may not be read again, and what began first began before that.
+        known = [at for at in (self._began_at, tally.began_at) if at is not None]
+        tally.began_at = self._began_at = min(known, default=None)
         return self._report(manifest, tally, crew, now)
 
     # --- reading ------------------------------------------------------------------------------------------------------

@@ -45,7 +45,8 @@ def all_ids() -> list[str]:
 
 
 def forget(session_id: str) -> None:
-    """Remove the note of a session that was deleted."""
+    """Remove the note of a session that was deleted, and its key, if one was imported."""
+    config.forget_session_key(session_id)
     folder = config.registry_folder()
     if folder is not None and is_session_id(session_id):
         with suppress(OSError):

@@ -173,10 +173,11 @@ class SessionStatus:
             rows.append(("a task", f"median {duration(self.median_s)}, 90% within {duration(self.p90_s)}{now}"))
         lost = f", {self.lost:,} lost" if self.lost else ""
         idle = f", {self.idle:,} idle" if self.idle else ""
+        busy = f", {self.utilisation:.0%} busy" if self.utilisation is not None else ""
         rows.append(
             (
                 "workers",
-                f"{self.workers:,} alive with {self.slots:,} slots{idle}{lost}; {self.per_s:,.1f} tasks/s{self._left()}",
+                f"{self.workers:,} alive with {self.slots:,} slots{busy}{idle}{lost}; {self.per_s:,.1f} tasks/s{self._left()}",
             )
         )
         if self.hosts:

@@ -26,6 +26,7 @@ __all__ = [
     "adopt_environment",
     "ephemeral_session_key",
     "find_session_key",
+    "forget_session_key",
     "import_session_key",
     "new_session_key",
     "session_key",
@@ -171,6 +172,12 @@ def import_session_key(session_id: str, text: str, *, replace: bool = False) -> 
     except OSError as error:
         raise ConfigError(f"the key cannot be kept: {error.strerror}: file={path}; set STARBURST_HOME") from error
     return path
+
+
+def forget_session_key(session_id: str) -> None:
+    """Remove the key of a deleted session, if one was imported."""
+    with suppress(OSError):
+        _taken_in(session_id).unlink()
 
 
 def take_secret_environment() -> str | None:

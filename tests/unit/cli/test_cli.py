@@ -95,6 +95,50 @@ def test_cleanup_asks_and_then_ends(session):
     assert run("sessions").stdout == ""
 
 
+def test_usage_errors_are_one_sentence_with_the_way_on(capsys):
+    for words, says in (
+        (["status"], "Missing argument 'SESSION'; `starburst status --help` shows what it takes"),
+        (["status", "last", "--wach"], "`starburst status --help` shows"),
+        (["nonsense"], "No such command 'nonsense'; `starburst --help` shows"),
+        (["extend", "last", "soon"], "write seconds, or 30m, 12h, 7d"),
+    ):
+        assert entry(words) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("starburst: ")
+        assert (says in error, error.count("\n")) == (True, 1), error
+
+
+def test_a_session_is_changed_from_outside(session):
+    assert run("extend", session.id, "2h").stdout == (
+        f"session {session.id}: has no absolute_timeout and never expires\n"
+    )
+    with DetachedExecutor(launcher="none", absolute_timeout=60) as ex:
+        pass
+    assert f"session {ex.id}: expires " in run("extend", ex.id, "2h").stdout
+    found = json.loads(run("status", ex.id, "--json").stdout)
+    assert found["deadline_at"] > found["created_at"] + 7200
+    assert run("scale", session.id, "7").stdout == f"session {session.id}: 7 tasks at once\n"
+    assert run("scale", session.id, "0").exit_code == 2
+    assert run("cancel", session.id).stdout == f"session {session.id}: 3 tasks cancelled\n"
+    assert json.loads(run("status", session.id, "--json").stdout)["cancelled"] == 3
+    assert "no workers" in run("top", session.id).stderr
+    assert run("wait", session.id).exit_code == 1
+
+
+def test_sessions_are_chosen_by_state_and_age_and_cleaned_up_together(session):
+    with DetachedExecutor(launcher="none") as other:
+        pass
+    assert run("cleanup").exit_code == 2
+    assert run("cleanup", session.id, "--state", "open").exit_code == 2
+    assert "no such sessions" in run("cleanup", "--older-than", "7d", "--yes").stderr
+    refused = run("cleanup", "--state", "open", answer="n\n")
+    assert (refused.exit_code, "end these 2 sessions?" in refused.stderr) == (1, True)
+    assert run("cleanup", other.id, "--yes").exit_code == 0
+    done = run("cleanup", "--state", "terminated", "--force", "--yes")
+    assert done.stdout == f"session {other.id}: deleted\n"
+    assert session.id in run("sessions").stdout
+
+
 def test_key_export_prints_the_key_alone(session):
     assert run("key", "export", session.id).stdout == f"{session.key.hex()}\n"
     assert run("key", "export", session.url).stdout == f"{session.key.hex()}\n"

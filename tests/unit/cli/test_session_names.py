@@ -98,6 +98,8 @@ def test_a_key_is_taken_in_once_and_opens_one_session(tmp_path: Path, monkeypatc
     # From now on its id is enough.
     assert run("cancel", executor.id).exit_code == 0
     assert run("key", "export", executor.id).stdout == key
+    assert run("cleanup", executor.id, "--force", "--yes").exit_code == 0
+    assert not kept.exists()
 
 
 def test_shells_complete_commands_and_sessions(sessions: list[DetachedExecutor]) -> None:

@@ -109,6 +109,20 @@ def test_a_worker_is_alive_idle_lost_or_has_left() -> None:
     assert (found.workers, found.idle, found.lost) == (2, 1, 1)
 
 
+def test_the_rate_counts_from_what_began_first_although_it_is_not_read_again() -> None:
+    rig = Rig()
+    first = rig.submit(2)
+    claim(rig, first, "w1.1", 2)
+    rig.clock.advance(20.0)
+    looks = Looks(rig.session)
+    assert looks.look().running == 1
+    end(rig, first, "w1.1", [0.5, 0.5])
+    second = rig.submit(18, first=2)
+    claim(rig, second, "w1.2", 18)
+    end(rig, second, "w1.2", [0.5] * 17)
+    assert looks.look().per_s == pytest.approx(19 / 20, rel=0.1)
+
+
 def test_a_later_look_reads_what_has_changed_and_no_history() -> None:
     rig = Rig(submitters=(Submitter("c0", 3, (2,)),))
     for i in range(30):
