@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from benchmarks.s3_endpoint.latency import Latency
 from starburst_executor.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
 from starburst_executor.store.base import Body, Listed, Stored
+from starburst_executor.store.limiter import Limiter
 from starburst_executor.testing.simulation.scheduler import Scheduler, Strand, current_strand
 
 __all__ = ["READS_PER_S", "WRITES_PER_S", "Folders", "SimulatedS3"]
@@ -43,6 +44,10 @@ class Folders:
     @property
     def url(self) -> str:
         return "sim://bucket"
+
+    @property
+    def limiter(self) -> None:
+        return None
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
         line, body = self._found(key)
@@ -149,7 +154,7 @@ class SimulatedS3:
         answer: Any
         if self._limits is not None and not (self._writes if kind in _WRITES else self._reads).takes(now):
             self.by_second[int(now)]["503"] += 1
-            answer = StoreUnavailable("503 SlowDown")
+            answer = StoreUnavailable("503 SlowDown", is_busy=True)
         else:
             try:
                 answer = effect()
@@ -166,6 +171,7 @@ class Line:
 
     def __init__(self, s3: SimulatedS3) -> None:
         self._s3 = s3
+        self.limiter = Limiter()
         self._folders = s3.folders
 
     @property

@@ -71,7 +71,15 @@ class StoreError(StarburstError):
 
 
 class StoreUnavailable(StoreError):
-    """The store gave no clear answer in time. Retry later; nothing submitted and acknowledged is lost."""
+    """The store gave no clear answer in time. Retry later; nothing submitted and acknowledged is lost.
+
+    Attributes:
+        is_busy: True if the store's answer was to send fewer requests (status 503 or 429).
+    """
+
+    def __init__(self, message: str, *, is_busy: bool = False) -> None:
+        super().__init__(message)
+        self.is_busy = is_busy
 
 
 class AccessDenied(StoreError):

@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 from starburst_executor.client.bodies import Bodies, Mapper
@@ -37,8 +38,9 @@ from starburst_executor.protocol.outcomes import load_outcome
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.status import Entry, State, Status
 from starburst_executor.session.epochs import close_epochs
-from starburst_executor.session.statuses import Versioned
+from starburst_executor.session.statuses import SessionStatuses, Versioned
 from starburst_executor.session.store import SessionStore
+from starburst_executor.store.limiter import Urgency
 
 __all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Place"]
 
@@ -101,6 +103,7 @@ class Collector:
     ) -> None:
         self.keep: Callable[[StarburstFuture[Any], int], None] = lambda _future, _n_bytes: None
         self._session = session
+        self._polling = session.statuses.at(Urgency.POLL)
         self._parallel = parallel
         self._few = few
         self._warn_bytes = warn_bytes
@@ -219,9 +222,12 @@ class Collector:
             watched = list(self._watched.values())
         if not watched:
             return False
-        changed = watched if len(watched) <= self._few else self._changed(watched)
+        # What a listing has shown to be changed is news, and worth more than a poll.
+        changed, statuses = (watched, self._polling)
+        if len(watched) > self._few:
+            changed, statuses = self._changed(watched), self._session.statuses
         n_news = 0
-        for place, stored in self._parallel(self._read, changed):
+        for place, stored in self._parallel(partial(self._read, statuses), changed):
             if stored is not None:
                 place.etag = stored.etag
                 try:
@@ -291,14 +297,14 @@ class Collector:
         # Guarantee: only a read of the object itself proves that it is gone; a listing does not.
         """
         epochs = sorted({(place.ref.ordinal, place.ref.epoch) for place in watched})
-        lines = self._session.statuses.lines(epochs)
+        lines = self._polling.lines(epochs)
         if len(lines) >= STATUSES_PER_EPOCH:
             close_epochs(self._session, self._session.statuses.parse(lines))
         etags = {line.key: line.etag for line in lines}
         return [place for place in watched if etags.get(place.key) != place.etag]
 
-    def _read(self, watched: _Watched) -> tuple[_Watched, Versioned | None]:
-        now, statuses = self._session.clock.monotonic(), self._session.statuses
+    def _read(self, statuses: SessionStatuses, watched: _Watched) -> tuple[_Watched, Versioned | None]:
+        now = self._session.clock.monotonic()
         try:
             stored = statuses.read_if_changed(watched.key, watched.etag) if watched.etag else statuses.read(watched.key)
             if stored is not None:

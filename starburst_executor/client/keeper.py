@@ -22,6 +22,7 @@ from starburst_executor.session.epochs import return_of
 from starburst_executor.session.fan_out import fan_out
 from starburst_executor.session.repair import Watcher, end_what_is_left
 from starburst_executor.session.store import SessionStore
+from starburst_executor.store.limiter import Urgency
 
 __all__ = ["ClientKeeper"]
 
@@ -94,7 +95,7 @@ class ClientKeeper:
             self._bury()
             self._start_missing()
         self._departure.look(self._starter, needs_workers=self._needs_workers)
-        ring_s = self._session.bell.ring_due()
+        ring_s = self._session.bell.ring_due(Urgency.VITAL)
         waits = [self._presence.due_in_s(), _DEATHS_S if sees_deaths else self._timings.beat_s]
         if self._departure.is_asked:
             waits.append(_DEATHS_S / 2)

@@ -28,7 +28,7 @@ from starburst_executor.config.container import (
     worker_rights,
     worker_size,
 )
-from starburst_executor.config.environment import variable_names
+from starburst_executor.config.environment import endpoint_in_environment, variable_names
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, price_file, registry_folder
 from starburst_executor.config.settings import LAUNCHERS, Settings, explained, resolve, write_setting
 from starburst_executor.config.timings import Timings
@@ -61,6 +61,7 @@ __all__ = [
     "container_start",
     "default_store",
     "drop_secrets",
+    "endpoint_in_environment",
     "ephemeral_session_key",
     "explained",
     "fallback_environment",

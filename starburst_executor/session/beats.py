@@ -1,4 +1,4 @@
-"""Read beats. The listing alone shows which workers have left, so the cost of a look does not grow with their number."""
+"""Read beats, without waiting while the store is busy. The listing alone shows which workers have left, so the cost of a look does not grow with their number."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def list_clients(session: SessionStore) -> list[Sign]:
 def _listed(session: SessionStore, prefix: str) -> list[Sign]:
     return [
         Sign(line.key[len(prefix) :], line.key, line.etag, records.state_of(line.size))
-        for line in session.store.list(prefix)
+        for line in session.vital.list(prefix)
     ]
 
 
@@ -61,7 +61,7 @@ def read_beats(session: SessionStore) -> list[tuple[WorkerBeat, str]]:
 def read_beat(session: SessionStore, key: str) -> tuple[WorkerBeat, str] | None:
     """Return one worker's newest beat and its ETag; None if there is no readable beat. Store: 1 GET."""
     try:
-        stored = session.store.get(key)
+        stored = session.vital.get(key)
         return records.decode_beat(stored.body), stored.etag
     except (ObjectNotFound, RecordInvalid, VersionMismatch):
         return None
@@ -70,7 +70,7 @@ def read_beat(session: SessionStore, key: str) -> tuple[WorkerBeat, str] | None:
 def read_client_beat(session: SessionStore, client_id: str) -> ClientBeat | None:
     """Return one client's newest beat; None if there is no readable beat. Store: 1 GET."""
     try:
-        stored = session.store.get(session.keys.client(client_id))
+        stored = session.vital.get(session.keys.client(client_id))
         return records.decode_client_beat(stored.body)
     except (ObjectNotFound, RecordInvalid, VersionMismatch):
         return None

@@ -15,6 +15,8 @@ from starburst_executor.protocol import records
 from starburst_executor.protocol.keys import SessionKeys
 from starburst_executor.protocol.records import Bell
 from starburst_executor.store.base import ObjectStore
+from starburst_executor.store.limiter import Urgency
+from starburst_executor.store.patient import urgent
 
 __all__ = ["SessionBell"]
 
@@ -51,10 +53,13 @@ class SessionBell:
             self._unrung = (gathered[-_KEYS_IN_BELL:], n_before + n_tasks)
         self.ring_due()
 
-    def ring_due(self) -> float | None:
+    def ring_due(self, urgency: Urgency = Urgency.POLL) -> float | None:
         """Ring for the collected keys if a ring is permitted now; otherwise return in how many seconds it will be.
 
         Returns None if no keys are collected, or if another thread is ringing, which then rings for the collected keys too.
+
+        Args:
+            urgency: `VITAL` for a thread that also beats, and must not wait in a queue.
         """
         while True:
             now = self._clock.monotonic()
@@ -70,18 +75,21 @@ class SessionBell:
                 self._rung = (self._rung[1], now)
                 self._rings = True
             try:
-                self._store.put(self._key, records.encode(Bell(tuple(keys), n_tasks), self._clock.new_id()))
+                urgent(self._store, urgency).put(
+                    self._key, records.encode(Bell(tuple(keys), n_tasks), self._clock.new_id())
+                )
             finally:
                 with self._lock:
                     self._rings = False
 
-    def read(self, after: str | None) -> tuple[Bell, str] | None:
+    def read(self, after: str | None, urgency: Urgency = Urgency.POLL) -> tuple[Bell, str] | None:
         """Read the bell and its ETag; None if it has not been rung since it had the ETag `after`, or, with None, ever.
 
         Store: 1 GET, usually a 304.
         """
         try:
-            stored = self._store.get(self._key) if after is None else self._store.get_if_changed(self._key, after)
+            store = urgent(self._store, urgency)
+            stored = store.get(self._key) if after is None else store.get_if_changed(self._key, after)
         except ObjectNotFound:
             return None
         if stored is None:

@@ -7,6 +7,8 @@ from starburst_executor.errors import PreconditionFailed
 from starburst_executor.protocol import records
 from starburst_executor.protocol.records import ClientBeat, WorkerBeat
 from starburst_executor.store.base import ObjectStore
+from starburst_executor.store.limiter import Urgency
+from starburst_executor.store.patient import urgent
 
 __all__ = ["OwnObject"]
 
@@ -18,7 +20,8 @@ class OwnObject:
     """
 
     def __init__(self, store: ObjectStore, key: str, clock: Clock) -> None:
-        self._store = store
+        # A worker or client must not seem lost because the store is busy.
+        self._store = urgent(store, Urgency.VITAL)
         self._key = key
         self._clock = clock
         self._etag: str | None = None

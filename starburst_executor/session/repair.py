@@ -32,6 +32,7 @@ from starburst_executor.session.epochs import GoneClients, close_epochs
 from starburst_executor.session.fan_out import AT_ONCE, fan_out
 from starburst_executor.session.statuses import ListedStatus, Versioned
 from starburst_executor.session.store import SessionStore
+from starburst_executor.store.limiter import Urgency
 
 __all__ = ["Watcher", "end_what_is_left"]
 
@@ -53,7 +54,8 @@ class Watcher:
     """
 
     def __init__(self, session: SessionStore, looks_until_lost: int) -> None:
-        self._session = session
+        # Repair does not wait while the store is busy: the tasks of a lost worker would wait for it.
+        self._session = session.at(Urgency.VITAL)
         self.watch = Watch(looks_until_lost)
         self.words: dict[str, str] = {}
         self.listed: frozenset[str] = frozenset()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import SessionKeys, StatusRef
 from starburst_executor.protocol.status import SizeClass, Status
 from starburst_executor.store.base import Listed, ObjectStore, Stored
+from starburst_executor.store.limiter import Urgency
+from starburst_executor.store.patient import urgent
 
 __all__ = ["ListedStatus", "SessionStatuses", "Versioned"]
 
@@ -57,6 +60,12 @@ class SessionStatuses:
         self._clock = clock
         self._lock = threading.Lock()  # guards: _spoilt
         self._spoilt: dict[str, str] = {}  # status objects that could not be read, with their ETags at that time
+
+    def at(self, urgency: Urgency) -> SessionStatuses:
+        """Return the same objects, for requests of that urgency."""
+        view = copy(self)
+        view._store = urgent(self._store, urgency)  # noqa: SLF001 - a copy of this object
+        return view
 
     def of_epochs(self, epochs: Iterable[tuple[int, int]]) -> list[ListedStatus]:
         """List the status objects of these epochs, in submission order. Store: 1 LIST an epoch (and page)."""
@@ -134,5 +143,5 @@ class SessionStatuses:
     def _note_spoilt(self, key: str, etag: str) -> None:
         with self._lock:
             if len(self._spoilt) >= _SPOILT_MOST:
-                self._spoilt = {}
+                self._spoilt.clear()
             self._spoilt[key] = etag

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
+from starburst_executor.store.limiter import Limiter
+
 __all__ = ["Body", "Listed", "ObjectStore", "Stored"]
 
 Body: TypeAlias = bytes | bytearray | memoryview
@@ -44,6 +46,10 @@ class ObjectStore(Protocol):
     @property
     def url(self) -> str:
         """The URL from which `open_store` opens this store again; without credentials."""
+
+    @property
+    def limiter(self) -> Limiter | None:
+        """The limits of this process's requests to the store's service; None if the service never refuses for load."""
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
         """Read an object, or `length` bytes of it from `start`. Raises: ObjectNotFound."""

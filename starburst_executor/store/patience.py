@@ -1,20 +1,40 @@
-"""Patience: makes a request again until its answer is clear, its time is over, or its owner must leave."""
+"""Patience: makes a request again until its answer is clear, its time is over, or its owner must leave.
+
+    answer                        what follows
+    clear                         returned, or raised if it is a refusal
+    none, or unclear              pause, 50 ms to 5 s; patience counts
+    503, 429: the store is busy   the limiter decides when; patience starts anew, because the store does answer
+
+Time in the limiter's queue is no patience.
+
+# Guarantee: a request ends. Twelve times `patience_s` after the store last carried out a request of this process, the store
+counts as unavailable, even if it still answers that it is busy.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.errors import StoreUnavailable
-from starburst_executor.store.requests import Requests
+
+if TYPE_CHECKING:
+    from starburst_executor.store.limiter import Limiter
+    from starburst_executor.store.requests import Requests
+    from starburst_executor.store.tries import Tries
 
 __all__ = ["Patience"]
 
 _FIRST_PAUSE_S = 0.05
 _MOST_PAUSE_S = 5.0
+# A vital request is not paced by the limiter: about one try a second finds a gap, and adds little to the load.
+_VITAL_PAUSE_S = 1.0
+# A busy store has this many times the patience to carry out any request of this process: with an endless series of 503 a
+# gateway may stand before a store that is gone.
+_BUSY_TIMES = 12.0
 
 _T = TypeVar("_T")
 
@@ -26,7 +46,8 @@ class Patience:
     meanwhile.
 
     Args:
-        url: The store's URL, for the error.
+        url: Returns the store's URL, for the error.
+        limiter: The limits of the process's requests, if there are any.
         patience_s: How long to retry; may be `math.inf`.
         stop: Once set, no more pauses are made: an unclear answer is raised at once.
 
@@ -35,12 +56,19 @@ class Patience:
     """
 
     def __init__(
-        self, url: Callable[[], str], clock: Clock, requests: Requests, patience_s: float, stop: threading.Event | None
+        self,
+        url: Callable[[], str],
+        clock: Clock,
+        requests: Requests,
+        limiter: Limiter | None,
+        patience_s: float,
+        stop: threading.Event | None,
     ) -> None:
         self.patience_s = patience_s
         self._url = url
         self._clock = clock
         self._requests = requests
+        self._limiter = limiter
         self._stop = stop
         self._until = math.inf  # by the clock: the time after which each request is one try
         self._limited = threading.Event()  # set, and replaced by a new one, when `_until` has changed
@@ -54,32 +82,60 @@ class Patience:
         limited, self._limited = self._limited, threading.Event()
         limited.set()
 
-    def cleared(self, ask: Callable[[], _T]) -> _T:
-        """Return the first clear answer of `ask`. Raises: StoreUnavailable if there is none in time."""
+    @property
+    def is_over(self) -> bool:
+        """Whether no request may wait any longer, because the owner must leave."""
+        return (self._stop is not None and self._stop.is_set()) or self._clock.monotonic() >= self._until
+
+    def pause(self, pause_s: float) -> bool:
+        """Wait this long, or until the owner must leave; return False, at once, if it must."""
+        if self.is_over:
+            return False
+        left_s = max(0.0, self._until - self._clock.monotonic())
+        self._clock.wait(self._stop or self._limited, min(pause_s, left_s))
+        return True
+
+    def cleared(self, tries: Tries, ask: Callable[[], _T], *, is_vital: bool) -> _T:
+        """Return the first clear answer of `ask`, which makes `tries`. Raises: StoreUnavailable if there is none in time."""
         started = self._clock.monotonic()
         try:
             return ask()
         except StoreUnavailable as error:
-            return self._asked_again(ask, error, started)
+            return self._asked_again(tries, ask, error, started, is_vital=is_vital)
 
-    def _asked_again(self, ask: Callable[[], _T], first: StoreUnavailable, started: float) -> _T:
+    def _asked_again(
+        self, tries: Tries, ask: Callable[[], _T], first: StoreUnavailable, started: float, *, is_vital: bool
+    ) -> _T:
         backoff = Backoff(self._clock, _FIRST_PAUSE_S, _MOST_PAUSE_S)
-        began, last = started, first
-        while not self._is_stopped and began < self._deadline(started):
-            left_s = max(0.0, self._deadline(started) - self._clock.monotonic())
-            self._clock.wait(self._stop or self._limited, min(backoff.next_s(), left_s))
-            began = self._clock.monotonic()
+        # Without the time in the queue: when patience started to count, and when the last try began.
+        since = began = started
+        last = first
+        while not self.is_over:
+            now = self._clock.monotonic()
+            unserved_s = now - max(started, self._served_at())
+            left_s = _BUSY_TIMES * self.patience_s - unserved_s
+            if last.is_busy:
+                since = now - tries.waited_s
+            else:
+                left_s = min(left_s, since + self.patience_s - (now - tries.waited_s))
+            if unserved_s >= _BUSY_TIMES * self.patience_s or began >= since + self.patience_s:
+                break
+            self.pause(min(max(0.0, left_s), self._pause_s(last, backoff, is_vital=is_vital)))
+            began = self._clock.monotonic() - tries.waited_s
             self._requests.count("retried")
             try:
                 return ask()
             except StoreUnavailable as error:
                 last = error
         waited_s = self._clock.monotonic() - started
-        raise StoreUnavailable(f"no clear answer from {self._url()} for {waited_s:.0f} s: last error: {last}") from last
+        raise StoreUnavailable(
+            f"no clear answer from {self._url()} for {waited_s:.0f} s: last error: {last}", is_busy=last.is_busy
+        ) from last
 
-    @property
-    def _is_stopped(self) -> bool:
-        return self._stop is not None and self._stop.is_set()
+    def _pause_s(self, last: StoreUnavailable, backoff: Backoff, *, is_vital: bool) -> float:
+        if not last.is_busy or self._limiter is None:
+            return backoff.next_s()
+        return (_VITAL_PAUSE_S if is_vital else _FIRST_PAUSE_S) * (0.5 + self._clock.random())
 
-    def _deadline(self, started: float) -> float:
-        return min(started + self.patience_s, self._until)
+    def _served_at(self) -> float:
+        return -math.inf if self._limiter is None else self._limiter.served_at

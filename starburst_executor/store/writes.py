@@ -8,8 +8,8 @@ An unclear try (no answer, a reset, 409, 5xx) may have landed, may still land, o
 3. A refusal after an unclear try may be caused by this write itself. The object is read: if it equals this body byte for
    byte, the write landed; otherwise `PreconditionFailed(unclear=True)`, since the write may have landed and been
    replaced, and the caller looks for its own mark. Each body has a fresh nonce, so no two writers have equal bodies.
-4. If a second try is unclear too, the object is read before each further one. Once its ETag differs from the expected
-   one, (3) decides. Guarantee: until it differs, nothing is concluded; the first try may land at any moment.
+4. If a second try is unclear too, the object is read before each further one, unless the last try was refused because the
+   store is busy: then the extra read would add to the load. Once its ETag differs from the expected one, (3) decides. Guarantee: until it differs, nothing is concluded; the first try may land at any moment.
 
 Source: docs/design/0001-protocol.md, "Conditional writes".
 """
@@ -31,7 +31,7 @@ _COMPARED_AT_ONCE = 16 << 20
 class Write:
     """One conditional write: a create if `expected` is None, otherwise a swap. Not thread-safe."""
 
-    __slots__ = ("_body", "_expected", "_key", "_n_unclear", "_tries")
+    __slots__ = ("_body", "_expected", "_key", "_n_unclear", "_tries", "_was_busy")
 
     def __init__(self, tries: Tries, key: str, body: Body, expected: str | None) -> None:
         self._tries = tries
@@ -39,13 +39,14 @@ class Write:
         self._body = body
         self._expected = expected
         self._n_unclear = 0
+        self._was_busy = False
 
     def attempt(self) -> str:
         """Try once more, and return the ETag if the write has landed.
 
         Raises: PreconditionFailed, ObjectNotFound: it will not land. StoreUnavailable: unclear, call again.
         """
-        if self._n_unclear > 1:
+        if self._n_unclear > 1 and not self._was_busy:
             with suppress(StoreUnavailable):
                 if (etag := self._landed()) is not None:
                     return etag
@@ -53,8 +54,9 @@ class Write:
             if self._expected is None:
                 return self._tries.create(self._key, self._body)
             return self._tries.swap(self._key, self._body, self._expected)
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             self._n_unclear += 1
+            self._was_busy = error.is_busy
             raise
         except PreconditionFailed as refusal:
             if self._n_unclear == 0:

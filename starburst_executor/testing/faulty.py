@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from starburst_executor.clock import Clock
 from starburst_executor.errors import AccessDenied, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from starburst_executor.store.base import Body, Listed, ObjectStore, Stored
+from starburst_executor.store.limiter import Limiter
 
 __all__ = ["Asked", "Fault", "FaultyStore", "Plan", "by_chance", "in_turn"]
 
@@ -79,6 +80,10 @@ class FaultyStore:
         return self._store.url
 
     @property
+    def limiter(self) -> Limiter | None:
+        return self._store.limiter
+
+    @property
     def n_asked(self) -> int:
         """The number of requests made."""
         return self._n_asked  # unlocked: one number
@@ -131,7 +136,7 @@ class FaultyStore:
         elif fault is Fault.LATE and kind in _WRITES:
             with self._lock:
                 self._late.append(carry_out)
-        raise StoreUnavailable(f"{fault.value}: {kind} {key}")
+        raise StoreUnavailable(f"{fault.value}: {kind} {key}", is_busy=fault is Fault.THROTTLED)
 
 
 def _is_taken(carry_out: Callable[[], object]) -> bool:

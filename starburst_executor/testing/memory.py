@@ -48,6 +48,10 @@ class MemoryStore:
     def url(self) -> str:
         return f"memory://{self._name}"
 
+    @property
+    def limiter(self) -> None:
+        return None
+
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
         return self._read(key, start, length)
 

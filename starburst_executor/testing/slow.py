@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from starburst_executor.clock import Clock
 from starburst_executor.store.base import Body, Listed, ObjectStore, Stored
+from starburst_executor.store.limiter import Limiter
 
 __all__ = ["SlowStore"]
 
@@ -47,6 +48,10 @@ class SlowStore:
     @property
     def url(self) -> str:
         return self._store.url
+
+    @property
+    def limiter(self) -> Limiter | None:
+        return self._store.limiter
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
         self._wait(self._get_s)

@@ -33,6 +33,7 @@ from starburst_executor.protocol.seal import SEAL_BYTES
 from starburst_executor.protocol.status import Ended, Entry, Located, State, Status
 from starburst_executor.session.statuses import Versioned
 from starburst_executor.session.store import SessionStore
+from starburst_executor.store.limiter import Urgency
 from starburst_executor.worker.runner.jobs import Finished
 
 __all__ = ["Claim", "Claims"]
@@ -101,6 +102,7 @@ class Claims:
 
     def __init__(self, session: SessionStore, worker_id: str, clock: Clock) -> None:
         self._session = session
+        self._claiming = session.at(Urgency.CLAIM)
         self._worker_id = worker_id
         self._clock = clock
         self._lock = threading.Lock()  # guards: _held, _n_claims, _is_closed, n_ended
@@ -142,7 +144,7 @@ class Claims:
         session = self._session
         ref = session.keys.parse_status(key)
         try:
-            stored = session.statuses.read(key) if ref is not None else None
+            stored = self._claiming.statuses.read(key) if ref is not None else None
         except ObjectNotFound:
             stored = None
         if stored is None or ref is None:
@@ -155,7 +157,7 @@ class Claims:
             self._forget(claim_id)
             return None, stored.status
         try:
-            latest = session.statuses.swap(key, changed, stored.etag)
+            latest = self._claiming.statuses.swap(key, changed, stored.etag)
         except (PreconditionFailed, ObjectNotFound) as error:
             # After a lost answer the refused retry may have met this worker's own write: the object decides.
             landed = self._landed(key, claim_id) if getattr(error, "unclear", False) else None

@@ -21,6 +21,7 @@ from starburst_executor.protocol.records import Bell
 from starburst_executor.session.epochs import close_epochs
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
+from starburst_executor.store.limiter import Urgency
 from starburst_executor.worker.candidates import Candidates
 
 __all__ = ["Finder"]
@@ -72,7 +73,7 @@ class Finder:
     """
 
     def __init__(self, session: SessionStore, clock: Clock, n_slots: int) -> None:
-        self._session = session
+        self._session = session.at(Urgency.CLAIM)
         self._clock = clock
         timings = session.manifest.current.timings
         self._timings = timings
@@ -81,6 +82,7 @@ class Finder:
         self._frontier = _Frontier()
         self._bell_etag: str | None = None
         self._ring: _Ring | None = None
+        self._pause_s = 0.0  # the last pause, without regard to the store's load
         self._backoff = Backoff(clock, timings.bell_min_s, timings.bell_max_s, growth=_GROWTH)
         self._next_look = self._looked_at = float("-inf")
 
@@ -125,7 +127,9 @@ class Finder:
             return self._timings.commit_s
         now = self._clock.monotonic()
         has_looked = self._next_look > float("-inf")
-        rung = self._session.bell.read(self._bell_etag)
+        # While work may be near, a busy store must not hold up the search for it as it holds up the polls of the idle.
+        is_near = self._pause_s < self._timings.bell_max_s / 2
+        rung = self._session.bell.read(self._bell_etag, Urgency.CLAIM if is_near else Urgency.POLL)
         if rung is not None:
             bell, self._bell_etag = rung
             self._backoff.reset()
@@ -141,7 +145,8 @@ class Finder:
             self.look()
         if candidates.n_pending():
             self._backoff.reset()
-        return self._backoff.next_s()
+        self._pause_s = self._backoff.next_s()
+        return max(self._pause_s, min(self._wait_s(), self._timings.beat_s))
 
     def look(self) -> bool:
         """List all open epochs for pending tasks; return whether there are any.
@@ -164,6 +169,10 @@ class Finder:
     def _take_in(self, listing: list[ListedStatus]) -> bool:
         self._frontier.know(listed.ref for listed in listing)
         return self.candidates.replace_by(listing)
+
+    def _wait_s(self) -> float:
+        limiter = self._session.store.limiter
+        return 0.0 if limiter is None else limiter.wait_s
 
     def _answer(self, ring: _Ring) -> None:
         bell = ring.bell

@@ -11,6 +11,7 @@ between commits grow with it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from starburst_executor.config.timings import Timings
@@ -34,6 +35,10 @@ _LEAST_SLICE = 0.2
 _MOST_HELD = 3
 # An outcome waits at most for this share of the time that its worker has been busy: what a SIGKILL repeats is 2 % of the run.
 _SHARE_AT_RISK = 0.02
+# While requests wait because the store is busy, a slice lasts for this many waits, so that a claim, its commit and some
+# reads take less time than its tasks; and at most this long.
+_WAITS = 5.0
+_WAITS_MOST_S = 60.0
 _LEAST_S = 1e-6  # least duration of a task, to avoid division by zero
 
 
@@ -48,11 +53,13 @@ class Pace:
         slice_s: The work in seconds that a claim should hold at first.
         commit_s: The longest time in seconds that an outcome waits for its commit at first.
         commit_most_s: The limit of its growth.
+        wait_s: Returns how long a request waits because the store is busy; slices and commit intervals grow with it.
     """
 
     slice_s: float
     commit_s: float
     commit_most_s: float
+    wait_s: Callable[[], float] = lambda: 0.0
 
     def slice_size(self, estimate_s: float | None, fair_share: int, busy_s: float = 0.0) -> int:
         """Return how many tasks to claim: about one slice of work, one task while unknown, little more than a fair share.
@@ -73,7 +80,10 @@ class Pace:
         Args:
             is_scarce: Whether fewer tasks are pending than there are slots: then every outcome may be waited for.
         """
-        return self.commit_s if is_scarce else max(self.commit_s, min(self.commit_most_s, _SHARE_AT_RISK * busy_s))
+        if is_scarce:
+            return self.commit_s
+        grown_s = min(self.commit_most_s, _SHARE_AT_RISK * busy_s)
+        return max(self.commit_s, grown_s, min(_WAITS * self.wait_s(), _WAITS_MOST_S))
 
     def least_slice(self, estimate_s: float | None) -> int:
         """Return the number of tasks up to which sharing with another worker is not worthwhile; one while unknown."""
@@ -104,9 +114,9 @@ class Pace:
         )
 
 
-def pace_of(timings: Timings) -> Pace:
-    """Return the pace of a session with these timings."""
-    return Pace(timings.slice_s, timings.commit_s, timings.commit_most_s)
+def pace_of(timings: Timings, wait_s: Callable[[], float] = lambda: 0.0) -> Pace:
+    """Return the pace of a session with these timings; `wait_s` is as in `Pace`."""
+    return Pace(timings.slice_s, timings.commit_s, timings.commit_most_s, wait_s)
 
 
 def has_plenty(current: Status) -> bool:

@@ -32,6 +32,11 @@ class Shared:
     busy: Busy
     clock: Clock
 
+    def wait_s(self) -> float:
+        """Return how long a request waits because the store is busy."""
+        limiter = self.session.store.limiter
+        return 0.0 if limiter is None else limiter.wait_s
+
     @property
     def candidates(self) -> Candidates:
         """What the finder has found."""

@@ -61,7 +61,7 @@ class Slot:
         broken: Callable[[bytes], None],
     ) -> None:
         self._shared = shared
-        self._pace = pace_of(shared.session.manifest.current.timings)
+        self._pace = pace_of(shared.session.manifest.current.timings, shared.wait_s)
         self._backlog = Backlog(shared)
         self._feeder = Feeder(shared, self._backlog, spawn)
         self._overrun = Overrun(shared, self._pace, self._backlog, self._feeder)

@@ -111,6 +111,10 @@ _UNCLEAR = frozenset(
         "XAmzContentSHA256Mismatch",
     }
 )
+# The service is up, and asks for fewer requests.
+# Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html
+_BUSY = frozenset({"ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException"})
+_BUSY_STATUS = frozenset({429, 503})
 # 304 appears only if no If-None-Match was sent: a gateway answered.
 _UNCLEAR_STATUS = frozenset({304, 408, 409, 429})
 _ADVICE = {
@@ -180,7 +184,10 @@ def meaning_of_code(code: str, status: int, place: str, how: str) -> StarburstEr
     if code in _LACKING:
         return ConfigError(f"this server lacks a required feature, use another: {place}, {how}, code={code}")
     if code in _UNCLEAR or status in _UNCLEAR_STATUS or status >= 500:  # noqa: PLR2004 - HTTP's limit between refusals and server errors
-        return StoreUnavailable(f"S3 could not process the request now: {place}, {how}, code={code}, status={status}")
+        return StoreUnavailable(
+            f"S3 could not process the request now: {place}, {how}, code={code}, status={status}",
+            is_busy=code in _BUSY or status in _BUSY_STATUS,
+        )
     advice = _ADVICE.get(code, _ADVICE_ELSE)
     return AccessDenied(f"S3 refused, {advice}: {place}, {how}, code={code}, status={status}")
 

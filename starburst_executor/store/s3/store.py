@@ -16,8 +16,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from starburst_executor.config import endpoint_in_environment
 from starburst_executor.errors import ConfigError
 from starburst_executor.store.base import Body, Listed, Stored
+from starburst_executor.store.limiter import Limiter, limiter_of
 from starburst_executor.store.s3.connections import Connections
 from starburst_executor.store.s3.transport import Etags
 
@@ -57,6 +59,8 @@ class S3Store:
         self._profile = profile
         self._boto_only = transport == "boto3"
         self._etags = Etags(quotes=etag_quotes)
+        # All prefixes of a bucket share one limiter: S3 divides a busy bucket, but not where prefixes begin.
+        self._limiter = limiter_of(f"{endpoint_url or endpoint_in_environment()}/{bucket}")
         self._connections = Connections(
             bucket, self._etags, endpoint_url=endpoint_url, region=region, profile=profile, boto_only=self._boto_only
         )
@@ -96,6 +100,10 @@ class S3Store:
         place = f"s3://{self.bucket}/{self._prefix}".rstrip("/")
         settings = urlencode({name: value for name, value in query.items() if value}, safe=":/")
         return f"{place}?{settings}" if settings else place
+
+    @property
+    def limiter(self) -> Limiter:
+        return self._limiter
 
     @property
     def endpoint_url(self) -> str:

@@ -69,6 +69,10 @@ class SqliteStore:
     def url(self) -> str:
         return f"sqlite://{quote(os.fsencode(self._folder))}"
 
+    @property
+    def limiter(self) -> None:
+        return None
+
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
         return self._read(key, None, start, length)
 

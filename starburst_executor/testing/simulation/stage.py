@@ -26,8 +26,8 @@ __all__ = ["on_stage"]
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 _PACKAGE = "starburst_executor."
-# This lock is never held across a wait and is taken for each request, so the real lock is cheaper.
-_LEFT_ALONE = ("starburst_executor.testing.", "starburst_executor.store.requests")
+# Their locks are never held across a wait and are taken for each request, so the real locks are cheaper.
+_LEFT_ALONE = ("starburst_executor.testing.", "starburst_executor.store.requests", "starburst_executor.store.limiter")
 
 
 class _Pool:

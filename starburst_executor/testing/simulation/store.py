@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from starburst_executor.errors import ObjectNotFound, PreconditionFailed, StoreUnavailable
 from starburst_executor.store.base import Body, Listed, Stored
+from starburst_executor.store.limiter import Limiter
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.scheduler import Killed, Process, Scheduler, Strand, current_strand
 from starburst_executor.testing.simulation.weather import CALM, Trouble, Weather
@@ -230,6 +231,7 @@ class Line:
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
+        self.limiter = Limiter()
 
     @property
     def url(self) -> str:

@@ -166,6 +166,7 @@ def test_one_try_and_one_meaning(
         with pytest.raises(meaning) as raised:
             ask(store)
         assert type(raised.value) is meaning
+        assert getattr(raised.value, "is_busy", False) == (status in (429, 503))
         # boto3 asks a bucket for its region when a region seems wrong; that is no second try. What obstore was refused
         # was not done, and boto3 is asked for the last word.
         n_tries = len([method for method in server.methods if method != "HEAD"])
