@@ -152,7 +152,7 @@ class Account:
         """
         iam = self.client("iam")
         iam.create_user(UserName="ada")
-        for name in ("ClientPolicyArn", "ClientToolsPolicyArn"):
+        for name in ("ClientPolicyArn", "ClientOptionsPolicyArn"):
             iam.attach_user_policy(UserName="ada", PolicyArn=self.outputs()[name])
         actions = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
         probing = {"Effect": "Allow", "Action": actions, "Resource": "arn:aws:s3:::starburst-bucket-*/probes/*"}

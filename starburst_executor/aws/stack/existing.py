@@ -18,7 +18,7 @@ __all__ = ["bucket_parameter", "cluster_parameter"]
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _CLUSTER = re.compile(
-    r"(?:arn:aws[a-z-]*:ecs:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):cluster/)?(?P<name>[\w-]{1,255})"
+    r"(?:arn:aws[a-z-]*:ecs:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):cluster/)?(?P<name>[\w-]{1,64})"
 )
 _PROVIDERS = ("FARGATE", "FARGATE_SPOT")
 
@@ -63,7 +63,8 @@ def cluster_parameter(clients: Clients, given: str, before: Mapping[str, str], *
     match = _CLUSTER.fullmatch(given)
     if match is None:
         raise ConfigError(
-            f"--cluster {given!r}: must be a cluster's ARN, arn:aws:ecs:eu-west-1:123456789012:cluster/ours"
+            f"--cluster {given!r}: must be a cluster's ARN, arn:aws:ecs:eu-west-1:123456789012:cluster/ours; the policy for users "
+            "has no room for a name of more than 64 letters"
         )
     name = match["name"]
     _refuse_change("--cluster", name, before, "ClusterName")

@@ -65,8 +65,8 @@ class Stack:
         worker_policy_arn: The managed policy that every worker needs, for a role of the user's own; empty in a stack that
             an older version created.
         client_policy_arn: The managed policy that allows a user to run sessions on the stack.
-        client_tools_policy_arn: The one that also allows images, logs, checks and shells; empty in a stack that an older version
-            created.
+        client_options_policy_arn: The one that allows a user to use Batch, EC2, S3 Express One Zone, shells and other roles; empty if
+            the stack has none of these.
         public_addresses: Whether workers on Fargate get public addresses: ENABLED or DISABLED, as in ECS.
         has_shell: Whether users may open shells in workers.
         kms_key_arn: The user's KMS key that encrypts bucket, logs and keys of sessions; empty for AWS managed keys.
@@ -89,7 +89,7 @@ class Stack:
     parameter_prefix: str
     task_family_prefix: str
     client_policy_arn: str
-    client_tools_policy_arn: str = ""
+    client_options_policy_arn: str = ""
     bucket_is_own: bool = True
     cluster_is_own: bool = True
     express_bucket: str | None = None
@@ -225,7 +225,7 @@ def _stack_of(record: dict[str, Any], name: str, region: str) -> Stack:
             if not str(tag["Key"]).startswith(("starburst:", "aws:"))
         ),
         client_policy_arn=needed("ClientPolicyArn"),
-        client_tools_policy_arn=outputs.get("ClientToolsPolicyArn") or "",
+        client_options_policy_arn=outputs.get("ClientOptionsPolicyArn") or "",
         bucket_is_own=outputs.get("BucketIsOwn") != "no",
         cluster_is_own=outputs.get("ClusterIsOwn") != "no",
         express_bucket=outputs.get("ExpressBucket"),

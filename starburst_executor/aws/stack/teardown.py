@@ -206,7 +206,7 @@ def _detach_policies(clients: Clients, has: Contents, say: Callable[[str], None]
     """
     iam = clients.get("iam")
     own = set(filter(None, map(has.get, _ROLES)))
-    policies = [has.get("ClientPolicy"), has.get("ClientToolsPolicy"), has.get("WorkerPolicy")]
+    policies = [has.get("ClientPolicy"), has.get("ClientOptionsPolicy"), has.get("WorkerPolicy")]
     for policy in filter(None, policies):
         try:
             # CloudFormation itself detaches policies from the stack's roles.

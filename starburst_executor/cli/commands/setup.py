@@ -156,7 +156,8 @@ def _show(stack: Stack) -> None:
     click.echo(f"Batch        {on_batch if stack.batch_fargate_queue else 'no: starburst setup --batch'}")
     if stack.batch_shares_fairly:
         click.echo("             shared fairly between users: Batch(share=...)")
-    click.echo(f"for users    attach the policies {stack.client_policy_arn}")
-    click.echo(f"             and {stack.client_tools_policy_arn}")
+    click.echo(f"for users    attach the policy {stack.client_policy_arn}")
+    if stack.client_options_policy_arn:
+        click.echo(f"             and {stack.client_options_policy_arn}")
     click.echo("check it     starburst doctor")
     click.echo("then         starburst image build SCRIPT, for the packages of workers")

@@ -94,7 +94,7 @@ def test_users_see_and_stop_the_stack_s_tasks_alone(owned: Account) -> None:
     from tests.unit.aws.test_rights import managed
 
     stack = owned.deploy(BucketArn="arn:aws:s3:::ours", ClusterName="ours", Shell="yes")
-    statements = managed(owned, stack, stack.client_policy_arn) + managed(owned, stack, stack.client_tools_policy_arn)
+    statements = managed(owned, stack, stack.client_policy_arn) + managed(owned, stack, stack.client_options_policy_arn)
     own = {"StringEquals": {"aws:ResourceTag/starburst:stack": "starburst"}}
     for action in ("ecs:StopTask", "ecs:DescribeTasks", "ecs:ExecuteCommand"):
         found = [each for each in statements if action in each["Action"] and ":task/" in json.dumps(each["Resource"])]

@@ -102,7 +102,7 @@ def policies_of(account: Account, stack: Stack) -> dict[str, list[dict[str, Any]
             found[role["RoleName"].split("-")[1]] = statements
     found["Client"] = [
         statement
-        for arn in (stack.client_policy_arn, stack.client_tools_policy_arn)
+        for arn in filter(None, (stack.client_policy_arn, stack.client_options_policy_arn))
         for statement in managed(account, stack, arn)
     ]
     return found
@@ -301,11 +301,11 @@ def test_the_policies_have_room_for_the_longest_names(account):
     long = account.deploy(
         "s" * 40, Express="euw1-az1", KmsKeyArn=key, PassRoles=roles, RolePath=f"/{'p' * 60}/", **parts
     )
-    own = [managed(account, long, arn) for arn in (long.client_policy_arn, long.client_tools_policy_arn)]
+    own = [managed(account, long, arn) for arn in (long.client_policy_arn, long.client_options_policy_arn)]
     assert all(own)
-    given = {"BucketArn": f"arn:aws:s3:::{'b' * 63}", "ClusterName": "c" * 255}
+    given = {"BucketArn": f"arn:aws:s3:::{'b' * 63}", "ClusterName": "c" * 64}
     other = account.deploy("t" * 40, Express="euw1-az1", KmsKeyArn=key, Batch="yes", Shell="yes", **given)
-    assert all(managed(account, other, arn) for arn in (other.client_policy_arn, other.client_tools_policy_arn))
+    assert all(managed(account, other, arn) for arn in (other.client_policy_arn, other.client_options_policy_arn))
 
 
 def test_a_role_of_ones_own_gets_what_workers_need_by_one_policy(account, stack):

@@ -38,7 +38,7 @@ def test_a_dry_run_changes_nothing(account, starburst_home):
     result = run("setup", "--dry-run")
     assert result.exit_code == 0
     assert "add      Bucket                     AWS::S3::Bucket" in result.stdout
-    assert "At rest it costs nothing but storage" in result.stderr
+    assert "While nothing runs, only storage costs money" in result.stderr
     assert stacks(account) == {}
     assert list(starburst_home.iterdir()) == []
 
