@@ -14,6 +14,7 @@ from itertools import count, pairwise
 import pytest
 
 from starburst_executor.errors import PreconditionFailed, StoreUnavailable
+from starburst_executor.store import limiter as limiter_module
 from starburst_executor.store.limiter import READ, WRITE, Limiter, Urgency, limiter_of
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import FakeClock
@@ -228,6 +229,7 @@ class Fleet:
     thinks_s: float = 0.5
     n_polling: int = 0  # of them, these only poll
     vital_every_s: float = math.inf  # and each has a vital request this often
+    vital_waits: bool = False  # in the queue, as nothing vital should
     clock: float = 0.0
     served: list[int] = field(default_factory=list)
     vital_gap_s: float = 0.0  # the longest that a vital request took
@@ -276,8 +278,24 @@ class Fleet:
             later(lots.expovariate(1 / self.thinks_s) if served else 0.05 * lots.random(), lambda: ask(worker))
 
         def beat(worker: int, since: float) -> None:
+            limiter = limiters[worker]
+            if not self.vital_waits:
+                beaten(worker, since, counts=False)
+            elif limiter.lanes[WRITE].is_open or limiter.start(WRITE, Urgency.COMMIT, self.clock):
+                beaten(worker, since, counts=True)
+            else:
+                wait_to_beat(worker, since, limiter.queue(WRITE, Urgency.COMMIT, self.clock))
+
+        def wait_to_beat(worker: int, since: float, ticket: tuple[float, int, Urgency]) -> None:
+            due_s = limiters[worker].start_queued(WRITE, ticket, self.clock)
+            if due_s:
+                later(due_s * (1 + lots.random() / 2), lambda: wait_to_beat(worker, since, ticket))
+            else:
+                beaten(worker, since, counts=True)
+
+        def beaten(worker: int, since: float, *, counts: bool) -> None:
             served = is_served()
-            limiters[worker].end(WRITE, self.clock, refused=not served, counts=False)
+            limiters[worker].end(WRITE, self.clock, refused=not served, counts=counts)
             if served:
                 self.vital_gap_s = max(self.vital_gap_s, self.clock - since)
                 later(self.vital_every_s, lambda: beat(worker, self.clock))
@@ -310,10 +328,25 @@ def test_a_fleet_beyond_the_limit_gets_all_that_the_service_can_do(n_workers: in
 
 
 def test_beats_get_through_in_time() -> None:
-    fleet = Fleet(400, 140.0, vital_every_s=15.0)
+    fleet = Fleet(1_000, 140.0, vital_every_s=15.0)
     fleet.run(240.0)
     assert fleet.vital_gap_s < 20  # lost after 60
     assert fleet.share(0, 240) > 0.95
+
+
+def test_the_fleet_shows_that_beats_which_wait_come_too_late() -> None:
+    fleet = Fleet(1_000, 140.0, vital_every_s=15.0, vital_waits=True)
+    fleet.run(240.0)
+    assert fleet.vital_gap_s > 60
+
+
+def test_the_fleet_shows_a_limiter_that_locks_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter_module, "_LEAST_RATE", 1e-9)
+    monkeypatch.setattr(limiter_module, "_GROWTH", 0.0)
+    monkeypatch.setattr(limiter_module, "_FORGETS", 0.0)
+    fleet = Fleet(400, 140.0)
+    fleet.run(300.0, leave_at=120.0, n_stay=60)
+    assert fleet.share(200, 300) < 0.5 * 60 / (0.56 * 140.0)
 
 
 def test_a_few_that_commit_get_what_they_ask_for_beside_hundreds_that_poll() -> None:
