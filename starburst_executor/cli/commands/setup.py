@@ -71,12 +71,12 @@ _AT_REST = (
     multiple=True,
     help="Let workers read, write and delete in your s3://bucket/prefix.",
 )
-@click.option("--bucket", metavar="NAME", help="A bucket that exists, instead of one of the stack's own.")
-@click.option("--cluster", metavar="ARN", help="An ECS cluster that exists, instead of one of the stack's own.")
+@click.option("--bucket", metavar="NAME", help="An existing bucket, instead of a new one.")
+@click.option("--cluster", metavar="ARN", help="An existing ECS cluster, instead of a new one.")
 @click.option(
     "--express",
     metavar="ZONE",
-    help="A second bucket in this zone, of S3 Express One Zone: lower latency; none removes it.",
+    help="A second bucket, in S3 Express One Zone in this zone, with lower latency; none removes it.",
 )
 @click.option(
     "--worker-policy",
