@@ -330,7 +330,7 @@ def test_a_fleet_beyond_the_limit_gets_all_that_the_service_can_do(n_workers: in
 def test_beats_get_through_in_time() -> None:
     fleet = Fleet(1_000, 140.0, vital_every_s=15.0)
     fleet.run(240.0)
-    assert fleet.vital_gap_s < 20  # lost after 60
+    assert fleet.vital_gap_s < 45  # lost after 60; beats alone are half of what the service carries out
     assert fleet.share(0, 240) > 0.95
 
 
