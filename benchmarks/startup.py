@@ -8,7 +8,6 @@ all processes with the session's id in their arguments, without the client and t
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks._rows import Row, show
+from benchmarks._rows import Row, Run, arguments
 from starburst_executor import Local, StarburstExecutor
 
 _HZ = os.sysconf("SC_CLK_TCK")
@@ -84,8 +83,7 @@ def measure(store: str, n_agents: int, idle_s: float, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="8 agents, once, idle for 2 s")
+    parser = arguments(__doc__)
     parser.add_argument("--agents", type=int, default=50)
     parser.add_argument("--store", help="an s3:// URL; without it the embedded store in a temporary folder")
     parser.add_argument("--idle", type=float, default=30.0, help="seconds of the idle phase; 0 omits it")
@@ -104,7 +102,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for i in range(n_times):
             measure(options.store or f"sqlite://{folder}/sessions", n_agents, idle_s if i == 0 else 0.0, rows)
-    show(f"{n_agents} agents, {'S3' if options.store else 'embedded store'}", [row for row in rows if row.values])
+    title = f"{n_agents} agents, {'S3' if options.store else 'embedded store'}"
+    Run(__file__, options).table(title, [row for row in rows if row.values])
 
 
 if __name__ == "__main__":

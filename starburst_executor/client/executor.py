@@ -21,10 +21,11 @@ from typing import Any, ParamSpec, TypeVar
 
 from starburst_executor import config, context
 from starburst_executor.client.engine import Engine
-from starburst_executor.client.exits import end, end_in_background, stop_at_once
+from starburst_executor.client.exits import end, end_in_background
 from starburst_executor.client.functions import Prepared
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
+from starburst_executor.client.interrupts import stop_at_once
 from starburst_executor.client.money import Cost, check_cost
 from starburst_executor.client.opening import start
 from starburst_executor.clock import Clock, SystemClock

@@ -1,4 +1,4 @@
-"""Ends executors: in order, at once, in the background, and when the interpreter exits."""
+"""Ends executors: in order, in the background, and when the interpreter exits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from contextlib import suppress
 
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.future import THREAD_PREFIX
+from starburst_executor.client.interrupts import stop_at_once
 
-__all__ = ["end", "end_in_background", "stop_at_once"]
+__all__ = ["end", "end_in_background"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,15 +31,6 @@ def end(engine: Engine) -> None:
     else:
         ending.wait_done()
         ending.end_session()
-
-
-def stop_at_once(engine: Engine) -> None:
-    """Handle a second ^C: kill the workers of an attached session and cancel the rest. A detached session continues."""
-    if not engine.detached and engine.is_of_this_process():
-        try:
-            engine.ending.cleanup(delete=not engine.settings.keep)
-        except Exception as error:
-            _log.warning("a session was not ended in good order: %r", error)
 
 
 def end_in_background(engine: Engine) -> None:

@@ -12,7 +12,6 @@ from starburst_executor.errors import RecordInvalid
 
 __all__ = [
     "EXIT_DRAINED",
-    "MOST_SLOTS",
     "PLATFORMS",
     "SIGNALLED",
     "Bootstrap",
@@ -25,8 +24,6 @@ __all__ = [
     "write_bootstrap",
 ]
 
-# More processes than one machine runs well.
-MOST_SLOTS = 1024
 _LENGTH_BYTES = 4
 # The platforms that start workers without a bootstrap record.
 PLATFORMS = ("ecs", "batch")

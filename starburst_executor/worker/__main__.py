@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from starburst_executor.launch.bootstrap import MOST_SLOTS, PLATFORMS
+from starburst_executor.launch.bootstrap import PLATFORMS
+from starburst_executor.launch.limits import MOST_SLOTS
 from starburst_executor.worker import program
 
 

@@ -31,8 +31,8 @@ from starburst_executor.protocol.records import SessionState, WorkerState
 from starburst_executor.session.repair import end_what_is_left
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
-from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.busy import Busy
+from starburst_executor.worker.call_reader import CallReader
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.code import Code
 from starburst_executor.worker.durations import Durations
@@ -101,7 +101,7 @@ class Agent:
             claims=Claims(session, worker_id, clock),
             finder=Finder(session, clock, n_slots),
             functions=Functions(session, self._code),
-            arguments=Arguments(session),
+            call_reader=CallReader(session),
             durations=Durations(),
             solitude=Solitude(),
             busy=Busy(clock, self._timings.commit_s),

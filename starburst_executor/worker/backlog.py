@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from starburst_executor.errors import PayloadError
 from starburst_executor.protocol import status
 from starburst_executor.protocol.outcomes import dump_reason
-from starburst_executor.worker.arguments import Arrived, Trouble, Wanted
+from starburst_executor.worker.call_reader import Arrived, Trouble, Wanted
 from starburst_executor.worker.claims import Claim
 from starburst_executor.worker.placed import Placed
 from starburst_executor.worker.runner.jobs import Finished
@@ -68,7 +68,7 @@ class Backlog:
 
         At least one task, then as many as have `n_bytes` of calls. A task that its claim has lost is dropped.
 
-        Store: the requests of `Arguments.get`.
+        Store: the requests of `CallReader.get`.
         """
         batch: list[Placed] = []
         wanted: list[Wanted] = []
@@ -83,7 +83,7 @@ class Backlog:
                 continue
             batch.append(placed)
             wanted.append(Wanted(ref, call, status.call_label(ref.ordinal, placed.index, placed.digest)))
-        calls = self._shared.arguments.get(wanted, n_bytes) if wanted else []
+        calls = self._shared.call_reader.get(wanted, n_bytes) if wanted else []
         self.put_back(batch[len(calls) :])
         return list(zip(batch, calls, strict=False))
 

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from starburst_executor.errors import LaunchError, PayloadError, RecordInvalid, StarburstError, TaskCrashed, TaskTimeout
 from starburst_executor.protocol.outcomes import dump_reason
 from starburst_executor.session.store import SessionStore
-from starburst_executor.worker.arguments import Arrived
 from starburst_executor.worker.backlog import Backlog
+from starburst_executor.worker.call_reader import Arrived
 from starburst_executor.worker.listener import Listener
 from starburst_executor.worker.placed import Placed
 from starburst_executor.worker.runner.jobs import BrokenStart, Died, Finished, Job
@@ -91,7 +91,7 @@ class Feeder:
     def feed(self) -> bool:
         """Send the backlog to the runner, as far as its limits permit; return whether it was idle and now has a task.
 
-        Store: 1 GET for each function that is not kept, and the requests of `Arguments.get`.
+        Store: 1 GET for each function that is not kept, and the requests of `CallReader.get`.
         """
         shared, limit = self._shared, self._shared.session.manifest.current.max_tasks_per_child
         if limit is not None and self._n_given >= limit and not self._jobs:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from starburst_executor.clock import Clock
 from starburst_executor.session.store import SessionStore
-from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.busy import Busy
+from starburst_executor.worker.call_reader import CallReader
 from starburst_executor.worker.candidates import Candidates
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.durations import Durations
@@ -26,7 +26,7 @@ class Shared:
     claims: Claims
     finder: Finder
     functions: Functions
-    arguments: Arguments
+    call_reader: CallReader
     durations: Durations
     solitude: Solitude
     busy: Busy

@@ -27,7 +27,7 @@ from starburst_executor.session.manifest import new_token
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import Asked, FakeClock, Fault, FaultyStore, MemoryStore
-from starburst_executor.worker.arguments import Arguments, Arrived, Wanted
+from starburst_executor.worker.call_reader import Arrived, CallReader, Wanted
 
 SESSION = "a-session"
 KEY = b"k" * 32
@@ -134,7 +134,7 @@ class Rig:
         entry = current.entries[index]
         assert entry.call is not None
         label = status.call_label(ref.ordinal, ref.first + index, current.functions[entry.function])
-        (arrived,) = Arguments(self.session).get([Wanted(ref, entry.call, label)], 1)
+        (arrived,) = CallReader(self.session).get([Wanted(ref, entry.call, label)], 1)
         if not isinstance(arrived, Arrived):
             raise arrived
         return calls.load_call(arrived.call, dict(arrived.pieces))

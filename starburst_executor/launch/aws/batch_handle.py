@@ -8,11 +8,9 @@ import msgpack
 
 from starburst_executor.launch.aws.worker_ids import batch_digits
 from starburst_executor.launch.bootstrap import worker_id_of
+from starburst_executor.launch.limits import MOST_ARRAY_JOBS
 
-__all__ = ["CHILDREN_MOST", "BatchHandle"]
-
-# Batch's limit for an array. https://docs.aws.amazon.com/batch/latest/userguide/service_limits.html
-CHILDREN_MOST = 10_000
+__all__ = ["BatchHandle"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class BatchHandle:
         if not isinstance(fields, tuple) or tuple(map(type, fields)) != (str, str, int, int, bool, str):
             return None
         launch = cls(*fields)
-        return launch if 0 < launch.n_jobs <= CHILDREN_MOST and launch.n_slots_each > 0 else None
+        return launch if 0 < launch.n_jobs <= MOST_ARRAY_JOBS and launch.n_slots_each > 0 else None
 
     @property
     def name(self) -> str:

@@ -9,13 +9,14 @@ from starburst_executor.clock import Clock
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.launch.aws.batch import Batch
 from starburst_executor.launch.aws.batch_fit import check_share, refuse_what_no_instance_runs
-from starburst_executor.launch.aws.batch_handle import CHILDREN_MOST, BatchHandle
+from starburst_executor.launch.aws.batch_handle import BatchHandle
 from starburst_executor.launch.aws.batch_jobs import BatchJobs
 from starburst_executor.launch.aws.batch_queue import JobQueues
 from starburst_executor.launch.aws.batch_submitting import Submitting
 from starburst_executor.launch.aws.batch_workers import BatchWorkers
 from starburst_executor.launch.aws.on_aws import AwsLauncher
 from starburst_executor.launch.base import Order, Started
+from starburst_executor.launch.limits import MOST_ARRAY_JOBS
 
 __all__ = ["BatchLauncher"]
 
@@ -46,9 +47,9 @@ class BatchLauncher(AwsLauncher):
 
     def check(self, n_slots: int) -> None:
         """Check that the stack has a queue that can run these workers, and that the image exists. Raises: ConfigError, LaunchError."""
-        if -(-n_slots // self.batch.slots_each) > CHILDREN_MOST:
+        if -(-n_slots // self.batch.slots_each) > MOST_ARRAY_JOBS:
             raise ConfigError(
-                f"workers={n_slots}: an array of AWS Batch has at most {CHILDREN_MOST} jobs; give each worker more slots"
+                f"workers={n_slots}: an array of AWS Batch has at most {MOST_ARRAY_JOBS} jobs; give each worker more slots"
             )
         _ = self._queues.first
         if self.batch.fallback:

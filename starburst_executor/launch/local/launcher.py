@@ -18,7 +18,8 @@ from starburst_executor import config
 from starburst_executor.clock import Backoff, Clock, SystemClock
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.launch.base import Order, Started
-from starburst_executor.launch.bootstrap import MOST_SLOTS, Bootstrap, new_worker_id
+from starburst_executor.launch.bootstrap import Bootstrap, new_worker_id
+from starburst_executor.launch.limits import MOST_SLOTS
 from starburst_executor.launch.local.agents import Agents
 from starburst_executor.launch.local.fork_server import ServerKilled
 from starburst_executor.launch.local.handle import AgentRecord, dump_agents, load_agents

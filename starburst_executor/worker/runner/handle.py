@@ -25,12 +25,12 @@ from contextlib import suppress
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.worker.runner import wire
-from starburst_executor.worker.runner.bell import Bell
 from starburst_executor.worker.runner.capture import CapturedStream
 from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
 from starburst_executor.worker.runner.lifeline import Lifeline, Signs
-from starburst_executor.worker.runner.supply import Supply
+from starburst_executor.worker.runner.outgoing import Outgoing
 from starburst_executor.worker.runner.tokens import Tokens
+from starburst_executor.worker.runner.waker import Waker
 
 __all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Runner"]
 
@@ -61,18 +61,18 @@ class Runner:
     ) -> None:
         self.pid = pid
         self.is_ready = False
-        # guards: _data, _tokens, _lifeline, _supply, _open, _bell, _ended
+        # guards: _data, _tokens, _lifeline, _outgoing, _open, _waker, _ended
         # Not held while waiting for the process. The other fields belong to the listening thread.
         self._lock = threading.RLock()
         self._data, self._tokens, self._lifeline, self._streams = data, tokens, lifeline, streams
         # Slots leave their runners open at the end of a worker, and Python would warn the user of unclosed sockets.
         weakref.finalize(self, _close, (data, tokens, lifeline, *streams))
         data.setblocking(False)
-        self._inbox, self._supply = wire.Inbox(data), Supply(wire.Outbox(data))
+        self._inbox, self._outgoing = wire.Inbox(data), Outgoing(wire.Outbox(data))
         self._open: dict[int, None] = {}  # jobs sent that have no outcome yet, in order
         self._events: list[Event] = []
         self._signs = Signs(is_leaving)
-        self._bell = Bell()
+        self._waker = Waker()
         self._ended = False
 
     def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
@@ -84,13 +84,13 @@ class Runner:
         with self._lock:
             was_idle = not self._open
             for job in jobs:
-                self._supply.add(job, functions)
+                self._outgoing.add(job, functions)
                 self._open[job.number] = None
             if not self._ended:
                 self._flush()
                 self._tokens.give([job.number for job in jobs])
                 if was_idle:
-                    self._bell.ring()
+                    self._waker.wake()
 
     def retract(self) -> list[int]:
         """Take back the jobs that have not started and return their numbers; they will never start."""
@@ -98,7 +98,7 @@ class Runner:
             taken = list(self._open) if self._ended else self._tokens.take_back()
             for number in taken:
                 del self._open[number]
-            self._supply.drop(set(taken))
+            self._outgoing.drop(set(taken))
             return taken
 
     def running(self) -> int | None:
@@ -111,7 +111,7 @@ class Runner:
         """Make `wait` return in the listening thread."""
         with self._lock:
             if not self._ended:
-                self._bell.ring()
+                self._waker.wake()
 
     def wait(self, timeout_s: float) -> None:
         """Wait for an event, for `wake` or for the timeout. Meanwhile the output files are kept within their bounds."""
@@ -164,22 +164,22 @@ class Runner:
         """Release it; if it is alive, it is killed with all processes that it started. A second call is harmless."""
         with self._lock:
             self._ended = True
-            for opened in (self._data, self._tokens, self._lifeline, self._bell, *self._streams):
+            for opened in (self._data, self._tokens, self._lifeline, self._waker, *self._streams):
                 opened.close()
 
     def set_up(self, settings: Mapping[str, object]) -> None:
         """Send the settings, before any job."""
         with self._lock:
-            self._supply.set_up(settings)
+            self._outgoing.set_up(settings)
             self._flush()
 
     def _not_started(self) -> range:
         first = self._tokens.first_unread()
-        return range(first, self._supply.last_number + 1) if first is not None else range(0)
+        return range(first, self._outgoing.last_number + 1) if first is not None else range(0)
 
     def _flush(self) -> None:
         with suppress(OSError):  # the runner is dying; `_look_for_end` finds the reason
-            self._supply.flush()
+            self._outgoing.flush()
             self._tokens.flush()
 
     def _is_readable(self, timeout_s: float) -> bool:
@@ -187,16 +187,16 @@ class Runner:
         with self._lock:
             poller = select.poll()
             poller.register(self._lifeline, select.POLLIN)
-            poller.register(self._bell, select.POLLIN)
+            poller.register(self._waker, select.POLLIN)
             if self._tokens.fileno() >= 0:
                 poller.register(self._tokens, select.POLLIN)
-            data_mask = (0 if self._signs.is_deaf else select.POLLIN) | (select.POLLOUT if self._supply else 0)
+            data_mask = (0 if self._signs.is_deaf else select.POLLIN) | (select.POLLOUT if self._outgoing else 0)
             if data_mask:
                 poller.register(self._data, data_mask)
         ready = dict(poller.poll(math.ceil(timeout_s * 1000)))
         with self._lock:
-            if self._bell.fileno() in ready:
-                self._bell.silence()
+            if self._waker.fileno() in ready:
+                self._waker.clear()
             if self._tokens.fileno() in ready and self._tokens.take_terms():
                 self._signs.caught_term()
                 del ready[self._tokens.fileno()]

@@ -16,7 +16,7 @@ _GARBAGE_BYTES = 32 * 2**20
 
 
 class Received:
-    """The functions and pieces of one runner; the other end of `supply.Supply`."""
+    """The functions and pieces of one runner; the other end of `outgoing.Outgoing`."""
 
     def __init__(self) -> None:
         self._loader = Loader()

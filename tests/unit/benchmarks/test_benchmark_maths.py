@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections import Counter
@@ -27,6 +28,7 @@ from starburst_executor.errors import ObjectNotFound, PreconditionFailed
 
 JOB = Job("process_pool", "no-op", "map", 2, 10_000, 2.5)
 SETTING = throughput.FIRST
+BENCHMARKS = sorted(file.stem for file in Path(throughput.__file__).parent.glob("[a-z]*.py"))
 
 
 def answer(rate: float, n_tasks: int = 10_000) -> Answer:
@@ -317,3 +319,10 @@ def test_a_plot_is_the_same_bytes_for_the_same_rows(tmp_path: Path) -> None:
         save(plots.contention(Found(contention=rows_of(*rows))), tmp_path / name)
         drawn.append([(tmp_path / f"{name}.{suffix}").read_bytes() for suffix in ("svg", "png")])
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_each_benchmark_can_be_imported(name: str) -> None:
+    if name == "plots":
+        pytest.importorskip("matplotlib")
+    assert callable(importlib.import_module(f"benchmarks.{name}").main)

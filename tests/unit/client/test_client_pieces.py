@@ -13,7 +13,7 @@ from starburst_executor.client.pieces import BigCall, KeptPiece, Pieces
 from starburst_executor.errors import StoreUnavailable
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.testing import Fault
-from starburst_executor.worker.arguments import Arguments, Arrived, Wanted
+from starburst_executor.worker.call_reader import Arrived, CallReader, Wanted
 from tests.support.session_rig import DIGEST
 from tests.unit.client.test_submitter import Client
 
@@ -45,14 +45,14 @@ def test_an_argument_that_all_calls_share_goes_up_once_and_down_once_for_each_wo
     client.rig.asked.clear()
     for _ in range(2):
         session = client.rig.another()
-        arguments = Arguments(session)
+        reader = CallReader(session)
         for done in client.acknowledged:
             seen = client.rig.read(done.key)
             wanted = [
                 Wanted(done.ref, entry.call or b"", f"0-{done.ref.first + i}/{DIGEST}")
                 for i, entry in enumerate(seen.entries)
             ]
-            assert all(isinstance(each, Arrived) for each in arguments.get(wanted, 2**30))
+            assert all(isinstance(each, Arrived) for each in reader.get(wanted, 2**30))
         assert session.store.requests.snapshot()["bytes_in"] == MB
     assert [asked.kind for asked in client.rig.asked] == ["get", "get"]
 

@@ -13,7 +13,7 @@ import pytest
 from starburst_executor.protocol import calls, pieces
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.worker.runner import supply
+from starburst_executor.worker.runner import outgoing
 from starburst_executor.worker.runner.handle import Job, Runner, wire
 from tests.support.runner_rig import Rig, finished, value_of
 
@@ -85,7 +85,7 @@ def test_a_piece_crosses_once_and_no_task_sees_what_another_did_to_it(
 
 
 def test_what_was_not_needed_for_longest_is_forgotten(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supply, "_PIECES_BYTES", 250 * KB)
+    monkeypatch.setattr(outgoing, "_PIECES_BYTES", 250 * KB)
     feeder = Feeder(rig.spawn(), monkeypatch)
     one, two, three = (bytes([i]) * 100 * KB for i in (1, 2, 3))
     # All at once: what is forgotten must be there for the calls that were sent before.
@@ -97,7 +97,7 @@ def test_what_was_not_needed_for_longest_is_forgotten(rig: Rig, monkeypatch: pyt
 
 
 def test_what_a_call_needs_is_kept_however_big(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supply, "_PIECES_BYTES", 1)
+    monkeypatch.setattr(outgoing, "_PIECES_BYTES", 1)
     feeder = Feeder(rig.spawn(), monkeypatch)
     one, two = b"1" * 100 * KB, b"2" * 100 * KB
     feeder.send(lambda a, b, _: (a[:1], b[:1]), *((one, two, i) for i in range(3)), (two, two, 3))
@@ -128,7 +128,7 @@ def test_a_new_runner_has_nothing(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_functions_that_were_not_wanted_for_longest_are_forgotten(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supply, "_FUNCTIONS_BYTES", 250 * KB)
+    monkeypatch.setattr(outgoing, "_FUNCTIONS_BYTES", 250 * KB)
     feeder = Feeder(rig.spawn(), monkeypatch)
     bodies = {name: calls.dump_function(partial(first_of, bytes([i]) * 100 * KB)) for i, name in enumerate("abc")}
     # All at once: what is forgotten must be there for the jobs that were sent before.
@@ -142,7 +142,7 @@ def test_functions_that_were_not_wanted_for_longest_are_forgotten(rig: Rig, monk
 
 
 def test_a_function_that_is_used_stays_however_big(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supply, "_FUNCTIONS_BYTES", 1)
+    monkeypatch.setattr(outgoing, "_FUNCTIONS_BYTES", 1)
     feeder = Feeder(rig.spawn(), monkeypatch)
     body = calls.dump_function(partial(first_of, bytes(100 * KB)))
     for number in range(1, 4):
@@ -154,7 +154,7 @@ def test_a_function_that_is_used_stays_however_big(rig: Rig, monkeypatch: pytest
 def test_a_runner_keeps_nothing_of_functions_that_it_was_told_to_forget(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supply, "_FUNCTIONS_BYTES", 2000 * KB)
+    monkeypatch.setattr(outgoing, "_FUNCTIONS_BYTES", 2000 * KB)
     feeder = Feeder(rig.spawn(), monkeypatch)
     n_alive = []
     for number in range(1, 101):

@@ -27,8 +27,8 @@ from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.status import State, Status
 from starburst_executor.testing import FakeClock
 from starburst_executor.worker import code_root, feeder
-from starburst_executor.worker.arguments import Arguments
 from starburst_executor.worker.busy import Busy
+from starburst_executor.worker.call_reader import CallReader
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.code import Code
 from starburst_executor.worker.durations import Durations
@@ -185,7 +185,7 @@ class Stage:
             claims=self.claims,
             finder=self.finder,
             functions=Functions(session, Code(session, code_root.new_name())),
-            arguments=Arguments(session),
+            call_reader=CallReader(session),
             durations=self.durations,
             solitude=self.solitude,
             busy=Busy(self.clock, session.manifest.current.timings.commit_s),

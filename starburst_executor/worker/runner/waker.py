@@ -1,4 +1,4 @@
-"""A bell that wakes a thread that polls descriptors."""
+"""Wakes a thread that polls descriptors."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 import sys
 from contextlib import suppress
 
-__all__ = ["Bell"]
+__all__ = ["Waker"]
 
-_RING = (1).to_bytes(8, sys.byteorder)  # the form of an eventfd's value
+_SIGNAL = (1).to_bytes(8, sys.byteorder)  # the form of an eventfd's value
 
 
-class Bell:
+class Waker:
     """Wakes a thread that polls: an eventfd on Linux, a pipe elsewhere."""
 
     def __init__(self) -> None:
@@ -25,11 +25,11 @@ class Bell:
     def fileno(self) -> int:
         return self._reader
 
-    def ring(self) -> None:
-        with suppress(BlockingIOError):  # the earlier rings that filled it wake the thread
-            os.write(self._writer, _RING)
+    def wake(self) -> None:
+        with suppress(BlockingIOError):  # the earlier calls that filled it wake the thread
+            os.write(self._writer, _SIGNAL)
 
-    def silence(self) -> None:
+    def clear(self) -> None:
         with suppress(BlockingIOError):
             os.read(self._reader, 4096)
 

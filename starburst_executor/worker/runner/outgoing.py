@@ -14,14 +14,14 @@ from starburst_executor.worker.recent import Recent
 from starburst_executor.worker.runner import wire
 from starburst_executor.worker.runner.jobs import Job
 
-__all__ = ["Supply"]
+__all__ = ["Outgoing"]
 
 _PIECES_BYTES = 64 * 2**20  # of pieces of calls that a runner keeps, in addition to those of the running call
 _FUNCTIONS_BYTES = 64 * 2**20  # of stored functions that a runner keeps, in addition to the running one
 _LOADED_BYTES = 4096  # about the memory of a small loaded function with its own globals
 
 
-class Supply:
+class Outgoing:
     """Queues the frames of one runner. Not thread-safe."""
 
     def __init__(self, outbox: wire.Outbox) -> None:

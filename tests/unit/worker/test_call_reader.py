@@ -13,7 +13,7 @@ from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.status import Located
 from starburst_executor.testing import Fault
-from starburst_executor.worker.arguments import Arguments, Arrived, Wanted
+from starburst_executor.worker.call_reader import Arrived, CallReader, Wanted
 from tests.support.session_rig import Rig
 
 REF = StatusRef(0, 0, 8, 0)
@@ -26,7 +26,7 @@ class Stage:
 
     def __init__(self, *, keep_bytes: int = 2**20) -> None:
         self.rig = Rig()
-        self.arguments = Arguments(self.rig.session, keep_bytes=keep_bytes)
+        self.reader = CallReader(self.rig.session, keep_bytes=keep_bytes)
 
     def store(self, *bodies: bytes, group: str = REF.status_id) -> list[Piece]:
         """Pieces side by side in one object."""
@@ -41,7 +41,7 @@ class Stage:
         return Wanted(REF, self.rig.sealer.sealed("call", label, pieces.encode(parts)), label)
 
     def get(self, wanted: Sequence[Wanted], at_most: int = 2**30) -> list[Arrived]:
-        found = self.arguments.get(wanted, at_most)
+        found = self.reader.get(wanted, at_most)
         assert all(isinstance(each, Arrived) for each in found), found
         return [each for each in found if isinstance(each, Arrived)]
 
@@ -152,7 +152,7 @@ def slots(stage: Stage, *wanted: Wanted) -> list[list[object]]:
 
     def ask(each: Wanted) -> None:
         asked.release()
-        answers.append(list(stage.arguments.get([each], 2**30)))
+        answers.append(list(stage.reader.get([each], 2**30)))
 
     threads = [threading.Thread(target=ask, args=(each,)) for each in wanted]
 
@@ -199,13 +199,13 @@ def test_a_piece_that_is_not_what_its_name_says_costs_its_calls_alone(spoilt: by
     (good,) = stage.store(body(2), group="0000.0000000009")
     stage.rig.objects.put(stage.rig.keys.calls(REF.status_id), spoilt)
     wanted = [stage.wanted(bad, label="0-0/f"), stage.wanted(good), stage.wanted(good, bad, label="0-2/f")]
-    one, two, three = stage.arguments.get(wanted, 2**30)
+    one, two, three = stage.reader.get(wanted, 2**30)
     assert isinstance(two, Arrived)
     for each, label in ((one, "0-0/f"), (three, "0-2/f")):
         assert isinstance(each, RecordInvalid)
         assert label in str(each)
     stage.store(body(1))
-    assert isinstance(stage.arguments.get(wanted, 2**30)[0], Arrived)
+    assert isinstance(stage.reader.get(wanted, 2**30)[0], Arrived)
 
 
 def test_a_piece_that_is_missing_costs_its_calls_alone() -> None:
@@ -213,7 +213,7 @@ def test_a_piece_that_is_missing_costs_its_calls_alone() -> None:
     (ref,) = stage.store(body(1))
     stage.rig.objects.delete([stage.rig.keys.calls(REF.status_id)])
     small = stage.wanted(b"\x80")
-    one, two = stage.arguments.get([stage.wanted(ref), small], 2**30)
+    one, two = stage.reader.get([stage.wanted(ref), small], 2**30)
     assert isinstance(one, PayloadError)
     assert "0-0/f" in str(one)
     assert isinstance(two, Arrived)
@@ -224,7 +224,7 @@ def test_a_record_that_was_changed_names_no_pieces() -> None:
     (ref,) = stage.store(body(1))
     _, call, label = stage.wanted(ref)
     assert isinstance(call, bytes)
-    (got,) = stage.arguments.get([Wanted(REF, call[:-1] + bytes([call[-1] ^ 1]), label)], 2**30)
+    (got,) = stage.reader.get([Wanted(REF, call[:-1] + bytes([call[-1] ^ 1]), label)], 2**30)
     assert isinstance(got, RecordInvalid)
     assert stage.n_gets == 0
 

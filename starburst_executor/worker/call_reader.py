@@ -23,7 +23,7 @@ from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.status import Located
 from starburst_executor.session.store import SessionStore
 
-__all__ = ["Arguments", "Arrived", "Wanted"]
+__all__ = ["Arrived", "CallReader", "Wanted"]
 
 # Bytes kept for later calls, in addition to those of the current calls: as many as a client keeps unsent.
 _KEPT_BYTES = 256 * 2**20
@@ -71,7 +71,7 @@ class _Reading:
         self.body: bytes | None = None
 
 
-class Arguments:
+class CallReader:
     """Reads calls. Thread-safe."""
 
     def __init__(self, session: SessionStore, *, keep_bytes: int = _KEPT_BYTES) -> None:
