@@ -9,7 +9,7 @@ import json
 import math
 import pickle
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -203,12 +203,25 @@ def _write_parquet(outcomes: Iterable[Outcome], out: Path | None) -> None:
     if out is None:
         raise ConfigError("parquet needs a file: --out FILE")
     rows = (_row(outcome) for outcome in outcomes)
-    writer: Any = None
     with _opened(out, is_binary=True) as file:
-        while batch := list(islice(rows, _ROWS_AT_ONCE)):
-            # The columns and types are those of the first batch.
-            table = pa.Table.from_pylist(batch, schema=None if writer is None else writer.schema)
-            writer = writer or parquet.ParquetWriter(file, table.schema)
-            writer.write_table(table)
-        if writer is not None:
-            writer.close()
+        batch = list(islice(rows, _ROWS_AT_ONCE))
+        schema = _schema(pa, batch)
+        with parquet.ParquetWriter(file, schema) as writer:
+            while batch:
+                try:
+                    writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+                except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                    raise ConfigError(
+                        f"a column's values are of different types, which parquet refuses: {error}; choose --format jsonl or csv"
+                    ) from error
+                batch = list(islice(rows, _ROWS_AT_ONCE))
+
+
+def _schema(pa: Any, batch: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the columns of the first batch, with the types of its values. One without any value holds texts."""
+    names = [*dict.fromkeys(name for row in batch for name in row if name != "error"), "error"]
+    if not batch:
+        names = [*_FACTS, "value", "error"]
+    # Arrow takes the columns from the first row alone.
+    found = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in batch] or [dict.fromkeys(names)])
+    return pa.schema([(one.name, pa.string() if pa.types.is_null(one.type) else one.type) for one in found.schema])

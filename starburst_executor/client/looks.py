@@ -230,7 +230,7 @@ class Looks:
         n_left = counts[State.PENDING] + counts[State.CLAIMED]
         n_ended = tally.n_tasks - n_left
         running = crew.running(tally, now)
-        workers = crew.reports(running, now)
+        workers = crew.reports(running, now, are_all=tally.is_exact)
         alive = [worker for worker in workers if worker.is_alive]
         slots = sum(worker.slots for worker in alive)
         began_at = tally.began_at if tally.began_at is not None else manifest.created_at
@@ -339,8 +339,12 @@ class _Crew(NamedTuple):
             running += [(worker, task, max(0.0, now - known.get(task, since))) for since, task in claims[:n_slots]]
         return running
 
-    def reports(self, running: Iterable[tuple[str, str, float]], now: float) -> list[WorkerReport]:
-        """Return one report a worker, oldest first."""
+    def reports(self, running: Iterable[tuple[str, str, float]], now: float, *, are_all: bool) -> list[WorkerReport]:
+        """Return one report a worker, oldest first.
+
+        Args:
+            are_all: Whether every claim was read: a worker without one is then idle, whatever its last beat says.
+        """
         tasks: dict[str, list[tuple[str, float]]] = {}
         for worker, task, seconds in running:
             tasks.setdefault(worker, []).append((task, seconds))
@@ -350,7 +354,7 @@ class _Crew(NamedTuple):
             reports.append(
                 WorkerReport(
                     id=beat.worker_id,
-                    state="working" if state == "idle" and own else state,
+                    state=_state_now(state, has_tasks=bool(own), are_all=are_all),
                     host=beat.host or beat.where or "?",
                     slots=beat.slots,
                     tasks=own,
@@ -362,6 +366,13 @@ class _Crew(NamedTuple):
                 )
             )
         return reports
+
+
+def _state_now(state: str, *, has_tasks: bool, are_all: bool) -> str:
+    """Return the state of a worker whose beat may be older than its claims."""
+    if state == "idle" and has_tasks:
+        return "working"
+    return "idle" if state == "working" and not has_tasks and are_all else state
 
 
 class _Tally:

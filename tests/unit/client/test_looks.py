@@ -102,11 +102,13 @@ def test_a_worker_is_alive_idle_lost_or_has_left() -> None:
     rig.beat("idle", state=WorkerState.IDLE)
     rig.beat("left", state=WorkerState.LEFT)
     rig.beat("works")
+    rig.beat("has-ended-all")
+    claim(rig, rig.submit(1), "works.1", 1)
     found = Looks(rig.session).look()
     assert {worker.id: worker.state for worker in found.members} == {
-        "lost": "lost", "idle": "idle", "left": "left", "works": "working"
+        "lost": "lost", "idle": "idle", "left": "left", "works": "working", "has-ended-all": "idle"
     }  # fmt: skip
-    assert (found.workers, found.idle, found.lost) == (2, 1, 1)
+    assert (found.workers, found.idle, found.lost) == (3, 2, 1)
 
 
 def test_the_rate_counts_from_what_began_first_although_it_is_not_read_again() -> None:
