@@ -78,7 +78,7 @@ ALLOWED = [
 # Words in public names that have their ordinary meaning, or that of Python's library or of AWS. All others are in the glossary.
 ORDINARY = frozenset(
     """
-    absolute access address alert arguments arrived assembled begin big block bodies boto break broken busy
+    absolute access address alert arrived assembled begin big block bodies boto break broken busy
     bytes canceller capacity captured child config connection context cost crashed current deaths declined
     denied departure descriptors died durations ec2 elsewhere end error etags exceeded exit expired failure
     fargate fields files finished first folder following found future gap given gone grace heard hourly idle inbox
@@ -86,7 +86,7 @@ ORDINARY = frozenset(
     no not obstore opened outbox outgoing own parallel parts patience patient per phase pickler pickles place placed
     poll prepared queue quota rank reader received recent record ref remote report requests result returned returning
     ring root s3 screen seen selection sending shared sign silent spending sqlite starburst start state staying step
-    stepped stop stream summary supply tending threads threshold timeout traceback try unavailable unchanged
+    stepped stop stream summary tending threads threshold timeout traceback try unavailable unchanged
     unpickler unproven version wait waker wanted warner watch workforce write
     """.split()  # noqa: SIM905 - shorter than a list of strings
 )
