@@ -27,8 +27,8 @@ def explain_session(session: SessionStore, status: SessionStatus) -> list[str]:
 
 
 def _of_session(session: SessionStore, manifest: Manifest, status: SessionStatus) -> Iterator[str]:
-    if manifest.state.is_over:
-        yield f"the session is {manifest.state.value}{f': {manifest.reason}' if manifest.reason else ''}; nothing of it runs any more"
+    if status.state not in ("open", "closing"):
+        yield f"the session is {status.state}{f': {status.reason}' if status.reason else ''}; nothing of it runs any more"
         return
     if not status.total:
         yield "no task was submitted yet"

@@ -27,7 +27,7 @@ from starburst_executor.client.money import Cost, cost_of
 from starburst_executor.client.reading import Block, Reading, Task
 from starburst_executor.client.report import SessionStatus, WorkerReport
 from starburst_executor.launch.local.processes import has_ended
-from starburst_executor.protocol.records import Manifest, WorkerBeat, WorkerState
+from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import SizeClass, State
 from starburst_executor.session.beats import Sign, list_workers, read_beat
 from starburst_executor.session.fan_out import fan_out
@@ -227,6 +227,9 @@ class Looks:
 
     def _report(self, manifest: Manifest, tally: _Tally, crew: _Crew, now: float) -> SessionStatus:
         counts = tally.counts
+        # Any client or worker that looks at it ends it; until then it only seems to be open.
+        is_due = manifest.deadline_at is not None and now >= manifest.deadline_at and not manifest.state.is_over
+        state = SessionState.EXPIRED if is_due else manifest.state
         n_left = counts[State.PENDING] + counts[State.CLAIMED]
         n_ended = tally.n_tasks - n_left
         running = crew.running(tally, now)
@@ -235,11 +238,11 @@ class Looks:
         slots = sum(worker.slots for worker in alive)
         began_at = tally.began_at if tally.began_at is not None else manifest.created_at
         per_s = tally.n_recent / min(_RECENT_S, max(1.0, now - began_at))
-        until = now if n_left and not manifest.state.is_over else tally.last_at or now
+        until = now if n_left and not state.is_over else tally.last_at or now
         alive_beats = [beat for beat in crew.beats if crew.states[beat.worker_id] not in ("left", "lost")]
         seconds = sorted(tally.seconds)
         p90_s = _quantile(seconds, 0.9)
-        if manifest.state.is_over:
+        if state.is_over:
             left_s: tuple[float, float | None, float | None] | None = None
         else:
             left_s = _time_left(n_left, per_s, tally.n_recent, slots, seconds, p90_s)
@@ -253,7 +256,7 @@ class Looks:
             n_running = max(n_running, min(counts[State.CLAIMED], sum(w.slots for w in alive if w.state == "working")))
         return SessionStatus(
             id=manifest.session_id,
-            state=manifest.state.value,
+            state=state.value,
             total=tally.n_tasks,
             pending=counts[State.PENDING],
             claimed=counts[State.CLAIMED],
@@ -271,7 +274,7 @@ class Looks:
             gpus=sum(beat.gpus for beat in alive_beats),
             at=now,
             created_at=manifest.created_at,
-            reason=manifest.reason,
+            reason=manifest.reason or ("absolute_timeout passed" if state == SessionState.EXPIRED else ""),
             deadline_at=manifest.deadline_at,
             is_exact=tally.is_exact,
             per_s_overall=n_ended / max(1.0, until - began_at) if n_ended else 0.0,

@@ -13,8 +13,10 @@ from starburst_executor.client.detached import DetachedExecutor
 from starburst_executor.client.finding import visit
 from starburst_executor.client.tending import Tending
 from starburst_executor.clock import SystemClock
+from starburst_executor.errors import ConfigError, SessionExpired
+from starburst_executor.protocol.records import SessionState
 
-__all__ = ["attached", "cancel", "extend", "scale"]
+__all__ = ["attached", "cancel", "check_open", "extend", "scale"]
 
 
 @contextmanager
@@ -31,6 +33,18 @@ def attached(session: str, store: str | None, *, launcher: str | None = "none") 
         executor.detach()
 
 
+def check_open(url: str) -> None:
+    """Refuse to change a session that is over. Raises: SessionExpired, ConfigError. Store: 1 GET."""
+    with visit(url, SystemClock()) as visited:
+        manifest = visited.session.manifest.current
+    if manifest.state.is_over:
+        kind = SessionExpired if manifest.state == SessionState.EXPIRED else ConfigError
+        raise kind(
+            f"session {manifest.session_id} is {manifest.state.value}{f' ({manifest.reason})' if manifest.reason else ''}, so nothing "
+            f"of it can run again: `starburst results {manifest.session_id}` prints what has ended, and `starburst run` starts a new one"
+        )
+
+
 @click.command(epilog=examples("starburst cancel last"))
 @session_argument
 def cancel(session: str, store: str | None) -> None:
@@ -45,7 +59,9 @@ def cancel(session: str, store: str | None) -> None:
 @click.argument("time", type=DURATION)
 def extend(session: str, store: str | None, time: float) -> None:
     """Let SESSION expire later by TIME: seconds, or 30m, 12h, 7d."""
-    with attached(session, store) as executor:
+    url = looked_up(session, store)
+    check_open(url)
+    with attached(url, store) as executor:
         executor.extend(time)
         deadline_at = executor.status().deadline_at
     ends = "has no absolute_timeout and never expires" if deadline_at is None else f"expires {utc(deadline_at)}"
@@ -58,6 +74,7 @@ def extend(session: str, store: str | None, time: float) -> None:
 def scale(session: str, store: str | None, workers: int) -> None:
     """Let WORKERS tasks of SESSION run at once. Missing workers are started now; surplus ones leave when their tasks have ended."""
     url = looked_up(session, store)
+    check_open(url)
     with attached(url, store, launcher=None) as executor, visit(url, SystemClock()) as visited:
         executor.scale(workers)
         Tending(executor, visited.session).go_on()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from starburst_executor.cli.commands.change import attached
-from starburst_executor.cli.options import examples, session_argument
+from starburst_executor.cli.commands.change import attached, check_open
+from starburst_executor.cli.options import examples, looked_up, session_argument
 from starburst_executor.cli.targets import load_target
 from starburst_executor.errors import ConfigError
 
@@ -33,7 +33,9 @@ def retry(session: str, store: str | None, failed: bool, tasks: tuple[str, ...],
     if failed and tasks:
         raise ConfigError("--failed and --task: give one of them")
     function = None if target is None else load_target(target)
-    with attached(session, store, launcher=None) as executor:
+    url = looked_up(session, store)
+    check_open(url)
+    with attached(url, store, launcher=None) as executor:
         retried = executor.retry_failed(function, tasks=tasks or None)
         session_id = executor.id
     click.echo(f"session {session_id}: {len(retried):,} tasks run again: `starburst status {session_id} --watch`")

@@ -101,10 +101,9 @@ def verdict(visited: Visit, status: SessionStatus) -> int:
     """Return the exit status of a command that waited: whether all tasks completed, and if not, whether the session could not go on."""
     if status.completed == status.total:
         return exits.DONE
-    manifest = visited.session.manifest.current
-    if manifest.state == SessionState.EXPIRED:
+    if status.state == SessionState.EXPIRED.value:
         return exits.LIMIT
-    broken = ended_by(manifest)
+    broken = ended_by(visited.session.manifest.current)
     return exits.NO if broken is None else exits.code_of(broken)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -13,6 +14,7 @@ import pytest
 from starburst_executor import DetachedExecutor
 from starburst_executor.cli import entry
 from starburst_executor.cli.main import COMMANDS
+from starburst_executor.protocol.records import SessionState
 from tests.support.aws_rig import run
 
 
@@ -123,6 +125,35 @@ def test_a_session_is_changed_from_outside(session):
     assert json.loads(run("status", session.id, "--json").stdout)["cancelled"] == 3
     assert "no workers" in run("top", session.id).stderr
     assert run("wait", session.id).exit_code == 1
+
+
+def test_a_session_that_is_over_is_not_changed_and_says_why(session):
+    assert run("cleanup", session.id, "--yes").exit_code == 0
+    for words in (["retry", session.id], ["scale", session.id, "3"], ["extend", session.id, "1h"]):
+        result = run(*words)
+        assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+        assert f"session {session.id} is terminated (cleaned up)" in result.stderr
+
+
+@pytest.mark.parametrize(("reason", "error", "code"), [("no worker", "", 6), ("spent", "BudgetExceeded", 7)])
+def test_waiting_for_a_session_that_cannot_go_on_tells_why_by_its_exit_status(session, reason, error, code):
+    manifest = DetachedExecutor.reattach(session.url, launcher="none")._engine.session.manifest
+    manifest.change(lambda now: None if now.state.is_over else broken(now, reason, error))
+    assert run("wait", session.id).exit_code == code
+
+
+def broken(manifest, reason, error):
+    return dataclasses.replace(manifest, state=SessionState.BROKEN, reason=reason, error=error)
+
+
+def test_a_session_whose_time_is_over_is_not_waited_for(monkeypatch):
+    with DetachedExecutor(launcher="none", absolute_timeout=1) as ex:
+        ex.submit(abs, -1)
+    # No worker and no client is there to end it.
+    assert run("wait", ex.id, "--timeout", "1m").exit_code == 7
+    assert "expired (absolute_timeout passed)" in run("status", ex.id).stdout
+    assert "the session is expired" in run("explain", ex.id).stdout
+    assert run("extend", ex.id, "1h").exit_code == 7
 
 
 def test_sessions_are_chosen_by_state_and_age_and_cleaned_up_together(session):
