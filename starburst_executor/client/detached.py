@@ -212,7 +212,7 @@ class DetachedExecutor(StarburstExecutor):
         """Return the state of the session; `str()` gives a summary for people.
 
         Store, at the first call: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well, and
-        for 48 that did, up to 600 in all; 1 LIST, 1 GET a worker; 1 GET. Later calls: 1 LIST an open epoch, 1 GET for each
+        for 48 that did, up to 600 in all; 1 LIST, 1 GET a worker; 1 GET. Later calls: 1 LIST an open epoch, up to 6, 1 GET for each
         changed object, up to 8; 1 LIST, 1 GET for each worker that has beaten since; 1 GET.
         """
         return self._looks.look()

@@ -49,6 +49,8 @@ class _Most(NamedTuple):
 _FIRST = _Most(600, 48, 200)
 _LATER = _Most(8, 2, 4)
 _MOST_SEEN = 4096
+# Open epochs that a later look lists.
+_MOST_LISTED = 6
 # Up to this number of objects that look all pending are read to be sure: a corrupt one would look so for ever.
 _FEW = 12
 _RECENT_S = 60.0
@@ -101,13 +103,16 @@ class Looks:
         self._beats: dict[str, tuple[str, WorkerBeat | None]] = {}
         self._has_looked = False
         self._began_at: float | None = None
+        self._n_looks = 0
+        self._listed_at: dict[tuple[int, int], int] = {}  # by epoch, the number of the look
+        self._is_listed = True  # whether every epoch that may have changed was listed at the last look
 
     def look(self) -> SessionStatus:
         """Return the state of the session now.
 
         Store, at the first call: 1 LIST per 1,000 status objects, 1 GET for each that is partly pending, partly claimed or did not
         end well, and for 48 that did, up to 600 in all; 1 LIST per 1,000 workers, 1 GET a worker, up to 200; 1 GET. At later
-        calls: 1 LIST an open epoch, 1 GET for each changed object, up to 8; 1 LIST, 1 GET for each changed beat, up to 4; 1 GET.
+        calls: 1 LIST an open epoch, up to 6; 1 GET for each changed object, up to 8; 1 LIST, 1 GET for each changed beat, up to 4; 1 GET.
         """
         most = _LATER if self._has_looked else _FIRST
         manifest = self._session.manifest.refresh()
@@ -116,7 +121,9 @@ class Looks:
         self._read(listing, most, now)
         crew = self._crew(manifest, most, now)
         self._has_looked = True
+        self._n_looks += 1
         tally = _Tally(listing, self._seen, now)
+        tally.is_exact = tally.is_exact and self._is_listed
         # What was read before may not be read again, and what began first began before that.
         known = [at for at in (self._began_at, tally.began_at) if at is not None]
         tally.began_at = self._began_at = min(known, default=None)
@@ -127,6 +134,7 @@ class Looks:
     def _list(self, manifest: Manifest) -> list[ListedStatus]:
         open_now = set(manifest.open_epochs())
         epochs = self._reading.epochs(manifest)
+        unlisted: set[tuple[int, int]] = set()
         if not self._has_looked:
             grouped: dict[tuple[int, int], list[ListedStatus]] = {epoch: [] for epoch in epochs}
             for listed in self._session.statuses.all():
@@ -135,10 +143,25 @@ class Looks:
         else:
             # An epoch is closed once all its tasks have ended, so it is listed a last time after that.
             stale = [epoch for epoch in epochs if epoch in open_now | self._open or epoch not in self._listing]
-            listings = fan_out(self._session.store, self._reading.listing, stale)
-            self._listing.update(zip(stale, listings, strict=True))
-        self._open = open_now
+            # Workers take the oldest tasks first, so most changes are there; the others take turns.
+            busy = [epoch for epoch in stale if not self._has_ended(epoch)]
+            oldest = busy[: _MOST_LISTED // 2]
+            others = [epoch for epoch in stale if epoch not in oldest]
+            others.sort(key=lambda epoch: (self._has_ended(epoch), self._listed_at.get(epoch, -1)))
+            listed_now = [*oldest, *others[: _MOST_LISTED - len(oldest)]]
+            listings = fan_out(self._session.store, self._reading.listing, listed_now)
+            self._listing.update(zip(listed_now, listings, strict=True))
+            self._listed_at.update(dict.fromkeys(listed_now, self._n_looks))
+            unlisted = set(stale) - set(listed_now)
+        self._is_listed = all(map(self._has_ended, unlisted))
+        # Those that were closed since and are not listed yet stay on the list.
+        self._open = open_now | unlisted
         return [listed for epoch in sorted(self._listing) for listed in self._listing[epoch]]
+
+    def _has_ended(self, epoch: tuple[int, int]) -> bool:
+        """Whether every task of an epoch had ended when it was listed. New ones, or retried ones, are found when its turn comes."""
+        known = self._listing.get(epoch)
+        return known is not None and all(listed.size_class.has_ended for listed in known)
 
     def _read(self, listing: Sequence[ListedStatus], most: _Most, now: float) -> None:
         n_pending = sum(listed.size_class == SizeClass.ALL_PENDING for listed in listing)

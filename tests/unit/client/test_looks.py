@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -144,6 +145,33 @@ def test_a_later_look_reads_what_has_changed_and_no_history() -> None:
         assert looks.look().completed == 124
     assert changed["list"] == 2
     assert sum(changed.values()) <= 6
+
+
+def test_a_look_lists_few_of_many_open_epochs_and_all_in_turn() -> None:
+    n = 20
+    rig = Rig(submitters=(Submitter("c0", n, tuple(range(n))),))
+    keys = [rig.submit(2, first=2 * i, epoch=i) for i in range(n)]
+    looks = Looks(rig.session)
+    assert looks.look().pending == 2 * n
+    for key in keys:
+        rig.end(key)
+    for _ in range(n):
+        with rig.requests() as later:
+            found = looks.look()
+        assert sum(later.values()) <= 20
+        if found.is_exact:
+            break
+    assert (found.is_exact, found.completed) == (True, 2 * n)
+    # Closed in the meantime, and not listed since: the last listing is not missed.
+    late = rig.submit(2, first=1000, epoch=n - 1)
+    looks.look()
+    rig.end(late)
+    rig.session.manifest.change(
+        lambda now: replace(now, submitters=(Submitter("c0", n, ()),)) if now.open_epochs() else None
+    )
+    for _ in range(n):
+        found = looks.look()
+    assert found.completed == 2 * n + 2
 
 
 def test_a_session_with_more_changes_than_a_look_reads_is_estimated_and_then_counted() -> None:
