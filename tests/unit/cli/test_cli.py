@@ -16,6 +16,7 @@ from starburst_executor.cli import entry
 from starburst_executor.cli.main import COMMANDS
 from starburst_executor.protocol.records import SessionState
 from tests.support.aws_rig import run
+from tests.support.inside import session_of
 
 
 @pytest.fixture
@@ -137,8 +138,9 @@ def test_a_session_that_is_over_is_not_changed_and_says_why(session):
 
 @pytest.mark.parametrize(("reason", "error", "code"), [("no worker", "", 6), ("spent", "BudgetExceeded", 7)])
 def test_waiting_for_a_session_that_cannot_go_on_tells_why_by_its_exit_status(session, reason, error, code):
-    manifest = DetachedExecutor.reattach(session.url, launcher="none")._engine.session.manifest
-    manifest.change(lambda now: None if now.state.is_over else broken(now, reason, error))
+    attached = DetachedExecutor.reattach(session.url, launcher="none")
+    session_of(attached).manifest.change(lambda now: None if now.state.is_over else broken(now, reason, error))
+    attached.detach()
     assert run("wait", session.id).exit_code == code
 
 
