@@ -39,15 +39,15 @@ def test_what_is_remembered_of_the_manifest_never_goes_back() -> None:
     """A slow answer of one thread overwrote what another had written since."""
     rig = Rig()
     rig.another().manifest.change(_with_another_epoch)
-    get = rig.session.store.get
+    get = rig.session.store.get_if_changed
 
-    def slow(key: str, **options: Any) -> Any:
-        stored = get(key, **options)
-        rig.session.store.get = get  # type: ignore[method-assign]
+    def slow(key: str, etag: str) -> Any:
+        stored = get(key, etag)
+        rig.session.store.get_if_changed = get  # type: ignore[method-assign]
         rig.session.manifest.change(_with_a_submitter)
         return stored
 
-    rig.session.store.get = slow  # type: ignore[method-assign]
+    rig.session.store.get_if_changed = slow  # type: ignore[method-assign]
     rig.session.manifest.refresh()
     assert len(rig.session.manifest.current.submitters) == 2
 

@@ -90,14 +90,14 @@ def test_a_story_says_who_did_what_and_when() -> None:
 def test_what_a_simulation_replaces_is_put_back() -> None:
     import threading
 
-    from starburst_executor.client import engine, submitter
+    from starburst_executor.client import batch_writer, engine
     from starburst_executor.store import open as store_open
     from starburst_executor.store import patience
 
-    before, openers = submitter.STATUSES_PER_EPOCH, dict(store_open._openers)
+    before, openers = batch_writer.STATUSES_PER_EPOCH, dict(store_open._openers)
     simulate(1)
     assert patience.threading is engine.threading is threading
-    assert before == submitter.STATUSES_PER_EPOCH > 100
+    assert before == batch_writer.STATUSES_PER_EPOCH > 100
     assert store_open._openers == openers
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.client import keeper, submitter, tasks
+from starburst_executor.client import keeper, stored_functions, tasks
 from starburst_executor.client.detached import DetachedExecutor
 from starburst_executor.config import Timings
 from starburst_executor.testing.simulation.plot import draw_plot
@@ -58,7 +58,7 @@ def small_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is bounded is full after a few days."""
     monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
     monkeypatch.setattr(tasks, "_KEPT_BYTES", 50 * tasks._FUTURE_BYTES)
-    monkeypatch.setattr(submitter, "_REMEMBERED", 20)
+    monkeypatch.setattr(stored_functions, "_REMEMBERED", 20)
     monkeypatch.setattr(durations, "_MOST", 20)
     monkeypatch.setitem(Functions.__init__.__kwdefaults__, "keep_bytes", 20_000)
 
@@ -202,7 +202,7 @@ def keep_every_future(patch: pytest.MonkeyPatch) -> None:
 
 def remember_every_function_that_was_sent(patch: pytest.MonkeyPatch) -> None:
     """A client forgets no digest."""
-    patch.setattr(submitter, "_REMEMBERED", None)
+    patch.setattr(stored_functions, "_REMEMBERED", None)
 
 
 def hold_every_claim(patch: pytest.MonkeyPatch) -> None:
