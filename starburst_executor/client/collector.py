@@ -294,7 +294,7 @@ class Collector:
     def _changed(self, watched: list[_Watched]) -> list[_Watched]:
         """List many objects, and return those to read: the ones with a changed ETag and the ones missing in the listing.
 
-        # Guarantee: only a read of the object itself proves that it is gone; a listing does not.
+        Guarantee: only a read of the object itself proves that it is gone; a listing does not.
         """
         epochs = sorted({(place.ref.ordinal, place.ref.epoch) for place in watched})
         lines = self._polling.lines(epochs)

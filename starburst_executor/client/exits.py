@@ -54,7 +54,7 @@ def _end_in_order(engine: Engine) -> None:
 def _end_all() -> None:
     """End every open session before the interpreter exits, as `ProcessPoolExecutor` does.
 
-    # Guarantee: an error in one does not keep the others from ending.
+    Guarantee: an error in one does not keep the others from ending.
     """
     # An unhandled ^C has been printed by now. As at the end of a `with` block, it cancels tasks that no worker has claimed.
     is_interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt

@@ -3,7 +3,7 @@
 If no worker beats within `launch_s`, none will: the client breaks the session. If some beat, each of the others still has
 `launch_s` for its first beat. Then it is stopped and replaced, so that it no longer counts or costs anything.
 
-# Guarantee: time in which the store did not answer does not count as silence, since no beat can arrive then.
+Guarantee: time in which the store did not answer does not count as silence, since no beat can arrive then.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Launchers' handles in the manifest: stored with a seal, since a client stops workers by their handle.
 
-# Guarantee: a launcher only gets handles that a holder of the session's key has written for that launch. A program that
+Guarantee: a launcher only gets handles that a holder of the session's key has written for that launch. A program that
 can write the store, but has no key, must not choose which processes, ECS tasks and jobs a client stops, nor which
 session's key it deletes.
 """

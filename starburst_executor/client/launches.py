@@ -137,7 +137,7 @@ class Launches:
     def look_at_intents(self, manifest: Manifest) -> Manifest:
         """Check whether the other clients that are starting workers are still alive; return the current manifest.
 
-        # Guarantee: judged by this client's clock alone, and only looks that the store has answered count.
+        Guarantee: judged by this client's clock alone, and only looks that the store has answered count.
         """
         now = self._clock.monotonic()
         if now < self._next_intent_look or not any(map(self._is_anothers, manifest.launches)):

@@ -185,7 +185,7 @@ def _first_manifest(
 def own_launcher(session: SessionStore) -> Launcher | None:
     """Return the launcher that the manifest of a session names; None if this client does not know that launcher.
 
-    # Guarantee: opens only a launcher that a holder of the session's key has named. A program that can write the store, but
+    Guarantee: opens only a launcher that a holder of the session's key has named. A program that can write the store, but
     has no key, must not decide which image runs in an account, with the key.
     """
     spec, seal = session.manifest.current.launcher, session.manifest.current.launcher_seal

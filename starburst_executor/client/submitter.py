@@ -126,7 +126,7 @@ class Submitter:
     def flush(self, timeout_s: float | None = None) -> bool:
         """Wait until everything added so far is acknowledged; return False after `timeout_s`. Raises the error of `fail`.
 
-        # Guarantee: calls that other threads add meanwhile are not waited for.
+        Guarantee: calls that other threads add meanwhile are not waited for.
         """
         with self._changed:
             end = self._n_added
@@ -154,7 +154,7 @@ class Submitter:
     def wait_flown(self, futures: Iterable[StarburstFuture[Any]]) -> None:
         """Wait until the tasks among these that are being sent are acknowledged, for at most 10 s.
 
-        # Guarantee: calls that other threads submit meanwhile are not waited for.
+        Guarantee: calls that other threads submit meanwhile are not waited for.
         """
         indices = {future.index for future in futures}
         with self._changed:

@@ -6,7 +6,7 @@ A session may have more outcomes than fit into memory. So futures are created on
     done        held by the program; the last ones also by this module, up to a bound in bytes
     neither     created again on request, and its outcome is read again
 
-# Guarantee: while the program holds a task's future, it gets the same object for that task, until the task is retried.
+Guarantee: while the program holds a task's future, it gets the same object for that task, until the task is retried.
 """
 
 from __future__ import annotations

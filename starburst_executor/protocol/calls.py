@@ -166,7 +166,7 @@ class _FramesCame(Exception):
 class _Parts(Generic[_T]):
     """A stream for a pickler that separates its output into small bytes and big pieces.
 
-    # Assumes: a pickler writes bytes-like objects of 64 KB and more in a write of their own, without copying them, and
+    Assumes: a pickler writes bytes-like objects of 64 KB and more in a write of their own, without copying them, and
     # writes a frame when it has reached 64 KB; CPython's picklers in C and in Python both do.
 
     Args:

@@ -119,7 +119,7 @@ class Watch:
     def standing(self, claims: Container[str]) -> None:
         """Forget the counts of all claims but these, which one pass over the open objects found standing.
 
-        # Guarantee: the counts do not grow with the number of claims that have ended.
+        Guarantee: the counts do not grow with the number of claims that have ended.
         """
         for claim_id in [claim_id for claim_id in self._unnamed if claim_id not in claims]:
             del self._unnamed[claim_id]

@@ -1,6 +1,6 @@
 """The functions that pickles refer to by name to rebuild objects.
 
-# Assumes: the names and signatures of these functions are part of the stored format: stored pickles refer to them.
+Assumes: the names and signatures of these functions are part of the stored format: stored pickles refer to them.
 
 `pickle.loads` loads these pickles in any process. A runner uses this module's `Unpickler` instead: source lines from the
 pickle then take precedence over a file of the same name on the runner's machine.

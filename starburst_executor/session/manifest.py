@@ -170,7 +170,7 @@ class SessionManifest:
     def _check_seal(self, manifest: Manifest) -> None:
         """Raise RecordInvalid if the settings were not sealed with the session's key.
 
-        # Guarantee: a process that has the key neither acts on such settings nor seals them with its next change.
+        Guarantee: a process that has the key neither acts on such settings nor seals them with its next change.
         """
         if not self._sealer.has_key or hmac.compare_digest(manifest.seal, self._sealed(manifest).seal):
             return
@@ -191,7 +191,7 @@ class SessionManifest:
     def _remember(self, manifest: Manifest, etag: str, *, after: str | None) -> None:
         """Store a manifest that was read or written after the one with the ETag `after`, if that is the newest known.
 
-        # Guarantee: the known manifest never becomes older, in whatever order the answers of several threads arrive.
+        Guarantee: the known manifest never becomes older, in whatever order the answers of several threads arrive.
         """
         with self._lock:
             if self._etag == after:

@@ -16,7 +16,7 @@ __all__ = ["OwnObject"]
 class OwnObject:
     """The beat of one worker or client. Not thread-safe: beats are written one by one.
 
-    # Guarantee: a beat that lands late never replaces a newer beat, so it cannot hide a claim.
+    Guarantee: a beat that lands late never replaces a newer beat, so it cannot hide a claim.
     """
 
     def __init__(self, store: ObjectStore, key: str, clock: Clock) -> None:

@@ -2,7 +2,7 @@
 
 Workers and clients both use it. `protocol/liveness.py` decides; this module carries the decisions out.
 
-# Guarantee: a claim is taken back by one swap on an object that was read after its worker was judged, and only if the worker
+Guarantee: a claim is taken back by one swap on an object that was read after its worker was judged, and only if the worker
 has not beaten since the judgement.
 """
 

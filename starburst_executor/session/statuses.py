@@ -32,7 +32,7 @@ _SPOILT_MOST = 10_000
 class ListedStatus(NamedTuple):
     """One line of a listing of status objects: the facts that need no read.
 
-    # Guarantee: an object whose current version this process could not read is listed as all ended. So no worker waits for
+    Guarantee: an object whose current version this process could not read is listed as all ended. So no worker waits for
     it, and no count includes its tasks as pending.
     """
 

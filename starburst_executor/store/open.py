@@ -33,7 +33,7 @@ def open_store(url: str) -> ObjectStore:
 def preload(url: str) -> None:
     """Load what `open_store(url)` and its store will need, for a process that goes on to fork.
 
-    # Guarantee: starts no thread, opens no file or connection that stays, looks for no credentials.
+    Guarantee: starts no thread, opens no file or connection that stays, looks for no credentials.
     """
     scheme = urlsplit(url).scheme
     if scheme == "sqlite":

@@ -7,7 +7,7 @@
 
 Time in the limiter's queue is no patience.
 
-# Guarantee: a request ends. Twelve times `patience_s` after the store last carried out a request of this process, the store
+Guarantee: a request ends. Twelve times `patience_s` after the store last carried out a request of this process, the store
 counts as unavailable, even if it still answers that it is busy.
 """
 

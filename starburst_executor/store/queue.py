@@ -12,7 +12,7 @@ __all__ = ["Queue"]
 class Queue:
     """Waits for the limiter on behalf of requests of one urgency. Thread-safe.
 
-    # Guarantee: vital requests do not wait, and no request waits after its owner must leave (`Patience.is_over`).
+    Guarantee: vital requests do not wait, and no request waits after its owner must leave (`Patience.is_over`).
     """
 
     __slots__ = ("_clock", "_is_measured", "_patience", "limiter", "urgency")

@@ -8,7 +8,7 @@
     keeper          stores: beats, keeps the deadline, says goodbye                             (`worker/keeper.py`)
     watcher         stores: looks at the others' beats, repairs, keeps the budget               (`worker/watching.py`)
 
-# Guarantee: a thread that listens never calls the store, so its duties never wait for a reply. When the worker must leave,
+Guarantee: a thread that listens never calls the store, so its duties never wait for a reply. When the worker must leave,
 the threads that use the store get a limited time. After that no thread waits for them: the worker
 logs what they could not write, and watchers take its tasks back once it is lost.
 

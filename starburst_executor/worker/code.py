@@ -6,7 +6,7 @@ A session whose client reloads its modules often has many versions. The most rec
 whose `Folder` is referenced: a slot holds it for its runner, which may import from the folder at any time. Other folders are
 removed before the next one is unpacked.
 
-# Guarantee: a zip is unpacked only if its digest is the one that a sealed function names, and no file is written outside its
+Guarantee: a zip is unpacked only if its digest is the one that a sealed function names, and no file is written outside its
 folder. A folder is complete before it gets its final name.
 """
 

@@ -5,7 +5,7 @@
      │  └── retry ◄──────┘   └──► refused: this worker could not load the function
      └───── a death: jobs that had not started
 
-# Guarantee: each task of an added claim is in exactly one place: in the backlog, in the runner, waiting for its next try,
+Guarantee: each task of an added claim is in exactly one place: in the backlog, in the runner, waiting for its next try,
 refused, in `claim.ended`, or taken out by `take_unstarted`. A claim may lose tasks at any time, if watchers take its worker
 for lost. `drop_lost` then removes them from the runner, and none of them gets into `claim.ended`.
 

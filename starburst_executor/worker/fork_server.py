@@ -46,7 +46,7 @@ def run(url: str, *, log_level: str) -> int:
 def _load(url: str) -> None:
     """Import all modules that an agent and its runners need, and exclude them from garbage collection.
 
-    # Assumes: none of them starts a thread, opens a connection or seeds a random generator; a test counts the threads.
+    Assumes: none of them starts a thread, opens a connection or seeds a random generator; a test counts the threads.
     """
     import starburst_executor.worker.agent  # noqa: F401 - loaded for later
 

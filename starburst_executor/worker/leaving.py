@@ -4,7 +4,7 @@
     the client's pipe ──► thread "life" ───────────────┼──► stop(why) ──► draining | over ──► every thread
     keeper, finder, slots ─────────────────────────────┘
 
-# Guarantee: this module never calls the store, and the threads that listen in it (main, life) do nothing else, so the worker
+Guarantee: this module never calls the store, and the threads that listen in it (main, life) do nothing else, so the worker
 reacts to a signal or the end of the client at once, whatever the store does.
 """
 

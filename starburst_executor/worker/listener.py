@@ -4,7 +4,7 @@
     slot ◄── heard(), then take() ────────── │
                                              └── a task exceeds `task_timeout`: kill
 
-# Guarantee: this module never calls the store, so it works while a slot waits for an unreachable store: a task is stopped at
+Guarantee: this module never calls the store, so it works while a slot waits for an unreachable store: a task is stopped at
 its deadline, its output stays bounded, outcomes are received as they arrive, and `kill` ends the running task.
 `tests/test_architecture.py` and the simulation check this.
 

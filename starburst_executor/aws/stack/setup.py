@@ -136,7 +136,7 @@ def _give_up_express_bucket(clients: Clients, proposed: list[Change], say: Calla
     """Empty the bucket in S3 Express One Zone if a change removes it: CloudFormation keeps one with contents, and says nothing.
 
     Raises: LaunchError if sessions are in it.
-    # Crash here: the bucket has lost the users' zipped modules, which its next session writes again.
+    Crash here: the bucket has lost the users' zipped modules, which its next session writes again.
     """
     has = (
         contents(clients) if any(change.resource == "ExpressBucket" and change.is_lost for change in proposed) else None

@@ -3,7 +3,7 @@
     start ─► plan ─► quota, key, task definition, RunTask × 4 ─► RunTask × 4 ─► … ─► all started, or no capacity left
               │ nothing exists yet                          each with a token: a repeated call returns the same tasks
 
-# Guarantee: a step that is repeated, because its answer or its handle was lost, starts no task twice. A call's number
+Guarantee: a step that is repeated, because its answer or its handle was lost, starts no task twice. A call's number
 and size follow from the handle alone, and its token from the launch id and that number.
 
 Source: https://docs.aws.amazon.com/AmazonECS/latest/APIReference/API_RunTask.html

@@ -34,7 +34,7 @@ _S = TypeVar("_S", bound=LaunchState)
 class LaunchesSeen(Generic[_S]):
     """The states of launches by their ids.
 
-    # Guarantee: holds only launches that were asked about within half an hour before the last new launch.
+    Guarantee: holds only launches that were asked about within half an hour before the last new launch.
     """
 
     def __init__(self, clock: Clock, make: Callable[[], _S]) -> None:

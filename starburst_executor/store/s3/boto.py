@@ -226,7 +226,7 @@ class BotoTransport:
     def _write_parts(self, key: str, view: memoryview, condition: dict[str, str]) -> str:
         """Upload in parts. The object appears with the completion, which carries the condition.
 
-        # Crash here: uploaded parts without an object cost money until a lifecycle rule of the bucket removes them.
+        Crash here: uploaded parts without an object cost money until a lifecycle rule of the bucket removes them.
         """
         client = self.client
         part_bytes = max(_PART_BYTES, -(-len(view) // _PARTS_MOST))

@@ -1,6 +1,6 @@
 """The transports of one process: boto3 always, obstore where it can be used.
 
-# Guarantee: a child after a fork never uses a connection of its parent, which would mix up the two processes' answers.
+Guarantee: a child after a fork never uses a connection of its parent, which would mix up the two processes' answers.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Connections:
     def ask(self, ask: Callable[[Transport], _T]) -> _T:
         """Make a request with obstore if it can be used, and with boto3 if obstore declines.
 
-        # Guarantee: still one try. A declined request had no effect: it was not sent, it was refused, or it only reads.
+        Guarantee: still one try. A declined request had no effect: it was not sent, it was refused, or it only reads.
         """
         transports = self.current()
         if (fast := transports.fast) is not None:

@@ -45,7 +45,7 @@ COMMIT;
 class Folder:
     """The folder of the store's files. Thread-safe: it has no state of its own.
 
-    # Assumes: no fork happens while a connection that this class returned is open, or one of its methods runs; `files.py`
+    Assumes: no fork happens while a connection that this class returned is open, or one of its methods runs; `files.py`
     keeps forks away.
     """
 
@@ -55,7 +55,7 @@ class Folder:
     def make(self, path: str) -> None:
         """Create a store file, unless one exists that is not buried.
 
-        # Crash here: a file without tables is left; it reads as Gone, and the next `make` completes it.
+        Crash here: a file without tables is left; it reads as Gone, and the next `make` completes it.
         """
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class Folder:
     def remove_buried(self, path: str) -> None:
         """Unlink a buried file; do nothing to any other. A second call is harmless.
 
-        # Crash here: a buried file keeps its name; it reads as Gone, and the next `make` or removal unlinks it.
+        Crash here: a buried file keeps its name; it reads as Gone, and the next `make` or removal unlinks it.
         """
         if identity_of(path) is None:
             return

@@ -1,6 +1,6 @@
 """The SQL statements of one store file: what each operation reads and writes in it, on a connection that is lent.
 
-# Guarantee: each function is one transaction. If it raises, the caller returns the connection, which rolls back.
+Guarantee: each function is one transaction. If it raises, the caller returns the connection, which rolls back.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Neither side truncates the files while tasks run, so these offsets stay valid an
 bytes that it has read to the system, as a hole in the file. A task that prints endlessly takes at most about `_LIMIT_BYTES`:
 the agent keeps the first part in memory, the last part stays in the file, and the rest is dropped and counted.
 
-# Guarantee: a crash loses no output: the file outlives the process.
+Guarantee: a crash loses no output: the file outlives the process.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     runner.poll(timeout_s)             Finished, …; Died at the end
     runner.retract()                   takes back the jobs that have not started
 
-# Guarantee: each job sent comes back exactly once: as `Finished`, in the list of one `retract`, or as the `culprit` of
+Guarantee: each job sent comes back exactly once: as `Finished`, in the list of one `retract`, or as the `culprit` of
 `Died`. The culprit is the one job that had started and has no outcome; no other job is ever blamed. After `Died`, `retract`
 returns the jobs that had not started.
 

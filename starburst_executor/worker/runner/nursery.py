@@ -6,7 +6,7 @@ safe and quick (every module that a runner needs is imported), and it answers ev
     agent ── control: one byte and five descriptors per runner; its end means "kill everything and exit" ─► nursery
     agent ◄─ lifeline, one per runner: pid, later the exit code ── "K" or its end: kill the group ───────► nursery
 
-# Guarantee: no runner and no process of its group outlives the agent, however the agent ends. The nursery kills a runner's
+Guarantee: no runner and no process of its group outlives the agent, however the agent ends. The nursery kills a runner's
 group while its leader is still a zombie, so that the group's id cannot belong to another process.
 """
 

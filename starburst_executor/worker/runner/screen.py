@@ -5,7 +5,7 @@
 A client that is stopped, or a terminal that is paused, does not read, and then a write to it does not return. So only the
 thread of a screen writes to the descriptor.
 
-# Guarantee: `write` never waits. A text for which there is no room is dropped, and a line in its place names the number of
+Guarantee: `write` never waits. A text for which there is no room is dropped, and a line in its place names the number of
 bytes. The output that is captured and stored is not affected.
 
 `O_NONBLOCK` is not suitable: it belongs to the open file, which the client and other programs of its terminal share.

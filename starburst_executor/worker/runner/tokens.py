@@ -5,7 +5,7 @@ reads one token before each job. The agent keeps a duplicate of the runner's rea
 started by reading their tokens from it. The kernel gives each token to one of the two readers, even while the runner hangs,
 is stopped or dies; so the agent knows which jobs have started without asking the runner.
 
-# Assumes: the kernel serves readers of a stream socket one after the other, and does not split eight bytes that were
+Assumes: the kernel serves readers of a stream socket one after the other, and does not split eight bytes that were
 appended in one write and are only read in multiples of eight. Linux: `unix_stream_read_generic` holds the socket's `iolock`,
 and one send of this size is one buffer. macOS: `soreceive` holds the receive buffer's lock (`sblock`), and up to 64 bytes fit
 into one mbuf, which is appended under the socket's lock. Therefore one send has at most eight tokens. A datagram socket would
