@@ -6,6 +6,7 @@ status is that of `exits.py`. `--debug`, after any command, shows the traceback 
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -49,6 +50,15 @@ COMMANDS = {
     "quota": "quota:quota",
     "shell": "shell:shell",
 }
+# The headings of `starburst --help`, each with its first command.
+_HEADINGS = {
+    "run": "Run and watch",
+    "results": "Look into",
+    "retry": "Change",
+    "logs": "Logs, keys, settings",
+    "setup": "AWS account",
+}
+_SENTENCE = 300  # no first sentence of a command's help is longer
 _SIGPIPE = 141  # the status that a shell shows for a program that SIGPIPE ended
 
 
@@ -76,6 +86,29 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(f"starburst_executor.cli.commands.{module}"), name)
         _add_debug(command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0], COMMANDS, 1)
+            if near:
+                raise click.UsageError(f"no such command: {args[0]!r}, did you mean {near[0]}?", ctx) from error
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {}
+        heading = ""
+        for name in COMMANDS:
+            heading = _HEADINGS.get(name, heading)
+            command = self.get_command(ctx, name)
+            if command is not None:
+                rows.setdefault(heading, []).append((name, command.get_short_help_str(_SENTENCE)))
+        for title, listed in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(listed)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)] or super().shell_complete(
@@ -118,7 +151,7 @@ def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.command(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="SESSION is an id, a unique beginning of one, a URL, or `last`. `starburst worker URL` runs one worker of a session: "
     "see `starburst worker --help`.",
 )

@@ -102,6 +102,7 @@ def test_usage_errors_are_one_sentence_with_the_way_on(capsys):
     for words, says in (
         (["status"], "Missing argument 'SESSION'; `starburst status --help` shows what it takes"),
         (["status", "last", "--wach"], "`starburst status --help` shows"),
+        (["staus", "last"], "no such command: 'staus', did you mean status?; `starburst --help` shows"),
         (["nonsense"], "No such command 'nonsense'; `starburst --help` shows"),
         (["extend", "last", "soon"], "write seconds, or 30m, 12h, 7d"),
     ):
