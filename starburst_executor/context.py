@@ -31,7 +31,8 @@ class TaskContext:
     attempt: int
 
 
-_current: TaskContext | None = None
+# The arguments of `TaskContext`, which is only made for a task that asks: each task pays for this.
+_current: tuple[str, str, int, int] | None = None
 
 
 def current_task() -> TaskContext | None:
@@ -41,13 +42,13 @@ def current_task() -> TaskContext | None:
     >>> current_task() is None  # not inside a task
     True
     """
-    return _current
+    return None if _current is None else TaskContext(*_current)
 
 
 def enter(*, session_id: str, task_id: str, index: int, attempt: int) -> None:
     """Called by the runner before a task."""
     global _current  # noqa: PLW0603 - one task per process at a time
-    _current = TaskContext(session_id, task_id, index, attempt)
+    _current = (session_id, task_id, index, attempt)
 
 
 def leave() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -11,6 +12,12 @@ from starburst_executor.protocol import calls
 from starburst_executor.protocol.rebuilding import Unpickler
 
 __all__ = ["Loader"]
+
+
+# Looking through more bytes than this costs more than it saves.
+_SMALL_BYTES = 512
+# The one opcode by which the pickles of calls refer to globals; extension codes refer to the user's own classes only.
+_STACK_GLOBAL = pickle.STACK_GLOBAL
 
 
 class Loader:
@@ -50,6 +57,9 @@ class Loader:
         self, body: bytes | memoryview, pieces: Mapping[bytes, bytes]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Load a call like `calls.load_call`, with the globals that the initializer has set."""
+        if len(body) <= _SMALL_BYTES and _STACK_GLOBAL not in bytes(body):
+            # It refers to no class, function or module: it rebuilds no function and imports nothing.
+            return calls.load_call(body, pieces)
         unpickler = _MainUnpickler(calls.opened(body, pieces))
         with context.loading():
             call = calls.read_call(unpickler)

@@ -7,8 +7,8 @@ for the next task.
 from __future__ import annotations
 
 import os
+import select
 import sys
-from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any
 
@@ -27,6 +27,9 @@ class Streams:
     def __init__(self, stdout: int, stderr: int) -> None:
         self._kept = {1: stdout, 2: stderr}
         self._mine: dict[str, TextIOWrapper] = {}
+        self._poller = select.poll()  # one call shows whether any of the three descriptors is closed
+        for fd in _FDS.values():
+            self._poller.register(fd, 0)
         for name in _FDS:
             self._open(name)
             setattr(sys, name, self._mine[name])
@@ -34,20 +37,28 @@ class Streams:
     def flush(self) -> None:
         """Flush standard output and error."""
         for name in ("stdout", "stderr"):
-            with suppress(ValueError, OSError):  # closed, or 1 and 2 replaced, by user code
+            try:  # noqa: SIM105 - each task pays for this, and a context manager costs three times as much
                 self._mine[name].flush()
+            except (ValueError, OSError):  # closed, or 1 and 2 replaced, by user code
+                pass
 
     def mend(self) -> None:
         """Open the streams and descriptors again that user code has closed."""
-        for name, fd in _FDS.items():
-            try:
-                os.fstat(fd)
-            except OSError:
-                self._open_again(fd)
-            if _is_closed(self._mine[name]):
+        mine = self._mine
+        if any(mask & select.POLLNVAL for _, mask in self._poller.poll(0)):
+            for fd in _FDS.values():
+                try:
+                    os.fstat(fd)
+                except OSError:
+                    self._open_again(fd)
+        for name in _FDS:
+            stream = mine[name]
+            if _is_closed(stream):
                 self._open(name)
+            elif getattr(sys, name, None) is stream:
+                continue
             if _is_closed(getattr(sys, name, None)):
-                setattr(sys, name, self._mine[name])
+                setattr(sys, name, mine[name])
 
     def _open(self, name: str) -> None:
         if name == "stdin":
