@@ -98,6 +98,7 @@ class Watcher:
         listing = session.statuses.of_epochs(epochs)
         claimed = [g for g in listing if g.size_class in (SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED)]
         lost = frozenset(self.watch.lost() | self.watch.dead)
+        self._settled &= lost  # a worker that was only stopped for a while may have claimed since, and be lost again
         reads_all = bool(lost - self._settled) or self._n_repairs % _READS_ALL_EACH == 0
         self._n_repairs += 1
         current = self._read_claims(claimed, meanwhile, reads_all=reads_all)

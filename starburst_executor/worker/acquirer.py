@@ -79,7 +79,10 @@ class Acquirer:
         """Return how many tasks of an object to claim."""
         shared = self._shared
         return self._pace.slice_size(
-            shared.durations.of_next(current), shared.finder.fair_share(), shared.busy.seconds()
+            shared.durations.of_next(current),
+            shared.finder.fair_share(),
+            shared.busy.seconds(),
+            size=shared.durations.size_of_next(current),
         )
 
     def _share_size(self, current: Status) -> int:

@@ -55,6 +55,7 @@ class Claim:
         stored: The status object as this worker last read or wrote it.
         open: Positions of the tasks claimed and not yet committed or released.
         ended: Tasks that have ended and wait for their commit, by position.
+        ended_bytes: The bytes of their outcomes and outputs.
         failures: Failed attempts of this run so far, of tasks that failed under this claim and will be tried again.
         tries: How often these tasks failed under this claim.
         n_parts: Outcome and log objects written so far.
@@ -67,10 +68,16 @@ class Claim:
     stored: Versioned
     open: set[int]
     ended: dict[int, Finished] = field(default_factory=dict)
+    ended_bytes: int = 0
     failures: dict[int, int] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
     n_parts: int = 0
     has_losses: bool = False
+
+    def end(self, position: int, finished: Finished) -> None:
+        """Record the end of a task for the next commit."""
+        self.ended[position] = finished
+        self.ended_bytes += finished.n_bytes
 
     def entry(self, position: int) -> Entry:
         """Return the entry as this worker last read or wrote it: its attempt, its call, its stored failures."""
@@ -282,6 +289,7 @@ class Claims:
             _log.warning("a claimed status object is corrupt; the claim is given up: error=%s", error)
             claim.open.clear()
             claim.ended.clear()
+            claim.ended_bytes = 0
             self._forget(claim.claim_id)
             return None
 
@@ -291,6 +299,7 @@ class Claims:
         claim.stored = latest
         claim.open -= ended.keys()
         claim.ended.clear()
+        claim.ended_bytes = 0
         # Tasks that were taken back from this claim while it ran may belong to another worker now.
         claim.open &= set(latest.status.under(claim.claim_id))
         # A dropped outcome does not count: its entry is no longer under this claim.

@@ -1,4 +1,4 @@
-"""Measured durations of a function's tasks, from which the size of the next slice follows."""
+"""Measured durations and outcome sizes of a function's tasks, from which the size of the next slice follows."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ _MOST = 10_000
 
 
 class Durations:
-    """Estimates by function digest, in seconds. Shared by the slots of a worker; each call is one dictionary access."""
+    """Estimates by function digest. Shared by the slots of a worker; each call is one or two dictionary accesses."""
 
     def __init__(self) -> None:
-        self._estimates: dict[str, float] = {}
+        self._estimates: dict[str, float] = {}  # in seconds
+        self._sizes: dict[str, float] = {}  # in bytes
         self.latest: float | None = None  # the estimate of the function that was measured last
 
-    def add(self, digest: str, seconds: float) -> None:
-        """Add one measurement."""
+    def add(self, digest: str, seconds: float, n_bytes: int = 0) -> None:
+        """Add one measurement: a task's duration, and the bytes of its outcome and output."""
         known = self._estimates.get(digest)
         self.latest = seconds if known is None else known + _WEIGHT * (seconds - known)
         if known is None and len(self._estimates) >= _MOST:
             # Replaced in one step, because other slots read it meanwhile.
-            self._estimates = {}
+            self._estimates, self._sizes = {}, {}
         self._estimates[digest] = self.latest
+        size = self._sizes.get(digest, n_bytes)
+        self._sizes[digest] = size + _WEIGHT * (n_bytes - size)
 
     def of(self, digest: str) -> float | None:
         """Return the estimate for one function; None while unknown."""
@@ -39,6 +42,13 @@ class Durations:
                 known = self._estimates.get(current.functions[entry.function])
                 return known if known is not None else _mean_seconds(current)
         return None
+
+    def size_of_next(self, current: Status) -> float:
+        """Return the estimated bytes that the end of an object's next pending task takes; 0 while unknown."""
+        for entry in current.entries:
+            if entry.state == State.PENDING:
+                return self._sizes.get(current.functions[entry.function], 0.0)
+        return 0.0
 
 
 def _mean_seconds(current: Status) -> float | None:

@@ -211,7 +211,7 @@ class Feeder:
 
     def _finished(self, placed: Placed, event: Finished) -> None:
         if event.ok:
-            self._shared.durations.add(placed.digest, event.seconds)
+            self._shared.durations.add(placed.digest, event.seconds, event.n_bytes)
             placed.end(_of_storable_size(placed, event, self._shared.session.manifest.current.max_result_bytes))
         elif event.loaded:
             self._failed(placed, event)

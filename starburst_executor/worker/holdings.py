@@ -59,8 +59,8 @@ class Holdings:
         A session that expires ends what is not committed, so the last commit comes a little before that.
         """
         since = self._waiting.get(claim.claim_id)
-        if since is None:
-            return None
+        if since is None or not self._pace.has_room(claim.ended_bytes):
+            return since
         shared = self._shared
         is_scarce = shared.candidates.n_pending() <= shared.candidates.n_all_slots()
         manifest, commit_s = shared.session.manifest.current, self._pace.commit_s

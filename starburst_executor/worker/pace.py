@@ -39,6 +39,9 @@ _SHARE_AT_RISK = 0.02
 # reads take less time than its tasks; and at most this long.
 _WAITS = 5.0
 _WAITS_MOST_S = 60.0
+# Outcomes wait in the worker's memory, so a claim holds tasks with about this many bytes of them, and is committed when that
+# many bytes wait. Writing them takes about as long as a slice.
+_MOST_BYTES = 32 * 2**20
 _LEAST_S = 1e-6  # least duration of a task, to avoid division by zero
 
 
@@ -61,18 +64,22 @@ class Pace:
     commit_most_s: float
     wait_s: Callable[[], float] = lambda: 0.0
 
-    def slice_size(self, estimate_s: float | None, fair_share: int, busy_s: float = 0.0) -> int:
+    def slice_size(self, estimate_s: float | None, fair_share: int, busy_s: float = 0.0, *, size: float = 0.0) -> int:
         """Return how many tasks to claim: about one slice of work, one task while unknown, little more than a fair share.
 
         A larger slice is committed as a whole, so it is so large that its first outcome waits no longer than permitted. It holds
         at most half a fair share, so that all workers end at about the same time.
+
+        Args:
+            size: The estimated bytes of a task's outcome and output. It limits the slice: the outcomes are kept until the commit,
+                which may have to wait for the store while the tasks go on.
         """
         if estimate_s is None:
             return 1
         estimate_s = max(estimate_s, _LEAST_S)
         first = min(int(self.slice_s / estimate_s), max(fair_share, self.least_slice(estimate_s)))
         grown = min(1 + int(self.commit_within_s(busy_s, is_scarce=False) / estimate_s), fair_share // 2)
-        return max(1, min(max(first, grown), status.MAX_TASKS))
+        return max(1, min(max(first, grown), int(_MOST_BYTES / max(1.0, size)), status.MAX_TASKS))
 
     def commit_within_s(self, busy_s: float, *, is_scarce: bool) -> float:
         """Return for how many seconds an outcome may wait for its commit.
@@ -84,6 +91,10 @@ class Pace:
             return self.commit_s
         grown_s = min(self.commit_most_s, _SHARE_AT_RISK * busy_s)
         return max(self.commit_s, grown_s, min(_WAITS * self.wait_s(), _WAITS_MOST_S))
+
+    def has_room(self, n_bytes: int) -> bool:
+        """Return whether outcomes of this many bytes may wait for their commit."""
+        return n_bytes < _MOST_BYTES
 
     def least_slice(self, estimate_s: float | None) -> int:
         """Return the number of tasks up to which sharing with another worker is not worthwhile; one while unknown."""

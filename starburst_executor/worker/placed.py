@@ -51,4 +51,4 @@ class Placed:
     def end(self, finished: Finished) -> None:
         """Record its end for the next commit, unless its claim has lost it."""
         if self.is_held:
-            self.claim.ended[self.position] = finished
+            self.claim.end(self.position, finished)

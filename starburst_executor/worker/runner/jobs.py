@@ -46,6 +46,11 @@ class Finished(NamedTuple):
     stdout: bytes
     stderr: bytes
 
+    @property
+    def n_bytes(self) -> int:
+        """The memory that it takes until it is stored."""
+        return len(self.outcome) + len(self.stdout) + len(self.stderr)
+
     @classmethod
     def failed(cls, reason: bytes, stdout: bytes = b"", stderr: bytes = b"", seconds: float = 0.0) -> Finished:
         """Return an end that no runner reported: the job could not be sent, or the runner died. `reason` is an outcome."""

@@ -77,6 +77,23 @@ def test_of_a_worker_that_could_not_go_on_only_what_it_names_counts_as_lost(
     assert (entry.state, entry.losses) == (State.PENDING, losses)
 
 
+def test_a_worker_that_was_stopped_twice_is_suspected_twice() -> None:
+    rig, key, watcher = claimed_by_silent()
+    assert watcher.repair() == 2
+    watcher.repair()  # reads the object again: the worker has no claim left
+    rig.beat("w", 2)  # it goes on
+    watcher.look()
+    watcher.repair()
+    rig.claim(key, "w.2", at_most=1)
+    for _ in range(LOOKS + 1):
+        watcher.look()
+    # Another worker changes the object all the time: without suspicion it would not be read at this repair.
+    rig.beat("other", claims={"other.1": key})
+    watcher.look()
+    rig.claim(key, "other.1", at_most=1)
+    assert watcher.repair() == 1
+
+
 def test_nothing_goes_back_before_enough_looks() -> None:
     rig, key, _ = claimed_by_silent()
     assert watching(rig, LOOKS).repair() == 0

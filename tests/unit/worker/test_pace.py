@@ -73,3 +73,9 @@ def test_a_worker_is_busy_until_it_has_had_nothing_to_do_for_a_while() -> None:
     busy.begin(0)
     clock.advance(1.0)
     assert busy.seconds() == 1.0
+
+
+def test_a_slice_holds_only_so_many_bytes_of_outcomes() -> None:
+    assert REMOTE.slice_size(0.01, 1000, 1e6, size=0.0) == status.MAX_TASKS
+    assert REMOTE.slice_size(0.01, 1000, 1e6, size=4 * 2**20) == 8
+    assert REMOTE.slice_size(0.01, 1000, 1e6, size=2**30) == 1

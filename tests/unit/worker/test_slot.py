@@ -26,7 +26,7 @@ from starburst_executor.errors import (
 from starburst_executor.protocol import calls, outcomes, status
 from starburst_executor.protocol.status import State, Status
 from starburst_executor.testing import FakeClock
-from starburst_executor.worker import code_root, feeder
+from starburst_executor.worker import code_root, feeder, pace
 from starburst_executor.worker.busy import Busy
 from starburst_executor.worker.call_reader import CallReader
 from starburst_executor.worker.claims import Claims
@@ -388,6 +388,29 @@ def test_outcomes_of_a_long_run_wait_for_seconds_but_not_until_the_session_expir
         waiting.append((left_s, len(stage.ran) - n_stored))
     assert max(n for left_s, n in waiting if left_s > 20) >= 5
     assert max(n for left_s, n in waiting if left_s < 4) <= 3
+
+
+@pytest.mark.parametrize("how", ["value", "printed"])
+def test_outcomes_that_wait_in_a_long_run_have_a_bound_in_bytes(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(pace, "_MOST_BYTES", 10_000)
+    stage = Stage(workers=1)
+    stage.durations.add(DIGEST, 0.01)
+    keys = [stage.rig.submit(200, first=first) for first in (0, 200)]
+    # The first outcomes are small: an estimate alone would let the following ones wait.
+    stage.default = Act(seconds=0.01)
+    stage.look()
+    stage.step_until(lambda: len(stage.ran) >= 100)
+    stage.default = Act(seconds=0.01, **{how: b"x" * 2000})
+    waiting: list[int] = []
+    sizes: list[int] = []
+    while stage.slot.step():
+        n_stored = sum(state == State.COMPLETED for key in keys for state in stage.rig.states(key))
+        n_claimed = sum(state == State.CLAIMED for key in keys for state in stage.rig.states(key))
+        waiting.append(len(stage.ran) - n_stored)
+        sizes.append(n_claimed)
+    assert len(stage.ran) == 400
+    assert max(waiting[30:]) <= 10
+    assert max(sizes[-100:]) <= 10  # a slice, and one ahead: a store that is away stops the worker there
 
 
 def test_who_finds_nothing_to_claim_ahead_tries_elsewhere_while_the_task_runs() -> None:
