@@ -15,11 +15,11 @@ from starburst_executor.protocol import status
 from starburst_executor.protocol.status import Status
 from starburst_executor.session.store import SessionStore
 
-__all__ = ["Elsewhere", "FuturesOfClient", "Successor"]
+__all__ = ["Deputy", "Elsewhere", "FuturesOfClient"]
 
 
-class Successor(Protocol):
-    """Completes and cancels the futures of a client that has left."""
+class Deputy(Protocol):
+    """Completes and cancels the futures of a client that has left, in its place."""
 
     def ask(self, future: StarburstFuture[Any]) -> None:
         """Ensure that this future gets its outcome. Raises: RuntimeError."""
@@ -29,7 +29,7 @@ class Successor(Protocol):
 
 
 class Elsewhere:
-    """The successor in the child of a fork, where nothing works: client and session belong to the parent."""
+    """The deputy in the child of a fork, where nothing works: client and session belong to the parent."""
 
     def __init__(self, error: StarburstError) -> None:
         self._error = error
@@ -49,7 +49,7 @@ class FuturesOfClient:
         reattach: The function that returns the future in another process after unpickling, and its arguments before
             ordinal and index.
     Attributes:
-        successor: Takes over the futures once the client has left; None before.
+        deputy: Takes over the futures once the client has left; None before.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class FuturesOfClient:
         parallel: Mapper,
         reattach: tuple[Callable[..., StarburstFuture[Any]], tuple[Any, ...]] | None,
     ) -> None:
-        self.successor: Successor | None = None
+        self.deputy: Deputy | None = None
         self.sending: Sending | None = None
         self._session = session
         self._collector = collector
@@ -71,12 +71,12 @@ class FuturesOfClient:
     @property
     def has_left(self) -> bool:
         """Whether the client no longer collects, so that a future that is used must call `ask_again`."""
-        return self.successor is not None
+        return self.deputy is not None
 
     def ask_again(self, future: StarburstFuture[Any]) -> None:
         """Ensure that this future gets its outcome although the client has left. Raises: RuntimeError."""
-        if self.successor is not None:
-            self.successor.ask(future)
+        if self.deputy is not None:
+            self.deputy.ask(future)
 
     def reattacher(self) -> tuple[Callable[..., StarburstFuture[Any]], tuple[Any, ...]] | None:
         return self._reattach
@@ -92,8 +92,8 @@ class FuturesOfClient:
 
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
         """Cancel the tasks that no worker has claimed; return their number. Store: 1 GET, 1 swap for each status object."""
-        if self.successor is not None:
-            return self.successor.cancel(futures)
+        if self.deputy is not None:
+            return self.deputy.cancel(futures)
         sending = self.sending
         n_cancelled = 0 if sending is None else sending.cancel(futures)
         for _ in range(2):
@@ -109,7 +109,7 @@ class FuturesOfClient:
 
     def cancel_soon(self, futures: list[StarburstFuture[Any]]) -> None:
         """As `cancel`, in a separate thread: takes no lock, so that the garbage collector may call it at any point."""
-        if futures and not self._threads.stop.is_set() and self.successor is None:
+        if futures and not self._threads.stop.is_set() and self.deputy is None:
             # Not joined: if the session has ended meanwhile, its result does not matter.
             self._threads.start_apart("cancel", lambda: self.cancel(futures))
 

@@ -27,10 +27,10 @@ from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.looks import Looks
-from starburst_executor.client.mending import Mended, check_replacement
 from starburst_executor.client.money import check_cost
 from starburst_executor.client.opening import Opened, attach, own_launcher
 from starburst_executor.client.reading import parse_task
+from starburst_executor.client.replacement import Replacement, check_replacement
 from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Settings
@@ -238,7 +238,7 @@ class DetachedExecutor(StarburstExecutor):
         A task whose call could not be pickled cannot run, and stays failed.
 
         Args:
-            function: The mended function, which these tasks call from now on with the arguments that they were submitted with, those
+            function: A replacement, which these tasks call from now on with the arguments that they were submitted with, those
                 of a partial included; the one that failed if not given.
             tasks: The ids of the tasks to run again, such as `"0-17"`, as far as they failed; all failed ones if not given.
 
@@ -249,11 +249,11 @@ class DetachedExecutor(StarburstExecutor):
         """
         engine = self._engine
         engine.parts.state.check_open(engine.session.manifest.current)
-        mended = None
+        replacement = None
         if function is not None:
             check_replacement(function)
-            mended = Mended(engine.session, engine.parts.sending.prepare(function))
-        retried = engine.tasks.retry_failed(mended, None if tasks is None else set(map(parse_task, tasks)))
+            replacement = Replacement(engine.session, engine.parts.sending.prepare(function))
+        retried = engine.tasks.retry_failed(replacement, None if tasks is None else set(map(parse_task, tasks)))
         engine.start()
         return retried
 

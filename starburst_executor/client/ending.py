@@ -222,7 +222,7 @@ class Ending:
         returning = Returning(
             attach_again, lambda error: named(error, session_id), places, session_id, self._session.clock
         )
-        parts.futures.successor = returning
+        parts.futures.deputy = returning
         for future in (future for place in places for futures in place.futures.values() for future in futures):
             if future.is_asked_for():
                 try:

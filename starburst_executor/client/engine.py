@@ -163,7 +163,7 @@ class Engine:
         )
         # Without the lock, which another thread of the parent may have held at the fork.
         self.parts.state.error = error
-        self.parts.futures.successor = Elsewhere(error)
+        self.parts.futures.deputy = Elsewhere(error)
         self.tasks.lost_in_fork()
 
     @property

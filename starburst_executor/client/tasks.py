@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 from starburst_executor.client.cancelling import FuturesOfClient
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.mending import Mended
+from starburst_executor.client.replacement import Replacement
 from starburst_executor.errors import RecordInvalid, VersionMismatch
 from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import StatusRef
@@ -178,16 +178,16 @@ class SessionTasks:
     # --- changes ------------------------------------------------------------------------------------------------------
 
     def retry_failed(
-        self, mended: Mended | None = None, tasks: Collection[_Task] | None = None
+        self, replacement: Replacement | None = None, tasks: Collection[_Task] | None = None
     ) -> list[StarburstFuture[Any]]:
         """Run the failed tasks again; return new futures for them, in submission order.
 
         Args:
-            mended: The function that they call from now on; None for the one that failed.
+            replacement: The function that they call from now on; None for the one that failed.
             tasks: Only these, as ordinal and index; None for all.
 
         Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs; the
-        requests of `mended`.
+        requests of `replacement`.
         """
         session = self._session
         retried: list[StarburstFuture[Any]] = []
@@ -204,12 +204,12 @@ class SessionTasks:
             for listed in listing:
                 # An object that cannot be read has no call to run.
                 with suppress(RecordInvalid, VersionMismatch):
-                    retried += self._retry_in(listed, mended, tasks)
+                    retried += self._retry_in(listed, replacement, tasks)
             session.manifest.change(partial(_unheld, ordinal=ordinal, epoch=epoch, hold=hold))
         return sorted(retried, key=lambda future: (future.ordinal, future.index))
 
     def _retry_in(
-        self, listed: ListedStatus, mended: Mended | None, tasks: Collection[_Task] | None
+        self, listed: ListedStatus, replacement: Replacement | None, tasks: Collection[_Task] | None
     ) -> list[StarburstFuture[Any]]:
         ref = listed.ref
         runs: dict[int, int] = {}
@@ -224,9 +224,9 @@ class SessionTasks:
                     if is_wanted and entry.state == State.FAILED and entry.call is not None:
                         runs[i] = entry.run
                 before[:] = [current]
-                if mended is not None and runs:
-                    calls.update(mended.calls(listed, current, runs))
-            return status.retry(current, runs, None if mended is None else mended.digest, calls)
+                if replacement is not None and runs:
+                    calls.update(replacement.calls(listed, current, runs))
+            return status.retry(current, runs, None if replacement is None else replacement.digest, calls)
 
         updated = self._session.statuses.update(listed.key, step)
         if updated is None or not runs:
@@ -274,6 +274,6 @@ def _unheld(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest
     kept = tuple(held for held in submitter.holds if held[1] != hold)
     if kept == submitter.holds and epoch in submitter.open:
         return None
-    # Listed in any case: this client may have been taken for gone meanwhile, and its hold taken off.
+    # Listed in any case: this client may have counted as gone meanwhile, and its hold taken off.
     opened = tuple(sorted({*submitter.open, epoch}))
     return manifest.with_submitter(ordinal, replace(submitter, open=opened, holds=kept))

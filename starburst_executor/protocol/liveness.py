@@ -127,7 +127,7 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """The claims of one status object: those whose worker is lost, and those whose worker's beat must be read."""
+    """Claims in two sets: those whose worker is lost, and the others, whose worker's beat may have to be read."""
 
     lost: frozenset[str]
     to_check: frozenset[str]

@@ -7,7 +7,7 @@ A client that leaves marks its record in the manifest (`Submitter.left`), once n
 mark the record of a client that died: a client whose beat has not changed for `client_gone_s` of a watcher's own looks. So
 the cost of a look grows neither with the clients that came nor with the tasks that have ended.
 
-A client may be taken for gone although it lives, for example on a laptop that slept. It may then write a status object into
+A client may count as gone although it lives, for example on a laptop that slept. It may then write a status object into
 a closed epoch. It finds the mark at its next submit or beat, removes it and opens its epochs again. A client that asks for
 all futures of the session opens such epochs too.
 
@@ -94,7 +94,7 @@ def leave(session: SessionStore, ordinal: int) -> None:
 
 
 def return_of(session: SessionStore, client_id: str) -> None:
-    """Remove the mark if this living client was taken for gone. Store: usually nothing; 1 swap."""
+    """Remove the mark if this living client counted as gone. Store: usually nothing; 1 swap."""
     if any(submitter.left and submitter.client_id == client_id for submitter in session.manifest.current.submitters):
         session.manifest.change(lambda manifest: _returned(manifest, client_id))
 
@@ -109,7 +109,7 @@ def _returned(manifest: Manifest, client_id: str) -> Manifest | None:
 
 
 def list_again(session: SessionStore, listing: Iterable[ListedStatus]) -> None:
-    """Open closed epochs that contain tasks that have not ended: a client wrote them after it was taken for gone, and died
+    """Open closed epochs that contain tasks that have not ended: a client wrote them after it counted as gone, and died
     before it removed the mark.
 
     Args:

@@ -6,8 +6,8 @@
      └───── a death: jobs that had not started
 
 Guarantee: each task of an added claim is in exactly one place: in the backlog, in the runner, waiting for its next try,
-refused, in `claim.ended`, or taken out by `take_unstarted`. A claim may lose tasks at any time, if watchers take its worker
-for lost. `drop_lost` then removes them from the runner, and none of them gets into `claim.ended`.
+refused, in `claim.ended`, or taken out by `take_unstarted`. A claim may lose tasks at any time, if watchers judge its worker
+lost. `drop_lost` then removes them from the runner, and none of them gets into `claim.ended`.
 
 The slot's thread owns it. It reads functions from the store, the backlog reads calls; neither makes other store requests.
 """

@@ -1,4 +1,4 @@
-"""A worker's life signs: its beat, the session's state and deadline, and its last words.
+"""A worker's signs of life: its beat, the session's state and deadline, and its last words.
 
 Owned by one thread of the agent, whose work grows with neither workers, clients nor tasks. This worker's duties for the
 others are in `watching.py`, in a thread of its own.

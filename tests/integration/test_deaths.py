@@ -81,7 +81,7 @@ def test_a_killed_nursery_takes_its_worker_along_and_no_task(store_url: str, tmp
     executor.cleanup(force=True)
 
 
-def test_a_worker_that_stops_for_longer_than_its_lease_changes_nothing_when_it_wakes(
+def test_a_worker_that_stops_for_longer_than_four_looks_changes_nothing_when_it_wakes(
     store_url: str, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"

@@ -343,7 +343,7 @@ def test_output_is_bounded_in_an_outage(outage: Outage, url: str, tmp_path: Path
 def test_what_was_committed_too_late_in_an_outage_runs_again_elsewhere(
     proxy: FaultProxy, url: str, tmp_path: Path
 ) -> None:
-    """A worker that had to leave in an outage leaves its tasks to its lease: each has its result in the end."""
+    """The tasks of a worker that had to leave in an outage become pending again: each has its result in the end."""
 
     def wait_for_gate(i: int) -> int:
         while not gate.exists():

@@ -198,7 +198,7 @@ def test_hundreds_of_megabytes_of_output_are_bounded(one: DetachedExecutor) -> N
 
 
 @SQLITE
-def test_the_interpreters_lock_held_for_longer_than_the_lease_costs_nothing(store_url: str) -> None:
+def test_the_interpreters_lock_held_for_longer_than_four_looks_costs_nothing(store_url: str) -> None:
     """The worker's beats come from another process than the one that runs user code."""
     timings = timings_for(store_url)
     seconds = int(timings.looks_until_lost * timings.look_s * 1.5) + 1

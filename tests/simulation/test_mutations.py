@@ -439,8 +439,8 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     trust_a_lost_claim: (60, "does not know of"),
     commit_without_the_claim_id: (60, "committed for another worker|under a wrong seal"),
     commit_what_has_ended: (60, "pending task cannot|outcome has changed|claim was replaced|committed"),
-    take_back_without_reading_the_beat_again: (150, "another beat than its newest|still holds|taken for lost after"),
-    count_every_look_twice: (60, "taken for lost after"),
+    take_back_without_reading_the_beat_again: (150, "another beat than its newest|still holds|judged lost after"),
+    count_every_look_twice: (60, "judged lost after"),
     name_claims_only_once_they_are_written: (60, "does not know of"),
     never_look_unasked: (60, "not found by an idle worker"),
     close_an_epoch_without_listing_again: (300, "in no open epoch"),
@@ -472,7 +472,7 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
 }
 
 
-def stopped_for_longer_than_a_lease(seed: int) -> Plot:
+def stopped_for_longer_than_four_looks(seed: int) -> Plot:
     """A seed's plot, in whose storm workers are stopped, and wake after their claims were taken back."""
     plot = draw_plot(Lots(seed).fork())
     return replace(
@@ -515,8 +515,8 @@ def with_a_deadline(seed: int) -> Plot:
 # Bugs that need one kind of trouble, and that kind alone: beside all others they are found by one seed in a thousand, or in
 # hundreds, which takes half a minute.
 PLOTS: dict[Patch, Callable[[int], Plot]] = {
-    commit_without_the_claim_id: stopped_for_longer_than_a_lease,
-    commit_what_has_ended: stopped_for_longer_than_a_lease,
+    commit_without_the_claim_id: stopped_for_longer_than_four_looks,
+    commit_what_has_ended: stopped_for_longer_than_four_looks,
     keep_deadlines_where_the_store_is_waited_for: long_tasks_beside_outages,
     take_back_without_reading_the_beat_again: late_answers_and_stops,
     count_every_look_twice: cut_off_from_the_store,

@@ -42,10 +42,10 @@ def entries(executor: DetachedExecutor) -> list[Entry]:
 
 
 @pytest.mark.timeout(400)
-def test_a_store_that_is_away_for_longer_than_a_lease(
+def test_a_store_that_is_away_for_longer_than_four_looks(
     proxy: FaultProxy, moto_server: MotoServer, tmp_path: Path
 ) -> None:
-    """Default timings. Nobody is taken for lost by those who could not look; nothing runs twice; all go on by themselves."""
+    """Default timings. No watcher that could not look judges a worker lost; no task runs twice; all processes continue by themselves."""
     folder = tmp_path / "starts"
     folder.mkdir()
     url = f"s3://{moto_server.bucket}/{tmp_path.name}"

@@ -181,7 +181,7 @@ class Rig:
 
         self.write(key, step)
 
-    # --- life signs ---------------------------------------------------------------------------------------------------
+    # --- signs of life ------------------------------------------------------------------------------------------------
 
     def beat(self, worker_id: str, number: int = 1, state: WorkerState = WorkerState.WORKING, **fields: Any) -> None:
         """A worker beats."""

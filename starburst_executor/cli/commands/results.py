@@ -97,7 +97,7 @@ def errors(session: str, store: str | None, as_json: bool) -> None:
         _show(one)
     if kinds:
         say(
-            f"mend the function, and run only what failed: starburst retry {session_id} --failed --with script.py:function"
+            f"fix the function, and run only what failed: starburst retry {session_id} --failed --with script.py:function"
         )
 
 

@@ -1,4 +1,4 @@
-"""`starburst retry` and `attach`: run failed tasks again, with a mended function, and follow what comes of it."""
+"""`starburst retry` and `attach`: run failed tasks again, with a fixed version of their function, and follow them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["retry"]
 def retry(session: str, store: str | None, failed: bool, tasks: tuple[str, ...], target: str | None) -> None:
     """Run tasks of SESSION that failed again, in place: under the same ids, with the same arguments, from any machine.
 
-    With --with they call the mended function. What has completed does not run again. Needs the session's key.
+    With --with they call that version of the function. What has completed does not run again. Needs the session's key.
     """
     if failed and tasks:
         raise ConfigError("--failed and --task: give one of them")

@@ -111,7 +111,7 @@ _AT_REST = (
     "--template", "show_template", is_flag=True, help="Print the CloudFormation template, for administrators."
 )
 def setup(clients: Clients, *, dry_run: bool, show_template: bool, **wishes: Any) -> None:
-    """Prepare an AWS account for workers: one CloudFormation stack, and its name in the config file.
+    """Set up an AWS account for workers: one CloudFormation stack, and its name in the config file.
 
     Run it again to change options, after an upgrade, or after an interruption: it changes only differences, and options
     that are not given stay as they were. An option that can be given several times replaces all its earlier values; "none"

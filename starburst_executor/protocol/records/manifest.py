@@ -63,7 +63,7 @@ class Submitter:
         open: The epochs that are still listed, ascending.
         holds: Epochs that a retry keeps open, each with the retry's id.
         left: Whether the client submits nothing more: each of its epochs is then closed once all its tasks have ended, full or
-            not. A client that was taken for gone by mistake resets it.
+            not. A client that counted as gone by mistake resets it.
     """
 
     client_id: str

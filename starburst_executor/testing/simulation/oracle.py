@@ -362,12 +362,12 @@ class Oracle:
         beat = self.keys.worker(worker_of(a.claim))
         etag, n_looks = process.listed.get(beat, ("", 0))
         if is_there and process.read.get(beat) != etag:
-            return "a worker was taken for lost on another beat than its newest"
+            return "a worker was judged lost on another beat than its newest"
         if is_there and self.manifest is not None and n_looks <= self.manifest.timings.looks_until_lost:
-            return f"a worker was taken for lost after {n_looks} looks"
+            return f"a worker was judged lost after {n_looks} looks"
         now_s = 0.0 if owner is None else owner.scheduler.now
         if is_there and owner is not None and min(self._quiet_s(), now_s - owner.was_disturbed_at) > 2 * self._lost_s:
-            return "a living worker was taken for lost"
+            return "a living worker was judged lost"
         if b.has_ended:
             max_losses = 3 if self.manifest is None else self.manifest.max_losses
             if b.losses < max_losses:

@@ -139,7 +139,7 @@ def test_a_client_that_has_left_tells_of_every_task_that_it_knew(client: Client,
     assert client.tasks.get(0, 49) is left[49]
     assert client.tasks.get(0, 50) is None
     asked: list[StarburstFuture[Any]] = []
-    monkeypatch.setattr(client.engine.parts.futures.successor, "ask", asked.append)
+    monkeypatch.setattr(client.engine.parts.futures.deputy, "ask", asked.append)
     fresh = [future for future in left if not future.done()]
     assert fresh
     assert asked == fresh

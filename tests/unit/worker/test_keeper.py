@@ -1,4 +1,4 @@
-"""A worker's life signs: what it says, whom it watches, when it may go."""
+"""A worker's signs of life: what it says, whom it watches, when it may go."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from starburst_executor.protocol.status import Located, Status
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
-__all__ = ["Mended", "check_replacement"]
+__all__ = ["Replacement", "check_replacement"]
 
 
 def check_replacement(function: object) -> None:
@@ -37,7 +37,7 @@ def check_replacement(function: object) -> None:
         )
 
 
-class Mended:
+class Replacement:
     """A function that takes the place of the one that failed. As thread-safe as its session.
 
     Raises: PayloadError: it cannot be pickled.
