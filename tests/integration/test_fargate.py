@@ -516,7 +516,7 @@ def test_how_long_its_workers_may_take_is_the_launchers_to_say_or_the_users(
 
 
 def test_two_clients_at_the_same_step_start_the_same_workers(aws: FakeAws) -> None:
-    """As when one is taken for dead, and wakes."""
+    """As when a client counts as dead, and wakes."""
     from starburst_executor.launch.base import Order
 
     aws.ecs.never_start = True

@@ -1,7 +1,7 @@
 """The roles and policies of the template: what they allow, and that it is what is needed and no more.
 
 How Amazon judges is imitated: a request is allowed if a statement allows its action on its resource and its conditions
-hold. The statements of S3 are those of docs/explanation/iam, which `tests/unit/test_policies.py` holds against the code.
+hold. The statements of S3 are those of docs/explanation/iam, which `tests/unit/test_policies.py` checks against the code.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ def test_what_is_granted_beside_that_is_granted_and_no_more(account):
 
 
 def test_the_policies_have_room_for_the_longest_names(account):
-    """`managed` holds each against the most that IAM accepts."""
+    """`managed` checks the length of each against the most that IAM accepts."""
     roles = ",".join(f"arn:aws:iam::123456789012:role/teams/ours/role-{i:020}" for i in range(8))
     key = "arn:aws:kms:ap-southeast-2:123456789012:key/01234567-89ab-cdef-0123-456789abcdef"
     parts = dict.fromkeys(("Ec2", "Batch", "Shell"), "yes")
