@@ -92,7 +92,8 @@ ORDINARY = frozenset(
     """.split()  # noqa: SIM905 - shorter than a list of strings
 )
 
-# Turns of phrase that native readers stumble over, and what to write: "the number of", "users who", "no client", the active voice.
+# Turns of phrase that native readers stumble over, and what to write: "the number of", "users who", "no client", the active voice,
+# "counts as lost", "checks against", "has this name", "signs of life"; in a table each row repeats its subject.
 PHRASES = {
     "so many": r"\bso (many|much)\b",
     "whoever": r"\b(whoever|whomever|nobody|somebody|everybody)\b",
@@ -101,6 +102,11 @@ PHRASES = {
     "apart": r"\bapart\b",
     "the way of": r"\bthe way of\b",
     "what is raised": r"\bwhat (is|was) (raised|asked|called|needed)\b",
+    "takes for lost": r"\b(takes?|taken|took|taking) (\w+ ){0,3}for (lost|gone|dead)\b",
+    "held against": r"\b(holds?|held) (\w+ ){0,6}against `",
+    "called so": r"\bcalled so\b(?! (far|that))",
+    "life signs": r"\blife signs?\b",
+    "the same, and": r"\| the same, ",
 }
 
 

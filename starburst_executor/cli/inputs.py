@@ -85,7 +85,7 @@ def calls_of(inputs: Inputs, function: Callable[..., Any] | None) -> Iterator[Ca
 
 
 def check_call(function: Callable[..., Any], call: Call) -> None:
-    """Raise ConfigError if the function cannot be called so."""
+    """Raise ConfigError if the function does not accept this call."""
     signature = _signature(function)
     if signature is None:
         return
