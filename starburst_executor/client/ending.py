@@ -34,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 # How often a client that waits for a worker to stay checks whether any work is left.
 _STAY_S = 0.1
+# An end at once writes to the store what it can within this time; what is missing then, workers or a sweep find out.
+_AT_ONCE_S = 5.0
 
 
 class Ending:
@@ -83,13 +85,19 @@ class Ending:
                     if not self._keep:
                         delete_session(self._session)
 
-    def cleanup(self, *, delete: bool) -> None:
-        """End a detached session at once: stop its workers, cancel unfinished tasks, and delete its objects if `delete`.
+    def cleanup(self, *, delete: bool, hurry: bool = False) -> None:
+        """End a session without waiting for its tasks: stop its workers, cancel the tasks, and delete its objects if `delete`.
 
-        Raises: SessionNotFound if it was deleted already and `delete` is false.
+        Args:
+            hurry: A person waits for the end: do not wait for a store that cannot be reached, or that refuses requests.
+
+        Raises: SessionNotFound if it was deleted already and `delete` is false. StoreUnavailable: its workers here have ended.
         """
         self.begin()
         parts, session = self._parts, self._session
+        if hurry:
+            parts.opened.store.limit(_AT_ONCE_S)
+            parts.workforce.let_go()
         with self._lock:
             if not parts.state.ended.is_set():
                 self._stop_threads()
@@ -145,6 +153,7 @@ class Ending:
         """End the session after `stop_workers`; a detached one keeps its outcomes. A second call is harmless."""
         with self._once() as is_due:
             if is_due:
+                self._parts.opened.store.limit(_AT_ONCE_S)
                 with self._in_good_order():
                     self._stop_session(SessionState.TERMINATED, "its workers were killed")
                     self._see_workers_gone()

@@ -19,6 +19,6 @@ def stop_at_once(engine: Engine) -> None:
     """Handle a second ^C: kill the workers of an attached session and cancel the rest. A detached session continues."""
     if not engine.detached and engine.is_of_this_process():
         try:
-            engine.ending.cleanup(delete=not engine.settings.keep)
+            engine.ending.cleanup(delete=not engine.settings.keep, hurry=True)
         except Exception as error:
             _log.warning("a session was not ended in good order: %r", error)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor import DetachedExecutor, StarburstExecutor, TaskCrashed, TaskTimeout
+from starburst_executor import DetachedExecutor, ExecutorBroken, StarburstExecutor, TaskCrashed, TaskTimeout
 from starburst_executor.protocol.status import Entry
-from tests.fault_proxy import Asked, FaultProxy
+from tests.fault_proxy import Asked, Fault, FaultProxy
 from tests.sessions import (
     REMOTE,
     descendants,
@@ -239,6 +239,62 @@ def test_local_workers_of_a_client_that_is_killed_in_an_outage_end_at_once(
     client.communicate()
     wait_until(lambda: not any(map(is_alive, pids)), SLACK_S)
     assert not ticks_on(file)
+
+
+INTERRUPTED = """
+import sys, time
+from starburst_executor import StarburstExecutor
+try:
+    with StarburstExecutor(workers=1, store=sys.argv[1]) as executor:
+        futures = [executor.submit(time.sleep, 600) for _ in range(3)]
+        while not any(future.running() for future in futures): time.sleep(0.01)
+        print("running", flush=True)
+        try:
+            futures[0].result()
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+            raise
+except KeyboardInterrupt:
+    print("ended", flush=True)
+"""
+
+
+@pytest.mark.parametrize("how", ["refuses", "is busy"])
+def test_a_second_interrupt_ends_a_client_in_an_outage(proxy: FaultProxy, url: str, how: str) -> None:
+    client = run_python(INTERRUPTED, url)
+    assert client.stdout is not None
+    assert client.stdout.readline() == "running\n"
+    beneath = descendants(client.pid)
+    if how == "refuses":
+        proxy.go_down()
+    else:
+        proxy.plan = lambda _: Fault.SLOW_DOWN
+    client.send_signal(signal.SIGINT)
+    assert client.stdout.readline() == "interrupted\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        client.wait(1.0)  # it waits for the store, to cancel what no worker has claimed
+    asked_at = time.monotonic()
+    client.send_signal(signal.SIGINT)
+    assert client.stdout.readline() == "ended\n"
+    assert client.wait(60) == 0
+    assert time.monotonic() - asked_at < 6 + SLACK_S
+    client.stdout.close()
+    wait_until(lambda: not any(map(is_alive, beneath)))
+
+
+def test_workers_that_are_killed_in_an_outage_do_not_keep_their_client(proxy: FaultProxy, url: str) -> None:
+    executor = StarburstExecutor(workers=1, store=url)
+    future = executor.submit(time.sleep, 600)
+    wait_until(future.running)
+    workers = worker_pids(executor)
+    proxy.go_down()
+    began_at = time.monotonic()
+    executor.kill_workers()
+    with pytest.raises(ExecutorBroken):
+        future.result(0)
+    executor.shutdown()
+    assert time.monotonic() - began_at < 6 + SLACK_S
+    wait_until(lambda: not any(map(is_alive, workers)))
 
 
 def test_a_busy_worker_that_gets_sigterm_in_an_outage_is_gone_within_its_grace_time(
