@@ -1,6 +1,6 @@
 """Looks at a session again and again: what has ended, when and how long it took, what runs, and what waits.
 
-    listing of open epochs ──► changed objects ──GET, up to a bound──► a `_Seen` of each ──┐
+    listing of open epochs ──► changed objects ──GET, up to a bound──► a `Seen` of each ──┐
     listing of workers     ──► changed beats   ──GET, up to a bound──► reports            ─┴──► SessionStatus
 
 All of it comes from the store, so no worker and no other client need be alive. Counts of tasks need no key; failures by kind do.
@@ -15,17 +15,16 @@ Times of other machines' clocks are compared with this one's. No decision of the
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
+from starburst_executor.client.crew import Crew
 from starburst_executor.client.money import Cost, cost_of
 from starburst_executor.client.reading import Block, Reading, Task
-from starburst_executor.client.report import SessionStatus, WorkerReport
+from starburst_executor.client.report import SessionStatus
+from starburst_executor.client.tally import RECENT_S, Seen, Tally, quantile, time_left
 from starburst_executor.launch.local.processes import has_ended
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
 from starburst_executor.protocol.status import SizeClass, State
@@ -53,23 +52,6 @@ _MOST_SEEN = 4096
 _MOST_LISTED = 6
 # Up to this number of objects that look all pending are read to be sure: a corrupt one would look so for ever.
 _FEW = 12
-_RECENT_S = 60.0
-_SURE = 2.0  # standard deviations: 95 of 100 estimates lie within
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What is remembered of a status object that was read."""
-
-    etag: str
-    counts: Counter[State]
-    retries: int = 0
-    losses: int = 0
-    ended_at: array[float] = field(default_factory=lambda: array("d"))  # ascending
-    seconds: array[float] = field(default_factory=lambda: array("f"))  # of tasks that ran
-    began_at: float | None = None
-    running: list[tuple[str, str, float]] = field(default_factory=list)  # worker, task, since when
-    kinds: Counter[str] = field(default_factory=Counter)
 
 
 class Looks:
@@ -99,7 +81,7 @@ class Looks:
         self._cost_of = cost_of
         self._listing: dict[tuple[int, int], list[ListedStatus]] = {}
         self._open: set[tuple[int, int]] = set()
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, Seen] = {}
         self._beats: dict[str, tuple[str, WorkerBeat | None]] = {}
         self._has_looked = False
         self._began_at: float | None = None
@@ -122,7 +104,7 @@ class Looks:
         crew = self._crew(manifest, most, now)
         self._has_looked = True
         self._n_looks += 1
-        tally = _Tally(listing, self._seen, now)
+        tally = Tally(listing, self._seen, now)
         tally.is_exact = tally.is_exact and self._is_listed
         # What was read before may not be read again, and what began first began before that.
         known = [at for at in (self._began_at, tally.began_at) if at is not None]
@@ -173,7 +155,7 @@ class Looks:
             if seen is not None and seen.etag == listed.etag:
                 continue
             if listed.size_class == SizeClass.ALL_COMPLETED:
-                (recent if listed.modified_at > now - _RECENT_S else sample).append(listed)
+                (recent if listed.modified_at > now - RECENT_S else sample).append(listed)
             elif listed.size_class != SizeClass.ALL_PENDING or n_pending <= _FEW:
                 wanted.append(listed)
         # What runs before what has failed, and the newest of both first: the rest is estimated from what was read before.
@@ -196,8 +178,8 @@ class Looks:
             chosen.add(int(self._session.clock.random() * len(pool)))
         return [pool[i] for i in sorted(chosen)]
 
-    def _digest(self, block: Block) -> _Seen:
-        seen = _Seen(block.listed.etag, Counter(task.state for task in block.tasks))
+    def _digest(self, block: Block) -> Seen:
+        seen = Seen(block.listed.etag, Counter(task.state for task in block.tasks))
         ended_at = []
         for task in block.tasks:
             seen.losses += task.losses
@@ -216,7 +198,7 @@ class Looks:
         seen.running = list(_running(block.tasks))
         return seen
 
-    def _crew(self, manifest: Manifest, most: _Most, now: float) -> _Crew:
+    def _crew(self, manifest: Manifest, most: _Most, now: float) -> Crew:
         session, n_unread = self._session, 0
         if self._beats_of is not None:
             beats, signs = self._beats_of(), []
@@ -244,11 +226,11 @@ class Looks:
                 states[beat.worker_id] = "lost"
             else:
                 states[beat.worker_id] = beat.state.value
-        return _Crew(beats, states, dead, n_unread)
+        return Crew(beats, states, dead, n_unread)
 
     # --- reporting ----------------------------------------------------------------------------------------------------
 
-    def _report(self, manifest: Manifest, tally: _Tally, crew: _Crew, now: float) -> SessionStatus:
+    def _report(self, manifest: Manifest, tally: Tally, crew: Crew, now: float) -> SessionStatus:
         counts = tally.counts
         # Any client or worker that looks at it ends it; until then it only seems to be open.
         is_due = manifest.deadline_at is not None and now >= manifest.deadline_at and not manifest.state.is_over
@@ -260,15 +242,15 @@ class Looks:
         alive = [worker for worker in workers if worker.is_alive]
         slots = sum(worker.slots for worker in alive)
         began_at = tally.began_at if tally.began_at is not None else manifest.created_at
-        per_s = tally.n_recent / min(_RECENT_S, max(1.0, now - began_at))
+        per_s = tally.n_recent / min(RECENT_S, max(1.0, now - began_at))
         until = now if n_left and not state.is_over else tally.last_at or now
         alive_beats = [beat for beat in crew.beats if crew.states[beat.worker_id] not in ("left", "lost")]
         seconds = sorted(tally.seconds)
-        p90_s = _quantile(seconds, 0.9)
+        p90_s = quantile(seconds, 0.9)
         if state.is_over:
             left_s: tuple[float, float | None, float | None] | None = None
         else:
-            left_s = _time_left(n_left, per_s, tally.n_recent, slots, seconds, p90_s)
+            left_s = time_left(n_left, per_s, tally.n_recent, slots, seconds, p90_s)
         requests = Counter(self._requests())
         for beat in crew.beats:
             requests.update(beat.requests)
@@ -303,7 +285,7 @@ class Looks:
             per_s_overall=n_ended / max(1.0, until - began_at) if n_ended else 0.0,
             seconds_left_least=None if left_s is None else left_s[1],
             seconds_left_most=None if left_s is None else left_s[2],
-            median_s=_quantile(seconds, 0.5),
+            median_s=quantile(seconds, 0.5),
             p90_s=p90_s,
             longest_running=None if longest is None else (longest[1], longest[2]),
             idle=sum(worker.state == "idle" for worker in alive),
@@ -317,7 +299,7 @@ class Looks:
             members=tuple(workers),
         )
 
-    def _cost(self, manifest: Manifest, crew: _Crew, requests: Mapping[str, int], now: float) -> Cost:
+    def _cost(self, manifest: Manifest, crew: Crew, requests: Mapping[str, int], now: float) -> Cost:
         if self._cost_of is not None:
             return self._cost_of(manifest, crew.beats)
         return cost_of(manifest, now, crew.beats, crew.dead, requests, self._session.store.url)
@@ -337,173 +319,3 @@ def _running(tasks: Iterable[Task]) -> Iterator[tuple[str, str, float]]:
         elif task.state == State.CLAIMED and task.claim not in found:
             found.add(task.claim)
             yield task.worker, task.id, max(task.at, ended_at.get(task.claim, 0.0))
-
-
-class _Crew(NamedTuple):
-    """The workers of a session, by their newest beats that were read."""
-
-    beats: list[WorkerBeat]
-    states: dict[str, str]
-    dead: Collection[str]
-    n_unread: int
-
-    def running(self, tally: _Tally, now: float) -> list[tuple[str, str, float]]:
-        """Return worker, task and seconds of what runs: of each worker's claims the oldest, one for each of its slots."""
-        by_worker: dict[str, list[tuple[float, str]]] = {}
-        for worker, task, since in tally.running:
-            by_worker.setdefault(worker, []).append((since, task))
-        beats = {beat.worker_id: beat for beat in self.beats}
-        running = []
-        for worker, claims in by_worker.items():
-            beat = beats.get(worker)
-            if self.states.get(worker) in ("left", "lost"):
-                continue
-            known = dict(beat.running) if beat is not None else {}
-            n_slots = beat.slots if beat is not None else len(claims)
-            # A task that a beat names runs for certain.
-            claims.sort(key=lambda claim: (claim[1] not in known, claim[0]))
-            running += [(worker, task, max(0.0, now - known.get(task, since))) for since, task in claims[:n_slots]]
-        return running
-
-    def reports(self, running: Iterable[tuple[str, str, float]], now: float, *, are_all: bool) -> list[WorkerReport]:
-        """Return one report a worker, oldest first.
-
-        Args:
-            are_all: Whether every claim was read: a worker without one is then idle, whatever its last beat says.
-        """
-        tasks: dict[str, list[tuple[str, float]]] = {}
-        for worker, task, seconds in running:
-            tasks.setdefault(worker, []).append((task, seconds))
-        reports = []
-        for beat in self.beats:
-            state, own = self.states[beat.worker_id], tuple(tasks.get(beat.worker_id, ()))
-            reports.append(
-                WorkerReport(
-                    id=beat.worker_id,
-                    state=_state_now(state, has_tasks=bool(own), are_all=are_all),
-                    host=beat.host or beat.where or "?",
-                    slots=beat.slots,
-                    tasks=own,
-                    n_ended=beat.n_ended,
-                    started_at=beat.started_at,
-                    beat_at=beat.at,
-                    age_s=max(0.0, now - beat.started_at),
-                    words=beat.words,
-                )
-            )
-        return reports
-
-
-def _state_now(state: str, *, has_tasks: bool, are_all: bool) -> str:
-    """Return the state of a worker whose beat may be older than its claims."""
-    if state == "idle" and has_tasks:
-        return "working"
-    return "idle" if state == "working" and not has_tasks and are_all else state
-
-
-class _Tally:
-    """Adds up what was read of a session."""
-
-    def __init__(self, listing: Sequence[ListedStatus], known: Mapping[str, _Seen], now: float) -> None:
-        self.is_exact = True
-        self.n_tasks = 0
-        self.n_recent = 0.0
-        self.retries = self.losses = 0
-        self.began_at: float | None = None
-        self.last_at: float | None = None
-        self.seconds: array[float] = array("f")
-        self.kinds: Counter[str] = Counter()
-        self.running: list[tuple[str, str, float]] = []
-        totals: dict[State, float] = dict.fromkeys(State, 0.0)
-        read: dict[SizeClass, Counter[State]] = {}
-        unread: Counter[SizeClass] = Counter()
-        fresh = [
-            0,
-            0,
-            0,
-        ]  # tasks of recent objects that were read, and of these those that ended recently; tasks of others
-        since = now - _RECENT_S
-        for listed in listing:
-            n_tasks, size_class = listed.ref.n_tasks, listed.size_class
-            self.n_tasks += n_tasks
-            seen = known.get(listed.key)
-            is_current, n_recent = seen is not None and seen.etag == listed.etag, 0
-            if seen is not None and is_current:
-                self._add(seen)
-                n_recent = len(seen.ended_at) - bisect_right(seen.ended_at, since)
-                self.n_recent += n_recent
-                read.setdefault(size_class, Counter()).update(seen.counts)
-                for state, n in seen.counts.items():
-                    totals[state] += n
-            elif size_class.all_in is not None:
-                totals[size_class.all_in] += n_tasks
-            else:
-                unread[size_class] += n_tasks
-            if listed.modified_at > since and size_class != SizeClass.ALL_PENDING:
-                if is_current:
-                    fresh[0] += n_tasks
-                    fresh[1] += n_recent
-                else:
-                    fresh[2] += n_tasks
-            if size_class.has_ended:
-                self.last_at = max(self.last_at or 0.0, listed.modified_at)
-        if fresh[2]:
-            self.n_recent += fresh[2] * (fresh[1] / fresh[0] if fresh[0] else 1.0)
-        for size_class, n_tasks in unread.items():
-            self.is_exact = False
-            for state, share in _shares(size_class, read.get(size_class, Counter())):
-                totals[state] += n_tasks * share
-        self.counts = _rounded(totals, self.n_tasks)
-        n_failed, n_read = self.counts[State.FAILED], sum(self.kinds.values())
-        if n_read and not self.is_exact:
-            self.kinds = Counter({kind: round(n * n_failed / n_read) for kind, n in self.kinds.items()})
-
-    def _add(self, seen: _Seen) -> None:
-        self.retries += seen.retries
-        self.losses += seen.losses
-        self.seconds.extend(seen.seconds)
-        self.kinds.update(seen.kinds)
-        self.running += seen.running
-        if seen.began_at is not None:
-            self.began_at = seen.began_at if self.began_at is None else min(self.began_at, seen.began_at)
-
-
-def _shares(size_class: SizeClass, read: Counter[State]) -> list[tuple[State, float]]:
-    """Return the share of each state in objects of this class that were not read, by those that were."""
-    n_read = sum(read.values())
-    if n_read:
-        return [(state, n / n_read) for state, n in read.items()]
-    guess = {
-        SizeClass.SOME_PENDING: State.PENDING,
-        SizeClass.SOME_CLAIMED: State.CLAIMED,
-        SizeClass.ALL_ENDED: State.COMPLETED,
-    }
-    return [(guess.get(size_class, State.COMPLETED), 1.0)]
-
-
-def _rounded(totals: Mapping[State, float], n_tasks: int) -> Counter[State]:
-    """Return whole numbers with the right sum."""
-    counts = Counter({state: round(n) for state, n in totals.items()})
-    largest = max(counts, key=lambda state: counts[state])
-    counts[largest] += n_tasks - sum(counts.values())
-    return counts
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float | None:
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
-
-
-def _time_left(
-    n_left: int, per_s: float, n_recent: float, slots: int, seconds: Sequence[float], p90_s: float | None
-) -> tuple[float, float | None, float | None] | None:
-    """Return an estimate of the seconds left, and the bounds within which it is in 95 of 100 cases; None if nothing tells."""
-    if not n_left:
-        return None
-    if n_recent:
-        left_s, error = n_left / per_s, _SURE / n_recent**0.5
-        # Ends come one by one, so their number varies with its root. The last task may be a long one.
-        most_s = left_s / (1 - error) + (p90_s or 0.0) if error < 1 else None
-        return left_s, left_s / (1 + error), most_s
-    if seconds and slots:
-        return n_left * (sum(seconds) / len(seconds)) / slots, None, None
-    return None

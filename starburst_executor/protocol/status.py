@@ -10,6 +10,8 @@ Every transition is a pure function from one `Status` to the next. The caller wr
 the first. A transition leaves entries unchanged that do not belong to it, so a stale caller changes nothing.
 
 Guarantee: within a run an entry that has ended never changes; `attempt` and `run` only grow.
+
+More than 400 lines in one file, because record, format and transitions are read and changed together.
 """
 
 from __future__ import annotations

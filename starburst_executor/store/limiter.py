@@ -81,6 +81,8 @@ class Urgency(IntEnum):
 class Lane:
     """The limits of one kind of request. Not thread-safe.
 
+    It has more than fifteen attributes because they are the state of one control law, which reads and changes them together.
+
     Attributes:
         is_open: Whether nothing is limited, nor counted.
         rate: Requests that may start per second; infinite while the lane is open, and in the first round after that.

@@ -39,6 +39,8 @@ def urgent(store: ObjectStore, urgency: Urgency) -> ObjectStore:
 class PatientStore:
     """An object store that waits for clear answers. Thread-safe.
 
+    It has more than twenty methods because it is a whole `ObjectStore`, and what its users ask of its patience and its limits.
+
     Args:
         store: Makes one try per call.
         clock: Measures the patience and performs the pauses: 50 ms at first, up to 5 s, with jitter.

@@ -51,6 +51,8 @@ _T = TypeVar("_T")
 class SqliteStore:
     """Objects in SQLite files. Thread-safe, and safe in a child after a fork.
 
+    It has more than twenty methods because it is a whole `ObjectStore`, each operation with the part that holds a connection.
+
     Args:
         folder: The folder of the files; created with the first object.
         clock: The source of the time of each write and of the ETags.

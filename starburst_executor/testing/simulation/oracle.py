@@ -47,6 +47,8 @@ class Execution(NamedTuple):
 class Oracle:
     """Checks one session's store.
 
+    It has more than fifteen attributes because it keeps what each promise needs of the history, beside every object as it was.
+
     Args:
         workers: Every worker process of the run, by its id.
         fail: Called with each violation.

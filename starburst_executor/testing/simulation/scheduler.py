@@ -61,6 +61,8 @@ class Scheduler:
 class Process:
     """One simulated process.
 
+    It has more than fifteen attributes because they are the memory of a process that the parts of the simulation give it.
+
     Args:
         rate: How fast its clock runs.
         ahead_s: The error of its wall clock.

@@ -56,6 +56,8 @@ Log = Callable[[str, str], None]
 class Vault:
     """All objects, and the faults of requests to them.
 
+    It has more than fifteen attributes because each kind of fault has its state here, between the requests that it spoils.
+
     Args:
         lost_s: The time that a `SLOW` request exceeds.
         wrote: Called with every change: key, before, after, process.

@@ -27,7 +27,10 @@ __all__ = ["Users"]
 
 
 class Users:
-    """Every client of one session."""
+    """Every client of one session.
+
+    It has more than twenty methods because each is one thing that a user may do.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
