@@ -114,8 +114,16 @@ class FuturesOfClient:
             self._threads.start_apart("cancel", lambda: self.cancel(futures))
 
     def cancel_unsent(self) -> int:
-        """Cancel the unsent tasks; return their number."""
-        return 0 if self.sending is None else self.sending.cancel(self.sending.unacknowledged())
+        """Cancel the unsent tasks; return their number.
+
+        Waits for the tasks that are being sent, for at most 10 s, so that the caller finds them in the store.
+        """
+        if self.sending is None:
+            return 0
+        unacknowledged = self.sending.unacknowledged()
+        n_cancelled = self.sending.cancel(unacknowledged)
+        self.sending.wait_flown([future for future in unacknowledged if not future.done()])
+        return n_cancelled
 
     def cancel_in(self, key: str, positions: Iterable[int]) -> int:
         """Cancel the pending ones among these tasks of one status object; return their number. Store: 1 GET, 1 swap."""

@@ -46,7 +46,7 @@ MOST_MORE_A_DAY = 20
 # All that takes seconds takes half an hour, so that a day is no more work than a minute.
 TIMINGS = replace(
     Timings(),
-    beat_s=1800.0, look_s=1800.0, commit_s=60.0, commit_most_s=60.0, slice_s=60.0, poll_min_s=1.0, poll_max_s=600.0, bell_min_s=1.0, bell_max_s=600.0, ring_gap_s=5.0,
+    beat_s=1800.0, look_s=1800.0, commit_s=1.0, commit_most_s=1.0, slice_s=60.0, poll_min_s=1.0, poll_max_s=600.0, bell_min_s=1.0, bell_max_s=600.0, ring_gap_s=5.0,
     idle_exit_s=1e9, client_gone_s=1e9, launch_s=7200.0, rank_s=7200.0,
 )  # fmt: skip
 # Looks at what is no request, which are too many in a week.

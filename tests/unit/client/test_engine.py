@@ -117,6 +117,28 @@ def test_an_object_that_had_ended_before_its_futures_were_done_is_collected(clie
     assert str(twin.exception(0)) == str(future.exception(0))
 
 
+def test_what_is_being_sent_is_cancelled_with_the_rest(client: Client) -> None:
+    """It is not queued any more, and the store does not list it yet."""
+    is_sent, go = threading.Event(), threading.Event()
+
+    def plan(asked: Any) -> None:
+        if asked.kind == "create" and "/status/" in asked.key:
+            is_sent.set()
+            assert go.wait(PATIENCE_S)
+
+    client.rig.plan = plan
+    future = client.submit()
+    assert is_sent.wait(PATIENCE_S)
+    n_cancelled: list[int] = []
+    thread = threading.Thread(target=lambda: n_cancelled.append(client.engine.tasks.cancel()))
+    thread.start()
+    thread.join(0.1)
+    go.set()
+    thread.join(PATIENCE_S)
+    assert n_cancelled == [1]
+    assert future.cancelled()
+
+
 def test_when_the_store_refuses_every_future_says_so(client: Client) -> None:
     early = client.submit()
     assert client.sending.flush(PATIENCE_S)
