@@ -469,7 +469,8 @@ def test_leaving_a_detached_session_without_a_worker_says_why(aws: FakeAws) -> N
     for trouble, kind in ((failing(CAPACITY), NoCapacity), (failing(VCPUS), QuotaExceeded)):
         aws.ecs.script.clear()
         aws.ecs.script.extend([trouble] * 1000)
-        ex = DetachedExecutor(workers=1, launcher=Fargate(image=IMAGE), timings=timings(1.0))
+        ex = DetachedExecutor(workers=1, launcher=Fargate(image=IMAGE), timings=timings(6.0))
+        # The client must be on its way out before the launch is given up: otherwise the future says why.
         ex.submit(abs, -1)
         with pytest.raises(kind):
             ex.detach()
