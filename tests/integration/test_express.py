@@ -7,7 +7,7 @@ from contextlib import closing
 import boto3
 
 from starburst_executor import DetachedExecutor, StarburstExecutor
-from starburst_executor.aws.stack.express import empty_express_bucket
+from starburst_executor.aws.stack.emptying import empty_express_bucket
 from starburst_executor.store.open import open_store
 from tests.sessions import REMOTE
 from tests.support.express_bucket import DIRECTORY_BUCKET

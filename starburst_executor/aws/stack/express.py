@@ -7,12 +7,10 @@ A *directory bucket* is in a zone, not in a region, and most regions have none. 
 
 from __future__ import annotations
 
-from typing import Any
-
 from starburst_executor.aws.clients import FOREIGN, Clients, meaning
-from starburst_executor.errors import ConfigError, LaunchError
+from starburst_executor.errors import ConfigError
 
-__all__ = ["empty_express_bucket", "express_zone", "zone_of_bucket"]
+__all__ = ["express_zone", "zone_of_bucket"]
 
 # Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/directory-bucket-az-networking.html
 _ZONES = {
@@ -56,25 +54,3 @@ def express_zone(clients: Clients, given: str) -> str:
 def zone_of_bucket(bucket: str) -> str:
     """Return the zone's ID in the name of a directory bucket, `<base>--<zone's ID>--x-s3`."""
     return bucket.removesuffix("--x-s3").rpartition("--")[2]
-
-
-def empty_express_bucket(s3: Any, bucket: str) -> int:
-    """Delete every object and incomplete upload of a directory bucket; return the number of objects.
-
-    Its listings have no order, and a key or a continuation after deletions may be anywhere: so each page is the first one.
-    Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/s3-express-differences.html
-    """
-    n_deleted = 0
-    while records := s3.list_objects_v2(Bucket=bucket).get("Contents", []):
-        doomed = {"Objects": [{"Key": record["Key"]} for record in records], "Quiet": True}
-        refused = s3.delete_objects(Bucket=bucket, Delete=doomed).get("Errors", [])
-        if refused:
-            raise LaunchError(
-                f"an object cannot be deleted: {refused[0].get('Code')}: {refused[0].get('Message')}: bucket={bucket}, "
-                f"key={refused[0].get('Key')}"
-            )
-        n_deleted += len(records)
-    for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
-        for upload in page.get("Uploads", []):
-            s3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-    return n_deleted

@@ -16,7 +16,8 @@ from starburst_executor.aws.clients import FOREIGN, Clients, error_code, is_deni
 from starburst_executor.aws.stack.causes import is_too_early
 from starburst_executor.aws.stack.changes import Change, Changes
 from starburst_executor.aws.stack.contents import Contents, active_jobs, contents, ecs_tasks
-from starburst_executor.aws.stack.express import empty_express_bucket, zone_of_bucket
+from starburst_executor.aws.stack.emptying import empty_express_bucket
+from starburst_executor.aws.stack.express import zone_of_bucket
 from starburst_executor.aws.stack.outputs import Stack, find_stack, read_stack
 from starburst_executor.aws.stack.rules import tags_of
 from starburst_executor.aws.stack.template import compact, template

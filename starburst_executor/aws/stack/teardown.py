@@ -17,7 +17,7 @@ from starburst_executor import config
 from starburst_executor.aws.clients import FOREIGN, Clients, error_code, is_denied, meaning
 from starburst_executor.aws.stack.changes import Changes
 from starburst_executor.aws.stack.contents import Contents, active_jobs, ecs_tasks
-from starburst_executor.aws.stack.express import empty_express_bucket
+from starburst_executor.aws.stack.emptying import empty_bucket, empty_express_bucket
 from starburst_executor.clock import Clock
 from starburst_executor.errors import LaunchError
 
@@ -25,7 +25,6 @@ __all__ = ["tear_down"]
 
 _STOP_S = 300.0  # ECS kills a container two minutes after SIGTERM
 _POLL_S = 3.0
-_KEYS_AT_ONCE = 1_000
 _IMAGES_AT_ONCE = 100
 _TASKS_AT_ONCE = 100
 _NAMES_AT_ONCE = 10
@@ -120,7 +119,7 @@ def _still_there(clients: Clients, has: Contents, tasks: set[str]) -> set[str]:
 def _empty(clients: Clients, has: Contents, say: Callable[[str], None]) -> None:
     repository = has.get("Repository")
     try:
-        for name, empty in (("Bucket", _empty_bucket), ("ExpressBucket", _empty_express_bucket)):
+        for name, empty in (("Bucket", empty_bucket), ("ExpressBucket", _empty_express_bucket)):
             bucket = has.get(name)
             n_objects = empty(clients.get("s3"), bucket) if bucket is not None else 0
             if n_objects:
@@ -131,31 +130,6 @@ def _empty(clients: Clients, has: Contents, say: Callable[[str], None]) -> None:
                 say(f"deleted {n_images} images")
     except FOREIGN as error:
         raise meaning(error, "emptying the bucket and the repository") from error
-
-
-def _empty_bucket(s3: Any, bucket: str) -> int:
-    """Delete every version, delete marker and incomplete upload; return the number of versions and markers."""
-    n_deleted = 0
-    try:
-        for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket):
-            records = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-            doomed = [{"Key": record["Key"], "VersionId": record["VersionId"]} for record in records]
-            for first in range(0, len(doomed), _KEYS_AT_ONCE):
-                batch = {"Objects": doomed[first : first + _KEYS_AT_ONCE], "Quiet": True}
-                refused = s3.delete_objects(Bucket=bucket, Delete=batch).get("Errors", [])
-                if refused:
-                    raise LaunchError(
-                        f"an object cannot be deleted: {refused[0].get('Code')}: {refused[0].get('Message')}: "
-                        f"bucket={bucket}, key={refused[0].get('Key')}"
-                    )
-            n_deleted += len(doomed)
-        for page in s3.get_paginator("list_multipart_uploads").paginate(Bucket=bucket):
-            for upload in page.get("Uploads", []):
-                s3.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-    except FOREIGN as error:
-        if error_code(error) != "NoSuchBucket":
-            raise
-    return n_deleted
 
 
 def _empty_express_bucket(s3: Any, bucket: str) -> int:
