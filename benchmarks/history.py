@@ -112,6 +112,7 @@ class _StayingClient:
         return None
 
     def ask_again(self, future: StarburstFuture[Any]) -> None:
+        # Only a client that has left is asked again.
         raise NotImplementedError(f"asked of one that stays: {future}")
 
 

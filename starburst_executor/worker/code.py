@@ -144,6 +144,7 @@ def unpack(body: bytes, folder: Path) -> None:
                 if (entry.external_attr >> 16) & _EXECUTABLE:
                     file.chmod(0o755)
             unfinished.rename(folder)
+    # NotImplementedError: a compression that this Python cannot read; RuntimeError: an encrypted entry.
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
         raise RecordInvalid(f"code is not a zip: {error}") from error
 

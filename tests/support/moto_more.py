@@ -516,6 +516,7 @@ def _holds(condition: dict[str, dict[str, str]], headers: Mapping[str, str]) -> 
                 if value == "false":
                     return False
             else:
+                # A policy with a condition that is not judged here must not pass.
                 raise NotImplementedError(f"{operator} on {key}")
     return True
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +25,7 @@ __all__ = ["AwsLauncher", "OnAws"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnAws:
+class OnAws(ABC):
     """The options of every launcher on AWS: the stack to use, and the contents of its workers.
 
     Attributes:
@@ -65,13 +66,13 @@ class OnAws:
         check_secrets(self.secrets, self.env)
         check_mounts(self.mounts)
 
+    @abstractmethod
     def open(self, clock: Clock | None = None) -> Launcher:
         """Return a launcher for one session. Makes no request."""
-        raise NotImplementedError
 
+    @abstractmethod
     def own_options(self) -> dict[str, object]:
         """Return the options besides the common ones, for the spec; None or False for one that has its default."""
-        raise NotImplementedError
 
     @property
     def spec(self) -> str:
@@ -79,7 +80,7 @@ class OnAws:
         return self.open().spec
 
 
-class AwsLauncher:
+class AwsLauncher(ABC):
     """The common part of launchers on AWS. Called by one thread at a time.
 
     Attributes:
@@ -113,9 +114,9 @@ class AwsLauncher:
         )
 
     @property
+    @abstractmethod
     def _image_arch(self) -> str:
         """The architecture of the workers' image."""
-        raise NotImplementedError
 
     @property
     def spec(self) -> str:
@@ -135,9 +136,9 @@ class AwsLauncher:
         """The URL of the default store, the stack's bucket. Raises: LaunchError, ConfigError. CloudFormation: 1, once."""
         return self.account.stack.store_url(self.account.settings.profile)
 
+    @abstractmethod
     def log_streams(self, handles: Iterable[str], worker_ids: Iterable[str]) -> dict[str, str]:
         """Return the workers of `handles`, and `worker_ids`, by the name or name prefix of their CloudWatch log stream."""
-        raise NotImplementedError
 
     def log_events(self, prefix: str, since: float) -> Iterator[Event]:
         """Yield the events of all streams with this name prefix. Raises: LaunchError, ConfigError."""

@@ -135,6 +135,7 @@ def holds(operator: str, wanted: dict[str, Any], facts: dict[str, str]) -> bool:
             if facts.get(key) not in as_list(values):
                 return False
         else:
+            # A policy with a condition that is not judged here must not pass.
             raise NotImplementedError(operator)
     return True
 
