@@ -37,6 +37,13 @@ _TESTS = {
         "    code = 'import tempfile; tempfile.mkdtemp(prefix=\\'left-\\')'\n"
         "    subprocess.run([sys.executable, '-c', code], check=True)\n"
     ),
+    # The standard library's own, which a process leaves that is killed while it looks for a temporary folder.
+    "probe": (
+        "def test_it():\n"
+        "    code = 'import os, tempfile; os.unlink = lambda path: os.kill(os.getpid(), 9); tempfile.gettempdir()'\n"
+        "    assert subprocess.run([sys.executable, '-c', code]).returncode == -9\n"
+        "    assert len(os.listdir(os.environ['TMPDIR'])) == 1\n"
+    ),
     "process_of_shared_fixture": (
         "@pytest.fixture(scope='module')\ndef place():\n    leave()\n\n"
         "def test_it(request):\n    request.getfixturevalue('place')\n"
@@ -98,7 +105,7 @@ def test_what_a_shared_fixture_leaves_fails_the_run_and_names_the_test(
     assert run.living == []
 
 
-@pytest.mark.parametrize("kind", ["clean", "process_that_ends_soon"])
+@pytest.mark.parametrize("kind", ["clean", "process_that_ends_soon", "probe"])
 def test_a_run_that_leaves_nothing_passes(kind: str, tmp_path: Path) -> None:
     run = Run(kind, tmp_path, *(("-n", "1") if kind == "clean" else ()))
     assert run.status == pytest.ExitCode.OK, run.output

@@ -37,6 +37,8 @@ _LOOK_S = 0.05
 # Helpers that `multiprocessing` starts once in an interpreter's life, and ends with it.
 _OF_THE_INTERPRETER = re.compile(r"multiprocessing\.(resource_tracker|forkserver)")
 _SHARED = "shared"
+# `tempfile.gettempdir()` writes this to a file with a random name, once in a process's life, and removes it.
+_PROBE_NAME, _PROBE = re.compile(r"[a-z0-9_]{8}"), b"blat"
 # For those who make an environment from nothing.
 MARKS = (RUN, TEST)
 _FOLDER = pytest.StashKey[Path]()
@@ -159,7 +161,7 @@ class LeftBehind:
         deadline = time.monotonic() + self._patience_s
         while True:
             processes = [process for process in self._living() if is_meant(process)]
-            entries = [] if folder is None else sorted(entry.name for entry in folder.iterdir())
+            entries = [] if folder is None else sorted(entry.name for entry in folder.iterdir() if not _is_probe(entry))
             if not processes and not entries:
                 return []
             if time.monotonic() >= deadline:
@@ -181,6 +183,15 @@ class LeftBehind:
                 if not (_OF_THE_INTERPRETER.search(command) and process.ppid() == os.getpid()):
                     test, _, phase = environment.get(TEST, "").rpartition(" ")
                     yield Process(pid, test, phase.strip("()"), command)
+
+
+def _is_probe(entry: Path) -> bool:
+    """Whether the standard library tried with this file if it may write here, in a process that was killed just then."""
+    if not _PROBE_NAME.fullmatch(entry.name) or not entry.is_file():
+        return False
+    with suppress(OSError):
+        return _PROBE.startswith(entry.read_bytes())
+    return True  # it is gone by now
 
 
 def _kill(processes: Iterable[Process]) -> None:
