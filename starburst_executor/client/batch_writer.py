@@ -74,7 +74,7 @@ class BatchWriter:
         ref = StatusRef(batch.ordinal, batch.first, len(batch.queued), batch.number // STATUSES_PER_EPOCH)
         self._open_epoch(ref.epoch)
         entries = self._entries(ref, batch, digests)
-        record = Status(ref.ordinal, batch.first, tuple(digests), tuple(entries))
+        record = Status(ref.ordinal, batch.first, tuple(digests), tuple(entries), self._session.clock.now())
         key = self._session.keys.status(ref)
         body = status.encode(record, self._session.clock.new_id())
         # Crash here: function and calls are stored, but no object names them; the session's cleanup deletes them.

@@ -162,12 +162,17 @@ class Ended(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """The tasks `first` .. `first + len(entries) - 1` of one submitter."""
+    """The tasks `first` .. `first + len(entries) - 1` of one submitter.
+
+    Attributes:
+        submitted_at: When they were submitted, UTC epoch seconds by the clock of their client; 0 if no time is stored.
+    """
 
     ordinal: int
     first: int
     functions: tuple[str, ...]
     entries: tuple[Entry, ...]
+    submitted_at: float = 0.0
 
     def with_entries(self, changed: Mapping[int, Entry]) -> Status:
         if not changed:
@@ -411,6 +416,7 @@ def encode(status: Status, nonce: str) -> bytes:
         "first": status.first,
         "functions": status.functions,
         "entries": status.entries,
+        "submitted_at": status.submitted_at,
         "pad": b"",
     }
     packed: bytes = msgpack.packb(record)
@@ -432,6 +438,7 @@ def decode(body: bytes) -> Status:
             _checked(record["first"], int),
             tuple(_checked(digest, str) for digest in record["functions"]),
             tuple(map(_entry, record["entries"])),
+            _checked(record.get("submitted_at", 0.0), float),
         )
     except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
         raise RecordInvalid(f"not a status object: {type(error).__name__}, bytes={len(body)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -446,3 +447,14 @@ def test_a_retry_with_another_function_changes_what_failed_and_nothing_else() ->
     assert after.entries[1] == entries[1]
     # The same write again, after its answer was lost, changes nothing.
     assert status.retry(after, {0: 1}, "new", {0: b"resealed"}) is after
+
+
+def test_the_time_of_the_submit_stays_through_every_change_and_may_be_missing() -> None:
+    submitted = replace(fresh(2), submitted_at=1234.5)
+    claimed, _ = status.claim(submitted, "w.1", at_most=2, now=1300.0, max_losses=3)
+    assert status.decode(status.encode(claimed, "n")).submitted_at == 1234.5
+    raw = msgpack.unpackb(status.encode(submitted, "n"))
+    del raw["submitted_at"]
+    assert status.decode(msgpack.packb(raw)).submitted_at == 0.0
+    with pytest.raises(RecordInvalid):
+        status.decode(msgpack.packb({**raw, "submitted_at": "now"}))
