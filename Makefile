@@ -14,6 +14,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 LOCK := lock.txt
+# What is read by people.
+TEXTS := $(wildcard *.md) .github docs examples starburst_executor tests benchmarks
 LOCKED := $(PIP_INSTALL) --constraint $(LOCK)
 # Builds use what is installed, so what builds is locked too; without this, pip fetches the newest for each build.
 EDITABLE := --no-build-isolation --editable
@@ -29,7 +31,7 @@ OLDEST_FIRST := 10 11 12 13 14
 # Which of those found .venv is made with, unless one is named: the newest on which this is in daily use.
 PREFERRED := 13 12 11 10 14
 
-.PHONY: help demo test check format lint types unit stress bench plots image-check test-emulated test-aws docs test-all test-latest \
+.PHONY: help demo test check format lint types unit stress bench plots image-check test-emulated test-aws docs site docs-links package test-all test-latest \
 	update clean
 
 help:
@@ -45,7 +47,10 @@ help:
 	@echo "make image-check  build the worker's image and run a session in it; needs docker, podman or buildah"
 	@echo "make test-emulated  the way of a new user in an AWS account that MiniStack emulates; minutes"
 	@echo "make test-aws  in a real AWS account, for some cents: see tests/aws/README.md"
-	@echo "make docs      run every example in the documentation"
+	@echo "make package   build sdist and wheel in dist/, and check them"
+	@echo "make docs      build the documentation site, strictly, and run every example in it"
+	@echo "make site      build the site alone: docs/_build/html/index.html"
+	@echo "make docs-links  ask whether the external links of the documentation lead anywhere"
 	@echo "make format    make the code look alike"
 	@echo "make clean     remove what these made"
 
@@ -67,6 +72,7 @@ format: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/codespell $(TEXTS)
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -102,11 +108,26 @@ test-emulated: $(VENV)/.dev .venvs/ministack/.done
 test-aws: $(VENV)/.dev
 	$(BIN)/python -m pytest -m aws -s $(PYTEST_ARGS) tests/aws
 
-docs: $(VENV)/.dev
+# What a release consists of, checked: dist/.
+package: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
+# Warnings are errors, so are links within the documentation that lead nowhere. The site: docs/_build/html/index.html.
+docs: site
 	$(BIN)/python -m pytest tests/test_docs.py $(PYTEST_ARGS)
 
+site: $(VENV)/.dev
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs docs/_build/html
+
+# The one target here that needs the whole internet.
+docs-links: $(VENV)/.dev
+	$(BIN)/sphinx-build --quiet --builder linkcheck docs docs/_build/links
+
 clean:
-	rm -rf $(VENV) .venvs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .venvs .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---------------------------------------------------------------------------------------- environments

@@ -41,7 +41,8 @@ from tests.support.moto_server import ROOT, MotoServer, moto_server
 
 __all__ = ["moto_server"]
 
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "design")]
+OF_THE_PROJECT = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY", "CODE_OF_CONDUCT")]
+PAGES = [*OF_THE_PROJECT, *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent.name != "design")]
 DOCS = ROOT / "docs"
 OUTPUT_FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 SESSION_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")

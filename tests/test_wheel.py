@@ -1,8 +1,9 @@
-"""The built wheel, alone: all of the package is in it, and in an empty environment it runs the README's ten lines."""
+"""What is released: well formed, whole, and the wheel alone in an empty environment runs the README's ten lines."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,11 @@ from tests.support.moto_server import ROOT
 from tests.support.packages import install
 from tests.test_docs import blocks
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 PACKAGE = ROOT / "starburst_executor"
 # pip may have to fetch all that it installs.
 INSTALL_S = 300
@@ -21,14 +27,17 @@ pytestmark = pytest.mark.timeout(2 * INSTALL_S)
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of this checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run(
-        sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps",
-        "--no-build-isolation", "--wheel-dir", folder, ROOT, within=folder,
-    )  # fmt: skip
-    [built] = folder.glob("*.whl")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist of this checkout, and the wheel that is built from that sdist, as for a release."""
+    pytest.importorskip("build", reason="releases are built where the extra `dev` is installed")
+    folder = tmp_path_factory.mktemp("distributions")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT, within=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions: Path) -> Path:
+    [built] = distributions.glob("*.whl")
     return built
 
 
@@ -40,6 +49,28 @@ def run(*command: str | Path, within: Path) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_what_is_released_is_well_formed(distributions: Path) -> None:
+    tools = Path(sys.executable).parent
+    run(sys.executable, "-m", "twine", "check", "--strict", *distributions.iterdir(), within=distributions)
+    run(tools / "check-wheel-contents", *distributions.glob("*.whl"), within=distributions)
+
+
+def test_the_extra_all_is_every_extra_that_users_have() -> None:
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = metadata["project"]["optional-dependencies"]
+    [everything] = extras["all"]
+    for_users = set(extras) - {"all", "bench", "build", "dev", "docs", "fuzz", "peers", "test", "update"}
+    assert set(re.findall(r"[\w-]+(?=[,\]])", everything)) == for_users
+
+
+def test_a_library_that_workers_install_says_what_it_is_for() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = text[text.index("dependencies = [") : text.index("\n]\n", text.index("dependencies = ["))].splitlines()[1:]
+    wanted = [line for line in listed if line.strip().startswith('"')]
+    assert wanted
+    assert [line for line in wanted if not listed[listed.index(line) - 1].strip().startswith("#")] == []
 
 
 def test_all_of_the_package_is_in_the_wheel(wheel: Path) -> None:
