@@ -80,15 +80,15 @@ ALLOWED = [
 ORDINARY = frozenset(
     """
     absolute access address alert arrived assembled begin big block bodies boto break broken busy
-    bytes canceller capacity captured child config connection context cost crashed crew current deaths declined
+    bytes canceller capacity captured child config connection consumed context cost crashed crew current deaths declined
     denied departure descriptors died durations ec2 elsewhere end error etags exceeded exit expired failure
     fargate fields files finished first folder following found future gap given gone grace heard hourly idle inbox
     initargs invalid keep kept kind leaving line listed load local located log mapper mark max min mismatch most mp
-    no not obstore opened outbox outgoing own parallel parts patience patient per phase pickler pickles place placed
+    no not now obstore opened outbox outgoing own parallel parts patience patient per phase pickler pickles place placed
     poll prepared queue quota rank reader received recent record ref remote report requests result returned returning
-    ring root s3 screen seen selection sending shared sign silent spending sqlite starburst start state staying step
+    ring root running s3 screen seen selection sending shared sign silent spending sqlite starburst start state staying step
     stepped stop stream summary tally tending threads threshold timeout traceback try unavailable unchanged
-    unpickler unproven version wait waker wanted warner watch workforce write
+    unpickler unproven usage version wait waker wanted warner watch workforce write
     """.split()  # noqa: SIM905 - shorter than a list of strings
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
-from starburst_executor.client.report import WorkerReport
+from starburst_executor.client.report import TaskReport, WorkerReport
 from starburst_executor.client.tally import Tally
 from starburst_executor.protocol.records import WorkerBeat
 
@@ -31,7 +31,7 @@ class Crew(NamedTuple):
             beat = beats.get(worker)
             if self.states.get(worker) in ("left", "lost"):
                 continue
-            known = dict(beat.running) if beat is not None else {}
+            known = {task.task: task.since for task in beat.running} if beat is not None else {}
             n_slots = beat.slots if beat is not None else len(claims)
             # A task that a beat names runs for certain.
             claims.sort(key=lambda claim: (claim[1] not in known, claim[0]))
@@ -44,9 +44,12 @@ class Crew(NamedTuple):
         Args:
             are_all: Whether every claim was read: a worker without one is then idle, whatever its last beat says.
         """
-        tasks: dict[str, list[tuple[str, float]]] = {}
+        beats = {beat.worker_id: {task.task: task for task in beat.running} for beat in self.beats}
+        tasks: dict[str, list[TaskReport]] = {}
         for worker, task, seconds in running:
-            tasks.setdefault(worker, []).append((task, seconds))
+            known = beats.get(worker, {}).get(task)
+            facts = () if known is None else known[2:]
+            tasks.setdefault(worker, []).append(TaskReport(task, seconds, *facts))
         reports = []
         for beat in self.beats:
             state, own = self.states[beat.worker_id], tuple(tasks.get(beat.worker_id, ()))

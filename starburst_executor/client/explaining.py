@@ -136,8 +136,10 @@ def _of_task(task: Task, manifest: Manifest, worker: WorkerReport | None, status
             yield "its last try needs a worker that runs nothing else"
     elif worker is not None and not worker.is_alive:
         yield f"task {task.id} is held since {ago} by worker {where}, which is {worker.state}; it runs again once its claim was taken back"
-    elif worker is not None and task.id in dict(worker.tasks):
-        yield f"task {task.id} runs on worker {where} for {duration(dict(worker.tasks)[task.id])}, in attempt {task.attempt}"
+    elif worker is not None and (found := next((each for each in worker.tasks if each.id == task.id), None)):
+        yield f"task {task.id} runs on worker {where} for {duration(found.seconds)}, in attempt {task.attempt}"
+        if found.note:
+            yield f"it last reported: {found.note}"
     elif task.failures:
         timings = manifest.timings
         pause_s = min(timings.retry_first_s * 2 ** (task.failures - 1), timings.retry_most_s)

@@ -11,10 +11,52 @@ from typing import Any
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.money import Cost
 
-__all__ = ["SessionStatus", "TaskOutcome", "WorkerReport", "duration", "outcome_of"]
+__all__ = ["SessionStatus", "TaskOutcome", "TaskReport", "WorkerReport", "duration", "outcome_of"]
 
 # Of what programs get: `to_dict`, and the command's `--json`. It changes when a field is taken away or changes its meaning.
 FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """A task that runs on a worker.
+
+    What it uses and what it has reported come from the worker's last beat, which may be 15 s old; None if that beat does not have it.
+
+    Attributes:
+        id: The task's id.
+        seconds: Seconds since it began.
+        cpu: The processors that it uses; 1.0 is one processor.
+        memory_bytes: The memory of its process and of all processes that it started.
+        done: The steps that it has done, as it reported by `TaskContext.progress`.
+        total: The number of its steps.
+        text: What it reported besides; one line.
+    """
+
+    id: str
+    seconds: float
+    cpu: float | None = None
+    memory_bytes: int | None = None
+    done: float | None = None
+    total: float | None = None
+    text: str = ""
+
+    @property
+    def note(self) -> str:
+        """What it has reported, in words: `34% (17 of 50) reading`; empty if it has reported nothing."""
+        if self.done is None:
+            return ""
+        steps = f"{self.done:g}"
+        if self.total:
+            steps = f"{min(1.0, self.done / self.total):.0%} ({self.done:g} of {self.total:g})"
+        return f"{steps} {self.text}".rstrip()
+
+    @property
+    def usage(self) -> str:
+        """What it uses, in words: `98% CPU, 210 MB`; empty if that is not known."""
+        parts = [] if self.cpu is None else [f"{self.cpu:.0%} CPU"]
+        parts += [] if self.memory_bytes is None else [f"{self.memory_bytes / 2**20:,.0f} MB"]
+        return ", ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +68,7 @@ class WorkerReport:
         state: `working`, `idle`, `leaving`, `left`, or `lost`: its beats have stopped.
         host: The machine that it runs on.
         slots: The number of tasks that it runs at once.
-        tasks: The ids of the tasks that run, each with the seconds since it began.
+        tasks: The tasks that run.
         n_ended: Tasks that it has ended.
         started_at: When it started, UTC epoch seconds by its own clock.
         beat_at: When it beat last, by the same clock.
@@ -38,7 +80,7 @@ class WorkerReport:
     state: str
     host: str
     slots: int
-    tasks: tuple[tuple[str, float], ...]
+    tasks: tuple[TaskReport, ...]
     n_ended: int
     started_at: float
     beat_at: float
@@ -171,6 +213,7 @@ class SessionStatus:
             longest = self.longest_running
             now = "" if longest is None else f"; {longest[0]} runs for {duration(longest[1])}"
             rows.append(("a task", f"median {duration(self.median_s)}, 90% within {duration(self.p90_s)}{now}"))
+        rows += self._notes()
         lost = f", {self.lost:,} lost" if self.lost else ""
         idle = f", {self.idle:,} idle" if self.idle else ""
         busy = f", {self.utilisation:.0%} busy" if self.utilisation is not None else ""
@@ -187,6 +230,15 @@ class SessionStatus:
             rows.append(("", f"{self.vcpus:g} vCPUs, {self.memory_gb:g} GB, {self.gpus} GPUs"))
         if self.cost.total_usd:
             rows.append(("cost", str(self.cost)))
+        return rows
+
+    def _notes(self) -> list[tuple[str, str]]:
+        """Return what running tasks have reported, those that run longest first."""
+        noted = [task for worker in self.members for task in worker.tasks if task.note]
+        noted.sort(key=lambda task: -task.seconds)
+        rows = [("" if i else "progress", f"{task.id}  {task.note}") for i, task in enumerate(noted[:_NOTES])]
+        if len(noted) > _NOTES:
+            rows.append(("", f"and {len(noted) - _NOTES:,} other tasks"))
         return rows
 
     def _left(self) -> str:
@@ -219,6 +271,7 @@ class SessionStatus:
 # The most that one line names.
 _KINDS = 5
 _HOSTS = 4
+_NOTES = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,7 @@ def thrown_away(manifest: Manifest, beats: Iterable[WorkerBeat], dead: Collectio
     for beat in beats:
         seconds += beat.lost_s
         if beat.state != WorkerState.LEFT and beat.worker_id in dead:
-            seconds += sum(max(0.0, beat.at - started_at) for _, started_at in beat.running)
+            seconds += sum(max(0.0, beat.at - running.since) for running in beat.running)
     slots = sum(launch.slots for launch in manifest.launches)
     usd = sum(launch.usd_per_hour for launch in manifest.launches)
     return seconds, seconds * usd / slots / _HOUR_S if slots else 0.0

@@ -24,6 +24,7 @@ from starburst_executor.worker.call_reader import Arrived
 from starburst_executor.worker.listener import Listener
 from starburst_executor.worker.placed import Placed
 from starburst_executor.worker.runner.jobs import BrokenStart, Died, Finished, Job
+from starburst_executor.worker.runner.usage import RunningNow
 from starburst_executor.worker.shared import Shared
 
 __all__ = ["Feeder", "Spawn"]
@@ -79,6 +80,15 @@ class Feeder:
     def running(self) -> Placed | None:
         """Return the task that runs, or the next one to run. Any thread may call it."""
         return next(iter(list(self._jobs.values())[:1]), None)
+
+    def running_now(self) -> RunningNow | None:
+        """Return what the beat says of that task. Any thread may call it."""
+        number, placed = next(iter(list(self._jobs.items())[:1]), (0, None))
+        listener = self._listener
+        if placed is None or listener is None:
+            return None
+        seconds = self._shared.clock.monotonic() - listener.started_at
+        return RunningNow(placed.task_id, seconds, listener.pid, listener.note(number))
 
     @property
     def started_at(self) -> float:

@@ -22,6 +22,7 @@ from starburst_executor.session.beats import list_workers, read_beats
 from starburst_executor.session.own import OwnObject
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.claims import Claims
+from starburst_executor.worker.runner.usage import RunningNow, Usage
 from starburst_executor.worker.watching import Heard, Watching
 
 __all__ = ["Keeper"]
@@ -40,7 +41,7 @@ class Keeper:
     Args:
         bound: Whether this worker ends with the client that started it, through a pipe; it then need not watch client beats.
         is_idle: Return whether no slot has work.
-        running: Return the running tasks, each with the seconds for which it has run.
+        running: Return the running tasks.
         requests: Return the number of store requests so far, by kind.
         size: vCPUs, GB and GPUs of this worker, if its launcher passed them.
         lost_s: Return the seconds of work that were lost when it was stopped.
@@ -59,7 +60,7 @@ class Keeper:
         n_slots: int,
         bound: bool,
         is_idle: Callable[[], bool],
-        running: Callable[[], list[tuple[str, float]]],
+        running: Callable[[], list[RunningNow]],
         requests: Callable[[], Mapping[str, int]],
         size: tuple[float, float, int] = (0.0, 0.0, 0),
         lost_s: Callable[[], float] = lambda: 0.0,
@@ -93,6 +94,7 @@ class Keeper:
         self._own = OwnObject(session.store, session.keys.worker(worker_id), clock)
         # Guards _beat, _heard and _own; held during the swap, so that beats are written one by one.
         self._lock = threading.Lock()
+        self._usage = Usage(clock)
         self._rate_from = (clock.monotonic(), 0)
         self._heard = Heard(0, 0)
         self.watching = Watching(session, worker_id, lambda: self._heard, bound=bound)
@@ -135,7 +137,7 @@ class Keeper:
             state=state,
             at=at,
             claims=self._claims.held(),
-            running=tuple((name, at - seconds) for name, seconds in self._running()),
+            running=tuple(self._usage.records(self._running(), at)),
             n_ended=n_ended,
             per_s=per_s,
             requests=dict(self._requests()),

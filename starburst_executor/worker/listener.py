@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from starburst_executor.clock import Clock
 from starburst_executor.worker.runner.handle import Died, Event, Finished, Job, Runner
+from starburst_executor.worker.runner.notes import Note
 
 __all__ = ["Listener"]
 
@@ -96,6 +97,15 @@ class Listener:
             for number in taken:
                 self._jobs.pop(number, None)
         return taken
+
+    @property
+    def pid(self) -> int:
+        """The runner's process id, which is also the id of its process group and session."""
+        return self._runner.pid
+
+    def note(self, number: int) -> Note | None:
+        """Return what a running job has reported of its progress; None if it has reported nothing."""
+        return self._runner.note(number)
 
     def take(self) -> list[Event]:
         """Return the events since the last call, in order. Does not wait."""

@@ -26,6 +26,7 @@ from starburst_executor.worker.holdings import Holdings
 from starburst_executor.worker.overrun import Overrun
 from starburst_executor.worker.pace import LEAD_S, has_plenty, pace_of
 from starburst_executor.worker.placed import Placed
+from starburst_executor.worker.runner.usage import RunningNow
 from starburst_executor.worker.shared import Shared
 
 __all__ = ["Slot"]
@@ -77,12 +78,9 @@ class Slot:
         """Whether it holds no claim and runs no task."""
         return not self._has_work()
 
-    def running(self) -> tuple[str, float] | None:
-        """Return the running task and for how many seconds it has run, for the beat. Any thread may call it."""
-        placed = self._feeder.running()
-        if placed is None:
-            return None
-        return placed.task_id, self._shared.clock.monotonic() - self._feeder.started_at
+    def running(self) -> RunningNow | None:
+        """Return the running task, for the beat. Any thread may call it."""
+        return self._feeder.running_now()
 
     def hurry(self) -> None:
         """End draining after the grace time: kill the running task; the next step releases it. Any thread may call it."""

@@ -12,6 +12,7 @@ from functools import partial
 from starburst_executor.worker.leaving import Leaving
 from starburst_executor.worker.listener import Listener
 from starburst_executor.worker.runner.spawn import Nursery
+from starburst_executor.worker.runner.usage import RunningNow
 from starburst_executor.worker.shared import Shared
 from starburst_executor.worker.slot import Slot
 
@@ -50,8 +51,8 @@ class Slots:
         """Return whether no slot is idle."""
         return all(not slot.is_idle for slot in self._slots)
 
-    def running(self) -> list[tuple[str, float]]:
-        """Return the running tasks, each with the seconds for which it has run."""
+    def running(self) -> list[RunningNow]:
+        """Return the running tasks."""
         return [running for slot in self._slots if (running := slot.running())]
 
     def targets(self) -> list[Callable[[], None]]:
@@ -73,7 +74,7 @@ class Slots:
 
     def hurry(self) -> None:
         """Kill the running tasks at the end of the grace time; they start anew on another worker."""
-        self.lost_s = sum(seconds for _, seconds in self.running())
+        self.lost_s = sum(running.seconds for running in self.running())
         for slot in self._slots:
             slot.hurry()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import click
 
@@ -18,7 +19,7 @@ from starburst_executor.cli.render import (
 )
 from starburst_executor.client.finding import Visit
 from starburst_executor.client.looks import Looks
-from starburst_executor.client.report import SessionStatus, duration
+from starburst_executor.client.report import SessionStatus, TaskReport, duration
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.records import SessionState
 
@@ -112,7 +113,10 @@ def verdict(visited: Visit, status: SessionStatus) -> int:
 @click.option("--all", "show_all", is_flag=True, help="Workers that have left too.")
 @json_option
 def top(session: str, store: str | None, show_all: bool, as_json: bool) -> None:
-    """Show the workers of SESSION: what each runs, since when, and how much it has done. Needs no key."""
+    """Show the workers of SESSION: what each runs, since when, what it uses, what the task reports of itself, and how much the worker has done.
+
+    CPU, memory and what tasks report are as of the workers' last beats, up to 15 s ago. Needs no key.
+    """
     with opened(session, store) as visited:
         found = looking(visited).look()
     workers = [worker for worker in found.members if show_all or worker.state != "left"]
@@ -123,7 +127,7 @@ def top(session: str, store: str | None, show_all: bool, as_json: bool) -> None:
                 state=worker.state,
                 host=worker.host,
                 slots=worker.slots,
-                running=[{"task": task, "seconds": seconds} for task, seconds in worker.tasks],
+                running=[{"task": task.id, **_facts(task)} for task in worker.tasks],
                 n_ended=worker.n_ended,
                 started_at=worker.started_at,
                 beat_at=worker.beat_at,
@@ -135,7 +139,7 @@ def top(session: str, store: str | None, show_all: bool, as_json: bool) -> None:
         return
     rows = []
     for worker in workers:
-        running = ", ".join(f"{task} ({duration(seconds)})" for task, seconds in worker.tasks)
+        running = "; ".join(_words(task) for task in worker.tasks)
         rows.append(
             [
                 worker.id,
@@ -148,3 +152,14 @@ def top(session: str, store: str | None, show_all: bool, as_json: bool) -> None:
             ]
         )
     show_table(["worker", "host", "state", "slots", "running", "ended", "up"], rows, right=("slots", "ended", "up"))
+
+
+def _facts(task: TaskReport) -> dict[str, object]:
+    facts = asdict(task)
+    del facts["id"]
+    return facts
+
+
+def _words(task: TaskReport) -> str:
+    facts = ", ".join(filter(None, [duration(task.seconds), task.usage]))
+    return f"{task.id} ({facts}) {task.note}".rstrip()

@@ -9,11 +9,14 @@ is padded so that `len % 8` is its writer's state (`state_of`): a listing shows 
 from __future__ import annotations
 
 from starburst_executor.protocol.records.beats import (
+    NOTE_CHARS,
     ClientBeat,
+    Running,
     WorkerBeat,
     WorkerState,
     decode_beat,
     decode_client_beat,
+    one_line,
     state_of,
 )
 from starburst_executor.protocol.records.bell import Bell, decode_bell
@@ -34,10 +37,12 @@ __all__ = [
     "ATTACHED",
     "DETACHED",
     "FORMAT",
+    "NOTE_CHARS",
     "Bell",
     "ClientBeat",
     "Launch",
     "Manifest",
+    "Running",
     "SessionState",
     "Submitter",
     "WorkerBeat",
@@ -47,6 +52,7 @@ __all__ = [
     "decode_client_beat",
     "decode_manifest",
     "encode",
+    "one_line",
     "settings_of",
     "state_of",
 ]

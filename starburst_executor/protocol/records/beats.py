@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from starburst_executor.errors import RecordInvalid
 from starburst_executor.protocol.records.fields import Fields, typed
 
 __all__ = [
+    "NOTE_CHARS",
     "ClientBeat",
+    "Running",
     "WorkerBeat",
     "WorkerState",
     "decode_beat",
     "decode_client_beat",
+    "one_line",
     "padded",
     "state_of",
 ]
+
+# The longest text that a task's note has; a beat of 1,024 slots with such notes stays below 300 KB.
+NOTE_CHARS = 200
 
 
 class WorkerState(str, enum.Enum):
@@ -33,6 +41,29 @@ class WorkerState(str, enum.Enum):
 _STATES = (WorkerState.WORKING, WorkerState.IDLE, WorkerState.LEAVING, WorkerState.LEFT)
 
 
+class Running(NamedTuple):
+    """A task that a worker runs, with what it uses and what it has reported of itself by `TaskContext.progress`.
+
+    Attributes:
+        task: Its id.
+        since: When it began, UTC epoch seconds.
+        cpu: The processors that its process used, with all processes that it started, since the beat before; 1.0 is one processor. None
+            if this is not known.
+        memory_bytes: The memory of these processes together; None if this is not known.
+        done: The steps that it has done; None if it has reported nothing.
+        total: The number of its steps; None if it did not say.
+        text: What it does now; at most `NOTE_CHARS` characters in one line.
+    """
+
+    task: str
+    since: float
+    cpu: float | None = None
+    memory_bytes: int | None = None
+    done: float | None = None
+    total: float | None = None
+    text: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerBeat:
     """One beat of a worker.
@@ -42,7 +73,7 @@ class WorkerBeat:
         state: The worker's state.
         slots: The number of tasks it runs at once.
         claims: Every claim that it holds or is writing, with the key of the status object.
-        running: Ids of the running tasks, with the UTC epoch seconds of their start.
+        running: The running tasks.
         n_ended: Tasks that it has ended so far.
         per_s: Tasks that it has ended per second recently.
         requests: Store requests so far, by kind.
@@ -63,7 +94,7 @@ class WorkerBeat:
     started_at: float
     at: float
     claims: Mapping[str, str] = field(default_factory=dict)
-    running: tuple[tuple[str, float], ...] = ()
+    running: tuple[Running, ...] = ()
     n_ended: int = 0
     per_s: float = 0.0
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -157,9 +188,33 @@ def decode_client_beat(body: bytes) -> ClientBeat:
     )
 
 
-def _running(raw: object) -> tuple[str, float]:
+def one_line(text: str) -> str:
+    """Return a text of a task as at most `NOTE_CHARS` printable characters: it may be shown on a terminal."""
+    cut = text if len(text) <= NOTE_CHARS else f"{text[: NOTE_CHARS - 1]}…"
+    return "".join(character if character.isprintable() else " " for character in cut)
+
+
+def _running(raw: object) -> Running:
     where = "worker's beat, field running"
-    pair = typed(raw, tuple, where)
-    if len(pair) != 2:  # noqa: PLR2004 - task and time
+    fields = typed(raw, tuple, where)
+    if len(fields) != len(Running._fields):
         raise RecordInvalid(f"a wrong length in a {where}")
-    return typed(pair[0], str, where), typed(pair[1], float, where)
+    task, since, cpu, memory_bytes, done, total, text = fields
+    return Running(
+        typed(task, str, where),
+        typed(since, float, where),
+        _amount(cpu, where),
+        None if memory_bytes is None else typed(memory_bytes, int, where),
+        _amount(done, where),
+        _amount(total, where),
+        one_line(typed(text, str, where)),
+    )
+
+
+def _amount(value: object, where: str) -> float | None:
+    if value is None:
+        return None
+    amount = typed(value, float, where)
+    if not (math.isfinite(amount) and amount >= 0):
+        raise RecordInvalid(f"a number out of range in a {where}")
+    return amount

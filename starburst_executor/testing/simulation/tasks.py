@@ -101,6 +101,7 @@ class SimulatedRunner:
 
     def __init__(self, nursery: SimulatedNursery) -> None:
         self.is_ready = True
+        self.pid = -1
         self._nursery = nursery
         self._process = nursery.process
         self._open: dict[int, Job] = {}
@@ -117,6 +118,9 @@ class SimulatedRunner:
 
     def wake(self) -> None:
         self._news.set()
+
+    def note(self, _: int) -> None:
+        return None
 
     def retract(self) -> list[int]:
         taken = [number for number in self._open if number != self._current]

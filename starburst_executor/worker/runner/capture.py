@@ -21,7 +21,7 @@ from contextlib import suppress
 from starburst_executor.worker.runner import crash
 from starburst_executor.worker.runner.screen import Screen
 
-__all__ = ["CapturedStream"]
+__all__ = ["CapturedStream", "file_without_name"]
 
 _LIMIT_BYTES = 16 * 1024 * 1024
 _TIDY_BYTES = 1024 * 1024  # the least size of a hole: one system call per task would cost too much
@@ -135,13 +135,16 @@ def _whole_lines(text: bytes) -> bytes:
     return text if end == 0 and len(text) >= _PARTIAL_LINE_BYTES else text[:end]
 
 
-def _append_only_file() -> int:
+def file_without_name(purpose: str) -> int:
     """Make a file without a name: in memory if the system supports it (with holes), otherwise on the disk."""
     if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("runner-output")
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+        return os.memfd_create(purpose)
+    with tempfile.TemporaryFile() as file:
+        return fcntl.fcntl(file.fileno(), fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def _append_only_file() -> int:
+    fd = file_without_name("runner-output")
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
     return fd
 

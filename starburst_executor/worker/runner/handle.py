@@ -28,6 +28,7 @@ from starburst_executor.worker.runner import wire
 from starburst_executor.worker.runner.capture import CapturedStream
 from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
 from starburst_executor.worker.runner.lifeline import Lifeline, Signs
+from starburst_executor.worker.runner.notes import Note, NoteReader
 from starburst_executor.worker.runner.outgoing import Outgoing
 from starburst_executor.worker.runner.tokens import Tokens
 from starburst_executor.worker.runner.waker import Waker
@@ -57,6 +58,7 @@ class Runner:
         tokens: Tokens,
         lifeline: Lifeline,
         streams: tuple[CapturedStream, CapturedStream],
+        notes: NoteReader,
         is_leaving: Callable[[], bool],
     ) -> None:
         self.pid = pid
@@ -65,8 +67,9 @@ class Runner:
         # Not held while waiting for the process. The other fields belong to the listening thread.
         self._lock = threading.RLock()
         self._data, self._tokens, self._lifeline, self._streams = data, tokens, lifeline, streams
+        self._notes = notes
         # Slots leave their runners open at the end of a worker, and Python would warn the user of unclosed sockets.
-        weakref.finalize(self, _close, (data, tokens, lifeline, *streams))
+        weakref.finalize(self, _close, (data, tokens, lifeline, *streams, notes))
         data.setblocking(False)
         self._inbox, self._outgoing = wire.Inbox(data), Outgoing(wire.Outbox(data))
         self._open: dict[int, None] = {}  # jobs sent that have no outcome yet, in order
@@ -106,6 +109,10 @@ class Runner:
         with self._lock:
             oldest = next(iter(self._open), None)
             return None if self._ended or oldest is None or oldest in self._not_started() else oldest
+
+    def note(self, number: int) -> Note | None:
+        """Return what a running job has reported of its progress; None if it has reported nothing."""
+        return self._notes.read(number)
 
     def wake(self) -> None:
         """Make `wait` return in the listening thread."""
@@ -164,7 +171,7 @@ class Runner:
         """Release it; if it is alive, it is killed with all processes that it started. A second call is harmless."""
         with self._lock:
             self._ended = True
-            for opened in (self._data, self._tokens, self._lifeline, self._waker, *self._streams):
+            for opened in (self._data, self._tokens, self._lifeline, self._waker, *self._streams, self._notes):
                 opened.close()
 
     def set_up(self, settings: Mapping[str, object]) -> None:
@@ -251,6 +258,6 @@ class Runner:
         self.close()
 
 
-def _close(opened: Sequence[socket.socket | Tokens | Lifeline | CapturedStream]) -> None:
+def _close(opened: Sequence[socket.socket | Tokens | Lifeline | CapturedStream | NoteReader]) -> None:
     for resource in opened:
         resource.close()

@@ -34,6 +34,7 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import outcomes
 from starburst_executor.worker.denials import denial_note
 from starburst_executor.worker.runner import tokens, wire
+from starburst_executor.worker.runner.notes import Notepad
 from starburst_executor.worker.runner.received import Received
 from starburst_executor.worker.runner.streams import Streams
 
@@ -53,11 +54,12 @@ class Descriptors(NamedTuple):
     tokens: int
     stdout: int
     stderr: int
+    notes: int
 
     @classmethod
-    def claim(cls, data: int, tokens: int, stdout: int, stderr: int) -> Descriptors:
+    def claim(cls, data: int, tokens: int, stdout: int, stderr: int, notes: int) -> Descriptors:
         """Move these descriptors to high numbers, and make 1 and 2 the output files."""
-        high = cls(*(_move_up(fd) for fd in (data, tokens, stdout, stderr)))
+        high = cls(*(_move_up(fd) for fd in (data, tokens, stdout, stderr, notes)))
         os.dup2(high.stdout, 1)
         os.dup2(high.stderr, 2)
         return high
@@ -106,6 +108,8 @@ class _Runner:
         self._data = socket.socket(fileno=descriptors.data)
         self._tokens = socket.socket(fileno=descriptors.tokens)
         self._inbox = wire.Inbox(self._data)
+        self._notepad = Notepad(descriptors.notes)
+        context.notes_go_to(self._notepad.write)
         self._clock = SystemClock()
         self._pid = os.getpid()
         self._received = Received()
@@ -182,6 +186,7 @@ class _Runner:
     def _run(self, head: list[Any], call: bytes) -> None:
         _, number, digest, index, attempt, task_id = head
         started_at = self._clock.monotonic()
+        self._notepad.number = number
         context.enter(index=index, attempt=attempt, session_id=self._session_id, task_id=task_id)
         ok, loaded, outcome = self._perform(digest, call)
         context.leave()

@@ -26,6 +26,7 @@ from starburst_executor.worker.runner import process as child
 from starburst_executor.worker.runner.capture import CapturedStream
 from starburst_executor.worker.runner.handle import Runner
 from starburst_executor.worker.runner.lifeline import Lifeline
+from starburst_executor.worker.runner.notes import NoteReader
 from starburst_executor.worker.runner.screen import Screen
 from starburst_executor.worker.runner.tokens import Tokens
 
@@ -130,19 +131,22 @@ class Nursery:
             CapturedStream(keep_bytes=self._capture_bytes, screen=screen if self._tee else None)
             for screen in (self.stdout, self.stderr)
         )
+        notes = NoteReader()
         for end in (data, their_data):
             for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, buffer, _SOCKET_BYTES)
         try:
-            pid = self._ask((their_lifeline, their_data, their_tokens), (stdout, stderr), lifeline)
+            pid = self._ask((their_lifeline, their_data, their_tokens), (stdout.fd, stderr.fd, notes.fd), lifeline)
         except BaseException:
-            for opened in (data, tokens, their_tokens, lifeline, stdout, stderr):
+            for opened in (data, tokens, their_tokens, lifeline, stdout, stderr, notes):
                 opened.close()
             raise
         finally:
             their_data.close()
             their_lifeline.close()
-        runner = Runner(pid, data, Tokens(tokens, their_tokens), Lifeline(pid, lifeline), (stdout, stderr), is_leaving)
+        runner = Runner(
+            pid, data, Tokens(tokens, their_tokens), Lifeline(pid, lifeline), (stdout, stderr), notes, is_leaving
+        )
         path = [*(folder for folder in code if not is_loads(folder)), *self._sys_path]
         runner.set_up({**self._settings, "sys_path": path, "initializer": initializer})
         return runner
@@ -155,8 +159,8 @@ class Nursery:
             self._control.close()
         _wait_for_exit(self.pid)
 
-    def _ask(self, theirs: Sequence[socket.socket], streams: Sequence[CapturedStream], lifeline: socket.socket) -> int:
-        fds = [*(end.fileno() for end in theirs), *(stream.fd for stream in streams)]
+    def _ask(self, theirs: Sequence[socket.socket], files: Sequence[int], lifeline: socket.socket) -> int:
+        fds = [*(end.fileno() for end in theirs), *files]
         try:
             with self._lock:
                 socket.send_fds(self._control, [nursery.SPAWN], fds)

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from starburst_executor.client.looks import Looks
-from starburst_executor.client.report import SessionStatus
+from starburst_executor.client.report import SessionStatus, TaskReport
 from starburst_executor.protocol import outcomes, status
-from starburst_executor.protocol.records import Submitter, WorkerState
+from starburst_executor.protocol.records import Running, Submitter, WorkerState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.status import Ended, State, Status
 from starburst_executor.session.store import SessionStore
@@ -58,7 +58,43 @@ def test_what_runs_is_known_from_claims_before_any_beat_names_it() -> None:
     assert found.utilisation == 1.0
     assert found.longest_running == ("0-0", 3.0)
     assert dict(found.hosts) == {"host-a": 1, "host-b": 1}
-    assert [worker.tasks for worker in found.members] == [(("0-0", 3.0),), (("0-5", 2.0),)]
+    assert [worker.tasks for worker in found.members] == [(TaskReport("0-0", 3.0),), (TaskReport("0-5", 2.0),)]
+
+
+def test_what_a_task_reports_and_uses_is_shown_while_it_runs() -> None:
+    rig = Rig()
+    now = rig.clock.now()
+    reported = Running("0-0", now, 0.98, 210 * 2**20, 17.0, 50.0, "reading")
+    rig.beat("w1", where="host-a:1", running=(reported, Running("0-5", now)))
+    key = rig.submit(10)
+    claim(rig, key, "w1.1", 1)
+    rig.clock.advance(2.0)
+    looks = Looks(rig.session)
+    found = looks.look()
+    assert found.members[0].tasks == (TaskReport("0-0", 2.0, 0.98, 210 * 2**20, 17.0, 50.0, "reading"),)
+    assert "progress 0-0  34% (17 of 50) reading" in str(found)
+    assert found.members[0].tasks[0].usage == "98% CPU, 210 MB"
+    json.dumps(found.to_dict())
+    # Another worker runs it now: what the first one reported is gone.
+    rig.beat("w2", where="host-b:1")
+    end(rig, key, "w1.1", [2.0])
+    claim(rig, key, "w2.1", 1)
+    later = looks.look()
+    assert [task.note for worker in later.members for task in worker.tasks] == [""]
+    assert "progress" not in str(later)
+
+
+def test_only_some_notes_are_shown_those_of_the_longest_tasks_first() -> None:
+    rig = Rig()
+    now = rig.clock.now()
+    key = rig.submit(10)
+    for i in range(10):
+        rig.beat(f"w{i}", running=(Running(f"0-{i}", now - i, done=float(i)),))
+        claim(rig, key, f"w{i}.1", 1)
+    text = str(Looks(rig.session).look())
+    assert text.index("0-9  9") < text.index("0-2  2")
+    assert "0-1  1" not in text
+    assert "and 2 other tasks" in text
 
 
 def test_rates_durations_and_the_time_left_come_from_what_has_ended() -> None:

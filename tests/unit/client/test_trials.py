@@ -8,7 +8,7 @@ import pytest
 
 from starburst_executor.client.trials import End, Trials, end_of
 from starburst_executor.launch.base import Death
-from starburst_executor.protocol.records import WorkerBeat, WorkerState
+from starburst_executor.protocol.records import Running, WorkerBeat, WorkerState
 from starburst_executor.testing import FakeClock
 
 DIED = Death("w", "exit status 3")
@@ -32,7 +32,7 @@ def beat(state: WorkerState = WorkerState.WORKING, n_ended: int = 0, words: str 
         (DIED, beat(WorkerState.LEFT), End.LEFT),
         (DIED, beat(WorkerState.LEFT, words="no right"), End.FAILED),
         (KILLED, beat(WorkerState.LEFT, words="no right"), End.FAILED),
-        (DIED, replace(beat(WorkerState.LEFT, words="no right"), running=(("0-0", 1.0),)), End.KILLED),
+        (DIED, replace(beat(WorkerState.LEFT, words="no right"), running=(Running("0-0", 1.0),)), End.KILLED),
         (DIED, beat(n_ended=1), End.WORKED),
         (KILLED, beat(n_ended=1), End.WORKED),
         (DIED, beat(WorkerState.LEFT, n_ended=1, words="no right"), End.WORN),

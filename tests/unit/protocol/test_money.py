@@ -10,7 +10,7 @@ import pytest
 from starburst_executor.config import Timings
 from starburst_executor.errors import BudgetExceeded, ExecutorBroken
 from starburst_executor.protocol import money
-from starburst_executor.protocol.records import Launch, Manifest, SessionState, WorkerBeat, WorkerState
+from starburst_executor.protocol.records import Launch, Manifest, Running, SessionState, WorkerBeat, WorkerState
 
 HOUR = 3600.0
 # Ten slots at a dollar an hour each, all started at 0.
@@ -107,8 +107,8 @@ def test_work_in_vain_is_what_was_dropped_and_what_ran_when_a_worker_died():
     base = WorkerBeat("w", 1, WorkerState.WORKING, 2, 0.0, 100.0)
     beats = [
         replace(base, worker_id="told", state=WorkerState.LEFT, lost_s=30.0),
-        replace(base, worker_id="died", running=(("0-1", 40.0), ("0-2", 90.0))),
-        replace(base, worker_id="lives", running=(("0-3", 0.0),)),
+        replace(base, worker_id="died", running=(Running("0-1", 40.0), Running("0-2", 90.0))),
+        replace(base, worker_id="lives", running=(Running("0-3", 0.0),)),
     ]
     now = manifest(LAUNCH)
     seconds, usd = money.thrown_away(now, beats, {"died"})

@@ -22,6 +22,7 @@ from starburst_executor.protocol.records import (
     ClientBeat,
     Launch,
     Manifest,
+    Running,
     SessionState,
     Submitter,
     WorkerBeat,
@@ -60,7 +61,7 @@ BEAT = WorkerBeat(
     1.0,
     2.0,
     {"w.1": "key"},
-    (("0-1", 1.5),),
+    (Running("0-1", 1.5, 0.5, 2**20, 3.0, 8.0, "reads"), Running("0-2", 2.5)),
     9,
     0.5,
     {"get": 3},
@@ -115,6 +116,30 @@ DECODERS: dict[str, tuple[Callable[[bytes], object], bytes]] = {
 def test_records_come_back_as_they_were(record: Any, decode: Callable[[bytes], object]) -> None:
     assert decode(records.encode(record, "n")) == record
     assert records.encode(record, "n") != records.encode(record, "m"), "equal bodies have equal ETags"
+
+
+@pytest.mark.parametrize(
+    "running",
+    [
+        Running("0-1", 1.5, float("nan")),
+        Running("0-1", 1.5, done=float("inf")),
+        Running("0-1", 1.5, total=-1.0),
+        Running("0-1", 1.5, memory_bytes=-1),
+        Running("0-1", 1.5, text=7),  # type: ignore[arg-type]  # what is not text
+        ("0-1", 1.5),
+    ],
+)
+def test_what_a_task_reports_is_checked(running: Any) -> None:
+    with pytest.raises(RecordInvalid):
+        records.decode_beat(records.encode(replace(BEAT, running=(running,)), "n"))
+
+
+def test_a_text_of_a_task_is_one_short_line_without_control_characters() -> None:
+    written = replace(BEAT, running=(Running("0-1", 1.5, done=1.0, text="\x1b[2Jred\nnext" + "x" * 500),))
+    (running,) = records.decode_beat(records.encode(written, "n")).running
+    assert running.text.startswith(" [2Jred next")
+    assert len(running.text) == records.NOTE_CHARS
+    assert running.text.endswith("…")
 
 
 def test_a_bootstrap_comes_back_and_shows_no_key() -> None:

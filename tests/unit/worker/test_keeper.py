@@ -10,12 +10,22 @@ from typing import Any
 import pytest
 
 from starburst_executor.errors import ObjectNotFound, SessionNotFound, StoreUnavailable
-from starburst_executor.protocol.records import DETACHED, ClientBeat, SessionState, WorkerBeat, WorkerState, encode
+from starburst_executor.protocol.records import (
+    DETACHED,
+    ClientBeat,
+    Running,
+    SessionState,
+    WorkerBeat,
+    WorkerState,
+    encode,
+)
 from starburst_executor.protocol.status import State
 from starburst_executor.session.beats import read_beat
 from starburst_executor.testing import Asked, Fault
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.keeper import Keeper
+from starburst_executor.worker.runner.notes import Note
+from starburst_executor.worker.runner.usage import RunningNow
 from tests.support.session_rig import Rig
 
 
@@ -28,7 +38,7 @@ class Worker:
         session.manifest.refresh()
         self.worker_id = worker_id
         self.idle = True
-        self.ran: list[tuple[str, float]] = []
+        self.ran: list[RunningNow] = []
         self.claims = Claims(session, worker_id, self.rig.clock)
         self.give_up = threading.Event()
         self.keeper = Keeper(
@@ -68,14 +78,14 @@ def test_a_beat_tells_what_the_worker_holds_and_does() -> None:
     worker = Worker()
     key = worker.rig.submit(1)
     worker.claims.claim(key, size=lambda _: 1)
-    worker.ran = [("0-0", 2.5)]
+    worker.ran = [RunningNow("0-0", 2.5, -1, Note(1.0, None, "reads"))]
     worker.idle = False
     worker.keeper.say()
     beat = worker.beat()
     assert beat.number == 1
     assert beat.state == WorkerState.WORKING
     assert beat.claims == {"w5.1": key}
-    assert beat.running == (("0-0", worker.rig.clock.now() - 2.5),)
+    assert beat.running == (Running("0-0", worker.rig.clock.now() - 2.5, None, None, 1.0, None, "reads"),)
     assert beat.requests == {"get": 3}
     assert beat.slots == 2
 

@@ -36,6 +36,7 @@ from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
 from starburst_executor.worker.listener import Listener
 from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
+from starburst_executor.worker.runner.notes import Note
 from starburst_executor.worker.shared import Shared
 from starburst_executor.worker.slot import Slot
 from starburst_executor.worker.solitude import Solitude
@@ -66,6 +67,10 @@ class FakeRunner:
         self.starting_s = stage.starting_s
         self.killed = self.stopped = False
         self.is_ready = not self.starting_s
+        self.pid = -1
+
+    def note(self, number: int) -> Note | None:
+        return self.stage.notes.get(number)
 
     def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
         self.jobs.update({job.number: job for job in jobs})
@@ -174,6 +179,7 @@ class Stage:
         self.runners: list[FakeRunner] = []
         self.codes: list[tuple[str, ...]] = []  # of each runner
         self.sent: list[list[int]] = []
+        self.notes: dict[int, Note] = {}
         self.ran: list[tuple[int, int]] = []
         self.draining, self.stopped = threading.Event(), threading.Event()
         self.claims = Claims(session, worker_id, self.rig.clock)
@@ -1069,7 +1075,11 @@ def test_a_slot_tells_what_it_runs_and_for_how_long() -> None:
     stage.slot.step()
     running = stage.slot.running()
     assert running is not None
-    assert running == ("0-0", pytest.approx(stage.rig.clock.monotonic()))
+    assert running == ("0-0", pytest.approx(stage.rig.clock.monotonic()), -1, None)
+    stage.notes[1] = Note(3.0, 8.0, "third")
+    running = stage.slot.running()
+    assert running is not None
+    assert running.note == Note(3.0, 8.0, "third")
 
 
 def test_races_are_spread_in_time() -> None:
