@@ -160,7 +160,7 @@ def test_page(
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_fence_is_understood(page: Path) -> None:
-    known = {"", "python", "console", "text", "sh", "json", "toml"}
+    known = {"", "python", "console", "text", "sh", "json", "toml", "yaml"}
     text = page.read_text(encoding="utf-8")
     found = list(blocks(text))
     assert {" ".join(block.words[:1]) for block in found} <= known
