@@ -1,7 +1,7 @@
 """The layering of the package, read from its sources: who may import whom, who may read clocks and the environment.
 
     errors, clock, config, context, modules, programs, source, version ─► protocol ─► store ─► session ─► aws ─► launch ─► client | worker
-        ─► testing ─► cli
+        ─► integrations, report, study, dashboard ─► testing ─► cli
 
 A module imports only from its own layer and from those on its left. `client` and `worker` never meet but in the store.
 The public front, `starburst_executor/__init__.py`, collects names and is imported by `testing` and `cli` alone.
@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("aws",),
     ("launch",),
     ("client", "worker"),
+    ("integrations", "report", "study", "dashboard"),
     ("testing",),
     ("cli",),
 )

@@ -79,6 +79,7 @@ ALLOWED = [
 # Words in public names that have their ordinary meaning, or that of Python's library or of AWS. All others are in the glossary.
 ORDINARY = frozenset(
     """
+    observed timeline
     absolute access address alert arrived assembled begin big block bodies boto break broken busy
     bytes canceller capacity captured child config connection consumed context cost crashed crew current deaths declined
     denied departure descriptors died durations ec2 elsewhere end error etags exceeded exit expired failure

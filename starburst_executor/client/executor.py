@@ -27,6 +27,7 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.interrupts import stop_at_once
 from starburst_executor.client.money import Cost, check_cost
+from starburst_executor.client.observing import Observed
 from starburst_executor.client.opening import start
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.config import SessionKey, Timings
@@ -38,7 +39,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StarburstExecutor(Executor):
+class StarburstExecutor(Observed, Executor):
     """Runs functions on durable workers; a drop-in replacement for `concurrent.futures.ProcessPoolExecutor`.
 
     It works without configuration: the state is in an embedded store in the user's data folder, and the workers are

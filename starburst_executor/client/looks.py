@@ -62,6 +62,7 @@ class Looks:
         beats_of: Reads the workers' beats, for a client that reads them in any case.
         dead: Returns which of the workers with these beats are certainly dead, in addition to those of which this machine knows.
         cost_of: Returns the cost by manifest and beats.
+        take: Called with each status object that is read.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Looks:
         beats_of: Callable[[], list[WorkerBeat]] | None = None,
         dead: Callable[[list[WorkerBeat]], Collection[str]] = lambda _: (),
         cost_of: Callable[[Manifest, list[WorkerBeat]], Cost] | None = None,
+        take: Callable[[Block], None] | None = None,
     ) -> None:
         self._session = session
         self._reading = Reading(session)
@@ -79,11 +81,11 @@ class Looks:
         self._beats_of = beats_of
         self._dead = dead
         self._cost_of = cost_of
+        self._take = take
         self._listing: dict[tuple[int, int], list[ListedStatus]] = {}
         self._open: set[tuple[int, int]] = set()
         self._seen: dict[str, Seen] = {}
         self._beats: dict[str, tuple[str, WorkerBeat | None]] = {}
-        self._has_looked = False
         self._began_at: float | None = None
         self._n_looks = 0
         self._listed_at: dict[tuple[int, int], int] = {}  # by epoch, the number of the look
@@ -96,13 +98,12 @@ class Looks:
         end well, and for 48 that did, up to 600 in all; 1 LIST per 1,000 workers, 1 GET a worker, up to 200; 1 GET. At later
         calls: 1 LIST an open epoch, up to 6; 1 GET for each changed object, up to 8; 1 LIST, 1 GET for each changed beat, up to 4; 1 GET.
         """
-        most = _LATER if self._has_looked else _FIRST
+        most = _LATER if self._n_looks else _FIRST
         manifest = self._session.manifest.refresh()
         listing = self._list(manifest)
         now = self._session.clock.now()
         self._read(listing, most, now)
         crew = self._crew(manifest, most, now)
-        self._has_looked = True
         self._n_looks += 1
         tally = Tally(listing, self._seen, now)
         tally.is_exact = tally.is_exact and self._is_listed
@@ -111,13 +112,18 @@ class Looks:
         tally.began_at = self._began_at = min(known, default=None)
         return self._report(manifest, tally, crew, now)
 
+    @property
+    def listing(self) -> list[ListedStatus]:
+        """Every status object, in submission order, as the looks so far have listed them. Store: nothing."""
+        return [listed for epoch in sorted(self._listing) for listed in self._listing[epoch]]
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     def _list(self, manifest: Manifest) -> list[ListedStatus]:
         open_now = set(manifest.open_epochs())
         epochs = self._reading.epochs(manifest)
         unlisted: set[tuple[int, int]] = set()
-        if not self._has_looked:
+        if not self._n_looks:
             grouped: dict[tuple[int, int], list[ListedStatus]] = {epoch: [] for epoch in epochs}
             for listed in self._session.statuses.all():
                 grouped.setdefault((listed.ref.ordinal, listed.ref.epoch), []).append(listed)
@@ -138,7 +144,7 @@ class Looks:
         self._is_listed = all(map(self._has_ended, unlisted))
         # Those that were closed since and are not listed yet stay on the list.
         self._open = open_now | unlisted
-        return [listed for epoch in sorted(self._listing) for listed in self._listing[epoch]]
+        return self.listing
 
     def _has_ended(self, epoch: tuple[int, int]) -> bool:
         """Whether every task of an epoch had ended when it was listed. New ones, or retried ones, are found when its turn comes."""
@@ -166,6 +172,8 @@ class Looks:
             wanted += self._some(pool, n)
         for block in self._reading.blocks(wanted):
             self._seen[block.listed.key] = self._digest(block)
+            if self._take is not None:
+                self._take(block)
         while len(self._seen) > _MOST_SEEN:
             del self._seen[next(iter(self._seen))]
 

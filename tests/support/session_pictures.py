@@ -1,0 +1,47 @@
+"""Sessions in memory whose tasks ran at known times, for tests of what is drawn of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from starburst_executor.client.looks import Looks
+from starburst_executor.client.reading import Reading
+from starburst_executor.client.report import SessionStatus
+from starburst_executor.protocol.status import State, Status
+from starburst_executor.report.gathering import Gathering, Overview
+from tests.support.session_rig import Rig
+
+__all__ = ["gathered", "ran"]
+
+
+def ran(
+    rig: Rig,
+    key: str,
+    worker: str,
+    end: float,
+    seconds: Sequence[float],
+    *,
+    states: Sequence[State] = (),
+    submitted_at: float = 0.0,
+) -> None:
+    """One commit of this worker ended all tasks of a status object."""
+    kinds = states or [State.COMPLETED] * len(seconds)
+
+    def step(current: Status) -> Status:
+        entries = tuple(
+            entry._replace(state=int(state), attempt=1, claim=f"{worker}.1", at=end, seconds=length)
+            for entry, state, length in zip(current.entries, kinds, seconds, strict=True)
+        )
+        return replace(current, entries=entries, submitted_at=submitted_at)
+
+    rig.write(key, step)
+
+
+def gathered(rig: Rig) -> tuple[Overview, SessionStatus]:
+    """Everything that is stored about a session's tasks."""
+    reading = Reading(rig.session)
+    gathering = Gathering(reading, rig.session.manifest.current.created_at)
+    listing = gathering.read_all()
+    status = Looks(rig.session).look()
+    return gathering.overview(listing, status), status
