@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starburst_executor.client.future import StarburstFuture
     from starburst_executor.client.money import Cost
     from starburst_executor.client.report import SessionStatus, TaskOutcome
+    from starburst_executor.client.timeline import TaskRecord, Timeline
     from starburst_executor.config import Timings
     from starburst_executor.context import TaskContext, current_task
     from starburst_executor.errors import (
@@ -81,7 +82,9 @@ __all__ = [
     "TaskCrashed",
     "TaskFailed",
     "TaskOutcome",
+    "TaskRecord",
     "TaskTimeout",
+    "Timeline",
     "Timings",
     "VersionMismatch",
     "WorkerLost",
@@ -121,7 +124,9 @@ _DEFINED_IN = {
     "TaskCrashed": "errors",
     "TaskFailed": "errors",
     "TaskOutcome": "client.report",
+    "TaskRecord": "client.timeline",
     "TaskTimeout": "errors",
+    "Timeline": "client.timeline",
     "Timings": "config",
     "VersionMismatch": "errors",
     "WorkerLost": "errors",
