@@ -18,6 +18,11 @@ SHORT = {
     "hello": str([x * x for x in range(10)]),
     "monte_carlo": "pi = 3.1",
     "failures": "and still: 7",
+    "sweep": "widest at growth 3.9",
+    "bootstrap": "mean 1.054, 95 % of 2,000 resampled means between 0.985 and 1.132",
+    "backtest": "7 settings of 9",
+    "reads": "sample-5.fastq: 2,000 reads, 40.1% G or C",
+    "images": "12 images of 256 x 256",
 }
 RUN_S = 100
 
