@@ -21,6 +21,7 @@ from typing import Any, cast
 from weakref import WeakSet, WeakValueDictionary
 
 from starburst_executor import config, context
+from starburst_executor.client.bars import Bar, wants_bar
 from starburst_executor.client.counting import SessionSummary, list_sessions
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.executor import StarburstExecutor
@@ -181,14 +182,27 @@ class DetachedExecutor(StarburstExecutor):
             raise LookupError(f"the session has no such task: task={ordinal}-{index}, session={self.id}")
         return future
 
-    def as_completed(self, timeout: float | None = None) -> Iterator[StarburstFuture[Any]]:
+    def as_completed(self, timeout: float | None = None, *, progress: bool = False) -> Iterator[StarburstFuture[Any]]:
         """Yield every future of the session as it completes; completed ones come first.
+
+        Args:
+            progress: Draw a bar while the futures are iterated over, on a terminal or in a notebook.
 
         Raises: TimeoutError if some are not done `timeout` seconds after this call.
         """
-        return cast("Iterator[StarburstFuture[Any]]", as_completed(self.futures, timeout))
+        return self._as_completed(self.futures, timeout, has_bar=wants_bar(progress))
 
-    def collect(self, wait: bool = False, timeout: float | None = None) -> list[TaskOutcome]:
+    def _as_completed(
+        self, futures: list[StarburstFuture[Any]], timeout: float | None, *, has_bar: bool
+    ) -> Iterator[StarburstFuture[Any]]:
+        if not has_bar:
+            return cast("Iterator[StarburstFuture[Any]]", as_completed(futures, timeout))
+        deadline = None if timeout is None else self._clock.monotonic() + timeout
+        return Bar(self._engine.capacity(), self._clock, len(futures)).as_completed(futures, deadline)
+
+    def collect(
+        self, wait: bool = False, timeout: float | None = None, *, progress: bool | None = None
+    ) -> list[TaskOutcome]:
         """Return the outcomes of ended tasks, in submission order, both values and failures.
 
         Outcomes whose futures the program holds are not read again, nor are the last ones, up to about 8 MB.
@@ -196,11 +210,12 @@ class DetachedExecutor(StarburstExecutor):
         Args:
             wait: Wait until every task has ended, instead of returning those that have ended by now.
             timeout: The longest wait, in seconds; then return those that have ended by then.
+            progress: Draw a bar while this waits; by default on a terminal or in a notebook if tqdm is installed.
         """
         futures = self.futures
         if wait:
             try:
-                for _ in as_completed(futures, timeout):
+                for _ in self._as_completed(futures, timeout, has_bar=wants_bar(progress)):
                     pass
             except FutureTimeoutError:
                 pass

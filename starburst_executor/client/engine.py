@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from starburst_executor.client.bars import Capacity
 from starburst_executor.client.cancelling import Elsewhere, FuturesOfClient
 from starburst_executor.client.cleanup import Sweep
 from starburst_executor.client.collector import FEW_EMBEDDED, FEW_REMOTE, Collector
@@ -40,6 +41,7 @@ from starburst_executor.clock import Clock
 from starburst_executor.config import Settings
 from starburst_executor.errors import ExecutorBroken, StoreUnavailable
 from starburst_executor.launch.base import Launcher, Order
+from starburst_executor.protocol.keys import worker_of
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Engine"]
@@ -260,6 +262,15 @@ class Engine:
         )
         engine.start()
         return Visit(engine.parts, engine.ending)
+
+    def capacity(self) -> Capacity:
+        """Return what bars show of workers: those that hold tasks, or that beat at the last look. No store request."""
+        parts, session = self.parts, self.session
+
+        def n_workers() -> int:
+            return max(len({worker_of(claim) for claim in parts.collector.claims()}), parts.keeper.n_workers)
+
+        return Capacity(lambda: session.manifest.current.slots, n_workers)
 
     # --- for the executor and its end ---------------------------------------------------------------------------------
 

@@ -9,17 +9,18 @@ the behaviour at the end.
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from starburst_executor import config, context
+from starburst_executor.client.bars import Bar, total_of, wants_bar
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.exits import end, end_in_background
 from starburst_executor.client.functions import Prepared
@@ -153,7 +154,7 @@ class StarburstExecutor(Observed, Executor):
             key=key,
             timings=timings,
             launcher=opened_launcher,
-            initializer=None if initializer is None else functools.partial(initializer, *initargs),
+            initializer=None if initializer is None else partial(initializer, *initargs),
         )
         engine = Engine(
             opened,
@@ -199,6 +200,7 @@ class StarburstExecutor(Observed, Executor):
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
+        progress: bool = False,
     ) -> Iterator[T]:
         """Call `fn` with the items of the iterables in parallel; yield the results lazily, in order.
 
@@ -207,6 +209,7 @@ class StarburstExecutor(Observed, Executor):
             chunksize: Accepted for compatibility, without effect: tasks are batched by measured duration, and each item
                 has its own error.
             buffersize: The most items that are taken ahead of the yielded results; None for all at once.
+            progress: Draw a bar while the results are iterated over, on a terminal or in a notebook (docs/howto/progress-and-logs.md).
 
         Raises: a task's exception, when its result is reached; the remaining tasks are then cancelled.
         """
@@ -218,6 +221,7 @@ class StarburstExecutor(Observed, Executor):
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
         deadline = None if timeout is None else self._clock.monotonic() + timeout
+        has_bar = wants_bar(progress)
         engine = self._engine
         prepared = engine.parts.sending.prepare(fn)
         # Submit all calls now, or as many as `buffersize` allows.
@@ -225,7 +229,9 @@ class StarburstExecutor(Observed, Executor):
         ahead = calls if buffersize is None else islice(calls, buffersize)
         futures = deque(engine.parts.sending.submit_prepared(prepared, args, {}) for args in ahead)
         more = iter(()) if buffersize is None else calls
-        return _results(weakref.ref(self), engine, prepared, futures, more, deadline, self._clock)
+        total = total_of(iterables) if buffersize is not None else len(futures)
+        new_bar = partial(Bar, engine.capacity(), self._clock, total) if has_bar else None
+        return _results(weakref.ref(self), engine, prepared, futures, more, deadline, self._clock, new_bar)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further submits; end the session when every future is done.
@@ -331,13 +337,21 @@ def _results(
     more: Iterator[tuple[Any, ...]],
     deadline: float | None,
     clock: Clock,
+    new_bar: Callable[[], Bar] | None,
 ) -> Iterator[T]:
     """Yield the results in order. However the iteration ends, the remaining tasks are cancelled."""
+    bar = None if new_bar is None else new_bar()
     try:
+        if bar is not None:
+            bar.add(*futures)
         while futures:
             if executor() is not None:
                 for args in islice(more, 1):
                     futures.append(engine.parts.sending.submit_prepared(prepared, args, {}))
+                    if bar is not None:
+                        bar.add(futures[-1])
+            if bar is not None:
+                bar.wait_for(futures[0], deadline)
             yield _first_result(futures, None if deadline is None else max(0.0, deadline - clock.monotonic()))
     except GeneratorExit:
         # Closed, perhaps by the garbage collector: in any thread, which may hold any lock.
@@ -346,6 +360,9 @@ def _results(
     except BaseException:
         engine.cancel(list(futures))
         raise
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def _first_result(futures: deque[StarburstFuture[T]], timeout: float | None) -> T:

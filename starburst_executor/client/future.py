@@ -253,6 +253,11 @@ class StarburstFuture(Future[T]):
         """As `done`, but without attaching again."""
         return self._state in _ENDED
 
+    @property
+    def has_begun(self) -> bool:
+        """As `running`, but without attaching again."""
+        return self._state == _RUNNING
+
     def is_asked_for(self) -> bool:
         """Whether a thread waits for it, alone or with other futures, or it has a callback."""
         if self._state in _ENDED or not self._is_watched:

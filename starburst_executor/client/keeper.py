@@ -40,6 +40,9 @@ class ClientKeeper:
         order: Returns the order for a launch's id and a number of slots.
         needs_workers: Returns whether any task is not done.
         claims: Returns the ids of the claims in the status objects that the client watches, as it last read them.
+
+    Attributes:
+        n_workers: Workers that were not lost at the last look at their beats.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class ClientKeeper:
         self._presence = Presence(session, client_id)
         self._departure = Departure(session, launcher, self._watcher, claims)
         self._deaths = Deaths(session, launcher)
+        self.n_workers = 0
         self._buried: set[str] = set()
         self._next_deaths = float("-inf")
         self._n_looks = 0
@@ -163,6 +167,7 @@ class ClientKeeper:
         except StoreUnavailable:
             self._watcher.watch.failed()
             raise
+        self.n_workers = len(self._watcher.watch.living())
         if self._starter is not None:
             self._starter.end_silent()
         self._n_looks += 1
