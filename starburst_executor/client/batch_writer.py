@@ -11,7 +11,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 
 from starburst_executor.client.batches import LEAST_INLINE_BYTES, Acknowledged, Batch, Queued
 from starburst_executor.client.pieces import BigCall, KeptPiece, Pieces
@@ -20,9 +19,8 @@ from starburst_executor.errors import PreconditionFailed, StoreUnavailable
 from starburst_executor.protocol import pieces, status
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.pieces import Piece
-from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.status import Entry, Located, State, Status
-from starburst_executor.session.epochs import return_of
+from starburst_executor.session.epochs import open_epoch, return_of
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["BatchWriter"]
@@ -142,18 +140,9 @@ class BatchWriter:
         submitters = self._session.manifest.current.submitters
         if self._ordinal < len(submitters):
             return_of(self._session, submitters[self._ordinal].client_id)
-        if epoch < self._n_epochs:
-            return
-
-        def step(manifest: Manifest) -> Manifest | None:
-            record = manifest.submitters[self._ordinal]
-            if record.epochs > epoch:
-                return None
-            opened = tuple(range(record.epochs, epoch + 1))
-            return manifest.with_submitter(self._ordinal, replace(record, epochs=epoch + 1, open=record.open + opened))
-
-        self._session.manifest.change(step)
-        self._n_epochs = max(self._n_epochs, epoch + 1)
+        if epoch >= self._n_epochs:
+            open_epoch(self._session, self._ordinal, epoch)
+            self._n_epochs = max(self._n_epochs, epoch + 1)
 
     def _create(self, key: str, body: bytes) -> str:
         try:

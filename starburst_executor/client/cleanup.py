@@ -20,6 +20,7 @@ from starburst_executor.launch.local.workers import forget_session
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.records import ATTACHED, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
+from starburst_executor.session.names import Names
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.base import ObjectStore
 
@@ -38,12 +39,15 @@ _skipped: set[tuple[str, str]] = set()
 def delete_session(session: SessionStore) -> None:
     """Delete all objects of this session and no others, the manifest last. Harmless if they are gone.
 
-    Store: 1 GET, 1 swap, 1 LIST per 1,000 objects until one is empty, 1 delete per 1,000.
+    Store: 1 GET, 1 swap, 1 LIST per 1,000 objects until one is empty, 1 delete per 1,000; 1 GET, 1 swap for its name.
     """
     store, keys = session.store, session.keys
     # Without a manifest, another client is deleting the session, or died while it did.
     with suppress(SessionNotFound):
-        session.manifest.end(SessionState.DELETED, "deleted")
+        manifest = session.manifest.end(SessionState.DELETED, "deleted")
+        if manifest.name:
+            # Crash here: the name is that of a deleted session, which frees it too.
+            Names(store, session.clock).free(manifest.name, session.session_id)
     # Until a listing is empty: a worker may still write while this runs.
     while left := [line.key for line in store.list(keys.folder) if line.key != keys.manifest]:
         store.delete(left)

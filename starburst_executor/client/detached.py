@@ -9,10 +9,11 @@ The state of A is in the store: a process with the session's id (or URL) and its
 from __future__ import annotations
 
 import functools
+import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
 from dataclasses import replace
@@ -29,6 +30,8 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.money import check_cost
+from starburst_executor.client.naming import differences
+from starburst_executor.client.once import SubmitsOnce
 from starburst_executor.client.opening import Opened, attach, own_launcher
 from starburst_executor.client.reading import parse_task
 from starburst_executor.client.replacement import Replacement, check_replacement
@@ -42,12 +45,22 @@ from starburst_executor.session.store import SessionStore
 
 __all__ = ["DetachedExecutor"]
 
+_log = logging.getLogger(__name__)
 
-class DetachedExecutor(StarburstExecutor):
+
+class DetachedExecutor(SubmitsOnce, StarburstExecutor):
     """An executor whose session outlives it: leave it, and find it again from any process.
 
-    The arguments are those of `StarburstExecutor`, and `absolute_timeout`: seconds after which the session expires. Leaving
-    the `with` block, or `shutdown`, waits until the store has acknowledged every submit, makes sure that a worker stays,
+    The arguments are those of `StarburstExecutor`, and:
+
+    Args:
+        absolute_timeout: Seconds after which the session expires.
+        name: The session's name in its store. If a session has it, this attaches to that session, which keeps its settings: a warning
+            names those that were given and differ. `reattach` and the command accept the name instead of an id.
+        on_expired: What happens if the session of that name has expired, ended or broken: `"new"` begins another one under the name,
+            `"raise"` raises `SessionExpired`.
+
+    Leaving the `with` block, or `shutdown`, waits until the store has acknowledged every submit, makes sure that a worker stays,
     and detaches; the work continues. Its futures keep working: using one attaches this process again in the background.
     `cleanup` ends the session.
 
@@ -77,8 +90,9 @@ class DetachedExecutor(StarburstExecutor):
         """Attach to a session that exists. Several clients may be attached at once.
 
         Args:
-            id_or_url: The session's URL, or its id alone: it is then looked up on this machine, and in `store`.
-            store: The store in which to look for an id; as for the constructor if not given.
+            id_or_url: The session's URL, or its id alone: it is then looked up on this machine, and in `store`. Or its name, which is
+                looked up in `store`.
+            store: The store in which to look for an id or a name; as for the constructor if not given.
             key: The session's key, if it was started with another key file than this machine's.
             launcher: Starts missing workers while tasks are unfinished, as for the constructor; the session's launcher if
                 not given; `"none"` to start none.
@@ -90,7 +104,7 @@ class DetachedExecutor(StarburstExecutor):
         Raises: BudgetExceeded: its workers would cost more than the limit; `launcher="none"` attaches without.
             SessionNotFound, KeyNotFound, VersionMismatch, ConfigError, StoreUnavailable, AccessDenied. An expired
             session can be read.
-        Store: 1 GET; 1 swap for another limit.
+        Store: 1 GET, 1 more for a name; 1 swap for another limit.
         """
         context.refuse_while_loading()
         clock = SystemClock()
@@ -127,6 +141,31 @@ class DetachedExecutor(StarburstExecutor):
             reattach=self._reattach_function(),
         )
         self._take_over(engine, opened.session.manifest.current.slots)
+
+    def _join(
+        self,
+        opened: Opened,
+        is_launcher_given: bool,
+        launcher: Launcher | None,
+        settings: Settings,
+        wishes: Mapping[str, object],
+        limits: Mapping[str, float | None],
+    ) -> None:
+        try:
+            manifest = opened.session.manifest.current
+            if differing := differences(manifest, wishes):
+                _log.warning(
+                    "the session of this name keeps its settings: %s: name=%s, session=%s",
+                    differing,
+                    manifest.name,
+                    manifest.session_id,
+                )
+            starts = launcher if is_launcher_given else own_launcher(opened.session)
+            _limit(opened.session, starts, settings, limits)
+        except BaseException:
+            opened.store.close()
+            raise
+        self._attach(opened, starts, settings)
 
     def _take_over(self, engine: Engine, n_workers: int) -> None:
         super()._take_over(engine, n_workers)
@@ -345,7 +384,7 @@ class DetachedExecutor(StarburstExecutor):
 
 
 def _limit(
-    session: SessionStore, launcher: Launcher | None, settings: Settings, given: dict[str, float | None]
+    session: SessionStore, launcher: Launcher | None, settings: Settings, given: Mapping[str, float | None]
 ) -> None:
     """Set the session's cost limits, and check that its workers would keep them. Store: 1 swap if they change.
 

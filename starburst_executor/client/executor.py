@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
@@ -28,11 +28,13 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.interrupts import stop_at_once
 from starburst_executor.client.money import Cost, check_cost
+from starburst_executor.client.naming import OnExpired, check_name, open_named
 from starburst_executor.client.observing import Observed
-from starburst_executor.client.opening import start
+from starburst_executor.client.opening import Opened, start
 from starburst_executor.clock import Clock, SystemClock
-from starburst_executor.config import SessionKey, Timings
-from starburst_executor.launch.base import Options
+from starburst_executor.config import SessionKey, Settings, Timings
+from starburst_executor.errors import ConfigError
+from starburst_executor.launch.base import Launcher, Options
 
 __all__ = ["StarburstExecutor"]
 
@@ -71,6 +73,7 @@ class StarburstExecutor(Observed, Executor):
             `BudgetExceeded`. All three limits apply to estimates (docs/howto/costs.md).
         key: The session's key; by default derived from the user's key file.
         timings: The intervals of the session; the defaults depend on the store.
+        name, on_expired: Of a `DetachedExecutor`.
 
     Raises:
         ConfigError: a value is out of range; it is a `ValueError`.
@@ -111,12 +114,18 @@ class StarburstExecutor(Observed, Executor):
         budget_usd: float | None = None,
         key: str | bytes | SessionKey | None = None,
         timings: Timings | None = None,
+        name: str | None = None,
+        on_expired: OnExpired = "new",
     ) -> None:
         context.refuse_while_loading()
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         if mp_context is not None and not hasattr(mp_context, "Process"):
             raise TypeError("mp_context must be a multiprocessing context or None")
+        if name is not None:
+            if not self._detached:
+                raise ConfigError("a name is for a session that outlives its client: DetachedExecutor(name=...)")
+            check_name(name, on_expired)
         clock = SystemClock()
         given = GivenLauncher(launcher, clock, detached=self._detached)
         settings = config.resolve(
@@ -147,7 +156,8 @@ class StarburstExecutor(Observed, Executor):
             max_hourly_cost=settings.max_hourly_cost,
             cost_alert_threshold=settings.cost_alert_threshold,
         )
-        opened = start(
+        begin = partial(
+            start,
             settings,
             clock,
             detached=self._detached,
@@ -156,6 +166,31 @@ class StarburstExecutor(Observed, Executor):
             launcher=opened_launcher,
             initializer=None if initializer is None else partial(initializer, *initargs),
         )
+        if name is not None:
+            named = open_named(
+                name,
+                settings.store,
+                clock,
+                on_expired=on_expired,
+                key=key,
+                begin=lambda reserve: begin(name=name, reserve=reserve),
+            )
+            if not named.is_new:
+                wishes = {
+                    "workers": max_workers if workers is None else workers,
+                    "retries": retries,
+                    "max_losses": max_losses,
+                    "task_timeout": task_timeout,
+                    "max_tasks_per_child": max_tasks_per_child,
+                    "max_result_bytes": max_result_bytes,
+                    "timings": timings,
+                }
+                limits = {"max_hourly_cost": max_hourly_cost, "budget_usd": budget_usd}
+                self._join(named.opened, launcher is not None, opened_launcher, settings, wishes, limits)
+                return
+            opened = named.opened
+        else:
+            opened = begin()
         engine = Engine(
             opened,
             opened_launcher,
@@ -166,6 +201,18 @@ class StarburstExecutor(Observed, Executor):
             reattach=self._reattach_function(),
         )
         self._take_over(engine, settings.workers)
+
+    def _join(
+        self,
+        opened: Opened,
+        is_launcher_given: bool,
+        launcher: Launcher | None,
+        settings: Settings,
+        wishes: Mapping[str, object],
+        limits: Mapping[str, float | None],
+    ) -> None:
+        """Attach to a session that was found by its name."""
+        raise NotImplementedError  # only a detached session has a name
 
     def _take_over(self, engine: Engine, n_workers: int) -> None:
         self._engine = engine

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -28,10 +29,11 @@ from starburst_executor.errors import (
 from starburst_executor.launch.base import Launcher
 from starburst_executor.launch.open import is_on_aws, open_launcher
 from starburst_executor.protocol import calls
-from starburst_executor.protocol.keys import is_session_id
+from starburst_executor.protocol.keys import is_name, is_session_id
 from starburst_executor.protocol.records import ATTACHED, DETACHED, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.session.manifest import new_token
+from starburst_executor.session.names import Names
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import open_store
@@ -47,6 +49,7 @@ __all__ = [
     "Opened",
     "attach",
     "code_for",
+    "find_name",
     "is_embedded",
     "own_launcher",
     "start",
@@ -100,14 +103,19 @@ def start(
     timings: Timings | None = None,
     launcher: Launcher | None = None,
     initializer: Callable[[], object] | None = None,
+    name: str = "",
+    reserve: Callable[[str], None] = lambda _: None,
 ) -> Opened:
     """Start a session.
 
     Args:
         launcher: Starts workers. The manifest names it, for clients that attach later.
         initializer: Called first in each worker process.
+        name: The session's name.
+        reserve: Called with the session's id directly before the session is created; what it raises ends the start.
 
-    Raises: ConfigError, AccessDenied, StoreUnavailable; any exception of pickling the initializer.
+    Raises: ConfigError, AccessDenied, StoreUnavailable; any exception of pickling the initializer; PreconditionFailed: another client has
+        given up the reserved id.
     Store: 1 create; with an initializer 1 more, and 1 GET and perhaps 1 create for its code; on an endpoint that is not AWS,
     6 to 8 for the probe (`store/probe.py`).
     """
@@ -126,12 +134,14 @@ def start(
         session_id = f"{utc(clock.now()):%Y%m%d-%H%M%S}-{clock.new_id(4)}"
         session_key = config.new_session_key(session_id, detached=detached, given=key)
         session = SessionStore(store, session_id, Sealer(bytes(session_key), session_id), clock)
-        manifest = _first_manifest(session, settings, timings, detached=detached, launcher=launcher)
+        manifest = _first_manifest(session, settings, timings, detached=detached, launcher=launcher, name=name)
         if initializer is None:
+            reserve(session_id)
             session.manifest.create(manifest)
         else:
-            code = code_for(store, clock, settings)
-            _begin_with(session, manifest, calls.dump_function(initializer, code.name()))
+            pickled = calls.dump_function(initializer, code_for(store, clock, settings).name())
+            reserve(session_id)
+            _begin_with(session, manifest, pickled)
     except BaseException:
         store.close()
         raise
@@ -149,7 +159,7 @@ def start(
 
 
 def _first_manifest(
-    session: SessionStore, settings: Settings, timings: Timings, *, detached: bool, launcher: Launcher | None
+    session: SessionStore, settings: Settings, timings: Timings, *, detached: bool, launcher: Launcher | None, name: str
 ) -> Manifest:
     spec = "none" if launcher is None else launcher.spec
     clock = session.clock
@@ -179,6 +189,7 @@ def _first_manifest(
         max_hourly_cost=settings.max_hourly_cost,
         owner=this_process(),
         keep=settings.keep,
+        name=name,
     )
 
 
@@ -250,14 +261,15 @@ def attach(
     key: str | bytes | SessionKey | None = None,
     patience_s: float = FIRST_PATIENCE_S,
 ) -> Opened:
-    """Open an existing session. Store: 1 GET.
+    """Open an existing session. Store: 1 GET; 1 more for a name.
 
     Args:
+        id_or_url: Its id, its name, or its URL.
         patience_s: How long to retry while the store does not answer.
 
     Raises: SessionNotFound, KeyNotFound, VersionMismatch, ConfigError, AccessDenied, StoreUnavailable.
     """
-    store_url, session_id = _locate(id_or_url, store)
+    store_url, session_id = _locate(id_or_url, store, clock)
     session_key = config.find_session_key(session_id, key)
     hurry = threading.Event()
     patient = PatientStore(open_store(store_url), clock, patience_s=patience_s, stop=hurry)
@@ -285,12 +297,24 @@ def _check(session: SessionStore) -> None:
     session.manifest.expire_if_due()
 
 
-def _locate(id_or_url: str, store: str | None) -> tuple[str, str]:
+def find_name(store_url: str, name: str, clock: Clock) -> str | None:
+    """Return the id of the session of this name; None if there is none. Store: 1 GET."""
+    with closing(PatientStore(open_store(store_url), clock, patience_s=FIRST_PATIENCE_S)) as store:
+        holder = Names(store, clock).holder(name)
+    return (holder.session_id if holder is not None else "") or None
+
+
+def _locate(id_or_url: str, store: str | None, clock: Clock) -> tuple[str, str]:
     if "://" in id_or_url:
         return split_url(id_or_url)
+    if is_name(id_or_url):
+        store_url = store or config.resolve(detached=True).store
+        session_id = find_name(store_url, id_or_url, clock)
+        if session_id is not None:
+            return store_url, session_id
     if not is_session_id(id_or_url):
         raise SessionNotFound(
-            f"not a session's id: {id_or_url!r}; `starburst sessions` and DetachedExecutor.list_sessions() list them"
+            f"no session has this id or name: {id_or_url!r}; `starburst sessions` and DetachedExecutor.list_sessions() list them"
         )
     if store is None and (known := registry.known_url(id_or_url)) is not None:
         return split_url(known)

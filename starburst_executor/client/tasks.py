@@ -12,8 +12,9 @@ Guarantee: while the program holds a task's future, it gets the same object for 
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -131,7 +132,7 @@ class SessionTasks:
         listing = self._session.statuses.all()
         list_again(self._session, listing)
         for listed in listing:
-            futures.update(self._watch(listed, range(listed.ref.n_tasks)))
+            futures.update(self.watch(listed, range(listed.ref.n_tasks)))
         # And those that are unsent.
         for future in self.known():
             futures.setdefault((future.ordinal, future.index), future)
@@ -148,11 +149,15 @@ class SessionTasks:
         for listed in self._session.statuses.all():
             ref = listed.ref
             if ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks:
-                return self._watch(listed, [index - ref.first])[ordinal, index]
+                return self.watch(listed, [index - ref.first])[ordinal, index]
         return None
 
-    def _watch(self, listed: ListedStatus, positions: Iterable[int]) -> dict[_Task, StarburstFuture[Any]]:
-        """Return the futures of some tasks of one status object, and watch the new ones."""
+    def watch(self, listed: ListedStatus, positions: Iterable[int]) -> dict[_Task, StarburstFuture[Any]]:
+        """Return the futures of some tasks of one status object, by ordinal and index, and watch the new ones.
+
+        Args:
+            listed: The object; with an empty ETag it is read.
+        """
         ref = listed.ref
         with self._lock:
             futures = {position: self._of(ref.ordinal, ref.first + position) for position in positions}
@@ -192,10 +197,11 @@ class SessionTasks:
         session = self._session
         retried: list[StarburstFuture[Any]] = []
         by_epoch: dict[tuple[int, int], list[ListedStatus]] = {}
+        ordered = None if tasks is None else sorted(tasks)
         for listed in session.statuses.all():
             if listed.size_class in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING):
                 continue
-            if tasks is None or any(_is_in(task, listed.ref) for task in tasks):
+            if ordered is None or _has_any(ordered, listed.ref):
                 by_epoch.setdefault((listed.ref.ordinal, listed.ref.epoch), []).append(listed)
         for (ordinal, epoch), listing in by_epoch.items():
             hold = hold_of(self._client_id, session.clock.new_id())
@@ -253,8 +259,10 @@ class SessionTasks:
         return n_cancelled
 
 
-def _is_in(task: _Task, ref: StatusRef) -> bool:
-    return task[0] == ref.ordinal and ref.first <= task[1] < ref.first + ref.n_tasks
+def _has_any(ordered: Sequence[_Task], ref: StatusRef) -> bool:
+    """Whether a status object holds any of these tasks."""
+    i = bisect_left(ordered, (ref.ordinal, ref.first))
+    return i < len(ordered) and ordered[i] < (ref.ordinal, ref.first + ref.n_tasks)
 
 
 def _held(manifest: Manifest, ordinal: int, epoch: int, hold: str) -> Manifest | None:

@@ -9,7 +9,9 @@
                           logs/<status_id>/<claim_id>-<k>
                           workers/<worker_id>
                           clients/<client_id>
+                          once/<number>
     code/<month>/<digest>
+    names/<name>
 
 Code belongs to no session. Its name contains its digest and the month in which it was written, so that a lifecycle rule
 of the bucket can delete code that is no longer in use.
@@ -32,9 +34,11 @@ __all__ = [
     "code_digest",
     "code_key",
     "is_loads",
+    "is_name",
     "is_session_id",
     "is_status_id",
     "loads_name",
+    "name_key",
     "session_folder",
     "task_id",
     "worker_of",
@@ -42,10 +46,14 @@ __all__ = [
 
 SESSIONS = "sessions/"
 CODE = "code/"
+NAMES = "names/"
 STATUSES_PER_EPOCH = 1000
 
 _LOADS = "loads:"
 _SESSION_ID = re.compile(r"[a-z0-9][a-z0-9-]{2,62}")
+# Ids begin with a digit, since they begin with a date; so no name is the id of a session, or the beginning of one.
+_NAME = re.compile(r"(?!last\Z)[A-Za-z][A-Za-z0-9._-]{0,62}")
+_ONCE = re.compile(r"[0-9a-f]{8}")
 _STATUS_ID = re.compile(r"[0-9a-f]{4}\.[0-9a-f]{10}")
 _CODE = re.compile(r"[0-9]{4}-[0-9]{2}/([0-9a-f]{64})")
 _STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10})-([1-9][0-9]{0,2})")
@@ -67,6 +75,20 @@ class StatusRef(NamedTuple):
 def is_session_id(text: str) -> bool:
     """Return whether `text` has the form of a session's id: 3 to 63 of a-z, 0-9 and "-"."""
     return _SESSION_ID.fullmatch(text) is not None
+
+
+def is_name(text: str) -> bool:
+    """Return whether `text` may be a session's name: a letter, then up to 62 letters, digits, ".", "_" and "-"; not `last`."""
+    return _NAME.fullmatch(text) is not None
+
+
+def name_key(name: str) -> str:
+    """Return the key of the object that says which session has this name. Raises: ConfigError."""
+    if not is_name(name):
+        raise ConfigError(
+            f"not a name for a session: {name!r}: a letter, then up to 62 letters, digits, '.', '_' and '-'; and not 'last'"
+        )
+    return f"{NAMES}{name}"
 
 
 def is_status_id(text: str) -> bool:
@@ -118,7 +140,7 @@ def worker_of(claim_id: str) -> str:
 class SessionKeys:
     """The keys of one session. Immutable."""
 
-    __slots__ = ("bell", "clients", "folder", "manifest", "session_id", "statuses", "workers")
+    __slots__ = ("bell", "clients", "folder", "manifest", "once_entries", "session_id", "statuses", "workers")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
@@ -128,6 +150,7 @@ class SessionKeys:
         self.statuses = f"{self.folder}status/"
         self.workers = f"{self.folder}workers/"
         self.clients = f"{self.folder}clients/"
+        self.once_entries = f"{self.folder}once/"
 
     def function(self, digest: str) -> str:
         return f"{self.folder}functions/{digest}"
@@ -147,6 +170,15 @@ class SessionKeys:
 
     def client(self, client_id: str) -> str:
         return f"{self.clients}{client_id}"
+
+    def once(self, number: int) -> str:
+        """Return the key of an entry of the log of keys."""
+        return f"{self.once_entries}{number:08x}"
+
+    def parse_once(self, key: str) -> int | None:
+        """Parse the number of an entry of the log of keys; None if the key does not have that form."""
+        text = key.removeprefix(self.once_entries)
+        return int(text, 16) if key.startswith(self.once_entries) and _ONCE.fullmatch(text) else None
 
     def epoch(self, ordinal: int, number: int) -> str:
         """Return the prefix of one epoch's status objects."""

@@ -11,6 +11,9 @@ A client may count as gone although it lives, for example on a laptop that slept
 a closed epoch. It finds the mark at its next submit or beat, removes it and opens its epochs again. A client that asks for
 all futures of the session opens such epochs too.
 
+The log of keys (`session/once.py`) has epochs too, and never leaves. If a client died between an entry and its status objects, these are
+missing, so their epoch is not full, and stays open for the client that creates them later.
+
 Guarantee: an epoch is closed by a swap on a manifest that was read before the epoch was listed, so a hold that a retry
 writes in between makes the swap fail.
 """
@@ -24,11 +27,27 @@ from functools import partial
 
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH
 from starburst_executor.protocol.records import Manifest, Submitter
+from starburst_executor.protocol.records.once import ONCE
 from starburst_executor.session.beats import list_clients
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
-__all__ = ["GoneClients", "close_epochs", "hold_of", "leave", "list_again", "return_of"]
+__all__ = ["GoneClients", "close_epochs", "hold_of", "leave", "list_again", "open_epoch", "return_of"]
+
+
+def open_epoch(session: SessionStore, ordinal: int, number: int) -> None:
+    """Make the manifest list an epoch before the first object in it is written. Store: usually nothing; 1 swap for a new epoch."""
+
+    def step(manifest: Manifest) -> Manifest | None:
+        record = manifest.submitters[ordinal]
+        if record.epochs > number:
+            return None
+        opened = tuple(range(record.epochs, number + 1))
+        return manifest.with_submitter(ordinal, replace(record, epochs=number + 1, open=record.open + opened))
+
+    submitters = session.manifest.current.submitters
+    if ordinal >= len(submitters) or submitters[ordinal].epochs <= number:
+        session.manifest.change(step)
 
 
 def close_epochs(
@@ -178,7 +197,7 @@ class GoneClients:
         idle = {
             submitter.client_id
             for ordinal, submitter in enumerate(manifest.submitters)
-            if submitter.open and not submitter.left and ordinal not in busy
+            if submitter.open and not submitter.left and ordinal not in busy and submitter.client_id != ONCE
         }
         holders = {_holder(hold) for submitter in manifest.submitters for hold in submitter.holds}
         # A single open epoch is not worth a request: the next client that submits opens one anyway.

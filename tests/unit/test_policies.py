@@ -35,7 +35,7 @@ class Right(NamedTuple):
 
     action: str
     resource: str
-    prefix: str | None
+    prefix: str | list[str] | None
 
 
 # ------------------------------------------------------------------------------------------- what the policies allow
@@ -69,7 +69,9 @@ class Asked(NamedTuple):
         if self.action != right.action:
             return False
         if self.action == "s3:ListBucket":
-            return right.resource == BUCKET and (right.prefix is None or is_like(right.prefix, f"team/{self.key}"))
+            return right.resource == BUCKET and (
+                right.prefix is None or any(is_like(prefix, f"team/{self.key}") for prefix in as_list(right.prefix))
+            )
         return is_like(right.resource, f"{BUCKET}/team/{self.key}")
 
 
@@ -106,12 +108,21 @@ METHODS = {
 SESSION = "sessions/20250102-030405-0a1b2c3d/"
 NEEDED = {
     "client": {
-        "create": ["manifest", "functions/5f", "status/0000.000000/0000.0000000000-1", "clients/c"],
+        "create": ["manifest", "functions/5f", "status/0000.000000/0000.0000000000-1", "clients/c", "once/00000000"],
         "create_big": ["functions/5f", "calls/0000.0000000000"],
         "swap": ["manifest", "status/0000.000000/0000.0000000000-1", "clients/c"],
         "put": ["bell"],
-        "get": ["manifest", "functions/5f", "calls/0", "status/0/0-1", "outcomes/0/w.1-0", "logs/0/w.1-0", "workers/w"],
-        "list": ["", "status/", "workers/"],
+        "get": [
+            "manifest",
+            "functions/5f",
+            "calls/0",
+            "status/0/0-1",
+            "outcomes/0/w.1-0",
+            "logs/0/w.1-0",
+            "workers/w",
+            "once/0",
+        ],
+        "list": ["", "status/", "workers/", "once/"],
         "delete": ["manifest", "bell", "functions/5f", "calls/0", "status/0/0-1", "outcomes/0/w.1-0", "workers/w"],
     },
     "worker": {
@@ -136,6 +147,9 @@ def needed(role: str) -> Iterator[Asked]:
     if role == "client":
         yield from (Asked(action, CODE) for action in METHODS["create_big"])
         yield Asked("s3:ListBucket", "sessions/")
+        yield Asked("s3:ListBucket", "names/")
+        for method in ("create", "swap", "get"):
+            yield from (Asked(action, "names/nightly") for action in METHODS[method])
         for method in ("create", "swap", "get", "delete"):
             for action in METHODS[method]:
                 yield Asked(action, PROBE)

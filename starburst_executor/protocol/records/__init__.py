@@ -1,4 +1,4 @@
-"""Manifest, beats and bell, to and from msgpack.
+"""Manifest, beats, bell, names and the log of keys, to and from msgpack.
 
 Guarantee: decoding never runs code and, for any bytes, raises only `RecordInvalid` or `VersionMismatch`.
 
@@ -32,6 +32,8 @@ from starburst_executor.protocol.records.manifest import (
     decode_manifest,
     settings_of,
 )
+from starburst_executor.protocol.records.name import Name, decode_name
+from starburst_executor.protocol.records.once import OnceEntry, decode_once
 
 __all__ = [
     "ATTACHED",
@@ -42,6 +44,8 @@ __all__ = [
     "ClientBeat",
     "Launch",
     "Manifest",
+    "Name",
+    "OnceEntry",
     "Running",
     "SessionState",
     "Submitter",
@@ -51,6 +55,8 @@ __all__ = [
     "decode_bell",
     "decode_client_beat",
     "decode_manifest",
+    "decode_name",
+    "decode_once",
     "encode",
     "one_line",
     "settings_of",

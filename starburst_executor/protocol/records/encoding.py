@@ -12,11 +12,13 @@ from starburst_executor.protocol.records.beats import ClientBeat, WorkerBeat, pa
 from starburst_executor.protocol.records.bell import Bell
 from starburst_executor.protocol.records.fields import ANY_BYTES, FORMAT
 from starburst_executor.protocol.records.manifest import Launch, Manifest, Submitter
+from starburst_executor.protocol.records.name import Name
+from starburst_executor.protocol.records.once import OnceEntry
 
 __all__ = ["encode"]
 
 
-def encode(record: Manifest | WorkerBeat | ClientBeat | Bell, nonce: str) -> bytes:
+def encode(record: Manifest | WorkerBeat | ClientBeat | Bell | Name | OnceEntry, nonce: str) -> bytes:
     """Return the bytes to store. `nonce` must be fresh for every write."""
     fields = {name: _plain(getattr(record, name)) for name in record.__dataclass_fields__}
     whole: dict[str, object] = {"format": FORMAT, "nonce": nonce, **fields}

@@ -139,6 +139,7 @@ FORGED: dict[str, object] = {
     "max_tasks_per_child": 1,
     "budget_usd": 1e6,
     "max_hourly_cost": 1e6,
+    "name": "theirs",
 }
 # What workers and clients change all the time, or what has a seal of its own.
 OPEN = {

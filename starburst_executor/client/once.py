@@ -1,0 +1,484 @@
+"""Submits what a session does not have yet: `submit_once` and `map_once`. Each task has a key, which the session remembers.
+
+    keys ─► log of keys ─► known ──► its status object ─► there ──────────────────────────────► future
+                 │                                   └──► missing: its client died ─► create ─┘
+                 └───────► unknown ─► function, calls ─► an entry in the log ─► status objects ─┘
+
+Everything is acknowledged when a call returns. A client may die at any line:
+
+    before the entry      nothing is submitted; some objects that no other names stay until the session is deleted
+    after the entry       the next client that has one of these keys creates the missing status objects, under the same ids and with the
+                          calls that the entry names
+
+Two clients at once write different entries, so one of them reads the other's before it tries again; and both may create the same status
+object, of which one stays.
+
+Source: docs/design/0012-names-and-once.md
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import msgpack
+
+from starburst_executor.client.batches import LEAST_INLINE_BYTES
+from starburst_executor.client.functions import Prepared, without_partials
+from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.once_calls import Gathered, gather, sizes_of
+from starburst_executor.client.pieces import Pieces
+from starburst_executor.client.replacement import Replacement
+from starburst_executor.errors import (
+    ObjectNotFound,
+    PreconditionFailed,
+    RecordInvalid,
+    StoreUnavailable,
+    VersionMismatch,
+)
+from starburst_executor.protocol import pieces, status
+from starburst_executor.protocol.content import digest_of, function_name, short_text
+from starburst_executor.protocol.keys import StatusRef
+from starburst_executor.protocol.pieces import Piece
+from starburst_executor.protocol.records import OnceEntry
+from starburst_executor.protocol.records.once import pack_lengths
+from starburst_executor.protocol.status import Entry, SizeClass, State, Status, size_class
+from starburst_executor.session.epochs import open_epoch
+from starburst_executor.session.fan_out import fan_out
+from starburst_executor.session.once import OnceLog, open_once
+from starburst_executor.session.statuses import ListedStatus, Versioned
+
+if TYPE_CHECKING:
+    from starburst_executor.client.engine import Engine
+
+__all__ = ["Once", "SubmitsOnce", "once_of"]
+
+T = TypeVar("T")
+# Up to this number of status objects are read one by one instead of being listed.
+_FEW = 4
+
+
+class Call(NamedTuple):
+    """The arguments of one call."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """What a caller wants to have submitted.
+
+    Attributes:
+        keys: The digest of each call's key, in the order of the calls.
+        given: The keys themselves; None if the arguments are the keys.
+        arguments: The digest of function and arguments of each call.
+        firsts: By key, the index of its first call.
+    """
+
+    function: Callable[..., Any]
+    prepared: Prepared
+    calls: Sequence[Call]
+    given: Sequence[object] | None
+    keys: list[bytes] = field(default_factory=list)
+    arguments: list[bytes] = field(default_factory=list)
+    firsts: dict[bytes, int] = field(default_factory=dict)
+
+    def texts(self, keys: Iterable[bytes]) -> bytes:
+        if self.given is None:
+            return b""
+        indices = [self.firsts[key] for key in keys]
+        texts = [(short_text(self.given[i]), call_text(self.calls[i])) for i in indices]
+        packed: bytes = msgpack.packb(texts, unicode_errors="surrogatepass")
+        return zlib.compress(packed, 1)
+
+
+class Once:
+    """The keys of one session, in one client. Thread-safe: one call after another."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._session = engine.session
+        self._log = OnceLog(engine.session)
+        self._pieces = Pieces(engine.session.sealer)
+        self._stored: set[str] = set()  # functions
+        self._turn = threading.Lock()  # held during a call
+
+    def submit(
+        self,
+        function: Callable[..., Any],
+        calls: Iterable[Call],
+        keys: Sequence[object] | None = None,
+        *,
+        retry_failed: bool = False,
+    ) -> list[StarburstFuture[Any]]:
+        """Return a future for each call, in order; submit those whose keys the session does not know.
+
+        Args:
+            keys: The key of each call; None if a call's content is its key.
+            retry_failed: Run failed and cancelled tasks among these again, with this function.
+
+        Raises: ValueError: a key is known with other arguments, or another function; nothing was submitted. Any exception of pickling;
+            the errors of `submit`.
+        Store: 1 GET; the first time 1 LIST per 1,000 entries, 1 GET an entry. 1 LIST for each epoch, or 1 GET for each of up to 4 status
+        objects, that hold known tasks. For unknown keys: 1 create for each 10,000 and for each status object, 1 for each new function, 1
+        for calls that are not small; 1 ring.
+        """
+        with self._turn:
+            engine, session = self._engine, self._session
+            engine.parts.state.check_open(session.manifest.current)
+            wanted = self._wanted(function, calls, keys)
+            if not wanted.calls:
+                return []
+            ordinal = open_once(session)
+            self._log.read()
+            known = self._known(wanted, wanted.firsts)
+            futures: dict[int, StarburstFuture[Any]] = {}
+            listing, fresh = self._find(ordinal, known.values(), futures)
+            if retry_failed:
+                cancelled = self._cancelled(listing, set(known.values()))
+                known = {key: sequence for key, sequence in known.items() if sequence not in cancelled}
+            else:
+                cancelled = set()
+            fresh += self._submit_rest(ordinal, wanted, known, cancelled, futures)
+            if fresh:
+                with suppress(StoreUnavailable):  # a hint
+                    session.bell.ring([listed.key for listed in fresh], sum(listed.ref.n_tasks for listed in fresh))
+            engine.start()
+            engine.parts.wake_keeper.set()
+            if retry_failed:
+                self._retry(wanted, ordinal, known, futures)
+            return [futures[known[key]] for key in wanted.keys]
+
+    def signature_of(self, function: Callable[..., Any]) -> str | None:
+        """Return the signature with which this function was submitted last; None if it was not. Store: as for `submit`."""
+        with self._turn:
+            self._log.read()
+            return self._log.signature(function_name(without_partials(function, (), {})[0]))
+
+    # --- what is wanted -----------------------------------------------------------------------------------------------
+
+    def _wanted(self, function: Callable[..., Any], given: Iterable[Call], keys: Sequence[object] | None) -> _Wanted:
+        function, first, named = without_partials(function, (), {})
+        calls = [Call(first + call.args, {**named, **call.kwargs}) for call in given] if first or named else list(given)
+        prepared = self._engine.parts.sending.prepare(function)
+        if prepared.error is not None:
+            raise prepared.error
+        wanted = _Wanted(function, prepared, calls, keys)
+        kind = digest_of(function)
+        for i, call in enumerate(calls):
+            content = digest_of(kind, call.args, call.kwargs)
+            key = content if keys is None else digest_of(keys[i])
+            before = wanted.firsts.setdefault(key, i)
+            wanted.keys.append(key)
+            wanted.arguments.append(content)
+            if wanted.arguments[before] != content:
+                raise ValueError(
+                    f"the key {short_text(keys[i] if keys is not None else key)} is given twice, with {call_text(calls[before])} and with "
+                    f"{call_text(call)}: a key names one call"
+                )
+        return wanted
+
+    def _known(self, wanted: _Wanted, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """Return the sequences of the known keys among these. Raises: ValueError if one of them names another call."""
+        known = self._log.find(dict.fromkeys(keys))
+        for key, sequence in known.items():
+            entry = self._log.entry_of(sequence)
+            position = sequence - entry.first
+            if entry.argument(position) != wanted.arguments[wanted.firsts[key]]:
+                raise ValueError(self._differs(wanted, key, entry, position))
+        return known
+
+    def _differs(self, wanted: _Wanted, key: bytes, entry: OnceEntry, position: int) -> str:
+        i, name = wanted.firsts[key], function_name(wanted.function)
+        shown = short_text(wanted.given[i]) if wanted.given is not None else key.hex()
+        now = call_text(wanted.calls[i])
+        known = msgpack.unpackb(zlib.decompress(entry.texts), unicode_errors="surrogatepass") if entry.texts else None
+        before = known[position][1] if known else "(…)"
+        which = f"{entry.function_name}{before}, and now {name}{now} was given"
+        if entry.function_name == name and before == now:
+            which += ": they differ in a part that is not shown"
+        return (
+            f"the key {shown} names another call: the session has {which}; a key names one call: give another key, or use another session: "
+            f"session={self._session.session_id}"
+        )
+
+    # --- tasks that are there -----------------------------------------------------------------------------------------
+
+    def _find(
+        self, ordinal: int, sequences: Iterable[int], futures: dict[int, StarburstFuture[Any]]
+    ) -> tuple[list[ListedStatus], list[ListedStatus]]:
+        """Add the futures of known tasks; return their status objects, and those that were missing and created now."""
+        placed = {}
+        for ref, positions in self._placed(ordinal, sequences).items():
+            held = [self._engine.tasks.get(ordinal, ref.first + position) for position in positions]
+            # A task whose future this client has is there.
+            if all(future is not None for future in held):
+                futures.update((ref.first + i, f) for i, f in zip(positions, held, strict=True) if f is not None)
+            placed[ref] = positions
+        unsure = [ref for ref in placed if not all(ref.first + i in futures for i in placed[ref])]
+        listing = {listed.ref: listed for listed in self._listed(ordinal, unsure)}
+        missing = [ref for ref in unsure if ref not in listing]
+        created: list[ListedStatus] = []
+        by_entry: dict[int, list[StatusRef]] = {}
+        for ref in missing:
+            by_entry.setdefault(self._log.entry_of(ref.first).number, []).append(ref)
+        for refs in by_entry.values():
+            entry = self._log.entry_of(refs[0].first)
+            created += self._create(entry, refs, self._log.calls_of(entry))
+        listing.update({listed.ref: listed for listed in created})
+        for ref in unsure:
+            self._watch(listing[ref], placed[ref], futures)
+        certain = [
+            ListedStatus(self._session.keys.status(ref), ref, SizeClass.ALL_ENDED, "", 0.0)
+            for ref in placed
+            if ref not in listing
+        ]
+        return [*listing.values(), *certain], created
+
+    def _watch(self, listed: ListedStatus, positions: Iterable[int], futures: dict[int, StarburstFuture[Any]]) -> None:
+        found = self._engine.tasks.watch(listed, positions)
+        futures.update((sequence, future) for (_, sequence), future in found.items())
+
+    def _placed(self, ordinal: int, sequences: Iterable[int]) -> dict[StatusRef, list[int]]:
+        """Return the positions of these tasks by status object."""
+        placed: dict[StatusRef, list[int]] = {}
+        ref: StatusRef | None = None
+        for sequence in sorted(set(sequences)):
+            if ref is None or sequence >= ref.first + ref.n_tasks:
+                refs = list(self._log.entry_of(sequence).refs(ordinal))
+                ref = refs[bisect_right([known.first for known in refs], sequence) - 1]
+            placed.setdefault(ref, []).append(sequence - ref.first)
+        return placed
+
+    def _listed(self, ordinal: int, refs: Sequence[StatusRef]) -> list[ListedStatus]:
+        """Return those of these status objects that exist."""
+        statuses = self._session.statuses
+        if len(refs) > _FEW:
+            wanted = set(refs)
+            epochs = sorted({(ordinal, ref.epoch) for ref in refs})
+            listings = fan_out(self._session.store, lambda epoch: statuses.of_epochs([epoch]), epochs)
+            return [listed for listing in listings for listed in listing if listed.ref in wanted]
+        return [listed for listed in fan_out(self._session.store, self._read, refs) if listed is not None]
+
+    def _read(self, ref: StatusRef) -> ListedStatus | None:
+        key = self._session.keys.status(ref)
+        try:
+            stored = self._session.statuses.read(key)
+        except ObjectNotFound:
+            return None
+        return ListedStatus(key, ref, size_class(stored.status.entries), stored.etag, 0.0)
+
+    def _cancelled(self, listing: Iterable[ListedStatus], sequences: set[int]) -> set[int]:
+        """Return which of these tasks were cancelled: a state that is final. Store: 1 GET for each object that may have any."""
+        some = (SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED, SizeClass.ALL_ENDED)
+        unsure = [listed for listed in listing if listed.size_class in some]
+        cancelled = set()
+        for stored in fan_out(self._session.store, self._readable, unsure):
+            if stored is None:
+                continue
+            for sequence, entry in enumerate(stored.status.entries, stored.status.first):
+                if entry.state == State.CANCELLED and sequence in sequences:
+                    cancelled.add(sequence)
+        return cancelled
+
+    def _readable(self, listed: ListedStatus) -> Versioned | None:
+        with suppress(ObjectNotFound, RecordInvalid, VersionMismatch):  # its futures get the error
+            return self._session.statuses.read(listed.key)
+        return None
+
+    def _retry(
+        self, wanted: _Wanted, ordinal: int, known: Mapping[bytes, int], futures: dict[int, StarburstFuture[Any]]
+    ) -> None:
+        ids = {(ordinal, sequence) for sequence in known.values()}
+        # With the function as it is now: it may have been mended. Unless it is the one that failed.
+        is_same = {self._log.entry_of(sequence).function for sequence in known.values()} == {wanted.prepared.digest}
+        replacement = None if is_same else Replacement(self._session, wanted.prepared)
+        retried = self._engine.tasks.retry_failed(replacement, ids)
+        futures.update((future.index, future) for future in retried)
+
+    # --- tasks that are not -------------------------------------------------------------------------------------------
+
+    def _submit_rest(
+        self,
+        ordinal: int,
+        wanted: _Wanted,
+        known: dict[bytes, int],
+        cancelled: set[int],
+        futures: dict[int, StarburstFuture[Any]],
+    ) -> list[ListedStatus]:
+        """Submit what is not known; add it to `known` and its futures to `futures`. Return the status objects that were created."""
+        created: list[ListedStatus] = []
+        while left := [key for key in wanted.firsts if key not in known]:
+            gathered = gather([(key, wanted.calls[wanted.firsts[key]]) for key in left], self._session, self._pieces)
+            self._store_function(wanted.prepared)
+            # Crash here: nothing is submitted. The session's deletion removes function and calls.
+            if not self._log.append(self._entry(wanted, gathered)):
+                self._log.read()
+                found = self._known(wanted, left)
+                others = {key: sequence for key, sequence in found.items() if sequence not in cancelled}
+                known.update(others)
+                created += self._find(ordinal, others.values(), futures)[1]
+                continue
+            entry = self._log.last()
+            assert entry is not None  # it was appended  # noqa: S101
+            # Crash here: the tasks are submitted, but no worker sees them until a client with one of these keys comes.
+            listing = self._create(entry, list(entry.refs(ordinal)), gathered.records)
+            for listed in listing:
+                self._watch(listed, range(listed.ref.n_tasks), futures)
+            created += listing
+            known.update(zip(gathered.keys, range(entry.first, entry.first + entry.n_tasks), strict=True))
+        return created
+
+    def _entry(self, wanted: _Wanted, gathered: Gathered) -> OnceEntry:
+        slots = self._session.manifest.current.slots
+        return OnceEntry(
+            number=0,
+            first=0,
+            first_object=0,
+            sizes=sizes_of(gathered.records, slots),
+            keys=b"".join(gathered.keys),
+            arguments=b"".join(wanted.arguments[wanted.firsts[key]] for key in gathered.keys),
+            function=wanted.prepared.digest,
+            function_name=function_name(wanted.function),
+            signature=signature_text(wanted.function),
+            texts=wanted.texts(gathered.keys),
+            lengths=pack_lengths(gathered.records),
+            records=b"" if gathered.calls_id else b"".join(gathered.records),
+            calls_id=gathered.calls_id,
+            start=gathered.start,
+            name=gathered.name,
+        )
+
+    def _store_function(self, prepared: Prepared) -> None:
+        if prepared.digest in self._stored:
+            return
+        session = self._session
+        body = session.sealer.sealed("function", prepared.digest, prepared.pickled)
+        with suppress(PreconditionFailed):  # it is there: the key is its digest
+            session.store.create(session.keys.function(prepared.digest), body)
+        self._stored.add(prepared.digest)
+
+    def _create(self, entry: OnceEntry, refs: Sequence[StatusRef], records: Sequence[bytes]) -> list[ListedStatus]:
+        """Create status objects of an entry; return them all, whether this client or another one created them."""
+        session = self._session
+        places = entry.places()
+        for epoch in sorted({ref.epoch for ref in refs}):
+            open_epoch(session, refs[0].ordinal, epoch)
+
+        def create(ref: StatusRef) -> ListedStatus:
+            key = session.keys.status(ref)
+            body = status.encode(self._status(entry, ref, records, places), session.clock.new_id())
+            try:
+                etag = session.store.create(key, body)
+            except PreconditionFailed:
+                return ListedStatus(key, ref, SizeClass.SOME_PENDING, "", 0.0)
+            return ListedStatus(key, ref, SizeClass.ALL_PENDING, etag, 0.0)
+
+        return fan_out(session.store, create, refs)
+
+    def _status(
+        self, entry: OnceEntry, ref: StatusRef, records: Sequence[bytes], places: Sequence[tuple[int, int]]
+    ) -> Status:
+        sealer, first = self._session.sealer, ref.first - entry.first
+        entries = []
+        for position in range(first, first + ref.n_tasks):
+            record = records[position]
+            if len(record) > LEAST_INLINE_BYTES and pieces.decode(record) is None:
+                start, length = places[position]
+                place = Piece(pieces.name_of(sealer, record), entry.calls_id, entry.start + start, length)
+                record = pieces.encode([place])
+            label = status.call_label(ref.ordinal, entry.first + position, entry.function)
+            entries.append(Entry.pending(0, sealer.sealed("call", label, record)))
+        return Status(ref.ordinal, ref.first, (entry.function,), tuple(entries), self._session.clock.now())
+
+
+class SubmitsOnce:
+    """The part of an executor that submits what its session does not have yet."""
+
+    _engine: Engine
+
+    @functools.cached_property
+    def _once(self) -> Once:
+        return Once(self._engine)
+
+    def submit_once(self, key: object, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> StarburstFuture[T]:
+        """Schedule `fn(*args, **kwargs)` unless the session has a task of this key; return the task's future.
+
+        So a script that runs again goes on: a task that was submitted by an earlier run, by any client, is not submitted again. When this
+        returns, the store has acknowledged the task. For many tasks `map_once` makes far fewer requests.
+
+        Args:
+            key: A text or a number, or a tuple of them.
+
+        Raises: ValueError if the session has another call under this key; the message names both. The errors of `submit`; an error of
+            pickling.
+        Store: 1 GET, and 3 creates for an unknown key, 1 GET for a known one; the first time also what `map_once` needs.
+        """
+        return self._once.submit(fn, [Call(args, kwargs)], [key])[0]
+
+    def map_once(
+        self,
+        fn: Callable[..., T],
+        items: Iterable[Any],
+        key: Callable[[Any], object] | Sequence[object] | str | None = None,
+        retry_failed: bool = False,
+    ) -> list[StarburstFuture[T]]:
+        """Call `fn` with each item for which the session has no task yet; return the future of each item's task, in the order of the items.
+
+        A script that runs again with the same items submits nothing, and with some more items those only, whether the earlier run was
+        killed or not. Two clients that do so at once submit each item once. Items with the same key share a future. When this returns, the
+        store has acknowledged every task.
+
+        Args:
+            key: Gives each item's key: a function of the item, a sequence with a key for each item, or the name of a field or attribute
+                of the items. Without it, function and item themselves are the key, by content (docs/howto/names-and-once.md).
+            retry_failed: Run those that failed, or were cancelled, again: with `fn` as it is now, in place.
+
+        Raises: ValueError if the session has another call under one of the keys, or two items with one key differ; the message names both,
+            and nothing was submitted. The errors of `submit`; an error of pickling.
+        Store: 1 GET; the first time 1 LIST per 1,000 earlier calls of this method, and 1 GET for each 10,000 tasks of each. 1 LIST per 1,000
+        status objects of known tasks. For the others about 1 create per 100 tasks.
+        """
+        listed = list(items)
+        keys = None if key is None else _keys_of(listed, key)
+        return self._once.submit(fn, [Call((item,), {}) for item in listed], keys, retry_failed=retry_failed)
+
+
+def once_of(executor: SubmitsOnce) -> Once:
+    """Return the keys of an executor's session, for callers whose calls have more than one argument."""
+    return executor._once  # noqa: SLF001 - of this module's class
+
+
+def _keys_of(items: Sequence[Any], key: Callable[[Any], object] | Sequence[object] | str) -> list[object]:
+    if isinstance(key, str):
+        return [item[key] if isinstance(item, Mapping) else getattr(item, key) for item in items]
+    if callable(key):
+        return [key(item) for item in items]
+    keys = list(key)
+    if len(keys) != len(items):
+        raise ValueError(f"as many keys as items are needed: {len(keys)} keys, {len(items)} items")
+    return keys
+
+
+def call_text(call: Call) -> str:
+    """Return the arguments of a call as a short text, for messages."""
+    parts = [short_text(arg) for arg in call.args] + [f"{name}={short_text(arg)}" for name, arg in call.kwargs.items()]
+    return f"({', '.join(parts[:8])}{', …' if len(parts) > 8 else ''})"  # noqa: PLR2004 - as many as fit into a line
+
+
+def signature_text(function: Callable[..., Any]) -> str:
+    """Return a function's signature without annotations; empty if it does not tell."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return ""
+    parameters = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
