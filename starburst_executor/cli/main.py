@@ -34,6 +34,7 @@ COMMANDS = {
     "errors": "results:errors",
     "explain": "results:explain",
     "joblog": "results:joblog",
+    "report": "report:report",
     "retry": "retry:retry",
     "cancel": "change:cancel",
     "extend": "change:extend",

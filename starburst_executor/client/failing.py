@@ -48,8 +48,11 @@ class FailureKind:
     inputs: list[str] = field(default_factory=list)
 
 
-def failure_kinds(reading: Reading) -> list[FailureKind]:
+def failure_kinds(reading: Reading, *, with_inputs: bool = True) -> list[FailureKind]:
     """Return the failures of a session, the most frequent first.
+
+    Args:
+        with_inputs: Whether to unpickle example inputs, which may run the user's code.
 
     Raises: KeyNotFound.
     Store: 1 GET, 1 LIST an epoch, 1 GET for each status object that did not end well, 1 GET for each failure that is too big to be
@@ -61,7 +64,7 @@ def failure_kinds(reading: Reading) -> list[FailureKind]:
         label = (failure.type_name, _place(failure.traceback))
         if label not in kinds and len(kinds) >= _MOST_KINDS:
             label = ("other exceptions", "")
-        _add(kinds.setdefault(label, FailureKind(*label)), block, task, failure, reading)
+        _add(kinds.setdefault(label, FailureKind(*label)), block, task, failure, reading if with_inputs else None)
     return sorted(kinds.values(), key=lambda kind: -kind.n_tasks)
 
 
@@ -72,7 +75,7 @@ def _failures(reading: Reading) -> Iterator[tuple[Block, Task, Failure]]:
                 yield block, task, reading.failure(block, task) or Failure("unknown", "no reason is stored", "")
 
 
-def _add(kind: FailureKind, block: Block, task: Task, failure: Failure, reading: Reading) -> None:
+def _add(kind: FailureKind, block: Block, task: Task, failure: Failure, reading: Reading | None) -> None:
     kind.n_tasks += 1
     if kind.n_tasks == 1:
         kind.message, kind.traceback = failure.message, failure.traceback
@@ -81,7 +84,8 @@ def _add(kind: FailureKind, block: Block, task: Task, failure: Failure, reading:
     kind.last_at = max(kind.last_at, task.at)
     if len(kind.tasks) < _EXAMPLES:
         kind.tasks.append(task.id)
-        kind.inputs.append(shown_call(reading, block, task))
+        if reading is not None:
+            kind.inputs.append(shown_call(reading, block, task))
 
 
 def _place(traceback: str) -> str:

@@ -273,12 +273,15 @@ class Gathering:
             if self._added.get(listed.key, listed.etag) != listed.etag:
                 self._start_anew()
 
-    def read_all(self) -> list[ListedStatus]:
-        """Read every status object of the session; return the listing. Store: 1 LIST per 1,000 status objects, 1 GET each."""
-        listing = self._reading.session.statuses.all()
-        for block in self._reading.blocks(listing):
+    def read_all(self, listing: Sequence[ListedStatus]) -> None:
+        """Read every status object of a listing that was not read yet. Store: 1 GET each."""
+        for block in self._reading.blocks(listed for listed in listing if not self._is_known(listed)):
             self.add(block)
-        return listing
+
+    def _is_known(self, listed: ListedStatus) -> bool:
+        block = self._live.get(listed.key)
+        etag = self._added.get(listed.key, "") if block is None else block.listed.etag
+        return etag == listed.etag
 
     def read_some(self, listing: Sequence[ListedStatus], most: int) -> int:
         """Read up to `most` status objects that have ended and were not read, evenly over the session. Store: 1 GET each.

@@ -87,14 +87,21 @@ class Lanes:
         ]
 
 
-def rows_of(bars: Sequence[Bar]) -> list[list[Bar]]:
-    """Return bars in as few rows as possible, without overlaps in a row: about one row for each slot."""
+def rows_of(bars: Sequence[Bar], slots: int = 0) -> list[list[Bar]]:
+    """Return bars in as few rows as possible, without overlaps in a row: about one row for each slot.
+
+    Args:
+        slots: The number of rows at most, 0 for any. Times are known up to the wait for a commit; a bar that would need one more row
+            begins, if it can, where the row that is free first ends.
+    """
     rows: list[list[Bar]] = []
     for bar in sorted(bars, key=lambda bar: bar.start):
+        first = min(rows, key=lambda row: row[-1].end, default=None)
         # Clocks tick, and times are rounded: bars that touch do not overlap.
-        free = next((row for row in rows if row[-1].end <= bar.start + 1e-6), None)
-        if free is None:
-            rows.append([bar])
+        if first is not None and first[-1].end <= bar.start + 1e-6:
+            first.append(bar)
+        elif first is not None and slots and len(rows) >= slots and first[-1].end < bar.end:
+            first.append(bar._replace(start=first[-1].end))
         else:
-            free.append(bar)
+            rows.append([bar])
     return rows

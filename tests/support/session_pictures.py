@@ -42,6 +42,7 @@ def gathered(rig: Rig) -> tuple[Overview, SessionStatus]:
     """Everything that is stored about a session's tasks."""
     reading = Reading(rig.session)
     gathering = Gathering(reading, rig.session.manifest.current.created_at)
-    listing = gathering.read_all()
-    status = Looks(rig.session).look()
-    return gathering.overview(listing, status), status
+    looks = Looks(rig.session, take=gathering.add)
+    status = looks.look()
+    gathering.read_all(looks.listing)
+    return gathering.overview(looks.listing, status), status

@@ -2,7 +2,7 @@
 
 Each chart is one `<svg>` element with `role="img"`, a title and a description in words, for pages of any kind. Colours are CSS variables
 (`palette.CSS`), with the colours of the light palette as attributes for pages without that style. Blue, green, vermilion and purple are those
-of Okabe and Ito, which colour-blind readers can tell from each other.
+of Okabe and Ito, which colour-blind readers can distinguish.
 
     from starburst_executor.report import charts
     svg = charts.states(overview)                    # width=720 units wide; scales with the page

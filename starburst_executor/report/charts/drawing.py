@@ -10,7 +10,7 @@ from starburst_executor.report.charts.ticks import count_text, number_ticks, tim
 
 __all__ = ["Drawing", "Plot", "number"]
 
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 26.0, 24.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 26.0, 24.0
 _CHARACTER = 6.2  # the width of a letter, about
 
 
@@ -155,4 +155,6 @@ def time_axis(drawing: Drawing, left: float, right: float, y: float, span_s: flo
     for seconds in time_ticks(span_s, max(2, int(width / 80))):
         x = left + width * seconds / span_s
         drawing.rule("axis", f"M{number(x)} {number(y)}v4")
-        drawing.text(x, y + 16, time_text(seconds, span_s), anchor="middle", quiet=True)
+        label = time_text(seconds, span_s)
+        is_last = x + len(label) * _CHARACTER / 2 > drawing.width
+        drawing.text(drawing.width if is_last else x, y + 16, label, anchor="end" if is_last else "middle", quiet=True)

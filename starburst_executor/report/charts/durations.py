@@ -8,7 +8,7 @@ from starburst_executor.report.charts.drawing import BOTTOM, LEFT, RIGHT, TOP, D
 from starburst_executor.report.charts.ticks import count_text, number_ticks, seconds_text
 from starburst_executor.report.durations import Durations
 
-__all__ = ["durations"]
+__all__ = ["durations", "log_ticks"]
 
 _MARKS = ((0.5, "median"), (0.9, "90 %"), (0.99, "99 %"))
 
@@ -45,7 +45,7 @@ def durations(
             drawing.rect("completed", x(start) + 0.5, bottom - bar, max(1.0, x(end) - x(start) - 1), bar, tip)
     drawing.rule("axis", f"M{number(left)} {number(bottom)}H{number(right)}")
     shown_at = -1e9
-    for tick in _log_ticks(10**low, 10**high):
+    for tick in log_ticks(10**low, 10**high):
         if x(tick) - shown_at > 52:  # noqa: PLR2004 - the width of a label
             drawing.rule("axis", f"M{number(x(tick))} {number(bottom)}v4")
             drawing.text(x(tick), bottom + 16, seconds_text(tick), anchor="middle", quiet=True)
@@ -63,7 +63,7 @@ def durations(
     return str(drawing)
 
 
-def _log_ticks(least: float, most: float) -> list[float]:
+def log_ticks(least: float, most: float) -> list[float]:
     """Return the round durations between these: 1, 2 and 5 times powers of ten below a minute, then minutes, hours and days."""
     ticks = [factor * 10.0**power for power in range(-7, 2) for factor in (1, 2, 5)]
     ticks += [60, 120, 300, 600, 1800, 3600, 7200, 18_000, 43_200, 86_400, 172_800, 604_800]

@@ -28,12 +28,12 @@ def _variables(colours: dict[str, str]) -> str:
     return "".join(f"--sb-{state}:{colour};" for state, colour in colours.items())
 
 
-# A page that knows its theme sets data-theme="light" or "dark" on its root; others follow the reader's system.
+# A page that knows its theme sets data-theme="light" or "dark" on its root; others follow the reader's system. Paper is light.
 CSS = (
     f":root{{{_variables(LIGHT)}}}"
     f"@media (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{_variables(_DARK)}}}}}"
     f":root[data-theme=dark]{{{_variables(_DARK)}}}"
-    f"@media print{{:root,:root[data-theme=dark]{{{_variables(LIGHT)}}}}}"
+    f"@media print{{:root:root:root{{{_variables(LIGHT)}}}}}"
     ".sb-chart{display:block;width:100%;height:auto;color:inherit}"
     ".sb-chart text{fill:currentColor;font-family:inherit;font-size:11px;font-variant-numeric:tabular-nums}"
     ".sb-chart .sb-quiet{opacity:.75}"

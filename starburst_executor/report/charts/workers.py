@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from starburst_executor.client.report import WorkerReport
@@ -44,12 +44,14 @@ def workers(
     if not lanes:
         return ""
     reports = {report.id: report for report in members}
-    rows = [rows_of(lane.bars) for lane in lanes if lane.bars is not None]
+    rows = [rows_of(lane.bars, _slots(reports, lane)) for lane in lanes if lane.bars is not None]
     are_bars = len(rows) == len(lanes) and sum(map(len, rows)) <= _MOST_ROWS
     heights = [max(1, len(own)) * _ROW if are_bars else _ROW for own in (rows if are_bars else [[] for _ in lanes])]
     height = _LEGEND + sum(h + _GAP for h in heights) + BOTTOM
     note = (
-        "" if len(lanes) == len(overview.lanes) else f"{len(lanes)} of {len(overview.lanes):,} workers, evenly chosen. "
+        ""
+        if len(lanes) == len(overview.lanes)
+        else f"{len(lanes)} of {len(overview.lanes):,} workers that ran tasks, evenly chosen. "
     )
     what = "A bar is a task." if are_bars else "Darker: busy for more of the time."
     drawing = Drawing(width, height, "Tasks over workers in time", f"{note}{what} {overview.sample_note}".strip())
@@ -74,11 +76,15 @@ def workers(
                 for bar in row:
                     _bar(drawing, bar, x, y + k * _ROW, has_tip=n_bars <= _MOST_TIPS)
         else:
-            slots = report.slots if report is not None else max(1.0, *lane.busy)
-            _shares(drawing, lane, overview.times, x, y, slots)
+            _shares(drawing, lane, overview.times, x, y, _slots(reports, lane) or max(1.0, *lane.busy))
         y += lane_height + _GAP
     time_axis(drawing, left, right, height - BOTTOM, span_s)
     return str(drawing)
+
+
+def _slots(reports: Mapping[str, WorkerReport], lane: Lane) -> int:
+    """Return the number of a worker's slots; 0 if it is not known."""
+    return reports[lane.worker].slots if lane.worker in reports else 0
 
 
 def _legend(lanes: Sequence[Lane], *, are_bars: bool) -> list[tuple[str, str]]:

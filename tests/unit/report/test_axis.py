@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starburst_executor.report.axis import N_BINS, Axis, Counts, Coverage
@@ -13,6 +13,7 @@ moments = st.floats(0, 1e5)
 lengths = st.floats(1e-4, 1e4)
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(moments, lengths), min_size=1, max_size=20))
 def test_each_bin_has_its_share_of_every_interval(intervals: list[tuple[float, float]]) -> None:
     axis = Axis(100.0)

@@ -1,0 +1,128 @@
+"""A report as one HTML file: style and charts are in it, it runs nothing and loads nothing."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+from starburst_executor.client.cleanup import utc
+from starburst_executor.client.report import WorkerReport
+from starburst_executor.errors import ConfigError
+from starburst_executor.report import charts
+from starburst_executor.report.charts.workers import sample_of
+from starburst_executor.report.facts import Facts
+from starburst_executor.version import __version__
+
+__all__ = ["page_of", "span_text"]
+
+_SHOWN_WORKERS = 200
+_CHART_LANES = 40
+_MOST_CHARACTERS = 6000
+
+
+def page_of(facts: Facts) -> str:
+    """Return the HTML. Raises: ConfigError if Jinja2 is not installed."""
+    markup = _markup()
+    overview, status = facts.overview, facts.status
+    drawn = {
+        "states": charts.states(overview),
+        "workers": charts.workers(overview, status.members, most=_CHART_LANES),
+        "durations": charts.durations(overview.durations),
+        "waiting": charts.waiting(overview),
+        "completions": charts.completions(overview),
+        "utilisation": charts.utilisation(overview),
+    }
+    return str(
+        _template().render(
+            facts=facts,
+            status=status,
+            overview=overview,
+            is_over=status.is_over,
+            has_bars=any(lane.bars for lane in overview.lanes),
+            charts={name: markup(svg) for name, svg in drawn.items()},
+            chart_css=markup(charts.CSS),
+            members=_members(facts),
+            ended={lane.worker: sum(lane.counts.values()) for lane in overview.lanes},
+            requests=_requests(facts),
+            settings=[*facts.settings.items(), ("store", facts.store), *facts.versions.items()],
+            version=__version__,
+        )
+    )
+
+
+def _markup() -> Any:
+    try:
+        from markupsafe import Markup
+    except ImportError as error:
+        raise ConfigError("a report needs Jinja2: pip install 'starburst-executor[report]'") from error
+    return Markup
+
+
+@functools.cache
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("starburst_executor.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        utc=lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S} UTC",
+        count=lambda n: f"{n:,}",
+        seconds=span_text,
+        dollars=lambda usd: f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}" if usd else "$0",
+        percent=lambda share: "–" if share is None else f"{share:.0%}",
+        share=lambda n, total: f"{n / total:.1%}" if total else "–",
+        rate=lambda rate: f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}",  # noqa: PLR2004 - three digits
+        cut=lambda text: text if len(text) <= _MOST_CHARACTERS else f"…{text[-_MOST_CHARACTERS:]}",
+    )
+    return environment.get_template("report.html")
+
+
+def span_text(seconds: float | None) -> str:
+    """Return a duration with three digits: `12.3 ms`, `4.56 s`, `1 min 30 s`, `2 h 5 min`, `3.4 d`."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 1:
+        return f"{seconds * 1000:.3g} ms" if seconds > 0 else "0 s"
+    if seconds < 60:  # noqa: PLR2004 - a minute
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:  # noqa: PLR2004 - an hour
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{seconds / 86_400:.3g} d"  # noqa: PLR2004 - two days
+
+
+def _members(facts: Facts) -> list[tuple[int | None, WorkerReport]]:
+    """Return workers with their numbers in the chart; all that are in it, and of the others some."""
+    numbers = {lane.worker: i for i, lane in enumerate(sample_of(facts.overview.lanes, _CHART_LANES), 1)}
+    numbered = [(numbers.get(worker.id), worker) for worker in facts.status.members]
+    if len(numbered) <= _SHOWN_WORKERS:
+        return numbered
+    others = [pair for pair in numbered if pair[0] is None]
+    n = _SHOWN_WORKERS - len(numbers)
+    chosen = {others[i * len(others) // n][1].id for i in range(n)}
+    return [pair for pair in numbered if pair[0] is not None or pair[1].id in chosen]
+
+
+def _requests(facts: Facts) -> list[tuple[str, str, str]]:
+    total = facts.status.total
+    rows = []
+    for kind, n in facts.status.requests.items():
+        if kind.startswith("bytes"):
+            rows.append((kind.replace("_", " "), _bytes_text(n), _bytes_text(n / total) if total else ""))
+        elif not kind.endswith("_us"):
+            rows.append((kind.replace("_", " "), f"{n:,}", f"{n / total:.3g}" if total else ""))
+    return rows
+
+
+def _bytes_text(n: float) -> str:
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if n >= size:
+            return f"{n / size:.3g} {unit}"
+    return f"{n:.0f} B"
