@@ -68,6 +68,7 @@ def _add_contents(app: Sphinx, name: str, source: list[str]) -> None:
     """Append the tree of contents to a page of links; on GitHub, which has no such tree, the links are enough."""
     if name == "index":
         source[0] += (HERE / "_toc.txt").read_text(encoding="utf-8")
+        app.env.note_dependency(str(HERE / "_toc.txt"))
     elif name == "design/index":
         source[0] += "\n```{toctree}\n:hidden:\n:glob:\n\n0*\n```\n"
 

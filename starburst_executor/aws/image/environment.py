@@ -11,6 +11,7 @@ such as the user's own modules, do not change it.
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from importlib import metadata
 from io import BytesIO
 from pathlib import Path
 
+from starburst_executor.aws.image.locked import locked_versions
 from starburst_executor.aws.image.requirements import Requirements, find_requirements, upwards
 from starburst_executor.aws.image.wheel import Wheel, library_wheel
 from starburst_executor.errors import ConfigError
@@ -61,6 +63,8 @@ class Environment:
             "Dockerfile": self.dockerfile.encode(),
             "apt.txt": _text(self.system_packages),
             "constraints.txt": _text(self.requirements.pinned),
+            # What the user's project says about a package counts more than what this library was tested with.
+            "library.txt": _text(locked_versions(but={*_names(self.requirements), *_AS_HERE})),
             "requirements.txt": _text(self.requirements.wanted),
             "worker.txt": _text(worker),
             self.wheel.name: self.wheel.body,
@@ -111,6 +115,11 @@ def context_zip(files: dict[str, bytes]) -> bytes:
         for name, body in sorted(files.items()):
             archive.writestr(zipfile.ZipInfo(name), body, zipfile.ZIP_DEFLATED)
     return stream.getvalue()
+
+
+def _names(requirements: Requirements) -> set[str]:
+    found = (re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", line) for line in (*requirements.wanted, *requirements.pinned))
+    return {match[0] for match in found if match}
 
 
 def _running_script() -> Path | None:

@@ -44,6 +44,23 @@ def test_what_an_image_is_built_from(project: Path) -> None:
     assert set(names) <= files.keys()
 
 
+def test_the_image_has_the_locked_versions_of_what_the_library_needs_alone(project: Path) -> None:
+    text = find_environment(project).files()["library.txt"].decode()
+    names = re.findall(r"^([\w.-]+)==", text, re.MULTILINE)
+    assert {"boto3", "botocore", "msgpack", "tenacity", "urllib3"} <= set(names)
+    assert len(names) == len(text.splitlines())
+    assert all(line in (ROOT / "lock.txt").read_text(encoding="utf-8") for line in text.splitlines())
+    # Not what other extras or tests use; cloudpickle has to be that of the client.
+    assert not {"numpy", "click", "pytest", "matplotlib", "cloudpickle"} & set(names)
+
+
+def test_what_the_users_project_pins_is_left_to_it(project: Path) -> None:
+    (project / "requirements.txt").write_text("numpy\nBoto3 == 1.40.0\nurllib3<2\n")
+    text = find_environment(project).files()["library.txt"].decode()
+    assert not re.search(r"^(boto3|urllib3)==", text, re.MULTILINE)
+    assert re.search(r"^botocore==", text, re.MULTILINE)
+
+
 def test_the_tag_is_the_same_for_the_same_and_fit_for_a_registry(project: Path) -> None:
     tag = find_environment(project).tag("x86_64")
     assert tag == find_environment(project).tag("x86_64")
