@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         TaskCrashed,
         TaskFailed,
         TaskTimeout,
+        TooManyFailures,
         VersionMismatch,
         WorkerLost,
     )
@@ -86,6 +87,7 @@ __all__ = [
     "TaskTimeout",
     "Timeline",
     "Timings",
+    "TooManyFailures",
     "VersionMismatch",
     "WorkerLost",
     "__version__",
@@ -128,6 +130,7 @@ _DEFINED_IN = {
     "TaskTimeout": "errors",
     "Timeline": "client.timeline",
     "Timings": "config",
+    "TooManyFailures": "errors",
     "VersionMismatch": "errors",
     "WorkerLost": "errors",
     "current_task": "context",

@@ -33,6 +33,7 @@ __all__ = [
     "TaskCrashed",
     "TaskFailed",
     "TaskTimeout",
+    "TooManyFailures",
     "VersionMismatch",
     "WorkerLost",
 ]
@@ -125,6 +126,10 @@ class QuotaExceeded(LaunchError):
 
 class BudgetExceeded(StarburstError):
     """The work would cost, or has cost, more than allowed. Raise the budget or reduce the work."""
+
+
+class TooManyFailures(StarburstError):
+    """More tasks of the session have failed than `max_failures` allows, so it has ended. Mend the function, and start a new session."""
 
 
 class TaskFailed(StarburstError):

@@ -80,7 +80,7 @@ ALLOWED = [
 ORDINARY = frozenset(
     """
     observed timeline
-    gathered holder submits
+    gathered holder submits too many
     absolute access address alert arrived assembled begin big block bodies boto break broken busy
     bytes canceller capacity captured child config connection consumed context cost crashed crew current deaths declined
     denied departure descriptors died durations ec2 elsewhere end error etags exceeded exit expired failure

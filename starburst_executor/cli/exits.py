@@ -16,6 +16,7 @@ from starburst_executor.errors import (
     SessionNotFound,
     StarburstError,
     TaskFailed,
+    TooManyFailures,
 )
 
 __all__ = [
@@ -48,6 +49,7 @@ _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (SessionNotFound, NO_SESSION),
     (KeyNotFound, STORE),
     (BudgetExceeded, LIMIT),
+    (TooManyFailures, LIMIT),
     (SessionExpired, LIMIT),
     (QuotaExceeded, LIMIT),
     (ConfigError, USAGE),

@@ -31,11 +31,11 @@ from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.money import check_cost
 from starburst_executor.client.naming import differences
-from starburst_executor.client.once import SubmitsOnce
 from starburst_executor.client.opening import Opened, attach, own_launcher
 from starburst_executor.client.reading import parse_task
 from starburst_executor.client.replacement import Replacement, check_replacement
 from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of
+from starburst_executor.client.submits_once import SubmitsOnce
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Settings
 from starburst_executor.errors import ConfigError, KeyNotFound, SessionExpired

@@ -71,6 +71,9 @@ class StarburstExecutor(Observed, Executor):
         cost_alert_threshold: Dollars per hour above which a warning is logged.
         budget_usd: Total cost in dollars at which the session ends, even with no client attached; unfinished tasks fail with
             `BudgetExceeded`. All three limits apply to estimates (docs/howto/costs.md).
+        max_failures: The session ends when more than this number of its tasks have failed, or more than this share of them (`"10%"`, once
+            10 have ended), even with no client attached; unfinished tasks fail with `TooManyFailures`. A retry that succeeds takes a
+            failure back.
         key: The session's key; by default derived from the user's key file.
         timings: The intervals of the session; the defaults depend on the store.
         name, on_expired: Of a `DetachedExecutor`.
@@ -112,6 +115,7 @@ class StarburstExecutor(Observed, Executor):
         max_hourly_cost: float | None = None,
         cost_alert_threshold: float | None = None,
         budget_usd: float | None = None,
+        max_failures: int | str | None = None,
         key: str | bytes | SessionKey | None = None,
         timings: Timings | None = None,
         name: str | None = None,
@@ -146,6 +150,7 @@ class StarburstExecutor(Observed, Executor):
             max_hourly_cost=max_hourly_cost,
             cost_alert_threshold=cost_alert_threshold,
             budget_usd=budget_usd,
+            max_failures=None if max_failures is None else str(max_failures),
         )
         opened_launcher = given.open_for(settings.launcher, settings.store)
         if opened_launcher is not None:
@@ -183,6 +188,7 @@ class StarburstExecutor(Observed, Executor):
                     "task_timeout": task_timeout,
                     "max_tasks_per_child": max_tasks_per_child,
                     "max_result_bytes": max_result_bytes,
+                    "max_failures": None if max_failures is None else str(max_failures),
                     "timings": timings,
                 }
                 limits = {"max_hourly_cost": max_hourly_cost, "budget_usd": budget_usd}

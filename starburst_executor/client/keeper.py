@@ -19,6 +19,7 @@ from starburst_executor.launch.base import Launcher, Order
 from starburst_executor.session.beats import read_beat
 from starburst_executor.session.budget import Budget
 from starburst_executor.session.epochs import return_of
+from starburst_executor.session.failures import FailedTasks
 from starburst_executor.session.fan_out import fan_out
 from starburst_executor.session.repair import Watcher, end_what_is_left
 from starburst_executor.session.store import SessionStore
@@ -61,6 +62,7 @@ class ClientKeeper:
         self._timings = session.manifest.current.timings
         self._watcher = Watcher(session, self._timings.looks_until_lost)
         self._budget = Budget(session)
+        self._failed = FailedTasks(session, lambda: self._watcher.n_failed)
         self._presence = Presence(session, client_id)
         self._departure = Departure(session, launcher, self._watcher, claims)
         self._deaths = Deaths(session, launcher)
@@ -176,6 +178,7 @@ class ClientKeeper:
         self._session.manifest.refresh()
         return_of(self._session, self._client_id)
         self._session.manifest.expire_if_due()
+        self._failed.keep()
         manifest = self._budget.keep(watches=True, dead=self._buried)
         if manifest.state.is_over:
             end_what_is_left(self._session, manifest)

@@ -190,6 +190,7 @@ def _first_manifest(
         owner=this_process(),
         keep=settings.keep,
         name=name,
+        max_failures=settings.max_failures or "",
     )
 
 

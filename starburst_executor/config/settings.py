@@ -38,9 +38,13 @@ class _Rule:
     optional: bool = False
     choices: tuple[str, ...] = ()
     unit: str = "seconds"
+    form: str = ""
+    form_words: str = ""
 
     def allowed(self) -> str:
-        if self.kind is bool:
+        if self.form:
+            words = self.form_words
+        elif self.kind is bool:
             words = "true or false"
         elif self.kind is str:
             *first, last = [repr(choice) for choice in self.choices] or ["a text"]
@@ -56,6 +60,12 @@ def _setting(rule: _Rule, **default: Any) -> Any:
     return field(metadata={"rule": rule}, **default)
 
 
+_FAILURES = _Rule(
+    str,
+    optional=True,
+    form=r"\d{1,12}|(\d{1,2}(\.\d{1,3})?|100)%",
+    form_words="a number of tasks, or a share of them such as 10%",
+)
 _DOLLARS = _Rule(float, 0.01, optional=True, unit="dollars")
 
 
@@ -81,6 +91,7 @@ class Settings:
         max_hourly_cost: Workers that cost more dollars an hour are not started, or None.
         cost_alert_threshold: Workers that cost more dollars an hour are worth a warning, or None.
         budget_usd: The session ends when its workers have cost this many dollars in all, or None.
+        max_failures: The session ends when more than this number of its tasks have failed, or more than this share (`10%`), or None.
     """
 
     workers: int = _setting(_Rule(int, 1, 10_000))
@@ -100,6 +111,7 @@ class Settings:
     max_hourly_cost: float | None = _setting(_DOLLARS, default=None)
     cost_alert_threshold: float | None = _setting(_DOLLARS, default=None)
     budget_usd: float | None = _setting(_DOLLARS, default=None)
+    max_failures: str | None = _setting(_FAILURES, default=None)
 
 
 def resolve(detached: bool, *, store_of: Callable[[str], str | None] | None = None, **arguments: object) -> Settings:
@@ -214,6 +226,8 @@ def _checked(name: str, value: Any, rule: _Rule, source: str | None) -> object:
     if rule.choices and str(settled).partition("?")[0] not in rule.choices:
         refuse()
     if rule.kind in (int, float) and not rule.lowest <= settled <= rule.highest:
+        refuse()
+    if rule.form and not re.fullmatch(rule.form, settled):
         refuse()
     if name == "store" and not re.match(r"[a-z][a-z0-9+.-]*:.", settled):
         origin = "an argument" if source is None else f"from {source}"

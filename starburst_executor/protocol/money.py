@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from starburst_executor.errors import BudgetExceeded, ExecutorBroken
+from starburst_executor.errors import BudgetExceeded, ExecutorBroken, TooManyFailures
+from starburst_executor.protocol.failures import TOO_MANY_FAILURES
 from starburst_executor.protocol.records import Launch, Manifest, SessionState, WorkerBeat, WorkerState
 
 __all__ = [
@@ -125,12 +126,16 @@ def budget_reason(manifest: Manifest, usd: float) -> str:
     )
 
 
-def ended_by(manifest: Manifest) -> BudgetExceeded | ExecutorBroken | None:
+def ended_by(manifest: Manifest) -> BudgetExceeded | TooManyFailures | ExecutorBroken | None:
     """Return the error of a broken session's tasks; None if the session is not broken."""
     if manifest.state != SessionState.BROKEN:
         return None
     message = f"{manifest.reason}: session={manifest.session_id}"
-    return BudgetExceeded(message) if manifest.error == BUDGET_EXCEEDED else ExecutorBroken(message)
+    kinds: dict[str, type[BudgetExceeded] | type[TooManyFailures]] = {
+        BUDGET_EXCEEDED: BudgetExceeded,
+        TOO_MANY_FAILURES: TooManyFailures,
+    }
+    return kinds.get(manifest.error, ExecutorBroken)(message)
 
 
 def _of(launch: Launch, beats: Iterable[WorkerBeat]) -> list[WorkerBeat]:

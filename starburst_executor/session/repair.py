@@ -26,7 +26,7 @@ from starburst_executor.protocol.liveness import Watch, claims_of, may_have_star
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.outcomes import dump_reason
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
-from starburst_executor.protocol.status import Entry, SizeClass, Status
+from starburst_executor.protocol.status import Entry, SizeClass, State, Status
 from starburst_executor.session.beats import list_workers, read_beat
 from starburst_executor.session.epochs import GoneClients, close_epochs
 from starburst_executor.session.fan_out import AT_ONCE, fan_out
@@ -51,6 +51,7 @@ class Watcher:
     Attributes:
         words: Messages about dead workers' ends, by worker id, for the errors of the tasks that were lost with them.
         listed: The workers that had a beat at the last look.
+        n_failed: The number of tasks that it has failed, because their workers were lost.
     """
 
     def __init__(self, session: SessionStore, looks_until_lost: int) -> None:
@@ -63,6 +64,7 @@ class Watcher:
         # One thread uses a watcher. The lock is for `watch` and `words` while a repair's requests run at the same time.
         self._lock = threading.Lock()
         self._n_repairs = 0
+        self.n_failed = 0
         # By object, its ETag when it was read and the claims in it: an unchanged object is not read again.
         self._claims: dict[str, tuple[str, frozenset[str]]] = {}
         self._etags: dict[str, str] = {}  # of the objects with claims, as the last repair listed them
@@ -216,8 +218,13 @@ class Watcher:
             # The worker or another watcher wrote the object, or it is gone. The next look judges again.
             return 0
         # Crash here: the tasks are pending without a ring; idle workers find them at their next look.
+        before = stored.status.entries
+        n_failed = sum(
+            new.state == State.FAILED and new is not old for new, old in zip(changed.entries, before, strict=True)
+        )
         with self._lock:
             self.watch.settled(claim_id)
+            self.n_failed += n_failed
         return n_tasks
 
     def _still_stands(self, worker_id: str, claim_id: str, beat: _Read, *, lost: bool) -> bool:

@@ -104,6 +104,7 @@ class Claims:
 
     Attributes:
         n_ended: Number of tasks whose outcome was committed.
+        n_failed: Number of those that failed.
         has_worked: Set after the first such task.
     """
 
@@ -112,11 +113,12 @@ class Claims:
         self._claiming = session.at(Urgency.CLAIM)
         self._worker_id = worker_id
         self._clock = clock
-        self._lock = threading.Lock()  # guards: _held, _n_claims, _is_closed, n_ended
+        self._lock = threading.Lock()  # guards: _held, _n_claims, _is_closed, n_ended, n_failed
         self._is_closed = False
         self._held: dict[str, str] = {}
         self._n_claims = 0
         self.n_ended = 0
+        self.n_failed = 0
         self.has_worked = threading.Event()
 
     def held(self) -> dict[str, str]:
@@ -304,9 +306,11 @@ class Claims:
         claim.open &= set(latest.status.under(claim.claim_id))
         # A dropped outcome does not count: its entry is no longer under this claim.
         entries = [latest.status.entries[position] for position in ended]
-        n_committed = sum(entry.has_ended and entry.claim == claim.claim_id for entry in entries)
+        own = [entry for entry in entries if entry.has_ended and entry.claim == claim.claim_id]
+        n_committed, n_failed = len(own), sum(entry.state == State.FAILED for entry in own)
         with self._lock:
             self.n_ended += n_committed
+            self.n_failed += n_failed
         if n_committed:
             self.has_worked.set()
         self._close_if_done(claim)

@@ -142,6 +142,7 @@ class Keeper:
             per_s=per_s,
             requests=dict(self._requests()),
             lost_s=self._lost_s(),
+            n_failed=self._claims.n_failed + self.watching.n_failed,
         )
 
     # --- the turn -----------------------------------------------------------------------------------------------------

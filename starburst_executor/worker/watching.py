@@ -1,4 +1,4 @@
-"""A worker's duties for its session: watch the other workers and the clients, repair, enforce the budget.
+"""A worker's duties for its session: watch the other workers and the clients, repair, enforce the limits.
 
     rank: one of the three oldest? ──no──► nothing, until the next ranking
               │ yes
@@ -6,7 +6,7 @@
     own beat acknowledged since the last look? ──no──► no look: it would not count
               │ yes
               ▼
-    look ─► every fourth: repair ─► clients ─► budget
+    look ─► every fourth: repair ─► clients ─► failures ─► budget
 
 This runs in its own thread: a repair among a thousand workers takes long, and a request may wait for a store that does not
 answer. The worker's own beats wait for neither.
@@ -21,6 +21,7 @@ from typing import NamedTuple
 from starburst_executor.protocol.records import DETACHED, SessionState
 from starburst_executor.session.beats import list_workers
 from starburst_executor.session.budget import Budget
+from starburst_executor.session.failures import FailedTasks
 from starburst_executor.session.repair import Watcher
 from starburst_executor.session.store import SessionStore
 
@@ -55,6 +56,7 @@ class Watching:
         self._timings = session.manifest.current.timings
         self._watcher = Watcher(session, self._timings.looks_until_lost)
         self._budget = Budget(session)
+        self._failed = FailedTasks(session)
         self._watches = False
         self._n_looks = 0
         self._next_look = 0.0
@@ -62,6 +64,11 @@ class Watching:
         self._ranked: dict[str, str] = {}  # the older workers' beats at the last ranking
         self._at_last_look = Heard(0, 0)
         self._clients = _ClientWatch(session, bound=bound)
+
+    @property
+    def n_failed(self) -> int:
+        """The number of tasks that this watcher has failed, because their workers were lost."""
+        return self._watcher.n_failed
 
     def turn(self) -> None:
         """Do the work of one beat interval.
@@ -80,6 +87,7 @@ class Watching:
         if self._watches:
             self._look(heard)
             self._clients.turn()
+            self._failed.keep()
         # The watchers look at the beats; the other workers do so only after the watchers would have been replaced.
         self._budget.keep(watches=self._watches, patience_s=self._timings.rank_s)
 

@@ -84,6 +84,7 @@ class WorkerBeat:
         memory_gb: Likewise, its memory.
         gpus: Likewise, its GPUs.
         lost_s: Seconds of work that were lost when it was stopped.
+        n_failed: Tasks that it has ended as failed so far, those of lost workers that it watched included.
         process: The name under which its own machine can look up this process (`launch/local/processes.py`).
     """
 
@@ -105,6 +106,7 @@ class WorkerBeat:
     memory_gb: float = 0.0
     gpus: int = 0
     lost_s: float = 0.0
+    n_failed: int = 0
 
     @property
     def host(self) -> str:
@@ -173,6 +175,7 @@ def decode_beat(body: bytes) -> WorkerBeat:
         memory_gb=fields.take("memory_gb", float),
         gpus=fields.take("gpus", int),
         lost_s=fields.take("lost_s", float),
+        n_failed=fields.take("n_failed", int),
     )
 
 

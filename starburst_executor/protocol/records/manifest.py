@@ -16,7 +16,7 @@ __all__ = ["ATTACHED", "DETACHED", "Launch", "Manifest", "SessionState", "Submit
 _SETTINGS = (
     *("kind", "slots", "initializer", "owner", "keep", "idle_exit", "deadline_at"),
     *("retries", "max_losses", "max_result_bytes", "task_timeout", "max_tasks_per_child"),
-    *("budget_usd", "max_hourly_cost", "name"),
+    *("budget_usd", "max_hourly_cost", "name", "max_failures"),
 )
 # The two kinds of session: an attached one ends with its client, a detached one outlives it.
 ATTACHED = "attached"
@@ -116,6 +116,7 @@ class Manifest:
         owner: The process of the client that created it, as that client's machine names it (`client/owner.py`).
         keep: Whether its objects stay after its end until the user deletes them.
         name: Its name among the sessions of its store; empty without one.
+        max_failures: The session ends when more of its tasks have failed: a number, or a share such as `10%`; empty for no limit.
 
     Attributes for costs (`protocol/money.py`):
         budget_usd: The session ends when its workers have cost this many dollars, or None.
@@ -154,6 +155,7 @@ class Manifest:
     keep: bool = False
     n_taken: int = 0  # interrupted workers of launches that are no longer in `launches`
     name: str = ""
+    max_failures: str = ""
 
     @property
     def n_interruptions(self) -> int:
@@ -206,6 +208,7 @@ def decode_manifest(body: bytes) -> Manifest:
         keep=fields.take("keep", bool),
         n_taken=fields.take("n_taken", int),
         name=fields.take("name", str),
+        max_failures=fields.take("max_failures", str),
     )
 
 

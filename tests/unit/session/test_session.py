@@ -140,6 +140,7 @@ FORGED: dict[str, object] = {
     "budget_usd": 1e6,
     "max_hourly_cost": 1e6,
     "name": "theirs",
+    "max_failures": "1000",
 }
 # What workers and clients change all the time, or what has a seal of its own.
 OPEN = {

@@ -1,0 +1,117 @@
+"""Ends a session when too many of its tasks have failed. Workers use it as well as clients, because no client may be attached.
+
+    beats, read at each look ─► sum of failures within the limit ─► nothing
+                                  └─► count the failed tasks ─► within the limit, or nothing is left to stop ─► look again later
+                                                                  └─► swap the session to broken
+
+The sum of the beats is an upper estimate: a task that failed and was retried counts in it for ever. So tasks are counted before a session is
+ended. Only sessions with `max_failures` pay for any of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+from starburst_executor.errors import ObjectNotFound, RecordInvalid, VersionMismatch
+from starburst_executor.protocol.failures import LEAST_ENDED, TOO_MANY_FAILURES, failures_reason, most_failures
+from starburst_executor.protocol.records import Manifest, SessionState
+from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.session.beats import Beats
+from starburst_executor.session.fan_out import fan_out
+from starburst_executor.session.statuses import ListedStatus
+from starburst_executor.session.store import SessionStore
+
+__all__ = ["FailedTasks"]
+
+# Least interval between two counts of the tasks, in looks.
+_COUNT_LOOKS = 4
+
+
+class _Counted(NamedTuple):
+    """How many tasks there are, have failed, and have ended."""
+
+    n_tasks: int = 0
+    n_failed: int = 0
+    n_ended: int = 0
+
+
+class FailedTasks:
+    """One watcher of one session's failures. Not thread-safe.
+
+    Args:
+        own: Returns the number of tasks that this watcher itself has failed, because their workers were lost; for a client, whose beat does
+            not say so.
+    """
+
+    def __init__(self, session: SessionStore, own: Callable[[], int] = lambda: 0) -> None:
+        self._session = session
+        self._own = own
+        self._beats = Beats(session)
+        self._next_look = float("-inf")
+        self._next_count = float("-inf")
+        self._credit = 0  # by how much the sum of the beats was too high at the last count
+
+    def keep(self) -> Manifest:
+        """End the session if too many of its tasks have failed; return the current manifest.
+
+        Store: nothing without a limit. At each look 1 LIST, 1 GET for each worker that has beaten since. At most once in four looks while the
+        limit seems to be exceeded: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well; 1 swap.
+        """
+        session, now = self._session, self._session.clock.monotonic()
+        manifest = session.manifest.current
+        limit = manifest.max_failures
+        if not limit or manifest.state.is_over or now < self._next_look:
+            return manifest
+        self._next_look = now + manifest.timings.look_s * 0.9
+        beats = self._beats.read()
+        upper = self._own() + sum(beat.n_failed for beat in beats) - self._credit
+        # There are at least as many tasks as workers have ended; with a share, more tasks allow more failures.
+        least = 0 if limit.endswith("%") else most_failures(limit, 0)
+        if upper <= max(least, 0) or now < self._next_count:
+            return manifest
+        n_ended = sum(beat.n_ended for beat in beats)
+        if limit.endswith("%") and upper <= most_failures(limit, n_ended):
+            return manifest
+        self._next_count = now + _COUNT_LOOKS * manifest.timings.look_s
+        counted = self._count()
+        self._credit += max(0, upper - counted.n_failed)
+        is_early = limit.endswith("%") and counted.n_ended < LEAST_ENDED
+        is_done = counted.n_ended == counted.n_tasks
+        if counted.n_failed <= most_failures(limit, counted.n_tasks) or is_early or is_done:
+            return manifest
+
+        def end(current: Manifest) -> Manifest | None:
+            if current.state.is_over or current.max_failures != limit:
+                return None
+            reason = failures_reason(limit, counted.n_failed, counted.n_tasks)
+            return replace(current, state=SessionState.BROKEN, reason=reason, error=TOO_MANY_FAILURES)
+
+        return session.manifest.change(end)
+
+    def _count(self) -> _Counted:
+        """Count the tasks. Those whose status object cannot be read count as failed, since their futures fail."""
+        listing = self._session.statuses.all()
+        n_tasks = sum(listed.ref.n_tasks for listed in listing)
+        n_completed = sum(listed.ref.n_tasks for listed in listing if listed.size_class == SizeClass.ALL_COMPLETED)
+        known = (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING)
+        unsure = [listed for listed in listing if listed.size_class not in known]
+        parts = fan_out(self._session.store, partial(_read, self._session), unsure)
+        return _Counted(
+            n_tasks, sum(part.n_failed for part in parts), n_completed + sum(part.n_ended for part in parts)
+        )
+
+
+def _read(session: SessionStore, listed: ListedStatus) -> _Counted:
+    with suppress(ObjectNotFound):
+        try:
+            entries = session.statuses.read(listed.key).status.entries
+        except (RecordInvalid, VersionMismatch):
+            n = listed.ref.n_tasks
+            return _Counted(n, n, n)
+        n_failed = sum(entry.state == State.FAILED for entry in entries)
+        return _Counted(len(entries), n_failed, sum(entry.has_ended for entry in entries))
+    return _Counted()

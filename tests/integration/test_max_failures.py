@@ -1,0 +1,49 @@
+"""A session with `max_failures` ends by itself, on both stores, while no client is attached."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from starburst_executor import DetachedExecutor, TooManyFailures
+from starburst_executor.errors import ConfigError
+from tests.sessions import detached, wait_until
+from tests.support.inside import session_of
+
+
+def _fails(folder: str, n: int) -> int:
+    if n % 2:
+        raise ValueError(n)
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.05)
+    return n
+
+
+def test_workers_end_it_and_unfinished_tasks_say_how_many_failed(store_url: str, tmp_path: Path) -> None:
+    with detached(store_url, workers=4, max_failures=5) as ex:
+        # Two of four slots wait for a file; the others meet failures.
+        futures = [ex.submit(_fails, str(tmp_path), n) for n in (0, 2, *range(1, 25, 2), *range(4, 40, 2))]
+        url = ex.url
+    reader = DetachedExecutor.reattach(url, launcher="none")
+    try:
+        session = session_of(reader)
+        wait_until(lambda: session.manifest.refresh().state.is_over)
+        assert session.manifest.current.reason.endswith("max_failures=5 allows 5")
+        errors = [future.exception(60) for future in futures]
+        assert {type(error) for error in errors} <= {ValueError, TooManyFailures, type(None)}
+        too_many = [error for error in errors if isinstance(error, TooManyFailures)]
+        assert too_many
+        assert f"max_failures=5 allows 5: session={reader.id}" in str(too_many[0])
+        with pytest.raises(TooManyFailures):
+            reader.submit(abs, 1)
+    finally:
+        (tmp_path / "go").touch()
+        reader.cleanup(force=True)
+
+
+@pytest.mark.parametrize("limit", [-1, True, "ten", "101%", "10 %", 1.5])
+def test_what_is_no_limit_is_refused(limit: object, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a number of tasks, or a share of them such as 10%"):
+        detached(f"sqlite://{tmp_path}", launcher="none", max_failures=limit)
