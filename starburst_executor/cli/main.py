@@ -153,7 +153,7 @@ def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 @click.command(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
-    epilog="SESSION is an id, a unique beginning of one, a URL, or `last`. `starburst worker URL` runs one worker of a session: "
+    epilog="SESSION is an id, a unique beginning of one, a URL, a name, or `last`. `starburst worker URL` runs one worker of a session: "
     "see `starburst worker --help`.",
 )
 @click.version_option(__version__, prog_name="starburst")

@@ -12,7 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from starburst_executor import config
-from starburst_executor.client.finding import LAST, Visit, find_url, known_ids, visit
+from starburst_executor.client.finding import LAST, Visit, find_url, known_ids, known_names, visit
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import KeyNotFound, StarburstError
 
@@ -73,11 +73,13 @@ class _Session(_ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
         store = ctx.params.get("store")
+        clock = SystemClock()
         try:
-            names = known_ids(stores_of(store), SystemClock())
+            stores = stores_of(store)
+            names = [*known_ids(stores, clock), *reversed(known_names(stores, clock))]
         except StarburstError:  # a shell cannot show errors while it completes a word
             names = []
-        # The newest first: it is the likeliest.
+        # Names first, then the newest: they are the likeliest.
         return [CompletionItem(name) for name in [LAST, *reversed(names)] if name.startswith(incomplete)]
 
 

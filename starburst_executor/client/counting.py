@@ -47,6 +47,7 @@ class SessionSummary:
         state: `open`, `terminated`, `expired`, `broken` or `deleted`.
         n_tasks: The number of submitted tasks.
         n_ended: The number of completed, failed or cancelled tasks, as far as the listing alone shows.
+        name: The name under which it was begun; empty without one. After its end another session may have the name.
     """
 
     id: str
@@ -56,10 +57,11 @@ class SessionSummary:
     state: str
     n_tasks: int
     n_ended: int
+    name: str = ""
 
     def __str__(self) -> str:
         created = utc(self.created_at).strftime("%Y-%m-%d %H:%M")
-        return f"{self.id}  {created} UTC  {self.state:<10}  {self.n_ended:>7,} of {self.n_tasks:,} tasks ended"
+        return f"{self.id}  {created} UTC  {self.state:<10}  {self.n_ended:>7,} of {self.n_tasks:,} tasks ended{f'  {self.name}' if self.name else ''}"
 
 
 def census(session: SessionStore) -> Counter[State]:
@@ -131,4 +133,5 @@ def _summary(store: ObjectStore, session_id: str, clock: Clock) -> SessionSummar
         state=manifest.state.value,
         n_tasks=sum(listed.ref.n_tasks for listed in listing),
         n_ended=sum(listed.ref.n_tasks for listed in listing if listed.size_class.has_ended),
+        name=manifest.name,
     )

@@ -202,6 +202,11 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
         return futures
 
     @property
+    def name(self) -> str:
+        """The session's name; empty without one."""
+        return self._engine.session.manifest.current.name
+
+    @property
     def is_attached(self) -> bool:
         """False after `detach`, `shutdown` or `cleanup`."""
         return not self._engine.parts.state.ended.is_set()

@@ -1,7 +1,8 @@
-"""Finds a session by what a user types: an id, a unique beginning of one, a URL, or `last`; and opens it to read it.
+"""Finds a session by what a user types: an id, a unique beginning of one, a URL, a name, or `last`; and opens it to read it.
 
     text ──► a URL ────────────────────────────────────────────► that session
          ──► an id or its beginning ──► registry, then the stores ► the one that matches
+         ──► a name ──────────────────► names in the stores ─────► the one that has it
          ──► last ──► registry, then the stores ────────────────► the newest that this user started
 
 Reading needs no key as long as it shows neither values nor errors: `visit` opens a session without one.
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 from starburst_executor import config
 from starburst_executor.client import registry
-from starburst_executor.client.opening import FIRST_PATIENCE_S
+from starburst_executor.client.opening import FIRST_PATIENCE_S, find_name
 from starburst_executor.clock import Clock
 from starburst_executor.config import SessionKey
 from starburst_executor.errors import (
@@ -27,15 +28,16 @@ from starburst_executor.errors import (
     StoreUnavailable,
     VersionMismatch,
 )
-from starburst_executor.protocol.keys import SESSIONS, is_session_id
+from starburst_executor.protocol.keys import SESSIONS, is_name, is_session_id
 from starburst_executor.protocol.records import DETACHED, SessionState
 from starburst_executor.protocol.seal import Sealer
+from starburst_executor.session.names import Names
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.store.url import join_url, split_url
 
-__all__ = ["LAST", "Visit", "find_url", "known_ids", "visit"]
+__all__ = ["LAST", "Visit", "find_url", "known_ids", "known_names", "visit"]
 
 LAST = "last"
 # Sessions that are read in search of the newest of this user's, in a store that others use too.
@@ -92,11 +94,16 @@ def known_ids(stores: Sequence[str], clock: Clock) -> list[str]:
     return sorted(ids)
 
 
+def known_names(stores: Sequence[str], clock: Clock) -> list[str]:
+    """Return the names of sessions in these stores. Store: 1 LIST each, 1 GET a name."""
+    return sorted({name for url in stores for name in _names_in(url, clock)})
+
+
 def find_url(text: str, stores: Sequence[str], clock: Clock, *, is_given: bool) -> str:
     """Return the URL of the session that a user means.
 
     Args:
-        text: An id, a unique beginning of one, a URL, or `last`.
+        text: An id, a unique beginning of one, a URL, a name, or `last`.
         stores: The URLs of the stores to search.
         is_given: Whether the user named the store: then no session in another one is meant.
 
@@ -104,13 +111,17 @@ def find_url(text: str, stores: Sequence[str], clock: Clock, *, is_given: bool) 
         SessionNotFound: there is none; the message names the nearest.
         ConfigError: several ids begin so, or it is not a proper URL.
 
-    Store: nothing for a URL or a known id; otherwise 1 LIST each, and for `last` on a machine that has started none up to 200 GETs.
+    Store: nothing for a URL or a known id; 1 GET each for a name; otherwise 1 LIST each, and for `last` on a machine that has started none up to 200 GETs.
     """
     if "://" in text:
         split_url(text)
         return text
     if text == LAST:
         return _last(stores, clock, is_given=is_given)
+    if is_name(text):
+        named = find_name(text, stores, clock, is_given=is_given)
+        if named is not None:
+            return join_url(*named)
     if not is_given and (known := registry.known_url(text)) is not None:
         return known
     places: dict[str, str] = {}
@@ -130,7 +141,7 @@ def find_url(text: str, stores: Sequence[str], clock: Clock, *, is_given: bool) 
         raise ConfigError(
             f"several sessions begin with {text!r}: {', '.join(matches[-_SHOWN:])}{more}; type more of the id"
         )
-    near = difflib.get_close_matches(text, [*places, LAST], 1, 0.6)
+    near = difflib.get_close_matches(text, [*places, *known_names(stores, clock), LAST], 1, 0.6)
     hint = f"did you mean {near[0]}? " if near else ""
     raise SessionNotFound(
         f"no such session: {text!r} in {' or '.join(stores)}; {hint}`starburst sessions` lists them, and --store names "
@@ -172,6 +183,11 @@ def _is_own(store_url: str, session_id: str, clock: Clock) -> bool:
             return manifest.kind == DETACHED and visited.session.sealer.has_key
     except (SessionNotFound, RecordInvalid, VersionMismatch, StoreUnavailable):
         return False
+
+
+def _names_in(store_url: str, clock: Clock) -> list[str]:
+    with closing(PatientStore(open_store(store_url), clock, patience_s=FIRST_PATIENCE_S)) as store:
+        return list(Names(store, clock).all())
 
 
 def _ids_in(store_url: str, clock: Clock) -> list[str]:

@@ -269,6 +269,7 @@ class Looks:
             n_running = max(n_running, min(counts[State.CLAIMED], sum(w.slots for w in alive if w.state == "working")))
         return SessionStatus(
             id=manifest.session_id,
+            name=manifest.name,
             state=state.value,
             total=tally.n_tasks,
             pending=counts[State.PENDING],

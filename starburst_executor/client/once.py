@@ -99,7 +99,11 @@ class _Wanted:
 
 
 class Once:
-    """The keys of one session, in one client. Thread-safe: one call after another."""
+    """The keys of one session, in one client. Thread-safe: one call after another.
+
+    Attributes:
+        n_submitted: The number of tasks that this client has submitted here.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -107,6 +111,7 @@ class Once:
         self._log = OnceLog(engine.session)
         self._pieces = Pieces(engine.session.sealer)
         self._stored: set[str] = set()  # functions
+        self.n_submitted = 0
         self._turn = threading.Lock()  # held during a call
 
     def submit(
@@ -155,11 +160,12 @@ class Once:
                 self._retry(wanted, ordinal, known, futures)
             return [futures[known[key]] for key in wanted.keys]
 
-    def signature_of(self, function: Callable[..., Any]) -> str | None:
-        """Return the signature with which this function was submitted last; None if it was not. Store: as for `submit`."""
+    def function(self) -> str | None:
+        """Return the name and signature of the function that was submitted last; None if none was. Store: as `submit`, to read the log."""
         with self._turn:
             self._log.read()
-            return self._log.signature(function_name(without_partials(function, (), {})[0]))
+            entry = self._log.last()
+        return None if entry is None else f"{entry.function_name}{entry.signature}"
 
     # --- what is wanted -----------------------------------------------------------------------------------------------
 
@@ -332,6 +338,7 @@ class Once:
             for listed in listing:
                 self._watch(listed, range(listed.ref.n_tasks), futures)
             created += listing
+            self.n_submitted += entry.n_tasks
             known.update(zip(gathered.keys, range(entry.first, entry.first + entry.n_tasks), strict=True))
         return created
 

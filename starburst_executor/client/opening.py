@@ -6,8 +6,8 @@ import hmac
 import logging
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,6 +24,7 @@ from starburst_executor.errors import (
     ConfigError,
     KeyNotFound,
     SessionNotFound,
+    StarburstError,
     StoreUnavailable,
 )
 from starburst_executor.launch.base import Launcher
@@ -298,21 +299,40 @@ def _check(session: SessionStore) -> None:
     session.manifest.expire_if_due()
 
 
-def find_name(store_url: str, name: str, clock: Clock) -> str | None:
-    """Return the id of the session of this name; None if there is none. Store: 1 GET."""
+def find_name(name: str, stores: Sequence[str], clock: Clock, *, is_given: bool) -> tuple[str, str] | None:
+    """Return the store and the id of the session of this name; None if there is none.
+
+    Args:
+        stores: The URLs of the stores to search, in this order.
+        is_given: Whether the user named the store. Otherwise the stores are searched too in which this machine has started sessions.
+
+    Store: 1 GET each.
+    """
+    for store_url in stores:
+        session_id = _named_in(store_url, name, clock)
+        if session_id:
+            return store_url, session_id
+    for store_url in () if is_given else registry.known_stores():
+        with suppress(StarburstError):  # one that was removed, or needs other credentials
+            session_id = "" if store_url in stores else _named_in(store_url, name, clock)
+            if session_id:
+                return store_url, session_id
+    return None
+
+
+def _named_in(store_url: str, name: str, clock: Clock) -> str:
     with closing(PatientStore(open_store(store_url), clock, patience_s=FIRST_PATIENCE_S)) as store:
         holder = Names(store, clock).holder(name)
-    return (holder.session_id if holder is not None else "") or None
+    return "" if holder is None else holder.session_id
 
 
 def _locate(id_or_url: str, store: str | None, clock: Clock) -> tuple[str, str]:
     if "://" in id_or_url:
         return split_url(id_or_url)
     if is_name(id_or_url):
-        store_url = store or config.resolve(detached=True).store
-        session_id = find_name(store_url, id_or_url, clock)
-        if session_id is not None:
-            return store_url, session_id
+        named = find_name(id_or_url, [store or config.resolve(detached=True).store], clock, is_given=store is not None)
+        if named is not None:
+            return named
     if not is_session_id(id_or_url):
         raise SessionNotFound(
             f"no session has this id or name: {id_or_url!r}; `starburst sessions` and DetachedExecutor.list_sessions() list them"

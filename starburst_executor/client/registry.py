@@ -10,8 +10,12 @@ from contextlib import suppress
 
 from starburst_executor import config
 from starburst_executor.protocol.keys import is_session_id
+from starburst_executor.store.url import split_url
 
-__all__ = ["all_ids", "forget", "known_url", "remember"]
+__all__ = ["all_ids", "forget", "known_stores", "known_url", "remember"]
+
+# The number of sessions whose notes are read in search of a store.
+_LAST = 1000
 
 
 def remember(session_id: str, url: str) -> None:
@@ -42,6 +46,12 @@ def all_ids() -> list[str]:
     with suppress(OSError):
         return sorted(path.name for path in folder.iterdir() if is_session_id(path.name))
     return []
+
+
+def known_stores() -> list[str]:
+    """Return the URLs of the stores of the last 1,000 noted sessions, the newest first."""
+    urls = [known_url(session_id) for session_id in reversed(all_ids()[-_LAST:])]
+    return list(dict.fromkeys(split_url(url)[0] for url in urls if url is not None))
 
 
 def forget(session_id: str) -> None:

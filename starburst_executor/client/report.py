@@ -136,6 +136,7 @@ class SessionStatus:
         losses: Losses of a worker that count for a task, likewise.
         requests: Store requests by kind, of all workers and of this client.
         members: One report a worker.
+        name: The session's name; empty without one.
     """
 
     id: str
@@ -175,6 +176,7 @@ class SessionStatus:
     losses: int = 0
     requests: Mapping[str, int] = field(default_factory=dict)
     members: tuple[WorkerReport, ...] = ()
+    name: str = ""
 
     @property
     def ended(self) -> int:
@@ -253,7 +255,7 @@ class SessionStatus:
     @property
     def title(self) -> str:
         """The first line that `str()` shows."""
-        return f"session {self.id}: {self.state}{f' ({self.reason})' if self.reason else ''}"
+        return f"session {self.id}{f', {self.name}' if self.name else ''}: {self.state}{f' ({self.reason})' if self.reason else ''}"
 
     def __str__(self) -> str:
         return "\n".join([self.title, *(f"  {heading:<8} {words}" for heading, words in self.rows())])

@@ -112,10 +112,6 @@ class OnceLog:
         """Return the entry of a task."""
         return self._entries[bisect_right(self._firsts, sequence) - 1]
 
-    def signature(self, function_name: str) -> str | None:
-        """Return the signature with which a function of this name was submitted last; None if it was not."""
-        return next((e.signature for e in reversed(self._entries) if e.function_name == function_name), None)
-
     def calls_of(self, entry: OnceEntry) -> list[bytes]:
         """Return the records of an entry's calls, verified. Raises: RecordInvalid, PayloadError. Store: 1 GET."""
         session = self._session

@@ -129,3 +129,61 @@ def test_what_cannot_run_is_refused_before_a_session_starts(folder: Path) -> Non
     dry = run("run", "tool.py:double", "--range", "0:5000", "--dry-run", *store)
     assert "tasks      5,000" in dry.stdout
     assert run("sessions", *store).stdout == ""
+
+
+NAMED = """
+import pathlib
+
+def length(x: str, scale: int = 1):
+    with pathlib.Path("{folder}/runs").open("a") as file:
+        file.write(x + "\\n")
+    if x == "bad" and not pathlib.Path("{folder}/mended").exists():
+        raise ValueError(x)
+    return len(x) * scale
+"""
+
+
+def test_the_same_name_again_submits_only_what_is_new(folder: Path, store_url: str) -> None:
+    (folder / "named.py").write_text(NAMED.format(folder=folder))
+    (folder / "in").write_text("a\nbb\nbad\n")
+    words = ["run", "named.py:length", "--lines", "in", "--name", "nightly", "--workers", "1", "--store", store_url]
+    first = run(*words, "--retries", "1", "--max-fails", "50%")
+    assert first.exit_code == exits.NO, first.stderr
+    assert "nightly: 3 inputs, 3 of them new" in first.stderr
+    (folder / "in").write_text("ccc\na\nbad\nbb\n")
+    # The function is mended, its signature stays.
+    (folder / "mended").touch()
+    again = run(*words)
+    assert again.exit_code == exits.NO, again.stderr
+    assert "nightly: 4 inputs, 1 of them new" in again.stderr
+    assert sorted((folder / "runs").read_text().split()) == ["a", "bad", "bad", "bb", "ccc"]
+    assert run(*words, "--retry-failed").exit_code == exits.DONE
+    results = run("results", "nightly", "--store", store_url).stdout
+    assert sorted(json.loads(line)["value"] for line in results.splitlines()) == [1, 2, 3, 3]
+    (folder / "named.py").write_text(NAMED.format(folder=folder).replace("scale: int = 1", "scale"))
+    refused = run(*words, "--arg", "scale=2")
+    assert refused.exit_code == exits.USAGE
+    assert "runs __main__.length(x, scale=1), and now it is __main__.length(x, scale)" in refused.stderr
+    assert "`starburst cleanup nightly --force`" in refused.stderr
+    assert run("cleanup", "nightly", "--force", "--yes", "--store", store_url).exit_code == exits.DONE
+
+
+def test_inputs_that_cannot_be_read_begin_no_session_under_a_name(folder: Path) -> None:
+    store = f"sqlite://{folder}/sessions"
+    (folder / "in.csv").write_text("x\n1\nthree\n")
+    words = ["run", "tool.py:double", "--csv", "in.csv", "--name", "nightly", "--store", store]
+    assert run(*words).exit_code == exits.USAGE
+    assert run("sessions", "--store", store).stdout == ""
+    assert run("run", "tool.py:double", "--range", "0:1", "--retry-failed", "--store", store).exit_code == exits.USAGE
+
+
+def test_a_run_ends_with_a_status_of_its_own_when_too_many_tasks_fail(folder: Path) -> None:
+    store = f"sqlite://{folder}/sessions"
+    (folder / "names").write_text("".join(f"{n}.bad\n" for n in range(8)) + "never\n" * 8)
+    for n in range(8):
+        (folder / f"{n}.bad").touch()
+    words = ["tool.py:wait_for", "--lines", "names", "--store", store, "--workers", "1", "--max-fails", "3"]
+    result = run("run", *words)
+    assert result.exit_code == exits.LIMIT, result.stderr
+    assert "max_failures=3 allows 3" in result.stderr
+    kill_workers(f"{folder}/")

@@ -25,14 +25,18 @@ from starburst_executor.client.finding import Visit, visit
 from starburst_executor.client.following import Following
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.money import hourly_usd
+from starburst_executor.client.once import Call as OnceCall
+from starburst_executor.client.once import signature_text
 from starburst_executor.client.reading import Reading
 from starburst_executor.client.report import SessionStatus
 from starburst_executor.client.results import Outcome, Selection, stream
+from starburst_executor.client.submits_once import once_of
 from starburst_executor.client.tending import Tending
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError, KeyNotFound
 from starburst_executor.programs import run_program
 from starburst_executor.protocol import calls
+from starburst_executor.protocol.content import function_name
 
 __all__ = ["attach", "run"]
 
@@ -58,6 +62,7 @@ class _Run(click.Command):
         "starburst run measure.py:measure --csv samples.csv --arg scale=2 --detach",
         "starburst run package.module:function --range 0:10000 --workers 8 --out results.jsonl",
         "starburst run script.py:function --lines names.txt --limit 1",
+        "starburst run measure.py:measure --csv samples.csv --name nightly --retries 2 --max-fails 5%",
         "starburst run --csv samples.csv --outputs '*.bam' -- align --x {x} {sample}",
     ),
 )
@@ -83,6 +88,12 @@ class _Run(click.Command):
 @click.option("--workers", type=int, metavar="N", help="How many tasks run at once.  [default: one for each processor]")
 @click.option("--launcher", metavar="NAME", help="What starts workers: local, fargate, batch, none, …")
 @click.option("--timeout", type=DURATION, metavar="TIME", help="Stop a task that runs longer; it fails.")
+@click.option("--retries", type=int, metavar="N", help="Try a task that fails up to N times more.")
+@click.option("--max-fails", metavar="N|P%", help="End the session when more than N tasks, or P% of them, have failed.")
+@click.option(
+    "--name", metavar="NAME", help="The session's name: the same name again submits only inputs that are new."
+)
+@click.option("--retry-failed", is_flag=True, help="With --name: run what failed or was cancelled again, as it is now.")
 @click.option("--expires", type=DURATION, metavar="TIME", help="End the session after this time.")
 @click.option("--budget", type=float, metavar="USD", help="End the session when its workers have cost this much.")
 @click.option("--max-hourly-cost", type=float, metavar="USD", help="Start no workers that would cost more an hour.")
@@ -115,6 +126,10 @@ def run(
     workers: int | None,
     launcher: str | None,
     timeout: float | None,
+    retries: int | None,
+    max_fails: str | None,
+    name: str | None,
+    retry_failed: bool,
     expires: float | None,
     budget: float | None,
     max_hourly_cost: float | None,
@@ -129,6 +144,9 @@ def run(
     It is watched unless --detach; ^C asks whether to detach, cancel or go on, and detaches where there is no terminal. Texts of inputs become
     what the function's annotations say; without one, what is written as a number becomes a number. In a program's words, {name} is a
     column, and {} the line, file or number.
+
+    With --name the command may be run again, also after it was killed: it attaches to the session of that name and submits the inputs
+    that are not there yet.
     """
     program: tuple[str, ...] = click.get_current_context().meta.get("program", ())
     inputs = Inputs(range_, lines, csv_, jsonl, files, constants, limit)
@@ -136,12 +154,18 @@ def run(
         raise ConfigError(
             "--out needs the results: leave out --detach, or type `starburst results last --out FILE` later"
         )
+    if retry_failed and name is None:
+        raise ConfigError(
+            "--retry-failed needs --name: what failed in another session is run by `starburst retry SESSION --failed`"
+        )
     function, calls = _prepared(target, program, inputs, outputs)
     settings: dict[str, Any] = {
         "workers": workers,
         "store": store,
         "launcher": launcher,
         "task_timeout": timeout,
+        "retries": retries,
+        "max_failures": max_fails,
         "absolute_timeout": expires,
         "budget_usd": budget,
         "max_hourly_cost": max_hourly_cost,
@@ -149,13 +173,17 @@ def run(
     if dry_run:
         _tell(calls, settings)
         return
-    executor = DetachedExecutor(**settings)
-    n_tasks = _submit(executor, function, calls)
-    say(f"session {executor.id}: {n_tasks:,} tasks")
+    if name is None:
+        executor = DetachedExecutor(**settings)
+        said = f"{_submit(executor, function, calls):,} tasks"
+    else:
+        executor, said = _submit_once(name, settings, function, calls, retry_failed=retry_failed)
+    called = name or executor.id
+    say(f"session {executor.id}{f', {name}' if name else ''}: {said}")
     if detach:
         executor.detach()
         click.echo(executor.id)
-        say(f"it goes on: `starburst status {executor.id} --watch`, `starburst results {executor.id}`")
+        say(f"it goes on: `starburst status {called} --watch`, `starburst results {called}`")
         return
     with visit(executor.url, SystemClock(), key=executor.key) as visited:
         found = _watch(visited, executor)
@@ -202,6 +230,29 @@ def _submit(executor: DetachedExecutor, function: Callable[..., Any], calls: Ite
     return n_tasks
 
 
+def _submit_once(
+    name: str, settings: dict[str, Any], function: Callable[..., Any], calls: Iterator[Call], *, retry_failed: bool
+) -> tuple[DetachedExecutor, str]:
+    """Begin the session of this name, or attach to it, and submit the inputs that are new. Return what to say about it."""
+    # Before the session begins: an input that cannot be read leaves nothing behind.
+    inputs = [OnceCall(call.args, call.kwargs) for call in calls]
+    executor = DetachedExecutor(name=name, **settings)
+    try:
+        once = once_of(executor)
+        own = f"{function_name(function)}{signature_text(function)}"
+        known = once.function()
+        if known is not None and known != own:
+            raise ConfigError(
+                f"the session named {name} runs {known}, and now it is {own}, so its inputs mean something else: choose another --name, "
+                f"or delete that session by `starburst cleanup {name} --force`"
+            )
+        once.submit(function, inputs, retry_failed=retry_failed)
+    except BaseException:
+        executor.detach()
+        raise
+    return executor, f"{len(inputs):,} inputs, {once.n_submitted:,} of them new"
+
+
 def _tell(inputs: Iterator[Call], settings: dict[str, Any]) -> None:
     clock = SystemClock()
     given = GivenLauncher(settings["launcher"], clock, detached=True)
@@ -222,6 +273,8 @@ def _tell(inputs: Iterator[Call], settings: dict[str, Any]) -> None:
 
 def _farewell(found: SessionStatus, out: Path | None) -> str:
     words = f"session {found.id}: {found.completed:,} completed, {found.failed:,} failed, {found.cancelled:,} cancelled"
+    if found.reason:
+        words += f"; it was ended: {found.reason}"
     if out is not None and str(out) != "-":
         words += f"; written to {out}"
     if found.failed:

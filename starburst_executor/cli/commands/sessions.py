@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 import click
 
@@ -30,6 +31,7 @@ _STATES = [state.value for state in SessionState]
 @click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="In this state; may be repeated.")
 @click.option("--older-than", type=DURATION, metavar="AGE", help="Without activity for this time: 30m, 12h, 7d.")
 @click.option("--newer-than", type=DURATION, metavar="AGE", help="Created within this time.")
+@click.option("--name", "pattern", metavar="PATTERN", help="With a name like this, such as 'nightly*'.")
 @click.option("--counts", is_flag=True, help="Count the tasks of each state: one to several hundred reads a session.")
 @json_option
 def sessions(
@@ -37,6 +39,7 @@ def sessions(
     states: tuple[str, ...],
     older_than: float | None,
     newer_than: float | None,
+    pattern: str | None,
     counts: bool,
     as_json: bool,
 ) -> None:
@@ -52,9 +55,10 @@ def sessions(
         if (not states or summary.state in states)
         and (older_than is None or now - summary.last_activity_at > older_than)
         and (newer_than is None or now - summary.created_at <= newer_than)
+        and (pattern is None or (summary.name and fnmatchcase(summary.name, pattern)))
     ]
     if not found:
-        which = "no sessions" if not (states or older_than or newer_than) else "no such sessions"
+        which = "no sessions" if not (states or older_than or newer_than or pattern) else "no such sessions"
         say(f"{which} in {' or '.join(stores)}; pass --store to search another store")
         return
     if as_json:
@@ -63,9 +67,17 @@ def sessions(
     elif counts:
         _show_counts(found)
     elif is_terminal():
-        headings = ["session", "created", "last activity", "state", "tasks", "ended"]
+        headings = ["session", "name", "created", "last activity", "state", "tasks", "ended"]
         rows = [
-            [one.id, age(now - one.created_at), age(now - one.last_activity_at), one.state, one.n_tasks, one.n_ended]
+            [
+                one.id,
+                one.name,
+                age(now - one.created_at),
+                age(now - one.last_activity_at),
+                one.state,
+                one.n_tasks,
+                one.n_ended,
+            ]
             for one in found
         ]
         show_table(headings, rows, right=("tasks", "ended"))
@@ -78,8 +90,8 @@ _COUNTED = ("pending", "claimed", "running", "completed", "failed", "cancelled")
 
 
 def _show_counts(found: list[SessionSummary]) -> None:
-    rows = [[one.id, one.state, one.n_tasks, *_counts(one).values()] for one in found]
-    show_table(["session", "state", "tasks", *_COUNTED], rows, right=("tasks", *_COUNTED))
+    rows = [[one.id, one.name, one.state, one.n_tasks, *_counts(one).values()] for one in found]
+    show_table(["session", "name", "state", "tasks", *_COUNTED], rows, right=("tasks", *_COUNTED))
 
 
 def _counts(summary: SessionSummary) -> dict[str, int]:

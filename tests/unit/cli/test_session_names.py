@@ -110,6 +110,27 @@ def test_shells_complete_commands_and_sessions(sessions: list[DetachedExecutor])
     assert [item.value for item in complete.get_completions(["status"], sessions[0].id)] == [sessions[0].id]
 
 
+def test_a_session_with_a_name_is_called_by_it(sessions: list[DetachedExecutor], tmp_path: Path) -> None:
+    named = DetachedExecutor(launcher="none", name="nightly")
+    named.detach()
+    elsewhere = DetachedExecutor(launcher="none", name="weekly", store=f"sqlite://{tmp_path}/other")
+    elsewhere.detach()
+    assert shown("nightly") == named.id
+    assert shown("weekly") == elsewhere.id
+    store = named.url.rpartition("/")[0]
+    assert run("status", "weekly", "--store", store).exit_code == exits.NO_SESSION
+    assert "did you mean nightly?" in run("status", "nihgtly").stderr
+    assert f"session {named.id}, nightly: open" in run("status", "nightly").stdout
+    (line,) = run("sessions", "--name", "night*", "--json").stdout.splitlines()
+    assert (json.loads(line)["id"], json.loads(line)["name"]) == (named.id, "nightly")
+    assert run("sessions").stdout.count("nightly") == 1
+    complete = ShellComplete(starburst, {}, "starburst", "_STARBURST_COMPLETE")
+    assert [item.value for item in complete.get_completions(["status"], "n")] == ["nightly"]
+    assert run("cleanup", "nightly", "--force", "--yes").exit_code == exits.DONE
+    assert run("status", "nightly").exit_code == exits.NO_SESSION
+    assert sessions
+
+
 @pytest.mark.parametrize("name", ["DONE", "NO", "USAGE", "NO_SESSION", "STORE", "TIMED_OUT", "NO_WORKERS", "LIMIT"])
 def test_every_exit_status_is_in_the_reference(name: str) -> None:
     page = (Path(__file__).parents[3] / "docs/reference/command.md").read_text(encoding="utf-8")

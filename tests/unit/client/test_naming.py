@@ -39,14 +39,18 @@ def begin(url: str) -> Iterator[Callable[..., DetachedExecutor]]:
 
 
 def holder(url: str) -> str:
-    return find_name(url, "nightly", SystemClock()) or ""
+    named = find_name("nightly", [url], SystemClock(), is_given=True)
+    return "" if named is None else named[1]
 
 
 def test_the_same_name_is_the_same_session(begin: Callable[..., DetachedExecutor], url: str) -> None:
     first = begin()
     assert begin().id == first.id == holder(url)
+    # Its store is not the configured one, but this machine has started a session there.
+    assert DetachedExecutor.reattach("nightly", launcher="none").id == first.id
     assert DetachedExecutor.reattach("nightly", store=url, launcher="none").id == first.id
     assert begin(name="weekly").id != first.id
+    assert begin(name="weekly").name == "weekly"
 
 
 def test_settings_of_the_session_stay_and_those_that_differ_are_named(
