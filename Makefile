@@ -31,7 +31,7 @@ OLDEST_FIRST := 10 11 12 13 14
 # Which of those found .venv is made with, unless one is named: the newest on which this is in daily use.
 PREFERRED := 13 12 11 10 14
 
-.PHONY: help demo test check format lint types unit stress bench plots image-check test-emulated test-aws docs site docs-links package test-all test-latest \
+.PHONY: help demo test check format lint types unit stress bench plots image-check test-browser test-emulated test-aws docs site docs-links package test-all test-latest \
 	update clean
 
 help:
@@ -45,6 +45,7 @@ help:
 	@echo "make bench     the benchmarks, an hour; rows and plots in benchmarks/results; BENCH_ARGS=--quick to see that they work"
 	@echo "make plots     draw benchmarks/results, and write their figures into the documentation"
 	@echo "make image-check  build the worker's image and run a session in it; needs docker, podman or buildah"
+	@echo "make test-browser  the dashboard in Chromium: every page, in both themes, wide and narrow"
 	@echo "make test-emulated  the way of a new user in an AWS account that MiniStack emulates; minutes"
 	@echo "make test-aws  in a real AWS account, for some cents: see tests/aws/README.md"
 	@echo "make package   build sdist and wheel in dist/, and check them"
@@ -94,6 +95,10 @@ plots: $(VENV)/.bench
 # BASE_IMAGE=debian: on a base made from Debian's packages, where no image registry can be reached (needs root, debootstrap).
 image-check: $(VENV)/.dev
 	$(BIN)/python -m pytest -m image -s $(PYTEST_ARGS)
+
+# In Chromium, which must be installed: `apt install chromium`. `make test` runs the quick ones where it is there.
+test-browser: $(VENV)/.dev
+	$(BIN)/python -m pytest -m browser -rs $(PYTEST_ARGS) tests/browser
 
 # MiniStack pins an older botocore than the library gets, so that it has an environment of its own.
 test-emulated: $(VENV)/.dev .venvs/ministack/.done

@@ -30,6 +30,7 @@ COMMANDS = {
     "attach": "run:attach",
     "wait": "status:wait",
     "top": "status:top",
+    "dashboard": "dashboard:dashboard",
     "results": "results:results",
     "errors": "results:errors",
     "explain": "results:explain",

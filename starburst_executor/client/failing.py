@@ -12,7 +12,7 @@ from starburst_executor.errors import VersionMismatch
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.status import SizeClass, State
 
-__all__ = ["FailureKind", "failure_kinds", "shown_call"]
+__all__ = ["FailureKind", "failure_kinds", "place_of", "shown_call"]
 
 # Failures of further kinds are counted together: a message in a class's name could make each failure a kind of its own.
 _MOST_KINDS = 1000
@@ -61,7 +61,7 @@ def failure_kinds(reading: Reading, *, with_inputs: bool = True) -> list[Failure
     reading.check_key()
     kinds: dict[tuple[str, str], FailureKind] = {}
     for block, task, failure in _failures(reading):
-        label = (failure.type_name, _place(failure.traceback))
+        label = (failure.type_name, place_of(failure.traceback))
         if label not in kinds and len(kinds) >= _MOST_KINDS:
             label = ("other exceptions", "")
         _add(kinds.setdefault(label, FailureKind(*label)), block, task, failure, reading if with_inputs else None)
@@ -88,7 +88,7 @@ def _add(kind: FailureKind, block: Block, task: Task, failure: Failure, reading:
             kind.inputs.append(shown_call(reading, block, task))
 
 
-def _place(traceback: str) -> str:
+def place_of(traceback: str) -> str:
     """Return the innermost frame of a traceback."""
     frames = list(_FRAME.finditer(traceback))
     return f"{frames[-1]['file']}:{frames[-1]['line']} in {frames[-1]['name']}" if frames else ""

@@ -17,7 +17,7 @@ from starburst_executor.launch.base import Launcher
 from starburst_executor.protocol.money import spent, thrown_away, usd_per_hour
 from starburst_executor.protocol.records import Manifest, WorkerBeat
 
-__all__ = ["Cost", "check_cost", "cost_of", "hourly_usd"]
+__all__ = ["Cost", "check_cost", "cost_of", "hourly_usd", "is_billed"]
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def cost_of(
     lost_s, lost_usd = thrown_away(manifest, listed, dead)
     return Cost(
         workers_usd=spent(manifest, now, listed, dead),
-        requests_usd=requests_usd(counts) if _is_billed(store_url) else 0.0,
+        requests_usd=requests_usd(counts) if is_billed(store_url) else 0.0,
         usd_per_hour=usd_per_hour(manifest, listed, dead),
         budget_usd=manifest.budget_usd,
         interruptions=manifest.n_interruptions,
@@ -123,7 +123,7 @@ def check_cost(
     )
 
 
-def _is_billed(store_url: str) -> bool:
+def is_billed(store_url: str) -> bool:
     """Whether Amazon charges for its requests. An endpoint in the environment is not taken into account."""
     parts = urlsplit(store_url)
     return parts.scheme == "s3" and "endpoint_url" not in parse_qs(parts.query)

@@ -1,0 +1,80 @@
+"""The application: routes, errors as pages, and what starts and ends with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from starburst_executor.clock import Clock
+from starburst_executor.dashboard.hub import Hub, Places
+from starburst_executor.dashboard.pages import Pages
+from starburst_executor.dashboard.safety import Access, Guard
+from starburst_executor.dashboard.views import templates
+from starburst_executor.errors import AccessDenied, ConfigError, KeyNotFound, SessionNotFound, StarburstError
+
+__all__ = ["make_app"]
+
+_log = logging.getLogger(__name__)
+_STATIC = Path(__file__).parent / "static"
+_CODES: tuple[tuple[type[StarburstError], int, str], ...] = (
+    (SessionNotFound, 404, "There is no such session"),
+    (KeyNotFound, 403, "This needs the session's key"),
+    (AccessDenied, 403, "The store refuses access"),
+    (ConfigError, 400, "This address cannot be shown"),
+    (StarburstError, 503, "The store cannot be read now"),
+)
+
+
+def make_app(places: Places, access: Access, clock: Clock) -> ASGIApp:
+    """Return the application. It opens sessions when they are asked for, and closes them at its end."""
+    hub = Hub(places, clock)
+    pages = Pages(hub, access)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            await hub.close()
+
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, StarburstError)  # registered for it  # noqa: S101
+        code, title = next((code, title) for kind, code, title in _CODES if isinstance(error, kind))
+        return pages.problem(code, title, str(error))
+
+    async def missing(_: Request, error: Exception) -> Response:
+        code = error.status_code if isinstance(error, HTTPException) else 500
+        return pages.problem(code, "There is no such page", "Go on from the list of sessions.")
+
+    async def broken(request: Request, error: Exception) -> Response:
+        # Neither the error's text nor the query: they may contain values of tasks.
+        _log.error("a fault of the dashboard: %s at %s", type(error).__name__, request.scope["path"])
+        return pages.problem(500, "A fault of the dashboard itself", f"{type(error).__name__}. Please report it.")
+
+    app = Starlette(
+        routes=[
+            Route("/", pages.sessions),
+            Route("/s/{session}", pages.session),
+            Route("/s/{session}/tasks", pages.tasks),
+            Route("/s/{session}/workers", pages.workers),
+            Route("/s/{session}/failures", pages.failures),
+            Route("/s/{session}/events", pages.events),
+            Route("/s/{session}/t/{task}", pages.task),
+            Route("/s/{session}/t/{task}/{kind}", pages.shown, methods=["POST"]),
+            Route("/s/{session}/actions/{action}", pages.action, methods=["GET", "POST"]),
+            Mount("/static", StaticFiles(directory=_STATIC)),
+        ],
+        exception_handlers={StarburstError: refused, HTTPException: missing, Exception: broken},
+        lifespan=lifespan,
+    )
+    return Guard(app, access, templates())

@@ -1,0 +1,288 @@
+"""The pages: what each reads, and what its template gets."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+from sse_starlette.event import ServerSentEvent
+from sse_starlette.sse import EventSourceResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from starburst_executor.client.explaining import explain_task
+from starburst_executor.client.failing import FailureKind
+from starburst_executor.client.logs import LogLine, TaskLogs
+from starburst_executor.client.reading import Block, Task, parse_task, stored_bytes
+from starburst_executor.dashboard.actions import ACTIONS, checked
+from starburst_executor.dashboard.hub import Hub
+from starburst_executor.dashboard.query import PAGE, Query
+from starburst_executor.dashboard.safety import Access, own_form
+from starburst_executor.dashboard.sessions import Sessions
+from starburst_executor.dashboard.showing import Shown, plain_call, plain_result, unpickled
+from starburst_executor.dashboard.tabs import Tab
+from starburst_executor.dashboard.views import fragments, names_of, templates
+from starburst_executor.dashboard.watch import Snapshot, Watch
+from starburst_executor.errors import ConfigError, StarburstError
+from starburst_executor.protocol.outcomes import Failure
+from starburst_executor.protocol.status import State
+
+__all__ = ["Pages"]
+
+_PAGES = ("session", "tasks", "task", "workers", "failures")
+_MOST_WORKERS = 200
+_MOST_KINDS = 20
+_MOST_LINES = 500
+_MOST_LINE = 2000
+_PING_S = 15
+
+
+class Pages:
+    """The handlers of all routes."""
+
+    def __init__(self, hub: Hub, access: Access) -> None:
+        self._hub = hub
+        self._access = access
+        self._sessions = Sessions(hub.places, hub.clock)
+
+    # --- sessions -----------------------------------------------------------------------------------------------------
+
+    async def sessions(self, request: Request) -> Response:
+        """The list of sessions."""
+        found = await self._hub.alone(self._sessions.page, request.query_params.get("after", ""))
+        stores = [url.partition("?")[0] for url in self._hub.places.stores]
+        return self._html("sessions.html", found=found, stores=stores, now=self._hub.clock.now())
+
+    async def session(self, request: Request) -> Response:
+        """One session."""
+        return self._of_session(*await self._found(request), "session.html", "session")
+
+    async def workers(self, request: Request) -> Response:
+        """The workers of a session."""
+        watch, snapshot = await self._found(request)
+        launches = sorted(watch.visit.session.manifest.current.launches, key=lambda launch: -launch.at)
+        n_more = max(0, len(snapshot.status.members) - _MOST_WORKERS)
+        return self._of_session(watch, snapshot, "workers.html", "workers", launches=launches[:20], n_more=n_more)
+
+    async def failures(self, request: Request) -> Response:
+        """The failures of a session by kind."""
+        watch, snapshot = await self._found(request)
+        if snapshot.has_key:
+            await watch.page(Query(states=frozenset({State.FAILED})))  # reads what failed
+        kinds = watch.index.failures()
+        shown = await run_in_threadpool(_examples, watch, kinds[:_MOST_KINDS])
+        return self._of_session(
+            watch,
+            snapshot,
+            "failures.html",
+            "failures",
+            kinds=shown,
+            n_read=sum(kind.n_tasks for kind in kinds),
+            n_more=max(0, len(kinds) - _MOST_KINDS),
+        )
+
+    # --- tasks --------------------------------------------------------------------------------------------------------
+
+    async def tasks(self, request: Request) -> Response:
+        """A page of the tasks of a session."""
+        watch, snapshot = await self._found(request)
+        query = Query.parse(request.query_params.multi_items())
+        too_big = watch.index.is_too_big
+        if too_big:
+            query = Query(key=query.key, is_back=query.is_back)
+        return self._of_session(
+            watch,
+            snapshot,
+            "tasks.html",
+            "tasks",
+            query=query,
+            shown=await watch.page(query),
+            states={state.name.lower() for state in query.states},
+            page_size=PAGE,
+            too_big=too_big,
+            unkept=watch.index.n_unkept_messages if query.text else 0,
+        )
+
+    async def task(self, request: Request) -> Response:
+        """One task."""
+        watch, snapshot = await self._found(request)
+        name = _task_name(request)
+        values = await run_in_threadpool(_task_values, watch, snapshot, name)
+        return self._of_session(watch, snapshot, "task.html", "task", subject=name, **values)
+
+    async def shown(self, request: Request) -> Response:
+        """The call or the result of a task, unpickled by a process of its own. POST."""
+        if await own_form(self._access, request) is None:
+            return self.problem(403, "The form is not of this dashboard", "Load the page again, and send it once more.")
+        watch, snapshot = await self._found(request)
+        name, kind = _task_name(request), request.path_params["kind"]
+        if kind not in ("call", "result"):
+            return self.problem(404, "There is no such page", "A task has a call and a result.")
+        watch.reading.check_key()
+        [value] = await run_in_threadpool(unpickled, watch.reading, [name], kind)
+        return self._of_session(watch, snapshot, "shown.html", "tasks", task_id=name, kind=kind, value=value)
+
+    # --- events and actions -------------------------------------------------------------------------------------------
+
+    async def events(self, request: Request) -> Response:
+        """The stream of updates of one page."""
+        page = request.query_params.get("page", "session")
+        if page not in _PAGES:
+            return self.problem(
+                404, "There is no such page", "A stream of updates is asked for by the pages themselves."
+            )
+        watch = await self._hub.watch(request.path_params["session"])
+        tab = Tab(
+            page,
+            subject=request.query_params.get("subject", "")[:60],
+            is_hidden=request.query_params.get("hidden") == "1",
+        )
+        return EventSourceResponse(self._updates(watch, tab), ping=_PING_S, headers={"cache-control": "no-store"})
+
+    async def _updates(self, watch: Watch, tab: Tab) -> AsyncIterator[ServerSentEvent]:
+        watch.join(tab)
+        try:
+            while True:
+                await tab.woken.wait()
+                tab.woken.clear()
+                if tab.is_closed:
+                    return
+                snapshot = watch.snapshot
+                if snapshot is None:
+                    continue
+                data = tab.update(self._fragments(watch, snapshot, tab.page, tab.subject))
+                if data is not None:
+                    yield ServerSentEvent(data, event="update", sep="\n")
+        finally:
+            watch.leave(tab)
+
+    async def action(self, request: Request) -> Response:
+        """Asks before a change of a session, and carries it out by POST."""
+        name = request.path_params["action"]
+        if name not in ACTIONS or not self._access.allows_actions:
+            return self.problem(
+                404,
+                "There is no such page",
+                "Sessions can be changed if the dashboard was started with --allow-actions.",
+            )
+        watch, snapshot = await self._found(request)
+        values: dict[str, Any] = {"name": name, "action": ACTIONS[name], "done": "", "problem": "", "value": ""}
+        if request.method == "POST":
+            form = await own_form(self._access, request)
+            if form is None:
+                return self.problem(
+                    403, "The form is not of this dashboard", "Load the page again, and send it once more."
+                )
+            values["value"] = form.get("value", "").strip()[:20]
+            try:
+                checked(watch.visit.session.manifest.current)
+                values["done"] = await run_in_threadpool(ACTIONS[name].run, watch.visit.url, values["value"])
+            except (StarburstError, RuntimeError) as error:
+                values["problem"] = str(error)
+            snapshot = await watch.fresh(0.0)
+        return self._of_session(watch, snapshot, "confirm.html", "session", **values)
+
+    # --- shared -------------------------------------------------------------------------------------------------------
+
+    async def _found(self, request: Request) -> tuple[Watch, Snapshot]:
+        watch = await self._hub.watch(request.path_params["session"])
+        return watch, await watch.fresh()
+
+    def _of_session(
+        self, watch: Watch, snapshot: Snapshot, template: str, page: str, *, subject: str = "", **values: Any
+    ) -> Response:
+        found = names_of(self._fragments(watch, snapshot, page, subject))
+        rows = [(name.rpartition("/")[2], html) for name, html in found.items() if name.startswith("+workers/")]
+        return self._html(
+            template,
+            status=snapshot.status,
+            base=f"{self._access.root_path}/s/{snapshot.status.id}",
+            f=found,
+            rows=rows[:_MOST_WORKERS],
+            page=page,
+            subject=subject,
+            has_key=snapshot.has_key,
+            session_name=watch.visit.session.manifest.current.name,
+            actions=ACTIONS if self._access.allows_actions else {},
+            form_token=self._access.form_token,
+            **values,
+        )
+
+    def _fragments(self, watch: Watch, snapshot: Snapshot, page: str, subject: str) -> dict[str, str]:
+        return fragments(
+            page,
+            snapshot,
+            watch.visit.session.manifest.current,
+            root=self._access.root_path,
+            subject=subject,
+            most_workers=_MOST_WORKERS,
+        )
+
+    def _html(self, template: str, status_code: int = 200, **values: Any) -> Response:
+        html = templates().get_template(template).render(root=self._access.root_path, **values)
+        return HTMLResponse(html, status_code)
+
+    def problem(self, code: int, title: str, words: str) -> Response:
+        """Return a page that says what went wrong."""
+        return self._html("problem.html", code, status=code, title=title, words=words, is_inside=True)
+
+
+def _task_name(request: Request) -> str:
+    name: str = request.path_params["task"]
+    ordinal, sequence = parse_task(name)
+    return f"{ordinal}-{sequence}"
+
+
+def _task_values(watch: Watch, snapshot: Snapshot, name: str) -> dict[str, Any]:
+    """Read what a task's page shows. Blocks. Store: as `Reading.find` twice and `TaskLogs.fresh`; up to 2 GETs of payloads."""
+    reading = watch.reading
+    block, task = reading.find(name)
+    host = next((worker.host for worker in snapshot.status.members if worker.id == task.worker), "")
+    values: dict[str, Any] = {
+        "task": task,
+        "state": task.state.name.lower(),
+        "sentences": explain_task(reading, snapshot.status, name),
+        "host": host,
+        "failure": None,
+        "call": None,
+        "result": None,
+        "output": [],
+        "n_cut": 0,
+    }
+    if task.has_ended:
+        lines: deque[LogLine] = deque(maxlen=_MOST_LINES)
+        n_lines = 0
+        for line in TaskLogs(reading.session, name).fresh():
+            n_lines += 1
+            lines.append(LogLine(line.source, line.text[:_MOST_LINE], line.is_error))
+        values |= {"output": list(lines), "n_cut": n_lines - len(lines)}
+    if reading.has_key:
+        values |= _payloads(watch, block, task)
+    return values
+
+
+def _payloads(watch: Watch, block: Block, task: Task) -> dict[str, Any]:
+    reading = watch.reading
+    failure: Failure | None = None
+    result: Shown | None = None
+    if task.state == State.FAILED:
+        failure = reading.failure(block, task)
+    if task.state == State.COMPLETED:
+        result = plain_result(reading, block, task, stored_bytes(block, task))
+    return {"failure": failure, "result": result, "call": plain_call(reading, block, task)}
+
+
+def _examples(watch: Watch, kinds: list[FailureKind]) -> list[tuple[FailureKind, list[tuple[str, Shown]]]]:
+    """Return each kind with the inputs of its example tasks. Blocks. Store: as `Reading.find` for each of three tasks a kind."""
+    found = []
+    for kind in kinds:
+        inputs = []
+        for name in kind.tasks:
+            try:
+                inputs.append((name, plain_call(watch.reading, *watch.reading.find(name))))
+            except ConfigError as error:
+                inputs.append((name, Shown("", str(error))))
+        found.append((kind, inputs))
+    return found

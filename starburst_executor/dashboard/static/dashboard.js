@@ -1,0 +1,80 @@
+// Puts the fragments that the server sends into the page, and counts seconds. Everything works without it, except that nothing moves.
+"use strict";
+(() => {
+  const skew = Date.now() / 1000 - Number(document.body.dataset.now || Date.now() / 1000);
+  const late = new Map();
+  let source = null, failures = 0, waiting = 0;
+
+  function text(seconds) {
+    if (seconds < 10) return `${Number(seconds.toPrecision(2))} s`;
+    if (seconds < 60) return `${seconds.toFixed(0)} s`;
+    const minutes = seconds / 60;
+    if (minutes < 60) return `${minutes.toFixed(0)} min`;
+    return minutes < 2880 ? `${(minutes / 60).toFixed(1)} h` : `${(minutes / 1440).toFixed(1)} d`;
+  }
+
+  function tick() {
+    if (document.hidden) return;
+    const now = Date.now() / 1000 - skew;
+    for (const time of document.querySelectorAll("time[data-since]")) {
+      const shown = text(Math.max(0, now - Number(time.dataset.since)));
+      if (time.textContent !== shown) time.textContent = shown;
+    }
+  }
+
+  function put(name, html) {
+    if (name === "title") {
+      document.title = new DOMParser().parseFromString(html, "text/html").body.textContent;
+      return;
+    }
+    let element;
+    if (name[0] === "+") {
+      const [table, row] = name.slice(1).split("/");
+      element = document.getElementById(row);
+      if (!element && document.getElementById(table)) {
+        element = document.createElement("tr");
+        element.id = row;
+        document.getElementById(table).append(element);
+      }
+    } else {
+      element = document.getElementById(name);
+    }
+    if (!element) return;
+    late.delete(name);
+    // The focus stays where it is: a part that holds it is replaced once it does not.
+    if (element.contains(document.activeElement)) late.set(name, html);
+    else element.innerHTML = html;
+  }
+
+  function say(words) {
+    const link = document.getElementById("link");
+    if (link) link.textContent = words;
+  }
+
+  function listen() {
+    if (source) source.close();
+    clearTimeout(waiting);
+    const hidden = document.hidden ? "&hidden=1" : "";
+    source = new EventSource(document.body.dataset.events + hidden);
+    source.addEventListener("update", (event) => {
+      failures = 0;
+      say("");
+      for (const [name, html] of Object.entries(JSON.parse(event.data))) put(name, html);
+      tick();
+    });
+    source.onerror = () => {
+      source.close();
+      failures += 1;
+      say("The dashboard does not answer; trying again.");
+      waiting = setTimeout(listen, Math.min(30, 2 ** failures) * 1000);
+    };
+  }
+
+  document.addEventListener("focusout", () => setTimeout(() => [...late].forEach(([name, html]) => put(name, html))));
+  setInterval(tick, 1000);
+  tick();
+  document.addEventListener("visibilitychange", listen);
+  addEventListener("pagehide", () => source && source.close());
+  addEventListener("pageshow", (event) => event.persisted && listen());
+  listen();
+})();

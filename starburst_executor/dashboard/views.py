@@ -1,0 +1,281 @@
+"""What pages show of a snapshot: fragments of HTML by the ids of their elements, for the first answer and for every update."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from functools import cache
+from typing import Any
+from urllib.parse import parse_qs, quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from starburst_executor.client.report import SessionStatus, WorkerReport, duration
+from starburst_executor.dashboard.strips import Timeline, skyline
+from starburst_executor.dashboard.watch import Snapshot
+from starburst_executor.launch.open import is_on_aws
+from starburst_executor.protocol.records import Manifest
+
+__all__ = ["fragments", "log_link", "names_of", "part", "templates", "worker_cells"]
+
+# Rows of workers on the session's own page; kinds of failures there; sentences on why tasks wait.
+MOST_WORKERS = 8
+MOST_KINDS = 5
+_MOST_WHY = 3
+_BAR = 1000
+_STATES = ("completed", "failed", "cancelled", "claimed", "pending")
+_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
+_STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
+
+
+@cache
+def templates() -> Environment:
+    """Return the templates of this package. All values are escaped."""
+    found = Environment(
+        loader=PackageLoader("starburst_executor.dashboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters.update(
+        coded=_coded,
+        short=_short,
+        ago=_ago,
+        n=_number,
+        duration=duration,
+        utc=_utc,
+        iso=_iso,
+        usd=_usd,
+        cut=_cut,
+    )
+    found.globals.update(ticking=_ticking, since=_since)
+    return found
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _moment(at: float) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(at, timezone.utc)
+    except (ValueError, OverflowError, OSError):  # a worker's clock, or a forged record
+        return None
+
+
+def _utc(at: float) -> str:
+    moment = _moment(at)
+    return "-" if not at or moment is None else moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _iso(at: float) -> str:
+    moment = _moment(at)
+    return "" if moment is None else moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _short(at: float) -> str:
+    return _utc(at).removesuffix(" UTC")
+
+
+def _ago(seconds: float) -> str:
+    return "just now" if seconds < 1 else f"{duration(seconds)} ago"
+
+
+def _coded(sentence: str) -> Markup:
+    """Return a sentence with what stands between backticks as code."""
+    parts = [
+        Markup("<code>{}</code>").format(text) if i % 2 else escape(text) for i, text in enumerate(sentence.split("`"))
+    ]
+    return Markup("").join(parts)
+
+
+def _usd(value: float) -> str:
+    return f"${value:,.2f}" if value >= 1 else f"${value:.4f}" if value else "$0"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _ticking(at: float, now: float) -> Markup:
+    """Return the time that has passed since a moment; the browser counts on."""
+    return Markup('<time datetime="{}" data-since="{}">{}</time>').format(
+        _iso(at), f"{at:.1f}", duration(max(0.0, now - at))
+    )
+
+
+def _since(at: float, now: float) -> Markup:
+    """Return how long ago a moment was, or a dash."""
+    return Markup("{} ago").format(_ticking(at, now)) if at else Markup("-")
+
+
+def part(name: str, *values: Any) -> str:
+    """Render one macro of `parts.html`."""
+    macro = getattr(templates().get_template("parts.html").module, name)
+    return str(macro(*values)).strip()
+
+
+# --- fragments --------------------------------------------------------------------------------------------------------
+
+
+def fragments(
+    page: str, snapshot: Snapshot, manifest: Manifest, *, root: str, subject: str, most_workers: int
+) -> dict[str, str]:
+    """Return the fragments of one page, the most important first: what does not fit into an update comes with the next.
+
+    Args:
+        subject: The id of the task that the page is about, if any.
+        most_workers: Rows of workers on their own page.
+    """
+    found = _head(snapshot)
+    if page == "session":
+        found |= _session(snapshot, root)
+        found |= worker_cells(_shown_first(snapshot.status.members)[:MOST_WORKERS], snapshot, manifest, root)
+    elif page == "workers":
+        found |= {"workers-line": part("workers_line", snapshot.status)}
+        found |= worker_cells(_shown_first(snapshot.status.members)[:most_workers], snapshot, manifest, root)
+    elif page == "task":
+        found["task-now"] = _task_now(snapshot.status, subject)
+    found |= {"usage": part("usage", snapshot.usage)}
+    return found
+
+
+def _head(snapshot: Snapshot) -> dict[str, str]:
+    status = snapshot.status
+    share = f"{100 * status.ended / status.total:.0f} %" if status.total else "no tasks"
+    return {
+        "title": str(escape(f"{share} · {status.id}")),
+        "say": str(escape(_sentence(status))),
+        "state": part("state", status),
+        "notice": part("notice", snapshot),
+        "bar": part("bar", _bar(status)),
+        "share": share,
+        "ended": part("ended", status),
+        **{f"n-{name}": _number(getattr(status, name)) for name in _STATES},
+    }
+
+
+def _sentence(status: SessionStatus) -> str:
+    """Return what a screen reader says; it changes once a percent, or when a task fails."""
+    if not status.total:
+        return f"{status.state}: no tasks yet"
+    failed = f", {status.failed:,} failed" if status.failed else ""
+    return f"{status.state}: {100 * status.ended // status.total} percent of {status.total:,} tasks ended{failed}"
+
+
+def _bar(status: SessionStatus) -> list[tuple[str, int, int]]:
+    """Return the parts of the bar: state, left edge, width."""
+    parts, left = [], 0
+    seen = 0
+    for name in _STATES:
+        seen += getattr(status, name)
+        right = round(_BAR * seen / status.total) if status.total else 0
+        # A single failure among a million is seen.
+        if getattr(status, name) and right <= left:
+            right = left + 3
+        if right > left:
+            parts.append((name, left, right - left))
+            left = right
+    return parts
+
+
+def _session(snapshot: Snapshot, root: str) -> dict[str, str]:
+    status, timeline = snapshot.status, snapshot.timeline
+    base = f"{root}/s/{status.id}"
+    return {
+        "facts": part("facts", status),
+        "failures": part("failures", snapshot, MOST_KINDS, base),
+        "why": part("why", snapshot.why[:_MOST_WHY]),
+        "strip-ends": _ends(timeline),
+        "strip-busy": _busy(timeline, status.slots),
+        "strip-times": part("strip_times", timeline),
+        "strip-words": part("strip_words", timeline, _most_ends(timeline), _most_busy(timeline, status.slots)),
+    }
+
+
+def _most_ends(timeline: Timeline) -> float:
+    sums = [
+        sum(each) for each in zip(timeline.completed, timeline.failed, timeline.cancelled, timeline.unread, strict=True)
+    ]
+    return max(sums, default=0.0)
+
+
+def _most_busy(timeline: Timeline, slots: int) -> float:
+    return max([float(slots), *timeline.busy])
+
+
+def _ends(timeline: Timeline) -> str:
+    most = _most_ends(timeline)
+    layers: list[tuple[str, str]] = []
+    heights = [0.0] * len(timeline.completed)
+    for name, bins in (
+        ("completed", timeline.completed),
+        ("unread", timeline.unread),
+        ("failed", timeline.failed),
+        ("cancelled", timeline.cancelled),
+    ):
+        if any(bins):
+            heights = [height + value for height, value in zip(heights, bins, strict=True)]
+            layers.append((name, skyline(heights, most)))
+    # The highest area first: the others are drawn over it.
+    return part("areas", list(reversed(layers)))
+
+
+def _busy(timeline: Timeline, slots: int) -> str:
+    path = skyline(timeline.busy, _most_busy(timeline, slots))
+    return part("areas", [("busy", path)] if path else [])
+
+
+def _shown_first(workers: tuple[WorkerReport, ...]) -> list[WorkerReport]:
+    """Return live workers, then lost ones, then those that have left; of each the newest first."""
+    rank = {"lost": 1, "left": 2}
+    return sorted(workers, key=lambda worker: (rank.get(worker.state, 0), -worker.started_at))
+
+
+def worker_cells(workers: list[WorkerReport], snapshot: Snapshot, manifest: Manifest, root: str) -> dict[str, str]:
+    """Return the cells of a row for each worker. The name begins with `+`, the id of the table and a slash."""
+    base = f"{root}/s/{snapshot.status.id}"
+    links = is_on_aws(manifest.launcher)
+    return {
+        f"+workers/w-{quote(worker.id, safe='')[:100]}": part(
+            "worker_cells", worker, base, snapshot.status.at, log_link(manifest, worker.id) if links else ""
+        )
+        for worker in workers
+    }
+
+
+def log_link(manifest: Manifest, worker_id: str) -> str:
+    """Return the address of a worker's log in CloudWatch; empty if the manifest does not tell the region and the stack.
+
+    Source: https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/ (the console's own addresses, percent-encoded twice with `$`)
+    """
+    kind, _, query = manifest.launcher.partition("?")
+    options = parse_qs(query)
+    region, stack = options.get("region", [""])[0], options.get("stack", ["starburst"])[0]
+    if not _REGION.fullmatch(region) or not _STACK.fullmatch(stack):
+        return ""
+
+    def twice(text: str) -> str:
+        return quote(quote(text, safe=""), safe="").replace("%", "$")
+
+    address = f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#logsV2:log-groups/log-group/"
+    address += twice(f"/starburst/{stack}")
+    if kind != "batch":  # there a worker's id does not tell its stream
+        address += "$3FlogStreamNameFilter$3D" + twice(f"worker/worker/{worker_id.rpartition('-')[2]}")
+    return address
+
+
+def _task_now(status: SessionStatus, task_id: str) -> str:
+    for worker in status.members:
+        for task in worker.tasks:
+            if task.id == task_id:
+                return part("task_runs", worker, task, status.at)
+    return ""
+
+
+def names_of(fields: Mapping[str, str]) -> dict[str, Markup]:
+    """Return fragments for a template, which does not escape them a second time."""
+    return {name: Markup(html) for name, html in fields.items()}  # noqa: S704 - from the templates, escaped there

@@ -1,0 +1,306 @@
+"""Watches one session for all tabs that show it: a poller while any is open, and the newest snapshot.
+
+    first tab ──► poll: look ──► snapshot ──► each tab takes its fragments ──► pause ─┐
+                   ▲                                                                  │
+                   └───────────── last tab closed: the poller ends ◄──────────────────┘
+
+Cost: at most 20 requests an update, and a twentieth of one core. Fields are used in the server's event loop, except in `_look`, of which
+one runs at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+
+from starburst_executor.aws.billing.prices import requests_usd
+from starburst_executor.client.explaining import explain_session
+from starburst_executor.client.failing import FailureKind
+from starburst_executor.client.finding import Visit, visit
+from starburst_executor.client.looks import Looks
+from starburst_executor.client.money import is_billed
+from starburst_executor.client.reading import Reading
+from starburst_executor.client.report import SessionStatus
+from starburst_executor.clock import Clock
+from starburst_executor.dashboard.index import TaskIndex
+from starburst_executor.dashboard.query import Page, Query, page, undecided
+from starburst_executor.dashboard.strips import Timeline
+from starburst_executor.dashboard.tabs import Tab
+from starburst_executor.errors import StarburstError
+from starburst_executor.protocol.status import State
+
+__all__ = ["MOST_REQUESTS", "Snapshot", "Usage", "Watch"]
+
+_log = logging.getLogger(__name__)
+
+MOST_REQUESTS = 20
+_EACH_S = 2.0
+_QUIET_S = 10.0
+_HIDDEN_S = 15.0
+_QUIET_AFTER_S = 30.0
+# Between two updates, this many times the processor time of the last one, and twice its duration.
+_REST = 20.0
+_WAIT = 2.0
+# A request for a page waits for a look only if the last one is older.
+_FRESH_S = 3.0
+# How long a store may be silent before a page says so, and how long one request for tasks may read.
+_PATIENCE_S = 5.0
+_FILL_S = 3.0
+_KINDS = ("get", "not_modified", "list", "create", "swap", "put", "delete")
+_REMEMBERED = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What the page itself asks of the store.
+
+    Attributes:
+        n_requests: Requests of the last update.
+        per_s: Requests a second over the last updates.
+        usd_per_hour: What they cost at that rate; 0 for a store without charges.
+        each_s: Seconds from one update to the next.
+        total: Requests of all updates and pages so far.
+    """
+
+    n_requests: int = 0
+    per_s: float = 0.0
+    usd_per_hour: float = 0.0
+    each_s: float = _EACH_S
+    total: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What is known of a session after one look.
+
+    Attributes:
+        number: Counts the looks, from 1.
+        kinds: The kinds of failures that were read, the most frequent first.
+        why: Why tasks wait, the most important first.
+        problem: Why the last look failed; the rest is then older. Empty if it did not.
+    """
+
+    number: int
+    status: SessionStatus
+    timeline: Timeline
+    kinds: list[FailureKind]
+    why: list[str]
+    usage: Usage
+    has_key: bool
+    problem: str = ""
+
+
+class Watch:
+    """One session. Made by `open`, ended by `close`.
+
+    Attributes:
+        visit: The open session.
+        index: What is known of its tasks.
+    """
+
+    def __init__(self, opened: Visit, stack: ExitStack, clock: Clock) -> None:
+        self.visit = opened
+        self.reading = Reading(opened.session)
+        self.index = TaskIndex(self.reading, opened.session.manifest.current.created_at)
+        self.snapshot: Snapshot | None = None
+        self._stack = stack
+        self._clock = clock
+        self._looks = Looks(opened.session, opened.store.requests.snapshot, take=self.index.absorb_ahead)
+        self._tabs: set[Tab] = set()
+        self._turn = asyncio.Lock()
+        self._stirred = asyncio.Event()
+        self._poller: asyncio.Task[None] | None = None
+        self._looked_at = float("-inf")
+        self._rest_s = 0.0
+        self._changed_at = float("-inf")
+        self._marks: deque[tuple[float, dict[str, int]]] = deque(maxlen=_REMEMBERED)
+
+    @classmethod
+    def open(cls, url: str, clock: Clock) -> Watch:
+        """Open a session by its URL. Blocks. Raises: SessionNotFound, ConfigError, AccessDenied, StoreUnavailable. Store: 1 GET."""
+        with ExitStack() as stack:
+            opened = stack.enter_context(visit(url, clock))
+            opened.store.patience_s = _PATIENCE_S
+            return cls(opened, stack.pop_all(), clock)
+
+    @property
+    def session_id(self) -> str:
+        return self.visit.session.session_id
+
+    @property
+    def n_tabs(self) -> int:
+        return len(self._tabs)
+
+    @property
+    def is_polling(self) -> bool:
+        """Whether the poller runs: only while a tab is open."""
+        return self._poller is not None and not self._poller.done()
+
+    async def close(self) -> None:
+        """End the poller and close the store. A second call is harmless."""
+        for tab in self._tabs:
+            tab.is_closed = True
+            tab.woken.set()
+        self._tabs.clear()
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.wait([self._poller])
+        async with self._turn:  # a look that runs in its thread goes on after its task was cancelled
+            await run_in_threadpool(self._stack.close)
+
+    # --- looks --------------------------------------------------------------------------------------------------------
+
+    async def fresh(self, most_s: float = _FRESH_S) -> Snapshot:
+        """Return a snapshot that is not older than this; the last one, with its problem, if the store does not answer.
+
+        Raises: StarburstError if there is none yet.
+        """
+        async with self._turn:
+            wanted_s = max(most_s, self._rest_s if self.is_polling else 0.0)
+            if self.snapshot is None or self._clock.monotonic() - self._looked_at > wanted_s:
+                await self._whole(self._look)
+        assert self.snapshot is not None  # `_look` raises otherwise  # noqa: S101
+        return self.snapshot
+
+    @staticmethod
+    async def _whole(function: Callable[[], None]) -> None:
+        """Call a function in a thread; if this is cancelled, return only after it, so that a second call cannot meet it."""
+        call = asyncio.ensure_future(run_in_threadpool(function))
+        try:
+            await asyncio.shield(call)
+        except asyncio.CancelledError:
+            await asyncio.wait([call])
+            raise
+
+    def _look(self) -> None:
+        began, last = self._clock.monotonic(), self.snapshot
+        cpu_s = _cpu_s()
+        try:
+            self.snapshot = self._snapshot(last)
+        except StarburstError as error:
+            _log.info("a look failed: session=%s: %s", self.session_id, type(error).__name__)
+            if last is None:
+                raise
+            self.snapshot = Snapshot(
+                last.number + 1, last.status, last.timeline, last.kinds, last.why, last.usage, last.has_key, str(error)
+            )
+        finally:
+            self._looked_at = self._clock.monotonic()
+            self._rest_s = max(_REST * (_cpu_s() - cpu_s), _WAIT * (self._looked_at - began))
+
+    def _snapshot(self, last: Snapshot | None) -> Snapshot:
+        before = self._n_requests()
+        status = self._looks.look()
+        self.index.set_listing(self._looks.listing)
+        if last is not None:
+            most = before + MOST_REQUESTS
+            unread = self.index.unread(failed_first=True)[: max(0, most - self._n_requests())]
+            self.index.fill(unread, lambda: True)
+            # The last one may take two: the object, and its failure.
+            self.index.fetch(lambda: self._n_requests() < most - 1, at_once=1)
+        running = [status.at - task.seconds for worker in status.members for task in worker.tasks]
+        if last is None or _changes(last.status) != _changes(status):
+            self._changed_at = self._clock.monotonic()
+        counts = self.visit.store.requests.snapshot()
+        self._marks.append((self._clock.monotonic(), counts))
+        return Snapshot(
+            1 if last is None else last.number + 1,
+            status,
+            self.index.timeline(status.at, running),
+            self.index.failures(),
+            explain_session(self.visit.session, status),
+            self._usage(self._n_requests() - before),
+            self.reading.has_key,
+        )
+
+    def _n_requests(self) -> int:
+        counts = self.visit.store.requests.snapshot()
+        return sum(counts[kind] for kind in _KINDS)
+
+    def _usage(self, n_requests: int) -> Usage:
+        (first_at, first), (last_at, last) = self._marks[0], self._marks[-1]
+        seconds = max(_EACH_S, last_at - first_at)
+        counts = {kind: last[kind] - first[kind] for kind in _KINDS}
+        usd = requests_usd(counts) if is_billed(self.visit.store.url) else 0.0
+        total = sum(last[kind] for kind in _KINDS)
+        return Usage(n_requests, sum(counts.values()) / seconds, usd / seconds * 3600, self.pause_s(), total)
+
+    # --- tabs ---------------------------------------------------------------------------------------------------------
+
+    def join(self, tab: Tab) -> None:
+        """Let a tab get updates; start the poller for the first one."""
+        self._tabs.add(tab)
+        if self.snapshot is not None:
+            tab.woken.set()
+        self._stirred.set()
+        if not self.is_polling:
+            self._poller = asyncio.get_running_loop().create_task(self._poll(), name=f"watch-{self.session_id}")
+
+    def leave(self, tab: Tab) -> None:
+        """Let a tab get no more; the poller ends with the last one."""
+        self._tabs.discard(tab)
+        if not self._tabs and self._poller is not None:
+            self._poller.cancel()
+
+    def pause_s(self) -> float:
+        """Return the seconds from one update to the next, as things are."""
+        pause_s = _EACH_S
+        if self._clock.monotonic() - self._changed_at > _QUIET_AFTER_S:
+            pause_s = _QUIET_S
+        if self._tabs and all(tab.is_hidden for tab in self._tabs):
+            pause_s = _HIDDEN_S
+        return max(pause_s, self._rest_s)
+
+    async def _poll(self) -> None:
+        while self._tabs:
+            try:
+                await self.fresh(_EACH_S / 2)
+            except StarburstError as error:  # no snapshot yet: the page has said so
+                _log.info("a session cannot be watched: session=%s: %s", self.session_id, type(error).__name__)
+            for tab in self._tabs:
+                tab.woken.set()
+            self._stirred.clear()
+            try:
+                await asyncio.wait_for(self._stirred.wait(), self.pause_s())
+            except asyncio.TimeoutError:
+                continue
+
+    # --- pages of tasks -----------------------------------------------------------------------------------------------
+
+    async def page(self, query: Query) -> Page:
+        """Return a page of tasks; incomplete, with `n_unread`, if reading what it needs takes longer than three seconds.
+
+        Store: 1 GET for each object that must be read: see `query.undecided`.
+        """
+        return await run_in_threadpool(self._page, query)
+
+    def _page(self, query: Query) -> Page:
+        deadline = self._clock.monotonic() + _FILL_S
+
+        def has_time() -> bool:
+            return self._clock.monotonic() < deadline
+
+        self.index.fill(undecided(self.index, query), has_time)
+        if query.text or query.states == {State.FAILED}:
+            self.index.fetch(has_time)
+        shown, unread = page(self.index, query)
+        if unread and self.index.fill(unread, has_time):
+            shown, _ = page(self.index, query)
+        return shown
+
+
+def _cpu_s() -> float:
+    """Return the processor time of this process so far, in seconds."""
+    return sum(os.times()[:2])
+
+
+def _changes(status: SessionStatus) -> tuple[object, ...]:
+    running = tuple((worker.id, worker.state, tuple(task.id for task in worker.tasks)) for worker in status.members)
+    return status.state, status.total, status.ended, status.claimed, status.failed, running
