@@ -36,6 +36,7 @@ COMMANDS = {
     "explain": "results:explain",
     "joblog": "results:joblog",
     "report": "report:report",
+    "metrics": "report:metrics",
     "retry": "retry:retry",
     "cancel": "change:cancel",
     "extend": "change:extend",

@@ -15,7 +15,7 @@ from starburst_executor.report.charts.ticks import count_text, seconds_text, tim
 from starburst_executor.report.charts.workers import sample_of
 from starburst_executor.report.facts import Facts
 from starburst_executor.report.lanes import rows_of
-from starburst_executor.report.page import span_text
+from starburst_executor.report.texts import span_text
 
 __all__ = ["figure_of"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 from starburst_executor.client.cleanup import utc
@@ -12,9 +11,10 @@ from starburst_executor.errors import ConfigError
 from starburst_executor.report import charts
 from starburst_executor.report.charts.workers import sample_of
 from starburst_executor.report.facts import Facts
+from starburst_executor.report.texts import span_text
 from starburst_executor.version import __version__
 
-__all__ = ["page_of", "span_text"]
+__all__ = ["page_of"]
 
 _SHOWN_WORKERS = 200
 _CHART_LANES = 40
@@ -81,21 +81,6 @@ def _template() -> Any:
         cut=lambda text: text if len(text) <= _MOST_CHARACTERS else f"…{text[-_MOST_CHARACTERS:]}",
     )
     return environment.get_template("report.html")
-
-
-def span_text(seconds: float | None) -> str:
-    """Return a duration with three digits: `12.3 ms`, `4.56 s`, `1 min 30 s`, `2 h 5 min`, `3.4 d`."""
-    if seconds is None or not math.isfinite(seconds):
-        return "–"
-    if seconds < 1:
-        return f"{seconds * 1000:.3g} ms" if seconds > 0 else "0 s"
-    if seconds < 60:  # noqa: PLR2004 - a minute
-        return f"{seconds:.3g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:  # noqa: PLR2004 - an hour
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{seconds / 86_400:.3g} d"  # noqa: PLR2004 - two days
 
 
 def _members(facts: Facts) -> list[tuple[int | None, WorkerReport]]:

@@ -10,7 +10,8 @@ from typing import Any
 from starburst_executor.errors import ConfigError
 from starburst_executor.report.facts import Facts, read_facts
 from starburst_executor.report.figure import figure_of
-from starburst_executor.report.page import page_of, span_text
+from starburst_executor.report.page import page_of
+from starburst_executor.report.texts import span_text
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["KINDS", "SessionReport"]

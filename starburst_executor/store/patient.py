@@ -142,11 +142,11 @@ class PatientStore:
         return None if self._limiter is None else Queue(self._limiter, urgency, self._clock, self._patience)
 
     def _cleared(self, ask: Callable[[Tries], _T]) -> _T:
-        tries = Tries(self._store, self.requests, self._queue)
+        tries = Tries(self._store, self.requests, self._queue, self._clock.monotonic)
         return self._patience.cleared(tries, lambda: ask(tries), is_vital=self._is_vital)
 
     def _written(self, key: str, body: Body, expected: str | None) -> str:
-        tries = Tries(self._store, self.requests, self._queue)
+        tries = Tries(self._store, self.requests, self._queue, self._clock.monotonic)
         return self._patience.cleared(tries, Write(tries, key, body, expected).attempt, is_vital=self._is_vital)
 
     @property

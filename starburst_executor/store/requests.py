@@ -5,14 +5,17 @@ from __future__ import annotations
 import threading
 from typing import Literal, TypeAlias, get_args
 
-__all__ = ["Count", "Requests"]
+__all__ = ["Count", "Duration", "Requests"]
 
 # `get` and `not_modified` are separate: each GET is one of the two. `list` counts pages, `delete` batches of 1,000 keys.
 # `retried` and `lost_races` are not requests: they count requests that were retried, or refused because another writer
 # was faster.
+# `<kind>_us` are the microseconds of all requests of a kind, from the call of the transport to its answer; `get_us` of both kinds of GET.
 Count: TypeAlias = Literal[
-    "get", "not_modified", "list", "create", "swap", "put", "delete", "bytes_out", "bytes_in", "retried", "lost_races"
-]
+    "get", "not_modified", "list", "create", "swap", "put", "delete", "bytes_out", "bytes_in", "retried", "lost_races",
+    "get_us", "list_us", "create_us", "swap_us", "put_us", "delete_us",
+]  # fmt: skip
+Duration: TypeAlias = Literal["get_us", "list_us", "create_us", "swap_us", "put_us", "delete_us"]
 
 
 class Requests:
@@ -34,6 +37,11 @@ class Requests:
             counts[kind] += n
             counts["bytes_out"] += bytes_out
             counts["bytes_in"] += bytes_in
+
+    def took(self, kind: Duration, seconds: float) -> None:
+        """Add the duration of one request."""
+        with self._lock:
+            self._counts[kind] += int(seconds * 1e6)
 
     def snapshot(self) -> dict[str, int]:
         """Return all counts at one moment."""

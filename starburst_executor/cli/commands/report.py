@@ -1,4 +1,4 @@
-"""`starburst report`: a page, a figure or data of a session, to keep."""
+"""`starburst report` and `metrics`: a page, a figure or the numbers of a session."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 from starburst_executor.cli.options import examples, json_option, opened, session_argument
 from starburst_executor.cli.render import say
 
-__all__ = ["report"]
+__all__ = ["metrics", "report"]
 
 
 @click.command(
@@ -44,3 +44,34 @@ def report(session: str, store: str | None, out: Path | None, as_json: bool) -> 
             return
     path = made.save(out or Path(f"{session_id}.html"))
     say(f"written: {path}")
+
+
+@click.command(
+    epilog=examples(
+        "starburst metrics last",
+        "starburst metrics last --json | jq .durations.p90_s",
+        "starburst metrics last --format prometheus > /var/lib/node_exporter/starburst.prom",
+    )
+)
+@session_argument
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["text", "json", "prometheus"]),
+    default="text",
+    show_default=True,
+    help="How.",
+)
+@click.option("--json", "as_json", is_flag=True, help="As --format json.")
+def metrics(session: str, store: str | None, kind: str, as_json: bool) -> None:
+    """Show the numbers of SESSION: throughput, utilisation, durations, failures, queue, store requests, cost. Needs no key."""
+    from starburst_executor.report.metrics import read_metrics
+
+    with opened(session, store) as visited:
+        found = read_metrics(visited.session, visited.store.requests.snapshot)
+    if as_json or kind == "json":
+        click.echo(json.dumps(found.to_dict()))
+    elif kind == "prometheus":
+        click.echo(found.to_prometheus(), nl=False)
+    else:
+        click.echo(str(found))

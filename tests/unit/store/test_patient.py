@@ -10,6 +10,7 @@ import pytest
 
 from starburst_executor.errors import AccessDenied, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from starburst_executor.store import writes
+from starburst_executor.store.base import Stored
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import FakeClock
 from starburst_executor.testing.faulty import Asked, Fault, FaultyStore, Plan, in_turn
@@ -271,7 +272,10 @@ def test_every_try_is_counted() -> None:
     line.store.list("sessions/")
     line.store.list_folders("sessions/")
     line.store.delete([KEY])
-    assert line.store.requests.snapshot() == {
+    snapshot = line.store.requests.snapshot()
+    durations = {kind: snapshot.pop(kind) for kind in list(snapshot) if kind.endswith("_us")}
+    assert set(durations) == {"get_us", "list_us", "create_us", "swap_us", "put_us", "delete_us"}
+    assert snapshot == {
         "get": 2,
         "not_modified": 1,
         "list": 2,
@@ -284,6 +288,23 @@ def test_every_try_is_counted() -> None:
         "retried": 1,
         "lost_races": 0,
     }
+
+
+def test_requests_take_as_long_as_the_store_and_not_as_the_pauses_between_tries() -> None:
+    clock = FakeClock()
+
+    class Slow(MemoryStore):
+        def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
+            clock.advance(0.25)
+            return super().get(key, start=start, length=length)
+
+    objects = Slow(clock=clock)
+    store = PatientStore(FaultyStore(objects, interposed([Fault.RESET])), clock, patience_s=60.0)
+    objects.put(KEY, b"1")
+    store.get(KEY)
+    store.get(KEY)
+    took_us = store.requests.snapshot()["get_us"]
+    assert 500_000 <= took_us <= 750_000
 
 
 def test_a_long_listing_counts_its_pages() -> None:
