@@ -30,6 +30,8 @@ __all__ = [
     "StarburstError",
     "StoreError",
     "StoreUnavailable",
+    "StudyChanged",
+    "StudyNotFound",
     "TaskCrashed",
     "TaskFailed",
     "TaskTimeout",
@@ -53,6 +55,16 @@ class ConfigError(StarburstError, ValueError):
 
 class SessionNotFound(StarburstError, LookupError):
     """There is no session with that id in that store. Fix the id, or pass `store=`; a deleted session cannot be restored."""
+
+
+class StudyNotFound(StarburstError, LookupError):
+    """There is no study with that name in that store. Fix the name, or pass `store=`."""
+
+
+class StudyChanged(StarburstError):
+    """A stage that has started differs from what is stored: its configuration or its code. Undo the change, or pass
+    `accept_changes=True`, which goes on with it and writes it down.
+    """
 
 
 class SessionExpired(StarburstError):

@@ -1,0 +1,79 @@
+"""Runs one trial in this process, for debuggers and tests: it stores nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from starburst_executor.errors import ObjectNotFound, PreconditionFailed
+from starburst_executor.store.base import Body, Listed, ObjectStore, Stored
+from starburst_executor.study.spec import TrialSpec
+from starburst_executor.study.stage import TrialOptions
+from starburst_executor.study.trial import Trial
+
+__all__ = ["Overlay", "local_trial"]
+
+
+class Overlay:
+    """A store whose writes stay in memory; what was not written is read from the store below it, if there is one."""
+
+    def __init__(self, below: ObjectStore | None = None) -> None:
+        self._below = below
+        self._objects: dict[str, Stored] = {}
+
+    @property
+    def url(self) -> str:
+        return "overlay" if self._below is None else self._below.url
+
+    @property
+    def limiter(self) -> None:
+        return None
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> Stored:
+        found = self._objects.get(key)
+        if found is not None:
+            return Stored(found.body[start : None if length is None else start + length], found.etag)
+        if self._below is None:
+            raise ObjectNotFound(f"no such object: {key}")
+        return self._below.get(key, start=start, length=length)
+
+    def get_if_changed(self, key: str, etag: str, *, start: int = 0, length: int | None = None) -> Stored | None:
+        found = self.get(key, start=start, length=length)
+        return None if found.etag == etag else found
+
+    def create(self, key: str, body: Body) -> str:
+        if key in self._objects:
+            raise PreconditionFailed(f"the object already exists: {key}")
+        return self.put(key, body)
+
+    def swap(self, key: str, body: Body, expected: str) -> str:
+        if self.get(key).etag != expected:
+            raise PreconditionFailed(f"another writer was first: {key}")
+        return self.put(key, body)
+
+    def put(self, key: str, body: Body) -> str:
+        etag = f"overlay-{len(self._objects)}-{len(bytes(body))}-{id(body)}"
+        self._objects[key] = Stored(bytes(body), etag)
+        return etag
+
+    def list_folders(self, prefix: str) -> list[str]:
+        return [] if self._below is None else self._below.list_folders(prefix)
+
+    def list(self, prefix: str) -> list[Listed]:
+        return [] if self._below is None else self._below.list(prefix)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            self._objects.pop(key, None)
+
+    def close(self) -> None:
+        """Do nothing: the store below belongs to its opener."""
+
+
+def local_trial(stage: str, index: int, case: Any, *, seed: int) -> Trial:
+    """Return a trial that keeps what it saves in memory. `Trial.here` is its public name."""
+    spec = TrialSpec(
+        stage=stage, edition=1, seed=seed, cases=() if case is None else (case,), inputs=(), run=None, command=None, here="",
+        metrics={}, options=TrialOptions(), prune=None, store="", study="here",
+    )  # fmt: skip
+    return Trial(spec, index, store=Overlay())

@@ -1,0 +1,144 @@
+"""Runs one trial on a worker: the function of a study's tasks.
+
+    runner calls run_trial(spec, index) ──► Trial ──► the user's function or command ──► metrics
+                                        └──► a plain outcome: the value of the task
+
+A trial that takes longer than its stage allows is killed by SIGALRM, whose default action ends the process also while C code
+runs. The agent then reports the process's death.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgpack
+
+from starburst_executor.clock import Clock, SystemClock
+from starburst_executor.store.base import ObjectStore
+from starburst_executor.study.commands import run_command
+from starburst_executor.study.failures import kind_of, line_of
+from starburst_executor.study.metrics import taken
+from starburst_executor.study.spec import TrialSpec
+from starburst_executor.study.stage import check_params
+from starburst_executor.study.tables import CANCELLED, COMPLETED, FAILED, TrialRow
+from starburst_executor.study.trial import Trial
+
+__all__ = ["function_of", "row_of", "row_of_error", "run_trial"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Of:
+    """Which trials a function runs: of which stage, edition and round. What they need is beside these fields.
+
+    Assumes: `map_once` tells functions apart by the fields of a dataclass. So a driver that resumes, and whose copy of the stage has
+    other bytes, submits the same calls.
+    """
+
+    stage: str
+    edition: int
+    round: int
+
+    @property
+    def spec(self) -> TrialSpec:
+        spec: TrialSpec = self.__dict__["_spec"]
+        return spec
+
+
+def function_of(spec: TrialSpec, number: int) -> Callable[[int], dict[str, Any]]:
+    """Return the function of the tasks of a stage's round `number`; its only argument is the index of a trial."""
+    of = _Of(spec.stage, spec.edition, number)
+    of.__dict__["_spec"] = spec
+    function = functools.partial(_run, of)
+    # Assumes: a partial with an attribute is stored as a whole, once for all calls (`client/functions.py`).
+    function.__dict__["stage"] = spec.stage
+    return function
+
+
+def _run(of: _Of, index: int) -> dict[str, Any]:
+    return run_trial(of.spec, index)
+
+
+def run_trial(
+    spec: TrialSpec, index: int, *, store: ObjectStore | None = None, clock: Clock | None = None
+) -> dict[str, Any]:
+    """Run one trial, with its stage's retries; return its outcome as plain values. Raises: what the last attempt raised."""
+    clock = clock or SystemClock()
+    for _ in range(spec.options.retries):
+        try:
+            return _attempt(spec, index, store, clock)
+        except Exception as error:
+            _log.info("an attempt of trial %s/%s failed, and is made again: %s", spec.stage, index, error)
+    return _attempt(spec, index, store, clock)
+
+
+def _attempt(spec: TrialSpec, index: int, store: ObjectStore | None, clock: Clock) -> dict[str, Any]:
+    trial = Trial(spec, index, store=store, clock=clock)
+    started = clock.monotonic()
+    try:
+        if spec.command is not None:
+            value: Any = run_command(trial, spec.command, here=spec.here, timeout=spec.options.timeout)
+            metrics = taken(value, spec.metrics)
+        else:
+            assert spec.run is not None  # noqa: S101 - one of both, `Stage` checks it
+            with _killed_after(spec.options.timeout):
+                metrics = taken(spec.run(trial), spec.metrics if not trial.kept().is_pruned else {})
+        check_params(trial.params, f"the parameters of trial {trial.name}")
+    finally:
+        trial.close()
+    kept = trial.kept()
+    outcome = {
+        "metrics": metrics,
+        "params": trial.params,
+        "artefacts": kept.artefacts,
+        "curve": kept.curve,
+        "pruned": kept.is_pruned,
+        "seconds": clock.monotonic() - started,
+    }
+    # As it will be read from tables: tuples become lists here, so that later stages see one type whatever happened meanwhile.
+    plain: dict[str, Any] = msgpack.unpackb(msgpack.packb(outcome))
+    return plain
+
+
+@contextmanager
+def _killed_after(seconds: float | None) -> Iterator[None]:
+    if seconds is None:
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+def row_of(spec: TrialSpec, index: int, outcome: Mapping[str, Any]) -> TrialRow:
+    """Return the row of a trial that returned an outcome."""
+    is_pruned = bool(outcome["pruned"])
+    return TrialRow(
+        spec.stage,
+        index,
+        CANCELLED if is_pruned else COMPLETED,
+        "pruned" if is_pruned else "",
+        metrics=outcome["metrics"],
+        params=outcome["params"],
+        artefacts=outcome["artefacts"],
+        curve=tuple((step, metrics) for step, metrics in outcome["curve"]),
+        seconds=outcome["seconds"],
+    )
+
+
+def row_of_error(spec: TrialSpec, index: int, error: BaseException) -> TrialRow:
+    """Return the row of a trial that failed or was cancelled."""
+    kind = kind_of(error)
+    params = msgpack.unpackb(msgpack.packb(spec.params(index)))
+    return TrialRow(
+        spec.stage, index, CANCELLED if kind == "cancelled" else FAILED, kind, line_of(error), params=params
+    )

@@ -1,0 +1,303 @@
+"""`Stage`: what a user writes down about one stage of a study, checked and in one form."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starburst_executor.errors import ConfigError
+from starburst_executor.study.metrics import Metric, metric_of
+from starburst_executor.study.selection import Selection, selection_of
+
+__all__ = ["AbortRules", "Gate", "Stage", "TrialOptions", "check_params", "is_name"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_LATER = ("retry_on", "backoff", "label", "resources", "limit", "seed", "cache")
+_MOST_TRIALS = 1_000_000
+
+
+def is_name(text: object) -> bool:
+    """Return whether `text` can name a study or a stage: 1 to 63 of letters, digits, "_" and "-"."""
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOptions:
+    """Options of a stage's trials.
+
+    Attributes:
+        timeout: Seconds after which an attempt of a trial is killed; None for never.
+        retries: The number of further attempts for a trial that raises.
+        priority: Of stages that become ready together, the trials of a higher one are submitted first.
+    """
+
+    timeout: float | None = None
+    retries: int = 0
+    priority: int = 0
+
+    @classmethod
+    def of(cls, given: object, where: str) -> TrialOptions:
+        """Return the options that a user gave. Raises: ConfigError, also for an option that sessions do not have yet."""
+        if given is None:
+            return cls()
+        if not isinstance(given, Mapping):
+            raise ConfigError(f"{where}={given!r}: must be a mapping of timeout, retries, priority")
+        for name in given:
+            if name in _LATER:
+                raise ConfigError(f"{where}: {name} is not possible yet: a stage takes timeout, retries and priority")
+            if name not in cls.__dataclass_fields__:
+                raise ConfigError(f"{where}: unknown option {name!r}: a stage takes timeout, retries and priority")
+        options = cls(**given)
+        timeout, retries, priority = options.timeout, options.retries, options.priority
+        if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
+            raise ConfigError(f"{where}: timeout={timeout!r}: must be a number of seconds greater than 0")
+        if not _is_count(retries) or not 0 <= retries <= 100:  # noqa: PLR2004 - as for a session
+            raise ConfigError(f"{where}: retries={retries!r}: must be a whole number, 0..100")
+        if type(priority) is not int:
+            raise ConfigError(f"{where}: priority={priority!r}: must be a whole number")
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A stage's survivors wait for `study.approve`.
+
+    Attributes:
+        timeout: Seconds that a driver waits, by its own clock; None for ever.
+        then: `abort` or `approve`, when they have passed.
+    """
+
+    timeout: float | None = None
+    then: str = "abort"
+
+    @classmethod
+    def of(cls, given: object, where: str) -> Gate | None:
+        """Return the gate that a user described: a bool, seconds, or a mapping. Raises: ConfigError."""
+        if given is None or given is False:
+            return None
+        if given is True:
+            return cls()
+        if isinstance(given, Gate):
+            gate = given
+        elif _is_number(given):
+            gate = cls(given)  # type: ignore[arg-type]  # a number
+        elif isinstance(given, Mapping) and set(given) <= {"timeout", "then"}:
+            gate = cls(**given)
+        else:
+            raise ConfigError(f"{where}={given!r}: must be true, a number of seconds, or a mapping of timeout and then")
+        if gate.timeout is not None and not (_is_number(gate.timeout) and 0 < gate.timeout < math.inf):
+            raise ConfigError(f"{where}: timeout={gate.timeout!r}: must be a number of seconds greater than 0")
+        if gate.then not in ("abort", "approve"):
+            raise ConfigError(f"{where}: then={gate.then!r}: must be 'abort' or 'approve'")
+        return gate
+
+
+@dataclass(frozen=True, slots=True)
+class AbortRules:
+    """When a running stage aborts the study.
+
+    Attributes:
+        failed: The share of ended trials that failed, 0..1, above which it aborts.
+        after: Not before this number of trials have ended.
+        no_progress: Seconds without the end of any trial, by the driver's clock.
+        budget_usd: The estimated cost of the session in dollars above which it aborts.
+        function: Called with a `StageProgress`; what it returns, if true, is the reason.
+    """
+
+    failed: float | None = None
+    after: int = 1
+    no_progress: float | None = None
+    budget_usd: float | None = None
+    function: Callable[[Any], Any] | None = None
+
+    @classmethod
+    def of(cls, given: object, where: str) -> AbortRules:
+        """Return the rules that a user described: a mapping, or a function. Raises: ConfigError."""
+        if given is None:
+            return cls()
+        if isinstance(given, AbortRules):
+            return given
+        if isinstance(given, Mapping):
+            unknown = sorted(set(given) - set(cls.__dataclass_fields__))
+            if unknown:
+                raise ConfigError(f"{where}: unknown {', '.join(map(str, unknown))}: rules are {_RULES}")
+            rules = cls(**given)
+        elif callable(given):
+            rules = cls(function=given)
+        else:
+            raise ConfigError(f"{where}={given!r}: must be a function, or a mapping of {_RULES}")
+        if rules.failed is not None and not (_is_number(rules.failed) and 0 <= rules.failed < 1):
+            raise ConfigError(f"{where}: failed={rules.failed!r}: must be a share, 0 or more and below 1")
+        if not _is_count(rules.after):
+            raise ConfigError(f"{where}: after={rules.after!r}: must be a whole number, at least 0")
+        for name in ("no_progress", "budget_usd"):
+            limit = getattr(rules, name)
+            if limit is not None and not (_is_number(limit) and 0 < limit < math.inf):
+                raise ConfigError(f"{where}: {name}={limit!r}: must be a number greater than 0")
+        return rules
+
+
+_RULES = "failed, after, no_progress, budget_usd"
+
+
+class Stage:
+    """One stage of a study: a number of trials, and the rule by which some of them survive.
+
+    Args:
+        name: 1 to 63 of letters, digits, "_" and "-"; unique in its study.
+        run: Called on a worker with a `Trial`; returns a mapping of metrics.
+        trials: Their number, in total and also after a resume; the number of cases if not given.
+        cases: Values that the trials get in turn: of mappings, the items become parameters.
+        select: `("score", 10)`: the best 10; `(("area", "delay"), None)`: a Pareto front; a predicate of one trial; a function of
+            the table and a stored state. All completed trials survive if not given.
+        depends_on: Names of stages whose survivors are its input; the stage before it if not given; `()` for none.
+        options: `timeout` (seconds), `retries`, `priority`.
+        gate: Whether its survivors wait for `study.approve`; a number of seconds, or `{"timeout": s, "then": "approve"}`.
+        abort_if: `{"failed": 0.5, "after": 20, "no_progress": 3600, "budget_usd": 20}`, or a function that returns a reason.
+        metrics: By name: `"min"`, `("min", "ns")`, or a mapping of direction, unit, and key, function, regex or file.
+        seed: The stage's own seed instead of the study's.
+        command: A program instead of `run`, such as `"tool --x {x}"`: words, in which parameters are filled in, and `{index}`,
+            `{stage}`, `{seed}`, `{case}`, `{folder}`, `{here}`; no shell. It runs in an empty folder of its own.
+        prune: `("loss", 5)`: `Trial.should_prune` compares with the median of ended trials, once there are 5.
+        metadata: Plain values that the record keeps with the stage.
+        here: The folder that `{here}` names in a command; the working directory of this process if not given.
+
+    Raises:
+        ConfigError: a value is out of range; the message names it.
+
+    It is a value: making it starts nothing, and it can be used in several studies.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[..., Any] | None = None,
+        trials: int | None = None,
+        *,
+        cases: Iterable[Any] | None = None,
+        select: object = None,
+        depends_on: str | Iterable[str] | None = None,
+        options: Mapping[str, Any] | None = None,
+        gate: object = False,
+        abort_if: object = None,
+        metrics: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        command: str | Iterable[str] | None = None,
+        prune: tuple[str, int] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        here: str | None = None,
+    ) -> None:
+        if not is_name(name):
+            raise ConfigError(f"name={name!r}: a stage's name is 1 to 63 of letters, digits, '_' and '-'")
+        where = f"stage {name}: "
+        if (run is None) == (command is None):
+            raise ConfigError(f"{where}give either run, a function, or command, a program")
+        if run is not None and not callable(run):
+            raise ConfigError(f"{where}run={run!r}: must be a function")
+        self.name = name
+        self.run = run
+        self.cases = tuple(cases) if cases is not None else ()
+        for number, case in enumerate(self.cases):
+            if isinstance(case, Mapping):
+                check_params(case, f"{where}cases[{number}]")
+        self.command = _command(command, where)
+        n_trials = trials if trials is not None else len(self.cases)
+        if not _is_count(n_trials) or not 1 <= n_trials <= _MOST_TRIALS:
+            raise ConfigError(
+                f"{where}trials={trials!r}: must be a whole number, 1..{_MOST_TRIALS:,}, or cases be given"
+            )
+        self.trials = n_trials
+        self.selection: Selection = selection_of(select, f"{where}select")
+        self.depends_on = _names(depends_on, where)
+        self.options = TrialOptions.of(options, f"{where}options")
+        self.gate = Gate.of(gate, f"{where}gate")
+        self.abort_if = AbortRules.of(abort_if, f"{where}abort_if")
+        self.metrics: dict[str, Metric] = {
+            str(metric): metric_of(given, f"{where}metrics: {metric}") for metric, given in (metrics or {}).items()
+        }
+        if seed is not None and type(seed) is not int:
+            raise ConfigError(f"{where}seed={seed!r}: must be a whole number")
+        self.seed = seed
+        self.prune = _prune(prune, where)
+        self.here = here if here is not None else str(Path.cwd())
+        self.metadata = dict(metadata or {})
+        check_params(self.metadata, f"{where}metadata")
+
+    def __repr__(self) -> str:
+        return f"Stage({self.name!r}, trials={self.trials})"
+
+    @property
+    def mode(self) -> str:
+        """`function` or `command`."""
+        return "function" if self.command is None else "command"
+
+    @property
+    def directions(self) -> dict[str, str]:
+        """The direction of each declared metric."""
+        return {name: metric.direction for name, metric in self.metrics.items()}
+
+
+def check_params(values: Mapping[Any, Any], where: str) -> None:
+    """Check that these are plain values, which a record can hold: texts, numbers, bytes, lists and maps. Raises: ConfigError."""
+    for name, value in values.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"{where}: the name {name!r} must be text")
+        if not _is_plain(value):
+            raise ConfigError(
+                f"{where}: {name} is a {type(value).__name__}: a record holds plain values: texts, numbers, lists, mappings"
+            )
+
+
+def _is_plain(value: Any) -> bool:
+    if value is None or type(value) in (str, int, float, bool, bytes):
+        return not (type(value) is int and value.bit_length() > 63)  # noqa: PLR2004 - msgpack's integers
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return isinstance(value, Mapping) and all(isinstance(key, str) and _is_plain(one) for key, one in value.items())
+
+
+def _command(command: str | Iterable[str] | None, where: str) -> str | tuple[str, ...] | None:
+    if command is None:
+        return None
+    words = command if isinstance(command, str) else tuple(command)
+    for word in [words] if isinstance(words, str) else words:
+        try:
+            list(string.Formatter().parse(word))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{where}command={word!r}: {error}; write {{{{ for a brace") from error
+    if not words:
+        raise ConfigError(f"{where}command is empty")
+    return words
+
+
+def _prune(prune: Any, where: str) -> tuple[str, int] | None:
+    if prune is None:
+        return None
+    if isinstance(prune, (tuple, list)) and len(prune) == 2:  # noqa: PLR2004 - a pair
+        metric, n_trials = prune
+        if isinstance(metric, str) and _is_count(n_trials) and n_trials >= 1:
+            return metric, n_trials
+    raise ConfigError(f"{where}prune={prune!r}: must be a metric and a number of trials, as in ('loss', 5)")
+
+
+def _names(depends_on: str | Iterable[str] | None, where: str) -> tuple[str, ...] | None:
+    if depends_on is None:
+        return None
+    names = (depends_on,) if isinstance(depends_on, str) else tuple(depends_on)
+    for name in names:
+        if not is_name(name):
+            raise ConfigError(f"{where}depends_on: {name!r} is no name of a stage")
+    return names
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
