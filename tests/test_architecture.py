@@ -50,6 +50,7 @@ GUARDED: dict[str, tuple[str, ...]] = {
     "uuid": ("clock.py",),
     "random": (
         "clock.py",
+        "study/trial.py",  # gives trials streams that can be repeated
         "worker/runner/process.py",  # gives each forked child a seed of its own, as the user's code expects
     ),
 }

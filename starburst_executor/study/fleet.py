@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 from starburst_executor.client.detached import DetachedExecutor
+from starburst_executor.client.finding import visit
 from starburst_executor.client.once import once_of
+from starburst_executor.clock import Clock
 from starburst_executor.errors import SessionNotFound
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.records import SessionState
@@ -62,8 +65,10 @@ class Workers(Protocol):
 class SessionFleet:
     """A detached session of real workers."""
 
-    def __init__(self, executor: DetachedExecutor) -> None:
+    def __init__(self, executor: DetachedExecutor, clock: Clock) -> None:
         self._executor = executor
+        self._opened = ExitStack()
+        self._visit = self._opened.enter_context(visit(executor.url, clock, key=executor.key))
 
     @property
     def url(self) -> str:
@@ -87,7 +92,7 @@ class SessionFleet:
 
     def over(self) -> str:
         try:
-            manifest = self._executor.manifest()
+            manifest = self._visit.session.manifest.refresh()
         except SessionNotFound:
             return SessionState.DELETED.value
         if not manifest.state.is_over and manifest.state is not SessionState.CLOSING:
@@ -99,4 +104,5 @@ class SessionFleet:
         return self._executor.cost().total_usd
 
     def leave(self) -> None:
+        self._opened.close()
         self._executor.detach()

@@ -76,6 +76,11 @@ class StudyObjects:
                 f"{error}: study={self.keys.name}, store={self.store.url}; {self._way_out()}"
             ) from error
 
+    @property
+    def known(self) -> StudyRecord:
+        """The newest record that this process read or wrote, without a request once there is one."""
+        return self._known or self.read()
+
     def exists(self) -> bool:
         """Return whether there is a record, whatever it holds. Store: 1 GET."""
         try:

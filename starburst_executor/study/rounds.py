@@ -1,0 +1,195 @@
+"""The session of a study in its driver, and the batches of its running stages: opened, submitted, carried into another session.
+
+record.session ──open──► fleet ──submit──► a batch for each running stage
+                           └── over ──► outcomes so far as tables ──► a new session, the next round of each running stage
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starburst_executor.clock import Clock
+from starburst_executor.study import transitions
+from starburst_executor.study.batch import Batch
+from starburst_executor.study.fleet import Fleet, Workers
+from starburst_executor.study.objects import StudyObjects
+from starburst_executor.study.plan import Plan
+from starburst_executor.study.record import RUNNING, StudyRecord
+from starburst_executor.study.running import function_of
+from starburst_executor.study.spec import spec_of
+
+__all__ = ["Rounds"]
+
+_WATCHED = 32  # futures that are waited for at once
+_WAIT_S = 0.25
+
+Change = Callable[[Callable[[StudyRecord], StudyRecord]], StudyRecord]
+
+
+class Rounds:
+    """The current rounds of all running stages. Not thread-safe.
+
+    Args:
+        change: Changes the record as its driver.
+        say: Tells people one line.
+        look_s: How long to wait for outcomes that are in the store already.
+
+    Attributes:
+        batches: The batches of this process, by stage.
+        to_give_up: Stages whose trials without an outcome are not run.
+    """
+
+    def __init__(
+        self,
+        objects: StudyObjects,
+        plan: Plan,
+        workers: Workers,
+        clock: Clock,
+        *,
+        change: Change,
+        say: Callable[[str], None],
+        look_s: float,
+    ) -> None:
+        self.batches: dict[str, Batch] = {}
+        self.to_give_up: set[str] = set()
+        self._objects = objects
+        self._plan = plan
+        self._workers = workers
+        self._clock = clock
+        self._change = change
+        self._say = say
+        self._look_s = look_s
+        self._fleet: Fleet | None = None
+
+    def running(self, record: StudyRecord) -> list[str]:
+        """Return the running stages: by priority, then as they were written."""
+        running = [stage.name for stage in record.stages if stage.state == RUNNING]
+        return sorted(running, key=lambda name: -self._plan[name].options.priority)
+
+    def submit(self, record: StudyRecord) -> str | None:
+        """Submit the trials of running stages that this process has not submitted yet.
+
+        Returns: None if there was nothing to do; empty if something was done; else why the study cannot go on.
+        """
+        fresh = [name for name in self.running(record) if name not in self.batches]
+        for name in fresh:
+            stage = record.stage(name)
+            over = self._opened(record)
+            fleet = self._fleet
+            if fleet is None or over:
+                return self.renew(record, over)
+            if name in self.to_give_up:
+                fleet.cancel()
+                batch = self._found(fleet, record, name)
+                batch.collect()
+                batch.give_up("not run: unfinished=False")
+            else:
+                batch = self._batch(record, name, fleet)
+                missing = batch.missing
+                if missing:
+                    function = function_of(batch.spec, stage.round)
+                    futures = fleet.submit(function, missing, [stage.key(index) for index in missing])
+                    batch.watch(dict(zip(missing, futures, strict=True)))
+            self.batches[name] = batch
+            known = f", {batch.counts.ended:,} of them with an outcome" if batch.counts.ended else ""
+            self._say(f"stage {name} runs: {stage.trials:,} trials{known}")
+        return "" if fresh else None
+
+    def over(self) -> str:
+        """Return why the session is over; empty if it is open, or not opened yet."""
+        return "" if self._fleet is None else self._fleet.over()
+
+    def renew(self, record: StudyRecord, over: str) -> str:
+        """Carry the outcomes of a session that is over into a new one; return why that must not be, empty if it was done."""
+        if over.startswith("broken"):
+            return f"the session cannot go on: {over}"
+        old = self._fleet
+        tables = self.gathered(record, self.running(record)) if record.session else {}
+        if old is not None:
+            old.leave()
+            self._say(f"the session is over ({over}): a new one goes on with the trials that have no outcome")
+        # Crash here: a session without tasks is left, for which no worker was started.
+        self._fleet = fleet = self._workers.open("")
+        if fleet is None:
+            return "no session could be opened"
+        self.batches.clear()
+        self._change(lambda record: transitions.carried(record, tables, session=fleet.url))
+        return ""
+
+    def cancelled(self, record: StudyRecord, names: list[str]) -> dict[str, str | None]:
+        """Cancel what no worker has claimed; return the tables of these stages' outcomes so far."""
+        self.cancel(record)
+        return self.gathered(record, names)
+
+    def gathered(self, record: StudyRecord, names: list[str]) -> dict[str, str | None]:
+        """Write a table of the outcomes that each of these running stages has so far; return their digests."""
+        self._opened(record)
+        tables: dict[str, str | None] = {}
+        for name in names:
+            if self._fleet is None:  # deleted: what is not in a table is lost
+                tables[name] = record.stage(name).carried
+                continue
+            batch = self.batches.get(name) or self._found(self._fleet, record, name)
+            batch.collect(is_over=True)
+            tables[name] = self.written(name, batch)
+        return tables
+
+    def written(self, name: str, batch: Batch) -> str | None:
+        """Write the outcomes of a batch as a table; return its digest, None if there are none."""
+        if not batch.rows:
+            return None
+        return self._objects.write_table(name, [batch.rows[index] for index in sorted(batch.rows)])
+
+    def cancel(self, record: StudyRecord) -> None:
+        """Cancel the trials that no worker has claimed, if there is a session. Harmless twice."""
+        if not self._opened(record) and self._fleet is not None:
+            self._fleet.cancel()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until a trial has ended, or the time has passed; return False at once if none is waited for."""
+        waiting = [future for batch in self.batches.values() for future in batch.waiting(_WATCHED)]
+        if not waiting or self._fleet is None:
+            return False
+        self._fleet.wait(waiting, timeout_s)
+        return True
+
+    def cost_usd(self) -> float:
+        """Return the estimated cost of the session so far."""
+        return 0.0 if self._fleet is None else self._fleet.cost_usd()
+
+    def leave(self) -> None:
+        """Detach from the session. A second call is harmless."""
+        if self._fleet is not None:
+            self._fleet.leave()
+            self._fleet = None
+
+    def _opened(self, record: StudyRecord) -> str:
+        """Open the recorded session, if it is not open here; return why it is over."""
+        if self._fleet is None and record.session:
+            self._fleet = self._workers.open(record.session)
+            if self._fleet is None:
+                self._say("the session of this study was deleted: trials without a recorded outcome run again")
+        return self.over()
+
+    def _batch(self, record: StudyRecord, name: str, fleet: Fleet) -> Batch:
+        stage = record.stage(name)
+        inputs = transitions.inputs_of(record, self._plan, name)
+        spec = spec_of(self._plan[name], record, inputs, store=fleet.store_url)
+        carried = [] if stage.carried is None else self._objects.read_table(stage.carried)
+        return Batch(spec, stage.trials, carried)
+
+    def _found(self, fleet: Fleet, record: StudyRecord, name: str) -> Batch:
+        """Return the batch of a stage with what the session has of it, without submitting anything."""
+        stage = record.stage(name)
+        batch = self._batch(record, name, fleet)
+        missing = batch.missing
+        keys: list[Any] = [stage.key(index) for index in missing]
+        found = fleet.find(keys)
+        futures = {index: found[key] for index, key in zip(missing, keys, strict=True) if key in found}
+        # What has ended in the store is known here after one poll; what still runs has no outcome.
+        deadline = self._clock.monotonic() + self._look_s
+        while (left := [one for one in futures.values() if not one.done()]) and self._clock.monotonic() < deadline:
+            fleet.wait(left[:_WATCHED], _WAIT_S)
+        batch.watch(futures)
+        return batch
