@@ -41,7 +41,7 @@ from starburst_executor.study.record import (
 )
 from starburst_executor.study.rounds import Rounds
 from starburst_executor.study.stage import AbortRules
-from starburst_executor.study.tables import TrialRow
+from starburst_executor.study.tables import FAILED, TrialRow
 from starburst_executor.study.transitions import Unfit
 
 __all__ = ["Driver", "Pace", "RunOptions"]
@@ -194,8 +194,10 @@ class Driver:
         is_reopened = record.state == ABORTED and options.continue_aborted
         renewed = [name for name in running if name in changed or is_reopened]
         # Crash here: the cancelled trials have no outcome, and the next driver submits them in a further round.
-        tables = self._rounds.cancelled(record, renewed) if renewed and record.session else {}
-        self._turn.to_retry = set(running) if options.failed else set()
+        tables: dict[str, str | None] = {}
+        if renewed and record.session:
+            tables = self._rounds.cancelled(record, renewed, keeps_failed=not options.failed)
+        self._turn.to_retry = set(running) - set(renewed) if options.failed else set()
         self._rounds.to_give_up = set() if options.unfinished else set(running)
         at = self._clock.now()
 
@@ -290,7 +292,7 @@ class Driver:
         return True
 
     def _finish(self, record: StudyRecord, name: str, batch: Batch) -> None:
-        failed = [row.index for row in batch.rows.values() if row.state == "failed"]
+        failed = [row.index for row in batch.rows.values() if row.state == FAILED]
         if name in self._turn.to_retry and failed:
             batch.forget(failed)
             table = self._rounds.written(name, batch)
@@ -334,7 +336,7 @@ class Driver:
             return ""
         counts, now = batch.counts, self._clock.monotonic()
         idle_s = now - self._turn.moved_at.setdefault(name, now)
-        failed = Counter(row.kind for row in batch.rows.values() if row.state == "failed") if counts.failed else {}
+        failed = Counter(row.kind for row in batch.rows.values() if row.state == FAILED) if counts.failed else {}
         progress = StageProgress(
             name, batch.trials, *counts, idle_s=idle_s, cost_usd=self._turn.cost_usd, kinds=dict(failed)
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -20,7 +20,7 @@ from starburst_executor.protocol import pickling
 from starburst_executor.study.selection import By, Where
 from starburst_executor.study.stage import Stage
 
-__all__ = ["code_of", "config_of"]
+__all__ = ["codes_of", "config_of"]
 
 _DIGITS = 16
 _MOST = 5_000  # objects of one function; what comes later is not looked at
@@ -51,8 +51,13 @@ def config_of(stage: Stage, parents: tuple[str, ...], study_seed: int) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_DIGITS]
 
 
-def code_of(stage: Stage) -> str:
-    """Return the fingerprint of a stage's functions: 16 hexadecimal digits; of a command with none, that of no code."""
+def codes_of(stages: Iterable[Stage]) -> dict[str, str]:
+    """Return the fingerprint of each stage's functions, by the stage's name: 16 hexadecimal digits."""
+    own = frozenset(own_loaded())
+    return {stage.name: _code_of(stage, own) for stage in stages}
+
+
+def _code_of(stage: Stage, own: frozenset[str]) -> str:
     functions: list[Any] = [stage.run, stage.abort_if.function]
     functions += [metric.function for metric in stage.metrics.values()]
     if isinstance(stage.selection, Where):
@@ -60,7 +65,7 @@ def code_of(stage: Stage) -> str:
     if isinstance(stage.selection, By):
         functions.append(stage.selection.function)
     digest = hashlib.sha256()
-    for word in _Walk().words([one for one in functions if one is not None]):
+    for word in _Walk(own).words([one for one in functions if one is not None]):
         digest.update(word.encode("utf-8", "surrogateescape"))
         digest.update(b"\0")
     return digest.hexdigest()[:_DIGITS]
@@ -77,9 +82,9 @@ def _plain(case: Any) -> Any:
 class _Walk:
     """Goes through the objects that a function refers to. Each is described once."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: frozenset[str]) -> None:
         self._seen: dict[int, Any] = {}  # keeps them, so that no other object gets their ids
-        self._own = set(own_loaded())
+        self._own = own
 
     def words(self, functions: list[Any]) -> Iterator[str]:
         for function in functions:

@@ -72,6 +72,7 @@ class Lease:
         self._number = 0
         self._silent = 0
         self._holder: Holder | None = None
+        self._process = identity()
 
     @property
     def holder(self) -> Holder | None:
@@ -142,7 +143,7 @@ class Lease:
                 "driver": self.driver,
                 "number": self._number,
                 "has_left": has_left,
-                "process": identity(),
+                "process": self._process,
                 "progress": dict(self.progress),
                 "nonce": self._clock.new_id(),
             },

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 from starburst_executor.errors import ConfigError
+from starburst_executor.study.fingerprints import codes_of, config_of
 from starburst_executor.study.stage import Stage
 
 __all__ = ["Plan"]
@@ -61,6 +63,18 @@ class Plan:
         """Return the stages that a fork at this one keeps: all but this one and those below it."""
         below = {name, *self.below(name)}
         return [other for other in self.names if other not in below]
+
+    def config(self, name: str, seed: int) -> str:
+        """Return the fingerprint of a stage's configuration, in a study with this seed."""
+        return config_of(self[name], self._parents[name], seed)
+
+    def code(self, name: str) -> str:
+        """Return the fingerprint of a stage's functions, as they were at the first question."""
+        return self._codes[name]
+
+    @functools.cached_property
+    def _codes(self) -> dict[str, str]:
+        return codes_of(self.stages)
 
     def _faults(self) -> Iterable[str]:
         names = self.names

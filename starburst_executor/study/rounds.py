@@ -18,6 +18,7 @@ from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import RUNNING, StudyRecord
 from starburst_executor.study.running import function_of
 from starburst_executor.study.spec import spec_of
+from starburst_executor.study.tables import FAILED
 
 __all__ = ["Rounds"]
 
@@ -117,12 +118,12 @@ class Rounds:
         self._change(lambda record: transitions.carried(record, tables, session=fleet.url))
         return ""
 
-    def cancelled(self, record: StudyRecord, names: list[str]) -> dict[str, str | None]:
+    def cancelled(self, record: StudyRecord, names: list[str], *, keeps_failed: bool) -> dict[str, str | None]:
         """Cancel what no worker has claimed; return the tables of these stages' outcomes so far."""
         self.cancel(record)
-        return self.gathered(record, names)
+        return self.gathered(record, names, keeps_failed=keeps_failed)
 
-    def gathered(self, record: StudyRecord, names: list[str]) -> dict[str, str | None]:
+    def gathered(self, record: StudyRecord, names: list[str], *, keeps_failed: bool = True) -> dict[str, str | None]:
         """Write a table of the outcomes that each of these running stages has so far; return their digests."""
         self._opened(record)
         tables: dict[str, str | None] = {}
@@ -132,6 +133,8 @@ class Rounds:
                 continue
             batch = self.batches.get(name) or self._found(self._fleet, record, name)
             batch.collect(is_over=True)
+            if not keeps_failed:
+                batch.forget([row.index for row in batch.rows.values() if row.state == FAILED])
             tables[name] = self.written(name, batch)
         return tables
 

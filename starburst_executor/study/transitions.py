@@ -17,7 +17,6 @@ from typing import Any
 import msgpack
 
 from starburst_executor.errors import ConfigError, StarburstError
-from starburst_executor.study import fingerprints
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import (
     ABORTED,
@@ -93,8 +92,8 @@ def _fresh(plan: Plan, name: str, seed: int, *, edition: int = 1) -> StageRecord
         trials=stage.trials,
         edition=edition,
         mode=stage.mode,
-        config=fingerprints.config_of(stage, plan.parents(name), seed),
-        code=fingerprints.code_of(stage),
+        config=plan.config(name, seed),
+        code=plan.code(name),
         metadata=plain_copy(stage.metadata),
     )
 

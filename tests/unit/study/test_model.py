@@ -1,0 +1,309 @@
+"""What users write down: stages and their plan, metrics, selections, fingerprints. Faults are named, choices are stable."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from starburst_executor.errors import ConfigError
+from starburst_executor.study.fingerprints import codes_of
+from starburst_executor.study.metrics import Metric, Output, metric_of, taken
+from starburst_executor.study.plan import Plan
+from starburst_executor.study.selection import All, By, Pareto, Top, Where, selection_of
+from starburst_executor.study.spec import TrialSpec, trial_seed
+from starburst_executor.study.stage import Stage, TrialOptions
+from starburst_executor.study.tables import COMPLETED, FAILED, TrialRow
+
+
+def trial(_: Any) -> dict[str, float]:
+    return {"score": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"name": "a/b"}, "a stage's name is 1 to 63 of letters"),
+        ({"run": None}, "stage s: give either run, a function, or command, a program"),
+        ({"run": None, "command": "x {y"}, "stage s: command='x {y': expected '}'"),
+        ({"trials": 0}, "stage s: trials=0: must be a whole number, 1..1,000,000"),
+        ({"trials": None}, "or cases be given"),
+        ({"select": ("score", 0)}, r"stage s: select=\('score', 0\): must be"),
+        ({"select": lambda: 0}, "stage s: select="),
+        ({"depends_on": "a b"}, "stage s: depends_on: 'a b' is no name of a stage"),
+        ({"options": {"resources": {"gpu": 1}}}, "stage s: options: resources is not possible yet"),
+        (
+            {"options": {"retires": 1}},
+            "stage s: options: unknown option 'retires': a stage takes timeout, retries and priority",
+        ),
+        ({"options": {"timeout": -1}}, "timeout=-1: must be a number of seconds greater than 0"),
+        ({"options": {"retries": 101}}, "retries=101: must be a whole number, 0..100"),
+        ({"gate": "yes"}, "stage s: gate='yes': must be true, a number of seconds, or a mapping"),
+        ({"gate": {"timeout": 3, "then": "go"}}, "then='go': must be 'abort' or 'approve'"),
+        ({"abort_if": {"failed": 2}}, "failed=2: must be a share"),
+        ({"abort_if": {"fail": 0.1}}, "unknown fail: rules are failed, after, no_progress, budget_usd"),
+        ({"metrics": {"x": "up"}}, "stage s: metrics: x: direction='up': must be 'max' or 'min'"),
+        ({"metrics": {"x": {"regex": "("}}}, r"regex='\('"),
+        ({"metrics": {"x": {"regex": "a", "key": "b"}}}, "key and regex are two ways to take one metric"),
+        ({"metrics": {"x": {"dir": "min"}}}, "unknown dir; a metric has direction"),
+        ({"seed": "7"}, "seed='7': must be a whole number"),
+        ({"prune": "loss"}, "prune='loss': must be a metric and a number of trials"),
+        ({"cases": [{"x": object()}]}, r"cases\[0\]: x is a object: a record holds plain values"),
+        ({"metadata": {"x": {1: 2}}}, "metadata: x is a dict"),
+    ],
+)
+def test_a_stage_names_what_is_wrong(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Stage(**{"name": "s", "run": trial, "trials": 3, **given})
+
+
+def test_a_plan_names_every_fault_at_once() -> None:
+    with pytest.raises(ConfigError) as found:
+        Plan(
+            [
+                Stage("first", trial, 1, depends_on="last"),
+                Stage("last", trial, 1, depends_on="first"),
+                Stage("last", trial, 1, depends_on="frist"),
+            ]
+        )
+    text = str(found.value)
+    assert "two stages have the name 'last'" in text
+    assert "'frist', which is no stage, did you mean 'first'?" in text
+    with pytest.raises(ConfigError, match="in a circle: a -> b -> a|in a circle: b -> a -> b"):
+        Plan([Stage("a", trial, 1, depends_on="b"), Stage("b", trial, 1)])
+    with pytest.raises(ConfigError, match="at least one stage"):
+        Plan([])
+    with pytest.raises(ConfigError, match="its own cases must be mappings"):
+        Plan([Stage("a", trial, 1), Stage("b", trial, cases=[1, 2])])
+
+
+def test_stages_are_linear_unless_they_say_otherwise() -> None:
+    plan = Plan(
+        [
+            Stage("a", trial, 1),
+            Stage("b", trial, 1),
+            Stage("c", trial, 1, depends_on="a", options={"priority": 5}),
+            Stage("d", trial, 1, depends_on=("b", "c")),
+            Stage("e", trial, 1, depends_on=()),
+        ]
+    )
+    assert [plan.parents(name) for name in "abcde"] == [(), ("a",), ("a",), ("b", "c"), ()]
+    assert plan.ready({"b", "c", "d", "e"}, {"a"}) == ["c", "b", "e"]
+    assert plan.below("b") == ["d"]
+    assert plan.before("c") == ["a", "b", "e"]
+
+
+# --------------------------------------------------------------------------------------------------------------- selection
+
+values = st.one_of(st.integers(-3, 3), st.just(math.nan), st.just(math.inf))
+tables = st.lists(
+    st.tuples(st.sampled_from([COMPLETED, COMPLETED, FAILED]), values, values, st.booleans()), max_size=12
+).map(
+    lambda found: [
+        TrialRow("s", i, state, metrics={"a": a, **({"b": b} if has_b else {})})
+        for i, (state, a, b, has_b) in enumerate(found)
+    ]
+)
+DIRECTIONS = {"a": "min"}
+
+
+def no_failed(row: TrialRow) -> bool:
+    return row.metrics["a"] > 0
+
+
+@given(tables, st.integers(1, 6), st.randoms(use_true_random=False))
+def test_a_choice_depends_on_the_rows_and_not_on_their_order(table: list[TrialRow], k: int, lot: random.Random) -> None:
+    rules = [All(), Top("a", k), Top("b", k), Pareto(("a", "b")), Pareto(("a", "b"), k), Where(no_failed)]
+    rules.append(By(lambda rows, state: [row for row in rows if row.is_completed][:k]))
+    shuffled = lot.sample(table, len(table))
+    for rule in rules:
+        choice = rule.choose(table, DIRECTIONS, {})
+        assert rule.choose(shuffled, DIRECTIONS, {}) == choice
+        assert all(table[index].is_completed for index in choice.survivors)
+        assert len(set(choice.survivors)) == len(choice.survivors)
+        assert choice.reason
+
+
+@given(tables, st.integers(1, 6))
+def test_the_best_are_the_best(table: list[TrialRow], k: int) -> None:
+    chosen = Top("a", k).choose(table, DIRECTIONS, {}).survivors
+    eligible = [row for row in table if row.is_completed and not math.isnan(row.metrics["a"])]
+    assert len(chosen) == min(k, len(eligible))
+    order = [(table[index].metrics["a"], index) for index in chosen]
+    assert order == sorted(order)
+    left = [row for row in eligible if row.index not in chosen]
+    assert all((row.metrics["a"], row.index) > order[-1] for row in left)
+
+
+@given(tables)
+def test_no_trial_beats_one_of_a_pareto_front_in_everything(table: list[TrialRow]) -> None:
+    def beats(one: TrialRow, other: TrialRow) -> bool:
+        a, b = (one.metrics["a"], -one.metrics["b"]), (other.metrics["a"], -other.metrics["b"])
+        return a != b and a[0] <= b[0] and a[1] <= b[1]
+
+    eligible = [
+        row
+        for row in table
+        if row.is_completed and not any(math.isnan(row.metrics.get(name, math.nan)) for name in "ab")
+    ]
+    expected = {row.index for row in eligible if not any(beats(other, row) for other in eligible)}
+    assert set(Pareto(("a", "b")).choose(table, DIRECTIONS, {}).survivors) == expected
+
+
+def test_forms_of_selections() -> None:
+    assert selection_of(None, "select") == All()
+    assert selection_of(("score", 3), "select") == Top("score", 3)
+    assert selection_of((("a", "b"), None), "select") == Pareto(("a", "b"))
+    assert isinstance(selection_of(lambda row: True, "select"), Where)
+    assert isinstance(selection_of(lambda rows, state: rows, "select"), By)
+
+
+def test_a_function_selects_by_rows_indexes_or_names_and_its_state_is_a_copy() -> None:
+    table = [TrialRow("s", i, COMPLETED) for i in range(3)] + [TrialRow("s", 3, FAILED)]
+    state = {"n": 1}
+
+    def select(rows: list[TrialRow], state: dict[str, int]) -> list[Any]:
+        state["n"] += 1
+        return [rows[2], 0, "s/1", 0]
+
+    choice = By(select).choose(table, {}, state)
+    assert (choice.survivors, choice.state, state) == ((2, 0, 1), {"n": 2}, {"n": 1})
+    with pytest.raises(ValueError, match="s/3, which is failed"):
+        By(lambda rows, state: [3]).choose(table, {}, {})
+    with pytest.raises(ValueError, match="selects 9, which is no trial"):
+        By(lambda rows, state: [9]).choose(table, {}, {})
+
+
+# ----------------------------------------------------------------------------------------------------------------- metrics
+
+
+def test_ways_to_take_a_metric(tmp_path: Path) -> None:
+    (tmp_path / "out.json").write_text('{"power": 3.5}')
+    (tmp_path / "log.txt").write_text("area: 12\narea: 11 um2\n")
+    output = Output("score = -1.5e3 points\n", tmp_path)
+    metrics = {
+        "score": metric_of({"regex": r"score = (\S+)"}, ""),
+        "power": metric_of({"file": "out.json", "direction": "min", "unit": "W"}, ""),
+        "area": metric_of({"file": "log.txt", "regex": r"area: (\d+)"}, ""),
+        "n": metric_of(lambda output: len(output.text), ""),
+    }
+    assert taken(output, metrics) == {"score": -1500.0, "power": 3.5, "area": 11.0, "n": 22}
+    assert taken({"a": 1, "b": True, "loss": 2.5}, {"l": Metric("min", key="loss")}) == {"a": 1, "b": 1, "l": 2.5}
+    assert taken(None, {}) == {}
+    assert taken("x=4", {"x": Metric(regex=r"x=(\d)")}) == {"x": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("value", "metrics", "says"),
+    [
+        ({"a": [1]}, {}, "the metric 'a' is a list: metrics are numbers"),
+        ([1], {}, "a trial returns a mapping of metrics, not a list"),
+        ({"a": 1}, {"b": "max"}, "the metric 'b' is missing: there are a"),
+        (3, {"b": "max"}, "the trial returned a int, not a mapping"),
+        (Output("", Path("/")), {"b": "max"}, "give it a regex, a function or a JSON file"),
+        (Output("y=1", Path("/")), {"b": {"regex": r"x=(\d)"}}, "nothing matches"),
+    ],
+)
+def test_a_metric_that_cannot_be_taken_says_why(value: Any, metrics: dict[str, Any], says: str) -> None:
+    with pytest.raises((TypeError, ValueError, LookupError), match=says):
+        taken(value, {name: metric_of(one, name) for name, one in metrics.items()})
+
+
+# ------------------------------------------------------------------------------------------------------------- fingerprints
+
+
+def helper(x: float) -> float:
+    return x * 2
+
+
+def uses_helper(trial: Any) -> dict[str, float]:
+    """Documented."""
+    return {"score": helper(trial.index)}
+
+
+def code(function: Any) -> str:
+    return codes_of([Stage("s", function, 1)])["s"]
+
+
+def made(source: str, name: str = "run") -> Any:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(source, "<made>", "exec"), namespace)
+    return namespace[name]
+
+
+def test_a_fingerprint_follows_what_a_function_does() -> None:
+    plain = "def help(x):\n    return x + 1\ndef run(trial):\n    return {'s': help(trial.index)}\n"
+    same = "# a comment\n\n\ndef help(x):\n    # another\n    return x + 1\n\n\ndef run(trial):\n    return {'s': help(trial.index)}\n"
+    assert code(made(plain)) == code(made(same))
+    assert code(made(plain)) != code(made(plain.replace("x + 1", "x + 2")))
+    assert code(made(plain)) != code(made(plain.replace("'s'", "'t'")))
+    documented = plain.replace("(trial):\n", "(trial):\n    'What it does.'\n")
+    assert code(made(plain)) == code(made(documented))
+    assert code(uses_helper) == code(uses_helper)
+
+
+def test_a_fingerprint_sees_closures_defaults_classes_and_constants() -> None:
+    def closed(value: Any) -> Any:
+        return lambda trial: {"s": value}
+
+    assert code(closed(1)) == code(closed(1))
+    assert code(closed(1)) != code(closed(2))
+    assert code(closed({"a": [1, {2}]})) != code(closed({"a": [1, {3}]}))
+    source = "LIMIT = 3\nclass Model:\n    def fit(self):\n        return LIMIT\ndef run(trial, k=1):\n    return {'s': Model().fit()}\n"
+    assert code(made(source)) != code(made(source.replace("LIMIT = 3", "LIMIT = 4")))
+    assert code(made(source)) != code(made(source.replace("return LIMIT", "return -LIMIT")))
+    assert code(made(source)) != code(made(source.replace("k=1", "k=2")))
+
+
+def test_a_configuration_has_one_fingerprint() -> None:
+    def config(**given: Any) -> str:
+        return Plan([Stage("s", trial, **{"trials": 3, **given})]).config("s", 7)
+
+    assert config() == config()
+    assert config() == config(options={"priority": 3})  # where it is submitted first changes no result
+    others = [
+        {"trials": 4}, {"cases": [{"x": 1}]}, {"select": ("score", 2)}, {"options": {"timeout": 3}}, {"gate": True},
+        {"abort_if": {"failed": 0.5}}, {"metrics": {"score": "min"}}, {"seed": 8}, {"prune": ("score", 2)},
+    ]  # fmt: skip
+    prints = [config(), *(config(**given) for given in others)]
+    assert len(set(prints)) == len(prints)
+
+
+# ------------------------------------------------------------------------------------------------------------------- trials
+
+
+def spec(**given: Any) -> TrialSpec:
+    plain: dict[str, Any] = {
+        "stage": "s", "edition": 1, "seed": 0, "cases": (), "inputs": (), "run": trial, "command": None, "here": "", "metrics": {},
+        "options": TrialOptions(), "prune": None, "store": "", "study": "x",
+    }  # fmt: skip
+    return TrialSpec(**{**plain, **given})
+
+
+def test_cases_are_taken_in_turn_and_crossed_with_inputs() -> None:
+    from starburst_executor.study.record import Survivor
+
+    own = spec(cases=({"x": 1}, {"x": 2}))
+    assert [own.params(i) for i in range(3)] == [{"x": 1}, {"x": 2}, {"x": 1}]
+    assert (spec().case(3), spec().params(3)) == (None, {})
+    inputs = (Survivor("a/4", params={"x": 4}), Survivor("a/1", params={"x": 1}))
+    crossed = spec(inputs=inputs, cases=({"y": 1}, {"y": 2}))
+    assert [crossed.case(i).name for i in range(4)] == ["a/4", "a/1", "a/4", "a/1"]
+    assert [crossed.params(i) for i in range(4)] == [
+        {"x": 4, "y": 1},
+        {"x": 1, "y": 1},
+        {"x": 4, "y": 2},
+        {"x": 1, "y": 2},
+    ]
+
+
+def test_a_seed_depends_on_seed_stage_and_index_alone() -> None:
+    seeds = {trial_seed(seed, stage, index) for seed in range(3) for stage in "ab" for index in range(50)}
+    assert len(seeds) == 300
+    assert trial_seed(0, "a", 1) == trial_seed(0, "a", 1)
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,0 +1,222 @@
+"""The record of a study and its tables: what is written is read again, and each way of being broken says which it is."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from starburst_executor.clock import SystemClock
+from starburst_executor.errors import ObjectNotFound, RecordInvalid, StudyNotFound, VersionMismatch
+from starburst_executor.study import record as records
+from starburst_executor.study.objects import StudyObjects
+from starburst_executor.study.record import Approval, Change, StageRecord, StudyRecord, Survivor, decode, encode
+from starburst_executor.study.tables import STATES, TrialRow, counted, decode_table, encode_table
+from starburst_executor.testing import MemoryStore
+
+texts = st.text(max_size=8)
+numbers = st.one_of(st.integers(-(2**40), 2**40), st.floats(allow_nan=False))
+plain = st.recursive(
+    st.one_of(st.none(), st.booleans(), texts, numbers, st.binary(max_size=4)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
+    max_leaves=5,
+)
+params = st.dictionaries(texts, plain, max_size=3)
+metrics = st.dictionaries(texts, numbers, max_size=3)
+counts = st.integers(0, 2**31)
+survivors = st.builds(Survivor, texts, metrics, params, st.dictionaries(texts, texts, max_size=2))
+stages = st.builds(
+    StageRecord,
+    name=texts,
+    state=st.sampled_from(records.STAGE_STATES),
+    trials=counts,
+    edition=counts,
+    round=counts,
+    started_at=st.none() | numbers,
+    completed_at=st.none() | numbers,
+    completed=counts,
+    survivors=st.lists(survivors, max_size=3).map(tuple),
+    reason=texts,
+    policy=params,
+    table=st.none() | texts,
+    carried=st.none() | texts,
+    approval=st.none() | st.builds(Approval, texts, texts, numbers),
+    metadata=params,
+)
+studies = st.builds(
+    StudyRecord,
+    name=texts,
+    generation=counts,
+    created_at=numbers,
+    state=st.sampled_from(records.STUDY_STATES),
+    reason=texts,
+    seed=st.integers(-(2**62), 2**62),
+    settings=params,
+    stages=st.lists(stages, max_size=3).map(tuple),
+    changes=st.lists(st.builds(Change, texts, texts, texts, texts, numbers), max_size=2).map(tuple),
+)
+rows = st.lists(
+    st.builds(
+        TrialRow,
+        stage=st.just("one"),
+        index=counts,
+        state=st.sampled_from(STATES),
+        kind=texts,
+        error=texts,
+        metrics=metrics,
+        params=params,
+        artefacts=st.dictionaries(texts, texts, max_size=2),
+        curve=st.lists(st.tuples(counts, metrics), max_size=2).map(tuple),
+        seconds=st.floats(0, 1e9),
+    ),
+    max_size=4,
+)
+
+
+@given(studies, texts)
+def test_a_record_is_read_as_it_was_written(study: StudyRecord, nonce: str) -> None:
+    assert decode(encode(study, nonce)) == study
+
+
+@given(rows)
+def test_a_table_is_read_as_it_was_written(table: list[TrialRow]) -> None:
+    digest, body = encode_table("one", table)
+    assert decode_table(body, digest) == table
+    assert encode_table("one", table) == (digest, body)
+    assert counted(table).ended == len(table)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_record_or_say_that_they_are_none(body: bytes) -> None:
+    with pytest.raises((RecordInvalid, VersionMismatch)):
+        decode(body)
+    with pytest.raises((RecordInvalid, VersionMismatch)):
+        decode_table(body, hashlib.sha256(body).hexdigest())
+
+
+@given(studies, st.data())
+def test_a_record_with_one_changed_byte_is_not_read(study: StudyRecord, data: st.DataObject) -> None:
+    body = bytearray(encode(study, "nonce"))
+    place = data.draw(st.integers(0, len(body) - 1))
+    body[place] ^= 1 << data.draw(st.integers(0, 7))
+    try:
+        assert decode(bytes(body)) == study  # the nonce alone may differ
+    except (RecordInvalid, VersionMismatch):
+        pass
+
+
+def stored(change: dict[str, Any], **whole: Any) -> bytes:
+    """A record with the digest of its body, whatever that holds."""
+    study = StudyRecord("s", stages=(StageRecord("one"), StageRecord("two", survivors=(Survivor("two/1"),))))
+    fields = records.to_plain(study)
+    for path, value in change.items():
+        *way, last = path.split(".")
+        place: Any = fields
+        for step in way:
+            place = place[int(step)] if step.isdigit() else place[step]
+        if value is KeyError:
+            del place[last]
+        else:
+            place[last] = value
+    body = msgpack.packb(fields)
+    return msgpack.packb({"format": 1, "digest": hashlib.sha256(body).hexdigest(), "nonce": "n", "body": body, **whole})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"stages.1.completed": -1}, r"malformed: field stages\[1\]\.completed: must be a number, 0 or more, not -1"),
+        (
+            {"stages.0.state": "finished"},
+            r"malformed: field stages\[0\]\.state: must be one of pending, running, waiting",
+        ),
+        (
+            {"stages.1.survivors.0.metrics": {"x": "high"}},
+            r"field stages\[1\]\.survivors\[0\]\.metrics\.x: must be a number",
+        ),
+        ({"stages": "none"}, "malformed: field stages: must be a list, not 'none'"),
+        ({"generation": KeyError}, "malformed: field generation: must be a value, not 'nothing'"),
+        ({"state": "broken"}, "malformed: field state: must be one of open, aborted, complete"),
+        ({"seed": 1.5}, "malformed: field seed: must be int"),
+    ],
+)
+def test_a_malformed_record_names_its_field(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(RecordInvalid, match=says):
+        decode(stored(change))
+
+
+def test_each_way_of_being_broken_says_which_it_is() -> None:
+    assert decode(stored({})).names == ["one", "two"]
+    with pytest.raises(VersionMismatch, match="newer format: format=2, known=1"):
+        decode(stored({}, format=2))
+    with pytest.raises(RecordInvalid, match="does not have its digest"):
+        decode(stored({}, digest="0" * 64))
+    with pytest.raises(RecordInvalid, match="malformed: field body"):
+        decode(stored({}, body=7))
+    with pytest.raises(RecordInvalid, match="it has no fields"):
+        decode(msgpack.packb([1]))
+    with pytest.raises(RecordInvalid, match="cannot be read"):
+        decode(b"")
+
+
+def test_a_broken_record_points_to_the_generation_before() -> None:
+    store = MemoryStore()
+    study = StudyObjects(store, "mine", SystemClock())
+    with pytest.raises(StudyNotFound, match="no such study: study=mine"):
+        study.read()
+    study.create(StudyRecord("mine", stages=(StageRecord("one"),)))
+    store.put("studies/mine/record", b"rubbish")
+    with pytest.raises(RecordInvalid, match="there is no generation before it that can be read"):
+        StudyObjects(store, "mine", SystemClock()).read()
+    store.delete(["studies/mine/record"])
+    study = StudyObjects(store, "mine", SystemClock())
+    study.create(StudyRecord("mine", stages=(StageRecord("one"),)))
+    study.change(lambda record: replace(record, reason="a"))
+    study.change(lambda record: replace(record, reason="b"))
+    store.put("studies/mine/record", b"rubbish")
+    with pytest.raises(RecordInvalid, match="generation 2 before it can be read"):
+        StudyObjects(store, "mine", SystemClock()).read()
+    assert study.previous().reason == "a"
+
+
+def test_a_change_is_made_of_the_newest_record_and_of_nothing_else() -> None:
+    store, clock = MemoryStore(), SystemClock()
+    one, other = StudyObjects(store, "mine", clock), StudyObjects(store, "mine", clock)
+    one.create(StudyRecord("mine", stages=(StageRecord("one"),)))
+    assert other.create(StudyRecord("mine", seed=5)).seed == 0  # what is there stays
+    one.change(lambda record: replace(record, reason="first"))
+    changed = other.change(lambda record: replace(record, reason=f"{record.reason}, second"))
+    assert (changed.reason, changed.generation) == ("first, second", 3)
+    before = store.get("studies/mine/record").etag
+    assert one.change(lambda record: record) == changed
+    assert store.get("studies/mine/record").etag == before
+    with pytest.raises(ValueError, match="no"):
+        one.change(lambda record: (_ for _ in ()).throw(ValueError("no")))
+
+
+def test_tables_and_artefacts_are_checked_against_their_digests() -> None:
+    store = MemoryStore()
+    study = StudyObjects(store, "mine", SystemClock())
+    digest = study.write_table("one", [TrialRow("one", 0, "completed", metrics={"x": 1.5})])
+    assert study.write_table("one", [TrialRow("one", 0, "completed", metrics={"x": 1.5})]) == digest
+    assert study.read_table(digest)[0].metrics == {"x": 1.5}
+    store.put(f"studies/mine/trials/{digest}", b"other")
+    with pytest.raises(RecordInvalid, match="has been changed"):
+        study.read_table(digest)
+    with pytest.raises(RecordInvalid, match="is missing"):
+        study.read_table("0" * 64)
+    artefact = study.write_artefact(b"bytes")
+    assert (study.read_artefact(artefact), study.digest_of(artefact)) == (b"bytes", artefact)
+    store.put(f"studies/mine/artefacts/{artefact}", b"other")
+    with pytest.raises(RecordInvalid, match="has been changed"):
+        study.read_artefact(artefact)
+    with pytest.raises(RecordInvalid, match="is missing"):
+        study.read_artefact("0" * 64)
+    study.delete()
+    with pytest.raises(ObjectNotFound):
+        store.get(f"studies/mine/artefacts/{artefact}")
