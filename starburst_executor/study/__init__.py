@@ -2,7 +2,7 @@
 
 study.py ──► driver.py ──► fleet.py ──► DetachedExecutor       trials are tasks
     │           ├──► transitions.py, selection.py             decisions: pure
-    │           └──► objects.py, lease.py ──► ObjectStore      the record, the tables, who drives
+    │           └──► objects.py, wheel.py ──► ObjectStore      the record, the tables, who drives
     └──► stage.py, plan.py                                    what the user wrote
 running.py ──► trial.py                                       on the worker: one trial
 """

@@ -1,6 +1,6 @@
 """The driver of a study: starts, collects and decides its stages, and stops at whatever ends the study.
 
-    take the lease ──► put its id into the record ──► begin ──► loop: submit, collect, abort?, decide, gates ──► leave
+    take the wheel ──► put its id into the record ──► begin ──► loop: submit, collect, abort?, decide, gates ──► leave
           │                                                       │
           └── another process drives: look, and take over         └── every write is the decision; acting follows it
 
@@ -26,7 +26,6 @@ from starburst_executor.study.batch import Batch
 from starburst_executor.study.curves import Curves
 from starburst_executor.study.events import Event, StageProgress, Tell
 from starburst_executor.study.fleet import Workers
-from starburst_executor.study.lease import Beating, Lease
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import (
@@ -43,6 +42,7 @@ from starburst_executor.study.rounds import Rounds
 from starburst_executor.study.stage import AbortRules
 from starburst_executor.study.tables import FAILED, TrialRow
 from starburst_executor.study.transitions import Unfit
+from starburst_executor.study.wheel import Beating, Wheel
 
 __all__ = ["Driver", "Pace", "RunOptions"]
 
@@ -54,7 +54,7 @@ _PROGRESS_S = 1.0
 
 
 class _NotDriver(StarburstError):
-    """Another driver's id is in the record, or the lease is gone."""
+    """Another driver's id is in the record, or the wheel is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,14 @@ class Driver:
 
     Args:
         definition: The digest of the stored stages as this process knows them.
-        beats: Whether a thread beats for the lease; a simulation beats at each turn of the loop instead.
+        beats: Whether a thread beats for the wheel; a simulation beats at each turn of the loop instead.
     """
 
     def __init__(
         self,
         objects: StudyObjects,
         plan: Plan,
-        lease: Lease,
+        wheel: Wheel,
         workers: Workers,
         clock: Clock,
         *,
@@ -110,7 +110,7 @@ class Driver:
     ) -> None:
         self._objects = objects
         self._plan = plan
-        self._lease = lease
+        self._wheel = wheel
         self._workers = workers
         self._clock = clock
         self._definition = definition
@@ -129,7 +129,7 @@ class Driver:
             record = self._objects.read()
             if record.state == COMPLETE and not options.changes_anything:
                 return record
-            if self._lease.take():
+            if self._wheel.take():
                 try:
                     return self._drive(options)
                 except _NotDriver:
@@ -148,19 +148,19 @@ class Driver:
     # --- driving ------------------------------------------------------------------------------------------------------
 
     def _drive(self, options: RunOptions) -> StudyRecord:
-        beating = Beating(self._lease, self._clock, beat_s=self._pace.beat_s) if self._beats else None
+        beating = Beating(self._wheel, self._clock, beat_s=self._pace.beat_s) if self._beats else None
         self._turn = _Turn(self._clock.monotonic())
         self._rounds = self._new_rounds()
         try:
             # From here on no other driver can change the record.
-            self._objects.change(lambda record: transitions.driven_by(record, self._lease.driver))
+            self._objects.change(lambda record: transitions.driven_by(record, self._wheel.driver))
             self._begin(options)
             return self._loop()
         finally:
             if beating is not None:
                 beating.end()
             self._rounds.leave()
-            self._lease.leave()
+            self._wheel.leave()
 
     def _new_rounds(self) -> Rounds:
         return Rounds(
@@ -177,7 +177,7 @@ class Driver:
         """Change the record as its driver. Raises: _NotDriver; Unfit: the record does not allow it."""
 
         def guarded(record: StudyRecord) -> StudyRecord:
-            if record.driver != self._lease.driver:
+            if record.driver != self._wheel.driver:
                 raise _NotDriver(f"another driver decides: study={record.name}, driver={record.driver}")
             return step(record)
 
@@ -221,9 +221,9 @@ class Driver:
         while True:
             record = self._objects.known
             if not self._beats:
-                self._lease.beat()
-            if not self._lease.is_mine:
-                raise _NotDriver(f"the lease was taken by another driver: study={record.name}")
+                self._wheel.beat()
+            if not self._wheel.is_mine:
+                raise _NotDriver(f"the wheel was taken by another driver: study={record.name}")
             if record.state != OPEN:
                 if record.state == ABORTED:
                     # Every driver repeats it: a crash may have come between the record and this.
@@ -264,7 +264,7 @@ class Driver:
                 has_moved = True
                 self._turn.moved_at[name] = self._clock.monotonic()
                 self._turn.curves.take(self._plan[name], record.stage(name).edition, fresh)
-            self._lease.progress[name] = (batch.counts.completed, batch.counts.failed, batch.counts.cancelled)
+            self._wheel.progress[name] = (batch.counts.completed, batch.counts.failed, batch.counts.cancelled)
             has_ended = batch.ending is not None or any(row.kind == "cancelled" for row in fresh)
             if has_ended and self._is_over(record, batch, fresh):
                 return True
@@ -324,7 +324,7 @@ class Driver:
             lambda record: transitions.decided(record, self._plan, name, rows, choice, table=table, at=at)
         )
         del self._rounds.batches[name]
-        self._lease.progress.pop(name, None)
+        self._wheel.progress.pop(name, None)
         decided = changed.stage(name)
         self._say("stage", _decided(decided), stage=name)
         if decided.state == WAITING:

@@ -26,7 +26,7 @@ class Metric:
         unit: For people.
         key: Its key in the mapping that the trial returns, or in a JSON file.
         function: Called with the value that the trial returned, or with the `Output` of its command; returns a number.
-        regex: A pattern whose first group, or whole match, is the number; the last match in the text counts.
+        regex: A pattern whose first parentheses, or whole match, is the number; the last match in the text counts.
         file: A file in the trial's folder to look into, instead of the output.
     """
 
@@ -129,7 +129,7 @@ def _matched(text: str, name: str, regex: str) -> str:
     if not matches:
         raise LookupError(f"the metric {name!r} is missing: nothing matches {regex!r}")
     last = matches[-1]
-    return last[1] if last.re.groups else last[0]
+    return last[1 if last.lastindex else 0]
 
 
 def number(name: object, value: Any) -> float:

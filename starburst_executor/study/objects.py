@@ -79,7 +79,7 @@ class StudyObjects:
     @property
     def known(self) -> StudyRecord:
         """The newest record that this process read or wrote, without a request once there is one."""
-        return self._known or self.read()
+        return self._known or self.read()  # unlocked: one reference, replaced as a whole
 
     def exists(self) -> bool:
         """Return whether there is a record, whatever it holds. Store: 1 GET."""
@@ -103,7 +103,7 @@ class StudyObjects:
             step: A pure function. It may raise: then nothing is written.
         Store: 1 put, 1 swap; 1 GET and both again for each lost race.
         """
-        record = self._known or self.read()
+        record = self.known
         while True:
             with self._lock:
                 record, etag, body = self._known or record, self._etag, self._body

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 class _Of:
     """Which trials a function runs: of which stage, edition and round. What they need is beside these fields.
 
-    Assumes: `map_once` tells functions apart by the fields of a dataclass. So a driver that resumes, and whose copy of the stage has
+    Assumes: `map_once` compares functions by the fields of a dataclass. So a driver that resumes, and whose copy of the stage has
     other bytes, submits the same calls.
     """
 

@@ -107,7 +107,7 @@ class Trial:
     def should_prune(self) -> bool:
         """Return whether the last reported metric is worse than the median of ended trials at that step.
 
-        Always False unless the stage has `prune`. A trial that is told so returns early, and counts as cancelled.
+        Always False unless the stage has `prune`. A trial that gets True returns early, and counts as cancelled.
         Store: 1 GET, at most one in two seconds.
         """
         rule = self._spec.prune

@@ -5,6 +5,7 @@ Each ends as an undisturbed study does, no finished trial runs again, and no sta
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 from collections.abc import Callable
@@ -136,7 +137,8 @@ def story(seed: int) -> World:
         life = Life(at=lot.randint(0, 90), is_after=lot.random() < 0.5)
         if lot.random() < 0.3:
             # While this one stands still, another takes over, and may die as well.
-            life.stalled = lambda at=lot.randint(0, 60): world.drive(Life(at=at))
+            at = lot.randint(0, 60)
+            life.stalled = lambda at=at: world.drive(Life(at=at))
         options: dict[str, Any] = {}
         if lot.random() < 0.15 and world.has_record and world.record.stages[1].has_started:
             options["restart"] = (world.record.stages[lot.randint(0, 1)].name,)
@@ -242,10 +244,8 @@ def read_the_generation_before(patch: pytest.MonkeyPatch) -> None:
         is_first = self._known is None
         record = plain(self)
         if is_first:
-            try:
+            with contextlib.suppress(LookupError):
                 self._known = record = self.previous()
-            except LookupError:
-                pass
         return record
 
     patch.setattr(objects.StudyObjects, "read", read)

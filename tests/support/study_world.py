@@ -21,11 +21,11 @@ from starburst_executor.store.base import Body, Listed, Stored
 from starburst_executor.study import record as records
 from starburst_executor.study import transitions
 from starburst_executor.study.driver import Driver, Pace, RunOptions
-from starburst_executor.study.lease import Lease
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import StudyRecord
 from starburst_executor.study.validation import issues_of
+from starburst_executor.study.wheel import Wheel
 from starburst_executor.testing import MemoryStore
 from starburst_executor.testing.clock import FakeClock
 
@@ -277,11 +277,11 @@ class World:
                 objects.create(
                     transitions.begun(self.plan(), NAME, seed=7, settings={}, at=self.clock.now(), library="test")
                 )
-            lease = Lease(objects.store, objects.keys.driver, self.clock, f"driver-{self.n_drivers}", looks=LOOKS)
+            wheel = Wheel(objects.store, objects.keys.driver, self.clock, f"driver-{self.n_drivers}", looks=LOOKS)
             driver = Driver(
                 objects,
                 self.plan(),
-                lease,
+                wheel,
                 MortalWorkers(self, life),
                 self.clock,
                 definition="none",
@@ -388,7 +388,7 @@ class Oracle:
 
     def ended(self, key: str) -> None:
         stage, _, index = key.partition("/")
-        name, edition, number = stage.rsplit(".", 2)
+        name, edition, _ = stage.rsplit(".", 2)
         self._world.ended[f"{name}.{edition}/{index}"] += 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -104,10 +105,8 @@ def test_a_record_with_one_changed_byte_is_not_read(study: StudyRecord, data: st
     body = bytearray(encode(study, "nonce"))
     place = data.draw(st.integers(0, len(body) - 1))
     body[place] ^= 1 << data.draw(st.integers(0, 7))
-    try:
+    with suppress(RecordInvalid, VersionMismatch):
         assert decode(bytes(body)) == study  # the nonce alone may differ
-    except (RecordInvalid, VersionMismatch):
-        pass
 
 
 def stored(change: dict[str, Any], **whole: Any) -> bytes:

@@ -49,6 +49,23 @@ def decide(record: StudyRecord, name: str, states: list[str] | None = None) -> S
     return transitions.decided(record, PLAN, name, rows, Choice(chosen, "first"), table=f"table-{name}", at=2.0)
 
 
+def moved(record: StudyRecord, lot: random.Random, name: str, rows: list[TrialRow], step: int) -> StudyRecord:
+    chosen = tuple(row.index for row in rows if row.is_completed)
+    moves: list[Any] = [
+        lambda: transitions.started(record, PLAN, 1.0),
+        lambda: transitions.decided(record, PLAN, name, rows, Choice(chosen, "r"), table=f"t{step}", at=2.0),
+        lambda: transitions.approved(record, PLAN if lot.random() < 0.5 else None, name, Approval("x", "", 3.0)),
+        lambda: transitions.carried(record, {name: f"t{step}"}, session="url"),
+        lambda: transitions.aborted(record, "why"),
+        lambda: transitions.reopened(record),
+        lambda: transitions.restarted(record, PLAN, [name], 4.0),
+        lambda: transitions.accepted(record, PLAN, 5.0),
+        lambda: transitions.forked(record, PLAN, name, name=f"other-{step}", at=6.0),
+        lambda: transitions.driven_by(record, f"driver-{step}"),
+    ]
+    return lot.choice(moves)()
+
+
 @settings(max_examples=60)
 @given(st.integers(0, 2**32))
 def test_any_sequence_of_transitions_is_without_fault(seed: int) -> None:
@@ -63,22 +80,9 @@ def test_any_sequence_of_transitions_is_without_fault(seed: int) -> None:
     for step in range(25):
         name = lot.choice("abcd")
         rows = random_rows(name)
-        chosen = tuple(row.index for row in rows if row.is_completed)
-        moves: list[Any] = [
-            lambda: transitions.started(record, PLAN, 1.0),
-            lambda: transitions.decided(record, PLAN, name, rows, Choice(chosen, "r"), table=f"t{step}", at=2.0),
-            lambda: transitions.approved(record, PLAN if lot.random() < 0.5 else None, name, Approval("x", "", 3.0)),
-            lambda: transitions.carried(record, {name: f"t{step}"}, session="url"),
-            lambda: transitions.aborted(record, "why"),
-            lambda: transitions.reopened(record),
-            lambda: transitions.restarted(record, PLAN, [name], 4.0),
-            lambda: transitions.accepted(record, PLAN, 5.0),
-            lambda: transitions.forked(record, PLAN, name, name=f"other-{step}", at=6.0),
-            lambda: transitions.driven_by(record, f"driver-{step}"),
-        ]
         before = record
         try:
-            record = lot.choice(moves)()
+            record = moved(record, lot, name, rows, step)
         except Unfit:
             continue
         tables[f"t{step}"] = rows
@@ -113,8 +117,8 @@ def test_a_stage_is_decided_once_and_with_all_outcomes() -> None:
     record = transitions.started(begun(), PLAN, 1.0)
     with pytest.raises(Unfit, match="has 3 trials, and outcomes of 2"):
         decide(record, "a", [COMPLETED, COMPLETED])
+    rows = rows_of("a", [COMPLETED, FAILED, COMPLETED])
     with pytest.raises(Unfit, match="did not complete cannot survive: a/1"):
-        rows = rows_of("a", [COMPLETED, FAILED, COMPLETED])
         transitions.decided(record, PLAN, "a", rows, Choice((1,), "wrong"), table="t", at=2.0)
     with pytest.raises(Unfit, match="stage b is pending"):
         decide(record, "b")

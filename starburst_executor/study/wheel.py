@@ -1,10 +1,10 @@
-"""The lease of a study: one object by which its processes agree on who drives. No clock is compared.
+"""The wheel of a study: one object by which its processes agree on who drives. No clock is compared.
 
     holder      create or swap, then a swap at every beat            its swap is refused: it is no holder any more
     others      a look at every interval: has the ETag changed?      not over `looks_until_lost` looks: swap on that ETag
 
-Guarantee: of two processes that take the lease at once, one does: both swap on the same ETag. A holder that left, or whose process
-is known to have died because it was on this machine, is replaced at once. The lease spares work; a decision is guarded by
+Guarantee: of two processes that take the wheel at once, one does: both swap on the same ETag. A holder that left, or whose process
+is known to have died because it was on this machine, is replaced at once. The wheel spares work; a decision is guarded by
 the swap of the record (`transitions.driven_by`).
 """
 
@@ -23,19 +23,19 @@ from starburst_executor.errors import AccessDenied, ObjectNotFound, Precondition
 from starburst_executor.launch.local.processes import has_ended, identity
 from starburst_executor.store.base import ObjectStore
 
-__all__ = ["Beating", "Holder", "Lease", "read_holder"]
+__all__ = ["Beating", "Holder", "Wheel", "read_holder"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The content of the lease.
+    """The content of the wheel.
 
     Attributes:
         driver: The id of the driver that holds it.
         number: Counts its beats.
-        has_left: Whether it left: anyone may take the lease.
+        has_left: Whether it left: anyone may take the wheel.
         process: The identity of its process, as `launch.local.processes.identity` gives it.
         progress: Ended trials of the running stages: completed, failed and cancelled, by stage.
     """
@@ -52,8 +52,8 @@ class Holder:
         return has_ended(self.process) is True
 
 
-class Lease:
-    """The lease as one process sees it. Not thread-safe, except for `is_mine` and `progress`.
+class Wheel:
+    """The wheel as one process sees it. Not thread-safe, except for `is_mine` and `progress`.
 
     Args:
         driver: The id of this process's driver.
@@ -76,11 +76,11 @@ class Lease:
 
     @property
     def holder(self) -> Holder | None:
-        """The holder at the last look; None if there was no lease."""
+        """The holder at the last look; None if there was no wheel."""
         return self._holder
 
     def take(self) -> bool:
-        """Look once, and take the lease if it is free; return whether it is this process's. Store: 1 GET, 1 create or swap."""
+        """Look once, and take the wheel if it is free; return whether it is this process's. Store: 1 GET, 1 create or swap."""
         if self.is_mine:
             return True
         self._look()
@@ -99,7 +99,7 @@ class Lease:
         return True
 
     def beat(self) -> bool:
-        """Beat once; return whether the lease is still this process's. Store: 1 swap."""
+        """Beat once; return whether the wheel is still this process's. Store: 1 swap."""
         if not self.is_mine:
             return False
         self._number += 1
@@ -110,14 +110,14 @@ class Lease:
         return self.is_mine
 
     def leave(self) -> None:
-        """Give the lease up, if it is this process's. Store: 1 swap."""
+        """Give the wheel up, if it is this process's. Store: 1 swap."""
         if self.is_mine:
             self.is_mine = False
             self._number += 1
             try:
                 self._store.swap(self._key, self._body(has_left=True), self._etag)
             except (PreconditionFailed, ObjectNotFound):
-                _log.debug("the lease was taken by another driver meanwhile: key=%s", self._key)
+                _log.debug("the wheel was taken by another driver meanwhile: key=%s", self._key)
 
     def _look(self) -> None:
         try:
@@ -153,7 +153,7 @@ class Lease:
 
 
 def read_holder(store: ObjectStore, key: str) -> Holder | None:
-    """Read a lease without taking part in it; None if there is none. Store: 1 GET."""
+    """Read a wheel without taking part in it; None if there is none. Store: 1 GET."""
     try:
         return _decoded(store.get(key).body)
     except ObjectNotFound:
@@ -161,7 +161,7 @@ def read_holder(store: ObjectStore, key: str) -> Holder | None:
 
 
 def _decoded(body: bytes) -> Holder:
-    # A lease that cannot be read is held by a driver that will be judged by its silence.
+    # A wheel that cannot be read is held by a driver that will be judged by its silence.
     try:
         whole: dict[str, Any] = msgpack.unpackb(body, use_list=False, unicode_errors="surrogateescape")
         return Holder(**{name: whole[name] for name in Holder.__dataclass_fields__})
@@ -170,10 +170,10 @@ def _decoded(body: bytes) -> Holder:
 
 
 class Beating:
-    """A thread that beats for a lease, so that long work of the driver does not make it seem lost."""
+    """A thread that beats for a wheel, so that long work of the driver does not make it seem lost."""
 
-    def __init__(self, lease: Lease, clock: Clock, *, beat_s: float) -> None:
-        self._lease = lease
+    def __init__(self, wheel: Wheel, clock: Clock, *, beat_s: float) -> None:
+        self._wheel = wheel
         self._clock = clock
         self._beat_s = beat_s
         self._stop = threading.Event()
@@ -183,12 +183,12 @@ class Beating:
     def _run(self) -> None:
         while not self._clock.wait(self._stop, self._beat_s):
             try:
-                if not self._lease.beat():
+                if not self._wheel.beat():
                     return
             except (StoreUnavailable, AccessDenied) as error:
                 _log.warning("a beat of the study's driver failed: %s", error)
 
     def end(self) -> None:
-        """Stop beating, and give the lease up. A second call is harmless."""
+        """Stop beating, and give the wheel up. A second call is harmless."""
         self._stop.set()
         self._thread.join()
