@@ -68,12 +68,12 @@ def test_a_plan_names_every_fault_at_once() -> None:
             [
                 Stage("first", trial, 1, depends_on="last"),
                 Stage("last", trial, 1, depends_on="first"),
-                Stage("last", trial, 1, depends_on="frist"),
+                Stage("last", trial, 1, depends_on="first-"),
             ]
         )
     text = str(found.value)
     assert "two stages have the name 'last'" in text
-    assert "'frist', which is no stage, did you mean 'first'?" in text
+    assert "'first-', which is no stage, did you mean 'first'?" in text
     with pytest.raises(ConfigError, match=r"in a circle: (a -> b -> a|b -> a -> b)"):
         Plan([Stage("a", trial, 1, depends_on="b"), Stage("b", trial, 1)])
     with pytest.raises(ConfigError, match="at least one stage"):
