@@ -21,6 +21,7 @@ from typing import Any
 
 from starburst_executor.client.ends import Ends
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.loops import in_notebook
 from starburst_executor.clock import Clock
 from starburst_executor.errors import ConfigError
 
@@ -167,9 +168,7 @@ def _is_seen() -> bool:
             return True
     except (AttributeError, ValueError):  # there is none, or it is closed
         return False
-    ipython = sys.modules.get("IPython")
-    shell = None if ipython is None else ipython.get_ipython()
-    return shell is not None and "IPKernelApp" in shell.config
+    return in_notebook()
 
 
 @functools.cache

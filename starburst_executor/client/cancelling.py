@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
@@ -67,6 +68,8 @@ class FuturesOfClient:
         self._threads = threads
         self._parallel = parallel
         self._reattach = reattach
+        self._to_cancel: deque[StarburstFuture[Any]] = deque()
+        self._is_cancelling = False  # unlocked: in a race of two, each starts a thread
 
     @property
     def has_left(self) -> bool:
@@ -110,8 +113,31 @@ class FuturesOfClient:
     def cancel_soon(self, futures: list[StarburstFuture[Any]]) -> None:
         """As `cancel`, in a separate thread: takes no lock, so that the garbage collector may call it at any point."""
         if futures and not self._threads.stop.is_set() and self.deputy is None:
+            self._cancel_apart(futures)
+
+    def ask_to_cancel(self, future: StarburstFuture[Any]) -> None:
+        """As `cancel`, without waiting: a task that was sent is cancelled by a separate thread."""
+        if self.deputy is None and self.sending is not None:
+            self.sending.cancel([future])
+        if not future.done():
+            self._cancel_apart([future])
+
+    def _cancel_apart(self, futures: list[StarburstFuture[Any]]) -> None:
+        # While one thread makes the requests for some, further ones gather.
+        self._to_cancel.extend(futures)
+        if not self._is_cancelling:
+            self._is_cancelling = True
             # Not joined: if the session has ended meanwhile, its result does not matter.
-            self._threads.start_apart("cancel", lambda: self.cancel(futures))
+            self._threads.start_apart("cancel", self._cancel_gathered)
+
+    def _cancel_gathered(self) -> None:
+        try:
+            while self._to_cancel:
+                self.cancel([self._to_cancel.popleft() for _ in range(len(self._to_cancel))])
+        finally:
+            self._is_cancelling = False
+        if self._to_cancel:  # asked since the last look
+            self._cancel_apart([])
 
     def cancel_unsent(self) -> int:
         """Cancel the unsent tasks; return their number.

@@ -20,7 +20,8 @@ import re
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -73,6 +74,21 @@ class _Snapshot(NamedTuple):
     loads: list[Load]
 
 
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A snapshot that is not stored yet.
+
+    Attributes:
+        body: The zip; None if it was made before, for another session of this process.
+        is_taken: Whether a thread stores it.
+    """
+
+    files: tuple[_File, ...]
+    body: bytes | None
+    is_taken: bool = False
+    stored: threading.Event = field(default_factory=threading.Event)
+
+
 # The digest of the last zip, by the files in it: the next session of this process need not zip them again.
 _digests: dict[tuple[_File, ...], str] = {}
 _digests_lock = threading.Lock()
@@ -89,14 +105,16 @@ class Code:
         self._store = store
         self._clock = clock
         self._patterns = tuple(filter(None, re.split(r"[,\s]+", exclude)))
-        self._lock = threading.Lock()  # guards: _known
+        self._lock = threading.Lock()  # guards: _known, _waiting, and whether those are taken
         self._known: _Snapshot | None = None
+        self._waiting: dict[str, _Waiting] = {}  # by name, in the order of submits
 
     def name(self) -> str:
-        """Return the name of the stored snapshot for a function that is sent now; empty if there are no own modules.
+        """Return the name of the snapshot for a function that is sent now; empty if there are no own modules.
+
+        `store_waiting` stores it: this makes no request, because a submit in an event loop calls it.
 
         Raises: PayloadError: it is too big, or a file cannot be read.
-        Store: 1 GET and perhaps 1 create, when modules have been imported or reloaded since.
         """
         with self._lock:
             known = self._known
@@ -109,31 +127,68 @@ class Code:
         if known is not None and known.own == own.keys() and are_unchanged(known.loads):
             name = known.name
         else:
-            name = self._stored(tuple(_files(own, self._patterns)))
+            name = self._waiting_name(tuple(_files(own, self._patterns)))
         with self._lock:
             self._known = _Snapshot(name, frozenset(own), n_loaded, loads)
         return name
 
-    def _stored(self, files: tuple[_File, ...]) -> str:
+    def store_waiting(self, error: Callable[[], BaseException | None] = lambda: None) -> None:
+        """Store the snapshots that were named and are not stored yet; wait for those that another thread stores.
+
+        Args:
+            error: Returns the error with which the client has failed, which ends the wait; None while it has not.
+
+        Raises: PayloadError: a file was changed between a submit and this.
+        Store: usually nothing; for a new snapshot 1 GET and perhaps 1 create.
+        """
+        while True:
+            with self._lock:
+                name, waiting = next(iter(self._waiting.items()), ("", None))
+                is_mine = waiting is not None and not waiting.is_taken
+                if waiting is None:
+                    return
+                waiting.is_taken = True
+            if is_mine:
+                self._store_snapshot(name, waiting)
+                with self._lock:
+                    self._waiting.pop(name)
+                waiting.stored.set()
+                continue
+            while not waiting.stored.wait(1.0):
+                if (failed := error()) is not None:
+                    raise failed
+
+    def _waiting_name(self, files: tuple[_File, ...]) -> str:
         if not files:
             return ""
         with _digests_lock:
             digest = _digests.get(files)
-        if digest is not None and self._is_there(self._named(digest)):
-            return self._named(digest)
-        body = zipped(files)
-        digest = hashlib.sha256(body).hexdigest()
-        with _digests_lock:
-            _digests.clear()
-            _digests[files] = digest
+        body = None
+        if digest is None:
+            body = zipped(files)
+            digest = hashlib.sha256(body).hexdigest()
+            with _digests_lock:
+                _digests.clear()
+                _digests[files] = digest
         name = self._named(digest)
-        if not self._is_there(name):
-            _log.info("storing the modules of your own: files=%d, bytes=%d", len(files), len(body))
-            try:
-                self._store.create(code_key(name), body)
-            except PreconditionFailed:
-                _log.debug("another session has stored the same code meanwhile")
+        with self._lock:
+            self._waiting.setdefault(name, _Waiting(files, body))
         return name
+
+    def _store_snapshot(self, name: str, waiting: _Waiting) -> None:
+        if self._is_there(name):
+            return
+        body = waiting.body
+        if body is None:
+            # An earlier session of this process has made it, and the store has lost it, or is another one.
+            body = zipped(waiting.files)
+            if hashlib.sha256(body).hexdigest() != name.rpartition("/")[2]:
+                raise PayloadError("a file of your own modules was changed while it was being sent; submit again")
+        _log.info("storing the modules of your own: files=%d, bytes=%d", len(waiting.files), len(body))
+        try:
+            self._store.create(code_key(name), body)
+        except PreconditionFailed:
+            _log.debug("another session has stored the same code meanwhile")
 
     def _is_there(self, name: str) -> bool:
         # Read first: the store refuses a conditional write only after it has received the whole body.

@@ -244,6 +244,9 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         return Bar(self._engine.capacity(), self._clock, len(futures)).as_completed(futures, deadline)
 
+    def _all_futures(self) -> Callable[[], Iterable[StarburstFuture[Any]]]:
+        return lambda: self.futures
+
     def collect(
         self, wait: bool = False, timeout: float | None = None, *, progress: bool | None = None
     ) -> list[TaskOutcome]:
@@ -311,7 +314,7 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
         replacement = None
         if function is not None:
             check_replacement(function)
-            replacement = Replacement(engine.session, engine.parts.sending.prepare(function))
+            replacement = Replacement(engine.session, engine.parts.sending.prepare_now(function))
         retried = engine.tasks.retry_failed(replacement, None if tasks is None else set(map(parse_task, tasks)))
         engine.start()
         return retried

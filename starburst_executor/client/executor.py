@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from starburst_executor import config, context
 from starburst_executor.client.bars import Bar, total_of, wants_bar
+from starburst_executor.client.coroutines import Awaited
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.exits import end, end_in_background
 from starburst_executor.client.functions import Prepared
@@ -42,7 +43,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StarburstExecutor(Observed, Executor):
+class StarburstExecutor(Observed, Awaited, Executor):
     """Runs functions on durable workers; a drop-in replacement for `concurrent.futures.ProcessPoolExecutor`.
 
     It works without configuration: the state is in an embedded store in the user's data folder, and the workers are
@@ -237,12 +238,13 @@ class StarburstExecutor(Observed, Executor):
         """Schedule `fn(*args, **kwargs)` to run on a worker, and return its future.
 
         The call is pickled before this returns, so arguments may be changed afterwards. An error of pickling becomes the
-        future's exception. Waits while more than 256 MB of calls are unsent.
+        future's exception. Waits while more than 256 MB of calls are unsent, except in a thread with a running event loop of asyncio,
+        which it never blocks: there it raises RuntimeError instead, and `submit_async` waits.
 
-        Raises: RuntimeError after `shutdown`; ExecutorBroken, SessionExpired; PayloadError: the user's own modules cannot be
-            sent.
-        Store: nothing in this thread, except for those modules (`client/code.py`). In the background a lone submit makes 2
-            requests, and 1 more for a new function; 10,000 together make about 100.
+        Raises: RuntimeError after `shutdown`, or if it would block an event loop; ExecutorBroken, SessionExpired; PayloadError: the
+            user's own modules cannot be sent.
+        Store: nothing in this thread; 1 swap for the first submit of a client that has reattached. In the background a lone submit
+            makes 2 requests, 1 more for a new function, and up to 2 for new modules of the user's own; 10,000 together make about 100.
         """
         return self._engine.parts.sending.submit(fn, args, kwargs)
 

@@ -22,10 +22,11 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
+from starburst_executor.client.loops import in_event_loop
 from starburst_executor.protocol.keys import task_id
 
 __all__ = ["THREAD_PREFIX", "Canceller", "StarburstFuture", "for_each"]
@@ -58,6 +59,9 @@ class Canceller(Protocol):
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
         """Cancel the tasks that no worker has claimed; return their number."""
 
+    def ask_to_cancel(self, future: StarburstFuture[Any]) -> None:
+        """As `cancel`, but a task that was sent is cancelled by another thread: this does not wait."""
+
     def reattacher(self) -> tuple[Callable[..., StarburstFuture[Any]], tuple[Any, ...]] | None:
         """Return the function and arguments that attach an unpickled copy to the session; None if that is impossible."""
 
@@ -84,7 +88,7 @@ class StarburstFuture(Future[T]):
         run: 1, plus 1 for each explicit retry.
 
     `cancel()` makes one swap in the store: it cancels a task that no worker has claimed, and returns False for one that a
-    worker has claimed. `running()` becomes true when a worker has claimed the task. A future of a detached session keeps
+    worker has claimed. `running()` becomes true when a worker has claimed the task. A coroutine can `await` it. A future of a detached session keeps
     working after its executor has left, and can be pickled; the copy attaches to the session again. A future without
     arguments, as tests of other libraries create it, has no task: it is cancelled and completed like a plain `Future`.
 
@@ -153,13 +157,31 @@ class StarburstFuture(Future[T]):
     def cancel(self) -> bool:
         """Cancel the task if no worker has claimed it; return whether it is cancelled.
 
+        In a thread with a running event loop this does not wait for the store: another thread cancels a task that was sent, and this
+        returns False if that is not known yet.
+
         Store: 1 GET, 1 swap; none if the task was not sent yet.
         """
         if self._canceller is None:
             return super().cancel()
         if not self.done():
-            self._canceller.cancel([self])
+            if in_event_loop():
+                self._canceller.ask_to_cancel(self)
+            else:
+                self._canceller.cancel([self])
         return self.cancelled()
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait for the result in a coroutine, in any running event loop of asyncio.
+
+        If the waiting coroutine is cancelled, the task is cancelled too unless a worker has claimed it, as with every awaited future;
+        `asyncio.shield(future)` protects it.
+        """
+        if self._state != _FINISHED:
+            from asyncio import wrap_future  # slow to import, and here it is loaded already
+
+            return (yield from wrap_future(self).__await__())
+        return self.result()
 
     def __reduce__(self) -> tuple[Any, ...]:
         reattach = None if self._canceller is None else self._canceller.reattacher()

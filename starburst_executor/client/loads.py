@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -75,6 +75,9 @@ class Loads:
             kept = {} if known is None else known.loads
             self._known = _Known(name, n_loaded, {**kept, **loads})
             return name
+
+    def store_waiting(self, _: Callable[[], BaseException | None] = lambda: None) -> None:
+        """Do nothing: workers on this machine import the same files."""
 
 
 def _renamed(known: _Known, loads: dict[str, Load]) -> str:

@@ -172,7 +172,7 @@ class Once:
     def _wanted(self, function: Callable[..., Any], given: Iterable[Call], keys: Sequence[object] | None) -> _Wanted:
         function, first, named = without_partials(function, (), {})
         calls = [Call(first + call.args, {**named, **call.kwargs}) for call in given] if first or named else list(given)
-        prepared = self._engine.parts.sending.prepare(function)
+        prepared = self._engine.parts.sending.prepare_now(function)
         if prepared.error is not None:
             raise prepared.error
         wanted = _Wanted(function, prepared, calls, keys)

@@ -140,7 +140,9 @@ def start(
             reserve(session_id)
             session.manifest.create(manifest)
         else:
-            pickled = calls.dump_function(initializer, code_for(store, clock, settings).name())
+            code = code_for(store, clock, settings)
+            pickled = calls.dump_function(initializer, code.name())
+            code.store_waiting()
             reserve(session_id)
             _begin_with(session, manifest, pickled)
     except BaseException:

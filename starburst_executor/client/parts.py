@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -34,6 +34,9 @@ class Parallel:
 
     def __init__(self, *, is_far: bool) -> None:
         self._pool = ThreadPoolExecutor(_N_AT_ONCE, f"{THREAD_PREFIX}fetch") if is_far else None
+        self._lock = threading.Lock()  # guards: _turns, _is_closed
+        self._turns: ThreadPoolExecutor | None = None
+        self._is_closed = False
 
     def __call__(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
         listed = list(items)
@@ -42,10 +45,23 @@ class Parallel:
                 return self._pool.map(function, listed)
         return iter([function(item) for item in listed])
 
+    def in_turn(self, function: Callable[[], _B]) -> Future[_B]:
+        """Call a function in a thread of its own, after those that were given before. Raises: RuntimeError after `close`."""
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("cannot schedule new futures after shutdown")
+            if self._turns is None:
+                self._turns = ThreadPoolExecutor(1, f"{THREAD_PREFIX}submit")
+            return self._turns.submit(function)
+
     def close(self) -> None:
         """Release its threads."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False)
+        with self._lock:
+            self._is_closed = True
+            turns, self._turns = self._turns, None
+        for pool in (self._pool, turns):
+            if pool is not None:
+                pool.shutdown(wait=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,7 @@ from starburst_executor.client.batches import Acknowledged, Batch
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.functions import FunctionPickles, Prepared, without_partials
 from starburst_executor.client.future import StarburstFuture, for_each
+from starburst_executor.client.loops import in_event_loop
 from starburst_executor.client.opening import Opened, code_for, is_embedded, open_submitter
 from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.state import ENDED_WORDS, ClientState
@@ -77,9 +78,17 @@ class Sending:
         """Pickle a function once for many calls.
 
         Raises: PayloadError: the user's own modules cannot be sent.
-        Store: 1 GET and perhaps 1 create, if the store is not on this machine and modules were imported since.
         """
         return self._functions.prepare(function, self._code.name())
+
+    def prepare_now(self, function: Callable[..., Any]) -> Prepared:
+        """As `prepare`, for a caller that stores the function itself.
+
+        Store: 1 GET and perhaps 1 create, if the store is not on this machine and modules were imported since.
+        """
+        prepared = self.prepare(function)
+        self._code.store_waiting()
+        return prepared
 
     def submit(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -121,6 +130,11 @@ class Sending:
             return self._submitter
         state.check_open(session.manifest.current)
         if self.ordinal is None:
+            if in_event_loop():
+                raise RuntimeError(
+                    "the first submit of a client that has reattached asks the store, which would block the event loop: use "
+                    "`await executor.submit_async(...)`"
+                )
             self.ordinal = open_submitter(session, self._client_id)
         with state.lock:
             if state.is_ending:
@@ -149,6 +163,8 @@ class Sending:
             if batch is None:
                 return
             try:
+                # Before the functions that name it.
+                self._code.store_waiting(lambda: self._state.error)
                 submitter.send(batch)
             except BaseException as error:
                 raise _refused(batch, named(error, self._opened.session.session_id)) from error

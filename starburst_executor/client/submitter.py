@@ -18,6 +18,7 @@ from typing import Any
 from starburst_executor.client.batch_writer import BatchWriter
 from starburst_executor.client.batches import Acknowledged, Batch, Batching, Queued
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.loops import in_event_loop
 from starburst_executor.client.pieces import BigCall, Pieces
 from starburst_executor.client.stored_functions import StoredFunctions
 from starburst_executor.protocol.records import Submitter as SubmitterRecord
@@ -88,12 +89,17 @@ class Submitter:
             make: Makes the future for an index.
             failed: The outcome, if the call could not be pickled: it is recorded, and the call never runs.
 
-        Raises: the error of `fail`; RuntimeError after `close`.
+        Raises: the error of `fail`; RuntimeError after `close`, or if it would have to wait in a thread with a running event loop.
         """
         stored, is_new = self._functions.of(digest, function)
         n_bytes = len(call) + (len(function) if is_new else 0)
         with self._changed:
             while self._n_bytes > self._queue_bytes and self._error is None:
+                if in_event_loop():
+                    raise RuntimeError(
+                        f"more than {self._queue_bytes / 2**20:,.0f} MB of calls are unsent, and waiting would block the event loop: use "
+                        "`await executor.submit_async(...)`, which waits for room without blocking it"
+                    )
                 self._changed.wait()
             if self._error is not None:
                 raise self._error

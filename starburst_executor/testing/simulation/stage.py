@@ -49,6 +49,9 @@ class _NoModules:
     def name(self) -> str:
         return ""
 
+    def store_waiting(self, _: object = None) -> None:
+        """Do nothing."""
+
 
 class _Registry:
     """Replaces `client.registry`: nothing is written on this machine."""

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import sys
+import threading
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -15,9 +16,18 @@ import pytest
 
 from starburst_executor.client import code as code_module
 from starburst_executor.client.code import Code, zipped
-from starburst_executor.errors import PayloadError
+from starburst_executor.errors import PayloadError, StoreUnavailable
 from starburst_executor.modules import find_modules
-from starburst_executor.testing import Asked, FakeClock, FaultyStore, MemoryStore
+from starburst_executor.testing import Asked, FakeClock, Fault, FaultyStore, MemoryStore
+
+
+class Stored(Code):
+    """Stores what it names at once."""
+
+    def name(self) -> str:
+        name = super().name()
+        self.store_waiting()
+        return name
 
 
 class Stage:
@@ -43,7 +53,7 @@ class Stage:
         return path
 
     def code(self, exclude: str = "") -> Code:
-        return Code(self.store, self.clock, exclude)
+        return Stored(self.store, self.clock, exclude)
 
     def requests(self) -> Counter[str]:
         return Counter(asked.kind for asked in self.asked)
@@ -178,3 +188,53 @@ def test_compiled_modules_are_sent_with_a_warning(stage: Stage, caplog: pytest.L
         name = stage.code().name()
     assert f"pkg/fast{suffix}" in stage.stored(name).namelist()
     assert f"pkg/fast{suffix}" in caplog.text
+
+
+# --- named at once, stored later --------------------------------------------------------------------------------------
+
+
+def test_a_submit_makes_no_request_and_the_first_sender_stores_for_all(stage: Stage) -> None:
+    code = Code(stage.store, stage.clock, "")
+    name = code.name()
+    assert not stage.asked
+    asked, may_answer = threading.Event(), threading.Event()
+
+    def slow(request: Asked) -> None:
+        stage.asked.append(request)
+        asked.set()
+        assert may_answer.wait(60)
+
+    code._store = FaultyStore(stage.objects, slow)
+    done: list[str] = []
+    senders = [threading.Thread(target=lambda: (code.store_waiting(), done.append(name))) for _ in range(2)]
+    for sender in senders:
+        sender.start()
+    assert asked.wait(60)
+    assert code.name() == name, "a submit does not wait for it"
+    assert not done
+    may_answer.set()
+    for sender in senders:
+        sender.join(60)
+    assert done == [name, name]
+    assert stage.requests() == {"get": 1, "create": 1}
+    assert "single.py" in stage.stored(name).namelist()
+
+
+def test_a_sender_does_not_wait_for_one_that_has_failed(stage: Stage) -> None:
+    code = Code(stage.store, stage.clock, "")
+    code.name()
+    code._store = FaultyStore(stage.objects, lambda _: Fault.RESET)
+    with pytest.raises(StoreUnavailable):
+        code.store_waiting()
+    with pytest.raises(StoreUnavailable, match="the client has failed"):
+        code.store_waiting(lambda: StoreUnavailable("the client has failed"))
+
+
+def test_code_that_was_changed_before_it_was_sent_is_an_error(stage: Stage) -> None:
+    stage.code().name()
+    stage.objects.delete([line.key for line in stage.objects.list("code/")])
+    code = Code(stage.store, stage.clock, "")
+    code.name()
+    stage.write("single.py", "changed = 1")
+    with pytest.raises(PayloadError, match="was changed while it was being sent"):
+        code.store_waiting()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,9 @@ from tests.support.session_rig import DIGEST, FUNCTION, Rig
 class NoCanceller:
     def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
         return 0
+
+    def ask_to_cancel(self, future: StarburstFuture[Any]) -> None:
+        """Do nothing."""
 
     def reattacher(self) -> None:
         return None
@@ -345,6 +349,19 @@ def test_a_full_queue_holds_up_who_submits_until_there_is_room() -> None:
     thread.join(10.0)
     client.send_all()
     assert client.submitter.is_empty()
+
+
+def test_a_full_queue_is_an_error_in_an_event_loop_which_would_be_blocked() -> None:
+    client = Client(queue_bytes=1000)
+
+    async def submit() -> None:
+        client.add((b"x" * 2000,))
+        with pytest.raises(RuntimeError, match=r"await executor.submit_async\(...\)"):
+            client.add()
+        client.send_all()
+        client.add()
+
+    asyncio.run(submit())
 
 
 def test_who_waits_for_room_is_told_when_sending_is_over() -> None:
