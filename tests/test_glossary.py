@@ -79,7 +79,7 @@ ALLOWED = [
 # Words in public names that have their ordinary meaning, or that of Python's library or of AWS. All others are in the glossary.
 ORDINARY = frozenset(
     """
-    observed timeline
+    message observed timeline
     gathered holder submits too many
     absolute access address alert arrived assembled awaited begin big block bodies boto break broken busy
     bytes canceller capacity captured child config connection consumed context cost crashed crew current deaths declined

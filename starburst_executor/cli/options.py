@@ -21,6 +21,7 @@ __all__ = [
     "examples",
     "json_option",
     "looked_up",
+    "notify_option",
     "opened",
     "optional_session_argument",
     "session_argument",
@@ -36,6 +37,12 @@ store_option = click.option(
     "--store",
     metavar="URL",
     help="The store to search.  [default: STARBURST_STORE, the config file, the embedded store]",
+)
+notify_option = click.option(
+    "--notify",
+    metavar="URL",
+    multiple=True,
+    help="Send messages there: at the first failure, and when it ends. A URL of Apprise, such as mailto://user:password@example.org.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 

@@ -30,6 +30,7 @@ from starburst_executor.protocol.records import Manifest, SessionState, WorkerBe
 from starburst_executor.protocol.status import SizeClass, State
 from starburst_executor.session.beats import Sign, list_workers, read_beat
 from starburst_executor.session.fan_out import fan_out
+from starburst_executor.session.messages import unsent
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
@@ -291,6 +292,7 @@ class Looks:
             reason=manifest.reason or ("absolute_timeout passed" if state == SessionState.EXPIRED else ""),
             deadline_at=manifest.deadline_at,
             is_exact=tally.is_exact,
+            unsent=tuple(unsent(manifest)),
             per_s_overall=n_ended / max(1.0, until - began_at) if n_ended else 0.0,
             seconds_left_least=None if left_s is None else left_s[1],
             seconds_left_most=None if left_s is None else left_s[2],

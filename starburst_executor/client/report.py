@@ -136,6 +136,7 @@ class SessionStatus:
         losses: Losses of a worker that count for a task, likewise.
         requests: Store requests by kind, of all workers and of this client.
         members: One report a worker.
+        unsent: The ids of messages that could not be sent yet; they are tried again.
         name: The session's name; empty without one.
     """
 
@@ -177,6 +178,7 @@ class SessionStatus:
     requests: Mapping[str, int] = field(default_factory=dict)
     members: tuple[WorkerReport, ...] = ()
     name: str = ""
+    unsent: tuple[str, ...] = ()
 
     @property
     def ended(self) -> int:
@@ -232,6 +234,9 @@ class SessionStatus:
             rows.append(("", f"{self.vcpus:g} vCPUs, {self.memory_gb:g} GB, {self.gpus} GPUs"))
         if self.cost.total_usd:
             rows.append(("cost", str(self.cost)))
+        if self.unsent:
+            events = ", ".join(message.rpartition("/")[2] for message in self.unsent)
+            rows.append(("warning", f"messages that could not be sent, and are tried again: {events}"))
         return rows
 
     def _notes(self) -> list[tuple[str, str]]:

@@ -13,9 +13,16 @@ import click
 
 from starburst_executor import config
 from starburst_executor.cli import exits
-from starburst_executor.cli.commands.status import LOOK_S, looking, verdict
+from starburst_executor.cli.commands.status import (
+    LOOK_S,
+    check_recipients,
+    finish_messages,
+    looking,
+    messenger_for,
+    verdict,
+)
 from starburst_executor.cli.inputs import Call, Inputs, calls_of, check_call, program_call
-from starburst_executor.cli.options import DURATION, examples, looked_up, session_argument, store_option
+from starburst_executor.cli.options import DURATION, examples, looked_up, notify_option, session_argument, store_option
 from starburst_executor.cli.render import Progress, say
 from starburst_executor.cli.targets import load_target
 from starburst_executor.cli.writers import as_json as to_json
@@ -110,6 +117,7 @@ class _Run(click.Command):
     help="[default: by the suffix of FILE]",
 )
 @click.option("--detach", is_flag=True, help="Do not wait: print the session's id.")
+@notify_option
 @store_option
 def run(
     *,
@@ -136,6 +144,7 @@ def run(
     out: Path | None,
     kind: str | None,
     detach: bool,
+    notify: tuple[str, ...],
     store: str | None,
 ) -> None:
     """Run TARGET, module:function or script.py:function, or the program after --, once for each input, in a session that outlives
@@ -154,6 +163,11 @@ def run(
         raise ConfigError(
             "--out needs the results: leave out --detach, or type `starburst results last --out FILE` later"
         )
+    if detach and notify:
+        raise ConfigError(
+            "--notify needs a command that watches: leave out --detach, or type `starburst wait last --notify URL` later"
+        )
+    check_recipients(notify)
     if retry_failed and name is None:
         raise ConfigError(
             "--retry-failed needs --name: what failed in another session is run by `starburst retry SESSION --failed`"
@@ -186,7 +200,7 @@ def run(
         say(f"it goes on: `starburst status {called} --watch`, `starburst results {called}`")
         return
     with visit(executor.url, SystemClock(), key=executor.key) as visited:
-        found = _watch(visited, executor)
+        found = _watch(visited, executor, notify=notify)
         if out is not None:
             to = None if str(out) == "-" else out
             write_all(stream(Reading(visited.session), Selection()), to, format_for(to, kind))
@@ -287,19 +301,21 @@ def _farewell(found: SessionStatus, out: Path | None) -> str:
 
 @click.command(epilog=examples("starburst attach last", "starburst attach last --json > outcomes.jsonl"))
 @session_argument
+@notify_option
 @click.option("--json", "as_json", is_flag=True, help="Print outcomes as JSON lines, as `results` does.")
-def attach(session: str, store: str | None, as_json: bool) -> None:
+def attach(session: str, store: str | None, notify: tuple[str, ...], as_json: bool) -> None:
     """Watch SESSION to its end: results and failures as they come, and missing workers are started. Exit status 1 if a task failed.
 
     ^C asks whether to detach, cancel or go on, and detaches where there is no terminal. Outcomes that were there before come first.
     """
+    check_recipients(notify)
     url = looked_up(session, store)
     executor = DetachedExecutor.reattach(url)
     try:
         with visit(url, SystemClock(), key=executor.key) as visited:
             if not visited.session.sealer.has_key:
                 raise KeyNotFound(f"attaching needs the session's key: `starburst key import {url}`")
-            found = _watch(visited, executor, Following(Reading(visited.session)), as_json=as_json)
+            found = _watch(visited, executor, Following(Reading(visited.session)), notify=notify, as_json=as_json)
             code = verdict(visited, found)
     finally:
         executor.detach()
@@ -307,13 +323,19 @@ def attach(session: str, store: str | None, as_json: bool) -> None:
 
 
 def _watch(
-    visited: Visit, executor: DetachedExecutor, following: Following | None = None, *, as_json: bool = False
+    visited: Visit,
+    executor: DetachedExecutor,
+    following: Following | None = None,
+    *,
+    notify: tuple[str, ...] = (),
+    as_json: bool = False,
 ) -> SessionStatus:
     """Watch a session until nothing is left to do, and have its missing workers started.
 
     Raises: Exit if the user detaches.
     """
     looks, tending = looking(visited), Tending(executor, visited.session)
+    messenger = messenger_for(visited.session, notify)
     clock, never = visited.session.clock, threading.Event()
     with Progress() as progress:
         while True:
@@ -322,7 +344,10 @@ def _watch(
                 for outcome in following.fresh() if following is not None else ():
                     progress.print(_shown(outcome, as_json=as_json))
                 progress.show(found, is_last=found.is_over)
+                if messenger is not None:
+                    messenger.check(found)
                 if found.is_over:
+                    finish_messages(messenger, found)
                     return found
                 tending.go_on()
                 clock.wait(never, LOOK_S)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from starburst_executor.cli import exits
-from starburst_executor.cli.options import DURATION, examples, json_option, opened, session_argument
+from starburst_executor.cli.options import DURATION, examples, json_option, notify_option, opened, session_argument
 from starburst_executor.cli.render import (
     Progress,
     line_of,
+    say,
     show_json,
     show_status,
     show_table,
@@ -22,8 +24,14 @@ from starburst_executor.client.looks import Looks
 from starburst_executor.client.report import SessionStatus, TaskReport, duration
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.records import SessionState
+from starburst_executor.session.store import SessionStore
 
-__all__ = ["LOOK_S", "looking", "status", "top", "until_over", "verdict", "wait"]
+if TYPE_CHECKING:
+    from starburst_executor.report.messages import Messenger
+
+__all__ = [
+    "LOOK_S", "check_recipients", "finish_messages", "looking", "messenger_for", "status", "top", "until_over", "verdict", "wait",
+]  # fmt: skip
 
 LOOK_S = 2.0  # between two looks on a terminal: 15 of them cost a cent an hour on S3
 
@@ -83,19 +91,57 @@ def until_over(visited: Visit, looks: Looks, *, timeout_s: float | None = None) 
         clock.wait(never, left_s)
 
 
-@click.command(epilog=examples("starburst wait last", "starburst wait last --timeout 2h && starburst results last"))
+@click.command(
+    epilog=examples(
+        "starburst wait last",
+        "starburst wait last --timeout 2h && starburst results last",
+        "starburst wait last --notify ntfy://my-topic",
+    )
+)
 @session_argument
 @click.option("--timeout", type=DURATION, metavar="TIME", help="Wait no longer; exit status 5 then.")
+@notify_option
 @json_option
-def wait(session: str, store: str | None, timeout: float | None, as_json: bool) -> None:
+def wait(session: str, store: str | None, timeout: float | None, notify: tuple[str, ...], as_json: bool) -> None:
     """Wait until every task of SESSION has ended. Exit status 1 if one failed or was cancelled. Needs no key."""
+    check_recipients(notify)
     with opened(session, store) as visited, Progress() as progress:
+        messenger = messenger_for(visited.session, notify)
         for found in until_over(visited, looking(visited), timeout_s=timeout):
             progress.show(found, is_last=found.is_over)
+            if messenger is not None:
+                messenger.check(found)
+        finish_messages(messenger, found)
         code = verdict(visited, found)
     if as_json:
         show_json(**found.to_dict())
     raise click.exceptions.Exit(code)
+
+
+def check_recipients(urls: tuple[str, ...]) -> None:
+    """Raise ConfigError for a URL to which no message can be sent, before anything is started."""
+    if urls:
+        from starburst_executor.report.messages import sender_of  # Apprise is an extra, and loads for half a second
+
+        for url in urls:
+            sender_of(url)
+
+
+def messenger_for(session: SessionStore, urls: tuple[str, ...]) -> Messenger | None:
+    """Return what sends messages about this session to these URLs; None without one."""
+    if not urls:
+        return None
+    from starburst_executor.report.messages import Messenger
+
+    return Messenger(session, urls)
+
+
+def finish_messages(messenger: Messenger | None, found: SessionStatus) -> None:
+    """Send what is left to be sent, for up to a minute; say what could not be sent."""
+    left = [] if messenger is None else messenger.finish(found)
+    if left:
+        events = ", ".join(sorted({message.event for message in left}))
+        say(f"messages could not be sent: {events}; `starburst wait {found.id} --notify URL` tries again")
 
 
 def verdict(visited: Visit, status: SessionStatus) -> int:

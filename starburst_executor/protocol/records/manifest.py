@@ -117,6 +117,7 @@ class Manifest:
         keep: Whether its objects stay after its end until the user deletes them.
         name: Its name among the sessions of its store; empty without one.
         max_failures: The session ends when more of its tasks have failed: a number, or a share such as `10%`; empty for no limit.
+        messages: Marks of the messages that were sent, or could not be (`session/messages.py`).
 
     Attributes for costs (`protocol/money.py`):
         budget_usd: The session ends when its workers have cost this many dollars, or None.
@@ -156,6 +157,7 @@ class Manifest:
     n_taken: int = 0  # interrupted workers of launches that are no longer in `launches`
     name: str = ""
     max_failures: str = ""
+    messages: tuple[str, ...] = ()
 
     @property
     def n_interruptions(self) -> int:
@@ -209,6 +211,7 @@ def decode_manifest(body: bytes) -> Manifest:
         n_taken=fields.take("n_taken", int),
         name=fields.take("name", str),
         max_failures=fields.take("max_failures", str),
+        messages=tuple(typed(mark, str, "manifest, field messages") for mark in fields.take("messages", tuple)),
     )
 
 

@@ -52,6 +52,7 @@ MANIFEST = Manifest(
     max_hourly_cost=1.5,
     spent_usd=0.75,
     n_taken=4,
+    messages=("0123456789abcdef 20240101-000000-abcd/completed-3",),
 )
 BEAT = WorkerBeat(
     "w",
