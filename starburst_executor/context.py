@@ -57,12 +57,12 @@ class TaskContext:
         amounts = [float(done)] if total is None else [float(done), float(total)]
         if not all(0 <= amount < math.inf for amount in amounts):
             raise ValueError(f"progress must be numbers, at least 0: done={done!r}, total={total!r}")
-        if _write_note is not None and _current == (self.session_id, self.task_id, self.index, self.attempt):
+        if _write_note is not None and current_task() == self:
             _write_note(amounts[0], None if total is None else amounts[1], str(text))
 
 
-# The arguments of `TaskContext`, which is only made for a task that asks: each task pays for this.
-_current: tuple[str, str, int, int] | None = None
+# Session, ordinal, index and attempt; a `TaskContext` is only made for a task that asks: each task pays for this.
+_current: tuple[str, int, int, int] | None = None
 _write_note: Callable[[float, float | None, str], None] | None = None
 
 
@@ -73,7 +73,10 @@ def current_task() -> TaskContext | None:
     >>> current_task() is None  # not inside a task
     True
     """
-    return None if _current is None else TaskContext(*_current)
+    if _current is None:
+        return None
+    session_id, ordinal, index, attempt = _current
+    return TaskContext(session_id, f"{ordinal}-{index}", index, attempt)
 
 
 def notes_go_to(write: Callable[[float, float | None, str], None]) -> None:
@@ -82,10 +85,10 @@ def notes_go_to(write: Callable[[float, float | None, str], None]) -> None:
     _write_note = write
 
 
-def enter(*, session_id: str, task_id: str, index: int, attempt: int) -> None:
+def enter(session_id: str, ordinal: int, index: int, attempt: int) -> None:
     """Called by the runner before a task."""
     global _current  # noqa: PLW0603 - one task per process at a time
-    _current = (session_id, task_id, index, attempt)
+    _current = (session_id, ordinal, index, attempt)
 
 
 def leave() -> None:

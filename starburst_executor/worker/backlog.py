@@ -63,29 +63,35 @@ class Backlog:
             self._waiting.clear()
         return tasks
 
-    def next_calls(self, at_most: int, n_bytes: int) -> list[tuple[Placed, Arrived | Trouble]]:
-        """Take out the next tasks; return each with its call or the error of its call. The calls are read together.
+    def next_calls(self, at_most: int, n_bytes: int) -> list[tuple[Placed, str, Arrived | Trouble]]:
+        """Take out the next tasks; return each with its function's digest and its call or the error of its call.
+
+        The calls are read together.
 
         At least one task, then as many as have `n_bytes` of calls. A task that its claim has lost is dropped.
 
         Store: the requests of `CallReader.get`.
         """
-        batch: list[Placed] = []
+        batch: list[tuple[Placed, str]] = []
         wanted: list[Wanted] = []
-        while self._queue and len(batch) < at_most:
-            placed = self._queue.popleft()
-            if not placed.is_held:
+        queue, call_label = self._queue, status.call_label
+        while queue and len(batch) < at_most:
+            placed = queue.popleft()
+            claim, position = placed
+            if position not in claim.open:
                 continue
-            call, ref = placed.entry.call, placed.claim.ref
-            if call is None:
+            stored, ref = claim.stored.status, claim.ref
+            entry = stored.entries[position]
+            if entry.call is None:
                 error = PayloadError(f"a task without its call: task={placed.task_id}")
                 placed.end(Finished.failed(dump_reason(error)))
                 continue
-            batch.append(placed)
-            wanted.append(Wanted(ref, call, status.call_label(ref.ordinal, placed.index, placed.digest)))
+            digest = stored.functions[entry.function]
+            batch.append((placed, digest))
+            wanted.append(Wanted(ref, entry.call, call_label(ref.ordinal, ref.first + position, digest)))
         calls = self._shared.call_reader.get(wanted, n_bytes) if wanted else []
-        self.put_back(batch[len(calls) :])
-        return list(zip(batch, calls, strict=False))
+        self.put_back(placed for placed, _ in batch[len(calls) :])
+        return [(placed, digest, call) for (placed, digest), call in zip(batch, calls, strict=False)]
 
     # --- retries ------------------------------------------------------------------------------------------------------
 

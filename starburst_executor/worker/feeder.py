@@ -31,6 +31,8 @@ __all__ = ["Feeder", "Spawn"]
 
 # Most bytes of calls, and of functions that come with them, that the runner has in addition to the running one.
 _FEED_BYTES = 64 * 2**20
+# Smaller calls are not counted: all that a runner can have together are below the bound.
+_BIG_BYTES = 4 * 1024
 # After this many deaths before a task started, runners are taken to fail on this machine, and another worker must try.
 _STARTS = 3
 
@@ -60,7 +62,7 @@ class Feeder:
         self._n_bad_starts = 0
         self._next_job = 0
         self._jobs: dict[int, Placed] = {}
-        self._sizes: dict[int, int] = {}  # of what was handed over with each of these
+        self._sizes: dict[int, int] = {}  # bytes that were handed over with some of these, of `_BIG_BYTES` and more
         self.refused: list[Placed] = []
         self.broken: bytes | None = None
         self.is_leaving = False
@@ -114,31 +116,33 @@ class Feeder:
         if self._jobs and room <= 0:
             return False
         calls = self._backlog.next_calls(len(self._backlog) if limit is None else limit - self._n_given, room)
-        for i, (placed, call) in enumerate(calls):
+        for i, (placed, digest, call) in enumerate(calls):
             try:
                 if not isinstance(call, Arrived):
                     raise call
-                function = shared.functions.get(placed.digest)
+                # Only the first task of a function looks at it.
+                function = None if digest in functions else shared.functions.get(digest)
             except (PayloadError, RecordInvalid) as error:
                 placed.end(Finished.failed(dump_reason(error)))
                 continue
-            if function.code != self._code:
-                if self._jobs or given:
-                    # The task needs another runner, which is started when this one has ended its jobs.
-                    self._backlog.put_back(later for later, _ in calls[i:])
-                    break
-                self._retire()
-                self._code = function.code
-            n_bytes = len(call.call) + (0 if placed.digest in functions else len(function.body))
-            if jobs and n_bytes > room:
-                # Each of many functions may be as big as all calls together.
-                self._backlog.put_back(later for later, _ in calls[i:])
+            n_bytes = len(call.call) + (0 if function is None else len(function.body))
+            # The runner must have ended its jobs before another takes its place, with other code; and each of many functions
+            # may be as big as all calls together.
+            if (
+                function is not None
+                and function.code != self._code
+                and not self._change_code(function.code, is_busy=bool(self._jobs or given))
+            ) or (jobs and n_bytes > room):
+                self._backlog.put_back(later for later, _, _ in calls[i:])
                 break
             room -= n_bytes
-            jobs.append(self._job(placed, call))
-            functions[placed.digest] = function.body
-            given[jobs[-1].number] = placed
-            self._sizes[jobs[-1].number] = n_bytes
+            if function is not None:
+                functions[digest] = function.body
+            self._next_job = number = self._next_job + 1
+            jobs.append(_job(number, placed, digest, call))
+            given[number] = placed
+            if n_bytes >= _BIG_BYTES:
+                self._sizes[number] = n_bytes
         if not jobs:
             return False
         if self._listener is None:
@@ -149,18 +153,22 @@ class Feeder:
         self._listener.send(jobs, functions)
         return was_idle
 
-    def _job(self, placed: Placed, call: Arrived) -> Job:
-        self._next_job += 1
-        # `current_task()` counts a try under the same claim as a further attempt.
-        attempt = placed.entry.attempt + placed.claim.tries.get(placed.position, 0)
-        return Job(self._next_job, placed.index, attempt, placed.task_id, placed.digest, call.call, call.pieces)
+    def _change_code(self, code: tuple[str, ...], *, is_busy: bool) -> bool:
+        """Have the next runner use other code; return False if this one has jobs, which must end before."""
+        if is_busy:
+            return False
+        self._retire()
+        self._code = code
+        return True
 
     # --- out ----------------------------------------------------------------------------------------------------------
 
     def hear(self) -> bool:
         """Process the runner's events; return whether a task has ended. Raises: LaunchError: runners cannot start."""
+        if self._listener is None:
+            return False
         has_ended = False
-        for event in [] if self._listener is None else self._listener.take():
+        for event in self._listener.take():
             if isinstance(event, Finished):
                 has_ended = True
                 self._n_bad_starts = 0
@@ -221,8 +229,14 @@ class Feeder:
 
     def _finished(self, placed: Placed, event: Finished) -> None:
         if event.ok:
-            self._shared.durations.add(placed.digest, event.seconds, event.n_bytes)
-            placed.end(_of_storable_size(placed, event, self._shared.session.manifest.current.max_result_bytes))
+            claim, position = placed
+            stored = claim.stored.status
+            self._shared.durations.add(
+                stored.functions[stored.entries[position].function], event.seconds, event.n_bytes
+            )
+            if position in claim.open:
+                limit = self._shared.session.manifest.current.max_result_bytes
+                claim.end(position, _of_storable_size(placed, event, limit))
         elif event.loaded:
             self._failed(placed, event)
         elif placed.entry.refusals:
@@ -261,6 +275,13 @@ class Feeder:
             self._n_bad_starts += 1
             if self._n_bad_starts >= _STARTS and self.broken is None:
                 raise LaunchError(f"runners die before they start a task: {event.reason}")
+
+
+def _job(number: int, placed: Placed, digest: str, call: Arrived) -> Job:
+    claim, position = placed
+    # `current_task()` counts a try under the same claim as a further attempt.
+    attempt = claim.stored.status.entries[position].attempt + claim.tries.get(position, 0)
+    return Job(number, claim.ref.ordinal, claim.ref.first + position, attempt, digest, call.call, call.pieces)
 
 
 def _death(session: SessionStore, placed: Placed, event: Died) -> StarburstError:

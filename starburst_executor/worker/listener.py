@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from starburst_executor.clock import Clock
-from starburst_executor.worker.runner.handle import Died, Event, Finished, Job, Runner
+from starburst_executor.worker.runner.handle import Died, Event, Finished, Job, Runner, Started
 from starburst_executor.worker.runner.notes import Note
 
 __all__ = ["Listener"]
@@ -27,14 +27,11 @@ _log = logging.getLogger(__name__)
 
 # Longest single wait for a runner; a deadline before then shortens the wait.
 _TURN_S = 60.0
-# If tasks are shorter than this, the listener lets the outcomes of half a slice gather, because waking the agent for each
-# would cost more than the task. It waits at most `_LULL_S`, and not for the last `_FEW_JOBS` jobs.
-_TINY_S = 1e-4
-_LULL_S = 2e-3
-_FEW_JOBS = 8
 # Outcomes within this time of each other wake the slot once, since it would only record them. The runner's last outcome, a
 # failure and a death wake it at once. Outcomes that are held back behind a long task are taken at the slot's next commit.
 _GATHER_S = 5e-3
+# A task that is over its time is stopped if it still runs this long afterwards: what is read from a runner's memory may be torn.
+_SURELY_S = 1e-3
 # A retired runner has a second to end (`Runner.stop`); then it is killed.
 _STOP_S = 5.0
 
@@ -54,10 +51,9 @@ class Listener:
         self._clock = clock
         self._task_timeout = task_timeout
         self._heard = heard
-        self._lock = threading.Lock()  # guards: _jobs, _started_at, _recent_s, _timed_out, _events, _told_at
-        self._jobs: dict[int, None] = {}  # jobs sent and not known to have ended, in order
-        self._started_at = clock.monotonic()
-        self._recent_s = 1.0  # recent duration of tasks, used for the lull only
+        self._lock = threading.Lock()  # guards: _n_jobs, _since, _timed_out, _events, _told_at
+        self._n_jobs = 0  # sent and not known to have ended
+        self._since = clock.monotonic()  # when the last of them ended, or the first was sent
         self._timed_out: int | None = None  # the job that the runner was killed for
         self._events: list[Event] = []
         self._told_at = float("-inf")  # when the slot was last woken
@@ -68,7 +64,8 @@ class Listener:
     @property
     def started_at(self) -> float:
         """The time at which the oldest open job was started, as far as is known, by the clock's `monotonic`."""
-        return self._started_at  # unlocked: one number
+        started = self._started()
+        return self._since if started is None else started.at  # unlocked: one number
 
     @property
     def has_ended(self) -> bool:
@@ -85,17 +82,16 @@ class Listener:
     def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
         """Send jobs to the runner, like `Runner.send`."""
         with self._lock:
-            if not self._jobs:
-                self._started_at = self._clock.monotonic()
-            self._jobs.update(dict.fromkeys(job.number for job in jobs))
+            if not self._n_jobs:
+                self._since = self._clock.monotonic()
+            self._n_jobs += len(jobs)
         self._runner.send(jobs, functions)
 
     def retract(self) -> list[int]:
         """Take back the jobs that have not started, like `Runner.retract`."""
         taken = self._runner.retract()
         with self._lock:
-            for number in taken:
-                self._jobs.pop(number, None)
+            self._n_jobs -= len(taken)
         return taken
 
     @property
@@ -132,24 +128,15 @@ class Listener:
         """Wait up to `timeout_s` for the runner, record its events, enforce the deadline."""
         runner = self._runner
         was_ready = runner.is_ready
-        if was_ready and (lull_s := self._lull_s()):
-            self._clock.wait(self._ended, lull_s)
-        events = runner.poll(min(timeout_s, self._until_deadline_s()))
-        now = self._clock.monotonic()
-        with self._lock:
-            if not was_ready:
-                # The initializer's time does not count as the first task's.
-                self._started_at = now
-            for event in events:
-                self._events.append(self._noted(event, now))
-            is_late = self._is_late(now)
-            if is_late:
-                self._timed_out = next(iter(self._jobs))
-            is_news = self._is_news(events, now)
-        if is_late:
+        self._note(runner.poll(min(timeout_s, self._until_deadline_s())), was_ready=was_ready)
+        if (late := self._late()) is None:
+            return
+        # Once more: it may have ended by now, or its number and its start, which are read one after the other, do not belong together.
+        self._note(runner.poll(_SURELY_S), was_ready=True)
+        if self._late() == late:
+            with self._lock:
+                self._timed_out = late.number
             runner.kill()
-        if is_news:
-            self._heard()
 
     def _run(self) -> None:
         try:
@@ -160,50 +147,63 @@ class Listener:
         except Exception as error:
             # Only the running task can be the cause, so it is the culprit; the slot continues with another runner.
             _log.exception("listening to a runner failed")
+            culprit = self._runner.oldest()
             self._runner.close()
             with self._lock:
-                self._events.append(Died(f"its worker could not listen to it: {error}", next(iter(self._jobs), None)))
+                self._events.append(Died(f"its worker could not listen to it: {error}", culprit))
             self._heard()
         finally:
             self._ended.set()
 
-    def _noted(self, event: Event, now: float) -> Event:
-        if isinstance(event, Finished):
-            self._jobs.pop(event.number, None)
-            self._started_at = now
-            self._recent_s += (event.seconds - self._recent_s) / 2
-        elif isinstance(event, Died):
-            self._jobs.clear()
-            self._ended.set()
-            return event._replace(timed_out=self._timed_out)
-        return event
+    def _note(self, events: Sequence[Event], *, was_ready: bool) -> None:
+        """Keep events for the slot, and wake it if it should know at once."""
+        if was_ready and not events:
+            return
+        now = self._clock.monotonic()
+        with self._lock:
+            # The initializer's time does not count as the first task's.
+            self._since = now
+            for event in events:
+                if isinstance(event, Finished):
+                    self._n_jobs -= 1
+                    self._events.append(event)
+                elif isinstance(event, Died):
+                    self._n_jobs = 0
+                    self._ended.set()
+                    self._events.append(event._replace(timed_out=self._timed_out))
+                else:
+                    self._events.append(event)
+            is_news = self._is_news(events, now)
+        if is_news:
+            self._heard()
 
     def _is_news(self, events: Sequence[Event], now: float) -> bool:
         """Return whether these events must wake the slot at once. Called with the lock held."""
         if not events:
             return False
-        may_wait = self._jobs and all(isinstance(event, Finished) and event.ok for event in events)
+        may_wait = self._n_jobs and all(isinstance(event, Finished) and event.ok for event in events)
         if may_wait and now - self._told_at < _GATHER_S:
             return False
         self._told_at = now
         return True
 
+    def _started(self) -> Started | None:
+        return self._runner.started(self._since)  # unlocked: one number
+
     def _until_deadline_s(self) -> float:
         with self._lock:
-            if self._task_timeout is None or not self._jobs or self._timed_out is not None:
+            if self._task_timeout is None or not self._n_jobs or self._timed_out is not None:
                 return _TURN_S
-            return max(0.0, self._started_at + self._task_timeout - self._clock.monotonic())
+        started = self._started()
+        if started is None:
+            # Without a task that runs none can be late; one that starts now cannot be late earlier than this.
+            return self._task_timeout
+        return max(0.0, started.at + self._task_timeout - self._clock.monotonic())
 
-    def _is_late(self, now: float) -> bool:
+    def _late(self) -> Started | None:
+        """Return the job that has run for longer than it may; None if there is none, or if it was stopped."""
         limit_s = self._task_timeout
-        return (
-            limit_s is not None and bool(self._jobs) and self._timed_out is None and now >= self._started_at + limit_s
-        )
-
-    def _lull_s(self) -> float:
-        """Return how many seconds to let outcomes gather before listening."""
-        with self._lock:
-            n_jobs, recent_s = len(self._jobs), self._recent_s
-        if n_jobs <= _FEW_JOBS or recent_s > _TINY_S:
-            return 0.0
-        return min(_LULL_S, n_jobs / 2 * recent_s)
+        if limit_s is None or self._timed_out is not None:  # unlocked: only this thread sets it
+            return None
+        started = self._started()
+        return started if started is not None and self._clock.monotonic() >= started.at + limit_s else None

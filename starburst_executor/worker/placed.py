@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from starburst_executor.protocol.keys import task_id
 from starburst_executor.protocol.status import Entry
@@ -12,8 +12,7 @@ from starburst_executor.worker.runner.jobs import Finished
 __all__ = ["Placed"]
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(NamedTuple):
     """A task of a claim; each job of a runner belongs to one.
 
     Attributes:
@@ -39,7 +38,7 @@ class Placed:
         return self.claim.stored.status.functions[self.entry.function]
 
     @property
-    def index(self) -> int:
+    def index(self) -> int:  # type: ignore[override]  # in place of a tuple's method, which nothing calls
         """Its index among its submitter's tasks."""
         return self.claim.ref.first + self.position
 

@@ -382,16 +382,16 @@ def forget_the_futures_of_a_client_that_has_left(patch: pytest.MonkeyPatch) -> N
 
 def keep_deadlines_where_the_store_is_waited_for(patch: pytest.MonkeyPatch) -> None:
     """The thread of the slot looks at the clock, whenever it has an answer."""
-    hear, limits = Slot._hear, Listener._is_late
+    hear, late_one = Slot._hear, Listener._late
 
     def look(self: Any) -> None:
         listener = self._feeder._listener
-        if listener is not None and limits(listener, listener._clock.monotonic()):
-            listener._timed_out = next(iter(listener._jobs))
+        if listener is not None and (late := late_one(listener)) is not None:
+            listener._timed_out = late.number
             listener.kill()
         hear(self)
 
-    patch.setattr(Listener, "_is_late", lambda self, now: False)
+    patch.setattr(Listener, "_late", lambda self: None)
     patch.setattr(Slot, "_hear", look)
 
 

@@ -47,7 +47,7 @@ class Rig:
     def send_body(self, runner: Runner, body: bytes, *arguments: tuple[Any, ...]) -> list[int]:
         digest = hashlib.sha256(body).hexdigest()
         jobs = [
-            Job(next(self._numbers), index, 1, f"0-{index}", digest, calls.dump_call(args, {}))
+            Job(next(self._numbers), 0, index, 1, digest, calls.dump_call(args, {}))
             for index, args in enumerate(arguments)
         ]
         runner.send(jobs, {digest: body})
@@ -81,6 +81,12 @@ def death(runner: Runner) -> tuple[list[Event], Died]:
     *before, died = events(runner, lambda _seen: False)
     assert isinstance(died, Died)
     return before, died
+
+
+def number_of(runner: Runner) -> int | None:
+    """The job that runs, as far as outcomes have been polled."""
+    started = runner.started(0.0)
+    return started and started.number
 
 
 def value_of(event: Finished) -> Any:

@@ -17,7 +17,7 @@ from starburst_executor.protocol.pieces import PIECE_BYTES
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.processes import WorkerProcess
 from starburst_executor.testing.simulation.threads import Event
-from starburst_executor.worker.runner.jobs import Died, Finished, Job
+from starburst_executor.worker.runner.jobs import Died, Finished, Job, Started
 from starburst_executor.worker.runner.jobs import Event as RunnerEvent
 
 __all__ = ["SHARED", "Behaviour", "SimulatedNursery", "Starts", "simulated_task", "value_name"]
@@ -106,6 +106,7 @@ class SimulatedRunner:
         self._process = nursery.process
         self._open: dict[int, Job] = {}
         self._current: int | None = None
+        self._started_at = 0.0  # when the current job was started, in the scheduler's seconds
         self._events: list[RunnerEvent] = []
         self._news = Event()
         self._ended = False
@@ -127,6 +128,13 @@ class SimulatedRunner:
         for number in taken:
             del self._open[number]
         return taken
+
+    def started(self, _since: float) -> Started | None:
+        current = self._current
+        return None if current is None else Started(current, self._started_at * self._process.rate)
+
+    def oldest(self) -> int | None:
+        return next(iter(self._open), None)
 
     def poll(self, timeout_s: float = 0.0) -> list[RunnerEvent]:
         if not self._events and not self._ended:
@@ -150,6 +158,7 @@ class SimulatedRunner:
         if self._current is not None or self._ended or not self._open or not self._process.is_alive:
             return
         self._current = next(iter(self._open))
+        self._started_at = self._process.scheduler.now
         job = self._open[self._current]
         (number, behaviour, seconds, _), _ = calls.load_call(job.call, dict(job.pieces))
         name = self._nursery.starts.started(self._process, job, number)

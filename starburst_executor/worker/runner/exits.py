@@ -6,9 +6,12 @@ import signal
 
 from starburst_executor.worker.runner import process as child
 
-__all__ = ["DEAF_WORDS", "SIGTERM_WORDS", "exit_words"]
+__all__ = ["DEAF_WORDS", "OVERWRITTEN_WORDS", "SIGTERM_WORDS", "exit_words"]
 
 DEAF_WORDS = "the task closed file descriptors that were not its own, the connection to its worker among them"
+OVERWRITTEN_WORDS = (
+    "it or an earlier task of its process wrote over memory that was not its own, where its worker looks for outcomes"
+)
 SIGTERM_WORDS = "killed by SIGTERM"
 _SIGNAL_WORDS = {
     signal.SIGKILL: "killed by SIGKILL, possibly out of memory",

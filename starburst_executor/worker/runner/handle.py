@@ -9,6 +9,9 @@ Guarantee: each job sent comes back exactly once: as `Finished`, in the list of 
 `Died`. The culprit is the one job that had started and has no outcome; no other job is ever blamed. After `Died`, `retract`
 returns the jobs that had not started.
 
+Most outcomes come through the ledger, big ones as frames; frames also wake the listening thread. While jobs are open it looks
+into the ledger now and then, so no outcome waits behind a long task.
+
 One thread listens to a `Runner` and calls `wait`, `poll` and `close`; any thread may send it jobs, take them back or kill
 it meanwhile.
 """
@@ -26,16 +29,18 @@ from contextlib import suppress
 from starburst_executor.clock import SystemClock
 from starburst_executor.worker.runner import wire
 from starburst_executor.worker.runner.capture import CapturedStream
-from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
+from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job, Started
+from starburst_executor.worker.runner.ledger import Ledger
 from starburst_executor.worker.runner.lifeline import Lifeline, Signs
 from starburst_executor.worker.runner.notes import Note, NoteReader
 from starburst_executor.worker.runner.outgoing import Outgoing
 from starburst_executor.worker.runner.tokens import Tokens
 from starburst_executor.worker.runner.waker import Waker
 
-__all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Runner"]
+__all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Runner", "Started"]
 
-_WATCH_S = 0.05  # interval at which the output of a running task is checked
+_WATCH_S = 0.05  # longest interval at which the output of a running task and the ledger are checked
+_SOON_S = 0.005  # the first one after outcomes came: more may have ended since the runner woke the agent
 _IDLE_WATCH_S = 1.0  # the same between tasks, for threads that tasks have left running
 _CLOCK = SystemClock()
 
@@ -56,6 +61,7 @@ class Runner:
         pid: int,
         data: socket.socket,
         tokens: Tokens,
+        ledger: Ledger,
         lifeline: Lifeline,
         streams: tuple[CapturedStream, CapturedStream],
         notes: NoteReader,
@@ -63,17 +69,20 @@ class Runner:
     ) -> None:
         self.pid = pid
         self.is_ready = False
-        # guards: _data, _tokens, _lifeline, _outgoing, _open, _waker, _ended
+        # guards: _data, _tokens, _ledger, _lifeline, _outgoing, _open, _waker, _ended
         # Not held while waiting for the process. The other fields belong to the listening thread.
         self._lock = threading.RLock()
-        self._data, self._tokens, self._lifeline, self._streams = data, tokens, lifeline, streams
+        self._data, self._tokens, self._ledger, self._lifeline, self._streams = data, tokens, ledger, lifeline, streams
         self._notes = notes
         # Slots leave their runners open at the end of a worker, and Python would warn the user of unclosed sockets.
-        weakref.finalize(self, _close, (data, tokens, lifeline, *streams, notes))
+        weakref.finalize(self, _close, (data, tokens, ledger, lifeline, *streams, notes))
         data.setblocking(False)
         self._inbox, self._outgoing = wire.Inbox(data), Outgoing(wire.Outbox(data))
         self._open: dict[int, None] = {}  # jobs sent that have no outcome yet, in order
         self._events: list[Event] = []
+        self._ends = (0, 0)  # lengths of the output files at the last outcome
+        self._n_terms = 0
+        self._watch_s = _WATCH_S
         self._signs = Signs(is_leaving)
         self._waker = Waker()
         self._ended = False
@@ -86,12 +95,12 @@ class Runner:
         """
         with self._lock:
             was_idle = not self._open
-            for job in jobs:
-                self._outgoing.add(job, functions)
-                self._open[job.number] = None
+            self._outgoing.add(jobs, functions)
+            numbers = [job.number for job in jobs]
+            self._open.update(dict.fromkeys(numbers))
             if not self._ended:
                 self._flush()
-                self._tokens.give([job.number for job in jobs])
+                self._tokens.give(numbers)
                 if was_idle:
                     self._waker.wake()
 
@@ -104,11 +113,25 @@ class Runner:
             self._outgoing.drop(set(taken))
             return taken
 
-    def running(self) -> int | None:
-        """Return the job that has started and has no outcome yet, according to the events polled so far."""
+    def started(self, since: float) -> Started | None:
+        """Return the job that has started and has no outcome yet, according to the events polled so far.
+
+        Args:
+            since: The time of its start if the runner has not written it, or user code has overwritten it.
+        """
         with self._lock:
-            oldest = next(iter(self._open), None)
-            return None if self._ended or oldest is None or oldest in self._not_started() else oldest
+            oldest = self.oldest()
+            if self._ended or oldest is None:
+                return None
+            number, at = self._ledger.started()
+            if number == oldest and at <= _CLOCK.monotonic():
+                return Started(oldest, at)
+            return Started(oldest, since) if self._tokens.n_unread() < len(self._open) else None
+
+    def oldest(self) -> int | None:
+        """Return the first job that has no outcome yet, whether it has started or not."""
+        with self._lock:
+            return next(iter(self._open), None)
 
     def note(self, number: int) -> Note | None:
         """Return what a running job has reported of its progress; None if it has reported nothing."""
@@ -126,11 +149,14 @@ class Runner:
         while not self._events and not self._ended:  # unlocked: only this thread sets `_ended`
             left_s = deadline - _CLOCK.monotonic()
             is_busy = bool(self._open)  # unlocked: only the length of a pause depends on it
-            pause_s = max(0.0, min(left_s, _WATCH_S if is_busy else _IDLE_WATCH_S))
+            pause_s = max(0.0, min(left_s, self._watch_s if is_busy else _IDLE_WATCH_S))
             if self._is_readable(pause_s) or self._signs.verdict() is not None:
                 return
+            self._watch_s = min(2 * self._watch_s, _WATCH_S)
             for stream in self._streams:
                 stream.watch()
+            with self._lock:
+                self._look()
             if left_s <= pause_s:
                 return
 
@@ -141,6 +167,7 @@ class Runner:
             if not self._ended:
                 self._flush()
                 self._receive()
+                self._look()
                 if not self._events:
                     self._look_for_end()
             events, self._events = self._events, []
@@ -171,7 +198,10 @@ class Runner:
         """Release it; if it is alive, it is killed with all processes that it started. A second call is harmless."""
         with self._lock:
             self._ended = True
-            for opened in (self._data, self._tokens, self._lifeline, self._waker, *self._streams, self._notes):
+            for opened in (
+                *(self._data, self._tokens, self._ledger, self._lifeline, self._waker),
+                *(*self._streams, self._notes),
+            ):
                 opened.close()
 
     def set_up(self, settings: Mapping[str, object]) -> None:
@@ -179,10 +209,6 @@ class Runner:
         with self._lock:
             self._outgoing.set_up(settings)
             self._flush()
-
-    def _not_started(self) -> range:
-        first = self._tokens.first_unread()
-        return range(first, self._outgoing.last_number + 1) if first is not None else range(0)
 
     def _flush(self) -> None:
         with suppress(OSError):  # the runner is dying; `_look_for_end` finds the reason
@@ -195,8 +221,6 @@ class Runner:
             poller = select.poll()
             poller.register(self._lifeline, select.POLLIN)
             poller.register(self._waker, select.POLLIN)
-            if self._tokens.fileno() >= 0:
-                poller.register(self._tokens, select.POLLIN)
             data_mask = (0 if self._signs.is_deaf else select.POLLIN) | (select.POLLOUT if self._outgoing else 0)
             if data_mask:
                 poller.register(self._data, data_mask)
@@ -204,9 +228,6 @@ class Runner:
         with self._lock:
             if self._waker.fileno() in ready:
                 self._waker.clear()
-            if self._tokens.fileno() in ready and self._tokens.take_terms():
-                self._signs.caught_term()
-                del ready[self._tokens.fileno()]
             writable = any(mask & select.POLLOUT for mask in ready.values())
             if writable or self._tokens:
                 self._flush()
@@ -226,23 +247,58 @@ class Runner:
                 self._on_frame(frame)
 
     def _on_frame(self, frame: wire.Frame) -> None:
-        *facts, stdout_end, stderr_end = frame.head
-        stdout, stderr = self._streams[0].take(stdout_end), self._streams[1].take(stderr_end)
-        if facts[0] == wire.OUTCOME:
-            _, number, ok, loaded, seconds = facts
+        kind, *facts = frame.head
+        if kind == wire.WAKE:
+            self._take_records()
+            if facts[0] in self._open:
+                self._signs.was_overwritten()
+        elif kind == wire.OUTCOME:
+            number, ok, loaded, seconds, *ends = facts
+            self._take_records()
+            if number != self.oldest():
+                self._signs.was_overwritten()
+                return
             body = frame.payload
             outcome = body if isinstance(body, bytes) else memoryview(body)
-            del self._open[number]
-            self._events.append(Finished(number, ok, loaded, outcome, seconds, stdout, stderr))
-        elif facts[0] == wire.BROKEN:
-            self._events.append(BrokenStart(bytes(frame.payload)))
+            self._finished(number, ok, loaded, outcome, seconds, (ends[0], ends[1]))
         else:
-            self.is_ready = True
+            self._output((facts[0], facts[1]))
+            if kind == wire.BROKEN:
+                self._events.append(BrokenStart(bytes(frame.payload)))
+            else:
+                self.is_ready = True
+
+    def _look(self) -> None:
+        """Take what the runner has written into the ledger."""
+        if self._ended:
+            return
+        self._take_records()
+        if (n_terms := self._ledger.n_terms()) != self._n_terms:
+            self._n_terms = n_terms
+            self._signs.caught_term()
+
+    def _take_records(self) -> None:
+        for number, ok, loaded, outcome, seconds, *ends in self._ledger.take(self._open):
+            self._finished(number, ok, loaded, outcome, seconds, (ends[0], ends[1]))
+
+    def _finished(
+        self, number: int, ok: bool, loaded: bool, outcome: bytes | memoryview, seconds: float, ends: tuple[int, int]
+    ) -> None:
+        del self._open[number]
+        self._watch_s = _SOON_S
+        stdout, stderr = self._output(ends) if ends != self._ends else (b"", b"")
+        self._events.append(Finished(number, ok, loaded, outcome, seconds, stdout, stderr))
+
+    def _output(self, ends: tuple[int, int]) -> tuple[bytes, bytes]:
+        """Return the output up to these lengths of the files since the last call."""
+        self._ends = ends
+        return self._streams[0].take(ends[0]), self._streams[1].take(ends[1])
 
     def _look_for_end(self) -> None:
         reason = self._lifeline.end()
         if reason is not None:
             self._receive()
+            self._look()
             self._bury(reason)
         elif (why := self._signs.verdict()) is not None:
             self._lifeline.kill(why)
@@ -254,10 +310,11 @@ class Runner:
         self._streams[1].mend()
         stdout, stderr = (stream.take() for stream in self._streams)
         self._events.append(Died(reason, culprit, stdout, stderr))
-        self._open = dict.fromkeys(not_started)
+        # What is left has not started, or its outcome was overwritten and it runs again.
+        self._open.pop(culprit, None)  # type: ignore[arg-type]  # None is no job
         self.close()
 
 
-def _close(opened: Sequence[socket.socket | Tokens | Lifeline | CapturedStream | NoteReader]) -> None:
+def _close(opened: Sequence[socket.socket | Tokens | Ledger | Lifeline | CapturedStream | NoteReader]) -> None:
     for resource in opened:
         resource.close()

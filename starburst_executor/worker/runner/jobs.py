@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["BrokenStart", "Died", "Event", "Finished", "Job"]
+from starburst_executor.protocol import keys
+
+__all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Started"]
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One task to run.
 
     Attributes:
         number: At least 1, ascending for one runner.
+        ordinal: Of the task's submitter.
+        index: The task's index.
         digest: The digest of the function.
         pieces: Names and bytes of the big pieces that `call` refers to.
     """
 
     number: int
-    index: int
+    ordinal: int
+    index: int  # type: ignore[assignment]  # in place of a tuple's method, which nothing calls
     attempt: int
-    task_id: str
     digest: str
     call: bytes
     pieces: tuple[tuple[bytes, bytes], ...] = ()
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return keys.task_id(self.ordinal, self.index)
+
+
+class Started(NamedTuple):
+    """The job that runs.
+
+    Attributes:
+        at: When it was started, by the clock's `monotonic`.
+    """
+
+    number: int
+    at: float
 
 
 class Finished(NamedTuple):

@@ -14,7 +14,7 @@ from contextlib import suppress
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.worker.runner import nursery
-from starburst_executor.worker.runner.exits import DEAF_WORDS, SIGTERM_WORDS, exit_words
+from starburst_executor.worker.runner.exits import DEAF_WORDS, OVERWRITTEN_WORDS, SIGTERM_WORDS, exit_words
 
 __all__ = ["Lifeline", "Signs"]
 
@@ -75,7 +75,7 @@ class Lifeline:
 
 
 class Signs:
-    """Signs that a living runner must be killed: it cannot answer, or it caught a SIGTERM meant for it alone.
+    """Signs that a living runner must be killed: it cannot answer, its answers are overwritten, or a SIGTERM was for it alone.
 
     Args:
         is_leaving: Return whether the worker has been asked to leave: a SIGTERM was then meant for the whole worker.
@@ -84,6 +84,7 @@ class Signs:
     def __init__(self, is_leaving: Callable[[], bool]) -> None:
         self._is_leaving = is_leaving
         self._deaf_at: float | None = None  # when its data ended
+        self._is_overwritten = False
         self._term_at: float | None = None  # when it caught a SIGTERM that its worker has not received yet
 
     @property
@@ -95,18 +96,25 @@ class Signs:
         """Record that its data has ended."""
         self._deaf_at = _CLOCK.monotonic()
 
+    def was_overwritten(self) -> None:
+        """Record that outcomes are missing in its ledger that must be there."""
+        self._is_overwritten = True
+
     def caught_term(self) -> None:
         """Record that it caught SIGTERM."""
         self._term_at = self._term_at or _CLOCK.monotonic()
 
     def was_killed(self) -> None:
-        """Record that it has been killed for a sign: its SIGTERM counts no more."""
+        """Record that it has been killed for a sign, which counts no more."""
         self._term_at = None
+        self._is_overwritten = False
 
     def verdict(self) -> str | None:
         """Return why to kill it, as text for the user; None if it may live."""
         if self._deaf_at is not None and _CLOCK.monotonic() - self._deaf_at > _DEAF_GRACE_S:
             return DEAF_WORDS
+        if self._is_overwritten:
+            return OVERWRITTEN_WORDS
         if self._term_at is None or _CLOCK.monotonic() - self._term_at < _TERM_GRACE_S:
             return None
         if self._is_leaving():

@@ -57,9 +57,9 @@ class Loader:
         self, body: bytes | memoryview, pieces: Mapping[bytes, bytes]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Load a call like `calls.load_call`, with the globals that the initializer has set."""
-        if len(body) <= _SMALL_BYTES and _STACK_GLOBAL not in bytes(body):
+        if len(body) <= _SMALL_BYTES and _STACK_GLOBAL not in (small := bytes(body)):
             # It refers to no class, function or module: it rebuilds no function and imports nothing.
-            return calls.load_call(body, pieces)
+            return calls.load_call(small, pieces)
         unpickler = _MainUnpickler(calls.opened(body, pieces))
         with context.loading():
             call = calls.read_call(unpickler)

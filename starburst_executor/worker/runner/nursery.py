@@ -3,7 +3,7 @@
 The agent forks it before the agent has threads. The nursery has one thread and runs no user code. Therefore its forks are
 safe and quick (every module that a runner needs is imported), and it answers every request, whatever the runners do.
 
-    agent ── control: one byte and six descriptors per runner; its end means "kill everything and exit" ─► nursery
+    agent ── control: one byte and seven descriptors per runner; its end means "kill everything and exit" ─► nursery
     agent ◄─ lifeline, one per runner: pid, later the exit code ── "K" or its end: kill the group ───────► nursery
 
 Guarantee: no runner and no process of its group outlives the agent, however the agent ends. The nursery kills a runner's
@@ -30,6 +30,7 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import outcomes
 from starburst_executor.worker import code_root
 from starburst_executor.worker.runner import process as child
+from starburst_executor.worker.runner.ledger import LedgerWriter
 
 __all__ = ["KILL", "REPORT", "SPAWN", "serve"]
 
@@ -39,7 +40,7 @@ KILL = b"K"
 # `os.waitstatus_to_exitcode`.
 REPORT = struct.Struct("<q")
 
-_SPAWN_FDS = 6  # lifeline, data, tokens, stdout, stderr, notes
+_SPAWN_FDS = 7  # lifeline, data, tokens, stdout, stderr, notes, ledger
 _FAREWELL_S = 5.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # <linux/prctl.h>
 _LIBC = ctypes.CDLL(None)
@@ -113,15 +114,16 @@ class _Nursery:
         for fd in fds[1:]:
             os.close(fd)
 
-    def _become_runner(self, data: int, tokens: int, stdout: int, stderr: int, notes: int) -> NoReturn:
+    def _become_runner(self, data: int, tokens: int, stdout: int, stderr: int, notes: int, ledger: int) -> NoReturn:
         try:
             os.setsid()
             _die_with(self._pid)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             descriptors = child.Descriptors.claim(data, tokens, stdout, stderr, notes)
-            _close_all_but({0, 1, 2, *descriptors})
-            child.run(descriptors)
+            memory = LedgerWriter(ledger)
+            _close_all_but({0, 1, 2, *descriptors})  # also the copy that `mmap` keeps
+            child.run(descriptors, memory)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:

@@ -1,7 +1,7 @@
-"""The runner process: it runs tasks one after the other and sends the outcome of each.
+"""The runner process: it runs tasks one after the other and records the outcome of each.
 
-It reads a token, finds the frame of that job (skipping jobs that were taken back), runs it and sends the outcome at once, so
-that its death later loses no outcome. User code may do anything in this process: every exception that it raises is an
+It reads a token, finds the call of that job (skipping jobs that were taken back), runs it and records the outcome in the memory
+that it shares with the agent before it reads the next token, so that its death later loses no outcome. User code may do anything in this process: every exception that it raises is an
 outcome, including `SystemExit` and `KeyboardInterrupt`, and descriptors that it closes, processes that it forks and threads
 that it leaves running do not affect other runners.
 
@@ -22,10 +22,12 @@ import socket
 import stat
 import sys
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import accumulate, pairwise
 from multiprocessing.process import current_process
 from types import ModuleType
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn, TypeAlias, cast
 
 import msgpack
 
@@ -33,16 +35,23 @@ from starburst_executor import config, context
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import outcomes
 from starburst_executor.worker.denials import denial_note
-from starburst_executor.worker.runner import tokens, wire
+from starburst_executor.worker.runner import wire
+from starburst_executor.worker.runner.ledger import RECORD_BYTES, LedgerWriter
 from starburst_executor.worker.runner.notes import Notepad
 from starburst_executor.worker.runner.received import Received
 from starburst_executor.worker.runner.streams import Streams
+from starburst_executor.worker.runner.tokens import TokenReader
 
 __all__ = ["EXIT_DEAF", "EXIT_INTERNAL", "Descriptors", "run"]
 
 # Exit codes that user code does not use by chance; `handle.py` has the messages.
-EXIT_DEAF = 213  # the sockets to the agent were closed or replaced in this process
+EXIT_DEAF = 213  # the socket or the pipe to the agent was closed or replaced in this process
 EXIT_INTERNAL = 214  # an error in this library; its traceback is in the captured stderr
+
+# While tasks end one after the other, the agent is woken at most this often, or after this many bytes of outcomes. It looks by
+# itself now and then (`handle.py`), so an outcome does not wait for a long task that follows.
+_WAKE_S = 5e-3
+_WAKE_BYTES = 64 * 1024
 
 _HIGH_FD = 200  # above the range that code which closes "all" descriptors covers, and below every usual limit
 
@@ -71,10 +80,14 @@ def _move_up(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
-def run(descriptors: Descriptors) -> NoReturn:
-    """Run as a runner until the agent ends it. Never returns."""
+def run(descriptors: Descriptors, ledger: LedgerWriter) -> NoReturn:
+    """Run as a runner until the agent ends it. Never returns.
+
+    Args:
+        ledger: The memory that the agent reads outcomes from.
+    """
     try:
-        _Runner(descriptors).run()
+        _Runner(descriptors, ledger).run()
     except (BrokenPipeError, ConnectionResetError):  # the agent is gone, or has closed its end
         os._exit(0)
     except OSError:
@@ -87,31 +100,41 @@ def run(descriptors: Descriptors) -> NoReturn:
 
 def _die_deaf_or_ill(descriptors: Descriptors) -> NoReturn:
     sys.excepthook(*sys.exc_info())
-    are_sockets = all(_is_socket(fd) for fd in (descriptors.data, descriptors.tokens))
-    os._exit(EXIT_INTERNAL if are_sockets else EXIT_DEAF)
+    are_there = _is(stat.S_ISSOCK, descriptors.data) and _is(stat.S_ISFIFO, descriptors.tokens)
+    os._exit(EXIT_INTERNAL if are_there else EXIT_DEAF)
 
 
 def _note(error: BaseException) -> str:
     return denial_note(error, config.worker_rights())
 
 
-def _is_socket(fd: int) -> bool:
+def _is(kind: Callable[[int], bool], fd: int) -> bool:
     try:
-        return stat.S_ISSOCK(os.fstat(fd).st_mode)
+        return kind(os.fstat(fd).st_mode)
     except OSError:
         return False
 
 
+_Job: TypeAlias = tuple[int, int, int, bytes]  # number, index, attempt, call
+
+
 class _Runner:
-    def __init__(self, descriptors: Descriptors) -> None:
+    def __init__(self, descriptors: Descriptors, ledger: LedgerWriter) -> None:
         self._stdout_fd, self._stderr_fd = descriptors.stdout, descriptors.stderr
         self._data = socket.socket(fileno=descriptors.data)
-        self._tokens = socket.socket(fileno=descriptors.tokens)
+        self._tokens = TokenReader(descriptors.tokens)
+        self._ledger = ledger
         self._inbox = wire.Inbox(self._data)
+        self._jobs: Iterator[_Job] = iter(())  # the rest of the last frame of jobs
+        self._digest, self._ordinal = "", 0  # of all of them
         self._notepad = Notepad(descriptors.notes)
         context.notes_go_to(self._notepad.write)
-        self._clock = SystemClock()
+        self._now = SystemClock().monotonic
+        self._unwoken: int | None = None  # the last job that is recorded since the agent was woken
+        self._unwoken_bytes = 0  # of the records since then
+        self._woken_at = 0.0
         self._pid = os.getpid()
+        self._is_self = True  # False in a child that a task forked
         self._received = Received()
         self._in_user_code = False
         self._session_id = ""
@@ -122,7 +145,7 @@ class _Runner:
     def run(self) -> NoReturn:
         self._become_a_plain_process()
         self._set_up(self._next_frame())
-        while (number := tokens.read_token(self._tokens)) is not None:
+        while (number := self._next_token()) is not None:
             self._run(*self._job(number))
         self._flush()
         os._exit(0)
@@ -132,7 +155,7 @@ class _Runner:
         # A handler instead of SIG_IGN, which programs started by a task would inherit: SIGTERM could not end them.
         signal.signal(signal.SIGTERM, self._on_term)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        # A child that a task forks must not send outcomes, nor keep this runner's sockets open after the runner died.
+        # A child that a task forks must not send outcomes, nor keep this runner's descriptors open after the runner died.
         # SIGTERM must end the child; it is blocked around the fork, so that one that arrives early is delivered afterwards.
         os.register_at_fork(
             before=self._hold_term, after_in_parent=self._let_term_through, after_in_child=self._become_child_of_task
@@ -175,26 +198,61 @@ class _Runner:
                 os._exit(0)
         return frame
 
-    def _job(self, number: int) -> tuple[list[Any], bytes]:
-        """Return this job's head and call. Jobs before it were taken back; functions and pieces before it are kept."""
+    def _next_token(self) -> int | None:
+        """Wait for the next job that may start; return None if there are no more."""
         while True:
-            frame = self._next_frame()
-            if frame.head[0] == wire.JOB and frame.head[1] == number:
-                return frame.head, cast("bytes", frame.payload)  # a bytearray if it is big; unpickling accepts both
-            self._received.take(frame)
+            try:
+                return self._tokens.next()
+            except BlockingIOError:
+                self._wake()
+                self._tokens.wait()
 
-    def _run(self, head: list[Any], call: bytes) -> None:
-        _, number, digest, index, attempt, task_id = head
-        started_at = self._clock.monotonic()
+    def _job(self, number: int) -> _Job:
+        """Return this job. Jobs before it were taken back; functions and pieces before it are kept."""
+        while True:
+            for job in self._jobs:
+                if job[0] == number:
+                    return job
+            while (frame := self._next_frame()).head[0] != wire.JOBS:
+                self._received.take(frame)
+            _, self._digest, self._ordinal, numbers, indexes, attempts, lengths = frame.head
+            self._jobs = zip(numbers, indexes, attempts, _calls(frame.payload, lengths), strict=True)
+
+    def _run(self, number: int, index: int, attempt: int, call: bytes) -> None:
+        started_at = self._now()
+        if self._is_self:
+            self._ledger.start(number, started_at)
         self._notepad.number = number
-        context.enter(index=index, attempt=attempt, session_id=self._session_id, task_id=task_id)
-        ok, loaded, outcome = self._perform(digest, call)
+        context.enter(self._session_id, self._ordinal, index, attempt)
+        ok, loaded, outcome = self._perform(self._digest, call)
         context.leave()
-        seconds = self._clock.monotonic() - started_at
-        wire.send_frame(self._data, [wire.OUTCOME, number, ok, loaded, seconds, *self._ends()], outcome)
+        ended_at = self._now()
+        self._record(number, outcome, ended_at - started_at, ended_at, ok=ok, loaded=loaded)
         self._restore()
 
-    def _perform(self, digest: str, call: bytes) -> tuple[bool, bool, bytes | memoryview]:
+    def _record(self, number: int, outcome: bytes, seconds: float, now: float, *, ok: bool, loaded: bool) -> None:
+        """Bring an outcome out of the reach of the tasks that follow: into the ledger, or to the agent."""
+        ends = self._ends()
+        n_bytes = 0
+        if len(outcome) <= RECORD_BYTES:
+            n_bytes = self._ledger.record(number, outcome, seconds, ends, ok=ok, loaded=loaded)
+        if not n_bytes:
+            wire.send_frame(self._data, [wire.OUTCOME, number, ok, loaded, seconds, *ends], outcome)
+            self._unwoken, self._unwoken_bytes, self._woken_at = None, 0, now
+            return
+        self._unwoken = number
+        self._unwoken_bytes += n_bytes
+        if not ok or now - self._woken_at >= _WAKE_S or self._unwoken_bytes >= _WAKE_BYTES:
+            self._woken_at = now
+            self._wake()
+
+    def _wake(self) -> None:
+        """Have the agent take what is recorded, unless it was woken for it."""
+        if self._unwoken is not None:
+            wire.send_frame(self._data, [wire.WAKE, self._unwoken])
+            self._unwoken, self._unwoken_bytes = None, 0
+
+    def _perform(self, digest: str, call: bytes) -> tuple[bool, bool, bytes]:
         """Run a call; return `ok`, `loaded` and `outcome` as in `jobs.Finished`."""
         loaded = False
         try:
@@ -221,7 +279,8 @@ class _Runner:
 
     def _ends(self) -> tuple[int, int]:
         """Return the lengths of the output files."""
-        self._flush()
+        if self._streams is not None:
+            self._streams.flush()
         return os.lseek(self._stdout_fd, 0, os.SEEK_END), os.lseek(self._stderr_fd, 0, os.SEEK_END)
 
     def _flush(self) -> None:
@@ -233,8 +292,10 @@ class _Runner:
         if self._streams is not None:
             self._streams.mend()
         if self._folder is not None:
-            with suppress(OSError):
+            try:  # noqa: SIM105 - each task pays for this, and a context manager costs as much as the call
                 os.fchdir(self._folder)
+            except OSError:
+                pass
 
     def _on_interrupt(self, _number: int, _frame: object) -> None:
         """Raise KeyboardInterrupt in user code; between tasks an interrupt is ignored."""
@@ -243,7 +304,8 @@ class _Runner:
 
     def _on_term(self, _number: int, _frame: object) -> None:
         """Report SIGTERM to the agent, which decides: it may be meant for the worker's whole process group or this process alone."""
-        tokens.send_term(self._tokens)
+        if os.getpid() == self._pid:
+            self._ledger.caught_term()
 
     def _hold_term(self) -> None:
         self._masks.before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
@@ -252,9 +314,19 @@ class _Runner:
         signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before_fork)
 
     def _become_child_of_task(self) -> None:
+        self._is_self = False
         self._data.close()
-        self._tokens.close()
+        with suppress(OSError):  # closed by the task
+            self._tokens.close()
         with suppress(ValueError):  # forked by a thread of a subinterpreter
             if signal.getsignal(signal.SIGTERM) == self._on_term:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._let_term_through()
+
+
+def _calls(payload: bytes | bytearray, lengths: Sequence[int]) -> list[bytes]:
+    body = cast("bytes", payload)  # a bytearray if it is big, which has one call; unpickling accepts both
+    if len(lengths) == 1:
+        return [body]
+    ends = list(accumulate(lengths, initial=0))
+    return [body[start:end] for start, end in pairwise(ends)]

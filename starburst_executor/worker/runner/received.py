@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from starburst_executor.worker.runner import wire
@@ -25,9 +26,11 @@ class Received:
         self._bodies: dict[str, bytes] = {}
         self._loaded_bytes = 0  # of functions loaded since the last garbage collection for functions
         self._pieces: dict[bytes, bytes] = {}  # until the agent sends FORGET
+        # Load the arguments of a call, as `Loader.load_call`. Each task pays for this.
+        self.load_call = partial(self._loader.load_call, pieces=self._pieces)
 
     def take(self, frame: wire.Frame) -> None:
-        """Keep or forget what a frame says; the frame of a job is ignored."""
+        """Keep or forget what a frame says."""
         kind, *names = frame.head
         body = cast("bytes", frame.payload)  # a bytearray if it is big; unpickling accepts both
         if kind == wire.FUNCTION:
@@ -51,10 +54,6 @@ class Received:
             function = self._functions[digest] = self._loader.load(self._bodies[digest])
             self._loaded_bytes += len(self._bodies.pop(digest))
         return function
-
-    def load_call(self, body: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Load the arguments of a call. Raises: any exception that loading raises."""
-        return self._loader.load_call(body, self._pieces)
 
     def _forget_function(self, digest: str) -> None:
         self._functions.pop(digest, None)

@@ -25,6 +25,7 @@ from starburst_executor.worker.runner import nursery
 from starburst_executor.worker.runner import process as child
 from starburst_executor.worker.runner.capture import CapturedStream
 from starburst_executor.worker.runner.handle import Runner
+from starburst_executor.worker.runner.ledger import Ledger
 from starburst_executor.worker.runner.lifeline import Lifeline
 from starburst_executor.worker.runner.notes import NoteReader
 from starburst_executor.worker.runner.screen import Screen
@@ -125,7 +126,7 @@ class Nursery:
             LaunchError: the system refused another process, or the nursery is gone and this worker must leave.
         """
         data, their_data = socket.socketpair()
-        tokens, their_tokens = socket.socketpair()
+        tokens, ledger = Tokens(), Ledger()
         lifeline, their_lifeline = socket.socketpair()
         stdout, stderr = (
             CapturedStream(keep_bytes=self._capture_bytes, screen=screen if self._tee else None)
@@ -136,17 +137,25 @@ class Nursery:
             for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, buffer, _SOCKET_BYTES)
         try:
-            pid = self._ask((their_lifeline, their_data, their_tokens), (stdout.fd, stderr.fd, notes.fd), lifeline)
+            fds = (
+                their_lifeline.fileno(),
+                their_data.fileno(),
+                tokens.reader,
+                stdout.fd,
+                stderr.fd,
+                notes.fd,
+                ledger.fd,
+            )
+            pid = self._ask(fds, lifeline)
+            ledger.close_file()
         except BaseException:
-            for opened in (data, tokens, their_tokens, lifeline, stdout, stderr, notes):
+            for opened in (data, tokens, ledger, lifeline, stdout, stderr, notes):
                 opened.close()
             raise
         finally:
             their_data.close()
             their_lifeline.close()
-        runner = Runner(
-            pid, data, Tokens(tokens, their_tokens), Lifeline(pid, lifeline), (stdout, stderr), notes, is_leaving
-        )
+        runner = Runner(pid, data, tokens, ledger, Lifeline(pid, lifeline), (stdout, stderr), notes, is_leaving)
         path = [*(folder for folder in code if not is_loads(folder)), *self._sys_path]
         runner.set_up({**self._settings, "sys_path": path, "initializer": initializer})
         return runner
@@ -159,8 +168,7 @@ class Nursery:
             self._control.close()
         _wait_for_exit(self.pid)
 
-    def _ask(self, theirs: Sequence[socket.socket], files: Sequence[int], lifeline: socket.socket) -> int:
-        fds = [*(end.fileno() for end in theirs), *files]
+    def _ask(self, fds: Sequence[int], lifeline: socket.socket) -> int:
         try:
             with self._lock:
                 socket.send_fds(self._control, [nursery.SPAWN], fds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any
 
@@ -36,15 +37,18 @@ class Streams:
 
     def flush(self) -> None:
         """Flush standard output and error."""
-        for name in ("stdout", "stderr"):
-            try:  # noqa: SIM105 - each task pays for this, and a context manager costs three times as much
-                self._mine[name].flush()
-            except (ValueError, OSError):  # closed, or 1 and 2 replaced, by user code
-                pass
+        try:
+            self._mine["stdout"].flush()
+            self._mine["stderr"].flush()
+        except (ValueError, OSError):  # closed, or 1 and 2 replaced, by user code
+            with suppress(ValueError, OSError):
+                self._mine["stderr"].flush()
 
     def mend(self) -> None:
         """Open the streams and descriptors again that user code has closed."""
         mine = self._mine
+        if self._are_as_made():
+            return
         if any(mask & select.POLLNVAL for _, mask in self._poller.poll(0)):
             for fd in _FDS.values():
                 try:
@@ -59,6 +63,21 @@ class Streams:
                 continue
             if _is_closed(getattr(sys, name, None)):
                 setattr(sys, name, mine[name])
+
+    def _are_as_made(self) -> bool:
+        """Return whether surely nothing has to be mended. Each task pays for this."""
+        if self._poller.poll(0):
+            return False
+        stdin, stdout, stderr = self._mine.values()
+        try:
+            return (
+                sys.stdin is stdin
+                and sys.stdout is stdout
+                and sys.stderr is stderr
+                and not (stdin.closed or stdout.closed or stderr.closed)
+            )
+        except (AttributeError, ValueError):  # user code has deleted a stream of `sys`, or detached one from its buffer
+            return False
 
     def _open(self, name: str) -> None:
         if name == "stdin":

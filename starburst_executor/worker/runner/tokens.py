@@ -1,109 +1,123 @@
 """Tokens: the right to start a job, which either the runner takes or the agent takes back, exactly once.
 
-The agent writes a job's number, eight bytes, into a stream socket pair; the process that reads it owns the job. The runner
-reads one token before each job. The agent keeps a duplicate of the runner's reading end, and takes back jobs that have not
-started by reading their tokens from it. The kernel gives each token to one of the two readers, even while the runner hangs,
-is stopped or dies; so the agent knows which jobs have started without asking the runner.
+The agent writes a job's number, eight bytes, into a pipe; the process that reads it owns the job. The runner reads one token
+before each job. The agent keeps a duplicate of the reading end, and takes back jobs that have not started by reading their
+tokens from it. The kernel gives each token to one of the two readers, even while the runner hangs, is stopped or dies; so
+the agent knows which jobs have started without asking the runner.
 
-Assumes: the kernel serves readers of a stream socket one after the other, and does not split eight bytes that were
-appended in one write and are only read in multiples of eight. Linux: `unix_stream_read_generic` holds the socket's `iolock`,
-and one send of this size is one buffer. macOS: `soreceive` holds the receive buffer's lock (`sblock`), and up to 64 bytes fit
-into one mbuf, which is appended under the socket's lock. Therefore one send has at most eight tokens. A datagram socket would
-be safe by definition, but Linux queues only ten datagrams (`net.unix.max_dgram_qlen`).
-
-The other direction of the pair transmits one byte each time that the runner catches SIGTERM (`send_term`).
+Assumes: the kernel serves readers of a pipe one after the other, does not split a write of at most `PIPE_BUF` bytes (POSIX),
+and a read of a multiple of eight bytes from a pipe that holds a multiple of eight returns one. Linux: `pipe_read` and
+`pipe_write` hold the pipe's mutex from their first byte to their last. macOS: `pipe_read` holds the pipe's `pipeio_lock`.
 """
 
 from __future__ import annotations
 
-import socket
+import fcntl
+import os
+import select
 import struct
+import termios
 from collections.abc import Iterable
-from contextlib import suppress
 
-__all__ = ["TOKEN_BYTES", "Tokens", "read_token", "send_term"]
+__all__ = ["TOKEN_BYTES", "TokenReader", "Tokens"]
 
-_TOKEN = struct.Struct("<Q")
+_TOKEN = struct.Struct("=Q")
 TOKEN_BYTES = _TOKEN.size
-_SEND_BYTES = 8 * TOKEN_BYTES
+_SEND_BYTES = select.PIPE_BUF // TOKEN_BYTES * TOKEN_BYTES
 _TAKE_BYTES = 512 * TOKEN_BYTES
+_COUNT = struct.Struct("=i")
 
 
-def read_token(sock: socket.socket) -> int | None:
-    """Wait for the next job that may start; return None if there are no more. The runner calls this. Raises: OSError."""
-    token = sock.recv(TOKEN_BYTES)
-    return _TOKEN.unpack(token)[0] if token else None
+class TokenReader:
+    """The runner's end.
 
+    Args:
+        fd: The reading end of the pipe, which does not block.
+    """
 
-def send_term(sock: socket.socket) -> None:
-    """Report a caught SIGTERM to the agent. The runner's signal handler calls this: one system call that never waits."""
-    with suppress(OSError):  # the agent is gone or the buffer is full, or the task has closed the descriptor
-        sock.send(b"T", socket.MSG_DONTWAIT)
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._poller = select.poll()
+        self._poller.register(fd, select.POLLIN)
+
+    def next(self) -> int | None:
+        """Return the next job that may start; None if there are no more. Raises: BlockingIOError: none yet; OSError."""
+        token = os.read(self._fd, TOKEN_BYTES)
+        if not token:
+            return None
+        number: int
+        (number,) = _TOKEN.unpack(token)
+        return number
+
+    def wait(self) -> None:
+        """Wait until there is a token or there are no more; it may be gone again."""
+        self._poller.poll()
+
+    def close(self) -> None:
+        """Close this process's copy of the descriptor."""
+        os.close(self._fd)
 
 
 class Tokens:
-    """The agent's end of the socket pair. Not thread-safe."""
+    """The agent's end of the pipe. Not thread-safe."""
 
-    def __init__(self, writer: socket.socket, reader: socket.socket) -> None:
-        """Args: writer: the agent's end. reader: a duplicate of the runner's end, which must stay blocking."""
-        self._writer = writer
-        self._reader = reader
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        # For both processes: they share the open file. The runner polls when it finds no token.
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
         self._unsent = bytearray()
 
     def __bool__(self) -> bool:
-        """True while tokens wait for room in the socket."""
+        """True while tokens wait for room in the pipe."""
         return bool(self._unsent)
+
+    @property
+    def reader(self) -> int:
+        """The descriptor that the runner gets a copy of."""
+        return self._reader
 
     def give(self, numbers: Iterable[int]) -> None:
         """Allow these jobs to start, in this order, after those given before."""
-        for number in numbers:
-            self._unsent += _TOKEN.pack(number)
+        self._unsent += b"".join([_TOKEN.pack(number) for number in numbers])
         self.flush()
 
     def flush(self) -> None:
-        """Send as many tokens as the socket accepts now."""
+        """Write as many tokens as the pipe accepts now."""
         while self._unsent:
             try:
-                sent = self._writer.send(self._unsent[:_SEND_BYTES], socket.MSG_DONTWAIT)
+                n_sent = os.write(self._writer, self._unsent[:_SEND_BYTES])
             except BlockingIOError:
                 return
-            del self._unsent[:sent]
+            del self._unsent[:n_sent]
 
     def take_back(self) -> list[int]:
         """Take back the jobs that have not started and return their numbers in order; they will never start."""
-        taken = b""
-        while data := self._read(_TAKE_BYTES, 0):
-            taken += data
+        taken = bytearray()
+        try:
+            while data := os.read(self._reader, _TAKE_BYTES):
+                taken += data
+        except BlockingIOError:
+            pass
         taken += self._unsent
         self._unsent.clear()
         return [number for (number,) in _TOKEN.iter_unpack(taken)]
 
-    def first_unread(self) -> int | None:
-        """Return the first job that has not started; None if no sent token is unread."""
-        token = self._read(TOKEN_BYTES, socket.MSG_PEEK)
-        return _TOKEN.unpack(token)[0] if token else None
-
-    def fileno(self) -> int:
-        """Return the descriptor that becomes readable when the runner has caught SIGTERM; -1 after `end`."""
-        return self._writer.fileno()
-
-    def take_terms(self) -> bool:
-        """Return whether the runner has caught SIGTERM since the last call."""
-        try:
-            return bool(self._writer.recv(_TAKE_BYTES, socket.MSG_DONTWAIT))
-        except OSError:  # no data, or the socket is closed
-            return False
+    def n_unread(self) -> int:
+        """Return how many jobs have not started."""
+        unread = fcntl.ioctl(self._reader, termios.FIONREAD, bytes(_COUNT.size))
+        return (int(_COUNT.unpack(unread)[0]) + len(self._unsent)) // TOKEN_BYTES
 
     def end(self) -> None:
-        """Signal the runner that there are no more jobs."""
-        self._writer.close()
+        """Signal the runner that there are no more jobs. A second call is harmless."""
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+            self._unsent.clear()
 
     def close(self) -> None:
-        self._writer.close()
-        self._reader.close()
-
-    def _read(self, at_most: int, flags: int) -> bytes:
-        try:
-            return self._reader.recv(at_most, socket.MSG_DONTWAIT | flags)
-        except BlockingIOError:
-            return b""
+        """Release the pipe. A second call is harmless."""
+        self.end()
+        if self._reader >= 0:
+            os.close(self._reader)
+            self._reader = -1

@@ -4,9 +4,13 @@ A frame consists of the lengths of its two parts, a head (a short msgpack list w
 of bytes, up to gigabytes. A payload that is larger than a buffer is neither joined nor copied. The runner's socket blocks
 and the agent's does not, so that the two cannot deadlock while each waits for the other to read.
 
-    agent                                                                      runner
-    Outbox ── SETUP · FUNCTION digest · PIECE name · FORGET… name · JOB … ──►  Inbox
-    Inbox  ◄── READY ends · OUTCOME number, ok, loaded, seconds, ends · BROKEN  send_frame
+    agent                                                                       runner
+    Outbox ── SETUP · FUNCTION digest · PIECE name · FORGET… name · JOBS … ──►  Inbox
+    Inbox  ◄── READY ends · WAKE number · BROKEN ends                           send_frame
+           ◄── OUTCOME number, ok, loaded, seconds, ends
+
+A frame of JOBS has the calls of many jobs of one function as its payload, joined; its head has the columns of the other
+fields. An outcome is in a frame only if it is too big for the ledger (`ledger.py`) or finds no room there.
 """
 
 from __future__ import annotations
@@ -24,19 +28,20 @@ __all__ = [
     "FORGET",
     "FORGET_FUNCTION",
     "FUNCTION",
-    "JOB",
+    "JOBS",
     "OUTCOME",
     "PIECE",
     "READY",
     "SETUP",
+    "WAKE",
     "Frame",
     "Inbox",
     "Outbox",
     "send_frame",
 ]
 
-SETUP, FUNCTION, JOB, PIECE, FORGET, FORGET_FUNCTION = 1, 2, 3, 7, 8, 9  # agent to runner
-READY, OUTCOME, BROKEN = 4, 5, 6  # runner to agent
+SETUP, FUNCTION, JOBS, PIECE, FORGET, FORGET_FUNCTION = 1, 2, 3, 7, 8, 9  # agent to runner
+READY, OUTCOME, BROKEN, WAKE = 4, 5, 6, 10  # runner to agent
 
 Payload: TypeAlias = bytes | bytearray | memoryview
 
@@ -44,7 +49,6 @@ _LENGTHS = struct.Struct("<QI")  # payload, head
 _BUFFER_BYTES = 256 * 1024
 _JOIN_BYTES = 16 * 1024  # below this a copy is cheaper than one more element of sendmsg
 _SEND_PARTS = 256  # below every IOV_MAX
-_NOT_A_JOB = 0
 
 
 class Frame(NamedTuple):
@@ -146,7 +150,8 @@ class Inbox:
 
 
 class _Part(NamedTuple):
-    number: int  # of the job that it belongs to
+    frame: int  # the number of the frame that it belongs to
+    jobs: Sequence[int]  # the jobs of that frame
     body: memoryview
 
 
@@ -156,19 +161,21 @@ class Outbox:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._parts: deque[_Part] = deque()
-        self._begun = _NOT_A_JOB  # the job whose bytes were sent last: it can no longer be dropped
+        self._n_frames = 0
+        self._begun = 0  # the frame whose bytes were sent last: it can no longer be dropped
 
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def add(self, head: Sequence[object], payload: Payload, *, number: int = _NOT_A_JOB) -> None:
-        """Queue one frame; `number` is the job with which it can be dropped."""
+    def add(self, head: Sequence[object], payload: Payload, *, jobs: Sequence[int] = ()) -> None:
+        """Queue one frame; `jobs` are the jobs with which it can be dropped."""
+        self._n_frames += 1
         opening = _opening(head, len(payload))
         if len(payload) <= _JOIN_BYTES:
-            self._parts.append(_Part(number, memoryview(opening + payload)))
+            self._parts.append(_Part(self._n_frames, jobs, memoryview(opening + payload)))
         else:
-            self._parts.append(_Part(number, memoryview(opening)))
-            self._parts.append(_Part(number, memoryview(payload)))
+            self._parts.append(_Part(self._n_frames, jobs, memoryview(opening)))
+            self._parts.append(_Part(self._n_frames, jobs, memoryview(payload)))
 
     def flush(self) -> None:
         """Send as much as the socket accepts now. Raises: OSError if the other end is gone."""
@@ -180,15 +187,19 @@ class Outbox:
                 return
             self._forget(sent)
 
-    def drop(self, numbers: Container[int]) -> None:
-        """Drop the frames of these jobs, except one that is already partly sent."""
-        self._parts = deque(p for p in self._parts if p.number == self._begun or p.number not in numbers)
+    def drop(self, jobs: Container[int]) -> None:
+        """Drop the frames that have only jobs among these, except one that is already partly sent."""
+        self._parts = deque(part for part in self._parts if part.frame == self._begun or not _is_for(part, jobs))
 
     def _forget(self, sent: int) -> None:
         while sent:
             part = self._parts.popleft()
-            self._begun = part.number
+            self._begun = part.frame
             if sent < len(part.body):
-                self._parts.appendleft(_Part(part.number, part.body[sent:]))
+                self._parts.appendleft(part._replace(body=part.body[sent:]))
                 return
             sent -= len(part.body)
+
+
+def _is_for(part: _Part, jobs: Container[int]) -> bool:
+    return bool(part.jobs) and all(number in jobs for number in part.jobs)

@@ -11,9 +11,10 @@ from typing import Any
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import calls
+from starburst_executor.testing import FakeClock
 from starburst_executor.worker.listener import Listener
-from starburst_executor.worker.runner.handle import Died, Event, Finished, Job
-from tests.support.runner_rig import Rig, is_running, value_of, wait_until
+from starburst_executor.worker.runner.handle import Died, Event, Finished, Job, Started
+from tests.support.runner_rig import Rig, is_running, number_of, value_of, wait_until
 
 DIGEST = "0" * 32
 
@@ -35,7 +36,7 @@ class Heard:
         jobs = []
         for args in arguments:
             self._number += 1
-            jobs.append(Job(self._number, self._number, 1, f"0-{self._number}", DIGEST, calls.dump_call(args, {})))
+            jobs.append(Job(self._number, 0, self._number, 1, DIGEST, calls.dump_call(args, {})))
         self.listener.send(jobs, {DIGEST: calls.dump_function(function)})
         return [job.number for job in jobs]
 
@@ -71,6 +72,24 @@ def test_tiny_tasks_wake_the_slot_by_the_batch_and_the_last_at_once() -> None:
         assert one.n_news < 600
 
 
+def test_what_has_ended_does_not_wait_for_a_long_task() -> None:
+    def run(i: int) -> int:
+        if i == 20:
+            time.sleep(600)
+        return i
+
+    with heard() as one:
+        *_, long = one.send(run, *((i,) for i in range(21)))
+        ended = one.take(20)
+        assert [value_of(event) for event in ended if isinstance(event, Finished)] == list(range(20))
+        wait_until(lambda: number_of(one.runner) == long)
+        assert 0 <= time.monotonic() - one.listener.started_at < 60
+        one.listener.kill()
+        (died,) = one.take(1)
+        assert isinstance(died, Died)
+        assert died.culprit == long
+
+
 def test_a_task_is_stopped_at_its_deadline_while_nobody_asks() -> None:
     def first_fast(i: int) -> None:
         if i:
@@ -87,6 +106,41 @@ def test_a_task_is_stopped_at_its_deadline_while_nobody_asks() -> None:
         assert (died.culprit, died.timed_out) == (slow, slow)
         assert one.listener.retract() == [rest]
         assert one.listener.has_ended
+
+
+class Torn:
+    """A runner whose memory shows the number of one job with the start of another at the first look."""
+
+    is_ready = True
+
+    def __init__(self) -> None:
+        self.looks = [Started(2, -100.0), Started(2, 0.0)]
+        self.n_kills = 0
+
+    def send(self, jobs: Any, functions: Any) -> None: ...
+
+    def started(self, since: float) -> Started | None:
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        return []
+
+    def kill(self) -> None:
+        self.n_kills += 1
+
+
+def test_a_deadline_acts_only_if_two_looks_agree() -> None:
+    clock, runner = FakeClock(), Torn()
+    listener = Listener(runner, clock, task_timeout=10.0, heard=lambda: None)  # type: ignore[arg-type]  # as a runner
+    listener.send([Job(2, 0, 0, 1, DIGEST, b"")], {})
+    runner.looks.insert(0, Started(2, -100.0))  # for the wait before
+    listener.listen(0.0)
+    assert runner.n_kills == 0
+    clock.advance(10.0)
+    listener.listen(0.0)
+    assert runner.n_kills == 1
+    listener.listen(0.0)
+    assert runner.n_kills == 1
 
 
 def test_each_task_has_the_time_for_itself() -> None:

@@ -16,7 +16,7 @@ from starburst_executor.context import current_task
 from starburst_executor.errors import RemoteTraceback
 from starburst_executor.protocol import calls, outcomes
 from starburst_executor.worker.runner.handle import BrokenStart, Died, Event, Finished, Job
-from tests.support.runner_rig import Rig, death, events, finished, value_of, wait_until
+from tests.support.runner_rig import Rig, death, events, finished, number_of, value_of, wait_until
 
 
 def test_a_slice_comes_back_in_order() -> None:
@@ -41,15 +41,15 @@ def test_a_function_is_sent_once() -> None:
     with Rig() as rig:
         runner = rig.spawn()
         call = calls.dump_call((), {})
-        runner.send([Job(1, 0, 1, "0-0", "f", call)], {"f": calls.dump_function(lambda: "here")})
-        runner.send([Job(2, 1, 1, "0-1", "f", call)], {})
+        runner.send([Job(1, 0, 0, 1, "f", call)], {"f": calls.dump_function(lambda: "here")})
+        runner.send([Job(2, 0, 1, 1, "f", call)], {})
         assert [value_of(event) for event in finished(runner, 2)] == ["here", "here"]
 
 
 def test_numbers_that_do_not_ascend_are_refused() -> None:
     with Rig() as rig:
         runner = rig.spawn()
-        job = Job(5, 0, 1, "0-0", "f", b"")
+        job = Job(5, 0, 0, 1, "f", b"")
         runner.send([job], {"f": b""})
         with pytest.raises(ValueError, match="must ascend: number=5, last=5"):
             runner.send([job], {})
@@ -59,9 +59,9 @@ def test_a_task_knows_itself() -> None:
     with Rig() as rig:
         runner = rig.spawn()
         call = calls.dump_call((), {})
-        runner.send([Job(1, 17, 3, "2-40", "f", call)], {"f": calls.dump_function(current_task)})
+        runner.send([Job(1, 2, 17, 3, "f", call)], {"f": calls.dump_function(current_task)})
         task = value_of(*finished(runner, 1))
-        assert (task.session_id, task.task_id, task.index, task.attempt) == ("a-session", "2-40", 17, 3)
+        assert (task.session_id, task.task_id, task.index, task.attempt) == ("a-session", "2-17", 17, 3)
 
 
 # ------------------------------------------------------------------------------------------------------------ retract
@@ -77,13 +77,13 @@ def test_what_has_not_started_is_taken_back_and_the_rest_goes_on(tmp_path: Path)
         runner = rig.spawn()
         running, *waiting = rig.send(runner, wait_for, ("go",), ("no",), ("no",))
         wait_until((tmp_path / "started").exists)
-        assert runner.running() == running
+        assert number_of(runner) == running
         assert runner.retract() == waiting
         assert runner.retract() == []
         later = rig.send(runner, wait_for, ("go",))
         (tmp_path / "go").touch()
         assert [event.number for event in finished(runner, 2)] == [running, *later]
-        assert runner.running() is None
+        assert number_of(runner) is None
 
 
 def test_retracted_calls_are_not_sent_after_all(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_retracted_calls_are_not_sent_after_all(tmp_path: Path) -> None:
     with Rig() as rig:
         runner = rig.spawn()
         started, *others = rig.send(runner, wait_for_go, *[(b"x" * 5_000_000,)] * 20)
-        wait_until(lambda: runner.poll() or runner.running() == started)
+        wait_until(lambda: runner.poll() or number_of(runner) == started)
         assert runner.retract() == others
         rig.send(runner, lambda: "next", ())
         (tmp_path / "go").touch()

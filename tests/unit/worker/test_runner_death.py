@@ -20,7 +20,7 @@ import pytest
 
 from starburst_executor.errors import LaunchError
 from starburst_executor.worker.runner.handle import Died, Finished, Runner
-from tests.support.runner_rig import Rig, death, finished, is_running, value_of, wait_until
+from tests.support.runner_rig import Rig, death, finished, is_running, number_of, value_of, wait_until
 
 LINUX = sys.platform == "linux"
 
@@ -155,7 +155,7 @@ def test_the_nursery_dying_takes_runners_along_and_is_told() -> None:
     with Rig() as rig:
         runner = rig.spawn()
         culprits = rig.send(runner, _hang, ())
-        wait_until(lambda: runner.poll() or runner.running())
+        wait_until(lambda: runner.poll() or number_of(runner))
         os.kill(rig.nursery.pid, signal.SIGKILL)
         _, died = death(runner)
         assert [died.culprit] == culprits
@@ -179,7 +179,7 @@ pids = [nursery.pid]
 runners = [nursery.spawn() for _ in range(2)]
 for runner in runners:
     call = calls.dump_call((), {})
-    jobs = [Job(1, 0, 1, "0-0", "task", call), Job(2, 0, 1, "0-0", "hang", call)]
+    jobs = [Job(1, 0, 0, 1, "task", call), Job(2, 0, 0, 1, "hang", call)]
     hang = calls.dump_function(lambda: __import__("threading").Event().wait())
     runner.send(jobs, {"task": calls.dump_function(task), "hang": hang})
     while not (events := runner.poll(10)):

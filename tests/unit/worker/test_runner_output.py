@@ -147,7 +147,7 @@ def talk(i):
 PATH = sys.argv[1]
 nursery = Nursery.start(session_id="s", sys_path=[], tee=True)
 runner = nursery.spawn()
-runner.send([Job(i + 1, i, 1, "0-0", "f", calls.dump_call((i,), {})) for i in range(3)], {"f": calls.dump_function(talk)})
+runner.send([Job(i + 1, 0, i, 1, "f", calls.dump_call((i,), {})) for i in range(3)], {"f": calls.dump_function(talk)})
 n = 0
 while n < 3:
     n += len(runner.poll(10))

@@ -56,7 +56,7 @@ class Feeder:
 
         parts = calls.dump_call_in_parts(args, {}, keep)
         call = parts if isinstance(parts, bytes) else pieces.encode(parts)
-        return Job(next(self._numbers), 0, 1, "0-0", "f", call, tuple(bodies.items()))
+        return Job(next(self._numbers), 0, 0, 1, "f", call, tuple(bodies.items()))
 
     def values(self, n: int) -> list[Any]:
         return [value_of(event) for event in finished(self.runner, n)]
@@ -133,9 +133,7 @@ def test_functions_that_were_not_wanted_for_longest_are_forgotten(rig: Rig, monk
     bodies = {name: calls.dump_function(partial(first_of, bytes([i]) * 100 * KB)) for i, name in enumerate("abc")}
     # All at once: what is forgotten must be there for the jobs that were sent before.
     order = "abacab"
-    feeder.runner.send(
-        [Job(i + 1, i, 1, f"0-{i}", name, calls.dump_call((), {})) for i, name in enumerate(order)], bodies
-    )
+    feeder.runner.send([Job(i + 1, 0, i, 1, name, calls.dump_call((), {})) for i, name in enumerate(order)], bodies)
     assert feeder.values(6) == ["abc".index(name) for name in order]
     assert feeder.n_crossed(wire.FUNCTION) == 4
     assert feeder.n_crossed(wire.FORGET_FUNCTION) == 2
@@ -146,7 +144,7 @@ def test_a_function_that_is_used_stays_however_big(rig: Rig, monkeypatch: pytest
     feeder = Feeder(rig.spawn(), monkeypatch)
     body = calls.dump_function(partial(first_of, bytes(100 * KB)))
     for number in range(1, 4):
-        feeder.runner.send([Job(number, 0, 1, "0-0", "big", calls.dump_call((), {}))], {"big": body})
+        feeder.runner.send([Job(number, 0, 0, 1, "big", calls.dump_call((), {}))], {"big": body})
         assert feeder.values(1) == [0]
     assert feeder.n_crossed(wire.FUNCTION) == 1
 
@@ -159,7 +157,7 @@ def test_a_runner_keeps_nothing_of_functions_that_it_was_told_to_forget(
     n_alive = []
     for number in range(1, 101):
         function = calls.dump_function(made_anew(bytes(1000 * KB)))
-        feeder.runner.send([Job(number, 0, 1, "0-0", str(number), calls.dump_call((), {}))], {str(number): function})
+        feeder.runner.send([Job(number, 0, 0, 1, str(number), calls.dump_call((), {}))], {str(number): function})
         n_alive += feeder.values(1)
     assert max(n_alive) <= 2 + 32 + 2, n_alive
 

@@ -35,7 +35,7 @@ from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
 from starburst_executor.worker.listener import Listener
-from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job
+from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job, Started
 from starburst_executor.worker.runner.notes import Note
 from starburst_executor.worker.shared import Shared
 from starburst_executor.worker.slot import Slot
@@ -82,6 +82,13 @@ class FakeRunner:
         for number in numbers:
             del self.jobs[number]
         return numbers
+
+    def started(self, since: float) -> Started | None:
+        """The first, as long as the caller thinks, if this runner is alive."""
+        return None if self.killed or self.starting_s or not self.jobs else Started(self.oldest() or 0, since)
+
+    def oldest(self) -> int | None:
+        return next(iter(self.jobs), None)
 
     def poll(self, timeout_s: float) -> list[Event]:
         clock = self.stage.rig.clock

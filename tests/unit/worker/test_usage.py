@@ -100,7 +100,7 @@ def test_a_task_reports_and_its_note_disappears_with_it(tmp_path: Path) -> None:
 def test_a_context_that_outlives_its_task_reports_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[tuple[float, float | None, str]] = []
     monkeypatch.setattr(context, "_write_note", lambda *note: written.append(note))
-    context.enter(session_id="s", task_id="0-1", index=1, attempt=1)
+    context.enter("s", 0, 1, 1)
     task = context.current_task()
     assert task is not None
     task.progress(1, 2)
@@ -108,7 +108,7 @@ def test_a_context_that_outlives_its_task_reports_nothing(monkeypatch: pytest.Mo
     for amount in (-1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="progress must be numbers"):
             task.progress(amount)
-    context.enter(session_id="s", task_id="0-2", index=2, attempt=1)
+    context.enter("s", 0, 2, 1)
     task.progress(2, 2)
     context.leave()
     task.progress(2, 2)
