@@ -73,7 +73,8 @@ def _extend(url: str, value: str) -> str:
         raise ConfigError(f"a time is a number with a unit, such as 30m, 12h or 7d: {value[:20]!r}") from error
     with _attached(url, launcher="none") as executor:
         executor.extend(seconds)
-        deadline_at = executor.status().deadline_at
+    with visit(url, SystemClock()) as visited:
+        deadline_at = visited.session.manifest.current.deadline_at
     return "the session never expires" if deadline_at is None else f"the session expires {value} later"
 
 

@@ -64,7 +64,9 @@ def make_app(places: Places, access: Access, clock: Clock) -> ASGIApp:
     app = Starlette(
         routes=[
             Route("/", pages.sessions),
+            Route("/metrics", pages.metrics),
             Route("/s/{session}", pages.session),
+            Route("/s/{session}/metrics", pages.metrics),
             Route("/s/{session}/tasks", pages.tasks),
             Route("/s/{session}/workers", pages.workers),
             Route("/s/{session}/failures", pages.failures),

@@ -10,7 +10,7 @@ from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from starburst_executor.client.explaining import explain_task
 from starburst_executor.client.failing import FailureKind
@@ -28,6 +28,7 @@ from starburst_executor.dashboard.watch import Snapshot, Watch
 from starburst_executor.errors import ConfigError, StarburstError
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.status import State
+from starburst_executor.report.metrics import PROMETHEUS_TYPE
 
 __all__ = ["Pages"]
 
@@ -46,6 +47,7 @@ class Pages:
         self._hub = hub
         self._access = access
         self._sessions = Sessions(hub.places, hub.clock)
+        self._named = tuple(hub.places.known)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
@@ -157,6 +159,16 @@ class Pages:
                     yield ServerSentEvent(data, event="update", sep="\n")
         finally:
             watch.leave(tab)
+
+    async def metrics(self, request: Request) -> Response:
+        """The numbers of a session in Prometheus' text format; of the session that was named when the dashboard was started, for `/metrics`."""
+        session_id = request.path_params.get("session") or next(iter(self._named), None)
+        if session_id is None:
+            return self.problem(
+                404, "Which session?", "Name one when you start the dashboard, or ask for /s/ID/metrics."
+            )
+        watch = await self._hub.watch(session_id)
+        return PlainTextResponse(await watch.metrics(), media_type=PROMETHEUS_TYPE)
 
     async def action(self, request: Request) -> Response:
         """Asks before a change of a session, and carries it out by POST."""

@@ -142,6 +142,8 @@ class Guard:
             if access.is_right(access.token, token):
                 return self._entry(request, path)
             return self._says(401, "This address is not valid", _PRINTED_WORDS)
+        if request.method == "GET" and access.is_right(access.token, _bearer(request)):
+            return None  # a program, such as Prometheus: no browser sends this by itself
         if not access.is_right(access.cookie, request.cookies.get(access.cookie_name)):
             return self._says(401, "Open the printed address first", _PRINTED_WORDS)
         if not _is_same_site(request, hosts[0]):
@@ -181,6 +183,11 @@ _PRINTED_WORDS = (
     "Use the whole address that `starburst dashboard` printed, with its token. It is valid until that command ends; start the command "
     "again for a new one."
 )
+
+
+def _bearer(request: Request) -> str | None:
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else None
 
 
 def _is_same_site(request: Request, host: str) -> bool:

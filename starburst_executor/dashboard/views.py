@@ -26,6 +26,9 @@ MOST_KINDS = 5
 _MOST_WHY = 3
 _BAR = 1000
 _STATES = ("completed", "failed", "cancelled", "claimed", "pending")
+# Controls of C0 but tab and newline, as their pictures; DEL; C1; directions and isolates of text.
+_CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421}
+_CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 
@@ -36,6 +39,7 @@ def templates() -> Environment:
     found = Environment(
         loader=PackageLoader("starburst_executor.dashboard"),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -53,6 +57,11 @@ def templates() -> Environment:
     )
     found.globals.update(ticking=_ticking, since=_since)
     return found
+
+
+def _visible(value: Any) -> Any:
+    """Return text with its controls as signs: some are not valid in HTML, others turn the direction of what follows."""
+    return value.translate(_CONTROLS) if type(value) is str else value
 
 
 def _number(value: float) -> str:

@@ -26,7 +26,7 @@ from starburst_executor.client.failing import FailureKind
 from starburst_executor.client.finding import Visit, visit
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.money import is_billed
-from starburst_executor.client.reading import Reading
+from starburst_executor.client.reading import Block, Reading
 from starburst_executor.client.report import SessionStatus
 from starburst_executor.clock import Clock
 from starburst_executor.dashboard.index import TaskIndex
@@ -35,6 +35,8 @@ from starburst_executor.dashboard.strips import Timeline
 from starburst_executor.dashboard.tabs import Tab
 from starburst_executor.errors import StarburstError
 from starburst_executor.protocol.status import State
+from starburst_executor.report.gathering import Gathering
+from starburst_executor.report.metrics import Metrics
 
 __all__ = ["MOST_REQUESTS", "Snapshot", "Usage", "Watch"]
 
@@ -48,6 +50,7 @@ _QUIET_AFTER_S = 30.0
 # Between two updates, this many times the processor time of the last one, and twice its duration.
 _REST = 20.0
 _WAIT = 2.0
+_MOST_REST_S = 15.0
 # A request for a page waits for a look only if the last one is older.
 _FRESH_S = 3.0
 # How long a store may be silent before a page says so, and how long one request for tasks may read.
@@ -112,7 +115,8 @@ class Watch:
         self.snapshot: Snapshot | None = None
         self._stack = stack
         self._clock = clock
-        self._looks = Looks(opened.session, opened.store.requests.snapshot, take=self.index.absorb_ahead)
+        self._looks = Looks(opened.session, opened.store.requests.snapshot, take=self._take)
+        self._gathering: Gathering | None = None  # only once metrics were asked for
         self._tabs: set[Tab] = set()
         self._turn = asyncio.Lock()
         self._stirred = asyncio.Event()
@@ -193,7 +197,9 @@ class Watch:
             )
         finally:
             self._looked_at = self._clock.monotonic()
-            self._rest_s = max(_REST * (_cpu_s() - cpu_s), _WAIT * (self._looked_at - began))
+            rest_s = max(_REST * (_cpu_s() - cpu_s), _WAIT * (self._looked_at - began))
+            # The first one reads more than all others, once.
+            self._rest_s = 0.0 if last is None else min(rest_s, _MOST_REST_S)
 
     def _snapshot(self, last: Snapshot | None) -> Snapshot:
         before = self._n_requests()
@@ -231,6 +237,30 @@ class Watch:
         usd = requests_usd(counts) if is_billed(self.visit.store.url) else 0.0
         total = sum(last[kind] for kind in _KINDS)
         return Usage(n_requests, sum(counts.values()) / seconds, usd / seconds * 3600, self.pause_s(), total)
+
+    def _take(self, block: Block) -> None:
+        self.index.absorb_ahead(block)
+        if self._gathering is not None:
+            self._gathering.add(block)
+
+    async def metrics(self) -> str:
+        """Return the session's numbers in Prometheus' text format.
+
+        Store: at the first call 1 GET for each status object; later 1 GET for each that has changed.
+        """
+        snapshot = await self.fresh()
+        texts: list[str] = []
+
+        def gather() -> None:
+            if self._gathering is None:
+                self._gathering = Gathering(self.reading, snapshot.status.created_at)
+            self._gathering.read_all(self._looks.listing)
+            overview = self._gathering.overview(self._looks.listing, snapshot.status)
+            texts.append(Metrics(snapshot.status, overview).to_prometheus())
+
+        async with self._turn:
+            await self._whole(gather)
+        return texts[0]
 
     # --- tabs ---------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from starburst_executor import DetachedExecutor
 from starburst_executor.clock import SystemClock
@@ -238,7 +239,9 @@ def failed_task(i: int) -> str:
 
 
 def squeezed(text: str) -> str:
-    return "".join(text.split()).replace("\x00", "").replace("\ufffd", "")
+    """Return text as pages show it, without blanks."""
+    shown = text.translate({0x1B: 0x241B, 0: 0x2400, 0x202E: 0xFFFD})
+    return "".join(shown.split())
 
 
 def test_the_list_of_sessions_leads_to_the_session(session: Session, client: Client) -> None:
@@ -358,6 +361,18 @@ def test_a_session_is_changed_only_if_allowed_and_asked(session: Session, tmp_pa
         form["value"] = "1h"
         assert "Done" in page_of(client.post(path, data=form)).text
         assert "tasks were cancelled" in page_of(client.post(f"{session.base}/actions/cancel", data=form)).text
+
+
+def test_metrics_are_what_prometheus_reads(session: Session) -> None:
+    access = Access()
+    with client_of(session, access) as client:
+        for _ in range(2):
+            answer = client.get(f"{session.base}/metrics")
+            assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+            families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+            tasks = {sample.labels["state"]: sample.value for sample in families["starburst_tasks"].samples}
+            assert (tasks["completed"], tasks["failed"]) == (54, 6)
+        page_of(client.get("/metrics"), 404)
 
 
 def updates(stream: httpx.Response) -> Iterator[tuple[int, dict[str, str]]]:

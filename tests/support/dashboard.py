@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 from starlette.types import ASGIApp
 
-from starburst_executor import DetachedExecutor
+from starburst_executor import DetachedExecutor, current_task
 from starburst_executor.dashboard.hub import Places
 from starburst_executor.dashboard.serve import Dashboard
 from tests.sessions import detached
 
-__all__ = ["BREAKOUTS", "Client", "Odd", "busy_session", "hostile", "running"]
+__all__ = ["BREAKOUTS", "Client", "Odd", "busy_session", "hostile", "long_run", "running"]
 
 # What tries to leave the text that it stands in: markup, attributes, comments, closing tags, JSON, events, controls.
 BREAKOUTS = (
@@ -109,3 +109,16 @@ class Client:
         self._loop.run_until_complete(self._life)
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
+
+
+def long_run(i: int) -> int:
+    """A task of some milliseconds: one in a hundred fails for good, another one fails once, and some print."""
+    time.sleep(0.003)
+    text = BREAKOUTS[i % len(BREAKOUTS)]
+    if i % 100 == 3:
+        raise ValueError(f"bad reading {i}: {text}")
+    if i % 100 == 50 and current_task().attempt == 1:
+        raise OSError(f"try again {text}")
+    if i % 100 == 5:
+        print(text)
+    return i

@@ -105,6 +105,22 @@ def test_without_the_token_nothing_is_shown(how: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "sent", "code"),
+    [
+        ("GET", "Bearer {token}", 200),
+        ("GET", "bearer {token}", 200),
+        ("GET", "Bearer x", 401),
+        ("POST", "Bearer {token}", 401),
+    ],
+)
+def test_a_program_may_send_the_token_in_a_header_and_only_read(method: str, sent: str, code: int) -> None:
+    access = Access()
+    assert ask(access, method=method, authorization=sent.format(token=access.token)).status_code == code
+    assert ask(access, authorization=f"Basic {access.token}").status_code == 401
+    assert ask(access, authorization=f"Bearer {access.cookie}").status_code == 401
+
+
+@pytest.mark.parametrize(
     ("headers", "passes"),
     [
         ({}, True),
