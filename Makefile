@@ -31,7 +31,7 @@ OLDEST_FIRST := 10 11 12 13 14
 # Which of those found .venv is made with, unless one is named: the newest on which this is in daily use.
 PREFERRED := 13 12 11 10 14
 
-.PHONY: help demo test check format lint types unit stress bench plots image-check test-browser test-emulated test-aws docs site docs-links package test-all test-latest \
+.PHONY: help demo test check format lint types unit stress bench plots image-check test-browser test-emulated test-integrations test-aws docs site docs-links package test-all test-latest \
 	update clean
 
 help:
@@ -47,6 +47,7 @@ help:
 	@echo "make image-check  build the worker's image and run a session in it; needs docker, podman or buildah"
 	@echo "make test-browser  the dashboard in Chromium: every page, in both themes, wide and narrow"
 	@echo "make test-emulated  the way of a new user in an AWS account that MiniStack emulates; minutes"
+	@echo "make test-integrations  joblib, scikit-learn, SciPy, Dask, Optuna, pandas, Jupyter and pytest on this library's workers"
 	@echo "make test-aws  in a real AWS account, for some cents: see tests/aws/README.md"
 	@echo "make package   build sdist and wheel in dist/, and check them"
 	@echo "make docs      build the documentation site, strictly, and run every example in it"
@@ -172,6 +173,10 @@ $(VENV)/.bench: $(VENV)/.build
 $(VENV)/.dev: $(VENV)/.build
 	$(BIN)/python $(LOCKED) $(EDITABLE) '.[dev]'
 	@touch $@
+
+# The real libraries that this one is used from; a part of `make test`.
+test-integrations: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS) tests/integrations
 
 # For every Python from the oldest supported on, and for every system, in one file.
 update: $(VENV)/.build

@@ -1,7 +1,7 @@
 """The layering of the package, read from its sources: who may import whom, who may read clocks and the environment.
 
     errors, clock, config, context, modules, programs, source, version ─► protocol ─► store ─► session ─► aws ─► launch ─► client | worker
-        ─► integrations, report, study, dashboard ─► testing ─► cli
+        ─► integrations, report, study, dashboard ─► testing, pytest_plugin ─► cli
 
 A module imports only from its own layer and from those on its left. `client` and `worker` never meet but in the store.
 The public front, `starburst_executor/__init__.py`, collects names and is imported by `testing` and `cli` alone.
@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("launch",),
     ("client", "worker"),
     ("integrations", "report", "study", "dashboard"),
-    ("testing",),
+    ("testing", "pytest_plugin"),
     ("cli",),
 )
 RANK = {unit: rank for rank, layer in enumerate(LAYERS) for unit in layer}
