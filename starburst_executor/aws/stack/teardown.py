@@ -62,7 +62,7 @@ def _not_ours(has: Contents) -> Iterator[str]:
     """Describe the resources that existed before the stack, and what it left in them."""
     if has.given_bucket:
         yield (
-            f"the bucket {has.given_bucket}, with the objects under sessions/, code/ and builds/: sessions of other stacks and of "
+            f"the bucket {has.given_bucket}, with the objects under sessions/, names/, code/ and builds/: sessions of other stacks and of "
             "other clients may be among them"
         )
     if has.given_cluster:

@@ -80,7 +80,7 @@ def test_teardown_leaves_them_and_the_tasks_of_others(owned: Account) -> None:
     removed = run("teardown", "--force", answer="starburst\n")
     assert removed.exit_code == 0, removed.stderr
     assert "sessions in s3://ours stay, without their workers" in removed.stderr
-    assert "left: the bucket ours, with the objects under sessions/, code/ and builds/" in removed.stdout
+    assert "left: the bucket ours, with the objects under sessions/, names/, code/ and builds/" in removed.stdout
     assert "left: the cluster ours" in removed.stdout
     assert owned.get("s3").list_objects_v2(Bucket="ours")["KeyCount"] == 1
     (cluster,) = owned.get("ecs").describe_clusters(clusters=["ours"])["clusters"]
