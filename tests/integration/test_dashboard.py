@@ -406,7 +406,7 @@ def test_updates_are_small_and_come_as_events(session: Session) -> None:
 
 @pytest.mark.parametrize("session", ["sqlite"], indirect=True)
 def test_the_command_serves_a_page_and_logs_no_token(session: Session) -> None:
-    program = "import sys; from starburst_executor.cli import entry; sys.exit(entry(sys.argv[1:]))"
+    program = "import faulthandler, sys; faulthandler.dump_traceback_later(90); from starburst_executor.cli import entry; sys.exit(entry(sys.argv[1:]))"
     with run_python(program, "dashboard", session.url, "--port", "0") as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()
