@@ -7,7 +7,9 @@ beats, and up to 8 GETs of each, conditional on what was read before.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -88,11 +90,12 @@ class SessionList:
 
 
 class Sessions:
-    """Reads the list of sessions. Not thread-safe."""
+    """Reads the list of sessions. Used by one thread at a time."""
 
     def __init__(self, places: Places, clock: Clock) -> None:
         self._places = places
         self._clock = clock
+        self._lock = threading.Lock()  # guards: _over, _failed
         self._over: OrderedDict[str, Line] = OrderedDict()
         self._failed: OrderedDict[str, tuple[str, int]] = OrderedDict()  # by key of a status object: ETag, failed tasks
 
@@ -105,7 +108,7 @@ class Sessions:
         shown = ids[first : first + PAGE]
         before = None if first == 0 else ids[first - PAGE - 1] if first > PAGE else ""
         return SessionList(
-            [self._line(name, urls[name]) for name in shown],
+            self._lines({name: urls[name] for name in shown}),
             len(ids),
             first,
             before,
@@ -131,20 +134,37 @@ class Sessions:
     def _store(self, store_url: str) -> PatientStore:
         return PatientStore(open_store(store_url), self._clock, patience_s=_PATIENCE_S)
 
-    def _line(self, session_id: str, url: str) -> Line:
-        if session_id in self._over:
-            return self._over[session_id]
+    def _lines(self, urls: Mapping[str, str]) -> list[Line]:
+        """Return the lines of these sessions; those of one store through one client, several at a time if it is far away."""
+        with self._lock:
+            lines = {name: self._over[name] for name in urls if name in self._over}
+        by_store: dict[str, list[str]] = {}
+        for name, url in urls.items():
+            if name in lines:
+                continue
+            try:
+                by_store.setdefault(split_url(url)[0], []).append(name)
+            except StarburstError as error:  # a damaged note in the registry
+                lines[name] = Line(name, problem=str(error))
+        for store_url, names in by_store.items():
+            try:
+                with closing(self._store(store_url)) as store:
+                    lines.update(zip(names, fan_out(store, partial(self._line, store), names), strict=True))
+            except StarburstError as error:
+                lines.update({name: Line(name, problem=str(error)) for name in names})
+        return [lines[name] for name in urls]
+
+    def _line(self, store: PatientStore, session_id: str) -> Line:
         try:
-            store_url, _ = split_url(url)
-            with closing(self._store(store_url)) as store:
-                line = self._read(store, session_id)
+            line = self._read(store, session_id)
         except SessionNotFound:
             return Line(session_id, problem="it was deleted")
         except StarburstError as error:
             _log.info("a session cannot be listed: session=%s: %s", session_id, type(error).__name__)
             return Line(session_id, problem=str(error))
         if line.state not in ("open", "closing") and line.is_exact:
-            _keep(self._over, session_id, line, _REMEMBERED)
+            with self._lock:
+                _keep(self._over, session_id, line, _REMEMBERED)
         return line
 
     def _read(self, store: PatientStore, session_id: str) -> Line:
@@ -155,10 +175,14 @@ class Sessions:
         suspects = [
             listed for listed in listing if listed.size_class not in (SizeClass.ALL_PENDING, SizeClass.ALL_COMPLETED)
         ]
-        unread = [listed for listed in suspects if self._failed.get(listed.key, ("", 0))[0] != listed.etag]
+        with self._lock:
+            known = {listed.key: self._failed.get(listed.key, ("", 0)) for listed in suspects}
+        unread = [listed for listed in suspects if known[listed.key][0] != listed.etag]
         for block in Reading(session).blocks(unread[:_MOST_READ]):
-            n_failed = sum(task.state == State.FAILED for task in block.tasks)
-            _keep(self._failed, block.listed.key, (block.listed.etag, n_failed), 40 * _REMEMBERED)
+            known[block.listed.key] = (block.listed.etag, sum(task.state == State.FAILED for task in block.tasks))
+        with self._lock:
+            for key, counted in known.items():
+                _keep(self._failed, key, counted, 40 * _REMEMBERED)
         signs = list_workers(session)
         alive = [sign for sign in signs if not sign.has_left]
         beats: list[WorkerBeat] = [
@@ -179,7 +203,7 @@ class Sessions:
             max([manifest.created_at, *(listed.modified_at for listed in listing)]),
             sum(listed.ref.n_tasks for listed in listing),
             sum(listed.ref.n_tasks for listed in ended),
-            sum(self._failed.get(listed.key, ("", 0))[1] for listed in suspects),
+            sum(n_failed for _, n_failed in known.values()),
             len(unread) <= _MOST_READ,
             0 if state.is_over else len(alive),
             None if cost is None else cost.workers_usd,

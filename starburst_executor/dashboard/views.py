@@ -96,7 +96,8 @@ def _ago(seconds: float) -> str:
 def _coded(sentence: str) -> Markup:
     """Return a sentence with what stands between backticks as code."""
     parts = [
-        Markup("<code>{}</code>").format(text) if i % 2 else escape(text) for i, text in enumerate(sentence.split("`"))
+        Markup("<code>{}</code>").format(text) if i % 2 else escape(text)
+        for i, text in enumerate(str(_visible(sentence)).split("`"))
     ]
     return Markup("").join(parts)
 

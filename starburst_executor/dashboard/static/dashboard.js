@@ -71,8 +71,22 @@
   }
 
   document.addEventListener("focusout", () => setTimeout(() => [...late].forEach(([name, html]) => put(name, html))));
+  async function reload() {
+    if (document.hidden) return;
+    try {
+      const answer = await fetch(location.href);
+      if (!answer.ok) return;
+      const main = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("main");
+      if (main) put("main", main.innerHTML);
+    } catch {
+      // The next time will do.
+    }
+  }
+
   setInterval(tick, 1000);
   tick();
+  if (document.body.dataset.reload) setInterval(reload, 1000 * Number(document.body.dataset.reload));
+  if (!document.body.dataset.events) return;
   document.addEventListener("visibilitychange", listen);
   addEventListener("pagehide", () => source && source.close());
   addEventListener("pageshow", (event) => event.persisted && listen());
