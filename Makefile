@@ -166,7 +166,7 @@ $(VENV)/.demo: $(VENV)/.build
 
 # Libraries to compare with: the benchmarks say which are not installed.
 $(VENV)/.bench: $(VENV)/.build
-	$(BIN)/python $(LOCKED) $(EDITABLE) '.[bench]'
+	$(BIN)/python $(LOCKED) $(EDITABLE) '.[bench,cli,dashboard]'
 	-$(BIN)/python $(LOCKED) $(EDITABLE) '.[peers]'
 	@touch $@
 

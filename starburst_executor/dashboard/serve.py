@@ -19,6 +19,7 @@ __all__ = ["Dashboard"]
 
 _LOOPBACK = "127.0.0.1"
 _GRACE_S = 2
+_BACKLOG = 128
 _PATH = re.compile(r"(/[\w.~-]+)*", re.ASCII)
 
 
@@ -121,6 +122,8 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
+        # From now on a browser that opens the printed address is not refused: it waits until the server runs.
+        found.listen(_BACKLOG)
     except OSError as error:
         found.close()
         raise ConfigError(

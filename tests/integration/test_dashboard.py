@@ -316,11 +316,13 @@ def test_updates_are_small_and_come_as_events(session: Session) -> None:
 def test_the_command_serves_a_page_and_logs_no_token(session: Session) -> None:
     program = "import faulthandler, sys; faulthandler.dump_traceback_later(90); from starburst_executor.cli import entry; sys.exit(entry(sys.argv[1:]))"
     with run_python(program, "dashboard", session.url, "--port", "0") as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        assert re.fullmatch(rf"http://127\.0\.0\.1:\d+{session.base}\?token=[\w-]{{43}}", address)
-        with httpx.Client(timeout=60) as client:
-            client.get(address)
-            assert "60 of 60" in client.get(address.partition("?")[0]).text
-        process.terminate()
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            assert re.fullmatch(rf"http://127\.0\.0\.1:\d+{session.base}\?token=[\w-]{{43}}", address)
+            with httpx.Client(timeout=60) as client:
+                client.get(address)
+                assert "60 of 60" in client.get(address.partition("?")[0]).text
+        finally:
+            process.terminate()
         assert address.partition("token=")[2] not in process.stdout.read()
