@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks._rows import Row, Run, arguments
 from benchmarks._simulated_s3 import SimulatedS3
 from starburst_executor import Timings
-from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, SessionKeys, StatusRef
 from starburst_executor.protocol.records import ATTACHED, Manifest, Submitter, encode
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import Entry, Status
+from starburst_executor.protocol.spans import encoding
+from starburst_executor.protocol.spans.record import BLOCK_TASKS, CallBlock, Span, Status
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing.simulation.lots import Lots
@@ -36,6 +36,7 @@ from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.finder import Finder
 
 SESSION = "contention"
+N_TASKS = 256
 CLAIMERS, OBJECTS = (1, 2, 4, 8, 16, 32, 64), (1, 10, 100, 1000)
 
 
@@ -49,7 +50,7 @@ class Count:
 
 
 class Arena:
-    """Claimers that compete for status objects of 256 pending tasks each."""
+    """Claimers that compete for status objects of `N_TASKS` pending tasks each."""
 
     def __init__(self, n_claimers: int, n_objects: int, seconds: float) -> None:
         self._lots = Lots(n_claimers * 10_000 + n_objects)
@@ -83,12 +84,12 @@ class Arena:
             timings=Timings.remote(), submitters=(submitter,),
         )  # fmt: skip
         folders.create(keys.manifest, encode(manifest, "0"))
-        entries = tuple(Entry.pending(0, b"") for _ in range(status.MAX_TASKS))
+        calls = tuple(CallBlock(first, BLOCK_TASKS, 0, b"") for first in range(0, N_TASKS, BLOCK_TASKS))
         for i in range(n_objects):
-            first = i * status.MAX_TASKS
-            record = Status(0, first, ("0" * 32,), entries)
-            key = keys.status(StatusRef(0, first, status.MAX_TASKS, i // STATUSES_PER_EPOCH))
-            folders.create(key, status.encode(record, str(i)))
+            first = i * N_TASKS
+            record = Status(0, first, ("0" * 32,), (Span(N_TASKS),), calls)
+            key = keys.status(StatusRef(0, first, N_TASKS, i // STATUSES_PER_EPOCH))
+            folders.create(key, encoding.encode(record, str(i)))
 
     def _claim(self, process: Process, count: Count) -> None:
         clock: Any = process.clock

@@ -10,6 +10,7 @@ through a claim and a commit to its future, before the next one begins.
 from __future__ import annotations
 
 import sys
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,10 +29,11 @@ from starburst_executor.client.looks import Looks
 from starburst_executor.client.opening import Opened, start
 from starburst_executor.client.report import SessionStatus
 from starburst_executor.client.submitter import Submitter
-from starburst_executor.protocol import calls, outcomes, status
+from starburst_executor.protocol import calls, outcomes
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode
-from starburst_executor.protocol.status import Ended, Entry, State, Status
+from starburst_executor.protocol.spans import encoding, transitions
+from starburst_executor.protocol.spans.record import CallBlock, OutcomeBlock, Span, State, Status
 from starburst_executor.store.open import register_scheme
 from starburst_executor.testing import FakeClock
 from starburst_executor.worker.claims import Claims
@@ -54,14 +56,15 @@ def session(clock: FakeClock) -> Opened:
 
 def status_object(first: int, state: State) -> Status:
     """Return a status object of one task in this state."""
-    pending = Status(0, first, ("0" * 32,), (Entry.pending(0, b""),))
+    pending = Status(0, first, ("0" * 32,), (Span(1),), (CallBlock(0, 1, 0, b""),))
     if state == State.PENDING:
         return pending
-    claimed, _ = status.claim(pending, "w.1", at_most=1, now=0.0, max_losses=3)
+    claimed, _ = transitions.claim(pending, "w.1", at_most=1, now=0.0, max_losses=3)
     if state == State.CLAIMED:
         return claimed
-    ended = {0: Ended(state, b"an outcome", None, 0.01, 0)}
-    return status.commit(claimed, "w.1", ended, 0.0)[0]
+    failed = (0,) if state == State.FAILED else ()
+    ended = OutcomeBlock(0, 1, 1, 1, "w.1", b"an outcome", failed, seconds=array("f", [0.01]).tobytes())
+    return transitions.commit(claimed, "w.1", [ended], 0.0)[0]
 
 
 def census(n_statuses: int) -> Row:
@@ -73,7 +76,7 @@ def census(n_statuses: int) -> Row:
     unwell = {i * (n_statuses // N_UNWELL): State.FAILED if i % 2 else State.CLAIMED for i in range(N_UNWELL)}
     for i in range(n_statuses):
         record = status_object(i, unwell.get(i, State.COMPLETED))
-        store.create(keys.status(StatusRef(0, i, 1, i // STATUSES_PER_EPOCH)), status.encode(record, clock.new_id()))
+        store.create(keys.status(StatusRef(0, i, 1, i // STATUSES_PER_EPOCH)), encoding.encode(record, clock.new_id()))
     for i in range(N_WORKERS):
         beat = WorkerBeat(f"w{i:02}", 1, WorkerState.WORKING, 1, clock.now(), clock.now())
         store.create(keys.worker(beat.worker_id), encode(beat, clock.new_id()))

@@ -212,7 +212,7 @@ def test_every_top_level_unit_has_a_layer():
 @pytest.mark.parametrize(
     ("check", "path", "source"),
     [
-        (layering_faults, "protocol/status.py", "from starburst_executor.store import base"),
+        (layering_faults, "protocol/liveness.py", "from starburst_executor.store import base"),
         (layering_faults, "store/s3/store.py", "import starburst_executor.client.executor"),
         (layering_faults, "client/executor.py", "def f():\n    from starburst_executor.worker.agent import Agent"),
         (layering_faults, "worker/agent.py", "from starburst_executor import client"),

@@ -18,7 +18,7 @@ from typing import IO, Any
 from starburst_executor.cli.render import FORMAT
 from starburst_executor.client.results import Outcome
 from starburst_executor.errors import ConfigError
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 
 __all__ = ["FORMATS", "as_json", "write_all"]
 

@@ -12,22 +12,28 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from starburst_executor.client.batches import LEAST_INLINE_BYTES, Acknowledged, Batch, Queued
+from starburst_executor.client.batches import Acknowledged, Batch
 from starburst_executor.client.pieces import BigCall, KeptPiece, Pieces
 from starburst_executor.client.stored_functions import StoredFunction, StoredFunctions
 from starburst_executor.errors import PreconditionFailed, StoreUnavailable
-from starburst_executor.protocol import pieces, status
+from starburst_executor.protocol import pieces
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.pieces import Piece
-from starburst_executor.protocol.status import Entry, Located, State, Status
+from starburst_executor.protocol.spans import blocks, encoding
+from starburst_executor.protocol.spans.record import (
+    ENDED,
+    CallBlock,
+    Located,
+    OutcomeBlock,
+    Place,
+    Span,
+    State,
+    Status,
+)
 from starburst_executor.session.epochs import open_epoch, return_of
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["BatchWriter"]
-
-# The bytes of calls inside a status object, shared equally by its tasks: each claim and commit rewrites the object, and the
-# client reads it again.
-_INLINE_BYTES = 32 * 1024
 
 
 class BatchWriter:
@@ -71,15 +77,14 @@ class BatchWriter:
             self._store_function(function)
         ref = StatusRef(batch.ordinal, batch.first, len(batch.queued), batch.number // STATUSES_PER_EPOCH)
         self._open_epoch(ref.epoch)
-        entries = self._entries(ref, batch, digests)
-        record = Status(ref.ordinal, batch.first, tuple(digests), tuple(entries), self._session.clock.now())
+        record = self._record(ref, batch, digests)
         key = self._session.keys.status(ref)
-        body = status.encode(record, self._session.clock.new_id())
+        body = encoding.encode(record, self._session.clock.new_id())
         # Crash here: function and calls are stored, but no object names them; the session's cleanup deletes them.
         etag = self._create(key, body)
         # Crash here: the tasks are stored, but no bell was rung; idle workers find them by their regular look.
-        n_pending = sum(entry.state == State.PENDING for entry in entries)
-        if n_pending < len(entries):
+        n_pending = record.counts()[State.PENDING]
+        if n_pending < ref.n_tasks:
             # Some tasks have ended already: have the collector read the object, to complete their futures.
             etag = ""
         self._acknowledged(Acknowledged(key, ref, etag, [queued.future for queued in batch.queued]))
@@ -88,38 +93,64 @@ class BatchWriter:
             with suppress(StoreUnavailable):
                 self._session.bell.ring([key], n_pending)
 
-    def _entries(self, ref: StatusRef, batch: Batch, digests: list[str]) -> list[Entry]:
-        """Return the entries of a batch, once the second object that some of them refer to is stored."""
+    def _record(self, ref: StatusRef, batch: Batch, digests: list[str]) -> Status:
+        """Return the record of a batch, once the second object to which some of its calls refer is stored."""
         beside, now = _Beside(ref.status_id), self._session.clock.now()
         for queued in batch.queued:
             if isinstance(queued.call, BigCall) and queued.index not in batch.cancelled:
                 beside.take_in(queued.call, self._pieces)
-        entries = []
-        for queued in batch.queued:
-            function = digests.index(queued.function.digest) if len(digests) > 1 else 0
+        numbers = {digest: number for number, digest in enumerate(digests)}
+        spans: list[Span] = []
+        outcomes: list[OutcomeBlock] = []
+        called: list[tuple[int, int, int]] = []
+        records: dict[int, bytes] = {}
+        for position, queued in enumerate(batch.queued):
+            function = numbers[queued.function.digest]
             if queued.index in batch.cancelled:
-                entry = Entry.pending(function, b"")._replace(state=State.CANCELLED, call=None, at=now)
+                span = Span(1, State.CANCELLED, function=function, at=now)
             elif queued.failed is not None:
-                entry = Entry.pending(function, b"")._replace(state=State.FAILED, call=None, at=now)
-                label = status.outcome_label(Status(ref.ordinal, queued.index, (), ()), 0, entry)
-                entry = entry._replace(outcome=self._session.sealer.sealed("outcome", label, queued.failed))
+                span = Span(1, ENDED, function=function, at=now)
+                outcomes.append(self._failed(ref, position, queued.failed))
             else:
-                entry = Entry.pending(function, self._call(ref, queued, beside))
-            entries.append(entry)
+                span = Span(1, function=function)
+                call = queued.call
+                records[position] = record = beside.records[call] if isinstance(call, BigCall) else call
+                called.append((position, function, len(record)))
+            if spans and spans[-1][1:] == span[1:]:
+                span = span._replace(n=spans.pop().n + 1)
+            spans.append(span)
+        calls: list[CallBlock] = []
+        n_inline = sum(len(block.place) for block in outcomes)
+        for block in blocks.cut(called):
+            function = numbers[batch.queued[block[0]].function.digest]
+            payloads = [records[position] for position in block]
+            parts = blocks.sealed_calls(
+                self._session.sealer, ref.ordinal, ref.first + block[0], digests[function], payloads
+            )
+            n_bytes = sum(map(len, parts))
+            place: Place
+            if n_bytes <= blocks.inline_bytes(len(block), ref.n_tasks) and n_inline + n_bytes <= blocks.MAX_INLINE:
+                place = b"".join(parts)
+                n_inline += n_bytes
+            else:
+                place = beside.add(*parts)
+            calls.append(CallBlock(block[0], len(block), function, place))
+        self._store_beside(ref, beside)
+        return Status(ref.ordinal, ref.first, tuple(digests), tuple(spans), tuple(calls), tuple(outcomes), now)
+
+    def _failed(self, ref: StatusRef, position: int, outcome: bytes) -> OutcomeBlock:
+        """Return the outcome of a call that could not be pickled."""
+        mark = (1, 0, "")
+        parts = blocks.sealed_outcomes(self._session.sealer, ref.ordinal, ref.first + position, mark, [outcome])
+        return OutcomeBlock(position, 1, *mark, b"".join(parts), (0,))
+
+    def _store_beside(self, ref: StatusRef, beside: _Beside) -> None:
         if beside.bodies:
             self._create(self._session.keys.calls(ref.status_id), beside.body())
             self._pieces.stored(beside.placed)
         # After this batch's own pieces are stored, so that two senders that need each other's pieces do not deadlock.
         for piece in beside.others:
             self._wait_stored(piece.is_stored)
-        return entries
-
-    def _call(self, ref: StatusRef, queued: Queued, beside: _Beside) -> bytes | Located:
-        """Return a sealed call, or its place in the second object if it is too big to be inline."""
-        label = status.call_label(ref.ordinal, queued.index, queued.function.digest)
-        call = beside.records[queued.call] if isinstance(queued.call, BigCall) else queued.call
-        sealed = self._session.sealer.sealed("call", label, call)
-        return sealed if len(sealed) <= max(LEAST_INLINE_BYTES, _INLINE_BYTES // ref.n_tasks) else beside.add(sealed)
 
     def _store_function(self, function: StoredFunction) -> None:
         if not self._functions.take_in_hand(function):
@@ -158,7 +189,7 @@ class _Beside:
     def __init__(self, status_id: str) -> None:
         self._status_id = status_id
         self._n_bytes = 0
-        self.bodies: list[bytes] = []
+        self.bodies: list[bytes | memoryview] = []
         self.placed: list[KeptPiece] = []
         self.others: list[KeptPiece] = []
         self.records: dict[BigCall, bytes] = {}
@@ -180,11 +211,13 @@ class _Beside:
                 parts.append(part)
         self.records[call] = pieces.encode(parts)
 
-    def add(self, body: bytes) -> Located:
-        self.bodies.append(body)
-        self._n_bytes += len(body)
-        return Located("", self._n_bytes - len(body), len(body))
+    def add(self, *parts: bytes | memoryview) -> Located:
+        n_bytes = sum(map(len, parts))
+        self.bodies.extend(parts)
+        self._n_bytes += n_bytes
+        return Located("", self._n_bytes - n_bytes, n_bytes)
 
     def body(self) -> bytes:
+        only = self.bodies[0]
         # A single big array, the usual case, is not copied.
-        return self.bodies[0] if len(self.bodies) == 1 else b"".join(self.bodies)
+        return only if len(self.bodies) == 1 and isinstance(only, bytes) else b"".join(self.bodies)

@@ -10,17 +10,16 @@ from typing import Any
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.stored_functions import StoredFunction
-from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import StatusRef
+from starburst_executor.protocol.spans.blocks import MAX_INLINE
 
-__all__ = ["LEAST_INLINE_BYTES", "Acknowledged", "Batch", "Batching", "Queued"]
+__all__ = ["Acknowledged", "Batch", "Batching", "Queued"]
 
-# A call below this size is always inline: its entry would be about as big as the call.
-LEAST_INLINE_BYTES = 512
 _MAX_CALLS_BYTES = 64 * 2**20
 # The size of a burst's first objects. A worker with an object to itself loses no races and need not read it again before
 # each commit, so create many objects early. A long burst does not get too many, since few requests are in flight at once.
 _LEAST_STATUS = 5
+_MOST_STATUS = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +96,7 @@ class Batching:
 
     def size(self) -> int:
         """Return the number of tasks per object: about two objects per worker for the burst so far."""
-        return min(status.MAX_TASKS, max(_LEAST_STATUS, self.burst // (2 * max(1, self._n_workers()))))
+        return min(_MOST_STATUS, max(_LEAST_STATUS, self.burst // (2 * max(1, self._n_workers()))))
 
     def cut(self, queue: deque[Queued], cancelled: set[int]) -> Batch:
         """Take the next batch out of a queue that is not empty, and its indices out of `cancelled`."""
@@ -105,9 +104,11 @@ class Batching:
         n_bytes = n_inline = 0
         limit = self.size()
         while queue and len(queued) < limit:
-            call, failed, size = queue[0].call, queue[0].failed, queue[0].n_bytes
-            n_inline += len(failed) if failed is not None else min(len(call), LEAST_INLINE_BYTES)
-            if queued and (n_inline > status.MAX_BYTES or n_bytes + size > _MAX_CALLS_BYTES):
+            failed, size = queue[0].failed, queue[0].n_bytes
+            n_inline += (
+                0 if failed is None else len(failed)
+            )  # the outcomes of calls that could not be pickled are inline
+            if queued and (n_inline > MAX_INLINE or n_bytes + size > _MAX_CALLS_BYTES):
                 break
             queued.append(queue.popleft())
             n_bytes += size

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from starburst_executor.errors import ObjectNotFound, PayloadError
 from starburst_executor.protocol.keys import StatusRef
-from starburst_executor.protocol.status import Entry, Located
+from starburst_executor.protocol.spans.record import Located, OutcomeBlock
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Bodies", "Mapper"]
@@ -23,27 +23,28 @@ class Mapper(Protocol):
 
 
 class Bodies:
-    """The sealed outcomes of the ended tasks of one status object; each outcome object is read once, in one range."""
+    """The sealed outcome blocks of one status object; each outcome object is read once, in one range."""
 
-    def __init__(self, session: SessionStore, ref: StatusRef, parallel: Mapper, entries: list[Entry]) -> None:
+    def __init__(self, session: SessionStore, ref: StatusRef, parallel: Mapper, found: Iterable[OutcomeBlock]) -> None:
         self._session = session
         self._ref = ref
         ranges: dict[str, tuple[int, int]] = {}
-        for entry in entries:
-            place = entry.outcome
+        for block in found:
+            place = block.place
             if isinstance(place, Located):
                 start, end = ranges.get(place.part, (place.start, 0))
                 ranges[place.part] = (min(start, place.start), max(end, place.start + place.length))
-        self._read = dict(parallel(self._fetch, ranges.items()))
+        self._read = dict(parallel(self._fetch, ranges.items())) if ranges else {}
 
-    def get(self, outcome: bytes | Located) -> bytes | memoryview:
+    def get(self, block: OutcomeBlock) -> bytes | memoryview:
         """Raises: PayloadError if the object is missing."""
-        if not isinstance(outcome, Located):
-            return outcome
-        start, body = self._read[outcome.part]
+        place = block.place
+        if not isinstance(place, Located):
+            return place
+        start, body = self._read[place.part]
         if isinstance(body, PayloadError):
             raise body
-        return memoryview(body)[outcome.start - start : outcome.start - start + outcome.length]
+        return memoryview(body)[place.start - start : place.start - start + place.length]
 
     def _fetch(self, item: tuple[str, tuple[int, int]]) -> tuple[str, tuple[int, bytes | PayloadError]]:
         part, (start, end) = item

@@ -12,8 +12,8 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.sending import Sending
 from starburst_executor.client.threads import Threads
 from starburst_executor.errors import RecordInvalid, StarburstError, VersionMismatch
-from starburst_executor.protocol import status
-from starburst_executor.protocol.status import Status
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import Status
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Deputy", "Elsewhere", "FuturesOfClient"]
@@ -156,7 +156,7 @@ class FuturesOfClient:
         cancelled: list[int] = []
 
         def step(current: Status) -> Status:
-            changed, cancelled[:] = status.cancel(current, positions, self._session.clock.now())
+            changed, cancelled[:] = transitions.cancel(current, positions, self._session.clock.now())
             return changed
 
         try:

@@ -1,13 +1,13 @@
 """Turns stored outcomes into done futures.
 
     watched objects ─few──► GET If-None-Match each ─┐
-          │                                         ├─► changed? ─► entries ─► outcomes/ ─► unpickle ─► future
-          └──────many─────► LIST their epochs ──────┘                (ranges, once)
+          │                                         ├─► changed? ─► new spans ─► outcome blocks ─► unpickle ─► future
+          └──────many─────► LIST their epochs ──────┘                (ranges and seals, once)
 
 Owned by one thread, which calls `poll` and pauses in between for `pause_s`: a short time after a change, and longer and
 longer while nothing changes. Any thread may call `watch`.
 
-Guarantee: each future is completed from one entry, of its own run or a later one, after the outcome's seal was checked;
+Guarantee: each future is completed from one span, of its own run or a later one, after the outcome's seal was checked;
 a payload is downloaded once.
 
 Guarantee: an unchanged ETag is trusted for a limited time. An object without news for 20 polls is read even if its ETag is
@@ -20,10 +20,11 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from starburst_executor.client.bodies import Bodies, Mapper
 from starburst_executor.client.future import StarburstFuture, for_each
+from starburst_executor.client.watched import Place, Waiting, Watched, waiting_in
 from starburst_executor.clock import Backoff
 from starburst_executor.errors import (
     ObjectNotFound,
@@ -32,17 +33,17 @@ from starburst_executor.errors import (
     SessionNotFound,
     VersionMismatch,
 )
-from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.outcomes import load_outcome
 from starburst_executor.protocol.records import SessionState
-from starburst_executor.protocol.status import Entry, State, Status
+from starburst_executor.protocol.spans import blocks
+from starburst_executor.protocol.spans.record import OutcomeBlock, Span, State, Status
 from starburst_executor.session.epochs import close_epochs
 from starburst_executor.session.statuses import SessionStatuses, Versioned
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.limiter import Urgency
 
-__all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector", "Place"]
+__all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector"]
 
 _log = logging.getLogger(__name__)
 
@@ -61,29 +62,6 @@ _WEIGHT = 0.05
 # An object without news is read again after this many of the longest polls: 20 s on S3, for a twentieth more requests.
 _SILENT_POLLS = 20
 _WARN_BYTES = 256 * 2**20
-
-
-class Place(NamedTuple):
-    """A status object, and the futures that wait for its tasks, by the task's position in the object."""
-
-    key: str
-    ref: StatusRef
-    futures: dict[int, list[StarburstFuture[Any]]]
-
-
-class _Watched:
-    """One status object and the futures that wait for its tasks."""
-
-    __slots__ = ("claims", "etag", "futures", "is_unread", "key", "read_at", "ref")
-
-    def __init__(self, key: str, ref: StatusRef, etag: str, read_at: float) -> None:
-        self.key = key
-        self.ref = ref
-        self.etag = etag  # empty: read the object at the next poll
-        self.read_at = read_at  # when its bytes were last read or written; monotonic
-        self.is_unread = False
-        self.claims: frozenset[str] = frozenset()  # the claims in it when it was last read
-        self.futures: dict[int, list[StarburstFuture[Any]]] = {}
 
 
 class Collector:
@@ -107,8 +85,8 @@ class Collector:
         self._parallel = parallel
         self._few = few
         self._warn_bytes = warn_bytes
-        self._lock = threading.Lock()  # guards: _watched, futures and claims in it, n_waiting
-        self._watched: dict[str, _Watched] = {}
+        self._lock = threading.Lock()  # guards: _watched, futures, claims and spans in it, n_waiting
+        self._watched: dict[str, Watched] = {}
         self.done = threading.Condition(self._lock)  # notified when n_waiting decreases
         self.n_waiting = 0
         timings = session.manifest.current.timings
@@ -138,10 +116,12 @@ class Collector:
             if not self._watched:
                 self._since = self._session.clock.monotonic()
             if watched is None:
-                watched = self._watched[key] = _Watched(key, ref, etag, self._session.clock.monotonic())
+                watched = self._watched[key] = Watched(key, ref, etag, self._session.clock.monotonic())
                 watched.is_unread = unread
             elif not etag:
                 watched.etag = ""
+            # A span that was taken in may hold tasks of the new futures.
+            watched.version, watched.spans = watched.version + 1, frozenset()
             for position, future in futures:
                 if not future.done():
                     watched.futures.setdefault(position, []).append(future)
@@ -242,44 +222,58 @@ class Collector:
         return bool(n_news)
 
     def take_in(self, key: str, seen: Status) -> int:
-        """Complete and mark futures from this status object; return the number of tasks whose state is new."""
+        """Complete and mark futures from this status object; return the number of tasks whose state is new.
+
+        Spans that were taken in before are not visited again.
+        """
+        ended: list[tuple[int, Span, list[Waiting]]] = []
+        claimed: list[StarburstFuture[Any]] = []
         with self._lock:
             watched = self._watched.get(key)
-            waiting = (
-                [] if watched is None else [(position, list(futures)) for position, futures in watched.futures.items()]
-            )
-            if watched is not None:
-                watched.claims = frozenset(
-                    seen.entries[position].claim
-                    for position, _ in waiting
-                    if seen.entries[position].state == State.CLAIMED
-                )
-        ended: list[tuple[int, list[StarburstFuture[Any]]]] = []
+            if watched is None:
+                return 0
+            version = watched.version
+            spans = frozenset(placed for placed in seen.placed() if placed[1].state != State.PENDING)
+            claims: set[str] = set()
+            for start, span in seen.placed():
+                if span.state == State.PENDING:
+                    continue
+                if (start, span) in watched.spans:
+                    claims |= {span.claim} & watched.claims
+                    continue
+                waiting = waiting_in(watched.futures, start, span)
+                if span.has_ended:
+                    ended.append((start, span, waiting))
+                elif waiting:
+                    claims.add(span.claim)
+                    claimed += [future for _, futures in waiting for future in futures]
+            watched.claims = frozenset(claims)
         n_news = 0
-        for position, futures in waiting:
-            entry = seen.entries[position]
-            # A retry is a later run: an entry of an earlier run is not the outcome of its future.
-            of_run = [future for future in futures if entry.run >= future.run]
-            if entry.has_ended and of_run:
-                ended.append((position, of_run))
-            elif entry.state == State.CLAIMED:
-                n_news += any(not future.running() for future in of_run)
-                for future in of_run:
-                    future.mark_running()
-        if ended:
-            self._measure([seen.entries[position] for position, _ in ended])
+        for future in claimed:
+            if not future.running():
+                n_news += 1
+                future.mark_running()
+        taken = [waiting for _, _, of_span in ended for waiting in of_span]
+        if taken:
             self._complete(key, seen, ended)
-            self._forget(key, ended)
-        return n_news + len(ended)
+            self._forget(key, taken)
+        with self._lock:
+            # Only now: if anything above raises, or futures came meanwhile, the spans are visited again.
+            if watched.version == version:
+                watched.spans = spans
+        return n_news + len(taken)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _measure(self, ended: list[Entry]) -> None:
-        for entry in ended:
-            if entry.state == State.COMPLETED:
-                self._mean_s += _WEIGHT * (entry.seconds - self._mean_s)
+    def _measure(self, block: OutcomeBlock) -> None:
+        """Add the durations of the tasks of a block that have completed to their moving average."""
+        failed = frozenset(block.failed)
+        seconds = [s for i, s in enumerate(block.durations()) if i not in failed] if failed else block.durations()
+        if seconds:
+            weight = 1 - (1 - _WEIGHT) ** len(seconds)
+            self._mean_s += weight * (sum(seconds) / len(seconds) - self._mean_s)
 
-    def _doubt_one(self, watched: list[_Watched], *, is_quiet: bool) -> None:
+    def _doubt_one(self, watched: list[Watched], *, is_quiet: bool) -> None:
         """Have the object that was not read for longest read at the next poll, even if its ETag is unchanged.
 
         Args:
@@ -291,7 +285,7 @@ class Collector:
         if (is_quiet and longest.is_unread) or self._session.clock.monotonic() - longest.read_at >= self._silent_s:
             longest.is_unread, longest.etag = False, ""
 
-    def _changed(self, watched: list[_Watched]) -> list[_Watched]:
+    def _changed(self, watched: list[Watched]) -> list[Watched]:
         """List many objects, and return those to read: the ones with a changed ETag and the ones missing in the listing.
 
         Guarantee: only a read of the object itself proves that it is gone; a listing does not.
@@ -303,7 +297,7 @@ class Collector:
         etags = {line.key: line.etag for line in lines}
         return [place for place in watched if etags.get(place.key) != place.etag]
 
-    def _read(self, statuses: SessionStatuses, watched: _Watched) -> tuple[_Watched, Versioned | None]:
+    def _read(self, statuses: SessionStatuses, watched: Watched) -> tuple[Watched, Versioned | None]:
         now = self._session.clock.monotonic()
         try:
             stored = statuses.read_if_changed(watched.key, watched.etag) if watched.etag else statuses.read(watched.key)
@@ -316,13 +310,13 @@ class Collector:
             self._give_up(watched, error)
         return watched, None
 
-    def _missing(self, watched: _Watched) -> None:
+    def _missing(self, watched: Watched) -> None:
         """Handle the loss of an acknowledged object: the session was deleted, or another program deletes its objects."""
         if self._session.manifest.refresh().state == SessionState.DELETED:
             raise SessionNotFound(f"the session was deleted: session={self._session.session_id}")
         self._give_up(watched, PayloadError(f"a stored status object is missing: key={watched.key}"))
 
-    def _give_up(self, watched: _Watched, error: Exception) -> None:
+    def _give_up(self, watched: Watched, error: Exception) -> None:
         with self._lock:
             futures = [future for waiting in watched.futures.values() for future in waiting]
             ended = [(position, list(waiting)) for position, waiting in watched.futures.items()]
@@ -331,38 +325,56 @@ class Collector:
         finally:
             self._forget(watched.key, ended)
 
-    def _complete(self, key: str, seen: Status, ended: list[tuple[int, list[StarburstFuture[Any]]]]) -> None:
+    def _complete(self, key: str, seen: Status, ended: list[tuple[int, Span, list[Waiting]]]) -> None:
         ref = self._session.keys.parse_status(key)
         assert ref is not None  # only such keys are watched  # noqa: S101
-        bodies = Bodies(self._session, ref, self._parallel, [seen.entries[position] for position, _ in ended])
-        for position, futures in ended:
-            entry = seen.entries[position]
-            if entry.state == State.CANCELLED:
-                for future in futures:
-                    future.mark_cancelled()
-                    self.keep(future, 0)
+        found: list[tuple[OutcomeBlock, list[Waiting]]] = []
+        for start, span, waiting in ended:
+            if span.state == State.CANCELLED:
+                for _, futures in waiting:
+                    for future in futures:
+                        future.mark_cancelled()
+                        self.keep(future, 0)
                 continue
-            value, error, n_bytes = self._outcome(seen, position, entry, bodies)
-            for future in futures:
-                future.complete(value, error)
-                self.keep(future, n_bytes)
+            left = dict(waiting)
+            for block in seen.outcome_blocks(start, span):
+                positions = range(block.first, block.first + block.n)
+                of_block = [(position, left.pop(position)) for position in positions if position in left]
+                if of_block:
+                    found.append((block, of_block))
+            for position, futures in left.items():
+                task = f"{seen.ordinal}-{seen.first + position}"
+                error = PayloadError(f"a task that has ended is stored without its outcome: task={task}")
+                self._finish(futures, None, error, 0)
+        bodies = Bodies(self._session, ref, self._parallel, [block for block, _ in found])
+        for block, waiting in found:
+            self._measure(block)
+            try:
+                payloads = blocks.open_outcomes(self._session.sealer, seen, block, bodies.get(block))
+            except (PayloadError, RecordInvalid) as error:
+                for _, futures in waiting:
+                    self._finish(futures, None, error, 0)
+                continue
+            for position, futures in waiting:
+                body = payloads[position - block.first]
+                if len(body) > self._warn_bytes:
+                    task = f"{seen.ordinal}-{seen.first + position}"
+                    _log.warning("a large result: bytes=%d, task=%s; is all of it needed here?", len(body), task)
+                try:
+                    value, failure = load_outcome(body)
+                except (PayloadError, RecordInvalid) as error:
+                    self._finish(futures, None, error, 0)
+                else:
+                    self._finish(futures, value, failure, len(body))
 
-    def _outcome(
-        self, seen: Status, position: int, entry: Entry, bodies: Bodies
-    ) -> tuple[Any, BaseException | None, int]:
-        """Return value, exception, and the number of bytes that they occupied."""
-        label = status.outcome_label(seen, position, entry)
-        try:
-            if entry.outcome is None:
-                raise PayloadError(f"a task that has ended is stored without its outcome: task={label}")
-            body = self._session.sealer.open_sealed("outcome", label, bodies.get(entry.outcome))
-            if len(body) > self._warn_bytes:
-                _log.warning("a large result: bytes=%d, task=%s; is all of it needed here?", len(body), label)
-            return *load_outcome(body), len(body)
-        except (PayloadError, RecordInvalid) as error:
-            return None, error, 0
+    def _finish(
+        self, futures: list[StarburstFuture[Any]], value: Any, error: BaseException | None, n_bytes: int
+    ) -> None:
+        for future in futures:
+            future.complete(value, error)
+            self.keep(future, n_bytes)
 
-    def _forget(self, key: str, ended: list[tuple[int, list[StarburstFuture[Any]]]]) -> None:
+    def _forget(self, key: str, ended: list[Waiting]) -> None:
         with self._lock:
             watched = self._watched.get(key)
             if watched is None:

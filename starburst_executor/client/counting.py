@@ -20,7 +20,7 @@ from starburst_executor.errors import (
 )
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.open import open_store
@@ -88,7 +88,7 @@ def census(session: SessionStore) -> Counter[State]:
             continue
         except ObjectNotFound:  # deleted since
             continue
-        counts.update(State(entry.state) for entry in stored.status.entries)
+        counts.update(stored.status.counts())
     return counts
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from starburst_executor.client.reading import Reading, Task, parse_task
 from starburst_executor.client.report import SessionStatus, WorkerReport, duration
 from starburst_executor.protocol.records import Launch, Manifest
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.url import join_url
 

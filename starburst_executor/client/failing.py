@@ -10,7 +10,7 @@ from typing import Any
 from starburst_executor.client.reading import Block, Reading, Task
 from starburst_executor.errors import VersionMismatch
 from starburst_executor.protocol.outcomes import Failure
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 
 __all__ = ["FailureKind", "failure_kinds", "place_of", "shown_call"]
 

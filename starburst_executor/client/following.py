@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from starburst_executor.client.reading import Reading, Task
 from starburst_executor.client.results import Outcome
 from starburst_executor.errors import PayloadError, RecordInvalid
-from starburst_executor.protocol.status import SizeClass
+from starburst_executor.protocol.spans.record import SizeClass
 from starburst_executor.session.statuses import ListedStatus
 
 __all__ = ["Following"]

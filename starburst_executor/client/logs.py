@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from starburst_executor.client.handles import handle_of
 from starburst_executor.errors import ConfigError, ObjectNotFound, PayloadError, RecordInvalid, VersionMismatch
 from starburst_executor.launch.aws.on_aws import AwsLauncher
-from starburst_executor.protocol.status import State, Status
+from starburst_executor.protocol.spans.record import State, Status
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
@@ -72,8 +72,8 @@ class _Printed:
 
     def settle(self, status: Status) -> None:
         """Forget the single tasks once all have ended in the same run. An explicit retry of some opens the next one."""
-        runs = {entry.run for entry in status.entries}
-        if len(runs) == 1 and all(entry.has_ended for entry in status.entries):
+        runs = {span.run for span in status.spans}
+        if len(runs) == 1 and all(span.has_ended for span in status.spans):
             self.up_to_run = max(self.up_to_run, *runs)
             self.runs.clear()
 
@@ -138,7 +138,7 @@ class TaskLogs:
                 continue
             printed.add(index, entry.run)
             try:
-                texts = self._session.payloads.output(listed.ref.status_id, entry)
+                texts = self._session.payloads.output(listed.ref.status_id, entry.log)
             except (PayloadError, RecordInvalid) as error:
                 _log.warning("no output of this task: task=%s: %s", name, error)
                 continue

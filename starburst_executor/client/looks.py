@@ -27,7 +27,7 @@ from starburst_executor.client.report import SessionStatus
 from starburst_executor.client.tally import RECENT_S, Seen, Tally, quantile, time_left
 from starburst_executor.launch.local.processes import has_ended
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.beats import Sign, list_workers, read_beat
 from starburst_executor.session.fan_out import fan_out
 from starburst_executor.session.messages import unsent

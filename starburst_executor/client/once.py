@@ -29,10 +29,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
-from starburst_executor.client.batches import LEAST_INLINE_BYTES
 from starburst_executor.client.functions import Prepared, without_partials
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.once_calls import Gathered, gather, sizes_of
+from starburst_executor.client.once_calls import LEAST_INLINE_BYTES, Gathered, gather, sizes_of
 from starburst_executor.client.pieces import Pieces
 from starburst_executor.client.replacement import Replacement
 from starburst_executor.errors import (
@@ -42,13 +41,14 @@ from starburst_executor.errors import (
     StoreUnavailable,
     VersionMismatch,
 )
-from starburst_executor.protocol import pieces, status
+from starburst_executor.protocol import pieces
 from starburst_executor.protocol.content import digest_of, function_name, short_text
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records import OnceEntry
 from starburst_executor.protocol.records.once import pack_lengths
-from starburst_executor.protocol.status import Entry, SizeClass, State, Status, size_class
+from starburst_executor.protocol.spans import blocks, encoding
+from starburst_executor.protocol.spans.record import SizeClass, Span, State, Status
 from starburst_executor.session.epochs import open_epoch
 from starburst_executor.session.fan_out import fan_out
 from starburst_executor.session.once import OnceLog, open_once
@@ -278,7 +278,7 @@ class Once:
             stored = self._session.statuses.read(key)
         except ObjectNotFound:
             return None
-        return ListedStatus(key, ref, size_class(stored.status.entries), stored.etag, 0.0)
+        return ListedStatus(key, ref, encoding.size_class(stored.status), stored.etag, 0.0)
 
     def _cancelled(self, listing: Iterable[ListedStatus], sequences: set[int]) -> set[int]:
         """Return which of these tasks were cancelled: a state that is final. Store: 1 GET for each object that may have any."""
@@ -288,9 +288,10 @@ class Once:
         for stored in fan_out(self._session.store, self._readable, unsure):
             if stored is None:
                 continue
-            for sequence, entry in enumerate(stored.status.entries, stored.status.first):
-                if entry.state == State.CANCELLED and sequence in sequences:
-                    cancelled.add(sequence)
+            for start, span in stored.status.placed():
+                if span.state == State.CANCELLED:
+                    first = stored.status.first + start
+                    cancelled.update(sequences.intersection(range(first, first + span.n)))
         return cancelled
 
     def _readable(self, listed: ListedStatus) -> Versioned | None:
@@ -380,7 +381,7 @@ class Once:
 
         def create(ref: StatusRef) -> ListedStatus:
             key = session.keys.status(ref)
-            body = status.encode(self._status(entry, ref, records, places), session.clock.new_id())
+            body = encoding.encode(self._status(entry, ref, records, places), session.clock.new_id())
             try:
                 etag = session.store.create(key, body)
             except PreconditionFailed:
@@ -393,16 +394,17 @@ class Once:
         self, entry: OnceEntry, ref: StatusRef, records: Sequence[bytes], places: Sequence[tuple[int, int]]
     ) -> Status:
         sealer, first = self._session.sealer, ref.first - entry.first
-        entries = []
+        called: dict[int, bytes] = {}
         for position in range(first, first + ref.n_tasks):
             record = records[position]
             if len(record) > LEAST_INLINE_BYTES and pieces.decode(record) is None:
                 start, length = places[position]
                 place = Piece(pieces.name_of(sealer, record), entry.calls_id, entry.start + start, length)
                 record = pieces.encode([place])
-            label = status.call_label(ref.ordinal, entry.first + position, entry.function)
-            entries.append(Entry.pending(0, sealer.sealed("call", label, record)))
-        return Status(ref.ordinal, ref.first, (entry.function,), tuple(entries), self._session.clock.now())
+            called[position - first] = record
+        calls = blocks.inline_calls(sealer, ref.ordinal, ref.first, entry.function, called)
+        now = self._session.clock.now()
+        return Status(ref.ordinal, ref.first, (entry.function,), (Span(ref.n_tasks),), calls, submitted_at=now)
 
 
 def call_text(call: Call) -> str:

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-from starburst_executor.client.batches import LEAST_INLINE_BYTES
 from starburst_executor.client.pieces import BigCall, KeptPiece, Pieces
-from starburst_executor.protocol import calls, pieces, status
+from starburst_executor.protocol import calls, pieces
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records.once import MOST_KEYS
 from starburst_executor.session.store import SessionStore
 
-__all__ = ["Gathered", "gather", "sizes_of"]
+__all__ = ["LEAST_INLINE_BYTES", "Gathered", "gather", "sizes_of"]
 
 # An entry ends before its calls take more memory than this.
 _MOST_BYTES = 64 * 2**20
@@ -23,7 +22,9 @@ _MOST_BYTES = 64 * 2**20
 _IN_ENTRY_BYTES = 64 * 1024
 # Bytes of calls inside a status object: each claim and commit rewrites the object.
 _INLINE_BYTES = 64 * 1024
-_LEAST_STATUS = 5
+_LEAST_STATUS, _MOST_STATUS = 5, 256
+# A call below this size is always inline: a reference to it would not be much smaller.
+LEAST_INLINE_BYTES = 512
 # Ordinals are far fewer, so no status object's calls have such a key.
 _NO_ORDINAL = 0xFFFF
 
@@ -98,7 +99,7 @@ def gather(wanted: Sequence[tuple[bytes, _Call]], session: SessionStore, known: 
 
 def sizes_of(records: Sequence[bytes], slots: int) -> tuple[int, ...]:
     """Return how many of these calls each status object gets: about two objects per worker, none with too many bytes."""
-    most = min(status.MAX_TASKS, max(_LEAST_STATUS, len(records) // (2 * max(1, slots))))
+    most = min(_MOST_STATUS, max(_LEAST_STATUS, len(records) // (2 * max(1, slots))))
     sizes: list[int] = []
     n_tasks = n_bytes = 0
     for record in records:

@@ -21,12 +21,14 @@ from starburst_executor.errors import (
     RecordInvalid,
     VersionMismatch,
 )
-from starburst_executor.protocol import calls, outcomes, pieces, status
+from starburst_executor.protocol import calls, outcomes, pieces
 from starburst_executor.protocol.keys import task_id, worker_of
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records import Manifest
-from starburst_executor.protocol.status import Entry, Located, State, Status
+from starburst_executor.protocol.seal import SEAL_BYTES
+from starburst_executor.protocol.spans import blocks
+from starburst_executor.protocol.spans.record import CallBlock, Entry, Located, OutcomeBlock, State, Status
 from starburst_executor.session.fan_out import AT_ONCE, fan_out
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
@@ -86,16 +88,18 @@ class Block(NamedTuple):
         stored: What they were decoded from; None if the object cannot be read.
         tasks: They, in submission order.
         problem: Why it cannot be read; its tasks then count as failed.
+        entries: What is stored of each of its tasks; empty if it cannot be read.
     """
 
     listed: ListedStatus
     stored: Status | None
     tasks: tuple[Task, ...]
     problem: str = ""
+    entries: tuple[Entry, ...] = ()
 
     def entry(self, task: Task) -> Entry | None:
-        """Return the entry of one of these tasks."""
-        return None if self.stored is None else self.stored.entries[task.sequence - self.stored.first]
+        """Return what is stored of one of these tasks."""
+        return None if self.stored is None else self.entries[task.sequence - self.stored.first]
 
 
 class Reading:
@@ -103,6 +107,9 @@ class Reading:
 
     def __init__(self, session: SessionStore) -> None:
         self.session = session
+        # The last opened blocks: neighbouring tasks are mostly asked for one after the other. Each is replaced as a whole.
+        self._last_outcomes: tuple[OutcomeBlock, list[memoryview]] | None = None
+        self._last_calls: tuple[CallBlock, bytes, list[memoryview]] | None = None
 
     @property
     def has_key(self) -> bool:
@@ -137,8 +144,9 @@ class Reading:
     @staticmethod
     def block_of(listed: ListedStatus, stored: Status) -> Block:
         """Return the tasks of a status object that was read."""
-        entries = enumerate(stored.entries, stored.first)
-        return Block(listed, stored, tuple(_task(stored.ordinal, index, entry) for index, entry in entries))
+        entries = stored.entries
+        tasks = tuple(_task(stored.ordinal, index, entry) for index, entry in enumerate(entries, stored.first))
+        return Block(listed, stored, tasks, "", entries)
 
     def blocks(self, listing: Iterable[ListedStatus]) -> Iterator[Block]:
         """Read these status objects, in order and several at a time. Store: 1 GET each."""
@@ -178,7 +186,7 @@ class Reading:
     def outcome(self, block: Block, task: Task) -> memoryview | None:
         """Return the verified outcome of a task that has ended, for `outcomes.load_outcome`; None for one that was cancelled.
 
-        Raises: RecordInvalid, PayloadError, KeyNotFound. Store: 1 GET if it is too big to be inline.
+        Raises: RecordInvalid, PayloadError, KeyNotFound. Store: 1 GET if it is too big to be inline, for neighbours once.
         """
         self.check_key()
         entry = block.entry(task)
@@ -186,8 +194,16 @@ class Reading:
             raise RecordInvalid(block.problem)
         if entry.outcome is None:
             return None
-        label = status.outcome_label(block.stored, task.sequence - block.stored.first, entry)
-        return self.session.payloads.outcome(block.listed.ref.status_id, entry.outcome, label)
+        return self._opened(block, entry.outcome)[task.sequence - block.stored.first - entry.outcome.first]
+
+    def _opened(self, block: Block, found: OutcomeBlock) -> list[memoryview]:
+        last = self._last_outcomes
+        if last is not None and last[0] is found:
+            return last[1]
+        assert block.stored is not None  # it has an outcome  # noqa: S101
+        payloads = self.session.payloads.outcomes(block.listed.ref.status_id, block.stored, found)
+        self._last_outcomes = (found, payloads)
+        return payloads
 
     def failure(self, block: Block, task: Task, *, may_fetch: bool = True) -> Failure | None:
         """Describe why a task failed, without unpickling anything; None if that is not known.
@@ -198,7 +214,7 @@ class Reading:
         if block.problem:
             return Failure("starburst_executor.errors.RecordInvalid", block.problem, "")
         entry = block.entry(task)
-        if entry is None or entry.outcome is None or (isinstance(entry.outcome, Located) and not may_fetch):
+        if entry is None or entry.outcome is None or (isinstance(entry.outcome.place, Located) and not may_fetch):
             return None
         try:
             body = self.outcome(block, task)
@@ -222,18 +238,31 @@ class Reading:
 
         Raises: PayloadError, RecordInvalid, KeyNotFound. Store: 1 GET if it is not inline.
         """
+        record, digest, _ = self.call_at(block, task)
+        return record, digest
+
+    def call_at(self, block: Block, task: Task) -> tuple[bytes, str, int | None]:
+        """Return what `call_record` returns, and where the record begins in the object of big calls; None if it is inline."""
         self.check_key()
         entry = block.entry(task)
         if block.stored is None or entry is None or entry.call is None:
             raise PayloadError(f"the arguments of this task are not stored: task={task.id}")
-        digest = block.stored.functions[entry.function]
-        body: bytes = (
-            self.session.payloads.calls(block.listed.ref.status_id, entry.call.start, entry.call.length)
-            if isinstance(entry.call, Located)
-            else entry.call
-        )
-        label = status.call_label(task.ordinal, task.sequence, digest)
-        return bytes(self.session.sealer.open_sealed("call", label, body)), digest
+        found, i = entry.call, task.sequence - block.stored.first - entry.call.first
+        last = self._last_calls
+        if last is None or last[0] is not found:
+            place = found.place
+            body = (
+                self.session.payloads.calls(block.listed.ref.status_id, place.start, place.length)
+                if isinstance(place, Located)
+                else place
+            )
+            last = (found, body, blocks.open_calls(self.session.sealer, block.stored, found, body))
+            self._last_calls = last
+        _, body, payloads = last
+        start = found.place.start if isinstance(found.place, Located) else None
+        if start is not None:
+            start += blocks.offset_of(memoryview(body)[SEAL_BYTES:], found.n, i)
+        return bytes(payloads[i]), block.stored.functions[entry.function], start
 
     def _piece(self, ref: Piece) -> bytes:
         body = self.session.payloads.calls(ref.status_id, ref.start, ref.length)
@@ -248,11 +277,12 @@ class Reading:
 
 
 def stored_bytes(block: Block, task: Task) -> int:
-    """Return the size of a task's stored outcome."""
+    """Return the size of the stored block with a task's outcome; 0 if it has none."""
     entry = block.entry(task)
     if entry is None or entry.outcome is None:
         return 0
-    return entry.outcome.length if isinstance(entry.outcome, Located) else len(entry.outcome)
+    place = entry.outcome.place
+    return place.length if isinstance(place, Located) else len(place)
 
 
 def parse_task(name: str) -> tuple[int, int]:
@@ -263,13 +293,9 @@ def parse_task(name: str) -> tuple[int, int]:
     return int(ordinal), int(index)
 
 
-# By number: `State(n)` takes longer than all other steps of reading a task.
-_STATES = tuple(State)
-
-
 def _task(ordinal: int, index: int, entry: Entry) -> Task:
-    state, run, attempt, failures, losses, refusals, claim, _, _, _, _, at, seconds = entry
-    return Task(ordinal, index, _STATES[state], run, attempt, failures, losses, refusals, claim, at, seconds)
+    state, run, attempt, failures, losses, _, _, refusals, claim, _, _, at, _, _, _, seconds = entry
+    return Task(ordinal, index, state, run, attempt, failures, losses, refusals, claim, at, seconds)
 
 
 def _spoilt(listed: ListedStatus) -> tuple[Task, ...]:

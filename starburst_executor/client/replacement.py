@@ -16,15 +16,18 @@ from typing import Any
 from starburst_executor.client.functions import Prepared
 from starburst_executor.client.reading import Reading
 from starburst_executor.errors import ConfigError, PayloadError, PreconditionFailed, StarburstError
-from starburst_executor.protocol import calls, pieces, status
+from starburst_executor.protocol import calls, pieces
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.rebuilding import Assembled
-from starburst_executor.protocol.seal import SEAL_BYTES
-from starburst_executor.protocol.status import Located, Status
+from starburst_executor.protocol.spans import blocks
+from starburst_executor.protocol.spans.record import Place, Status
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Replacement", "check_replacement"]
+
+# A call of the object of big calls that is not much bigger than a reference to it is stored again.
+_LEAST_PIECE_BYTES = 128
 
 
 def check_replacement(function: object) -> None:
@@ -53,25 +56,24 @@ class Replacement:
         self._is_stored = False
         self._accepted: set[str] = set()
 
-    def calls(self, listed: ListedStatus, current: Status, indices: Iterable[int]) -> dict[int, bytes]:
-        """Return the calls of these tasks, sealed for this function.
+    def calls(self, listed: ListedStatus, current: Status, positions: Iterable[int]) -> list[tuple[int, int, Place]]:
+        """Return blocks of the calls of these tasks, sealed for this function: first position, number, and bytes.
 
         Raises: ConfigError: a task's own function was made anew for each call, so the arguments alone do not tell what to do.
-        Store: 1 create for the first; 1 GET for each function that failed, and for each call that is not inline.
+        Store: 1 create for the first; 1 GET for each function that failed, and for each block of calls that is not inline.
         """
         self._store()
-        block = self._reading.block_of(listed, current)
-        sealed = {}
-        for i in indices:
-            entry = current.entries[i]
-            record, digest = self._reading.call_record(block, block.tasks[i])
+        stored = self._reading.block_of(listed, current)
+        records: dict[int, bytes] = {}
+        for i in sorted(positions):
+            record, digest, start = self._reading.call_at(stored, stored.tasks[i])
             self._check(digest)
-            if isinstance(entry.call, Located) and pieces.decode(record) is None:
-                place = (listed.ref.status_id, entry.call.start + SEAL_BYTES, len(record))
+            if start is not None and len(record) > _LEAST_PIECE_BYTES and pieces.decode(record) is None:
+                place = (listed.ref.status_id, start, len(record))
                 record = pieces.encode([Piece(pieces.name_of(self._session.sealer, record), *place)])
-            label = status.call_label(current.ordinal, current.first + i, self.digest)
-            sealed[i] = self._session.sealer.sealed("call", label, record)
-        return sealed
+            records[i] = record
+        sealed = blocks.inline_calls(self._session.sealer, current.ordinal, current.first, self.digest, records)
+        return [(block.first, block.n, block.place) for block in sealed]
 
     def _store(self) -> None:
         if not self._is_stored:

@@ -10,7 +10,7 @@ from starburst_executor.client.reading import Block, Reading, Task, stored_bytes
 from starburst_executor.errors import PayloadError, RecordInvalid
 from starburst_executor.protocol import outcomes
 from starburst_executor.protocol.outcomes import Failure
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.fan_out import AT_ONCE, fan_out
 from starburst_executor.session.statuses import ListedStatus
 
@@ -105,30 +105,53 @@ def stream(reading: Reading, selection: Selection) -> Iterator[Outcome]:
     reading.check_key()
     for block in reading.all(selection.may_be_in):
         tasks = [task for task in block.tasks if task.has_ended and selection.has(task)]
-        for batch in _batches(block, tasks):
+        for batch in _batches(block, _groups(block, tasks)):
             yield from _fetched(reading, block, batch)
 
 
-def _fetched(reading: Reading, block: Block, batch: Sequence[Task]) -> list[Outcome]:
-    def fetch(task: Task) -> Outcome:
-        try:
-            return Outcome(task, reading.outcome(block, task))
-        except (RecordInvalid, PayloadError) as error:
-            return Outcome(task, None, error)
+def _fetched(reading: Reading, block: Block, batch: Sequence[Sequence[Task]]) -> Iterator[Outcome]:
+    def fetch(group: Sequence[Task]) -> list[Outcome]:
+        # A reading of its own for each: it remembers the block that it has opened last.
+        own = Reading(reading.session)
+        return [_outcome(own, block, task) for task in group]
 
-    is_inline = sum(stored_bytes(block, task) for task in batch) <= _INLINE_BYTES
-    return [fetch(task) for task in batch] if is_inline else fan_out(reading.session.store, fetch, batch)
+    is_inline = sum(stored_bytes(block, group[0]) for group in batch) <= _INLINE_BYTES
+    fetched = map(fetch, batch) if is_inline else fan_out(reading.session.store, fetch, batch)
+    for outcomes_of_group in fetched:
+        yield from outcomes_of_group
 
 
-def _batches(block: Block, tasks: Sequence[Task]) -> Iterator[list[Task]]:
-    batch: list[Task] = []
-    n_bytes = 0
+def _outcome(reading: Reading, block: Block, task: Task) -> Outcome:
+    try:
+        return Outcome(task, reading.outcome(block, task))
+    except (RecordInvalid, PayloadError) as error:
+        return Outcome(task, None, error)
+
+
+def _groups(block: Block, tasks: Sequence[Task]) -> list[list[Task]]:
+    """Put neighbours together whose outcomes are stored together."""
+    groups: list[list[Task]] = []
+    last: object = None
     for task in tasks:
-        size = stored_bytes(block, task)
+        entry = block.entry(task)
+        found = None if entry is None else entry.outcome
+        if found is not None and found is last:
+            groups[-1].append(task)
+        else:
+            groups.append([task])
+        last = found
+    return groups
+
+
+def _batches(block: Block, groups: Sequence[list[Task]]) -> Iterator[list[list[Task]]]:
+    batch: list[list[Task]] = []
+    n_bytes = 0
+    for group in groups:
+        size = stored_bytes(block, group[0])
         if batch and (len(batch) >= AT_ONCE or n_bytes + size > _MOST_BYTES):
             yield batch
             batch, n_bytes = [], 0
-        batch.append(task)
+        batch.append(group)
         n_bytes += size
     if batch:
         yield batch

@@ -19,8 +19,8 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
-from starburst_executor.client.collector import Place
 from starburst_executor.client.future import THREAD_PREFIX, StarburstFuture, for_each
+from starburst_executor.client.watched import Place
 from starburst_executor.clock import Clock
 from starburst_executor.errors import ExecutorBroken, StarburstError
 from starburst_executor.protocol.keys import StatusRef

@@ -26,10 +26,10 @@ from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.replacement import Replacement
 from starburst_executor.errors import RecordInvalid, VersionMismatch
-from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import Manifest
-from starburst_executor.protocol.status import SizeClass, State, Status
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import Place, SizeClass, Status
 from starburst_executor.session.epochs import hold_of, list_again
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
@@ -177,7 +177,7 @@ class SessionTasks:
             ref = listed.ref
             if ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks:
                 stored = self._session.statuses.read(listed.key)
-                return self._session.payloads.output(ref.status_id, stored.status.entries[index - ref.first])
+                return self._session.payloads.output(ref.status_id, stored.status.entry(index - ref.first).log)
         return "", ""
 
     # --- changes ------------------------------------------------------------------------------------------------------
@@ -219,20 +219,21 @@ class SessionTasks:
     ) -> list[StarburstFuture[Any]]:
         ref = listed.ref
         runs: dict[int, int] = {}
-        calls: dict[int, bytes] = {}
+        calls: list[tuple[int, int, Place]] = []
         before: list[Status] = []
 
         def step(current: Status) -> Status:
             # Kept over further tries of this swap, so that a task that was retried meanwhile is not retried twice.
             if not runs:
-                for i, entry in enumerate(current.entries):
+                for i in current.failed():
+                    span = current.span(i)
                     is_wanted = tasks is None or (ref.ordinal, ref.first + i) in tasks
-                    if is_wanted and entry.state == State.FAILED and entry.call is not None:
-                        runs[i] = entry.run
+                    if is_wanted and current.call_block(i, span.function) is not None:
+                        runs[i] = span.run
                 before[:] = [current]
                 if replacement is not None and runs:
-                    calls.update(replacement.calls(listed, current, runs))
-            return status.retry(current, runs, None if replacement is None else replacement.digest, calls)
+                    calls[:] = replacement.calls(listed, current, runs)
+            return transitions.retry(current, runs, None if replacement is None else replacement.digest, calls)
 
         updated = self._session.statuses.update(listed.key, step)
         if updated is None or not runs:

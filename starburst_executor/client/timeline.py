@@ -17,7 +17,7 @@ from typing import Any
 
 from starburst_executor.client.reading import Block, Reading, Task
 from starburst_executor.errors import ConfigError
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 
 __all__ = ["TaskRecord", "Timeline", "laid_out", "records_of"]
 

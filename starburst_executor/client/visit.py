@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from starburst_executor.client.collector import Place
 from starburst_executor.client.ending import Ending
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.parts import Parts
+from starburst_executor.client.watched import Place
 
 __all__ = ["Visit"]
 

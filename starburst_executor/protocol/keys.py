@@ -56,7 +56,7 @@ _NAME = re.compile(r"(?!last\Z)[A-Za-z][A-Za-z0-9._-]{0,62}")
 _ONCE = re.compile(r"[0-9a-f]{8}")
 _STATUS_ID = re.compile(r"[0-9a-f]{4}\.[0-9a-f]{10}")
 _CODE = re.compile(r"[0-9]{4}-[0-9]{2}/([0-9a-f]{64})")
-_STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10})-([1-9][0-9]{0,2})")
+_STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10})-([1-9][0-9]{0,3})")
 
 
 class StatusRef(NamedTuple):
@@ -193,6 +193,6 @@ class SessionKeys:
         if match is None:
             return None
         epoch_ordinal, epoch, ordinal, first, n_tasks = match.groups()
-        if epoch_ordinal != ordinal or int(n_tasks) > 256:  # noqa: PLR2004 - see status.MAX_TASKS
+        if epoch_ordinal != ordinal or int(n_tasks) > 2048:  # noqa: PLR2004 - see spans/record.py, MAX_TASKS
             return None
         return StatusRef(int(ordinal, 16), int(first, 16), int(n_tasks), int(epoch, 16))

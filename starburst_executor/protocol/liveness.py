@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from starburst_executor.protocol.keys import worker_of
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
-from starburst_executor.protocol.status import State, Status
+from starburst_executor.protocol.spans.record import Status
 
 __all__ = ["Suspects", "Watch", "claims_of", "hopeless", "may_have_started", "suspects"]
 
@@ -135,7 +135,7 @@ class Suspects:
 
 def claims_of(status: Status) -> frozenset[str]:
     """Return the claims that stand in this object."""
-    return frozenset(e.claim for e in status.entries if e.state == State.CLAIMED)
+    return status.claims()
 
 
 def suspects(claims: Collection[str], watch: Watch) -> Suspects:

@@ -44,14 +44,18 @@ class Sealer:
     def __reduce__(self) -> str:
         raise TypeError("a sealer holds a key and cannot be pickled")
 
-    def seal(self, kind: str, label: str, payload: bytes | memoryview) -> bytes:
-        """Return the 32 bytes that bind `payload` to this session, kind and label. Raises: RecordInvalid."""
+    def seal(self, kind: str, label: str, *parts: bytes | memoryview) -> bytes:
+        """Return the 32 bytes that bind a payload, given in one or several parts, to this session, kind and label.
+
+        Raises: RecordInvalid.
+        """
         if "\0" in label:
             # Labels contain text from the store: with a NUL in it, two places could have the same prefix.
             raise RecordInvalid(f"a payload's place contains a NUL: kind={kind}, place={label!r}")
         inner, outer = self._inner.copy(), self._outer.copy()
         inner.update(f"{kind}\0{label}\0".encode())
-        inner.update(payload)
+        for part in parts:
+            inner.update(part)
         outer.update(inner.digest())
         return outer.digest()
 

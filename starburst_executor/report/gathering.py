@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from starburst_executor.client.reading import Block, Reading, Task
 from starburst_executor.client.report import SessionStatus, WorkerReport
 from starburst_executor.client.timeline import laid_out
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.report.axis import N_BINS, Axis, Counts, Coverage
 from starburst_executor.report.durations import Durations
 from starburst_executor.report.lanes import MOST_BARS, Bar, Lane, Lanes

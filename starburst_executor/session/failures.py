@@ -19,7 +19,7 @@ from typing import NamedTuple
 from starburst_executor.errors import ObjectNotFound, RecordInvalid, VersionMismatch
 from starburst_executor.protocol.failures import LEAST_ENDED, TOO_MANY_FAILURES, failures_reason, most_failures
 from starburst_executor.protocol.records import Manifest, SessionState
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.beats import Beats
 from starburst_executor.session.fan_out import fan_out
 from starburst_executor.session.statuses import ListedStatus
@@ -108,10 +108,10 @@ class FailedTasks:
 def _read(session: SessionStore, listed: ListedStatus) -> _Counted:
     with suppress(ObjectNotFound):
         try:
-            entries = session.statuses.read(listed.key).status.entries
+            counts = session.statuses.read(listed.key).status.counts()
         except (RecordInvalid, VersionMismatch):
             n = listed.ref.n_tasks
             return _Counted(n, n, n)
-        n_failed = sum(entry.state == State.FAILED for entry in entries)
-        return _Counted(len(entries), n_failed, sum(entry.has_ended for entry in entries))
+        n_tasks = sum(counts.values())
+        return _Counted(n_tasks, counts[State.FAILED], n_tasks - counts[State.PENDING] - counts[State.CLAIMED])
     return _Counted()

@@ -12,7 +12,8 @@ import msgpack
 from starburst_executor.errors import ObjectNotFound, PayloadError, RecordInvalid
 from starburst_executor.protocol.keys import SessionKeys, code_digest, code_key
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import Entry, Located
+from starburst_executor.protocol.spans import blocks
+from starburst_executor.protocol.spans.record import Located, OutcomeBlock, Status
 from starburst_executor.store.base import ObjectStore
 
 __all__ = ["SessionPayloads"]
@@ -52,19 +53,23 @@ class SessionPayloads:
             raise RecordInvalid(f"code does not match its digest and was not run: key={code_key(name)}")
         return body
 
-    def outcome(self, status_id: str, body: bytes | Located, label: str) -> memoryview:
-        """Read an outcome and verify its seal. Store: 1 GET if it was too big to inline."""
+    def outcomes(self, status_id: str, status: Status, block: OutcomeBlock) -> list[memoryview]:
+        """Read a block of outcomes and verify its seal; return the outcome of each of its tasks.
+
+        Raises: PayloadError, RecordInvalid. Store: 1 GET if it was too big to inline.
+        """
+        body = block.place
         if isinstance(body, Located):
             key = self._keys.outcomes(status_id, body.part)
-            body = self._payload(key, f"outcome {label}", body.start, body.length)
-        return self._sealer.open_sealed("outcome", label, body)
+            body = self._payload(key, f"outcomes of {block.claim}", body.start, body.length)
+        return blocks.open_outcomes(self._sealer, status, block, body)
 
-    def output(self, status_id: str, entry: Entry) -> tuple[str, str]:
+    def output(self, status_id: str, log: Located | None) -> tuple[str, str]:
         """Read the captured stdout and stderr of a task that has ended. Store: 1 GET, or none if it printed nothing."""
-        if entry.log is None:
+        if log is None:
             return "", ""
-        key = self._keys.logs(status_id, entry.log.part)
-        body = self._payload(key, "captured output", entry.log.start, entry.log.length)
+        key = self._keys.logs(status_id, log.part)
+        body = self._payload(key, "captured output", log.start, log.length)
         try:
             stdout, stderr = msgpack.unpackb(body)
             return stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")

@@ -20,13 +20,13 @@ from starburst_executor.errors import (
     VersionMismatch,
     WorkerLost,
 )
-from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import worker_of
 from starburst_executor.protocol.liveness import Watch, claims_of, may_have_started, suspects
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.outcomes import dump_reason
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
-from starburst_executor.protocol.status import Entry, SizeClass, State, Status
+from starburst_executor.protocol.spans import blocks, transitions
+from starburst_executor.protocol.spans.record import SizeClass, Span, Status
 from starburst_executor.session.beats import list_workers, read_beat
 from starburst_executor.session.epochs import GoneClients, close_epochs
 from starburst_executor.session.fan_out import AT_ONCE, fan_out
@@ -204,13 +204,13 @@ class Watcher:
                 self.words.setdefault(worker_id, beat[0].words)
             words = self.words.get(worker_id, "")
         manifest = session.manifest.current
-        changed = status.take_back(
+        changed = transitions.take_back(
             stored.status,
             {claim_id},
             lost=lost,
             max_losses=manifest.max_losses,
             now=session.clock.now(),
-            outcome=lambda s, i, e: _sealed_reason(session, s, i, e, _lost(s, i, e, words)),
+            outcome=lambda s, i, n, span: _sealed_reason(session, s, i, n, span, _lost(s, i, span, words)),
         )
         try:
             session.statuses.swap(key, changed, stored.etag)
@@ -218,10 +218,7 @@ class Watcher:
             # The worker or another watcher wrote the object, or it is gone. The next look judges again.
             return 0
         # Crash here: the tasks are pending without a ring; idle workers find them at their next look.
-        before = stored.status.entries
-        n_failed = sum(
-            new.state == State.FAILED and new is not old for new, old in zip(changed.entries, before, strict=True)
-        )
+        n_failed = len(changed.failed()) - len(stored.status.failed())
         with self._lock:
             self.watch.settled(claim_id)
             self.n_failed += n_failed
@@ -255,9 +252,11 @@ def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
 
     def step(current: Status) -> Status:
         if error is None:
-            return status.end_rest(current, session.clock.now(), None)
+            return transitions.end_rest(current, session.clock.now(), None)
         reason = error
-        return status.end_rest(current, session.clock.now(), lambda s, i, e: _sealed_reason(session, s, i, e, reason))
+        return transitions.end_rest(
+            current, session.clock.now(), lambda s, i, n, span: _sealed_reason(session, s, i, n, span, reason)
+        )
 
     n_changed = 0
     done: set[str] = set()  # regardless of their size class
@@ -304,13 +303,17 @@ def _in_parts(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
         yield items[start : start + AT_ONCE]
 
 
-def _sealed_reason(session: SessionStore, status_: Status, index: int, entry: Entry, error: Exception) -> bytes:
-    return session.sealer.sealed("outcome", status.outcome_label(status_, index, entry), dump_reason(error))
+def _sealed_reason(session: SessionStore, status: Status, first: int, n: int, span: Span, error: Exception) -> bytes:
+    """Return the sealed outcome of tasks of a span, from position `first` on, that fail with the same error."""
+    mark = (span.run, span.attempt, span.claim)
+    sequence = status.first + first
+    parts = blocks.sealed_outcomes(session.sealer, status.ordinal, sequence, mark, [dump_reason(error)], same_for=n)
+    return b"".join(parts)
 
 
-def _lost(status_: Status, index: int, entry: Entry, words: str) -> WorkerLost:
+def _lost(status: Status, position: int, span: Span, words: str) -> WorkerLost:
     return WorkerLost(
-        f"the task's worker was lost {entry.losses + 1} times, the last time without other tasks; the task probably "
-        f"kills its worker (memory?): task={status_.ordinal}-{status_.first + index}, worker={worker_of(entry.claim)}, "
-        f"attempt={entry.attempt}{f'; its end: {words}' if words else ''}"
+        f"the task's worker was lost {span.losses + 1} times, the last time without other tasks; the task probably "
+        f"kills its worker (memory?): task={status.ordinal}-{status.first + position}, worker={worker_of(span.claim)}, "
+        f"attempt={span.attempt}{f'; its end: {words}' if words else ''}"
     )

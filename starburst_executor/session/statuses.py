@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from starburst_executor.clock import Clock
 from starburst_executor.errors import ObjectNotFound, PreconditionFailed, RecordInvalid, VersionMismatch
-from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import SessionKeys, StatusRef
-from starburst_executor.protocol.status import SizeClass, Status
+from starburst_executor.protocol.spans import encoding
+from starburst_executor.protocol.spans.record import SizeClass, Status
 from starburst_executor.store.base import Listed, ObjectStore, Stored
 from starburst_executor.store.limiter import Urgency
 from starburst_executor.store.patient import urgent
@@ -34,6 +34,9 @@ class ListedStatus(NamedTuple):
 
     Guarantee: an object whose current version this process could not read is listed as all ended. So no worker waits for
     it, and no count includes its tasks as pending.
+
+    Attributes:
+        order: 0 if no task is pending, otherwise 1 plus the logarithm to base 4 of their number, rounded down.
     """
 
     key: str
@@ -41,6 +44,7 @@ class ListedStatus(NamedTuple):
     size_class: SizeClass
     etag: str
     modified_at: float
+    order: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class SessionStatuses:
 
     def swap(self, key: str, new: Status, expected: str) -> Versioned:
         """Swap a status object. Raises: PreconditionFailed, ObjectNotFound. Store: 1 swap."""
-        etag = self._store.swap(key, status.encode(new, self._clock.new_id()), expected)
+        etag = self._store.swap(key, encoding.encode(new, self._clock.new_id()), expected)
         return Versioned(new, etag)
 
     def update(self, key: str, step: Callable[[Status], Status]) -> Versioned | None:
@@ -114,13 +118,13 @@ class SessionStatuses:
 
     def _decoded(self, key: str, stored: Stored) -> Versioned:
         try:
-            decoded = status.decode(stored.body)
+            decoded = encoding.decode(stored.body)
         except (RecordInvalid, VersionMismatch) as error:
             self._note_spoilt(key, stored.etag)
             raise type(error)(f"{error}: key={key}") from error
         ref = self._keys.parse_status(key)
         # Seals bind outcomes to the tasks that the body names, so a body that is stored under another object's key is refused.
-        if ref is None or (decoded.ordinal, decoded.first, len(decoded.entries)) != (
+        if ref is None or (decoded.ordinal, decoded.first, decoded.n_tasks) != (
             ref.ordinal,
             ref.first,
             ref.n_tasks,
@@ -138,7 +142,8 @@ class SessionStatuses:
         spoilt_etag = self._spoilt.get(line.key)  # unlocked: one look-up; the lock keeps the size within its bound
         is_spoilt = remainder > SizeClass.ALL_ENDED or spoilt_etag == line.etag
         size_class = SizeClass.ALL_ENDED if is_spoilt else SizeClass(remainder)
-        return ListedStatus(line.key, ref, size_class, line.etag, line.modified_at)
+        order = 0 if is_spoilt else line.size // 8 % 8
+        return ListedStatus(line.key, ref, size_class, line.etag, line.modified_at, order)
 
     def _note_spoilt(self, key: str, etag: str) -> None:
         with self._lock:

@@ -12,8 +12,8 @@ import logging
 import threading
 
 from starburst_executor.errors import RecordInvalid, VersionMismatch
-from starburst_executor.protocol.status import Status
-from starburst_executor.worker.claims import Claim
+from starburst_executor.protocol.spans.record import Status
+from starburst_executor.worker.claim import Claim
 from starburst_executor.worker.pace import Pace, is_shared
 from starburst_executor.worker.shared import Shared
 

@@ -15,10 +15,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starburst_executor.errors import PayloadError
-from starburst_executor.protocol import status
 from starburst_executor.protocol.outcomes import dump_reason
 from starburst_executor.worker.call_reader import Arrived, Trouble, Wanted
-from starburst_executor.worker.claims import Claim
+from starburst_executor.worker.claim import Claim
 from starburst_executor.worker.placed import Placed
 from starburst_executor.worker.runner.jobs import Finished
 from starburst_executor.worker.shared import Shared
@@ -63,35 +62,38 @@ class Backlog:
             self._waiting.clear()
         return tasks
 
-    def next_calls(self, at_most: int, n_bytes: int) -> list[tuple[Placed, str, Arrived | Trouble]]:
-        """Take out the next tasks; return each with its function's digest and its call or the error of its call.
-
-        The calls are read together.
+    def next_calls(self, at_most: int, n_bytes: int) -> list[tuple[Placed, Arrived | Trouble]]:
+        """Take out the next tasks; return each with its call or the error of its call. The calls are read together.
 
         At least one task, then as many as have `n_bytes` of calls. A task that its claim has lost is dropped.
 
         Store: the requests of `CallReader.get`.
         """
-        batch: list[tuple[Placed, str]] = []
+        batch: list[Placed] = []
         wanted: list[Wanted] = []
-        queue, call_label = self._queue, status.call_label
-        while queue and len(batch) < at_most:
-            placed = queue.popleft()
-            claim, position = placed
-            if position not in claim.open:
+        claim: Claim | None = None
+        positions: list[int] = []  # the last ones wanted: those of a block that ends at `end`
+        end = -1
+        while self._queue and len(batch) < at_most:
+            placed = self._queue.popleft()
+            if not placed.is_held:
                 continue
-            stored, ref = claim.stored.status, claim.ref
-            entry = stored.entries[position]
-            if entry.call is None:
-                error = PayloadError(f"a task without its call: task={placed.task_id}")
-                placed.end(Finished.failed(dump_reason(error)))
-                continue
-            digest = stored.functions[entry.function]
-            batch.append((placed, digest))
-            wanted.append(Wanted(ref, entry.call, call_label(ref.ordinal, ref.first + position, digest)))
+            position = placed.position
+            if placed.claim is not claim or not positions or not positions[-1] < position < end:
+                claim, status = placed.claim, placed.claim.stored.status
+                block = status.call_block(position, claim.span(position).function)
+                if block is None:
+                    claim = None
+                    error = PayloadError(f"a task without its call: task={placed.task_id}")
+                    placed.end(Finished.failed(dump_reason(error)))
+                    continue
+                positions, end = [], block.first + block.n
+                wanted.append(Wanted(claim.ref, status, block, positions))
+            batch.append(placed)
+            positions.append(position)
         calls = self._shared.call_reader.get(wanted, n_bytes) if wanted else []
-        self.put_back(placed for placed, _ in batch[len(calls) :])
-        return [(placed, digest, call) for (placed, digest), call in zip(batch, calls, strict=False)]
+        self.put_back(batch[len(calls) :])
+        return list(zip(batch, calls, strict=False))
 
     # --- retries ------------------------------------------------------------------------------------------------------
 

@@ -1,11 +1,11 @@
-"""Reads the calls of a slice: all of them together, and each big piece once.
+"""Reads the calls of a slice: all of them together, each block and each big piece once.
 
-    entries ──► records (inline, or `calls/`) ──► pieces that are not kept ──────► one GET per contiguous range
+    blocks (inline, or `calls/`) ──seal──► calls ──► pieces that are not kept ─────► one GET per contiguous range
                                                      ▲                               │
                                  kept, by name ──────┴───────────────────────────────┘
 
-Guarantee: a record's seal and a piece's name are verified before either is returned. If several slots want a piece at the
-same time, one of them reads it. The bytes kept are bounded; the least recently used pieces are dropped first.
+Guarantee: a block's seal and a piece's name are verified before a call of it is returned. If several slots want a piece at the
+same time, one of them reads it. The bytes kept are bounded; the least recently used blocks and pieces are dropped first.
 """
 
 from __future__ import annotations
@@ -14,19 +14,23 @@ import threading
 from collections import OrderedDict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from hmac import compare_digest
-from typing import NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 from starburst_executor.errors import PayloadError, RecordInvalid
 from starburst_executor.protocol import pieces
-from starburst_executor.protocol.keys import StatusRef
+from starburst_executor.protocol.keys import StatusRef, task_id
 from starburst_executor.protocol.pieces import Piece
-from starburst_executor.protocol.status import Located
+from starburst_executor.protocol.spans import blocks
+from starburst_executor.protocol.spans.record import CallBlock, Located, Place, Status
 from starburst_executor.session.store import SessionStore
+from starburst_executor.worker.recent import Recent
 
 __all__ = ["Arrived", "CallReader", "Wanted"]
 
 # Bytes kept for later calls, in addition to those of the current calls: as many as a client keeps unsent.
 _KEPT_BYTES = 256 * 2**20
+# Bytes of blocks kept, of which a slot has taken some calls and will take others.
+_BLOCKS_BYTES = 8 * 2**20
 # Adjacent ranges are read together up to this many bytes; they are in memory twice for a moment.
 _RUN_BYTES = 16 * 2**20
 
@@ -34,11 +38,17 @@ Trouble: TypeAlias = PayloadError | RecordInvalid
 
 
 class Wanted(NamedTuple):
-    """A call as stored in its entry, and the label of its seal."""
+    """Calls of one block.
+
+    Attributes:
+        status: The status object that has the block.
+        positions: Of the calls, ascending; all are within the block.
+    """
 
     ref: StatusRef
-    call: bytes | Located
-    label: str
+    status: Status
+    block: CallBlock
+    positions: Sequence[int]
 
 
 class Arrived(NamedTuple):
@@ -48,17 +58,23 @@ class Arrived(NamedTuple):
     pieces: tuple[tuple[bytes, bytes], ...]
 
 
-class _Place(NamedTuple):
+class _Range(NamedTuple):
     status_id: str
     start: int
     length: int
 
 
-class _Opened(NamedTuple):
-    """A call in pieces whose seal has been verified, and the pieces to which it refers."""
+class _InPieces(NamedTuple):
+    """A call in parts, with the pieces among them."""
 
     call: bytes
     refs: tuple[Piece, ...]
+    task_id: str
+
+
+# A block is known by its place and by the label of its seal: status id, first, number, function.
+_BlockName: TypeAlias = tuple[str, int, int, str, Place]
+_Opened: TypeAlias = Arrived | _InPieces | Trouble
 
 
 class _Reading:
@@ -77,7 +93,8 @@ class CallReader:
     def __init__(self, session: SessionStore, *, keep_bytes: int = _KEPT_BYTES) -> None:
         self._session = session
         self._keep_bytes = keep_bytes
-        self._lock = threading.Lock()  # guards: _kept, _n_bytes, _reading
+        self._lock = threading.Lock()  # guards: _opened, _kept, _n_bytes, _reading
+        self._opened: Recent[_BlockName, list[memoryview]] = Recent(_BLOCKS_BYTES)
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()
         self._n_bytes = 0
         self._reading: dict[bytes, _Reading] = {}
@@ -87,31 +104,60 @@ class CallReader:
 
         Store: nothing for small calls; otherwise 1 GET for each contiguous range that is not kept.
         """
-        stored: dict[_Place, bytes | PayloadError] = {}
-        # Most calls are inline and have no pieces: nothing is then counted or looked up for them.
-        if any([isinstance(want.call, Located) for want in wanted]):  # noqa: C419 - half the time of a generator
-            wanted = wanted[: _n_fitting((_n_apart(want.call) for want in wanted), at_most)]
-            stored = self._read({_place(want) for want in wanted if isinstance(want.call, Located)})
-        opened = [self._opened(want, stored) for want in wanted]
-        if not any([isinstance(call, _Opened) for call in opened]):  # noqa: C419 - the same
-            return cast("list[Arrived | Trouble]", opened)
+        batch = wanted[: _n_fitting((_n_apart(want.block) for want in wanted), at_most)]
+        stored = self._blocks(batch)
+        opened: list[_Opened] = []
+        in_pieces = False
+        for want in batch:
+            payloads = stored[_name(want)]
+            if not isinstance(payloads, list):
+                opened += (_of_task(payloads, want, position) for position in want.positions)
+                continue
+            first = want.block.first
+            for position in want.positions:
+                call = bytes(payloads[position - first])
+                if call.startswith(b"\x80"):
+                    opened.append(Arrived(call, ()))
+                else:
+                    opened.append(_in_pieces(call, want, position))
+                    in_pieces = True
+        if not in_pieces:
+            return [call for call in opened if not isinstance(call, _InPieces)]
         del opened[_n_fitting(_n_new(opened), at_most) :]
-        refs = {ref.name: ref for call in opened if isinstance(call, _Opened) for ref in call.refs}
+        refs = {ref.name: ref for call in opened if isinstance(call, _InPieces) for ref in call.refs}
         bodies = self._pieces(refs)
-        return [_arrived(call, want, bodies) for call, want in zip(opened, wanted, strict=False)]
+        return [_arrived(call, bodies) if isinstance(call, _InPieces) else call for call in opened]
 
-    def _opened(self, wanted: Wanted, stored: Mapping[_Place, bytes | PayloadError]) -> _Opened | Arrived | Trouble:
-        body = stored[_place(wanted)] if isinstance(wanted.call, Located) else wanted.call
+    def _blocks(self, wanted: Iterable[Wanted]) -> dict[_BlockName, list[memoryview] | Trouble]:
+        """Return the calls of these blocks, or the error of each."""
+        opened: dict[_BlockName, list[memoryview] | Trouble] = {}
+        missing: dict[_BlockName, Wanted] = {}
+        with self._lock:
+            for want in wanted:
+                name = _name(want)
+                kept = self._opened.get(name)
+                if kept is None:
+                    missing[name] = want
+                else:
+                    opened[name] = kept
+        ranges = {_range(want) for want in missing.values() if type(want.block.place) is not bytes}
+        stored = self._read(ranges) if ranges else {}
+        for name, want in missing.items():
+            place = want.block.place
+            body = place if type(place) is bytes else stored[_range(want)]
+            opened[name] = payloads = self._open(want, body)
+            if isinstance(payloads, list) and len(want.positions) < want.block.n:
+                with self._lock:
+                    self._opened.add(name, payloads, sum(map(len, payloads)))
+        return opened
+
+    def _open(self, want: Wanted, body: bytes | PayloadError) -> list[memoryview] | Trouble:
         if isinstance(body, PayloadError):
-            return PayloadError(f"{body}: call={wanted.label}")
+            return body
         try:
-            call = bytes(self._session.sealer.open_sealed("call", wanted.label, body))
-            parts = pieces.decode(call)
+            return blocks.open_calls(self._session.sealer, want.status, want.block, body)
         except RecordInvalid as error:
             return error
-        if parts is None:
-            return Arrived(call, ())
-        return _Opened(call, tuple(part for part in parts if isinstance(part, Piece)))
 
     def _pieces(self, wanted: Mapping[bytes, Piece]) -> dict[bytes, bytes | Trouble]:
         bodies: dict[bytes, bytes | Trouble] = {}
@@ -128,7 +174,7 @@ class CallReader:
                     started[name] = self._reading[name] = _Reading()
             self._make_room(sum(wanted[name].length for name in started), wanted)
         try:
-            stored = self._read({_Place(*wanted[name][1:]) for name in started})
+            stored = self._read({_Range(*wanted[name][1:]) for name in started})
             for name, reading in started.items():
                 bodies[name] = checked = self._checked(wanted[name], stored)
                 reading.body = checked if isinstance(checked, bytes) else None
@@ -147,8 +193,8 @@ class CallReader:
             bodies[name] = self._pieces({name: wanted[name]})[name] if reading.body is None else reading.body
         return bodies
 
-    def _checked(self, piece: Piece, stored: Mapping[_Place, bytes | PayloadError]) -> bytes | Trouble:
-        body = stored[_Place(*piece[1:])]
+    def _checked(self, piece: Piece, stored: Mapping[_Range, bytes | PayloadError]) -> bytes | Trouble:
+        body = stored[_Range(*piece[1:])]
         if isinstance(body, bytes) and not compare_digest(pieces.name_of(self._session.sealer, body), piece.name):
             return RecordInvalid(
                 f"a piece of a call does not match its name and was not unpickled: {piece.status_id}, "
@@ -163,8 +209,8 @@ class CallReader:
                 return  # this piece and all that follow were requested just now
             self._n_bytes -= len(self._kept.pop(oldest))
 
-    def _read(self, places: Iterable[_Place]) -> dict[_Place, bytes | PayloadError]:
-        bodies: dict[_Place, bytes | PayloadError] = {}
+    def _read(self, places: Iterable[_Range]) -> dict[_Range, bytes | PayloadError]:
+        bodies: dict[_Range, bytes | PayloadError] = {}
         for run in _runs(sorted(places)):
             first, last = run[0], run[-1]
             try:
@@ -180,20 +226,46 @@ class CallReader:
         return bodies
 
 
-def _place(wanted: Wanted) -> _Place:
-    assert isinstance(wanted.call, Located)  # the caller has checked  # noqa: S101
-    return _Place(wanted.ref.status_id, wanted.call.start, wanted.call.length)
+def _name(wanted: Wanted) -> _BlockName:
+    status, block = wanted.status, wanted.block
+    return wanted.ref.status_id, block.first, block.n, status.functions[block.function], block.place
 
 
-def _n_apart(call: bytes | Located) -> int:
-    return call.length if isinstance(call, Located) else 0
+def _range(wanted: Wanted) -> _Range:
+    place = wanted.block.place
+    assert isinstance(place, Located)  # the caller has checked that the block is apart  # noqa: S101
+    return _Range(wanted.ref.status_id, place.start, place.length)
 
 
-def _n_new(opened: Iterable[_Opened | Arrived | Trouble]) -> Iterator[int]:
+def _n_apart(block: CallBlock) -> int:
+    return block.place.length if isinstance(block.place, Located) else 0
+
+
+def _in_pieces(call: bytes, wanted: Wanted, position: int) -> _Opened:
+    if not call:
+        return _of_task(PayloadError("a task without its call"), wanted, position)
+    try:
+        parts = pieces.decode(call)
+    except RecordInvalid as error:
+        return error
+    refs = () if parts is None else tuple(part for part in parts if isinstance(part, Piece))
+    return _InPieces(call, refs, _task_of(wanted, position))
+
+
+def _of_task(trouble: Trouble, wanted: Wanted, position: int) -> Trouble:
+    """Return the error of a block for one of its tasks."""
+    return type(trouble)(f"{trouble}: task={_task_of(wanted, position)}")
+
+
+def _task_of(wanted: Wanted, position: int) -> str:
+    return task_id(wanted.ref.ordinal, wanted.ref.first + position)
+
+
+def _n_new(opened: Iterable[_Opened]) -> Iterator[int]:
     """Yield for each call the bytes of its pieces that no earlier call has."""
     names: set[bytes] = set()
     for call in opened:
-        refs = [ref for ref in call.refs if ref.name not in names] if isinstance(call, _Opened) else []
+        refs = [ref for ref in call.refs if ref.name not in names] if isinstance(call, _InPieces) else []
         names.update(ref.name for ref in refs)
         yield sum(ref.length for ref in refs)
 
@@ -209,9 +281,9 @@ def _n_fitting(sizes: Iterable[int], at_most: int) -> int:
     return n_fit
 
 
-def _runs(places: Iterable[_Place]) -> Iterator[list[_Place]]:
+def _runs(places: Iterable[_Range]) -> Iterator[list[_Range]]:
     """Join adjacent ranges of one object."""
-    run: list[_Place] = []
+    run: list[_Range] = []
     for place in places:
         last = run[-1] if run else None
         follows = last is not None and (place.status_id, place.start) == (last.status_id, last.start + last.length)
@@ -223,15 +295,11 @@ def _runs(places: Iterable[_Place]) -> Iterator[list[_Place]]:
         yield run
 
 
-def _arrived(
-    opened: _Opened | Arrived | Trouble, wanted: Wanted, bodies: Mapping[bytes, bytes | Trouble]
-) -> Arrived | Trouble:
-    if not isinstance(opened, _Opened):
-        return opened
+def _arrived(opened: _InPieces, bodies: Mapping[bytes, bytes | Trouble]) -> Arrived | Trouble:
     arrived = []
     for ref in opened.refs:
         body = bodies[ref.name]
         if not isinstance(body, bytes):
-            return type(body)(f"{body}: call={wanted.label}")
+            return type(body)(f"{body}: task={opened.task_id}")
         arrived.append((ref.name, body))
     return Arrived(opened.call, tuple(arrived))

@@ -17,9 +17,9 @@ from itertools import islice
 
 from starburst_executor.clock import Clock
 from starburst_executor.errors import RecordInvalid, VersionMismatch
-from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import StatusRef
-from starburst_executor.protocol.status import SizeClass, State, Status
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import SizeClass, State, Status
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
@@ -145,11 +145,15 @@ class Candidates:
     def saw(self, key: str, current: Status) -> None:
         """Record an object that a slot has read or written: how many of its tasks are pending."""
         max_losses = self._session.manifest.current.max_losses
-        n_pending = sum(e.state == State.PENDING and not status.is_on_last_try(e, max_losses) for e in current.entries)
+        n_pending = sum(
+            span.n
+            for span in current.spans
+            if span.state == State.PENDING and not transitions.is_on_last_try(span, max_losses)
+        )
         with self._lock:
             was_known = key in self._pending or key in self._solo
             self._untouched.discard(key)
-            if status.awaits_solo(current, max_losses):
+            if transitions.awaits_solo(current, max_losses):
                 self._solo.setdefault(key, self._clock.monotonic())
             else:
                 self._solo.pop(key, None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from starburst_executor.protocol.status import State, Status
+from starburst_executor.protocol.spans.record import State, Status
 
 __all__ = ["Durations"]
 
+_PENDING = int(State.PENDING)
 # Weight of a new measurement: the estimate is steady under noise and correct again after a dozen tasks.
 _WEIGHT = 0.2
 # Largest number of estimates, about 2 MB. If each task has its own function, estimates are of no use anyway.
@@ -37,20 +38,28 @@ class Durations:
 
     def of_next(self, current: Status) -> float | None:
         """Return the estimate for an object's next pending task: from own measurements, or from its ended tasks."""
-        for entry in current.entries:
-            if entry.state == State.PENDING:
-                known = self._estimates.get(current.functions[entry.function])
+        for span in current.spans:
+            if span.state == _PENDING:
+                known = self._estimates.get(current.functions[span.function])
                 return known if known is not None else _mean_seconds(current)
         return None
 
     def size_of_next(self, current: Status) -> float:
         """Return the estimated bytes that the end of an object's next pending task takes; 0 while unknown."""
-        for entry in current.entries:
-            if entry.state == State.PENDING:
-                return self._sizes.get(current.functions[entry.function], 0.0)
+        for span in current.spans:
+            if span.state == _PENDING:
+                return self._sizes.get(current.functions[span.function], 0.0)
         return 0.0
 
 
 def _mean_seconds(current: Status) -> float | None:
-    ended = [e.seconds for e in current.entries if e.state == State.COMPLETED]
-    return sum(ended) / len(ended) if ended else None
+    """Return the mean duration of the tasks that have completed; those that failed may have ended early."""
+    n_tasks, seconds = 0, 0.0
+    for start, span in current.placed():
+        for block in current.outcome_blocks(start, span):
+            durations = block.durations()
+            low, high = max(start - block.first, 0), min(start + span.n - block.first, block.n)
+            completed = set(range(low, high)).difference(block.failed)
+            n_tasks += len(completed)
+            seconds += sum(durations[i] for i in completed) if durations else 0.0
+    return seconds / n_tasks if n_tasks else None

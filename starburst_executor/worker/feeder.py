@@ -116,7 +116,8 @@ class Feeder:
         if self._jobs and room <= 0:
             return False
         calls = self._backlog.next_calls(len(self._backlog) if limit is None else limit - self._n_given, room)
-        for i, (placed, digest, call) in enumerate(calls):
+        for i, (placed, call) in enumerate(calls):
+            digest = placed.claim.digest
             try:
                 if not isinstance(call, Arrived):
                     raise call
@@ -133,13 +134,13 @@ class Feeder:
                 and function.code != self._code
                 and not self._change_code(function.code, is_busy=bool(self._jobs or given))
             ) or (jobs and n_bytes > room):
-                self._backlog.put_back(later for later, _, _ in calls[i:])
+                self._backlog.put_back(later for later, _ in calls[i:])
                 break
             room -= n_bytes
             if function is not None:
                 functions[digest] = function.body
             self._next_job = number = self._next_job + 1
-            jobs.append(_job(number, placed, digest, call))
+            jobs.append(_job(number, placed, call))
             given[number] = placed
             if n_bytes >= _BIG_BYTES:
                 self._sizes[number] = n_bytes
@@ -230,16 +231,13 @@ class Feeder:
     def _finished(self, placed: Placed, event: Finished) -> None:
         if event.ok:
             claim, position = placed
-            stored = claim.stored.status
-            self._shared.durations.add(
-                stored.functions[stored.entries[position].function], event.seconds, event.n_bytes
-            )
+            self._shared.durations.add(claim.digest, event.seconds, event.n_bytes)
             if position in claim.open:
                 limit = self._shared.session.manifest.current.max_result_bytes
                 claim.end(position, _of_storable_size(placed, event, limit))
         elif event.loaded:
             self._failed(placed, event)
-        elif placed.entry.refusals:
+        elif placed.was_refused:
             placed.end(event)
         else:
             # Another worker gets one chance to load the function; after that the task fails.
@@ -277,11 +275,11 @@ class Feeder:
                 raise LaunchError(f"runners die before they start a task: {event.reason}")
 
 
-def _job(number: int, placed: Placed, digest: str, call: Arrived) -> Job:
+def _job(number: int, placed: Placed, call: Arrived) -> Job:
     claim, position = placed
     # `current_task()` counts a try under the same claim as a further attempt.
-    attempt = claim.stored.status.entries[position].attempt + claim.tries.get(position, 0)
-    return Job(number, claim.ref.ordinal, claim.ref.first + position, attempt, digest, call.call, call.pieces)
+    attempt = claim.span(position).attempt + claim.tries.get(position, 0)
+    return Job(number, claim.ref.ordinal, claim.ref.first + position, attempt, claim.digest, call.call, call.pieces)
 
 
 def _death(session: SessionStore, placed: Placed, event: Died) -> StarburstError:

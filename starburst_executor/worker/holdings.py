@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from starburst_executor.errors import StarburstError
 from starburst_executor.worker.backlog import Backlog
-from starburst_executor.worker.claims import Claim
+from starburst_executor.worker.claim import Claim
 from starburst_executor.worker.feeder import Feeder
 from starburst_executor.worker.pace import Pace
 from starburst_executor.worker.placed import Placed

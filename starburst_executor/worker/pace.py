@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from starburst_executor.config.timings import Timings
-from starburst_executor.protocol import status
-from starburst_executor.protocol.status import State, Status
+from starburst_executor.protocol.keys import worker_of
+from starburst_executor.protocol.spans.record import MAX_TASKS, State, Status
 
 __all__ = ["Pace", "has_plenty", "is_shared", "pace_of"]
 
@@ -79,7 +79,7 @@ class Pace:
         estimate_s = max(estimate_s, _LEAST_S)
         first = min(int(self.slice_s / estimate_s), max(fair_share, self.least_slice(estimate_s)))
         grown = min(1 + int(self.commit_within_s(busy_s, is_scarce=False) / estimate_s), fair_share // 2)
-        return max(1, min(max(first, grown), int(_MOST_BYTES / max(1.0, size)), status.MAX_TASKS))
+        return max(1, min(max(first, grown), int(_MOST_BYTES / max(1.0, size)), MAX_TASKS))
 
     def commit_within_s(self, busy_s: float, *, is_scarce: bool) -> float:
         """Return for how many seconds an outcome may wait for its commit.
@@ -132,11 +132,10 @@ def pace_of(timings: Timings, wait_s: Callable[[], float] = lambda: 0.0) -> Pace
 
 def has_plenty(current: Status) -> bool:
     """Return whether an object has pending tasks for every worker that works on it."""
-    n_pending = sum(entry.state == State.PENDING for entry in current.entries)
-    claims = {entry.claim for entry in current.entries if entry.state == State.CLAIMED}
-    return n_pending > _LEFT * max(1, len({claim.partition(".")[0] for claim in claims}))
+    n_pending = sum(span.n for span in current.spans if span.state == State.PENDING)
+    return n_pending > _LEFT * max(1, len(set(map(worker_of, current.claims()))))
 
 
 def is_shared(current: Status) -> bool:
     """Return whether a worker holds tasks of an object."""
-    return any(entry.state == State.CLAIMED for entry in current.entries)
+    return any(span.state == State.CLAIMED for span in current.spans)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from starburst_executor.protocol.keys import task_id
-from starburst_executor.protocol.status import Entry
-from starburst_executor.worker.claims import Claim
+from starburst_executor.worker.claim import Claim
 from starburst_executor.worker.runner.jobs import Finished
 
 __all__ = ["Placed"]
@@ -28,14 +27,14 @@ class Placed(NamedTuple):
         return self.position in self.claim.open
 
     @property
-    def entry(self) -> Entry:
-        """Its entry as this worker last read or wrote it."""
-        return self.claim.entry(self.position)
+    def was_refused(self) -> bool:
+        """Whether another worker could not load its function."""
+        return self.claim.span(self.position).refusals > 0
 
     @property
     def digest(self) -> str:
         """The digest of its function."""
-        return self.claim.stored.status.functions[self.entry.function]
+        return self.claim.digest
 
     @property
     def index(self) -> int:  # type: ignore[override]  # in place of a tuple's method, which nothing calls

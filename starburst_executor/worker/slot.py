@@ -17,15 +17,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from starburst_executor.protocol import status
+from starburst_executor.protocol.spans import transitions
 from starburst_executor.worker.acquirer import Acquirer
 from starburst_executor.worker.backlog import Backlog
-from starburst_executor.worker.claims import Claim
+from starburst_executor.worker.claim import Claim
 from starburst_executor.worker.feeder import Feeder, Spawn
 from starburst_executor.worker.holdings import Holdings
 from starburst_executor.worker.overrun import Overrun
 from starburst_executor.worker.pace import LEAD_S, has_plenty, pace_of
-from starburst_executor.worker.placed import Placed
 from starburst_executor.worker.runner.usage import RunningNow
 from starburst_executor.worker.shared import Shared
 
@@ -139,7 +138,7 @@ class Slot:
         if claim.all_ended or not self._wants_after(claim):
             return
         following = None
-        if status.has_pending(claim.stored.status):
+        if transitions.has_pending(claim.stored.status):
             size = self._acquirer.slice_size(claim.stored.status)
             following = self._holdings.commit(claim, then=size, ahead=True)
         for _ in range(_TRIES_AHEAD):
@@ -171,8 +170,7 @@ class Slot:
         return ahead_at is not None and self._shared.clock.monotonic() >= ahead_at
 
     def _estimate_s(self, claim: Claim) -> float | None:
-        position = next(iter(claim.open), None)
-        return None if position is None else self._shared.durations.of(Placed(claim, position).digest)
+        return self._shared.durations.of(claim.digest) if claim.open else None
 
     def _ahead_at(self) -> float | None:
         if len(self._holdings.open) != 1 or self._feeder.n_jobs != 1 or self._backlog:

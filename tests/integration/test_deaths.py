@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor import DetachedExecutor, Local, StarburstExecutor, TaskCrashed, WorkerLost
-from starburst_executor.protocol.status import Entry
+from starburst_executor.protocol.spans.record import Entry
 from tests.sessions import descendants, detached, is_alive, kill, run_python, timings_for, wait_until, worker_pids
 from tests.support.inside import session_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor import AccessDenied, DetachedExecutor, ExecutorBroken, StarburstExecutor, StoreUnavailable
-from starburst_executor.protocol.status import Entry
+from starburst_executor.protocol.spans.record import Entry
 from tests.fault_proxy import Asked, Fault, FaultProxy, by_chance, in_turn, is_write
 from tests.sessions import REMOTE, detached, is_alive, kill_workers, wait_until, worker_pids
 from tests.support.inside import session_of, store_of

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor import DetachedExecutor, ExecutorBroken, StarburstExecutor, TaskCrashed, TaskTimeout
-from starburst_executor.protocol.status import Entry
+from starburst_executor.protocol.spans.record import Entry
 from tests.fault_proxy import Asked, Fault, FaultProxy
 from tests.sessions import (
     REMOTE,

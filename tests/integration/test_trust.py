@@ -34,13 +34,14 @@ from starburst_executor import (
 )
 from starburst_executor.client.handles import sealed_handle
 from starburst_executor.config import find_session_key, log_folder, user_key
-from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.seal import SEAL_BYTES, Sealer
-from starburst_executor.protocol.status import Entry, Located, Status
+from starburst_executor.protocol.spans import blocks, encoding
+from starburst_executor.protocol.spans.record import Entry, Located, Place, Status
 from starburst_executor.session.store import SessionStore
 from tests.sessions import descendants, detached, is_alive, local_pids, run_python, timings_for, wait_until, worker_pids
 from tests.support.inside import engine_of, session_of
+from tests.support.spans import with_call, with_outcome, with_spans
 
 SQLITE = pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 RUN_WORKER = "import sys; from starburst_executor.worker.__main__ import main; sys.exit(main(sys.argv[1:]))"
@@ -113,14 +114,31 @@ def entry_of(executor: StarburstExecutor, index: int) -> Entry:
     return found.status.entries[place]
 
 
-def rewrite(executor: StarburstExecutor, index: int, change: Callable[[Entry], Entry]) -> None:
-    """Change a task's entry without any client's or worker's knowledge."""
-    key, place = key_of(executor, index)
+def rewrite(executor: StarburstExecutor, index: int, change: Callable[[Status, int], Status]) -> None:
+    """Change what is stored of a task, given its position, without any client's or worker's knowledge."""
+    key, position = key_of(executor, index)
+    assert session_of(executor).statuses.update(key, lambda seen: change(seen, position)) is not None
 
-    def step(seen: Status) -> Status:
-        return seen.with_entries({place: change(seen.entries[place])})
 
-    assert session_of(executor).statuses.update(key, step) is not None
+def call_of(executor: StarburstExecutor, index: int) -> Place:
+    block = entry_of(executor, index).call
+    assert block is not None
+    return block.place
+
+
+def outcome_of(executor: StarburstExecutor, index: int) -> Place:
+    block = entry_of(executor, index).outcome
+    assert block is not None
+    return block.place
+
+
+def in_another(seen: Status, position: int, **changes: int) -> Status:
+    """Pretend that a task has ended in another run or attempt."""
+    block, span = seen.entry(position).outcome, seen.span(position)
+    assert block is not None
+    changes = {name: getattr(span, name) + by for name, by in changes.items()}
+    moved = tuple(other._replace(**changes) if other is block else other for other in seen.outcomes)  # type: ignore[arg-type]
+    return replace(with_spans(seen, [position], **changes), outcomes=moved)
 
 
 def body_of(session: SessionStore, key: str) -> bytes:
@@ -254,20 +272,21 @@ def test_user_code_sees_no_key(store_url: str, started: str, monkeypatch: pytest
 
 @SQLITE
 @pytest.mark.parametrize("how", ["flipped", "replaced", "cut", "moved"])
-def test_a_call_that_was_changed_costs_its_task_alone(store_url: str, how: str, trap: bytes) -> None:
-    executor = waiting(store_url, (echo, 1), (echo, 2), (echo, 3))
-    other = entry_of(executor, 2).call
-    changes: dict[str, Callable[[bytes], Any]] = {
-        "flipped": flipped,
-        "replaced": lambda sealed: sealed[:SEAL_BYTES] + trap,
-        "cut": lambda sealed: sealed[: SEAL_BYTES - 1],
-        "moved": lambda _: other,
+def test_calls_that_were_changed_cost_the_tasks_of_their_block_alone(store_url: str, how: str, trap: bytes) -> None:
+    executor = waiting(store_url, (echo, 1), (twice, 1), (echo, 3))  # neighbours with two functions: three blocks
+    sealed, other = call_of(executor, 1), call_of(executor, 2)
+    assert isinstance(sealed, bytes)
+    changes: dict[str, Place] = {
+        "flipped": flipped(sealed),
+        "replaced": sealed[:SEAL_BYTES] + trap,
+        "cut": sealed[: SEAL_BYTES - 1],
+        "moved": other,
     }
-    rewrite(executor, 1, lambda entry: entry._replace(call=changes[how](entry.call)))  # type: ignore[arg-type]
+    rewrite(executor, 1, lambda seen, position: with_call(seen, position, changes[how]))
     one, two, three = run(executor)
     assert (one, three) == (1, 3)
     assert isinstance(two, RecordInvalid)
-    assert "kind=call, place=0-1/" in str(two)
+    assert "kind=calls, place=0-1+1/" in str(two)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +296,7 @@ def test_a_call_that_was_changed_costs_its_task_alone(store_url: str, how: str, 
 def test_a_big_call_that_was_changed_costs_its_task_alone(store_url: str, how: str, size: int) -> None:
     executor = waiting(store_url, (echo, b"1" * size), (echo, 2))
     session = session_of(executor)
-    assert isinstance(entry_of(executor, 0).call, Located) is (size < BIG)
+    assert isinstance(call_of(executor, 0), Located) is (size < BIG)
     key, _ = key_of(executor, 0)
     ref = session.keys.parse_status(key)
     assert ref is not None
@@ -392,28 +411,38 @@ def ended(store_url: str, *calls: tuple[Callable[..., Any], Any]) -> DetachedExe
 
 @SQLITE
 @pytest.mark.parametrize("how", ["flipped", "replaced", "another task's", "another attempt's", "another run's"])
-def test_an_outcome_that_was_changed_costs_its_task_alone(store_url: str, how: str, trap: bytes) -> None:
-    executor = ended(store_url, (echo, 1), (echo, 2), (echo, 3))
-    other = entry_of(executor, 2)
-    changes: dict[str, Callable[[Entry], Entry]] = {
-        "flipped": lambda entry: entry._replace(outcome=flipped(entry.outcome)),  # type: ignore[arg-type]
-        "replaced": lambda entry: entry._replace(outcome=bytes(SEAL_BYTES) + b"V" + trap),
-        "another task's": lambda entry: entry._replace(outcome=other.outcome, claim=other.claim),
-        "another attempt's": lambda entry: entry._replace(attempt=entry.attempt + 1),
-        "another run's": lambda entry: entry._replace(run=entry.run + 1),
+def test_outcomes_that_were_changed_cost_the_tasks_of_their_block_alone(store_url: str, how: str, trap: bytes) -> None:
+    executor = ended(store_url, (echo, 1), (twice, 1), (echo, 3))
+    sealed, other = outcome_of(executor, 1), outcome_of(executor, 2)
+    assert isinstance(sealed, bytes)
+    hostile = bytes(SEAL_BYTES) + b"".join(blocks.packed([b"V" + trap]))
+    changes: dict[str, Callable[[Status, int], Status]] = {
+        "flipped": lambda seen, position: with_outcome(seen, position, flipped(sealed)),
+        "replaced": lambda seen, position: with_outcome(seen, position, hostile),
+        "another task's": lambda seen, position: with_outcome(seen, position, other),
+        "another attempt's": lambda seen, position: in_another(seen, position, attempt=1),
+        "another run's": lambda seen, position: in_another(seen, position, run=1),
     }
     rewrite(executor, 1, changes[how])
     outcomes = executor.collect(wait=True, timeout=60)
     assert [outcome.value for outcome in outcomes] == [1, None, 3]
     assert isinstance(outcomes[1].error, RecordInvalid)
-    assert "kind=outcome, place=0-1/" in str(outcomes[1].error)
+    assert "kind=outcomes, place=0-1+1/" in str(outcomes[1].error)
     executor.cleanup(force=True)
 
 
 @SQLITE
 def test_an_outcome_of_another_session_is_refused(store_url: str) -> None:
     mine, other = ended(store_url, (echo, 1)), ended(store_url, (echo, 2))
-    rewrite(mine, 0, lambda _: entry_of(other, 0))
+    foreign = entry_of(other, 0)
+    assert foreign.outcome is not None
+    block = foreign.outcome
+
+    def replaced(seen: Status, position: int) -> Status:
+        seen = with_spans(seen, [position], claim=foreign.claim, attempt=foreign.attempt)
+        return replace(seen, outcomes=(block,))
+
+    rewrite(mine, 0, replaced)
     [outcome] = mine.collect(wait=True, timeout=60)
     assert isinstance(outcome.error, RecordInvalid)
     mine.cleanup(force=True)
@@ -427,7 +456,7 @@ def test_an_outcome_of_another_session_is_refused(store_url: str) -> None:
 )
 def test_a_big_outcome_that_was_changed_costs_its_task_alone(store_url: str, how: str) -> None:
     executor = ended(store_url, (echo, b"1" * BIG), (echo, 2))
-    session, place = session_of(executor), entry_of(executor, 0).outcome
+    session, place = session_of(executor), outcome_of(executor, 0)
     assert isinstance(place, Located)
     [key] = [line.key for line in session.store.list(session.keys.folder) if "/outcomes/" in line.key]
     if how == "flipped":
@@ -437,7 +466,8 @@ def test_a_big_outcome_that_was_changed_costs_its_task_alone(store_url: str, how
     elif how == "missing":
         session.store.delete([key])
     else:
-        rewrite(executor, 0, lambda entry: entry._replace(outcome=place._replace(start=2**40, length=2**50)))
+        far = place._replace(start=2**40, length=2**50)
+        rewrite(executor, 0, lambda seen, position: with_outcome(seen, position, far))
     first, second = executor.collect(wait=True, timeout=60)
     assert isinstance(first.error, PayloadError if how == "missing" else RecordInvalid)
     assert second.value == 2
@@ -459,7 +489,7 @@ def test_a_spoilt_status_object_costs_its_tasks_alone(store_url: str, how: str, 
     bodies = {
         "garbage": b"\xc1" * 64,
         "pickle": trap + b"." * (-len(trap) % 8),
-        "newer format": body.replace(b"\xa6format\x02", b"\xa6format\x03"),
+        "newer format": body.replace(b"\xa6format\x03", b"\xa6format\x04"),
         "another object's": body_of(session, key_of(executor, 2)[0]),
         "empty": b"",
     }
@@ -631,7 +661,7 @@ def test_a_record_that_would_take_gigabytes_is_refused(store_url: str) -> None:
     key, _ = key_of(executor, 0)
     for body in (b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x91" * 100_000):
         with pytest.raises(RecordInvalid):
-            status.decode(body)
+            encoding.decode(body)
         session_of(executor).store.put(key, body)
         with pytest.raises(RecordInvalid, match="0000000000-1"):
             session_of(executor).statuses.read(key)

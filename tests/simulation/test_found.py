@@ -10,7 +10,7 @@ import pytest
 from starburst_executor.client import tasks
 from starburst_executor.client.submitter import submitter_record
 from starburst_executor.protocol.records import Manifest, Submitter
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.session import epochs
 from starburst_executor.session.epochs import close_epochs
 from tests.support.session_rig import Rig
@@ -28,7 +28,7 @@ def test_closing_an_epoch_keeps_what_another_thread_changed_meanwhile(monkeypatc
     monkeypatch.setattr(epochs, "STATUSES_PER_EPOCH", 1)
     rig = Rig()
     key = rig.submit(1)
-    rig.write_entries(key, state=State.COMPLETED)
+    rig.write_spans(key, state=State.COMPLETED)
     session, groups = rig.session, rig.session.statuses.all()
     rig.before("list", rig.keys.epoch(0, 0), lambda: session.manifest.change(_with_another_epoch))
     close_epochs(session, groups)

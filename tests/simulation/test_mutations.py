@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,9 +22,10 @@ from starburst_executor.client.batch_writer import BatchWriter
 from starburst_executor.client.cancelling import FuturesOfClient
 from starburst_executor.client.staying import Staying
 from starburst_executor.client.submitter import Submitter
-from starburst_executor.protocol import liveness, status
+from starburst_executor.protocol import liveness
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
-from starburst_executor.protocol.status import Ended, Entry, State, Status
+from starburst_executor.protocol.spans import blocks, transitions
+from starburst_executor.protocol.spans.record import ENDED, OutcomeBlock, Span, State, Status, ranges_of
 from starburst_executor.session import beats, epochs, own, repair
 from starburst_executor.session.manifest import SessionManifest
 from starburst_executor.session.store import SessionStore
@@ -39,6 +40,7 @@ from starburst_executor.worker.claims import Claim, Claims
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.leaving import Leaving
 from starburst_executor.worker.listener import Listener
+from starburst_executor.worker.outcome_writer import OutcomeWriter
 from starburst_executor.worker.slot import Slot
 
 Patch = Callable[[pytest.MonkeyPatch], None]
@@ -67,40 +69,54 @@ def trust_a_lost_claim(patch: pytest.MonkeyPatch) -> None:
 
 
 def commit_without_the_claim_id(patch: pytest.MonkeyPatch) -> None:
-    """Whoever holds the entry now, it is ended."""
-    right = status.commit
+    """Whoever holds the task now, it is ended."""
+    right = transitions.commit
 
     def commit(
-        seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float, **options: Any
+        seen: Status, claim_id: str, ended: Sequence[OutcomeBlock], now: float, **options: Any
     ) -> tuple[Status, list[int]]:
-        seen, _ = right(seen, claim_id, {}, now, **options)
-        mine = [i for i in ended if seen.entries[i].state == State.CLAIMED]
-        changed = {
-            i: seen.entries[i]._replace(state=ended[i].state, outcome=ended[i].outcome, at=now, seconds=1.0)
-            for i in mine
-        }
-        return seen.with_entries(changed), mine
+        seen, _ = right(seen, claim_id, [], now, **options)
+        return _force(seen, "", ended, now, lambda span, _: span.state == State.CLAIMED)
 
-    patch.setattr(status, "commit", commit)
+    patch.setattr(transitions, "commit", commit)
+
+
+def _force(
+    seen: Status,
+    claim_id: str,
+    ended: Sequence[OutcomeBlock],
+    now: float,
+    may: Callable[[Span, OutcomeBlock], bool],
+) -> tuple[Status, list[int]]:
+    """End tasks with these outcomes if `may` says so, whatever their state; under their own claim if none is given."""
+    mine: list[int] = []
+    added: list[OutcomeBlock] = []
+    for block in ended:
+
+        def end(span: Span, start: int, stop: int, block: OutcomeBlock = block) -> Span:
+            if not may(span, block):
+                return span
+            mine.extend(range(start, stop))
+            span = span._replace(state=ENDED, claim=claim_id or span.claim, at=now)
+            added.append(block._replace(run=span.run, attempt=span.attempt, claim=span.claim))
+            return span
+
+        seen = transitions._over_parts(seen, [(block.first, block.first + block.n)], end)
+    return (replace(seen, outcomes=(*seen.outcomes, *added)) if mine else seen), mine
 
 
 def commit_what_has_ended(patch: pytest.MonkeyPatch) -> None:
-    """An entry that another process has ended is ended once more."""
+    """A task that another process has ended is ended once more."""
 
-    right = status.commit
+    right = transitions.commit
 
     def commit(
-        seen: Status, claim_id: str, ended: Mapping[int, Ended], now: float, **options: Any
+        seen: Status, claim_id: str, ended: Sequence[OutcomeBlock], now: float, **options: Any
     ) -> tuple[Status, list[int]]:
-        seen, _ = right(seen, claim_id, {}, now, **options)
-        changed = {
-            i: seen.entries[i]._replace(state=end.state, claim=claim_id, outcome=end.outcome, at=now, seconds=1.0)
-            for i, end in ended.items()
-            if seen.entries[i].claim != claim_id or not seen.entries[i].has_ended
-        }
-        return seen.with_entries(changed), [*ended]
+        seen, _ = right(seen, claim_id, [], now, **options)
+        return _force(seen, claim_id, ended, now, lambda span, _: span.claim != claim_id or not span.has_ended)
 
-    patch.setattr(status, "commit", commit)
+    patch.setattr(transitions, "commit", commit)
 
 
 def take_back_without_reading_the_beat_again(patch: pytest.MonkeyPatch) -> None:
@@ -192,35 +208,29 @@ def read_all_beats_in_the_thread_that_beats(patch: pytest.MonkeyPatch) -> None:
 def claim_a_task_with_a_loss_beside_others(patch: pytest.MonkeyPatch) -> None:
     """A poisonous task is claimed as any other."""
 
-    def claim(
-        seen: Status,
-        claim_id: str,
-        *,
-        at_most: int,
-        now: float,
-        max_losses: int,
-        alone: bool = False,
-        ahead: bool = False,
-    ) -> tuple[Status, list[int]]:
+    def claim(seen: Status, claim_id: str, *, at_most: int, now: float, **_: Any) -> tuple[Status, list[int]]:
         taken = [i for i, entry in enumerate(seen.entries) if entry.state == State.PENDING][:at_most]
-        return seen.with_entries({i: _claimed(seen.entries[i], claim_id, now) for i in taken}), taken
 
-    patch.setattr(status, "claim", claim)
+        def claimed(span: Span, _: int) -> Span:
+            return span._replace(state=State.CLAIMED, attempt=span.attempt + 1, claim=claim_id, at=now)
 
+        return transitions._over(seen, ranges_of(taken), claimed), taken
 
-def _claimed(entry: Entry, claim_id: str, now: float) -> Entry:
-    return entry._replace(state=State.CLAIMED, attempt=entry.attempt + 1, claim=claim_id, at=now)
+    patch.setattr(transitions, "claim", claim)
 
 
 def claim_without_counting_the_attempt(patch: pytest.MonkeyPatch) -> None:
-    claim = status.claim
+    claim = transitions.claim
 
     def quiet(seen: Status, claim_id: str, **options: Any) -> tuple[Status, list[int]]:
         changed, taken = claim(seen, claim_id, **options)
-        same = {i: changed.entries[i]._replace(attempt=seen.entries[i].attempt) for i in taken}
-        return changed.with_entries(same), taken
 
-    patch.setattr(status, "claim", quiet)
+        def count_back(span: Span, _: int) -> Span:
+            return span._replace(attempt=span.attempt - 1)
+
+        return transitions._over(changed, ranges_of(taken), count_back), taken
+
+    patch.setattr(transitions, "claim", quiet)
 
 
 def expire_on_what_is_remembered(patch: pytest.MonkeyPatch) -> None:
@@ -236,13 +246,15 @@ def expire_on_what_is_remembered(patch: pytest.MonkeyPatch) -> None:
 
 
 def release_what_has_ended(patch: pytest.MonkeyPatch) -> None:
-    """Every entry with the claim's id is made pending, ended or not."""
+    """Every task with the claim's id is made pending, ended or not."""
 
-    def release(seen: Status, claim_id: str, indices: Any, **_: Any) -> Status:
-        mine = [i for i, entry in enumerate(seen.entries) if entry.claim == claim_id]
-        return seen.with_entries({i: seen.entries[i]._replace(state=State.PENDING, claim="") for i in mine})
+    def release(seen: Status, claim_id: str, positions: Any, **_: Any) -> Status:
+        def released(span: Span, _: int) -> Span:
+            return span._replace(state=State.PENDING, claim="") if span.claim == claim_id else span
 
-    patch.setattr(status, "release", release)
+        return transitions._over(seen, [(0, seen.n_tasks)], released)
+
+    patch.setattr(transitions, "release", release)
 
 
 def retry_without_a_hold(patch: pytest.MonkeyPatch) -> None:
@@ -251,11 +263,70 @@ def retry_without_a_hold(patch: pytest.MonkeyPatch) -> None:
 
 
 def cancel_what_is_claimed(patch: pytest.MonkeyPatch) -> None:
-    def cancel(seen: Status, indices: Any, now: float) -> tuple[Status, list[int]]:
-        mine = [i for i in indices if not seen.entries[i].has_ended]
-        return seen.with_entries({i: seen.entries[i]._replace(state=State.CANCELLED, at=now) for i in mine}), mine
+    def cancel(seen: Status, positions: Any, now: float) -> tuple[Status, list[int]]:
+        mine: list[int] = []
 
-    patch.setattr(status, "cancel", cancel)
+        def end(span: Span, start: int, stop: int) -> Span:
+            if span.has_ended:
+                return span
+            mine.extend(range(start, stop))
+            return span._replace(state=State.CANCELLED, at=now)
+
+        return transitions._over_parts(seen, ranges_of(sorted(set(positions))), end), mine
+
+    patch.setattr(transitions, "cancel", cancel)
+
+
+def lose_a_task_in_a_split(patch: pytest.MonkeyPatch) -> None:
+    """Of a span of which a part changes, the last task gets lost."""
+    right = transitions._over_parts
+
+    def over(seen: Status, ranges: Any, change: Any) -> Status:
+        changed = right(seen, ranges, change)
+        last = changed.spans[-1]
+        if len(changed.spans) <= len(seen.spans) or last.n == 1:
+            return changed
+        return replace(changed, spans=(*changed.spans[:-1], last._replace(n=last.n - 1)))
+
+    patch.setattr(transitions, "_over_parts", over)
+
+
+def commit_the_outcome_of_a_neighbour(patch: pytest.MonkeyPatch) -> None:
+    """The outcomes of a block are one place off."""
+    right = blocks.packed
+    patch.setattr(blocks, "packed", lambda payloads: right([*payloads[1:], payloads[0]]))
+
+
+def join_spans_over_runs(patch: pytest.MonkeyPatch) -> None:
+    """Neighbours in the same state share a span, whatever their run and their attempt."""
+
+    def append(spans: list[Span], span: Span, n: int) -> None:
+        if spans and spans[-1].state == span.state:
+            last = spans.pop()
+            n, span = n + last.n, last
+        spans.append(span._replace(n=n))
+
+    patch.setattr(transitions, "_append", append)
+
+
+def blame_all_that_were_lost_together(patch: pytest.MonkeyPatch) -> None:
+    """Each of a lost worker's tasks has one more loss, until all fail."""
+    right = transitions.take_back
+
+    def take_back(seen: Status, claim_ids: Any, *, lost: bool, **options: Any) -> Status:
+        changed = right(seen, claim_ids, lost=lost, **options)
+
+        def blamed(span: Span, _: int) -> Span:
+            return span._replace(losses=2) if lost and span.cohort in claim_ids else span
+
+        return transitions._over(changed, [(0, changed.n_tasks)], blamed)
+
+    patch.setattr(transitions, "take_back", take_back)
+
+
+def drop_calls_that_failed_tasks_need(patch: pytest.MonkeyPatch) -> None:
+    """A block of calls goes when all its tasks have ended, however."""
+    patch.setattr(transitions, "_needed_calls", lambda seen: ())
 
 
 def acknowledge_before_the_store_does(patch: pytest.MonkeyPatch) -> None:
@@ -309,18 +380,16 @@ def store_pieces_after_the_tasks(patch: pytest.MonkeyPatch) -> None:
 
 def commit_before_big_outcomes(patch: pytest.MonkeyPatch) -> None:
     """The status object names an outcome that is written afterwards."""
-    commit, create = Claims.commit, Claims._create
+    commit, create = Claims.commit, OutcomeWriter._create
+    waiting: list[Callable[[], None]] = []
 
     def late(self: Any, claim: Claim, **options: Any) -> Any:
-        parts: list[tuple[str, Any]] = []
-        self._create_later = parts
         following = commit(self, claim, **options)
-        for key, body in parts:
-            create(self, key, body)
+        while waiting:
+            waiting.pop()()
         return following
 
-    patch.setattr(Claims, "__slots__", (), raising=False)
-    patch.setattr(Claims, "_create", lambda self, key, body: self._create_later.append((key, body)))
+    patch.setattr(OutcomeWriter, "_create", lambda *args: waiting.append(partial(create, *args)))
     patch.setattr(Claims, "commit", late)
 
 
@@ -340,12 +409,12 @@ def leave_what_is_left_of_a_session_that_is_over(patch: pytest.MonkeyPatch) -> N
 
 
 def count_a_forgotten_claim_as_a_loss(patch: pytest.MonkeyPatch) -> None:
-    take_back = status.take_back
+    take_back = transitions.take_back
 
     def always(seen: Status, claim_ids: Any, *, lost: bool, **options: Any) -> Status:
         return take_back(seen, claim_ids, lost=True, **{**options, "max_losses": 1})
 
-    patch.setattr(status, "take_back", always)
+    patch.setattr(transitions, "take_back", always)
 
 
 def never_take_back_what_was_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -469,6 +538,11 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     forget_the_futures_of_a_client_that_has_left: (60, "not end in time"),
     keep_failures_in_memory: (60, "before its failure was stored"),
     take_two_locks_in_both_orders: (10, "in both orders"),
+    lose_a_task_in_a_split: (60, "replaced by another"),
+    commit_the_outcome_of_a_neighbour: (60, "another task's|one submit became two|another task's call"),
+    join_spans_over_runs: (60, "attempt has changed|run was opened|outcome has changed|claim was replaced|wrong seal"),
+    blame_all_that_were_lost_together: (60, "was blamed"),
+    drop_calls_that_failed_tasks_need: (60, "may be needed"),
 }
 
 

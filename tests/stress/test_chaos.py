@@ -31,7 +31,7 @@ from starburst_executor import DetachedExecutor
 from starburst_executor.client.counting import census
 from starburst_executor.client.opening import attach
 from starburst_executor.clock import SystemClock
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.session.store import SessionStore
 from tests.fault_proxy import FaultProxy
 from tests.sessions import descendants, forkers_of, kill, local_pids, run_python

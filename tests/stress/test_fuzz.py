@@ -146,9 +146,10 @@ def _decoders() -> dict[str, tuple[Decoder, list[bytes]]]:
     from starburst_executor.clock import SystemClock
     from starburst_executor.config import Timings
     from starburst_executor.launch.bootstrap import Bootstrap, read_bootstrap, write_bootstrap
-    from starburst_executor.protocol import outcomes, records, status
+    from starburst_executor.protocol import outcomes, records
     from starburst_executor.protocol.seal import Sealer
-    from starburst_executor.protocol.status import Ended, Entry, Located, State, Status
+    from starburst_executor.protocol.spans import encoding, transitions
+    from starburst_executor.protocol.spans.record import CallBlock, Located, OutcomeBlock, Span, Status
     from starburst_executor.session.store import SessionStore
     from starburst_executor.testing.memory import MemoryStore
 
@@ -162,15 +163,16 @@ def _decoders() -> dict[str, tuple[Decoder, list[bytes]]]:
         "w", 7, records.WorkerState.LEAVING, 4, 1.0, 2.0, {"w.1": "key"}, (("0-1", 1.5),), 9, 0.5, {"get": 3}, "host:1"
     )
     bell = records.encode(records.Bell(("one", "two"), 12), "n")
-    pending = Status(0, 7, ("f" * 32,), (Entry.pending(0, b"call"), Entry.pending(0, Located("", 0, 9))))
-    claimed, _ = status.claim(pending, "w.0", at_most=2, now=1.0, max_losses=3)
-    ended, _ = status.commit(
+    calls = (CallBlock(0, 1, 0, b"call"), CallBlock(1, 1, 0, Located("", 0, 9)))
+    pending = Status(0, 7, ("f" * 32,), (Span(2),), calls)
+    claimed, _ = transitions.claim(pending, "w.0", at_most=2, now=1.0, max_losses=3)
+    ended, _ = transitions.commit(
         claimed,
         "w.0",
-        {
-            0: Ended(State.COMPLETED, b"out", Located("w.0", 0, 3), 0.1, 0),
-            1: Ended(State.FAILED, Located("w.0", 3, 9), None, 0.1, 1),
-        },
+        [
+            OutcomeBlock(0, 1, 1, 1, "w.0", b"out", seconds=b"\0" * 4, logs=((0, 1, 0, 3),)),
+            OutcomeBlock(1, 1, 1, 1, "w.0", Located("w.0-1", 3, 9), failed=(0,), failures=((0, 1),)),
+        ],
         3.0,
     )
     pipe = io.BytesIO()
@@ -182,14 +184,14 @@ def _decoders() -> dict[str, tuple[Decoder, list[bytes]]]:
 
     def read_output(body: bytes) -> object:
         store.put(session.keys.logs("0-7", "w.0"), body)
-        return session.payloads.output("0-7", ended.entries[0]._replace(log=Located("w.0", 0, len(body))))
+        return session.payloads.output("0-7", Located("w.0", 0, len(body)))
 
     def planted(body: bytes) -> object:
         found = records.decode_beat(body)
         return 1 / (len(found.running[0][0]) - 1) if found.running else None
 
     return {
-        "status": (status.decode, [status.encode(one, "n") for one in (pending, claimed, ended)]),
+        "status": (encoding.decode, [encoding.encode(one, "n") for one in (pending, claimed, ended)]),
         "manifest": (records.decode_manifest, [records.encode(manifest, "n")]),
         "beat": (records.decode_beat, [records.encode(beat, "n")]),
         "client-beat": (records.decode_client_beat, [records.encode(records.ClientBeat("c", 3, 1.0, True), "n")]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor import DetachedExecutor, Local, Timings
-from starburst_executor.protocol.status import Entry
+from starburst_executor.protocol.spans.record import Entry
 from tests.fault_proxy import Fault, FaultProxy, by_chance
 from tests.sessions import is_alive, kill, kill_workers, wait_until, worker_pids
 from tests.support.inside import session_of

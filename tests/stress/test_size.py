@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from starburst_executor import DetachedExecutor, StarburstExecutor
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from tests.sessions import timings_for
 from tests.support.inside import session_of
 from tests.support.moto_server import ROOT

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.reading import Reading
 from starburst_executor.client.report import SessionStatus
-from starburst_executor.protocol.status import State, Status
+from starburst_executor.protocol.spans.record import BLOCK_TASKS, ENDED, OutcomeBlock, Span, State, Status
 from starburst_executor.report.gathering import Gathering, Overview
 from tests.support.session_rig import Rig
 
@@ -29,11 +30,16 @@ def ran(
     kinds = states or [State.COMPLETED] * len(seconds)
 
     def step(current: Status) -> Status:
-        entries = tuple(
-            entry._replace(state=int(state), attempt=1, claim=f"{worker}.1", at=end, seconds=length)
-            for entry, state, length in zip(current.entries, kinds, seconds, strict=True)
-        )
-        return replace(current, entries=entries, submitted_at=submitted_at)
+        claim = f"{worker}.1"
+        assert len(seconds) == current.n_tasks
+        found = []
+        for first in range(0, len(seconds), BLOCK_TASKS):
+            of_block = range(first, min(first + BLOCK_TASKS, len(seconds)))
+            failed = tuple(i - first for i in of_block if kinds[i] == State.FAILED)
+            lengths = array("f", [seconds[i] for i in of_block]).tobytes()
+            found.append(OutcomeBlock(first, len(of_block), 1, 1, claim, b"", failed, seconds=lengths))
+        spans = (Span(len(seconds), ENDED, attempt=1, claim=claim, at=end),)
+        return replace(current, spans=spans, outcomes=tuple(found), submitted_at=submitted_at)
 
     rig.write(key, step)
 

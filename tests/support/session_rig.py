@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from starburst_executor.config import Timings
-from starburst_executor.protocol import calls, outcomes, status
+from starburst_executor.protocol import calls, outcomes
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import (
     ATTACHED,
@@ -22,12 +21,14 @@ from starburst_executor.protocol.records import (
     encode,
 )
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import Ended, Entry, State, Status
+from starburst_executor.protocol.spans import encoding, transitions
+from starburst_executor.protocol.spans.record import State, Status
 from starburst_executor.session.manifest import new_token
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import Asked, FakeClock, Fault, FaultyStore, MemoryStore
 from starburst_executor.worker.call_reader import Arrived, CallReader, Wanted
+from tests.support.spans import ended, outcome_of, pending, with_spans
 
 SESSION = "a-session"
 KEY = b"k" * 32
@@ -113,50 +114,50 @@ class Rig:
     def submit(self, n_tasks: int, *, first: int = 0, epoch: int = 0, call: Any = (2, 3), digest: str = DIGEST) -> str:
         """A status object of pending tasks, each `pow(*call)`; its key."""
         ref = StatusRef(0, first, n_tasks, epoch)
-        pickled = calls.dump_call(call, {})
-        entries = tuple(
-            Entry.pending(0, self.sealer.sealed("call", status.call_label(0, first + i, digest), pickled))
-            for i in range(n_tasks)
-        )
+        record = pending(self.sealer, [calls.dump_call(call, {})] * n_tasks, first=first, digest=digest)
         key: str = self.keys.status(ref)
-        self.objects.create(key, status.encode(Status(0, first, (digest,), entries), self.clock.new_id()))
+        self.objects.create(key, encoding.encode(record, self.clock.new_id()))
         return key
 
     def read(self, key: str) -> Status:
         """Return a status object's record, without a counted request."""
         stored = self.objects.get(key)
         assert stored is not None
-        return status.decode(stored.body)
+        return encoding.decode(stored.body)
 
     def call(self, ref: StatusRef, index: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a stored task, as a worker that has kept nothing gets them."""
         current = self.read(self.keys.status(ref))
-        entry = current.entries[index]
-        assert entry.call is not None
-        label = status.call_label(ref.ordinal, ref.first + index, current.functions[entry.function])
-        (arrived,) = CallReader(self.session).get([Wanted(ref, entry.call, label)], 1)
+        block = current.entry(index).call
+        assert block is not None
+        (arrived,) = CallReader(self.session).get([Wanted(ref, current, block, (index,))], 1)
         if not isinstance(arrived, Arrived):
             raise arrived
         return calls.load_call(arrived.call, dict(arrived.pieces))
 
+    def outcome(self, key: str, position: int) -> bytes:
+        """The verified outcome of a task that has ended."""
+        return outcome_of(self.session, key, self.read(key), position)
+
     def states(self, key: str) -> list[State]:
-        return [State(entry.state) for entry in self.read(key).entries]
+        return [entry.state for entry in self.read(key).entries]
 
     def write(self, key: str, step: Callable[[Status], Status]) -> None:
         """Change a status object without a counted request."""
         stored = self.objects.get(key)
         assert stored is not None
-        changed = step(status.decode(stored.body))
-        self.objects.swap(key, status.encode(changed, self.clock.new_id()), stored.etag)
+        changed = step(encoding.decode(stored.body))
+        self.objects.swap(key, encoding.encode(changed, self.clock.new_id()), stored.etag)
 
-    def write_entries(self, key: str, **changes: Any) -> None:
-        self.write(key, lambda current: replace(current, entries=tuple(e._replace(**changes) for e in current.entries)))
+    def write_spans(self, key: str, *positions: int, **changes: Any) -> None:
+        """Change fields of the spans of these tasks, or of all."""
+        self.write(key, lambda current: with_spans(current, positions or range(current.n_tasks), **changes))
 
     def claim(self, key: str, claim_id: str, at_most: int = 256, **how: bool) -> None:
         """Somebody else claims."""
         self.write(
             key,
-            lambda current: status.claim(
+            lambda current: transitions.claim(
                 current, claim_id, at_most=at_most, now=0.0, max_losses=3, **{"alone": True, **how}
             )[0],
         )
@@ -165,21 +166,7 @@ class Rig:
         """Somebody else claims and completes every pending task."""
         self.claim(key, claim_id)
         body = outcomes.dump_value(value)
-
-        def step(current: Status) -> Status:
-            ended = {
-                i: Ended(
-                    State.COMPLETED,
-                    self.sealer.sealed("outcome", status.outcome_label(current, i, current.entries[i]), body),
-                    None,
-                    0.01,
-                    0,
-                )
-                for i in current.under(claim_id)
-            }
-            return status.commit(current, claim_id, ended, self.clock.now())[0]
-
-        self.write(key, step)
+        self.write(key, lambda current: ended(self.sealer, current, claim_id, body, self.clock.now()))
 
     # --- signs of life ------------------------------------------------------------------------------------------------
 

@@ -10,8 +10,8 @@ import click
 from starburst_executor import config
 from starburst_executor.cli.options import examples, json_option
 from starburst_executor.cli.render import show_json, show_table
-from starburst_executor.protocol import status
 from starburst_executor.protocol.records import fields
+from starburst_executor.protocol.spans import encoding
 from starburst_executor.version import __version__
 
 __all__ = ["configuration", "version"]
@@ -55,7 +55,7 @@ def version(as_json: bool) -> None:
         "python": platform.python_version(),
         "executable": sys.executable,
         "records": fields.FORMAT,
-        "status_objects": status.FORMAT,
+        "status_objects": encoding.FORMAT,
     }
     if as_json:
         show_json(**facts)

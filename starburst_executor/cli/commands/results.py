@@ -18,7 +18,7 @@ from starburst_executor.client.failing import FailureKind, failure_kinds
 from starburst_executor.client.reading import Reading
 from starburst_executor.client.results import Outcome, Selection, stream
 from starburst_executor.errors import ConfigError
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 
 __all__ = ["errors", "explain", "joblog", "results"]
 

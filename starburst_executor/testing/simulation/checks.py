@@ -10,7 +10,7 @@ from starburst_executor.errors import (
     StoreUnavailable,
 )
 from starburst_executor.protocol.keys import SESSIONS, worker_of
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.testing.simulation.plot import TIMINGS
 from starburst_executor.testing.simulation.tasks import value_name
 from starburst_executor.testing.simulation.world import World, is_done
@@ -58,12 +58,12 @@ class Watch:
         orphans = set()
         pending = set()
         for key, seen in oracle.statuses.items():
-            for entry in seen.entries:
-                if entry.state == State.CLAIMED:
-                    worker = self._world.workers.get(worker_of(entry.claim))
-                    if worker is None or not worker.is_alive or entry.claim not in worker.held():
-                        orphans.add((key, entry.claim))
-                elif entry.state == State.PENDING and not entry.losses:
+            for span in seen.spans:
+                if span.state == State.CLAIMED:
+                    worker = self._world.workers.get(worker_of(span.claim))
+                    if worker is None or not worker.is_alive or span.claim not in worker.held():
+                        orphans.add((key, span.claim))
+                elif span.state == State.PENDING and not span.is_suspect:
                     pending.add(key)
         self._orphaned = {one: self._orphaned.get(one, now) for one in orphans}
         self._pending = {one: self._pending.get(one, now) for one in pending}
@@ -132,7 +132,7 @@ def check_end(world: World) -> None:
     for key, seen in oracle.statuses.items():
         # A dead client's request may land after all processes have ended; the next client that attaches ends such tasks.
         is_known = plot.is_detached and key not in oracle.born_late
-        if is_known and not all(entry.has_ended for entry in seen.entries):
+        if is_known and not all(span.has_ended for span in seen.spans):
             world.fail(f"tasks of {key} have not ended")
     for future in world.futures:
         if is_done(future):

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from starburst_executor.errors import RecordInvalid
-from starburst_executor.protocol import calls, outcomes, pieces, records, status
+from starburst_executor.protocol import calls, outcomes, pieces, records
 from starburst_executor.protocol.keys import SessionKeys, worker_of
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import Entry, Located, State, Status
+from starburst_executor.protocol.spans import blocks, encoding
+from starburst_executor.protocol.spans.record import Entry, Located, State, Status
 from starburst_executor.testing.simulation.processes import WorkerProcess
 from starburst_executor.testing.simulation.scheduler import Process
 from starburst_executor.testing.simulation.store import Kept
@@ -122,7 +123,7 @@ class Oracle:
 
     def _entry(self, task_id: str) -> Entry | None:
         seen = self.statuses.get(self._keys.get(task_id, ""))
-        return None if seen is None else seen.entries[int(task_id.partition("-")[2]) - seen.first]
+        return None if seen is None else seen.entry(int(task_id.partition("-")[2]) - seen.first)
 
     # --- reads --------------------------------------------------------------------------------------------------------
 
@@ -143,8 +144,7 @@ class Oracle:
             self._fail(f"the last beat of a worker that has left is read again and again: {key}, by {process}")
 
     def _has_claims(self, worker_id: str) -> bool:
-        entries = (entry for seen in self.statuses.values() for entry in seen.entries)
-        return any(entry.state == State.CLAIMED and worker_of(entry.claim) == worker_id for entry in entries)
+        return any(worker_of(claim_id) == worker_id for seen in self.statuses.values() for claim_id in seen.claims())
 
     # --- writes -------------------------------------------------------------------------------------------------------
 
@@ -200,18 +200,27 @@ class Oracle:
         if after is None:
             self.statuses.pop(key, None)
             return
-        new = status.decode(after.body)
+        try:
+            new = encoding.decode(after.body)
+        except RecordInvalid as error:
+            self._fail(f"a status object was replaced by another that cannot be read: {key}, by {process}: {error}")
+            return
         self.statuses[key] = new
-        if len(after.body) % 8 != status.size_class(new.entries):
-            self._fail(f"the size has another class than the entries: {key}")
+        if (len(after.body) % 8, len(after.body) // 8 % 8) != (encoding.size_class(new), encoding.pending_order(new)):
+            self._fail(f"the size has another class than the tasks: {key}")
         self._unended[place] += not _has_ended(new)
         if old is None:
             self._born(key, new)
         else:
-            if (old.functions, len(old.entries), old.first) != (new.functions, len(new.entries), new.first):
-                self._fail(f"a status object was replaced by another: {key}")
-            for index, (a, b) in enumerate(zip(old.entries, new.entries)):  # noqa: B905 - checked above
-                if a != b:
+            if (old.functions, old.n_tasks, old.first) != (new.functions, new.n_tasks, new.first):
+                self._fail(f"a status object was replaced by another: {key}, tasks={old.n_tasks} -> {new.n_tasks}")
+                return
+            for index, (a, b) in enumerate(zip(old.entries, new.entries, strict=True)):
+                if a.call != b.call and (b.state != State.COMPLETED or b.call is not None):
+                    self._fail(
+                        f"a call was changed or dropped that may be needed: task={new.ordinal}-{new.first + index}"
+                    )
+                if a._replace(call=b.call) != b:
                     words = self._judged(old, new, index, process)
                     if words:
                         name = f"{new.ordinal}-{new.first + index}"
@@ -220,32 +229,33 @@ class Oracle:
 
     def _born(self, key: str, new: Status) -> None:
         for digest in new.functions:
-            if self.keys.function(digest) not in self._objects and any(e.call is not None for e in new.entries):
+            if self.keys.function(digest) not in self._objects and new.calls:
                 self._fail(f"a task was stored before its function: {key}")
         ref = self.keys.parse_status(key)
         if self.manifest is not None and self.manifest.state.is_over:
             self.born_late.add(key)
-        for index, entry in enumerate(new.entries):
-            self.counts["tasks"] += 1
-            if entry.call is None:
-                continue
-            call = entry.call
-            if isinstance(call, Located):
+        self.counts["tasks"] += new.n_tasks
+        for block in new.calls:
+            body = block.place
+            if isinstance(body, Located):
                 kept = self._objects.get(self.keys.calls(ref.status_id if ref is not None else ""))
                 if kept is None:
                     self._fail(f"a task was stored before its call: {key}")
                     continue
-                call = kept.body[call.start : call.start + call.length]
-            found = self._pieces(call[32:])
-            if found is None:
-                self._fail(f"a task was stored before a piece of its call: {key}")
-                continue
-            (number, behaviour, *_), _ = calls.load_call(call[32:], found)
-            task_id = f"{new.ordinal}-{new.first + index}"
-            self._keys[task_id] = key
-            self.tasks[task_id] = Task(number, behaviour)
-            if self.numbers.setdefault(number, task_id) != task_id:
-                self._fail(f"one submit became two tasks: {task_id} and {self.numbers[number]}")
+                body = kept.body[body.start : body.start + body.length]
+            for position, call in enumerate(blocks.open_calls(self._sealer, new, block, body), block.first):
+                self._born_task(key, f"{new.ordinal}-{new.first + position}", bytes(call))
+
+    def _born_task(self, key: str, task_id: str, call: bytes) -> None:
+        found = self._pieces(call)
+        if found is None:
+            self._fail(f"a task was stored before a piece of its call: {key}")
+            return
+        (number, behaviour, *_), _ = calls.load_call(call, found)
+        self._keys[task_id] = key
+        self.tasks[task_id] = Task(number, behaviour)
+        if self.numbers.setdefault(number, task_id) != task_id:
+            self._fail(f"one submit became two tasks: {task_id} and {self.numbers[number]}")
 
     def _pieces(self, call: bytes) -> dict[bytes, bytes] | None:
         """Return the pieces of a call by name; None if some are not stored."""
@@ -261,11 +271,10 @@ class Oracle:
     def unheld(self) -> str | None:
         """Return a claim that stands although its live worker does not know of it."""
         for key, seen in self.statuses.items():
-            for entry in seen.entries:
-                if entry.state == State.CLAIMED:
-                    worker = self._workers.get(worker_of(entry.claim))
-                    if worker is not None and worker.goes_on() and entry.claim not in worker.held():
-                        return f"{entry.claim} in {key}"
+            for claim_id in seen.claims():
+                worker = self._workers.get(worker_of(claim_id))
+                if worker is not None and worker.goes_on() and claim_id not in worker.held():
+                    return f"{claim_id} in {key}"
         return None
 
     def _check_listed(self) -> None:
@@ -299,7 +308,7 @@ class Oracle:
             self.ended[task_id, b.run] = b
         if a.state == State.PENDING:
             return self._judged_pending(task_id, new, a, b, process, is_over=is_over)
-        return self._judged_claimed(task_id, new, index, a, b, process, is_over=is_over)
+        return self._judged_claimed(task_id, old, new, index, a, b, process, is_over=is_over)
 
     def _judged_pending(self, task_id: str, new: Status, a: Entry, b: Entry, process: Process, *, is_over: bool) -> str:
         if b.state == State.CLAIMED:
@@ -307,7 +316,7 @@ class Oracle:
             if not isinstance(process, WorkerProcess) or worker_of(b.claim) != process.worker_id:
                 return "a process claimed for another worker"
             self._attempts.setdefault((task_id, process.worker_id), []).append(b.attempt)
-            if a.losses:
+            if a.is_suspect:
                 return self._judged_lonely(new, b, process)
             return ""
         if b.state == State.CANCELLED:
@@ -315,28 +324,35 @@ class Oracle:
         return "" if b.state == State.FAILED and is_over else "a pending task cannot do that"
 
     def _judged_lonely(self, new: Status, b: Entry, process: WorkerProcess) -> str:
-        """Check that a task with a loss is claimed alone, and that on its last try its worker has no other task."""
-        if sum(e.state == State.CLAIMED and e.claim == b.claim for e in new.entries) > 1:
+        """Check that a task with a loss is claimed with few of its cohort, and on its last try its worker has no other task."""
+        mates = [new.span(i) for i in new.under(b.claim)]
+        if {span.cohort for span in mates} != {b.cohort} or len(mates) > max(1, b.together // 16):
             return "a task with a loss was claimed along with others"
         max_losses = 3 if self.manifest is None else self.manifest.max_losses
         if b.losses < max_losses - 1 or not process.is_alive:
             return ""
+        if len(mates) > 1:
+            return "tasks on their last try were claimed along with others"
         held = process.held()
         others = [
             e.claim
             for key in {*held.values()}
-            for e in (self.statuses[key].entries if key in self.statuses else ())
+            for e in (self.statuses[key].spans if key in self.statuses else ())
             if e.state == State.CLAIMED and e.claim != b.claim and e.claim in held
         ]
         return f"a task on its last try was claimed beside others: {others}" if others else ""
 
     def _judged_claimed(
-        self, task_id: str, new: Status, index: int, a: Entry, b: Entry, process: Process, *, is_over: bool
+        self, task_id: str, old: Status, new: Status, index: int, a: Entry, b: Entry, process: Process, *, is_over: bool
     ) -> str:
         owner = self._workers.get(worker_of(a.claim))
         is_own = owner is process
         if b.state == State.CLAIMED:
-            return "" if is_own and b == a._replace(failures=b.failures) else "a claim was replaced by another"
+            return (
+                ""
+                if is_own and b == a._replace(failures=b.failures, call=b.call)
+                else "a claim was replaced by another"
+            )
         if b.has_ended and b.losses == a.losses and not is_over:
             if b.state == State.CANCELLED:
                 return "a claimed task was cancelled"
@@ -349,15 +365,15 @@ class Oracle:
             return ""
         if is_own:
             self._given_up.add((task_id, a.attempt))
-            return "" if b.losses == a.losses else "a worker counted a loss of its own"
-        return self._judged_taken_back(task_id, a, b, owner, process)
+            return "" if b.losses == a.losses and b.cohort == a.cohort else "a worker counted a loss of its own"
+        return self._judged_taken_back(task_id, old, a, b, owner, process)
 
     def _judged_taken_back(
-        self, task_id: str, a: Entry, b: Entry, owner: WorkerProcess | None, process: Process
+        self, task_id: str, old: Status, a: Entry, b: Entry, owner: WorkerProcess | None, process: Process
     ) -> str:
         self.counts["taken back"] += 1
         is_there = owner is not None and owner.is_alive and not owner.is_stopped
-        if b.losses == a.losses:
+        if b.losses == a.losses and b.cohort == a.cohort:
             if is_there and owner is not None and a.claim in owner.held():
                 return "a claim was called forgotten that its worker still holds"
             return ""
@@ -370,8 +386,11 @@ class Oracle:
         now_s = 0.0 if owner is None else owner.scheduler.now
         if is_there and owner is not None and min(self._quiet_s(), now_s - owner.was_disturbed_at) > 2 * self._lost_s:
             return "a living worker was judged lost"
+        n_together = len(old.under(a.claim))
+        max_losses = 3 if self.manifest is None else self.manifest.max_losses
+        if n_together > 1 and b.losses > max(0, max_losses - 2):
+            return f"a task was blamed that was lost together with {n_together - 1} others"
         if b.has_ended:
-            max_losses = 3 if self.manifest is None else self.manifest.max_losses
             if b.losses < max_losses:
                 return "a task failed of too few losses"
             killer = None if owner is None else owner.poisoned_by
@@ -381,7 +400,8 @@ class Oracle:
 
     def _judged_outcome(self, task_id: str, new: Status, index: int, b: Entry, process: Process) -> str:
         """Check that the committed outcome was made by this worker under this attempt, and is stored."""
-        body = b.outcome
+        assert b.outcome is not None  # the caller has checked  # noqa: S101
+        body = b.outcome.place
         if isinstance(body, Located):
             ref = next((self.keys.parse_status(k) for k, s in self.statuses.items() if s is new), None)
             kept = self._objects.get(self.keys.outcomes(ref.status_id, body.part)) if ref is not None else None
@@ -389,7 +409,7 @@ class Oracle:
                 return "an outcome was committed before it was stored"
             body = kept.body[body.start : body.start + body.length]
         try:
-            opened = self._sealer.open_sealed("outcome", status.outcome_label(new, index, b), body or b"")
+            opened = blocks.open_outcomes(self._sealer, new, b.outcome, body)[index - b.outcome.first]
         except RecordInvalid:
             return "an outcome was committed under a wrong seal"
         if b.state != State.COMPLETED:
@@ -404,7 +424,7 @@ class Oracle:
 
 
 def _has_ended(seen: Status) -> bool:
-    return all(entry.has_ended for entry in seen.entries)
+    return all(span.has_ended for span in seen.spans)
 
 
 def _shown(entry: Entry) -> str:

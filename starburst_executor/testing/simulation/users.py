@@ -11,7 +11,9 @@ from starburst_executor.client.detached import DetachedExecutor
 from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.protocol.records import SessionState, WorkerState, decode_beat
-from starburst_executor.protocol.status import SizeClass, State, size_class
+from starburst_executor.protocol.spans.encoding import size_class
+from starburst_executor.protocol.spans.record import SizeClass
+from starburst_executor.protocol.spans.transitions import has_pending
 from starburst_executor.testing.simulation.checks import check_done
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.plot import TIMINGS
@@ -193,9 +195,7 @@ class Users:
     def _is_one_pending(self) -> bool:
         oracle = self._world.oracle
         is_open = oracle.manifest is not None and oracle.manifest.state == SessionState.OPEN
-        return is_open and any(
-            entry.state == State.PENDING for seen in oracle.statuses.values() for entry in seen.entries
-        )
+        return is_open and any(has_pending(seen) for seen in oracle.statuses.values())
 
     def _visit(self) -> None:
         """A client that comes back, does a few things and leaves."""
@@ -270,7 +270,7 @@ class Users:
             futures = executor.futures
         check_done(self._world, futures)
         for key, seen in oracle.statuses.items():
-            if size_class(seen.entries) < SizeClass.ALL_COMPLETED:
+            if size_class(seen) < SizeClass.ALL_COMPLETED:
                 self._world.fail(f"all futures are done and tasks of {key} are not")
         how = self._world.plot.ends_with
         self._world.log(client.name, f"all is done: {how}")

@@ -19,7 +19,7 @@ from starburst_executor.client.reading import Task
 from starburst_executor.client.results import Outcome
 from starburst_executor.errors import ConfigError, PayloadError
 from starburst_executor.protocol import outcomes
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 
 
 @dataclasses.dataclass

@@ -10,20 +10,16 @@ import pytest
 from starburst_executor.errors import ExecutorBroken, LaunchError, ObjectNotFound, StoreUnavailable
 from starburst_executor.launch.base import Order, Started
 from starburst_executor.launch.local.processes import identity
-from starburst_executor.protocol import outcomes, status
+from starburst_executor.protocol import outcomes
 from starburst_executor.protocol.records import ClientBeat, Launch, SessionState, WorkerState, encode
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.testing import Fault
 from tests.support.keeper_rig import Client, FakeLauncher, launches
 from tests.support.session_rig import Rig
 
 
 def reason_of(rig: Rig, key: str) -> BaseException | None:
-    seen = rig.read(key)
-    outcome = seen.entries[0].outcome
-    assert isinstance(outcome, bytes)
-    body = rig.sealer.open_sealed("outcome", status.outcome_label(seen, 0, seen.entries[0]), outcome)
-    return outcomes.load_outcome(body)[1]
+    return outcomes.load_outcome(rig.outcome(key, 0))[1]
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

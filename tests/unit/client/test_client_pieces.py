@@ -14,7 +14,6 @@ from starburst_executor.errors import StoreUnavailable
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.testing import Fault
 from starburst_executor.worker.call_reader import Arrived, CallReader, Wanted
-from tests.support.session_rig import DIGEST
 from tests.unit.client.test_submitter import Client
 
 MB = 2**20
@@ -48,10 +47,7 @@ def test_an_argument_that_all_calls_share_goes_up_once_and_down_once_for_each_wo
         reader = CallReader(session)
         for done in client.acknowledged:
             seen = client.rig.read(done.key)
-            wanted = [
-                Wanted(done.ref, entry.call or b"", f"0-{done.ref.first + i}/{DIGEST}")
-                for i, entry in enumerate(seen.entries)
-            ]
+            wanted = [Wanted(done.ref, seen, block, range(block.first, block.first + block.n)) for block in seen.calls]
             assert all(isinstance(each, Arrived) for each in reader.get(wanted, 2**30))
         assert session.store.requests.snapshot()["bytes_in"] == MB
     assert [asked.kind for asked in client.rig.asked] == ["get", "get"]

@@ -12,12 +12,14 @@ import pytest
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.errors import PayloadError, RecordInvalid, SessionNotFound, StoreUnavailable
-from starburst_executor.protocol import outcomes, status
+from starburst_executor.protocol import outcomes
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import SessionState
-from starburst_executor.protocol.status import Ended, Located, State
+from starburst_executor.protocol.spans import blocks, transitions
+from starburst_executor.protocol.spans.record import Located, State, Status
 from starburst_executor.testing import Fault, MemoryStore
 from tests.support.session_rig import Rig
+from tests.support.spans import ended, ends, with_outcome, with_spans
 
 
 class NoCanceller:
@@ -67,15 +69,14 @@ class Client:
         """Complete the tasks with outcomes in an object of their own."""
         rig, ref = self.rig, self.rig.keys.parse_status(key)
         rig.claim(key, "w.1")
-        seen, body, ended = rig.read(key), b"", {}
+        seen, body, ended = rig.read(key), b"", []
         for i, value in enumerate(values):
-            sealed = rig.sealer.sealed(
-                "outcome", status.outcome_label(seen, i, seen.entries[i]), outcomes.dump_value(value)
-            )
-            ended[i] = Ended(State.COMPLETED, Located(part, len(body), len(sealed)), None, 0.0, 0)
-            body += sealed
+            (block,) = ends(rig.sealer, seen, [i], outcomes.dump_value(value), seconds=0.0)
+            assert isinstance(block.place, bytes)
+            ended.append(block._replace(place=Located(part, len(body), len(block.place))))
+            body += block.place
         rig.objects.create(rig.keys.outcomes(ref.status_id, part), body)
-        rig.write(key, lambda now: status.commit(now, "w.1", ended, 0.0)[0])
+        rig.write(key, lambda now: transitions.commit(now, "w.1", ended, 0.0)[0])
 
 
 # --- what is asked for ------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def test_new_futures_of_a_known_object_have_it_read_again(few: int) -> None:
     client = Client(few=few)
     key, (ended, running) = client.submit(2)
     client.rig.end(key)
-    client.rig.write(key, lambda seen: seen.with_entries({1: seen.entries[1]._replace(state=State.CLAIMED)}))
+    client.rig.write(key, lambda seen: with_spans(seen, [1], state=State.CLAIMED))
     client.collector.poll()
     assert (ended.done(), running.done()) == (True, False)
     # Somebody asks for the same tasks once more, and nothing changes in the object.
@@ -170,8 +171,8 @@ def test_while_more_tasks_wait_than_can_run_polls_keep_the_pace_of_the_tasks() -
         client.rig.claim(key, "w.1", 1)
         client.rig.write(
             key,
-            lambda seen, i=i: status.commit(  # type: ignore[misc]
-                seen, "w.1", {i: Ended(State.COMPLETED, b"", None, 2.0, 0)}, 0.0
+            lambda seen, i=i: transitions.commit(  # type: ignore[misc]
+                seen, "w.1", ends(client.rig.sealer, seen, [i], outcomes.dump_value(8), seconds=2.0), 0.0
             )[0],
         )
         if i == 89:
@@ -191,7 +192,7 @@ def test_futures_run_and_end_as_their_tasks_do() -> None:
     client.rig.claim(key, "w.1", 2)
     assert client.collector.poll()
     assert [future.running() for future in futures] == [True, True, False]
-    client.rig.write(key, lambda seen: status.release(seen, "w.1", [0, 1]))
+    client.rig.write(key, lambda seen: transitions.release(seen, "w.1", [0, 1]))
     client.rig.end(key, "value")
     client.collector.poll()
     assert [future.result(0) for future in futures] == ["value"] * 3
@@ -205,7 +206,7 @@ def test_a_task_cancelled_elsewhere_cancels_its_future_even_if_it_ran() -> None:
     client.rig.claim(key, "w.1", 1)
     client.collector.poll()
     assert one.running()
-    client.rig.write(key, lambda seen: status.end_rest(seen, 0.0, None))
+    client.rig.write(key, lambda seen: transitions.end_rest(seen, 0.0, None))
     client.collector.poll()
     for future in (one, other):
         assert future.cancelled()
@@ -217,15 +218,14 @@ def test_a_task_cancelled_elsewhere_cancels_its_future_even_if_it_ran() -> None:
 def test_a_future_of_a_second_run_is_not_completed_by_the_first() -> None:
     client = Client()
     key = client.rig.submit(1)
-    client.rig.end(key, "first")
+    client.rig.claim(key, "other.1")
+    error = outcomes.dump_error(ValueError("first"))
+    client.rig.write(key, lambda seen: ended(client.rig.sealer, seen, "other.1", error, 0.0, failed=True))
     first, second = client.watch(key, known=False), client.watch(key, run=2, known=False)
     client.collector.poll()
-    assert first[0].result(0) == "first"
+    assert str(first[0].exception(0)) == "first"
     assert not second[0].done()
-    client.rig.write_entries(
-        key, state=State.FAILED, call=client.rig.read(client.rig.submit(1, first=9)).entries[0].call
-    )
-    client.rig.write(key, lambda seen: status.retry(seen, {0: 1}))
+    client.rig.write(key, lambda seen: transitions.retry(seen, {0: 1}))
     client.rig.end(key, "second", claim_id="other.2")
     client.collector.poll()
     assert second[0].result(0) == "second"
@@ -234,7 +234,7 @@ def test_a_future_of_a_second_run_is_not_completed_by_the_first() -> None:
 def test_a_future_of_a_first_run_that_was_missed_is_completed_by_a_later_one() -> None:
     client = Client()
     key, (future,) = client.submit()
-    client.rig.write_entries(key, run=2)
+    client.rig.write_spans(key, run=2)
     client.rig.end(key, "second")
     client.collector.poll()
     assert future.result(0) == "second"
@@ -308,15 +308,23 @@ def test_an_outcome_that_could_not_be_fetched_is_fetched_by_the_next_poll() -> N
     assert futures[0].result(0) == "x"
 
 
+def end_one_by_one(client: Client, key: str, value: object) -> None:
+    """Another worker completes two tasks under two claims, so that each outcome has a block of its own."""
+    body = outcomes.dump_value(value)
+    for number in (1, 2):
+        client.rig.claim(key, f"other.{number}", 1)
+        client.rig.write(key, lambda seen, n=number: ended(client.rig.sealer, seen, f"other.{n}", body, 0.0))  # type: ignore[misc]
+
+
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_seal_fails_that_future_alone_and_nothing_is_unpickled() -> None:
+def test_a_wrong_seal_fails_the_futures_of_that_block_alone_and_nothing_is_unpickled() -> None:
     client = Client()
     key, (bad, good) = client.submit(2)
-    client.rig.end(key, "value")
-    hostile = b"x" * 32 + b"V" + outcomes.dump_value("evil")[1:]
-    client.rig.write(key, lambda seen: seen.with_entries({0: seen.entries[0]._replace(outcome=hostile)}))
+    end_one_by_one(client, key, "value")
+    hostile = b"x" * 32 + b"".join(blocks.packed([outcomes.dump_value("evil")]))
+    client.rig.write(key, lambda seen: with_outcome(seen, 0, hostile))
     client.collector.poll()
     assert isinstance(bad.exception(0), RecordInvalid)
     assert good.result(0) == "value"
@@ -325,14 +333,16 @@ def test_a_wrong_seal_fails_that_future_alone_and_nothing_is_unpickled() -> None
 def test_an_outcome_moved_to_another_task_or_attempt_is_refused() -> None:
     client = Client()
     key, (one, other) = client.submit(2)
-    client.rig.end(key, "value")
-    first = client.rig.read(key).entries[0]
-    client.rig.write(
-        key,
-        lambda seen: seen.with_entries(
-            {0: first._replace(attempt=2), 1: seen.entries[1]._replace(outcome=first.outcome)}
-        ),
-    )
+    end_one_by_one(client, key, "value")
+    first = client.rig.read(key).entries[0].outcome
+    assert first is not None
+
+    def move(seen: Status) -> Status:
+        seen = with_outcome(seen, 1, first.place)
+        found = (seen.outcomes[0]._replace(attempt=2), *seen.outcomes[1:])
+        return replace(with_spans(seen, [0], attempt=2), outcomes=found)
+
+    client.rig.write(key, move)
     client.collector.poll()
     assert isinstance(one.exception(0), RecordInvalid)
     assert isinstance(other.exception(0), RecordInvalid)
@@ -379,7 +389,7 @@ def test_a_broken_object_fails_its_futures_alone(few: int) -> None:
 def test_an_ended_entry_without_an_outcome_fails_its_future() -> None:
     client = Client()
     key, (future,) = client.submit(1)
-    client.rig.write_entries(key, state=State.COMPLETED, call=None)
+    client.rig.write_spans(key, state=State.COMPLETED)
     client.collector.poll()
     assert isinstance(future.exception(0), PayloadError)
 

@@ -22,7 +22,7 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import AccessDenied, ExecutorBroken, SessionExpired, SessionNotFound, StarburstError
 from starburst_executor.protocol.records import SessionState
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import Fault

@@ -8,8 +8,8 @@ from starburst_executor.client.explaining import explain_session, explain_task
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.reading import Reading
 from starburst_executor.errors import ConfigError
-from starburst_executor.protocol import status
 from starburst_executor.protocol.records import Launch, SessionState, WorkerState
+from starburst_executor.protocol.spans import transitions
 from tests.support.session_rig import Rig
 
 
@@ -58,16 +58,16 @@ def test_a_task_is_explained_in_each_state() -> None:
     key = rig.submit(4)
     now = rig.clock.now()
     for claim_id in ("w1.1", "w1.2"):
-        rig.write(key, lambda seen, c=claim_id: status.claim(seen, c, at_most=1, now=now, max_losses=3)[0])  # type: ignore[misc]
+        rig.write(key, lambda seen, c=claim_id: transitions.claim(seen, c, at_most=1, now=now, max_losses=3)[0])  # type: ignore[misc]
     rig.clock.advance(4.0)
     assert "task 0-0 runs on worker w1 on host for 4 s, in attempt 1" in why(rig, "0-0")
     assert "task 0-1 was claimed 4 s ago by worker w1 on host, and waits for that worker's tasks before it" in why(
         rig, "0-1"
     )
-    rig.write(key, lambda seen: status.commit(seen, "w1.2", {}, 0.0, failures={1: 2})[0])
+    rig.write(key, lambda seen: transitions.commit(seen, "w1.2", {}, 0.0, failures={1: 2})[0])
     assert "task 0-1 failed 2 times and is tried again by worker w1 on host, which paused for 1 s" in why(rig, "0-1")
     assert "2 tries are left" in why(rig, "0-1")
-    rig.write(key, lambda seen: status.release(seen, "w1.2", [1], refused=True))
+    rig.write(key, lambda seen: transitions.release(seen, "w1.2", [1], refused=True))
     said = why(rig, "0-1")
     assert "task 0-1 waits for a worker again, after 1 claims" in said
     assert "1 workers could not load its function" in said

@@ -9,12 +9,14 @@ import pytest
 
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.report import SessionStatus, TaskReport
-from starburst_executor.protocol import outcomes, status
+from starburst_executor.protocol import outcomes
 from starburst_executor.protocol.records import Running, Submitter, WorkerState
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import Ended, State, Status
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import Status
 from starburst_executor.session.store import SessionStore
 from tests.support.session_rig import SESSION, Rig
+from tests.support.spans import ends
 
 
 def end(
@@ -24,13 +26,12 @@ def end(
     errors = failed or {}
 
     def step(current: Status) -> Status:
-        ended = {}
+        ended = []
         for i, duration in zip(current.under(claim_id), seconds, strict=False):
             body = outcomes.dump_error(errors[i]) if i in errors else outcomes.dump_value(8)
-            label = status.outcome_label(current, i, current.entries[i])
-            state = State.FAILED if i in errors else State.COMPLETED
-            ended[i] = Ended(state, rig.sealer.sealed("outcome", label, body), None, duration, int(i in errors))
-        return status.commit(current, claim_id, ended, rig.clock.now())[0]
+            (block,) = ends(rig.sealer, current, [i], body, failed=i in errors, seconds=duration)
+            ended.append(block._replace(failures=((0, 1),) if i in errors else ()))
+        return transitions.commit(current, claim_id, ended, rig.clock.now())[0]
 
     rig.write(key, step)
 
@@ -38,7 +39,9 @@ def end(
 def claim(rig: Rig, key: str, claim_id: str, at_most: int) -> None:
     rig.write(
         key,
-        lambda seen: status.claim(seen, claim_id, at_most=at_most, now=rig.clock.now(), max_losses=3, alone=True)[0],
+        lambda seen: transitions.claim(seen, claim_id, at_most=at_most, now=rig.clock.now(), max_losses=3, alone=True)[
+            0
+        ],
     )
 
 

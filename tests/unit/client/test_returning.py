@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from starburst_executor.client import returning
-from starburst_executor.client.collector import Place
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.returning import Returning
+from starburst_executor.client.watched import Place
 from starburst_executor.errors import ExecutorBroken, SessionNotFound, StarburstError
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.testing import FakeClock

@@ -15,11 +15,14 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.submitter import Submitter
 from starburst_executor.errors import StoreUnavailable
-from starburst_executor.protocol import calls, outcomes, status
+from starburst_executor.protocol import calls, outcomes
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH
-from starburst_executor.protocol.status import Located, SizeClass, State
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import Entry, Located, Place, SizeClass, State
 from starburst_executor.testing import Asked, Fault
 from tests.support.session_rig import DIGEST, FUNCTION, Rig
+
+MAX_BYTES = 128 * 1024  # of a status object
 
 
 class NoCanceller:
@@ -140,9 +143,13 @@ def test_ten_thousand_tiny_submits_become_objects_of_at_most_256_tasks_and_128_k
     assert counts["create"] == 1 + 40
     assert sum(counts.values()) <= 100
     lines = client.rig.objects.list(client.rig.keys.statuses)
-    assert max(line.size for line in lines) <= status.MAX_BYTES
+    assert max(line.size for line in lines) <= MAX_BYTES
     assert [group.ref.first for group in client.rig.session.statuses.all()] == list(range(0, 10_000, 256))
     assert {group.size_class for group in client.rig.session.statuses.all()} == {SizeClass.ALL_PENDING}
+
+
+def place_of(entry: Entry) -> Place | None:
+    return None if entry.call is None else entry.call.place
 
 
 @pytest.mark.parametrize(("size", "n_tasks"), [(30_000, 1), (1_900, 16), (400, 256)])
@@ -156,8 +163,8 @@ def test_a_status_object_has_few_bytes_of_calls_inline(size: int, n_tasks: int) 
     client.send_all()
     assert sum(done.ref.n_tasks for done in client.acknowledged) == n_tasks
     for done in client.acknowledged:
-        assert all(isinstance(entry.call, bytes) for entry in client.rig.read(done.key).entries)
-    assert max(line.size for line in client.rig.objects.list(client.rig.keys.statuses)) <= status.MAX_BYTES
+        assert all(isinstance(place_of(entry), bytes) for entry in client.rig.read(done.key).entries)
+    assert max(line.size for line in client.rig.objects.list(client.rig.keys.statuses)) <= MAX_BYTES
 
 
 @pytest.mark.parametrize(("size", "n_tasks"), [(33_000, 1), (4_200, 16), (600, 256)])
@@ -170,7 +177,7 @@ def test_calls_that_would_be_rewritten_too_often_are_stored_apart(size: int, n_t
     client.submitter.close()
     client.send_all()
     for done in client.acknowledged:
-        assert all(isinstance(entry.call, Located) for entry in client.rig.read(done.key).entries)
+        assert all(isinstance(place_of(entry), Located) for entry in client.rig.read(done.key).entries)
         assert client.rig.call(done.ref, 0)[0] == (b"x" * size,)
     assert sum(line.size for line in client.rig.objects.list(client.rig.keys.statuses)) < n_tasks * 60 + 500
 
@@ -187,7 +194,7 @@ def test_big_calls_are_stored_apart_before_the_object_that_names_them() -> None:
     batch = client.acknowledged[-1]
     entries = client.rig.read(batch.key).entries
     # A record is inline whatever its pieces weigh; a call without pieces that is not small is read by its place.
-    assert [isinstance(entry.call, Located) for entry in entries] == [True, False, False]
+    assert [isinstance(place_of(entry), Located) for entry in entries] == [True, False, False]
     for index, size in enumerate((40_000, 10, 200_000)):
         assert client.rig.call(batch.ref, index) == ((b"x" * size,), {})
     assert client.rig.objects.list(client.rig.keys.statuses)[-1].size < 1000
@@ -309,12 +316,9 @@ def test_calls_that_could_not_be_pickled_are_recorded_as_failed() -> None:
     (batch,) = client.acknowledged
     seen = client.rig.read(batch.key)
     assert [entry.state for entry in seen.entries] == [State.FAILED, State.PENDING]
-    outcome = seen.entries[0].outcome
-    assert outcome is not None
-    body = client.rig.session.payloads.outcome("", outcome, status.outcome_label(seen, 0, seen.entries[0]))
-    error = outcomes.load_outcome(body)[1]
+    error = outcomes.load_outcome(client.rig.outcome(batch.key, 0))[1]
     assert repr(error) == "TypeError('cannot pickle')"
-    assert status.retry(seen, {0: 1}) is seen
+    assert transitions.retry(seen, {0: 1}) is seen
     assert batch.etag == ""
 
 
@@ -323,7 +327,7 @@ def test_many_failures_do_not_make_an_object_big() -> None:
     for _ in range(300):
         client.add(failed=TypeError("x" * 2000))
     client.send_all()
-    assert max(line.size for line in client.rig.objects.list(client.rig.keys.statuses)) <= status.MAX_BYTES + 64_000
+    assert max(line.size for line in client.rig.objects.list(client.rig.keys.statuses)) <= MAX_BYTES + 64_000
 
 
 # --- bounds and ends --------------------------------------------------------------------------------------------------

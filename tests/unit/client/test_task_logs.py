@@ -7,9 +7,11 @@ from dataclasses import replace
 import msgpack
 
 from starburst_executor.client.logs import TaskLogs
-from starburst_executor.protocol.status import Located, State, Status
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import State, Status
 from starburst_executor.session.statuses import ListedStatus
 from tests.support.session_rig import Rig
+from tests.support.spans import ends, with_spans
 
 
 def listed(rig: Rig, key: str) -> ListedStatus:
@@ -21,23 +23,23 @@ def end_with_output(rig: Rig, key: str, *tasks: int) -> None:
     ref = listed(rig, key).ref
 
     def step(seen: Status) -> Status:
-        entries = list(seen.entries)
         for i in tasks:
-            body: bytes = msgpack.packb((f"task {ref.first + i}, run {entries[i].run}\n".encode(), b""))
-            part = f"{i}-{entries[i].run}"
-            rig.objects.put(rig.keys.logs(ref.status_id, part), body)
-            entries[i] = entries[i]._replace(state=State.COMPLETED, log=Located(part, 0, len(body)))
-        return replace(seen, entries=tuple(entries))
+            run, claim = seen.entry(i).run, f"w.{i}"
+            body: bytes = msgpack.packb((f"task {ref.first + i}, run {run}\n".encode(), b""))
+            rig.objects.put(rig.keys.logs(ref.status_id, f"{claim}-{run}"), body)
+            seen = with_spans(seen, [i], state=State.CLAIMED, claim=claim)
+            (block,) = ends(rig.sealer, seen, [i], b"V")
+            seen, _ = transitions.commit(seen, claim, [block._replace(logs=((0, run, 0, len(body)),))], 0.0)
+        return seen
 
     rig.write(key, step)
 
 
 def retry(rig: Rig, key: str, *tasks: int) -> None:
     def step(seen: Status) -> Status:
-        entries = list(seen.entries)
         for i in tasks:
-            entries[i] = entries[i]._replace(state=State.PENDING, run=entries[i].run + 1, log=None)
-        return replace(seen, entries=tuple(entries))
+            seen = with_spans(seen, [i], state=State.PENDING, claim="", run=seen.entry(i).run + 1)
+        return replace(seen, outcomes=tuple(block for block in seen.outcomes if block.first not in tasks))
 
     rig.write(key, step)
 

@@ -18,7 +18,7 @@ refs = st.builds(
     StatusRef,
     ordinal=st.integers(0, 16**4 - 1),
     first=st.integers(0, 16**10 - 1),
-    n_tasks=st.integers(1, 256),
+    n_tasks=st.integers(1, 2048),
     epoch=st.integers(0, 16**6 - 1),
 )
 
@@ -47,11 +47,11 @@ GOOD = KEYS.status(REF)
         "",
         KEYS.statuses,
         GOOD + "\n",
-        GOOD + "00",
+        GOOD + "000",
         GOOD + "/x",
         GOOD.replace("-16", "-0"),
         GOOD.replace("-16", "-016"),
-        GOOD.replace("-16", "-257"),
+        GOOD.replace("-16", "-2049"),
         GOOD.replace("-16", "-1" + "0" * 5000),
         GOOD.replace("-16", "--16"),
         GOOD.replace("-16", "-\u0661\u0666"),

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from starburst_executor.protocol import status
 from starburst_executor.protocol.liveness import Watch, claims_of, hopeless, suspects
 from starburst_executor.protocol.records import WorkerBeat, WorkerState
-from starburst_executor.protocol.status import Entry, State, Status
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import OutcomeBlock, Span, Status
 
 
 def beat(number: int, *claims: str, state: WorkerState = WorkerState.WORKING) -> WorkerBeat:
@@ -117,10 +117,10 @@ def test_what_a_worker_names_when_it_has_left_counts_as_unnamed() -> None:
 
 
 def test_suspects_are_the_claims_of_the_lost_and_the_rest_is_to_be_checked() -> None:
-    seen = Status(0, 0, ("f",), tuple(Entry.pending(0, b"") for _ in range(4)))
+    seen = Status(0, 0, ("f",), (Span(4),))
     for claim_id in ("w.1", "v.1", "gone.1"):
-        seen, _ = status.claim(seen, claim_id, at_most=1, now=0.0, max_losses=3)
-    seen, _ = status.commit(seen, "v.1", {1: status.Ended(State.COMPLETED, b"", None, 0.0, 0)}, 0.0)
+        seen, _ = transitions.claim(seen, claim_id, at_most=1, now=0.0, max_losses=3)
+    seen, _ = transitions.commit(seen, "v.1", [OutcomeBlock(1, 1, 1, 1, "v.1", b"")], 0.0)
     watch = Watch(1)
     watch.look({"w": "a", "v": "a"})
     assert suspects(claims_of(seen), watch) == suspects(claims_of(seen), watch)

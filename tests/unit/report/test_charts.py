@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.report import charts
 from starburst_executor.report.charts.ticks import count_text, number_ticks, seconds_text, time_text, time_ticks
 from tests.support.session_pictures import gathered, ran

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from starburst_executor.errors import ConfigError
-from starburst_executor.protocol import calls, outcomes, status
+from starburst_executor.protocol import calls, outcomes
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import Ended, State, Status
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import Status
 from starburst_executor.report.facts import read_facts
 from starburst_executor.report.function_names import name_in
 from starburst_executor.report.lanes import Bar, rows_of
@@ -21,6 +22,7 @@ from starburst_executor.report.report import SessionReport
 from starburst_executor.session.store import SessionStore
 from tests.support.session_pictures import ran
 from tests.support.session_rig import SESSION, Rig
+from tests.support.spans import ends
 
 HOSTILE = "</pre><script>alert('&')</script><img src=x onerror=alert(1)>"
 
@@ -29,19 +31,11 @@ def fail(rig: Rig, key: str, message: str) -> None:
     """Every task of a status object fails with this message."""
 
     def step(current: Status) -> Status:
-        claimed, taken = status.claim(current, "w.2", at_most=256, now=rig.clock.now(), max_losses=3)
+        claimed, taken = transitions.claim(current, "w.2", at_most=256, now=rig.clock.now(), max_losses=3)
         body = outcomes.dump_error(ValueError(message))
-        ended = {
-            i: Ended(
-                State.FAILED,
-                rig.sealer.sealed("outcome", status.outcome_label(claimed, i, claimed.entries[i]), body),
-                None,
-                0.5,
-                1,
-            )
-            for i in taken
-        }
-        return status.commit(claimed, "w.2", ended, rig.clock.now())[0]
+        ended = ends(rig.sealer, claimed, taken, body, failed=True, seconds=0.5)
+        counted = [block._replace(failures=tuple((i, 1) for i in range(block.n))) for block in ended]
+        return transitions.commit(claimed, "w.2", counted, rig.clock.now())[0]
 
     rig.write(key, step)
 

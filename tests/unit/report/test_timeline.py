@@ -7,8 +7,8 @@ import pytest
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.reading import Reading
 from starburst_executor.client.timeline import Timeline
-from starburst_executor.protocol import status
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.report.gathering import Gathering
 from tests.support.session_pictures import gathered, ran
 from tests.support.session_rig import Rig
@@ -31,7 +31,7 @@ def test_of_a_claim_one_task_runs_and_the_others_wait() -> None:
     rig = Rig()
     at = rig.clock.now()
     key = rig.submit(3)
-    rig.write(key, lambda current: status.claim(current, "w.1", at_most=3, now=at + 5, max_losses=3)[0])
+    rig.write(key, lambda current: transitions.claim(current, "w.1", at_most=3, now=at + 5, max_losses=3)[0])
     records = list(Timeline(Reading(rig.session)))
     assert [record.started_at for record in records] == [at + 5, None, None]
     assert {record.state for record in records} == {"claimed"}
@@ -45,11 +45,11 @@ def test_cancelled_and_lost_tasks_have_no_duration() -> None:
     rig = Rig()
     at = rig.clock.now()
     key = rig.submit(2)
-    rig.write(key, lambda current: status.cancel(current, [0], at + 1)[0])
+    rig.write(key, lambda current: transitions.cancel(current, [0], at + 1)[0])
     rig.write(
         key,
-        lambda current: status.take_back(
-            status.claim(current, "w.1", at_most=1, now=at + 2, max_losses=1)[0],
+        lambda current: transitions.take_back(
+            transitions.claim(current, "w.1", at_most=1, now=at + 2, max_losses=1)[0],
             ["w.1"], lost=True, max_losses=1, now=at + 3, outcome=lambda *_: b"",
         ),
     )  # fmt: skip
@@ -140,7 +140,7 @@ def test_a_live_page_needs_no_requests_beyond_those_of_its_looks_and_follows_ret
     ran(rig, keys[0], "w", rig.clock.now(), [0.1] * 4, states=[State.COMPLETED, State.FAILED] * 2)
     seen = looks.look()
     assert gathering.overview(looks.listing, seen).failed[-1] == 2
-    rig.write_entries(keys[0], state=int(State.PENDING), run=2, claim="")
+    rig.write_spans(keys[0], state=int(State.PENDING), run=2, claim="")
     seen = looks.look()
     overview = gathering.overview(looks.listing, seen)
     assert (overview.failed[-1], overview.completed[-1], overview.submitted[-1]) == (0, 0, 12)

@@ -9,7 +9,7 @@ import pytest
 from starburst_executor.errors import BudgetExceeded
 from starburst_executor.protocol.outcomes import load_outcome
 from starburst_executor.protocol.records import DETACHED, Launch, SessionState, WorkerState
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.session.budget import Budget
 from starburst_executor.session.repair import end_what_is_left
 from tests.support.keeper_rig import Client
@@ -53,10 +53,7 @@ def test_a_worker_without_any_client_ends_the_session_and_its_tasks_say_why() ->
     assert manifest.state == SessionState.BROKEN
     end_what_is_left(rig.session, manifest)
     assert rig.states(key) == [State.FAILED, State.FAILED]
-    entry = rig.read(key).entries[0]
-    assert isinstance(entry.outcome, bytes)
-    body = rig.sealer.open_sealed("outcome", f"0-0/{entry.run}/{entry.attempt}/{entry.claim}", entry.outcome)
-    _, error = load_outcome(body)
+    _, error = load_outcome(rig.outcome(key, 0))
     assert isinstance(error, BudgetExceeded)
     # Five slots for two hours: this worker has two.
     assert "about $10.0" in str(error)

@@ -8,10 +8,10 @@ import pytest
 
 from starburst_executor.client import tasks
 from starburst_executor.client.submitter import submitter_record
-from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import DETACHED, ClientBeat, SessionState, encode
-from starburst_executor.protocol.status import Entry, State, Status
+from starburst_executor.protocol.spans import encoding
+from starburst_executor.protocol.spans.record import Span, State, Status
 from starburst_executor.session import epochs
 from starburst_executor.session.epochs import close_epochs, leave, list_again, return_of
 from starburst_executor.session.repair import Watcher
@@ -27,9 +27,9 @@ def rig_with(n_clients: int) -> Rig:
 
 def submit(rig: Rig, ordinal: int, state: State = State.COMPLETED, first: int = 0) -> str:
     """A status object of one task; its key."""
-    entry = Entry.pending(0, b"")._replace(state=state, call=None, outcome=b"")
+    record = Status(ordinal, first, (DIGEST,), (Span(1, state),))
     key: str = rig.keys.status(StatusRef(ordinal, first, 1, 0))
-    rig.objects.create(key, status.encode(Status(ordinal, first, (DIGEST,), (entry,)), rig.clock.new_id()))
+    rig.objects.create(key, encoding.encode(record, rig.clock.new_id()))
     return key
 
 
@@ -69,7 +69,7 @@ def test_what_it_leaves_behind_is_listed_until_it_has_ended() -> None:
     leave(rig.session, 1)
     look(rig)
     assert opened(rig) == [(0, 0), (1, 0)]
-    rig.write_entries(key, state=State.COMPLETED)
+    rig.write_spans(key, state=State.COMPLETED)
     look(rig)
     assert opened(rig) == [(0, 0)]
 

@@ -11,6 +11,7 @@ from starburst_executor.protocol.records import DETACHED, SessionState
 from starburst_executor.protocol.status import State
 from starburst_executor.session.failures import FailedTasks
 from tests.support.session_rig import Rig
+from tests.support.spans import with_failed
 
 
 class Watched:
@@ -22,7 +23,7 @@ class Watched:
         self.failed = FailedTasks(self.rig.session)
         self.fail(n_failed)
         for key in self.keys[: n_completed // 10]:
-            self.rig.write_entries(key, state=State.COMPLETED)
+            self.rig.write_spans(key, state=State.COMPLETED)
         self.beat(n_failed, n_failed + n_completed)
 
     def beat(self, n_failed: int, n_ended: int) -> None:
@@ -33,9 +34,7 @@ class Watched:
         """Let the last n tasks be the failed ones."""
         for key, first in zip(reversed(self.keys), range(0, n + 10, 10), strict=False):
             n_here = max(0, min(10, n - first))
-            self.rig.write(key, lambda current, n=n_here: current.with_entries(  # type: ignore[misc]
-                {i: e._replace(state=State.FAILED if i < n else State.PENDING) for i, e in enumerate(current.entries)}
-            ))  # fmt: skip
+            self.rig.write(key, lambda current, n=n_here: with_failed(current, n))  # type: ignore[misc]
 
     def look(self) -> SessionState:
         self.rig.clock.advance(100.0)

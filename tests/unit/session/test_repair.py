@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from dataclasses import replace
 from itertools import pairwise
 
 import msgpack
@@ -13,9 +12,10 @@ import pytest
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ExecutorBroken, SessionExpired, WorkerLost
-from starburst_executor.protocol import outcomes, status
+from starburst_executor.protocol import outcomes
 from starburst_executor.protocol.records import SessionState, WorkerState
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.beats import read_beats
 from starburst_executor.session.repair import Watcher, end_what_is_left
 from tests.support.session_rig import Rig
@@ -40,11 +40,7 @@ def claimed_by_silent(n_tasks: int = 2) -> tuple[Rig, str, Watcher]:
 
 
 def error_of(rig: Rig, key: str, index: int) -> BaseException | None:
-    seen = rig.read(key)
-    entry = seen.entries[index]
-    assert isinstance(entry.outcome, bytes)
-    label = status.outcome_label(seen, index, entry)
-    return outcomes.load_outcome(rig.sealer.open_sealed("outcome", label, entry.outcome))[1]
+    return outcomes.load_outcome(rig.outcome(key, index))[1]
 
 
 def test_the_tasks_of_the_lost_go_back_and_workers_are_rung_for() -> None:
@@ -114,7 +110,7 @@ def test_nothing_goes_back_if_the_worker_shows_itself_at_the_last_moment(moment:
         rig.before("get", rig.keys.worker("w"), lambda: rig.beat("w", 2, claims={"w.1": "key"}))
     else:
         # It commits between the object's being read and the swap.
-        rig.before("swap", key, lambda: rig.write_entries(key, state=State.COMPLETED, call=None, outcome=b""))
+        rig.before("swap", key, lambda: rig.write_spans(key, state=State.COMPLETED))
     assert watcher.repair() == 0
     assert State.PENDING not in rig.states(key)
 
@@ -127,7 +123,7 @@ def test_a_worker_that_was_never_looked_at_is_judged_by_its_beat() -> None:
     rig.beat("new", claims={"new.1": key})
     rig.claim(key, "new.1")
     assert watcher.repair() == 0
-    rig.write_entries(key, claim="gone.1")
+    rig.write_spans(key, claim="gone.1")
     assert [watcher.repair() for _ in range(2)] == [0, 2]  # an object that has just changed is read at the next repair
 
 
@@ -265,9 +261,7 @@ def test_a_worker_that_commits_meanwhile_keeps_its_outcome() -> None:
     rig.claim(key, "w.1", 1)
 
     def done() -> None:
-        return rig.write(
-            key, lambda seen: replace(seen, entries=(seen.entries[0]._replace(state=State.COMPLETED), seen.entries[1]))
-        )
+        rig.write_spans(key, 0, state=State.COMPLETED)
 
     rig.before("swap", key, done)
     end_what_is_left(rig.session, rig.session.manifest.end(SessionState.TERMINATED, ""))
@@ -286,7 +280,7 @@ def test_a_watcher_remembers_nothing_of_claims_that_have_ended() -> None:
         for _ in range(3):
             assert watcher.repair() == 0
         assert len(watcher.watch._unnamed) == 1
-        rig.write(key, lambda seen: status.end_rest(seen, 0.0, None))
+        rig.write(key, lambda seen: transitions.end_rest(seen, 0.0, None))
     watcher.repair()
     assert not watcher.watch._unnamed
     assert not watcher._claims
@@ -306,7 +300,7 @@ def test_a_repair_reads_again_only_what_has_changed() -> None:
     n_gets = []
     for number in range(1, 10):
         if number == 4:
-            rig.write_entries(keys[3], failures=1)
+            rig.write_spans(keys[3], failures=1)
         with rig.requests() as counts:
             assert watcher.repair() == 0
         assert counts["list"] == 1
@@ -325,7 +319,7 @@ def test_objects_that_change_are_read_at_each_fourth_repair() -> None:
     for number in range(1, 10):
         for i, key in enumerate(keys):
             rig.beat(f"w{i}", number, claims={f"w{i}.{number}": key})
-            rig.write_entries(key, state=State.CLAIMED, claim=f"w{i}.{number}")
+            rig.write_spans(key, state=State.CLAIMED, claim=f"w{i}.{number}")
         with rig.requests() as counts:
             assert watcher.repair() == 0
         n_gets.append(counts["get"] - 1)
@@ -348,7 +342,7 @@ def test_a_lost_worker_makes_a_repair_read_all_objects_until_it_holds_nothing() 
         for i, key in enumerate(keys):
             if i != 7:
                 rig.beat(f"w{i}", number, claims={f"w{i}.{number}": key})
-                rig.write_entries(key, claim=f"w{i}.{number}")
+                rig.write_spans(key, claim=f"w{i}.{number}")
         rig.beat("w7", number)
         watcher.look()
         if watcher.watch.is_lost("w"):
@@ -439,7 +433,7 @@ def test_the_end_of_a_session_costs_as_much_with_many_workers_as_with_one(n_work
 def test_an_object_whose_size_says_that_it_has_not_ended_is_read_once() -> None:
     rig = objects_to_end(1)
     (group,) = rig.session.statuses.all()
-    rig.write_entries(group.key, state=State.CANCELLED)
+    rig.write_spans(group.key, state=State.CANCELLED)
     stored = rig.objects.get(group.key)
     assert stored is not None
     for n_pad in range(8):

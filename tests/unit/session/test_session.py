@@ -15,11 +15,12 @@ from starburst_executor.errors import (
     StoreUnavailable,
     VersionMismatch,
 )
-from starburst_executor.protocol import records, status
+from starburst_executor.protocol import records
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.records import DETACHED, Bell, Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import Entry, Located, SizeClass, State, Status
+from starburst_executor.protocol.spans import blocks, encoding, transitions
+from starburst_executor.protocol.spans.record import CallBlock, Located, OutcomeBlock, SizeClass, Span, State, Status
 from starburst_executor.session.epochs import close_epochs
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.base import Body
@@ -211,7 +212,7 @@ def test_an_update_lands_on_what_others_wrote() -> None:
     rig = Rig()
     key = rig.submit(2)
     rig.before("swap", key, lambda: rig.claim(key, "w.1", 1))
-    found = rig.session.statuses.update(key, lambda seen: status.cancel(seen, [0, 1], 1.0)[0])
+    found = rig.session.statuses.update(key, lambda seen: transitions.cancel(seen, [0, 1], 1.0)[0])
     assert found is not None
     assert rig.states(key) == [State.CLAIMED, State.CANCELLED]
     assert rig.session.statuses.read_if_changed(key, found.etag) is None
@@ -221,7 +222,7 @@ def test_an_update_whose_answer_is_lost_is_made_once() -> None:
     rig = Rig()
     key = rig.submit(2)
     rig.fail("swap", key, Fault.ANSWER_LOST)
-    rig.session.statuses.update(key, lambda seen: status.claim(seen, "w.1", at_most=1, now=0.0, max_losses=3)[0])
+    rig.session.statuses.update(key, lambda seen: transitions.claim(seen, "w.1", at_most=1, now=0.0, max_losses=3)[0])
     assert [entry.attempt for entry in rig.read(key).entries] == [1, 0]
 
 
@@ -253,13 +254,11 @@ def test_a_listing_tells_how_things_stand_without_a_read() -> None:
     assert rig.session.statuses.all() == groups
 
 
-@pytest.mark.parametrize("change", [{"first": 5}, {"ordinal": 1}, {"entries": ()}])
+@pytest.mark.parametrize("change", [{"first": 5}, {"ordinal": 1}, {"spans": (Span(1),), "calls": ()}])
 def test_a_body_under_anothers_key_is_refused(change: dict[str, object]) -> None:
     """Its outcomes are sealed for the tasks that it names; they must not become those of the tasks that its key names."""
     rig = Rig()
     key = rig.submit(2)
-    if "entries" in change:
-        change = {"entries": rig.read(key).entries[:1]}
     rig.write(key, lambda seen: replace(seen, **change))  # type: ignore[arg-type]
     with pytest.raises(RecordInvalid, match="does not match its key"):
         rig.session.statuses.read(key)
@@ -272,9 +271,9 @@ def test_a_body_under_anothers_key_is_refused(change: dict[str, object]) -> None
 def full() -> Rig:
     """A session whose first epoch is full and has ended."""
     rig = Rig()
-    done = Entry.pending(0, b"")._replace(state=State.COMPLETED, call=None, outcome=b"")
+    done = Span(1, State.COMPLETED)
     for first in range(STATUSES_PER_EPOCH):
-        body = status.encode(Status(0, first, (DIGEST,), (done,)), "n")
+        body = encoding.encode(Status(0, first, (DIGEST,), (done,)), "n")
         rig.objects.create(rig.keys.status(StatusRef(0, first, 1, 0)), body)
     return rig
 
@@ -296,14 +295,14 @@ def test_an_epoch_that_is_not_full_or_not_ended_stays_open(full: Rig) -> None:
     close_epochs(full.session, groups[:-1])
     assert open_epochs(full) == [(0, 0)]
     # The listing is a hint: a task was retried since.
-    full.write_entries(groups[5].key, state=State.PENDING)
+    full.write_spans(groups[5].key, state=State.PENDING)
     close_epochs(full.session, groups)
     assert open_epochs(full) == [(0, 0)]
 
 
 def test_a_listing_that_lacks_an_object_closes_no_epoch(full: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     groups = full.session.statuses.of_epochs([(0, 0)])
-    full.write_entries(groups[5].key, state=State.PENDING)
+    full.write_spans(groups[5].key, state=State.PENDING)
     whole = MemoryStore.list
     monkeypatch.setattr(
         MemoryStore, "list", lambda store, prefix: [line for line in whole(store, prefix) if line.key != groups[5].key]
@@ -334,13 +333,13 @@ def test_a_hold_that_comes_between_is_seen(full: Rig, moment: str) -> None:
 
 
 def spoilt_body(how: str, size: int) -> bytes:
-    whole = status.encode(Status(0, 0, (DIGEST,), (Entry.pending(0, b"x" * 99),)), "n")
+    whole = encoding.encode(Status(0, 0, (DIGEST,), (Span(1),), (CallBlock(0, 1, 0, b"x" * 99),)), "n")
     bodies = {
         "garbage": b"\xc1" * size,
         "cut": whole[: len(whole) // 8 * 8 - 8],
         "empty": b"",
-        "newer": whole.replace(bytes([0xA6]) + b"format\x02", bytes([0xA6]) + b"format\x03"),
-        "another's": status.encode(Status(0, 7, (DIGEST,), (Entry.pending(0, b""),)), "n"),
+        "newer": whole.replace(bytes([0xA6]) + b"format\x03", bytes([0xA6]) + b"format\x04"),
+        "another's": encoding.encode(Status(0, 7, (DIGEST,), (Span(1),)), "n"),
     }
     return bodies[how]
 
@@ -406,8 +405,16 @@ def test_payloads_are_checked_and_missing_ones_named() -> None:
     assert rig.session.payloads.calls("g", 7, 4) == b"call"
     with pytest.raises(PayloadError, match=r"missing: big calls"):
         rig.session.payloads.calls("none", 0, 1)
-    rig.objects.put(rig.keys.outcomes("g", "w.1-1"), rig.sealer.sealed("outcome", "l", b"V"))
-    assert bytes(rig.session.payloads.outcome("g", Located("w.1-1", 0, 33), "l")) == b"V"
+    mark = (1, 1, "w.1")
+    body = b"".join(blocks.sealed_outcomes(rig.sealer, 0, 0, mark, [b"V"]))
+    rig.objects.put(rig.keys.outcomes("g", "w.1-1"), body)
+    block = OutcomeBlock(0, 1, *mark, Located("w.1-1", 0, len(body)))
+    seen = Status(0, 0, (DIGEST,), (Span(1, State.COMPLETED),))
+    assert list(map(bytes, rig.session.payloads.outcomes("g", seen, block))) == [b"V"]
+    with pytest.raises(RecordInvalid):
+        rig.session.payloads.outcomes("g", seen, block._replace(attempt=2))
+    with pytest.raises(PayloadError, match="missing: outcomes"):
+        rig.session.payloads.outcomes("none", seen, block)
 
 
 # --- the bell ---------------------------------------------------------------------------------------------------------

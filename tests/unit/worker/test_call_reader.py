@@ -11,12 +11,15 @@ from starburst_executor.errors import PayloadError, RecordInvalid, StoreUnavaila
 from starburst_executor.protocol import calls, pieces
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.pieces import Piece
-from starburst_executor.protocol.status import Located
+from starburst_executor.protocol.seal import SEAL_BYTES
+from starburst_executor.protocol.spans import blocks
+from starburst_executor.protocol.spans.record import CallBlock, Located, Place, Span, Status
 from starburst_executor.testing import Fault
 from starburst_executor.worker.call_reader import Arrived, CallReader, Wanted
 from tests.support.session_rig import Rig
 
 REF = StatusRef(0, 0, 8, 0)
+STATUS = Status(0, 0, ("f",), (Span(8),))
 KB = 1024
 PATIENCE_S = 30.0
 
@@ -37,8 +40,17 @@ class Stage:
             for b, start in zip(bodies, starts, strict=True)
         ]
 
-    def wanted(self, *parts: Piece | bytes, label: str = "0-0/f") -> Wanted:
-        return Wanted(REF, self.rig.sealer.sealed("call", label, pieces.encode(parts)), label)
+    def wanted(self, *parts: Piece | bytes, position: int = 0) -> Wanted:
+        """A call in pieces, in a block of its own."""
+        return self.block([pieces.encode(parts)], first=position)
+
+    def block(self, payloads: Sequence[bytes], *, first: int = 0, take: Sequence[int] = ()) -> Wanted:
+        """Calls that share an inline block, or the calls at these positions."""
+        sealed = b"".join(self.sealed(payloads, first=first))
+        return wanted(sealed, len(payloads), first=first, take=take)
+
+    def sealed(self, payloads: Sequence[bytes], *, first: int = 0) -> list[bytes | memoryview]:
+        return blocks.sealed_calls(self.rig.sealer, 0, first, "f", payloads)
 
     def get(self, wanted: Sequence[Wanted], at_most: int = 2**30) -> list[Arrived]:
         found = self.reader.get(wanted, at_most)
@@ -50,6 +62,10 @@ class Stage:
         return sum(asked.kind == "get" for asked in self.rig.asked)
 
 
+def wanted(place: Place, n: int, *, first: int = 0, take: Sequence[int] = ()) -> Wanted:
+    return Wanted(REF, STATUS, CallBlock(first, n, 0, place), take or range(first, first + n))
+
+
 def body(number: int, n_bytes: int = 100 * KB) -> bytes:
     return bytes([number]) * n_bytes
 
@@ -59,9 +75,11 @@ def body(number: int, n_bytes: int = 100 * KB) -> bytes:
 
 def test_small_calls_ask_for_nothing() -> None:
     stage = Stage()
-    call = calls.dump_call((1, 2), {})
-    wanted = Wanted(REF, stage.rig.sealer.sealed("call", "0-0/f", call), "0-0/f")
-    assert stage.get([wanted] * 3) == [Arrived(call, ())] * 3
+    dumped = [calls.dump_call((i, 2), {}) for i in range(3)]
+    assert [each.call for each in stage.get([stage.block(dumped), stage.block(dumped, take=[1])])] == [
+        *dumped,
+        dumped[1],
+    ]
     assert stage.n_gets == 0
 
 
@@ -89,15 +107,35 @@ def test_a_range_is_not_longer_than_is_good_for_memory() -> None:
     assert stage.n_gets == 3
 
 
-def test_calls_without_pieces_that_were_too_big_to_inline_are_read_together() -> None:
+def test_blocks_that_were_too_big_to_inline_are_read_together() -> None:
     stage = Stage()
-    dumped = [calls.dump_call(([i] * 20_000,), {}) for i in range(3)]
-    sealed = [stage.rig.sealer.sealed("call", f"0-{i}/f", call) for i, call in enumerate(dumped)]
+    dumped = [calls.dump_call(([i] * 20_000,), {}) for i in range(6)]
+    sealed = [b"".join(stage.sealed(dumped[i : i + 2], first=i)) for i in (0, 2, 4)]
     stage.store(*sealed)
     places = [Located("", sum(map(len, sealed[:i])), len(sealed[i])) for i in range(3)]
-    got = stage.get([Wanted(REF, place, f"0-{i}/f") for i, place in enumerate(places)])
+    got = stage.get([wanted(place, 2, first=2 * i) for i, place in enumerate(places)])
     assert [each.call for each in got] == dumped
     assert stage.n_gets == 1
+
+
+def test_a_block_of_which_calls_are_taken_by_and_by_is_read_once() -> None:
+    stage = Stage()
+    dumped = [calls.dump_call((i,), {}) for i in range(8)]
+    sealed = b"".join(stage.sealed(dumped))
+    stage.store(sealed)
+    place = Located("", 0, len(sealed))
+    for take in ([0], [1, 2], [4, 6], [7]):
+        assert [each.call for each in stage.get([wanted(place, 8, take=take)])] == [dumped[i] for i in take]
+    assert stage.n_gets == 1
+
+
+def test_as_many_blocks_come_as_may_be_in_memory_and_one_at_least() -> None:
+    stage = Stage()
+    sealed = [b"".join(stage.sealed([body(i)], first=i)) for i in range(4)]
+    stage.store(*sealed)
+    many = [wanted(Located("", sum(map(len, sealed[:i])), len(sealed[i])), 1, first=i) for i in range(4)]
+    assert len(stage.reader.get(many, 150 * KB)) == 2
+    assert len(stage.reader.get(many, 1)) == 1
 
 
 def test_as_many_calls_come_as_may_be_in_memory_and_one_at_least() -> None:
@@ -198,12 +236,12 @@ def test_a_piece_that_is_not_what_its_name_says_costs_its_calls_alone(spoilt: by
     (bad,) = stage.store(body(1))
     (good,) = stage.store(body(2), group="0000.0000000009")
     stage.rig.objects.put(stage.rig.keys.calls(REF.status_id), spoilt)
-    wanted = [stage.wanted(bad, label="0-0/f"), stage.wanted(good), stage.wanted(good, bad, label="0-2/f")]
+    wanted = [stage.wanted(bad), stage.wanted(good, position=1), stage.wanted(good, bad, position=2)]
     one, two, three = stage.reader.get(wanted, 2**30)
     assert isinstance(two, Arrived)
-    for each, label in ((one, "0-0/f"), (three, "0-2/f")):
+    for each, task in ((one, "0-0"), (three, "0-2")):
         assert isinstance(each, RecordInvalid)
-        assert label in str(each)
+        assert f"task={task}" in str(each)
     stage.store(body(1))
     assert isinstance(stage.reader.get(wanted, 2**30)[0], Arrived)
 
@@ -215,18 +253,48 @@ def test_a_piece_that_is_missing_costs_its_calls_alone() -> None:
     small = stage.wanted(b"\x80")
     one, two = stage.reader.get([stage.wanted(ref), small], 2**30)
     assert isinstance(one, PayloadError)
-    assert "0-0/f" in str(one)
+    assert "task=0-0" in str(one)
     assert isinstance(two, Arrived)
 
 
 def test_a_record_that_was_changed_names_no_pieces() -> None:
     stage = Stage()
     (ref,) = stage.store(body(1))
-    _, call, label = stage.wanted(ref)
-    assert isinstance(call, bytes)
-    (got,) = stage.reader.get([Wanted(REF, call[:-1] + bytes([call[-1] ^ 1]), label)], 2**30)
+    place = stage.wanted(ref).block.place
+    assert isinstance(place, bytes)
+    (got,) = stage.reader.get([wanted(place[:-1] + bytes([place[-1] ^ 1]), 1)], 2**30)
     assert isinstance(got, RecordInvalid)
     assert stage.n_gets == 0
+
+
+@pytest.mark.parametrize("spoilt", [0, SEAL_BYTES, SEAL_BYTES + 3, -1])
+def test_a_flipped_byte_costs_the_tasks_of_its_block_alone(spoilt: int) -> None:
+    stage = Stage()
+    sealed = bytearray(b"".join(stage.sealed([calls.dump_call((i,), {}) for i in range(3)])))
+    sealed[spoilt] ^= 1
+    fine = stage.block([calls.dump_call((3,), {})], first=3)
+    *bad, good = stage.reader.get([wanted(bytes(sealed), 3, take=[0, 2]), fine], 2**30)
+    assert isinstance(good, Arrived)
+    assert [type(each) for each in bad] == [RecordInvalid] * 2
+    assert [task in str(each) for each, task in zip(bad, ("task=0-0", "task=0-2"), strict=True)] == [True, True]
+
+
+def test_a_block_of_another_place_is_not_opened() -> None:
+    stage = Stage()
+    moved = stage.block([calls.dump_call((i,), {}) for i in range(2)], first=2)
+    for first, n in ((0, 2), (2, 1)):
+        (got, *_) = stage.reader.get([wanted(moved.block.place, n, first=first)], 2**30)
+        assert isinstance(got, RecordInvalid)
+
+
+def test_an_absent_call_costs_its_task_alone() -> None:
+    stage = Stage()
+    call = calls.dump_call((1,), {})
+    one, two, three = stage.reader.get([stage.block([call, b"", call])], 2**30)
+    assert isinstance(two, PayloadError)
+    assert "task=0-1" in str(two)
+    assert isinstance(one, Arrived)
+    assert isinstance(three, Arrived)
 
 
 def test_a_read_that_failed_is_tried_again_by_whoever_wants_it_next() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import msgpack
 import pytest
 
-from starburst_executor.errors import StoreUnavailable
-from starburst_executor.protocol import outcomes, status
-from starburst_executor.protocol.status import Located, State, Status
+from starburst_executor.errors import RecordInvalid, StoreUnavailable
+from starburst_executor.protocol import outcomes
+from starburst_executor.protocol.spans import blocks, transitions
+from starburst_executor.protocol.spans.record import Located, State, Status
 from starburst_executor.testing import Asked, Fault
 from starburst_executor.worker.claims import Claim, Claims
 from starburst_executor.worker.runner.jobs import Finished
 from tests.support.session_rig import Rig
+from tests.support.spans import with_outcome
 
 UNCLEAR = [Fault.ANSWER_LOST, Fault.ERROR_AFTER]
 NOT_LANDED = [Fault.RESET, Fault.CONFLICT, Fault.THROTTLED]
@@ -40,12 +42,7 @@ def finding(value: object = 8, state: State = State.COMPLETED, output: tuple[byt
 
 def outcome(rig: Rig, key: str, index: int) -> object:
     """A task's value as a client reads it."""
-    ref = rig.keys.parse_status(key)
-    seen = rig.read(key)
-    entry = seen.entries[index]
-    assert entry.outcome is not None
-    body = rig.session.payloads.outcome(ref.status_id, entry.outcome, status.outcome_label(seen, index, entry))
-    return outcomes.load_outcome(body)[0]
+    return outcomes.load_outcome(rig.outcome(key, index))[0]
 
 
 # --- claim ------------------------------------------------------------------------------------------------------------
@@ -172,7 +169,7 @@ def test_a_claim_without_a_clear_answer_is_not_named_any_more() -> None:
 def test_a_task_on_its_last_try_is_only_for_a_worker_that_has_nothing_else() -> None:
     worker = Worker()
     key = worker.rig.submit(1)
-    worker.rig.write_entries(key, losses=2)
+    worker.rig.write_spans(key, losses=2, together=1, cohort="lost.1")
     assert worker.claim(key) is None
     claim = worker.claim(key, alone=True)
     assert claim is not None
@@ -182,7 +179,7 @@ def test_a_task_on_its_last_try_is_only_for_a_worker_that_has_nothing_else() -> 
 def test_a_task_with_a_loss_is_not_claimed_ahead() -> None:
     worker = Worker()
     key = worker.rig.submit(1)
-    worker.rig.write_entries(key, losses=1)
+    worker.rig.write_spans(key, losses=1, together=1, cohort="lost.1")
     assert worker.claim(key, ahead=True) is None
     assert worker.take(key).has_losses
 
@@ -271,13 +268,13 @@ def test_a_claim_ahead_on_what_is_shared_and_used_up_costs_nothing() -> None:
     assert counts == {}
 
 
-def test_outcomes_of_entries_that_were_taken_away_are_dropped() -> None:
+def test_outcomes_of_tasks_that_were_taken_away_are_dropped() -> None:
     worker = Worker()
     key = worker.rig.submit(3)
     claim = worker.take(key)
     worker.rig.write(
         key,
-        lambda seen: status.take_back(seen, {"w.1"}, lost=True, max_losses=3, now=0.0, outcome=lambda *_: b""),
+        lambda seen: transitions.take_back(seen, {"w.1"}, lost=True, max_losses=3, now=0.0, outcome=lambda *_: b""),
     )
     worker.rig.end(key, "theirs")
     claim.ended = {0: finding("mine"), 1: finding("mine")}
@@ -292,7 +289,7 @@ def test_of_a_claim_that_was_half_taken_away_the_other_half_counts() -> None:
     worker = Worker()
     key = worker.rig.submit(2)
     claim = worker.take(key)
-    worker.rig.write(key, lambda seen: status.release(seen, "w.1", [0]))
+    worker.rig.write(key, lambda seen: transitions.release(seen, "w.1", [0]))
     claim.ended = {0: finding("mine"), 1: finding("mine")}
     worker.claims.commit(claim)
     assert worker.rig.states(key) == [State.PENDING, State.COMPLETED]
@@ -329,16 +326,93 @@ def test_a_commit_whose_answer_was_lost_counts_once_and_keeps_the_next_slice(fau
 def test_big_outcomes_share_an_object_and_are_found_in_it() -> None:
     worker = Worker()
     key = worker.rig.submit(256)
-    claim = worker.take(key, 4)
-    values = ["small", "a" * 5000, "b" * 5000, "c" * 100]
-    claim.ended = {i: finding(value) for i, value in enumerate(values)}
+    claim = worker.take(key, 7)
+    values = {0: "small", 2: "a" * 5000, 3: "b" * 5000, 5: "c" * 5000, 6: "d" * 100}
+    claim.ended = {i: finding(value) for i, value in values.items()}
     with worker.rig.requests() as counts:
         worker.claims.commit(claim)
     assert counts == {"create": 1, "swap": 1}
-    assert [outcome(worker.rig, key, i) for i in range(4)] == values
-    places = [entry.outcome for entry in worker.rig.read(key).entries[:4]]
-    assert [isinstance(place, Located) for place in places] == [False, True, True, False]
+    assert {i: outcome(worker.rig, key, i) for i in values} == values
+    stored = worker.rig.read(key).outcomes
+    assert [(block.first, block.n) for block in stored] == [(0, 1), (2, 2), (5, 2)]
+    assert [isinstance(block.place, Located) for block in stored] == [False, True, True]
     assert len(worker.rig.objects.list(f"{worker.rig.keys.folder}outcomes/")) == 1
+
+
+def test_tasks_that_end_are_gathered_to_blocks_with_columns_of_what_differs() -> None:
+    worker = Worker()
+    key = worker.rig.submit(100)
+    claim = worker.take(key)
+    claim.ended = {i: finding(i, State.FAILED if i % 3 else State.COMPLETED) for i in range(100) if i != 80}
+    assert claim.count_failure(1) == 1
+    assert claim.count_failure(1) == 2
+    worker.claims.commit(claim)
+    seen = worker.rig.read(key)
+    assert [(block.first, block.n) for block in seen.outcomes] == [(0, 64), (64, 16), (81, 19)]
+    assert [i for i in range(100) if seen.entry(i).state == State.COMPLETED] == list(range(0, 100, 3))
+    assert seen.entry(80).state == State.CLAIMED
+    assert {(seen.entry(i).seconds, seen.entry(i).failures) for i in range(2, 80)} == {(0.5, 0)}
+    assert seen.entry(1).failures == 2
+    assert [outcome(worker.rig, key, i) for i in range(100) if i != 80] == [i for i in range(100) if i != 80]
+
+
+def test_tasks_of_different_attempts_are_in_blocks_of_their_own() -> None:
+    worker = Worker()
+    key = worker.rig.submit(4)
+    worker.rig.claim(key, "other.1", 2)
+    worker.rig.write(key, lambda seen: transitions.release(seen, "other.1", [0, 1], failures={1: 3}))
+    claim = worker.take(key)
+    assert [claim.span(i).attempt for i in range(4)] == [2, 2, 1, 1]
+    assert [claim.n_failures(i) for i in range(4)] == [0, 3, 0, 0]
+    claim.ended = {i: finding(i) for i in range(4)}
+    worker.claims.commit(claim)
+    seen = worker.rig.read(key)
+    assert [(block.first, block.n, block.attempt) for block in seen.outcomes] == [(0, 2, 2), (2, 2, 1)]
+    assert [entry.failures for entry in seen.entries] == [0, 3, 0, 0]
+    assert [outcome(worker.rig, key, i) for i in range(4)] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("is_raced", [False, True])
+def test_outcomes_for_which_the_object_has_no_room_are_stored_apart(
+    monkeypatch: pytest.MonkeyPatch, is_raced: bool
+) -> None:
+    """The room counts at the swap: in a race, the other worker's outcomes have taken it."""
+    worker = Worker()
+    key = worker.rig.submit(4)
+    claim = worker.take(key, 2)
+    other = Worker(worker.rig, "other")
+    claim.ended = {0: finding("mine"), 1: finding("x" * 1000)}
+
+    def commit_others() -> None:
+        theirs = other.take(key)
+        theirs.ended = {2: finding("y" * 1000)}
+        other.claims.commit(theirs)
+
+    if is_raced:
+        worker.rig.before("swap", key, commit_others)
+    else:
+        commit_others()
+    n_calls = sum(len(block.place) for block in worker.rig.read(key).calls)
+    monkeypatch.setattr(blocks, "MAX_INLINE", n_calls + 2000)
+    worker.claims.commit(claim)
+    seen = worker.rig.read(key)
+    assert seen.n_inline <= n_calls + 2000
+    assert [isinstance(block.place, Located) for block in seen.outcomes] == [False, True]
+    assert [outcome(worker.rig, key, i) for i in (0, 1, 2)] == ["mine", "x" * 1000, "y" * 1000]
+
+
+def test_tasks_that_were_lost_together_are_claimed_without_others_and_a_part_of_them() -> None:
+    worker = Worker()
+    key = worker.rig.submit(70)
+    worker.rig.write_spans(key, *range(64), together=64, cohort="lost.1")
+    assert worker.take(key).open == {0, 1, 2, 3}
+    claim = worker.take(key)
+    assert claim.open == {4, 5, 6, 7}
+    assert claim.has_losses
+    ahead = worker.claim(key, ahead=True)
+    assert ahead is not None
+    assert ahead.open == set(range(64, 70))
+    assert not ahead.has_losses
 
 
 def test_outcomes_are_stored_before_the_commit_that_names_them() -> None:
@@ -352,17 +426,17 @@ def test_outcomes_are_stored_before_the_commit_that_names_them() -> None:
 
 
 def test_outcome_objects_are_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("starburst_executor.worker.claims._PART_BYTES", 10_000)
+    monkeypatch.setattr("starburst_executor.worker.outcome_writer._PART_BYTES", 10_000)
     worker = Worker()
     key = worker.rig.submit(256)
-    claim = worker.take(key, 4)
+    claim = worker.take(key, 8)
     values = ["a" * 4000, "b" * 4000, "c" * 4000, "d" * 30_000]
-    claim.ended = {i: finding(value) for i, value in enumerate(values)}
+    claim.ended = {2 * i: finding(value) for i, value in enumerate(values)}
     worker.claims.commit(claim)
     sizes = [line.size for line in worker.rig.objects.list(f"{worker.rig.keys.folder}outcomes/")]
     assert len(sizes) == 3
     assert sorted(sizes)[:2] == sorted(size for size in sizes if size <= 10_000)
-    assert [outcome(worker.rig, key, i) for i in range(4)] == values
+    assert [outcome(worker.rig, key, 2 * i) for i in range(4)] == values
 
 
 @pytest.mark.parametrize("fault", UNCLEAR + NOT_LANDED)
@@ -394,16 +468,18 @@ def test_what_a_task_printed_is_stored_beside_its_outcome() -> None:
         assert msgpack.unpackb(stored.body) == printed
 
 
-def test_every_outcome_is_sealed_for_its_task() -> None:
+def test_outcomes_are_sealed_for_their_tasks() -> None:
     worker = Worker()
-    key = worker.rig.submit(2)
+    key = worker.rig.submit(3)
     claim = worker.take(key)
-    claim.ended = {0: finding("zero"), 1: finding("one")}
+    claim.ended = {0: finding("zero"), 2: finding("two")}
     worker.claims.commit(claim)
-    worker.rig.write_entries(key, outcome=worker.rig.read(key).entries[0].outcome)
+    block = worker.rig.read(key).entry(0).outcome
+    assert block is not None
+    worker.rig.write(key, lambda seen: with_outcome(seen, 2, block.place))
     assert outcome(worker.rig, key, 0) == "zero"
-    with pytest.raises(Exception, match="wrong seal"):
-        outcome(worker.rig, key, 1)
+    with pytest.raises(RecordInvalid, match="wrong seal"):
+        outcome(worker.rig, key, 2)
 
 
 # --- release ----------------------------------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
-from starburst_executor.protocol.status import Entry, State, Status
+from starburst_executor.protocol.spans.record import ENDED, OutcomeBlock, Span, State, Status
 from starburst_executor.worker import durations as durations_module
 from starburst_executor.worker.durations import Durations
 
@@ -29,11 +31,28 @@ def test_one_outlier_moves_an_estimate_by_a_fifth() -> None:
 
 
 def seen(*states: State) -> Status:
-    entries = [
-        Entry.pending(i % 2, b"")._replace(state=state, seconds=2.0 if state == State.COMPLETED else 9.0)
+    """Tasks of two functions in turn; those that completed took 2 s, those that failed 9 s."""
+    spans = tuple(
+        Span(
+            1, state if state == State.PENDING else ENDED, function=i % 2, claim="" if state == State.PENDING else "w.1"
+        )
         for i, state in enumerate(states)
-    ]
-    return Status(0, 0, ("f", "g"), tuple(entries))
+    )
+    ends = tuple(
+        OutcomeBlock(
+            i,
+            1,
+            1,
+            0,
+            "w.1",
+            b"",
+            failed=(0,) if state == State.FAILED else (),
+            seconds=array("f", [9.0 if state == State.FAILED else 2.0]).tobytes(),
+        )
+        for i, state in enumerate(states)
+        if state != State.PENDING
+    )
+    return Status(0, 0, ("f", "g"), spans, (), ends)
 
 
 def test_the_next_task_is_estimated_by_its_function_or_else_by_its_neighbours() -> None:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from starburst_executor.errors import RecordInvalid, StoreUnavailable
-from starburst_executor.protocol import status
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
-from starburst_executor.protocol.status import Entry, State, Status
+from starburst_executor.protocol.spans import encoding
+from starburst_executor.protocol.spans.record import ENDED, OutcomeBlock, Span, Status
 from starburst_executor.worker.finder import Finder
 from tests.support.session_rig import DIGEST, Rig
 
@@ -109,10 +109,12 @@ def test_known_candidates_are_not_listed_again_before_they_are_used_up() -> None
 
 def test_a_look_closes_epochs_that_are_over() -> None:
     rig = Rig()
-    done = Entry.pending(0, b"")._replace(state=State.COMPLETED, call=None, outcome=b"")
+    done = Span(1, ENDED, claim="w.1")
+    end = OutcomeBlock(0, 1, 1, 0, "w.1", b"")
     for first in range(STATUSES_PER_EPOCH):
         rig.objects.create(
-            rig.keys.status(StatusRef(0, first, 1, 0)), status.encode(Status(0, first, (DIGEST,), (done,)), "n")
+            rig.keys.status(StatusRef(0, first, 1, 0)),
+            encoding.encode(Status(0, first, (DIGEST,), (done,), (), (end,)), "n"),
         )
     assert finder_of(rig).look() is False
     assert rig.session.manifest.refresh().open_epochs() == []
@@ -450,7 +452,7 @@ def test_a_task_on_its_last_try_is_kept_apart_until_a_worker_is_alone() -> None:
     key = rig.submit(1)
     finder = settled(rig)
     assert finder.candidates.solo() is None
-    rig.write_entries(key, losses=2)
+    rig.write_spans(key, losses=2, together=1, cohort="lost.1")
     finder.candidates.saw(key, rig.read(key))
     assert finder.candidates.take() is None
     assert finder.candidates.has_any()

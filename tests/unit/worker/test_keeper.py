@@ -19,7 +19,7 @@ from starburst_executor.protocol.records import (
     WorkerState,
     encode,
 )
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.session.beats import read_beat
 from starburst_executor.testing import Asked, Fault
 from starburst_executor.worker.claims import Claims

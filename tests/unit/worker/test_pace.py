@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from starburst_executor import Timings
-from starburst_executor.protocol import status
+from starburst_executor.protocol.spans.record import MAX_TASKS
 from starburst_executor.testing.clock import FakeClock
 from starburst_executor.worker.busy import Busy
 from starburst_executor.worker.pace import pace_of
@@ -34,7 +34,7 @@ def test_outcomes_wait_for_two_percent_of_the_run(busy_s: float, within_s: float
         (10.0, 1000, 1e6, 1),
         (600.0, 1000, 1e6, 1),
         (0.1, 5, 0, 5),  # a first slice may hold a whole fair share
-        (0.0, 1000, 0, status.MAX_TASKS),
+        (0.0, 1000, 0, MAX_TASKS),
     ],
 )
 def test_a_slice_is_what_may_wait_and_leaves_others_their_share(
@@ -76,6 +76,6 @@ def test_a_worker_is_busy_until_it_has_had_nothing_to_do_for_a_while() -> None:
 
 
 def test_a_slice_holds_only_so_many_bytes_of_outcomes() -> None:
-    assert REMOTE.slice_size(0.01, 1000, 1e6, size=0.0) == status.MAX_TASKS
+    assert REMOTE.slice_size(0.001, 10_000, 1e6, size=0.0) == MAX_TASKS
     assert REMOTE.slice_size(0.01, 1000, 1e6, size=4 * 2**20) == 8
     assert REMOTE.slice_size(0.01, 1000, 1e6, size=2**30) == 1

@@ -23,8 +23,9 @@ from starburst_executor.errors import (
     TaskCrashed,
     TaskTimeout,
 )
-from starburst_executor.protocol import calls, outcomes, status
-from starburst_executor.protocol.status import State, Status
+from starburst_executor.protocol import calls, outcomes
+from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.record import State, Status
 from starburst_executor.testing import FakeClock
 from starburst_executor.worker import code_root, feeder, pace
 from starburst_executor.worker.busy import Busy
@@ -41,6 +42,7 @@ from starburst_executor.worker.shared import Shared
 from starburst_executor.worker.slot import Slot
 from starburst_executor.worker.solitude import Solitude
 from tests.support.session_rig import DIGEST, Rig
+from tests.support.spans import pending, with_spans
 
 
 @dataclass
@@ -261,11 +263,7 @@ class Stage:
         raise AssertionError("it never ends")
 
     def error_of(self, key: str, index: int = 0) -> BaseException | None:
-        seen = self.rig.read(key)
-        entry, ref = seen.entries[index], self.rig.keys.parse_status(key)
-        assert entry.outcome is not None
-        body = self.rig.session.payloads.outcome(ref.status_id, entry.outcome, status.outcome_label(seen, index, entry))
-        return outcomes.load_outcome(body)[1]
+        return outcomes.load_outcome(self.rig.outcome(key, index))[1]
 
 
 def in_slices(stage: Stage) -> list[int]:
@@ -281,7 +279,7 @@ def test_tasks_run_and_are_completed() -> None:
     key = stage.rig.submit(3)
     stage.run()
     assert stage.rig.states(key) == [State.COMPLETED] * 3
-    assert [entry.seconds for entry in stage.rig.read(key).entries] == [0.01] * 3
+    assert [entry.seconds for entry in stage.rig.read(key).entries] == pytest.approx([0.01] * 3)
     assert stage.ran == [(0, 1), (1, 1), (2, 1)]
     assert len(stage.runners) == 1
     assert stage.claims.held() == {}
@@ -505,7 +503,7 @@ def test_a_task_with_a_loss_runs_with_nothing_ahead_of_it_or_behind() -> None:
     stage.script[0] = stage.script[5] = [Act(seconds=3.0)]
     key = stage.rig.submit(32)
     suspects = {0, 5}
-    stage.rig.write(key, lambda seen: seen.with_entries({i: seen.entries[i]._replace(losses=1) for i in suspects}))
+    stage.rig.write_spans(key, *suspects, losses=1, together=1, cohort="lost.1")
     stage.look()
     together: list[set[int]] = []
     for _ in range(400):
@@ -585,7 +583,7 @@ def test_a_failure_is_stored_before_the_next_try_which_may_cost_the_worker_its_l
     # Its worker dies now; the one that comes after it counts on.
     rig.write(
         key,
-        lambda seen: status.take_back(
+        lambda seen: transitions.take_back(
             seen, {entry.claim}, lost=True, max_losses=3, now=0.0, outcome=lambda *_: b"lost"
         ),
     )
@@ -748,13 +746,15 @@ def test_a_result_too_large_fails_its_task_alone() -> None:
 
 def test_a_call_with_a_wrong_seal_or_without_its_function_fails_alone() -> None:
     stage = Stage()
-    moved = stage.rig.submit(2)
-    given = [entry.call for entry in stage.rig.read(moved).entries]
-    stage.rig.write(moved, lambda seen: seen.with_entries({0: seen.entries[0]._replace(call=given[1])}))
-    gone = stage.rig.submit(1, first=2, digest="0" * 32)
+    moved, fine = stage.rig.submit(2), stage.rig.submit(2, first=2)
+    (given,) = stage.rig.read(fine).calls
+    stage.rig.write(moved, lambda seen: replace(seen, calls=(seen.calls[0]._replace(place=given.place),)))
+    gone = stage.rig.submit(1, first=4, digest="0" * 32)
     stage.run()
-    assert stage.rig.states(moved) == [State.FAILED, State.COMPLETED]
+    assert stage.rig.states(moved) == [State.FAILED] * 2
+    assert stage.rig.states(fine) == [State.COMPLETED] * 2
     assert isinstance(stage.error_of(moved), RecordInvalid)
+    assert "task=0-1" in str(stage.error_of(moved, 1))
     assert stage.rig.states(gone) == [State.FAILED]
     assert isinstance(stage.error_of(gone), PayloadError)
 
@@ -838,7 +838,8 @@ def test_a_slot_whose_claim_was_lost_stops_what_runs_of_it_and_takes_other_work(
     stage.step_until(lambda: stage.ran == [(0, 1)])
     # While it is stopped its claim is taken back, and another worker claims.
     stage.rig.write(
-        key, lambda seen: status.take_back(seen, {"w.1"}, lost=False, now=0.0, max_losses=3, outcome=lambda *_: b"")
+        key,
+        lambda seen: transitions.take_back(seen, {"w.1"}, lost=False, now=0.0, max_losses=3, outcome=lambda *_: b""),
     )
     stage.rig.claim(key, "other.1")
     more = stage.rig.submit(1, first=2)
@@ -860,7 +861,8 @@ def test_a_slot_that_still_runs_what_it_has_lost_is_not_idle() -> None:
     stage.look()
     stage.step_until(lambda: stage.ran == [(0, 1)])
     stage.rig.write(
-        key, lambda seen: status.take_back(seen, {"w.1"}, lost=False, now=0.0, max_losses=3, outcome=lambda *_: b"")
+        key,
+        lambda seen: transitions.take_back(seen, {"w.1"}, lost=False, now=0.0, max_losses=3, outcome=lambda *_: b""),
     )
     stage.rig.claim(key, "other.1")
     stage.step_until(lambda: not stage.claims.held())
@@ -986,7 +988,7 @@ def test_the_last_try_of_a_task_has_the_worker_to_itself() -> None:
     second.step()
     assert stage.rig.states(busy) == [State.CLAIMED]
     last = stage.rig.submit(1, first=1)
-    stage.rig.write_entries(last, losses=2)
+    stage.rig.write_spans(last, losses=2, together=1, cohort="lost.1")
     stage.look()
     first.step()
     assert stage.rig.states(last) == [State.PENDING]
@@ -1018,7 +1020,7 @@ def test_a_busy_slot_claims_nothing_more_while_another_waits_to_be_alone() -> No
     stage.durations.add(DIGEST, 0.5)
     stage.script[0] = [Act(seconds=50.0)]
     last = stage.rig.submit(1)
-    stage.rig.write_entries(last, losses=2)
+    stage.rig.write_spans(last, losses=2, together=1, cohort="lost.1")
     stage.rig.submit(200, first=1)
     stage.look()
     second.step()
@@ -1038,7 +1040,7 @@ def test_after_the_last_try_the_others_work_again() -> None:
     stage = Stage(n_slots=2, workers=2)
     first, second = stage.slots
     key = stage.rig.submit(50)
-    stage.rig.write(key, lambda seen: seen.with_entries({0: seen.entries[0]._replace(losses=2)}))
+    stage.rig.write_spans(key, 0, losses=2, together=1, cohort="lost.1")
     stage.finder.candidates.saw(key, stage.rig.read(key))
     first.step()
     assert stage.sent == [[0]]
@@ -1162,16 +1164,11 @@ def with_code(rig: Rig, body: bytes, kind: str = "function") -> str:
 
 
 def test_a_runner_has_only_so_much_ahead_of_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each task has a function of its own, as big as a quarter of what may be ahead."""
+    """Each call is as big as a quarter of what may be ahead."""
     monkeypatch.setattr(feeder, "_FEED_BYTES", 40_000)
     stage = Stage(workers=1)
-    bodies = [calls.dump_function(partial(bytes.count, bytes([i]) * 10_000)) for i in range(20)]
-    digests = [calls.digest(body) for body in bodies]
-    for digest, body in zip(digests, bodies, strict=True):
-        stage.rig.objects.create(stage.rig.keys.function(digest), stage.rig.sealer.sealed("function", digest, body))
-        stage.durations.add(digest, 0.01)
-    key = stage.rig.submit(20)
-    stage.rig.write(key, lambda seen: of_their_own(stage.rig, seen, digests))
+    stage.durations.add(DIGEST, 0.01)
+    key = stage.rig.submit(20, call=(b"x" * 10_000,))
     waiting: list[int] = []
     send = FakeRunner.send
 
@@ -1186,15 +1183,45 @@ def test_a_runner_has_only_so_much_ahead_of_what_runs(monkeypatch: pytest.Monkey
     assert len(stage.sent) > 4
 
 
-def of_their_own(rig: Rig, seen: Status, digests: list[str]) -> Status:
-    """The same tasks, each with a function of its own."""
-    entries = [
-        entry._replace(
-            function=i,
-            call=rig.sealer.sealed(
-                "call", status.call_label(seen.ordinal, i, digests[i]), calls.dump_call((b"x",), {})
-            ),
-        )
-        for i, entry in enumerate(seen.entries)
-    ]
-    return replace(seen, functions=tuple(digests), entries=tuple(entries))
+def test_tasks_of_several_functions_are_claimed_one_function_at_a_time() -> None:
+    stage = Stage(workers=1)
+    bodies = [calls.dump_function(partial(bytes.count, bytes([i]))) for i in range(4)]
+    digests = [calls.digest(body) for body in bodies]
+    for digest, body in zip(digests, bodies, strict=True):
+        stage.rig.objects.create(stage.rig.keys.function(digest), stage.rig.sealer.sealed("function", digest, body))
+        stage.durations.add(digest, 0.01)
+    key = stage.rig.submit(20)
+
+    def of_several(seen: Status) -> Status:
+        found = [pending(stage.rig.sealer, [calls.dump_call((b"x",), {})] * 20, digest=digest) for digest in digests]
+        blocks = [found[i].calls[0]._replace(function=i) for i in range(4)]
+        seen = replace(seen, functions=tuple(digests), calls=tuple(blocks))
+        for i in range(20):
+            seen = with_spans(seen, [i], function=i % 4)
+        return seen
+
+    stage.rig.write(key, of_several)
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED] * 20
+    assert [{index % 4 for index in sent} for sent in stage.sent] == [{0}, {1}, {2}, {3}]
+    assert sorted(index for index, _ in stage.ran) == list(range(20))
+
+
+def test_tasks_lost_with_a_worker_are_run_in_few_rounds_apart_from_others() -> None:
+    """One of them killed it; 63 innocent ones are run four at a time, and the others as always."""
+    stage = Stage(workers=1)
+    stage.durations.add(DIGEST, 0.01)
+    stage.script[2] = [Act(seconds=2.0)]
+    key = stage.rig.submit(80)
+    stage.rig.claim(key, "dead.1", 64)
+    stage.rig.write(
+        key,
+        lambda seen: transitions.take_back(seen, {"dead.1"}, lost=True, max_losses=3, now=0.0, outcome=lambda *_: b""),
+    )
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED] * 80
+    suspects = set(range(64))
+    together = [jobs for sent in stage.sent if (jobs := set(sent)) & suspects]
+    assert all(jobs <= suspects for jobs in together)
+    assert max(map(len, together)) == 4
+    assert max(map(len, stage.sent)) > 4
