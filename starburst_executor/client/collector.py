@@ -85,7 +85,7 @@ class Collector:
         self._parallel = parallel
         self._few = few
         self._warn_bytes = warn_bytes
-        self._lock = threading.Lock()  # guards: _watched, futures, claims and spans in it, n_waiting
+        self._lock = threading.Lock()  # guards: _watched, n_waiting
         self._watched: dict[str, Watched] = {}
         self.done = threading.Condition(self._lock)  # notified when n_waiting decreases
         self.n_waiting = 0

@@ -105,20 +105,20 @@ def stream(reading: Reading, selection: Selection) -> Iterator[Outcome]:
     reading.check_key()
     for block in reading.all(selection.may_be_in):
         tasks = [task for task in block.tasks if task.has_ended and selection.has(task)]
-        for batch in _batches(block, _groups(block, tasks)):
+        for batch in _batches(block, _by_outcome(block, tasks)):
             yield from _fetched(reading, block, batch)
 
 
 def _fetched(reading: Reading, block: Block, batch: Sequence[Sequence[Task]]) -> Iterator[Outcome]:
-    def fetch(group: Sequence[Task]) -> list[Outcome]:
+    def fetch(mates: Sequence[Task]) -> list[Outcome]:
         # A reading of its own for each: it remembers the block that it has opened last.
         own = Reading(reading.session)
-        return [_outcome(own, block, task) for task in group]
+        return [_outcome(own, block, task) for task in mates]
 
-    is_inline = sum(stored_bytes(block, group[0]) for group in batch) <= _INLINE_BYTES
+    is_inline = sum(stored_bytes(block, mates[0]) for mates in batch) <= _INLINE_BYTES
     fetched = map(fetch, batch) if is_inline else fan_out(reading.session.store, fetch, batch)
-    for outcomes_of_group in fetched:
-        yield from outcomes_of_group
+    for some in fetched:
+        yield from some
 
 
 def _outcome(reading: Reading, block: Block, task: Task) -> Outcome:
@@ -128,30 +128,30 @@ def _outcome(reading: Reading, block: Block, task: Task) -> Outcome:
         return Outcome(task, None, error)
 
 
-def _groups(block: Block, tasks: Sequence[Task]) -> list[list[Task]]:
+def _by_outcome(block: Block, tasks: Sequence[Task]) -> list[list[Task]]:
     """Put neighbours together whose outcomes are stored together."""
-    groups: list[list[Task]] = []
+    sets: list[list[Task]] = []
     last: object = None
     for task in tasks:
         entry = block.entry(task)
         found = None if entry is None else entry.outcome
         if found is not None and found is last:
-            groups[-1].append(task)
+            sets[-1].append(task)
         else:
-            groups.append([task])
+            sets.append([task])
         last = found
-    return groups
+    return sets
 
 
-def _batches(block: Block, groups: Sequence[list[Task]]) -> Iterator[list[list[Task]]]:
+def _batches(block: Block, sets: Sequence[list[Task]]) -> Iterator[list[list[Task]]]:
     batch: list[list[Task]] = []
     n_bytes = 0
-    for group in groups:
-        size = stored_bytes(block, group[0])
+    for mates in sets:
+        size = stored_bytes(block, mates[0])
         if batch and (len(batch) >= AT_ONCE or n_bytes + size > _MOST_BYTES):
             yield batch
             batch, n_bytes = [], 0
-        batch.append(group)
+        batch.append(mates)
         n_bytes += size
     if batch:
         yield batch

@@ -233,7 +233,7 @@ def _name(wanted: Wanted) -> _BlockName:
 
 def _range(wanted: Wanted) -> _Range:
     place = wanted.block.place
-    assert isinstance(place, Located)  # the caller has checked that the block is apart  # noqa: S101
+    assert isinstance(place, Located)  # the caller has checked that the block is not inline  # noqa: S101
     return _Range(wanted.ref.status_id, place.start, place.length)
 
 

@@ -361,8 +361,8 @@ def test_a_session_of_a_newer_format_is_refused(store_url: str) -> None:
     stored = session.store.get(session.keys.manifest)
     assert stored is not None
     record = msgpack.unpackb(stored.body)
-    session.store.put(session.keys.manifest, msgpack.packb({**record, "format": 2}))
-    with pytest.raises(VersionMismatch, match="format=2"):
+    session.store.put(session.keys.manifest, msgpack.packb({**record, "format": 4}))
+    with pytest.raises(VersionMismatch, match="format=4"):
         DetachedExecutor.reattach(executor.url)
     session.store.put(session.keys.manifest, stored.body)
     session.manifest.refresh()

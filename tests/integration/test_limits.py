@@ -201,7 +201,7 @@ def test_a_worker_that_does_not_fit_says_so_and_leaves_the_session_alone(store_u
     stored = session.store.get(session.keys.manifest)
     assert stored is not None
     here = f"{sys.version_info.major}.{sys.version_info.minor}".encode()
-    was, becomes = {"format": (b"\xa6format\x01", b"\xa6format\x02"), "python": (here, b"2." + b"7" * (len(here) - 2))}[
+    was, becomes = {"format": (b"\xa6format\x03", b"\xa6format\x04"), "python": (here, b"2." + b"7" * (len(here) - 2))}[
         what
     ]
     assert stored.body.count(was) == 1

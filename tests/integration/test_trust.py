@@ -650,7 +650,7 @@ def test_a_bell_that_names_foreign_objects_leads_nowhere(store_url: str) -> None
         session.keys.manifest,
     ]
     session.store.put(
-        session.keys.bell, msgpack.packb({"format": 1, "nonce": "n", "keys": foreign, "n_tasks": 2**63 - 1})
+        session.keys.bell, msgpack.packb({"format": 3, "nonce": "n", "keys": foreign, "n_tasks": 2**63 - 1})
     )
     assert run(executor) == [1]
 

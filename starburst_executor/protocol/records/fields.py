@@ -13,7 +13,8 @@ from starburst_executor.errors import RecordInvalid, VersionMismatch
 
 __all__ = ["ANY_BYTES", "FORMAT", "Fields", "typed"]
 
-FORMAT = 1
+# One format a session: an older worker must refuse the manifest, or it would pass, ignore every status object, and beat for ever.
+FORMAT = 3
 # Host names and other programs' messages may contain bytes that are not UTF-8; Python represents them as surrogates.
 ANY_BYTES = "surrogateescape"
 _T = TypeVar("_T")

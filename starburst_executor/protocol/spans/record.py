@@ -130,7 +130,7 @@ class Span(NamedTuple):
 
     @property
     def is_suspect(self) -> bool:
-        """Whether one of these tasks may have killed a worker, so that they are claimed apart from others."""
+        """Whether one of these tasks may have killed a worker, so that they are claimed without others."""
         return self.together > 0 or self.losses > 0
 
 

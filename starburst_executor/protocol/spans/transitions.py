@@ -91,7 +91,7 @@ def claim(
 ) -> tuple[Status, list[int]]:
     """Give up to `at_most` pending tasks, in order, to a claim; return the new status and the claimed positions, maybe none.
 
-    All are of the function of the first. Tasks that have lost a worker are claimed apart from others, only of one cohort and a
+    All are of the function of the first. Tasks that have lost a worker are claimed without others, only of one cohort and a
     sixteenth of it, so that a task that kills its worker affects few others, and never while another slice of the same slot
     runs (`ahead`). On its last try only a worker without other tasks may claim a task (`alone`).
     """

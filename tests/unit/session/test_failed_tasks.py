@@ -8,7 +8,7 @@ from starburst_executor.errors import TooManyFailures
 from starburst_executor.protocol.failures import most_failures
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.records import DETACHED, SessionState
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.session.failures import FailedTasks
 from tests.support.session_rig import Rig
 from tests.support.spans import with_failed

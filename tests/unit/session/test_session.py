@@ -483,7 +483,7 @@ def test_the_bell_is_read_once_and_a_broken_one_still_says_look() -> None:
     assert found is not None
     assert found[0].keys == ("a",)
     assert rig.session.bell.read(found[1]) is None
-    for body in (b"\xc1", records.encode(Bell(), "n").replace(b"\xa6format\x01", b"\xa6format\x02")):
+    for body in (b"\xc1", records.encode(Bell(), "n").replace(b"\xa6format\x03", b"\xa6format\x04")):
         rig.objects.put(rig.keys.bell, body)
         broken = rig.session.bell.read(found[1])
         assert broken is not None
