@@ -13,7 +13,7 @@ from starburst_executor.worker.runner.jobs import Finished
 __all__ = ["Claim"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Claim:
     """A claim on some tasks of one status object. Owned by one slot.
 

@@ -120,6 +120,13 @@ def rewrite(executor: StarburstExecutor, index: int, change: Callable[[Status, i
     assert session_of(executor).statuses.update(key, lambda seen: change(seen, position)) is not None
 
 
+def function_of(executor: StarburstExecutor, index: int) -> str:
+    """The digest of a task's function."""
+    key, position = key_of(executor, index)
+    current = session_of(executor).statuses.read(key).status
+    return current.functions[current.span(position).function]
+
+
 def call_of(executor: StarburstExecutor, index: int) -> Place:
     block = entry_of(executor, index).call
     assert block is not None
@@ -386,16 +393,23 @@ def test_a_call_of_another_function_is_refused(store_url: str, how: str) -> None
     """Both are sealed and of this session; that they belong together is sealed with the call."""
     executor = waiting(store_url, (echo, 1), (twice, 2), (echo, 3))
     session = session_of(executor)
-    (group,) = session.statuses.all()
-    found = session.statuses.read(group.key)
-    assert found is not None
-    names = found.status.functions
+    own, other = function_of(executor, 1), function_of(executor, 0)
+
+    def at_another_index(seen: Status, position: int) -> Status:
+        """The task's span and its call block name another function of the object, for which the block is not sealed."""
+        functions, block = (*seen.functions, other), seen.entry(position).call
+        moved = tuple(call._replace(function=len(seen.functions)) if call is block else call for call in seen.calls)
+        return replace(with_spans(seen, [position], function=len(seen.functions)), functions=functions, calls=moved)
+
+    def by_another_name(seen: Status, _: int) -> Status:
+        return replace(seen, functions=tuple(other if digest == own else digest for digest in seen.functions))
+
     if how == "index":
-        rewrite(executor, 1, lambda entry: entry._replace(function=0))
+        rewrite(executor, 1, at_another_index)
     elif how == "name":
-        session.statuses.update(group.key, lambda seen: replace(seen, functions=(names[0], names[0])))
+        rewrite(executor, 1, by_another_name)
     else:
-        session.store.put(session.keys.function(names[1]), body_of(session, session.keys.function(names[0])))
+        session.store.put(session.keys.function(own), body_of(session, session.keys.function(other)))
     one, two, three = run(executor)
     assert (one, three) == (1, 3)
     assert isinstance(two, RecordInvalid)
