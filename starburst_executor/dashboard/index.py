@@ -19,7 +19,7 @@ from starburst_executor.client.failing import FailureKind, place_of
 from starburst_executor.client.reading import Block, Reading, Task
 from starburst_executor.dashboard.strips import Strip, Timeline
 from starburst_executor.protocol.outcomes import Failure
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.fan_out import AT_ONCE, fan_out
 from starburst_executor.session.statuses import ListedStatus
 

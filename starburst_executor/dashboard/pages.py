@@ -27,7 +27,7 @@ from starburst_executor.dashboard.views import fragments, names_of, templates
 from starburst_executor.dashboard.watch import Snapshot, Watch
 from starburst_executor.errors import ConfigError, StarburstError
 from starburst_executor.protocol.outcomes import Failure
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.report.metrics import PROMETHEUS_TYPE
 
 __all__ = ["Pages"]

@@ -19,7 +19,7 @@ from starburst_executor.client.reading import parse_task
 from starburst_executor.dashboard.index import Columns, TaskIndex, unread_columns
 from starburst_executor.errors import ConfigError
 from starburst_executor.protocol.keys import task_id
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.statuses import ListedStatus
 
 __all__ = ["PAGE", "SORTS", "Key", "Page", "Query", "Row", "page", "undecided"]

@@ -25,7 +25,7 @@ from starburst_executor.errors import KeyNotFound, SessionNotFound, StarburstErr
 from starburst_executor.protocol.keys import SESSIONS, is_session_id
 from starburst_executor.protocol.records import SessionState, WorkerBeat
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.beats import list_workers, read_beat
 from starburst_executor.session.fan_out import fan_out
 from starburst_executor.session.store import SessionStore

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 from starburst_executor.client.reading import Block, Reading, Task
 from starburst_executor.errors import KeyNotFound, PayloadError, RecordInvalid
 from starburst_executor.protocol import calls, pieces
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.store.url import join_url
 
 __all__ = ["Shown", "plain_call", "plain_result", "plain_text", "unpickled"]

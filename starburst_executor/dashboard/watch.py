@@ -34,7 +34,7 @@ from starburst_executor.dashboard.query import Page, Query, page, undecided
 from starburst_executor.dashboard.strips import Timeline
 from starburst_executor.dashboard.tabs import Tab
 from starburst_executor.errors import StarburstError
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.report.gathering import Gathering
 from starburst_executor.report.metrics import Metrics
 

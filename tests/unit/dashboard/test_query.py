@@ -15,7 +15,7 @@ from starburst_executor.dashboard.query import SORTS, Key, Page, Query, page, un
 from starburst_executor.errors import ConfigError
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.outcomes import Failure
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.statuses import ListedStatus
 from tests.support.session_rig import Rig
 

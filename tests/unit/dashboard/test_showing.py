@@ -12,7 +12,7 @@ import pytest
 
 from starburst_executor.client.reading import Reading
 from starburst_executor.dashboard.showing import _Plain, plain_call, plain_result, plain_text
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from tests.support.session_rig import Rig
 
 
