@@ -14,7 +14,7 @@ from typing import Any
 
 from starburst_executor.client.report import SessionStatus
 from starburst_executor.errors import ConfigError, StarburstError
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.session import messages
 from starburst_executor.session.messages import Message
 from starburst_executor.session.store import SessionStore

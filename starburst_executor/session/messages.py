@@ -18,7 +18,7 @@ from starburst_executor.protocol.failures import TOO_MANY_FAILURES
 from starburst_executor.protocol.money import BUDGET_EXCEEDED
 from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 
 __all__ = ["Message", "due", "is_sent", "recipient", "unsent", "with_mark"]
 

@@ -14,7 +14,7 @@ from starburst_executor.protocol.failures import TOO_MANY_FAILURES
 from starburst_executor.protocol.money import BUDGET_EXCEEDED
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.seal import Sealer
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.report import messages as sending
 from starburst_executor.report.messages import Messenger
 from starburst_executor.session import messages

@@ -7,7 +7,7 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from starburst_executor.protocol.status import State
+from starburst_executor.protocol.spans.record import State
 from starburst_executor.report.metrics import Metrics, read_metrics
 from tests.support.session_pictures import ran
 from tests.support.session_rig import SESSION, Rig
