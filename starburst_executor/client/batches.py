@@ -12,6 +12,7 @@ from starburst_executor.client.pieces import BigCall
 from starburst_executor.client.stored_functions import StoredFunction
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.spans.blocks import MAX_INLINE
+from starburst_executor.protocol.spans.record import MAX_TASKS
 
 __all__ = ["Acknowledged", "Batch", "Batching", "Queued"]
 
@@ -19,7 +20,12 @@ _MAX_CALLS_BYTES = 64 * 2**20
 # The size of a burst's first objects. A worker with an object to itself loses no races and need not read it again before
 # each commit, so create many objects early. A long burst does not get too many, since few requests are in flight at once.
 _LEAST_STATUS = 5
-_MOST_STATUS = 256
+# The size of an object while the duration of its tasks is unknown. It doubles, up to `MAX_TASKS`, while that many tasks are
+# less than one slice of work: fewer objects cost all sides fewer requests, and no task waits behind a long one.
+_MOST_UNKNOWN = 256
+# A claim takes tasks of one function: an object of many functions in turn is claimed in small pieces, and each transition visits
+# every span.
+_MOST_SPANS = 128
 
 
 @dataclass(slots=True, eq=False)
@@ -82,36 +88,45 @@ class Batching:
 
     Args:
         n_workers: Returns the number of tasks that run at once.
+        n_short: Returns the number of tasks that are about one slice of work; None while their duration is unknown.
 
     Attributes:
         n_statuses: The number of status objects so far.
         burst: The number of submits since nothing was queued or in flight.
     """
 
-    def __init__(self, ordinal: int, n_workers: Callable[[], int]) -> None:
+    def __init__(self, ordinal: int, n_workers: Callable[[], int], n_short: Callable[[], int | None]) -> None:
         self._ordinal = ordinal
         self._n_workers = n_workers
+        self._n_short = n_short
+        self._most = _MOST_UNKNOWN
         self.n_statuses = 0
         self.burst = 0
 
     def size(self) -> int:
         """Return the number of tasks per object: about two objects per worker for the burst so far."""
-        return min(_MOST_STATUS, max(_LEAST_STATUS, self.burst // (2 * max(1, self._n_workers()))))
+        return min(self._most, max(_LEAST_STATUS, self.burst // (2 * max(1, self._n_workers()))))
 
     def cut(self, queue: deque[Queued], cancelled: set[int]) -> Batch:
         """Take the next batch out of a queue that is not empty, and its indices out of `cancelled`."""
+        if (n_short := self._n_short()) is not None:
+            self._most = max(_MOST_UNKNOWN, min(n_short, 2 * self._most, MAX_TASKS))
         queued: list[Queued] = []
-        n_bytes = n_inline = 0
+        n_bytes = n_inline = n_spans = 0
+        kind: tuple[StoredFunction, bool] | None = None
         limit = self.size()
         while queue and len(queued) < limit:
-            failed, size = queue[0].failed, queue[0].n_bytes
-            n_inline += (
-                0 if failed is None else len(failed)
-            )  # the outcomes of calls that could not be pickled are inline
-            if queued and (n_inline > MAX_INLINE or n_bytes + size > _MAX_CALLS_BYTES):
+            submit = queue[0]
+            is_failed = submit.failed is not None
+            # The outcomes of calls that could not be pickled are inline.
+            n_inline += len(submit.failed) if submit.failed is not None else 0
+            if kind is None or submit.function is not kind[0] or is_failed != kind[1]:
+                n_spans, kind = n_spans + 1, (submit.function, is_failed)
+            is_full = n_inline > MAX_INLINE or n_bytes + submit.n_bytes > _MAX_CALLS_BYTES or n_spans > _MOST_SPANS
+            if queued and is_full:
                 break
             queued.append(queue.popleft())
-            n_bytes += size
+            n_bytes += submit.n_bytes
         of_batch = frozenset(submit.index for submit in queued if submit.index in cancelled)
         cancelled -= of_batch
         batch = Batch(self._ordinal, self.n_statuses, queued, n_bytes, of_batch)

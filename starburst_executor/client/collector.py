@@ -74,6 +74,7 @@ class Collector:
     Attributes:
         keep: Called with each completed future and the size of its outcome in bytes. The collector itself does not hold
             completed futures.
+        mean_task_s: Moving average of the duration of the last tasks in seconds; None while unknown.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class Collector:
         timings = session.manifest.current.timings
         self._silent_s = _SILENT_POLLS * timings.poll_max_s
         self._backoff = Backoff(session.clock, timings.poll_min_s, timings.poll_max_s, growth=_GROWTH)
-        self._mean_s = 0.0  # moving average of the duration of the last tasks
+        self.mean_task_s: float | None = None
         self._since = 0.0  # when the first of the objects came that have been watched without a pause
         self.news = threading.Event()
 
@@ -189,7 +190,9 @@ class Collector:
             return pause_s
         timings, elapsed_s = manifest.timings, self._session.clock.monotonic() - self._since
         return max(
-            pause_s, min(_PACE * self._mean_s, timings.poll_max_s), min(_SHARE * elapsed_s, timings.commit_most_s)
+            pause_s,
+            min(_PACE * (self.mean_task_s or 0.0), timings.poll_max_s),
+            min(_SHARE * elapsed_s, timings.commit_most_s),
         )
 
     def poll(self) -> bool:
@@ -270,8 +273,9 @@ class Collector:
         failed = frozenset(block.failed)
         seconds = [s for i, s in enumerate(block.durations()) if i not in failed] if failed else block.durations()
         if seconds:
+            mean_s, before_s = sum(seconds) / len(seconds), self.mean_task_s
             weight = 1 - (1 - _WEIGHT) ** len(seconds)
-            self._mean_s += weight * (sum(seconds) / len(seconds) - self._mean_s)
+            self.mean_task_s = mean_s if before_s is None else before_s + weight * (mean_s - before_s)
 
     def _doubt_one(self, watched: list[Watched], *, is_quiet: bool) -> None:
         """Have the object that was not read for longest read at the next poll, even if its ETag is unchanged.

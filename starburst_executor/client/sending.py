@@ -26,6 +26,7 @@ __all__ = ["Sending"]
 # Requests in flight at once: enough that the store's request rate limits a burst of submits, not its latency. The embedded
 # store does one write at a time anyway.
 _REMOTE_SENDERS = 16
+_LEAST_S = 1e-6  # least duration of a task, to avoid division by zero
 
 
 class Sending:
@@ -144,6 +145,7 @@ class Sending:
                     session,
                     ordinal=self.ordinal,
                     n_workers=lambda: session.manifest.current.slots,
+                    n_short=lambda: self._n_short(session.manifest.current.timings.slice_s),
                     queue_bytes=self._settings.queue_bytes,
                     acknowledged=self._on_acknowledged,
                 )
@@ -152,6 +154,11 @@ class Sending:
             self._start_others()
             self._is_ready = True
             return self._submitter
+
+    def _n_short(self, slice_s: float) -> int | None:
+        """Return how many tasks are about one slice of work; None while their duration is unknown."""
+        task_s = self._collector.mean_task_s
+        return None if task_s is None else int(slice_s / max(task_s, _LEAST_S))
 
     # --- in the threads `send-N` --------------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class Submitter:
     Args:
         ordinal: This submitter's ordinal in the session.
         n_workers: Returns the number of tasks that run at once.
+        n_short: Returns the number of tasks that are about one slice of work; None while their duration is unknown.
         queue_bytes: `add` waits while more than this number of bytes are unsent.
         acknowledged: Called with each stored batch.
     Attributes:
@@ -48,6 +49,7 @@ class Submitter:
         *,
         ordinal: int,
         n_workers: Callable[[], int],
+        n_short: Callable[[], int | None] = lambda: None,
         queue_bytes: int,
         acknowledged: Callable[[Acknowledged], None],
     ) -> None:
@@ -63,7 +65,7 @@ class Submitter:
         lock = threading.Lock()
         self._sendable = threading.Condition(lock)
         self._changed = threading.Condition(lock)
-        self._batching = Batching(ordinal, n_workers)
+        self._batching = Batching(ordinal, n_workers, n_short)
         self._queue: deque[Queued] = deque()
         self._n_bytes = 0
         self._flying: list[Batch] = []
