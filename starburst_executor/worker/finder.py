@@ -143,7 +143,7 @@ class Finder:
                 self._ring.chance *= 2
         elif now >= self._next_look or candidates.has_run_dry():
             self.look()
-        if candidates.n_pending():
+        if candidates.has_offers():
             self._backoff.reset()
         self._pause_s = self._backoff.next_s()
         return max(self._pause_s, min(self._wait_s(), self._timings.beat_s))
