@@ -45,6 +45,7 @@ class Client:
     """A submitter that the test steps: it takes and sends on request."""
 
     def __init__(self, *, queue_bytes: int = 2**28, workers: int = 4, ordinal: int = 0) -> None:
+        self.n_short: int | None = None
         self.rig = Rig(workers=workers)
         self.rig.objects.delete([self.rig.keys.function(DIGEST)])
         session = self.rig.another()
@@ -54,6 +55,7 @@ class Client:
             session,
             ordinal=ordinal,
             n_workers=lambda: workers,
+            n_short=lambda: self.n_short,
             queue_bytes=queue_bytes,
             acknowledged=self.acknowledged.append,
         )
@@ -132,6 +134,48 @@ def test_a_burst_becomes_about_two_objects_a_worker() -> None:
     assert sum(sizes) == 800
     assert 6 <= len(sizes) <= 12
     assert max(sizes) <= 256
+
+
+def test_objects_double_while_so_many_tasks_are_less_than_a_slice_of_work() -> None:
+    client = Client(workers=1)
+    for _ in range(12_000):
+        client.add()
+
+    def sizes(n: int) -> list[int]:
+        batches = [client.take() for _ in range(n)]
+        for batch in batches:
+            assert batch is not None
+            client.submitter.send(batch)
+        return [len(batch.queued) for batch in batches if batch is not None]
+
+    assert sizes(2) == [256, 256]  # nothing is known of them
+    client.n_short = 1_000
+    assert sizes(3) == [512, 1_000, 1_000]
+    client.n_short = 10**6
+    assert sizes(2) == [2_000, 2_048]
+    client.n_short = 3
+    assert sizes(1) == [256]
+
+
+def test_short_tasks_are_still_about_two_objects_a_worker() -> None:
+    client = Client(workers=4)
+    client.n_short = 10**6
+    for _ in range(8_000):
+        client.add()
+    sizes = [len(batch.queued) for batch in client.send_all()]
+    assert max(sizes) == 1_000
+    assert len(sizes) <= 12
+
+
+def test_an_object_has_at_most_128_spans() -> None:
+    client = Client(workers=1)
+    functions = [FUNCTION, calls.dump_function(len)]
+    for i in range(1_000):
+        client.add(function=functions[i % 2])
+    client.send_all()
+    seen = [client.rig.read(client.rig.keys.status(one.ref)) for one in client.acknowledged]
+    assert sum(status.n_tasks for status in seen) == 1_000
+    assert max(len(status.spans) for status in seen) == 128
 
 
 def test_ten_thousand_tiny_submits_become_objects_of_at_most_256_tasks_and_128_kb() -> None:
