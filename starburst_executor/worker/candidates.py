@@ -223,7 +223,7 @@ class Candidates:
             # An object on the solo list has pending tasks in the listing too. It becomes a candidate only after a ring or
             # another read; otherwise every look would lead to a claim without tasks.
             self._pending = {
-                g.key: g.ref.n_tasks if g.size_class == SizeClass.ALL_PENDING else max(1, g.ref.n_tasks // 2)
+                g.key: g.ref.n_tasks if g.size_class == SizeClass.ALL_PENDING else _about(g)
                 for g in listing
                 if g.size_class.has_pending and g.key not in self._solo and g.key not in self._ignored
             }
@@ -270,3 +270,8 @@ class Candidates:
             if self._n_in_vain >= _STALE and len(self._pending) > _STALE:
                 self._pending.clear()
                 self._n_in_vain, self._dry = 0, False
+
+
+def _about(listed: ListedStatus) -> int:
+    """Return about how many tasks of an object are pending: a listing shows their number to within a factor of 2."""
+    return max(1, min(listed.ref.n_tasks - 1, 2 << 2 * max(0, listed.order - 1)))

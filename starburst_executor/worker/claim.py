@@ -33,6 +33,7 @@ class Claim:
         failures: Failed attempts of this run so far, of tasks that failed under this claim and will be tried again.
         tries: How often these tasks failed under this claim.
         n_parts: Outcome and log objects written so far.
+        has_losses: Whether one of its tasks may have killed a worker.
     """
 
     claim_id: str
@@ -47,6 +48,10 @@ class Claim:
     failures: dict[int, int] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
     n_parts: int = 0
+    has_losses: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.has_losses = any(span.is_suspect for _, span in self.spans)
 
     def end(self, position: int, finished: Finished) -> None:
         """Record the end of a task for the next commit."""
@@ -69,11 +74,6 @@ class Claim:
         self.failures[position] = n_failures = self.n_failures(position) + 1
         self.tries[position] = self.tries.get(position, 0) + 1
         return n_failures
-
-    @property
-    def has_losses(self) -> bool:
-        """Whether it holds tasks of which one may have killed a worker."""
-        return any(span.is_suspect for _, span in self.spans)
 
     @property
     def all_ended(self) -> bool:

@@ -431,10 +431,10 @@ def test_what_is_known_is_believed_until_the_others_may_have_used_it_up() -> Non
         rig.clock.advance(40.0)
         assert finder.is_plenty(1.0)  # 60 are left, if the other one takes one a second
     assert counts == {}
-    rig.claim(key, "w.1", 99)
+    rig.claim(key, "w.1", 60)
     rig.clock.advance(60.0)
     with rig.requests() as counts:
-        assert finder.is_plenty(1.0)  # some of it is pending, the listing says: half, as far as anybody knows
+        assert finder.is_plenty(1.0)  # the listing shows that 16 to 63 of it are pending
     assert counts["list"] == 1
     rig.claim(key, "w.2")
     rig.clock.advance(60.0)
@@ -442,6 +442,16 @@ def test_what_is_known_is_believed_until_the_others_may_have_used_it_up() -> Non
     with rig.requests() as counts:
         assert not finder.is_plenty(1.0)
     assert counts == {}
+
+
+@pytest.mark.parametrize(("n_left", "about"), [(255, 128), (64, 128), (63, 32), (5, 8), (3, 2), (1, 2)])
+def test_a_listing_shows_about_how_many_tasks_of_an_object_are_left(n_left: int, about: int) -> None:
+    rig = Rig(workers=2)
+    key = rig.submit(256)
+    rig.claim(key, "w.1", 256 - n_left)
+    finder = finder_of(rig)
+    assert finder.look()
+    assert finder.candidates.n_pending() == about
 
 
 # --- solo -------------------------------------------------------------------------------------------------------------
