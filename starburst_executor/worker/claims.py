@@ -139,10 +139,11 @@ class Claims:
         latest = claim.stored
         is_old = self._is_shared(latest.status)
         while True:
-            ended = self._writer.fitted(claim, ended, latest.status)
-            changed, _ = transitions.commit(
-                latest.status, claim.claim_id, ended, self._clock.now(), failures=claim.failures
-            )
+            now = self._clock.now()
+            changed, _ = transitions.commit(latest.status, claim.claim_id, ended, now, failures=claim.failures)
+            if (fitted := self._writer.fitted(claim, ended, changed)) is not None:
+                ended = fitted
+                changed, _ = transitions.commit(latest.status, claim.claim_id, ended, now, failures=claim.failures)
             taken = latest.status.under(next_id) if next_id else []
             if next_id and not taken:
                 changed, taken = self._take(changed, next_id, then, ahead=ahead)

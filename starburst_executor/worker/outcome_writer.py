@@ -46,14 +46,20 @@ class OutcomeWriter:
         self._create(claim, outcomes, logs)
         return ended
 
-    def fitted(self, claim: Claim, ended: list[OutcomeBlock], current: Status) -> list[OutcomeBlock]:
+    def fitted(self, claim: Claim, ended: list[OutcomeBlock], committed: Status) -> list[OutcomeBlock] | None:
         """Return these blocks as they have room in the object: inline ones that have none are written, largest first.
+
+        Args:
+            committed: The object as it would be with these blocks.
+
+        Returns:
+            None if all have room.
 
         Store: nothing if they have room; otherwise 1 create.
         """
-        surplus = current.n_inline + sum(map(_n_inline, ended)) - blocks.MAX_INLINE
+        surplus = committed.n_inline - blocks.MAX_INLINE
         if surplus <= 0:
-            return ended
+            return None
         fitted, part = list(ended), _Part(claim)
         for i in sorted(range(len(fitted)), key=lambda i: -_n_inline(fitted[i])):
             block = fitted[i]
