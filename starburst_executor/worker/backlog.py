@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from starburst_executor.errors import PayloadError
 from starburst_executor.protocol.outcomes import dump_reason
+from starburst_executor.protocol.spans.record import CallBlock, Status
 from starburst_executor.worker.call_reader import Arrived, Trouble, Wanted
 from starburst_executor.worker.claim import Claim
 from starburst_executor.worker.placed import Placed
@@ -87,7 +88,7 @@ class Backlog:
                     error = PayloadError(f"a task without its call: task={placed.task_id}")
                     placed.end(Finished.failed(dump_reason(error)))
                     continue
-                positions, end = [], block.first + block.n
+                positions, end = [], _end_of(status, block, position)
                 wanted.append(Wanted(claim.ref, status, block, positions))
             batch.append(placed)
             positions.append(position)
@@ -115,3 +116,9 @@ class Backlog:
             self._waiting = [waiting for waiting in self._waiting if waiting.due > now]
             self._queue.extend(due)
         return due
+
+
+def _end_of(status: Status, block: CallBlock, position: int) -> int:
+    """Return the position up to which a block holds the calls from `position` on: a retry may have written some anew."""
+    firsts = [other.first for other in status.calls if other.function == block.function and other.first > position]
+    return min([block.first + block.n, *firsts])

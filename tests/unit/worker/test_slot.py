@@ -24,8 +24,8 @@ from starburst_executor.errors import (
     TaskTimeout,
 )
 from starburst_executor.protocol import calls, outcomes
-from starburst_executor.protocol.spans import transitions
-from starburst_executor.protocol.spans.record import State, Status
+from starburst_executor.protocol.spans import blocks, transitions
+from starburst_executor.protocol.spans.record import CallBlock, State, Status
 from starburst_executor.testing import FakeClock
 from starburst_executor.worker import code_root, feeder, pace
 from starburst_executor.worker.busy import Busy
@@ -77,6 +77,7 @@ class FakeRunner:
     def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
         self.jobs.update({job.number: job for job in jobs})
         self.stage.sent.append([job.index for job in jobs])
+        self.stage.given += jobs
 
     def retract(self) -> list[int]:
         """All but the first, which has started, if this runner is alive."""
@@ -188,6 +189,7 @@ class Stage:
         self.runners: list[FakeRunner] = []
         self.codes: list[tuple[str, ...]] = []  # of each runner
         self.sent: list[list[int]] = []
+        self.given: list[Job] = []
         self.notes: dict[int, Note] = {}
         self.ran: list[tuple[int, int]] = []
         self.draining, self.stopped = threading.Event(), threading.Event()
@@ -1194,8 +1196,8 @@ def test_tasks_of_several_functions_are_claimed_one_function_at_a_time() -> None
 
     def of_several(seen: Status) -> Status:
         found = [pending(stage.rig.sealer, [calls.dump_call((b"x",), {})] * 20, digest=digest) for digest in digests]
-        blocks = [found[i].calls[0]._replace(function=i) for i in range(4)]
-        seen = replace(seen, functions=tuple(digests), calls=tuple(blocks))
+        stored = [found[i].calls[0]._replace(function=i) for i in range(4)]
+        seen = replace(seen, functions=tuple(digests), calls=tuple(stored))
         for i in range(20):
             seen = with_spans(seen, [i], function=i % 4)
         return seen
@@ -1225,3 +1227,20 @@ def test_tasks_lost_with_a_worker_are_run_in_few_rounds_apart_from_others() -> N
     assert all(jobs <= suspects for jobs in together)
     assert max(map(len, together)) == 4
     assert max(map(len, stage.sent)) > 4
+
+
+def test_calls_that_were_written_anew_count() -> None:
+    """Tasks that were retried with other functions have call blocks beside, or over, those of their neighbours."""
+    stage = Stage(workers=1)
+    stage.durations.add(DIGEST, 0.01)
+    key = stage.rig.submit(8, call=("old",))
+
+    def anew(seen: Status) -> Status:
+        parts = blocks.sealed_calls(stage.rig.sealer, 0, 3, DIGEST, [calls.dump_call(("new",), {})] * 2)
+        return replace(seen, calls=(*seen.calls, CallBlock(3, 2, 0, b"".join(parts))))
+
+    stage.rig.write(key, anew)
+    stage.look()
+    stage.slot.step()
+    given = {job.index: calls.load_call(bytes(job.call), {})[0][0] for job in stage.given}
+    assert given == {i: "new" if i in (3, 4) else "old" for i in range(8)}
