@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
@@ -15,7 +16,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starburst_executor.client.explaining import explain_task
 from starburst_executor.client.failing import FailureKind
 from starburst_executor.client.logs import LogLine, TaskLogs
-from starburst_executor.client.reading import Block, Task, parse_task, stored_bytes
+from starburst_executor.client.reading import Block, Reading, Task, parse_task, stored_bytes
 from starburst_executor.dashboard.actions import ACTIONS, checked
 from starburst_executor.dashboard.hub import Hub
 from starburst_executor.dashboard.query import PAGE, Query
@@ -29,6 +30,7 @@ from starburst_executor.errors import ConfigError, StarburstError
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.spans.record import State
 from starburst_executor.report.metrics import PROMETHEUS_TYPE
+from starburst_executor.session.store import SessionStore
 
 __all__ = ["Pages"]
 
@@ -247,15 +249,40 @@ def _task_name(request: Request) -> str:
     return f"{ordinal}-{sequence}"
 
 
+def _find(watch: Watch, name: str) -> tuple[Block, Task]:
+    """Read one task by the listing of the last look. Raises: ConfigError. Store: 1 GET; as `Reading.find` for one that is not listed."""
+    ordinal, sequence = parse_task(name)
+    listing = watch.index.listing
+    place = bisect_right([listed.ref[:2] for listed in listing], (ordinal, sequence)) - 1
+    if place >= 0:
+        ref = listing[place].ref
+        if ref.ordinal == ordinal and ref.first <= sequence < ref.first + ref.n_tasks:
+            block = watch.reading.block(listing[place])
+            if block is not None:
+                return block, block.tasks[sequence - ref.first]
+    return watch.reading.find(name)
+
+
+class _Found(Reading):
+    """A reading that has one task already, for what looks it up by its id."""
+
+    def __init__(self, session: SessionStore, block: Block, task: Task) -> None:
+        super().__init__(session)
+        self._found = (block, task)
+
+    def find(self, name: str) -> tuple[Block, Task]:  # noqa: ARG002 - it is this task's
+        return self._found
+
+
 def _task_values(watch: Watch, snapshot: Snapshot, name: str) -> dict[str, Any]:
-    """Read what a task's page shows. Blocks. Store: as `Reading.find` twice and `TaskLogs.fresh`; up to 2 GETs of payloads."""
+    """Read what a task's page shows. Blocks. Store: 1 GET; as `TaskLogs.fresh` for a task that has ended; up to 2 GETs of payloads."""
     reading = watch.reading
-    block, task = reading.find(name)
+    block, task = _find(watch, name)
     host = next((worker.host for worker in snapshot.status.members if worker.id == task.worker), "")
     values: dict[str, Any] = {
         "task": task,
         "state": task.state.name.lower(),
-        "sentences": explain_task(reading, snapshot.status, name),
+        "sentences": explain_task(_Found(reading.session, block, task), snapshot.status, name),
         "host": host,
         "failure": None,
         "call": None,
@@ -287,13 +314,13 @@ def _payloads(watch: Watch, block: Block, task: Task) -> dict[str, Any]:
 
 
 def _examples(watch: Watch, kinds: list[FailureKind]) -> list[tuple[FailureKind, list[tuple[str, Shown]]]]:
-    """Return each kind with the inputs of its example tasks. Blocks. Store: as `Reading.find` for each of three tasks a kind."""
+    """Return each kind with the inputs of its example tasks. Blocks. Store: 1 GET for each of three tasks a kind."""
     found = []
     for kind in kinds:
         inputs = []
         for name in kind.tasks:
             try:
-                inputs.append((name, plain_call(watch.reading, *watch.reading.find(name))))
+                inputs.append((name, plain_call(watch.reading, *_find(watch, name))))
             except ConfigError as error:
                 inputs.append((name, Shown("", str(error))))
         found.append((kind, inputs))
