@@ -158,7 +158,7 @@ OPEN = {
         "launcher",
         "launcher_seal",
     ),
-    *("submitters", "launches", "spent_usd", "n_taken", "seal"),
+    *("submitters", "launches", "spent_usd", "n_taken", "messages", "seal"),
 }
 
 
