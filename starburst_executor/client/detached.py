@@ -9,11 +9,10 @@ The state of A is in the store: a process with the session's id (or URL) and its
 from __future__ import annotations
 
 import functools
-import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
 from dataclasses import replace
@@ -28,9 +27,8 @@ from starburst_executor.client.engine import Engine
 from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
+from starburst_executor.client.joining import limit_costs
 from starburst_executor.client.looks import Looks
-from starburst_executor.client.money import check_cost
-from starburst_executor.client.naming import differences
 from starburst_executor.client.opening import Opened, attach, own_launcher
 from starburst_executor.client.reading import parse_task
 from starburst_executor.client.replacement import Replacement, check_replacement
@@ -41,11 +39,8 @@ from starburst_executor.config import SessionKey, Settings
 from starburst_executor.errors import ConfigError, KeyNotFound, SessionExpired
 from starburst_executor.launch.base import Launcher, Options
 from starburst_executor.protocol.records import Manifest, SessionState
-from starburst_executor.session.store import SessionStore
 
 __all__ = ["DetachedExecutor"]
-
-_log = logging.getLogger(__name__)
 
 
 class DetachedExecutor(SubmitsOnce, StarburstExecutor):
@@ -122,7 +117,7 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
                 budget_usd=budget_usd,
             )
             given = {"max_hourly_cost": max_hourly_cost, "budget_usd": budget_usd}
-            _limit(opened.session, starts, settings, given)
+            limit_costs(opened.session, starts, settings, given)
         except BaseException:
             opened.store.close()
             raise
@@ -141,31 +136,6 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
             reattach=self._reattach_function(),
         )
         self._take_over(engine, opened.session.manifest.current.slots)
-
-    def _join(
-        self,
-        opened: Opened,
-        is_launcher_given: bool,
-        launcher: Launcher | None,
-        settings: Settings,
-        wishes: Mapping[str, object],
-        limits: Mapping[str, float | None],
-    ) -> None:
-        try:
-            manifest = opened.session.manifest.current
-            if differing := differences(manifest, wishes):
-                _log.warning(
-                    "the session of this name keeps its settings: %s: name=%s, session=%s",
-                    differing,
-                    manifest.name,
-                    manifest.session_id,
-                )
-            starts = launcher if is_launcher_given else own_launcher(opened.session)
-            _limit(opened.session, starts, settings, limits)
-        except BaseException:
-            opened.store.close()
-            raise
-        self._attach(opened, starts, settings)
 
     def _take_over(self, engine: Engine, n_workers: int) -> None:
         super()._take_over(engine, n_workers)
@@ -389,39 +359,6 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
             sys.stderr.write(
                 f"session {self.id} goes on: DetachedExecutor.reattach({self.id!r}); elsewhere: reattach({self.url!r}, key=...)\n"
             )
-
-
-def _limit(
-    session: SessionStore, launcher: Launcher | None, settings: Settings, given: Mapping[str, float | None]
-) -> None:
-    """Set the session's cost limits, and check that its workers would keep them. Store: 1 swap if they change.
-
-    Raises: BudgetExceeded.
-    """
-
-    def step(manifest: Manifest) -> Manifest | None:
-        def limit(name: str, stored: float | None, setting: float | None) -> float | None:
-            is_replaced = given[name] is not None or (stored is None and launcher is not None)
-            return setting if is_replaced else stored
-
-        budget_usd = limit("budget_usd", manifest.budget_usd, settings.budget_usd)
-        hourly = limit("max_hourly_cost", manifest.max_hourly_cost, settings.max_hourly_cost)
-        if (budget_usd, hourly) == (manifest.budget_usd, manifest.max_hourly_cost) or manifest.state.is_over:
-            return None
-        return replace(manifest, budget_usd=budget_usd, max_hourly_cost=hourly)
-
-    manifest = session.manifest.current
-    changed = step(manifest) or manifest
-    has_limit = changed.max_hourly_cost is not None or settings.cost_alert_threshold is not None
-    if has_limit and manifest.state == SessionState.OPEN:
-        check_cost(
-            launcher,
-            manifest.slots,
-            max_hourly_cost=changed.max_hourly_cost,
-            cost_alert_threshold=settings.cost_alert_threshold,
-        )
-    if changed is not manifest:
-        session.manifest.change(step)
 
 
 def _with(manifest: Manifest, *, workers: int) -> Manifest | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
@@ -28,14 +28,15 @@ from starburst_executor.client.functions import Prepared
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.interrupts import stop_at_once
+from starburst_executor.client.joining import join
 from starburst_executor.client.money import Cost, check_cost
 from starburst_executor.client.naming import OnExpired, check_name, open_named
 from starburst_executor.client.observing import Observed
-from starburst_executor.client.opening import Opened, start
+from starburst_executor.client.opening import start
 from starburst_executor.clock import Clock, SystemClock
-from starburst_executor.config import SessionKey, Settings, Timings
+from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import ConfigError
-from starburst_executor.launch.base import Launcher, Options
+from starburst_executor.launch.base import Options
 
 __all__ = ["StarburstExecutor"]
 
@@ -172,8 +173,10 @@ class StarburstExecutor(Observed, Awaited, Executor):
             launcher=opened_launcher,
             initializer=None if initializer is None else partial(initializer, *initargs),
         )
-        if name is not None:
-            named = open_named(
+        if name is None:
+            opened, is_new = begin(), True
+        else:
+            opened, is_new = open_named(
                 name,
                 settings.store,
                 clock,
@@ -181,45 +184,32 @@ class StarburstExecutor(Observed, Awaited, Executor):
                 key=key,
                 begin=lambda reserve: begin(name=name, reserve=reserve),
             )
-            if not named.is_new:
-                wishes = {
-                    "workers": max_workers if workers is None else workers,
-                    "retries": retries,
-                    "max_losses": max_losses,
-                    "task_timeout": task_timeout,
-                    "max_tasks_per_child": max_tasks_per_child,
-                    "max_result_bytes": max_result_bytes,
-                    "max_failures": None if max_failures is None else str(max_failures),
-                    "timings": timings,
-                }
-                limits = {"max_hourly_cost": max_hourly_cost, "budget_usd": budget_usd}
-                self._join(named.opened, launcher is not None, opened_launcher, settings, wishes, limits)
-                return
-            opened = named.opened
-        else:
-            opened = begin()
+        if not is_new:
+            wishes = {
+                "workers": max_workers if workers is None else workers,
+                "retries": retries,
+                "max_losses": max_losses,
+                "task_timeout": task_timeout,
+                "max_tasks_per_child": max_tasks_per_child,
+                "max_result_bytes": max_result_bytes,
+                "max_failures": None if max_failures is None else settings.max_failures,
+                "timings": timings,
+            }
+            limits = {"max_hourly_cost": max_hourly_cost, "budget_usd": budget_usd}
+            is_given = launcher is not None
+            opened_launcher = join(
+                opened, opened_launcher, settings, is_launcher_given=is_given, wishes=wishes, limits=limits
+            )
         engine = Engine(
             opened,
             opened_launcher,
             clock,
             detached=self._detached,
-            ordinal=0,
+            ordinal=0 if is_new else None,
             settings=settings,
             reattach=self._reattach_function(),
         )
-        self._take_over(engine, settings.workers)
-
-    def _join(
-        self,
-        opened: Opened,
-        is_launcher_given: bool,
-        launcher: Launcher | None,
-        settings: Settings,
-        wishes: Mapping[str, object],
-        limits: Mapping[str, float | None],
-    ) -> None:
-        """Attach to a session that was found by its name."""
-        raise NotImplementedError  # only a detached session has a name
+        self._take_over(engine, opened.session.manifest.current.slots)
 
     def _take_over(self, engine: Engine, n_workers: int) -> None:
         self._engine = engine

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -42,7 +42,7 @@ from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.version import __version__
 
-__all__ = ["Named", "OnExpired", "check_name", "differences", "open_named"]
+__all__ = ["Named", "OnExpired", "check_name", "open_named"]
 
 _log = logging.getLogger(__name__)
 
@@ -178,17 +178,3 @@ def _give_up(store: PatientStore, session_id: str, clock: Clock, key: str | byte
     except PreconditionFailed:
         return
     _log.warning("a session that had reserved its name was never begun: session=%s, store=%s", session_id, store.url)
-
-
-# The argument of an executor, and where the manifest has it.
-_FIELDS = {"workers": "slots", "max_workers": "slots"}
-
-
-def differences(manifest: Manifest, given: Mapping[str, object]) -> str:
-    """Return which of the given arguments differ from the settings of a session that exists; empty if none does."""
-    differing = []
-    for argument, value in given.items():
-        stored = getattr(manifest, _FIELDS.get(argument, argument))
-        if value is not None and value != stored:
-            differing.append(f"{argument} is {stored!r}, given {value!r}")
-    return "; ".join(differing)
