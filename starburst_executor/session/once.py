@@ -42,7 +42,7 @@ def open_once(session: SessionStore) -> int:
 
 
 class OnceLog:
-    """The log as far as this process has read it. Not thread-safe. Memory: 40 bytes a key, and the texts of given keys."""
+    """The log as far as this process has read it. Not thread-safe. Memory: 47 bytes a key, and the texts of given keys."""
 
     def __init__(self, session: SessionStore) -> None:
         self._session = session

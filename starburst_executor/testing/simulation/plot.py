@@ -48,6 +48,7 @@ class Plot:
         storm_s: How long faults occur.
         n_clients: Number of clients that reattach during the storm.
         ends_with: How the last client ends the run: `cleanup`, `terminate` or `leave`.
+        n_once: Number of calls that each client of a detached session submits once.
     """
 
     is_detached: bool
@@ -65,6 +66,7 @@ class Plot:
     storm_s: float
     n_clients: int
     ends_with: str
+    n_once: int = 0
 
 
 _BEHAVIOURS = (
@@ -109,4 +111,5 @@ def draw_plot(lots: Lots) -> Plot:
         storm_s=lots.between(20.0, 70.0),
         n_clients=lots.choice((0, 1, 1, 2)),
         ends_with=lots.choice(("cleanup", "cleanup", "cleanup", "terminate", "leave")),
+        n_once=lots.choice((0, 0, 0, 8, 15)),
     )

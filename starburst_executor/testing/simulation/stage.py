@@ -72,7 +72,9 @@ class _Registry:
 # Smaller constants by module and name, so that a few tasks make several objects and several epochs.
 _SMALL: dict[tuple[str, str], object] = {
     ("client.batches", "_LEAST_STATUS"): 3,
+    ("client.once_calls", "_LEAST_STATUS"): 3,
     ("client.batch_writer", "STATUSES_PER_EPOCH"): 2,
+    ("protocol.records.once", "STATUSES_PER_EPOCH"): 2,
     ("session.epochs", "STATUSES_PER_EPOCH"): 2,
     ("client.sending", "_REMOTE_SENDERS"): 3,
 }

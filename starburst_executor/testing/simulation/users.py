@@ -10,6 +10,8 @@ from typing import Any
 from starburst_executor.client.detached import DetachedExecutor
 from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.client.future import StarburstFuture
+from starburst_executor.client.once import Call
+from starburst_executor.client.submits_once import once_of
 from starburst_executor.protocol.records import SessionState, WorkerState, decode_beat
 from starburst_executor.protocol.spans.encoding import size_class
 from starburst_executor.protocol.spans.record import SizeClass
@@ -26,6 +28,9 @@ from starburst_executor.testing.simulation.world import KEY, World
 from starburst_executor.worker.leaving import Stop
 
 __all__ = ["Users"]
+
+# The numbers of the calls that are submitted once begin here, so that they are no other call's.
+_FIRST_ONCE = 1_000_000
 
 
 class Users:
@@ -76,6 +81,7 @@ class Users:
         self._world.url = executor.url
         mine = self._submit_all(executor, lots, plot.tasks)
         if plot.is_detached:
+            mine += self._submit_once(executor)
             if lots.chance(0.5):
                 self._wait_done(mine, plot.storm_s)
             executor.flush()
@@ -108,6 +114,27 @@ class Users:
                 strand.sleep(lots.between(0.0, 4.0))
         self._world.log(strand.process.name, f"submitted {len(mine)} tasks")
         return mine
+
+    def _submit_once(self, executor: Any, *, is_last: bool = False) -> list[StarburstFuture[Any]]:
+        """Submit what all clients of the session submit, each some or all of it; most clients are killed soon after they begin."""
+        world, plot, strand = self._world, self._world.plot, current_strand()
+        if not plot.n_once:
+            return []
+        # Not drawn from the seed's lots, so that it does not change what else happens.
+        lots = Lots(world.report.seed * 1000 + len(world.clients))
+        numbers = [_FIRST_ONCE + i for i in range(plot.n_once)]
+        if not is_last:
+            numbers = [number for number in numbers if lots.chance(0.8)]
+            if lots.chance(0.6):
+                world.scheduler.at(
+                    lots.between(0.0, 12.0) * plot.latency_s, partial(strand.process.kill, "SIGKILL while it submits")
+                )
+        calls = [Call((n, Behaviour.WELL.value, 0.1, SHARED[n % 3] if n % 4 == 0 else b""), {}) for n in numbers]
+        futures = once_of(executor).submit(simulated_task, calls, numbers if world.report.seed % 2 else None)
+        world.given(futures)
+        world.log(strand.process.name, f"submitted {len(futures)} tasks once: {[future.task_id for future in futures]}")
+        self._acknowledge(futures)
+        return futures
 
     def _acknowledge(self, mine: list[StarburstFuture[Any]]) -> None:
         """Check that tasks whose submits were acknowledged are in the store."""
@@ -202,9 +229,9 @@ class Users:
         lots, strand = self._world.lots.fork(), current_strand()
         client: Any = strand.process
         executor = self._reattach(lots)
-        mine: list[StarburstFuture[Any]] = []
+        mine = self._submit_once(executor)
         if lots.chance(0.4):
-            mine = self._submit_all(executor, lots, [(Behaviour.WELL, lots.between(0.02, 1.0))] * lots.count(1, 4))
+            mine += self._submit_all(executor, lots, [(Behaviour.WELL, lots.between(0.02, 1.0))] * lots.count(1, 4))
         for _ in range(lots.count(1, 4)):
             self._do_something(executor, lots)
             strand.sleep(lots.between(0.0, 10.0))
@@ -263,6 +290,12 @@ class Users:
         executor = self._reattach(self._world.lots)
         client: Any = current_strand().process
         oracle = self._world.oracle
+        if (
+            oracle.manifest is not None
+            and oracle.manifest.state == SessionState.OPEN
+            and oracle.manifest.deadline_at is None
+        ):
+            self._submit_once(executor, is_last=True)
         futures: list[StarburstFuture[Any]] = executor.futures
         while not all(future.done() for future in futures):
             current_strand().sleep(1.0)
