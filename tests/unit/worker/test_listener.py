@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -9,10 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import calls
 from starburst_executor.testing import FakeClock
 from starburst_executor.worker.listener import Listener
+from starburst_executor.worker.runner import process
 from starburst_executor.worker.runner.handle import Died, Event, Finished, Job, Started
 from tests.support.runner_rig import Rig, is_running, number_of, value_of, wait_until
 
@@ -72,14 +76,23 @@ def test_tiny_tasks_wake_the_slot_by_the_batch_and_the_last_at_once() -> None:
         assert one.n_news < 600
 
 
-def test_what_has_ended_does_not_wait_for_a_long_task() -> None:
+def test_what_has_ended_does_not_wait_for_a_long_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nor for a frame that wakes the agent."""
+    monkeypatch.setattr(process, "_WAKE_S", math.inf)
+
     def run(i: int) -> int:
+        if i == 0:
+            (tmp_path / "started").touch()
+            wait_until((tmp_path / "go").exists)
         if i == 20:
             time.sleep(600)
         return i
 
     with heard() as one:
         *_, long = one.send(run, *((i,) for i in range(21)))
+        wait_until((tmp_path / "started").exists)
+        time.sleep(0.1)  # by now the listener waits
+        (tmp_path / "go").touch()
         ended = one.take(20)
         assert [value_of(event) for event in ended if isinstance(event, Finished)] == list(range(20))
         wait_until(lambda: number_of(one.runner) == long)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import itertools
+import math
 import os
 import random
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.worker.runner import wire
+from starburst_executor.worker.runner import process, wire
 from starburst_executor.worker.runner.handle import Finished, Runner
 from starburst_executor.worker.runner.lifeline import Lifeline
 from tests.support.runner_rig import Rig, death, finished, is_running, value_of, wait_until
@@ -45,6 +46,24 @@ def test_a_slice_crosses_in_one_frame_and_outcomes_need_few(monkeypatch: pytest.
         assert sent == {wire.SETUP: 1, wire.FUNCTION: 1, wire.JOBS: 4}
         assert heard[wire.OUTCOME] == 0
         assert heard[wire.WAKE] < 500
+
+
+def test_a_runner_that_has_nothing_more_to_do_wakes_its_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_WAKE_S", math.inf)
+    woken_for: list[int] = []
+    on_frame = Runner._on_frame
+
+    def noted(runner: Runner, frame: wire.Frame) -> None:
+        if frame.head[0] == wire.WAKE:
+            woken_for.append(frame.head[1])
+        on_frame(runner, frame)
+
+    monkeypatch.setattr(Runner, "_on_frame", noted)
+    with Rig() as rig:
+        runner = rig.spawn()
+        numbers = rig.send(runner, abs, (-1,), (-2,))
+        finished(runner, 2)
+        wait_until(lambda: runner.poll(0.01) or numbers[-1] in woken_for)
 
 
 def _fate(i: int, how: str, folder: str) -> int:
@@ -79,12 +98,14 @@ def test_what_ends_while_the_agent_hears_of_the_death_is_heard(tmp_path: Path, m
             os._exit(1)
         return i
 
+    monkeypatch.setattr(process, "_WAKE_S", math.inf)  # no frame names what has ended
     end = Lifeline.end
 
     def end_late(lifeline: Lifeline) -> str | None:
         (tmp_path / "go").touch()
-        wait_until(lambda: not is_running(runner.pid))
-        return end(lifeline)
+        reasons: list[str | None] = []
+        wait_until(lambda: reasons.append(end(lifeline)) or reasons[-1])  # type: ignore[func-returns-value]
+        return reasons[-1]
 
     with Rig() as rig:
         runner = rig.spawn()
