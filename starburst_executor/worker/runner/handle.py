@@ -278,8 +278,8 @@ class Runner:
             self._signs.caught_term()
 
     def _take_records(self) -> None:
-        for number, ok, loaded, outcome, seconds, *ends in self._ledger.take(self._open):
-            self._finished(number, ok, loaded, outcome, seconds, (ends[0], ends[1]))
+        for record in self._ledger.take(self._open):
+            self._finished(*record)
 
     def _finished(
         self, number: int, ok: bool, loaded: bool, outcome: bytes | memoryview, seconds: float, ends: tuple[int, int]

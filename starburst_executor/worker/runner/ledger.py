@@ -18,7 +18,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TypeAlias
 from zlib import crc32
 
 from starburst_executor.worker.runner.capture import file_without_name
@@ -43,16 +43,9 @@ _RECORD_BYTES = _CRC.size + _FACTS.size  # without the outcome
 _OK, _LOADED, _GO_ON_AT_START = 1, 2, 4
 
 
-class Record(NamedTuple):
-    """One outcome; the fields as in `jobs.Finished`, with the lengths of the output files at the end of the job."""
-
-    number: int
-    ok: bool
-    loaded: bool
-    outcome: bytes
-    seconds: float
-    stdout_end: int
-    stderr_end: int
+# One outcome: number, ok, loaded, outcome, seconds as in `jobs.Finished`, and the lengths of the output files at the job's end. A plain
+# tuple, because each task pays for it.
+Record: TypeAlias = tuple[int, bool, bool, bytes, float, tuple[int, int]]
 
 
 class Ledger:
@@ -127,8 +120,8 @@ class Ledger:
                 return None
             self._n_taken += end - at
             self._at = end
-            outcome = body[_FACTS.size :]
-            return Record(number, flags & _OK != 0, flags & _LOADED != 0, outcome, seconds, stdout_end, stderr_end)
+            ends = (stdout_end, stderr_end)
+            return number, flags & _OK != 0, flags & _LOADED != 0, body[_FACTS.size :], seconds, ends
 
     def _go_to_start(self) -> None:
         self._n_taken += _SIZE - self._at

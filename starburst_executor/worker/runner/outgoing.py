@@ -43,29 +43,23 @@ class Outgoing:
 
     def add(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
         """Queue jobs, each after the function and the pieces that the runner does not have."""
-        frame = self._frame
+        frame, last, function = self._frame, self.last_number, ("", -1)
         for job in jobs:
-            if job.number <= self.last_number:
+            number, ordinal, _, _, digest, call, pieces = job
+            if number <= last:
                 self._end_frame()
-                raise ValueError(f"job numbers must ascend: number={job.number}, last={self.last_number}")
-            self.last_number = job.number
-            if frame and not self._fits(job):
+                raise ValueError(f"job numbers must ascend: number={number}, last={last}")
+            self.last_number = last = number
+            if frame and (function != (digest, ordinal) or self._frame_bytes + len(call) > _FRAME_BYTES):
                 self._end_frame()
             if not frame:
-                self._need_function(job.digest, functions)
-            if job.pieces:
-                self._need_pieces(dict(job.pieces))
+                function = (digest, ordinal)
+                self._need_function(digest, functions)
+            if pieces:
+                self._need_pieces(dict(pieces))
             frame.append(job)
-            self._frame_bytes += len(job.call)
+            self._frame_bytes += len(call)
         self._end_frame()
-
-    def _fits(self, job: Job) -> bool:
-        first = self._frame[0]
-        return (
-            job.digest == first.digest
-            and job.ordinal == first.ordinal
-            and self._frame_bytes + len(job.call) <= _FRAME_BYTES
-        )
 
     def _end_frame(self) -> None:
         """Queue the jobs that are gathered: a frame of another kind must not overtake them."""
