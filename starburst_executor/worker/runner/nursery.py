@@ -103,16 +103,19 @@ class _Nursery:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             pid = os.fork()
         except OSError as error:  # too many processes or descriptors, or no memory
-            _tell(lifeline, -(error.errno or errno.EAGAIN))
-            lifeline.close()
+            reply = -(error.errno or errno.EAGAIN)
         else:
             if pid == 0:
                 self._become_runner(*fds[1:])
             self._runners[pid] = lifeline
             self._selector.register(lifeline, selectors.EVENT_READ, lambda: self._on_lifeline(pid, lifeline))
-            _tell(lifeline, pid)
+            reply = pid
+        # Before the reply: an agent that starts many runners must not find descriptors in use that are about to be closed.
         for fd in fds[1:]:
             os.close(fd)
+        _tell(lifeline, reply)
+        if reply < 0:
+            lifeline.close()
 
     def _become_runner(self, data: int, tokens: int, stdout: int, stderr: int, notes: int, ledger: int) -> NoReturn:
         try:
