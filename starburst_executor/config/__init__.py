@@ -27,6 +27,7 @@ from starburst_executor.config.container import (
     size_environment,
     worker_rights,
     worker_size,
+    worker_topic,
 )
 from starburst_executor.config.environment import endpoint_in_environment, variable_names
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, price_file, registry_folder
@@ -88,5 +89,6 @@ __all__ = [
     "worker_environment",
     "worker_rights",
     "worker_size",
+    "worker_topic",
     "write_setting",
 ]

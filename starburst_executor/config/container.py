@@ -25,11 +25,12 @@ __all__ = [
     "size_environment",
     "worker_rights",
     "worker_size",
+    "worker_topic",
 ]
 
 _PARAMETER, _LAUNCH = "STARBURST_KEY_PARAMETER", "STARBURST_LAUNCH"
 _STACK, _ROLE, _SECRETS = "STARBURST_STACK", "STARBURST_ROLE", "STARBURST_SECRETS"
-_SIZE = "STARBURST_SIZE"
+_SIZE, _TOPIC = "STARBURST_SIZE", "STARBURST_TOPIC"
 _FALLBACK_AFTER, _FALLBACK_QUEUE = "STARBURST_FALLBACK_AFTER", "STARBURST_FALLBACK_QUEUE"
 
 
@@ -69,10 +70,12 @@ class Rights:
     role: str
 
 
-def container_environment(parameter: str, launch_id: str, stack: str, role: str | None) -> dict[str, str]:
-    """Return the variables that a launcher sets in a container, for `container_start` and `worker_rights`."""
-    variables = {_PARAMETER: parameter, _LAUNCH: launch_id, _STACK: stack}
-    return {**variables, _ROLE: role} if role else variables
+def container_environment(
+    parameter: str, launch_id: str, stack: str, role: str | None, topic_arn: str = ""
+) -> dict[str, str]:
+    """Return the variables that a launcher sets in a container, for `container_start`, `worker_rights` and `worker_topic`."""
+    variables = {_PARAMETER: parameter, _LAUNCH: launch_id, _STACK: stack, _ROLE: role or "", _TOPIC: topic_arn}
+    return {name: value for name, value in variables.items() if value}
 
 
 def fallback_environment(after: int, queue: str) -> dict[str, str]:
@@ -100,6 +103,11 @@ def worker_size() -> tuple[float, float, int]:
         return 0.0, 0.0, 0
 
 
+def worker_topic() -> str:
+    """Return the ARN of the SNS topic for messages of workers; empty if there is none."""
+    return os.environ.get(_TOPIC, "")
+
+
 def worker_rights() -> Rights | None:
     """Return the source of this process's rights, in a worker on AWS and its child processes; None elsewhere."""
     stack = os.environ.get(_STACK)
@@ -110,7 +118,7 @@ def inherited_environment() -> dict[str, str]:
     """Return the variables that a worker passes to the container of its successor: its own, except the fallback's, which
     was used.
     """
-    names = (_PARAMETER, _LAUNCH, _STACK, _ROLE, "AWS_DEFAULT_REGION")
+    names = (_PARAMETER, _LAUNCH, _STACK, _ROLE, _TOPIC, "AWS_DEFAULT_REGION")
     return {name: os.environ[name] for name in names if name in os.environ}
 
 

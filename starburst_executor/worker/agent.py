@@ -69,6 +69,7 @@ class Agent:
         bound: Whether this worker ends with the client that started it, through a pipe that `leaving` watches.
         grace_s: How long running tasks may continue after a request to stop; the session's value if None.
         size: vCPUs, GB and GPUs of this worker, if its launcher passed them.
+        publish: Sends title and body of a message to the stack's topic; None if it has none.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Agent:
         bound: bool = False,
         grace_s: float | None = None,
         size: tuple[float, float, int] = (0.0, 0.0, 0),
+        publish: Callable[[str, str], None] | None = None,
     ) -> None:
         self._session = session
         self._store = store
@@ -120,6 +122,7 @@ class Agent:
             requests=store.requests.snapshot,
             size=size,
             lost_s=lambda: self._slots.lost_s,
+            publish=publish,
         )
 
     # --- main thread: listens ------------------------------------------------------------------------------------------
@@ -276,6 +279,9 @@ class Agent:
             self._clock.wait(threading.Event(), min(ring_s, _REQUEST_S))
             session.bell.ring_due()
         self._keeper.left()
+        # The last worker that leaves knows last whether all is done.
+        with suppress(StarburstError):
+            self._keeper.watching.messages.turn()
 
     def _give_up(self) -> None:
         """Release the tasks that have not started, without a loss, and write the reason into the last beat."""

@@ -64,6 +64,7 @@ class Keeper:
         requests: Callable[[], Mapping[str, int]],
         size: tuple[float, float, int] = (0.0, 0.0, 0),
         lost_s: Callable[[], float] = lambda: 0.0,
+        publish: Callable[[str, str], None] | None = None,
     ) -> None:
         self._session = session
         self._worker_id = worker_id
@@ -97,7 +98,7 @@ class Keeper:
         self._usage = Usage(clock)
         self._rate_from = (clock.monotonic(), 0)
         self._heard = Heard(0, 0)
-        self.watching = Watching(session, worker_id, lambda: self._heard, bound=bound)
+        self.watching = Watching(session, worker_id, lambda: self._heard, bound=bound, publish=publish)
 
     # --- beats --------------------------------------------------------------------------------------------------------
 

@@ -193,7 +193,22 @@ def _open(
         bound=bootstrap.bound,
         grace_s=grace_of(platform, session.manifest.current.timings.grace_s),
         size=config.worker_size(),
+        publish=_publisher(config.worker_topic()),
     )
+
+
+def _publisher(topic_arn: str) -> Callable[[str, str], None] | None:
+    """Return what sends a message to a topic of SNS; None without a topic."""
+    if not topic_arn:
+        return None
+
+    def publish(title: str, body: str) -> None:
+        from starburst_executor.aws.clients import Clients  # imports boto3, which only workers with a topic need
+        from starburst_executor.aws.topic import publish as publish_to
+
+        publish_to(Clients(config.AwsSettings()), topic_arn, title, body)
+
+    return publish
 
 
 def _stdin() -> IO[bytes]:

@@ -6,7 +6,7 @@
     own beat acknowledged since the last look? ──no──► no look: it would not count
               │ yes
               ▼
-    look ─► every fourth: repair ─► clients ─► failures ─► budget
+    look ─► every fourth: repair, messages ─► clients ─► failures ─► budget
 
 This runs in its own thread: a repair among a thousand workers takes long, and a request may wait for a store that does not
 answer. The worker's own beats wait for neither.
@@ -24,6 +24,7 @@ from starburst_executor.session.budget import Budget
 from starburst_executor.session.failures import FailedTasks
 from starburst_executor.session.repair import Watcher
 from starburst_executor.session.store import SessionStore
+from starburst_executor.worker.messages import Messages
 
 __all__ = ["Heard", "Watching"]
 
@@ -46,9 +47,18 @@ class Watching:
     Args:
         heard: Returns the counts of this worker's own beats.
         bound: Whether this worker ends with the client that started it, through a pipe; it then need not watch client beats.
+        publish: Sends title and body of a message to the stack's topic; None if it has none.
     """
 
-    def __init__(self, session: SessionStore, worker_id: str, heard: Callable[[], Heard], *, bound: bool) -> None:
+    def __init__(
+        self,
+        session: SessionStore,
+        worker_id: str,
+        heard: Callable[[], Heard],
+        *,
+        bound: bool,
+        publish: Callable[[str, str], None] | None = None,
+    ) -> None:
         self._session = session
         self._worker_id = worker_id
         self._heard = heard
@@ -64,6 +74,7 @@ class Watching:
         self._ranked: dict[str, str] = {}  # the older workers' beats at the last ranking
         self._at_last_look = Heard(0, 0)
         self._clients = _ClientWatch(session, bound=bound)
+        self.messages = Messages(session, publish)
 
     @property
     def n_failed(self) -> int:
@@ -116,6 +127,7 @@ class Watching:
             n_tasks = self._watcher.repair()
             if n_tasks:
                 _log.warning("took back tasks of lost workers: tasks=%d", n_tasks)
+            self.messages.turn()
 
 
 class _ClientWatch:

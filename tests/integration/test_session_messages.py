@@ -11,14 +11,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import boto3
 import pytest
 from aiosmtpd.controller import Controller
 
 from starburst_executor import DetachedExecutor
-from tests.sessions import detached
+from tests.sessions import agent_pids, detached, wait_until
+from tests.support.moto_server import MotoServer
 
 COMMAND_S = 100
 
@@ -53,6 +56,11 @@ class Hook:
     @property
     def ids(self) -> list[str]:
         return [note["message"].splitlines()[-1].rpartition("/")[2] for note in self.got]
+
+    def published(self) -> list[str]:
+        """The messages of a topic of SNS."""
+        notes = [note["Message"] for note in self.got if note.get("Type") == "Notification"]
+        return [note.splitlines()[-1].rpartition("/")[2] for note in notes]
 
     def close(self) -> None:
         self.server.shutdown()
@@ -151,3 +159,48 @@ def test_a_wrong_url_is_refused_before_anything_is_started(tmp_path: Any) -> Non
     done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S)
     assert done.returncode == 2
     assert "cret" not in done.stderr
+
+
+def test_workers_send_to_a_topic_with_no_client_there_although_one_is_killed(
+    tmp_path: Any, hook: Hook, moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in moto_server.environment.items():
+        monkeypatch.setenv(name, value)
+    sns = boto3.client("sns")
+    topic = sns.create_topic(Name=f"topic-{tmp_path.name}")["TopicArn"]
+    sns.subscribe(TopicArn=topic, Protocol="http", Endpoint=hook.url.replace("json://", "http://"))
+    hook.got.clear()  # of the subscription
+    monkeypatch.setenv("STARBURST_TOPIC", topic)
+    executor = detached(f"sqlite://{tmp_path}/sessions", workers=1)
+
+    def kill() -> None:
+        # The topic has the message; its sender can neither know that nor mark it.
+        hook.before_answer = lambda: None
+        for pid in agent_pids(executor.url):
+            os.kill(pid, signal.SIGKILL)
+
+    hook.before_answer = kill
+    wait([executor.submit(half, x) for x in range(4)])
+    executor.detach()
+    wait_until(lambda: hook.got and not agent_pids(executor.url))
+    first = hook.published()
+    with worker_of(executor):
+        wait_until(lambda: {"first-failure", "completed-4"} <= set(hook.published()[len(first) :]))
+    assert len(first) == 1
+    assert set(hook.published()) == {"first-failure", "completed-4"}
+    executor = DetachedExecutor.reattach(executor.id, store=f"sqlite://{tmp_path}/sessions")
+    assert executor.status().unsent == ()
+    executor.cleanup(force=True)
+
+
+@contextmanager
+def worker_of(executor: DetachedExecutor) -> Iterator[None]:
+    """A worker that is started by hand."""
+    environment = {**os.environ, "STARBURST_KEY": executor.key.hex()}
+    command = [sys.executable, "-m", "starburst_executor.worker", executor.url, "--slots", "1"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()

@@ -69,6 +69,7 @@ class Stack:
             the stack has none of these.
         public_addresses: Whether workers on Fargate get public addresses: ENABLED or DISABLED, as in ECS.
         has_shell: Whether users may open shells in workers.
+        topic_arn: The SNS topic to which workers send messages; empty if the stack has none.
         kms_key_arn: The user's KMS key that encrypts bucket, logs and keys of sessions; empty for AWS managed keys.
         tags: The user's tags, which launchers also put on the resources that they create.
         version: The version of the library that created or last changed the stack.
@@ -94,6 +95,7 @@ class Stack:
     cluster_is_own: bool = True
     express_bucket: str | None = None
     worker_policy_arn: str = ""
+    topic_arn: str = ""
     kms_key_arn: str = ""
     has_shell: bool = False
     public_addresses: str = "ENABLED"
@@ -217,6 +219,7 @@ def _stack_of(record: dict[str, Any], name: str, region: str) -> Stack:
         task_family_prefix=needed("TaskFamilyPrefix"),
         worker_policy_arn=outputs.get("WorkerPolicyArn") or "",
         kms_key_arn=outputs.get("KmsKeyArn") or "",
+        topic_arn=outputs.get("TopicArn") or "",
         has_shell=outputs.get("ShellAllowed") == "yes",
         public_addresses=outputs.get("PublicAddresses") or "ENABLED",
         tags=tuple(

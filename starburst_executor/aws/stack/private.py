@@ -44,6 +44,7 @@ def needed_services(parameters: Mapping[str, str]) -> tuple[str, ...]:
     needed = [*_ALWAYS]
     needed += _OF_INSTANCES if "yes" in (parameters.get("Ec2"), parameters.get("Batch")) else ()
     needed += ["ssmmessages"] if parameters.get("Shell") == "yes" else []
+    needed += ["sns"] if parameters.get("NotifyEmail") else []
     needed += ["secretsmanager"] if ":secretsmanager:" in parameters.get("Secrets", "") else []
     return tuple(needed)
 

@@ -5,6 +5,7 @@ Guarantee: a choice that is not made again sets no parameter, so that the stack 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -64,6 +65,7 @@ class Wishes:
         execution_role: The ARN of a role that exists, for the start of workers.
         kms_key: The ARN of a KMS key that encrypts buckets, logs and the keys of sessions, and the repository if it is given when the
             stack is created.
+        notify: An e-mail address to which workers send messages; `none` for none.
         tags: `KEY=VALUE` for all resources of the stack and of launchers; added to the present ones.
     """
 
@@ -96,6 +98,7 @@ class Wishes:
     worker_role: str | None = None
     execution_role: str | None = None
     kms_key: str | None = None
+    notify: str | None = None
     tags: tuple[str, ...] = ()
 
     @property
@@ -119,6 +122,8 @@ def parameters_for(clients: Clients, wishes: Wishes) -> dict[str, str]:
     # Without outputs the stack was never complete, and all is chosen anew.
     before = parameters_of(record) if outputs else {}
     settled = _plain(wishes) | _machines(clients, wishes)
+    if wishes.notify is not None:
+        settled["NotifyEmail"] = _address(wishes.notify)
     if wishes.fair_share is not None:
         settled |= _fair_share(wishes, before)
     settled |= _existing(clients, wishes, before, settled)
@@ -138,6 +143,15 @@ def parameters_for(clients: Clients, wishes: Wishes) -> dict[str, str]:
             settled["ExpressRouteTableIds"] = ",".join(tables)
     refuse_lost_rights(after)
     return settled
+
+
+def _address(text: str) -> str:
+    """Return an e-mail address as a parameter; empty for `none`. Raises: ConfigError."""
+    if text == NONE:
+        return ""
+    if not re.fullmatch(r"[^@\s,]+@[^@\s,]+\.[^@\s,.]+", text):
+        raise ConfigError(f"--notify {text!r}: write one e-mail address, such as me@example.org, or none")
+    return text
 
 
 def _plain(wishes: Wishes) -> dict[str, str]:

@@ -105,6 +105,11 @@ _AT_REST = (
 @click.option("--worker-role", metavar="ARN", help="An existing role for workers.")
 @click.option("--execution-role", metavar="ARN", help="An existing role for the start of workers.")
 @click.option("--kms-key", metavar="ARN", help="A KMS key that encrypts the bucket, logs and keys of sessions.")
+@click.option(
+    "--notify",
+    metavar="ADDRESS",
+    help="An e-mail address to which workers send messages, also with no client there; none removes it.",
+)
 @click.option("--tag", "tags", metavar="KEY=VALUE", multiple=True, help="A tag for all resources of the stack.")
 @click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
 @click.option(
@@ -156,6 +161,9 @@ def _show(stack: Stack) -> None:
     click.echo(f"Batch        {on_batch if stack.batch_fargate_queue else 'no: starburst setup --batch'}")
     if stack.batch_shares_fairly:
         click.echo("             shared fairly between users: Batch(share=...)")
+    click.echo(
+        f"messages     {'by SNS: confirm the mail from AWS' if stack.topic_arn else 'no: starburst setup --notify ADDRESS'}"
+    )
     click.echo(f"for users    attach the policy {stack.client_policy_arn}")
     if stack.client_options_policy_arn:
         click.echo(f"             and {stack.client_options_policy_arn}")

@@ -196,7 +196,9 @@ class Account:
 
     def environment(self, session_id: str, launch_id: str) -> list[dict[str, str]]:
         """Return the worker's variables. Contains no secrets: all users who may describe ECS tasks can read it."""
-        environment = config.container_environment(self.parameter(session_id), launch_id, self.stack.name, self.role)
+        environment = config.container_environment(
+            self.parameter(session_id), launch_id, self.stack.name, self.role, self.stack.topic_arn
+        )
         environment["AWS_DEFAULT_REGION"] = self.stack.region
         return [{"name": name, "value": value} for name, value in environment.items()]
 

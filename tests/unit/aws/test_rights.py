@@ -357,6 +357,7 @@ def test_a_service_may_take_a_role_for_this_account_alone(account, stack, role):
 NOT_FOR_CLIENTS = {
     "servicequotas:RequestServiceQuotaIncrease",  # for administrators of the account
     "ssm:GetParameter",  # workers
+    "sns:Publish",  # workers, where there is a topic, below
     "ecs:ExecuteCommand",  # where shells are allowed, below
     "ssm:GetParameters",  # an administrator: the images of instances
 }
@@ -550,3 +551,19 @@ def test_the_outputs_are_the_fields_of_a_stack():
 
 if __name__ == "__main__":
     sys.stdout.write(parameter_table())
+
+
+def test_workers_send_messages_to_the_topic_of_their_stack_and_to_no_other(account):
+    loud = account.deploy(NotifyEmail="me@example.org")
+    found = policies_of(account, loud)
+    assert is_allowed(found["WorkerRole"], "sns:Publish", loud.topic_arn, {})
+    assert not is_allowed(found["WorkerRole"], "sns:Publish", loud.topic_arn + "x", {})
+    assert not is_allowed(found["WorkerRole"], "sns:CreateTopic", loud.topic_arn, {})
+    assert not is_allowed(found["Client"], "sns:Publish", loud.topic_arn, {})
+    listed = account.get("sns").list_subscriptions_by_topic(TopicArn=loud.topic_arn)["Subscriptions"]
+    assert [(one["Protocol"], one["Endpoint"]) for one in listed] == [("email", "me@example.org")]
+
+
+def test_without_an_address_there_is_no_topic_and_no_right_to_publish(account, stack):
+    assert stack.topic_arn == ""
+    assert not is_allowed(policies_of(account, stack)["WorkerRole"], "sns:Publish", "arn:aws:sns:eu-west-1:1:any", {})

@@ -17,7 +17,7 @@ from starburst_executor.aws.stack import template as template_module
 from starburst_executor.aws.stack.changes import Changes
 from starburst_executor.aws.stack.network import own_zones
 from starburst_executor.aws.stack.outputs import read_stack
-from starburst_executor.aws.stack.wishes import Wishes
+from starburst_executor.aws.stack.wishes import Wishes, parameters_for
 from starburst_executor.errors import ConfigError, LaunchError
 from starburst_executor.testing import FakeClock
 from tests.support.aws_rig import REGION, account, run
@@ -510,3 +510,14 @@ def test_the_image_with_drivers_for_gpus_is_one_that_the_region_has(account, mon
     assert (
         "ECS has no image with NVIDIA's drivers in eu-west-1" in run("setup", "--instance-type", "g4dn.xlarge").stderr
     )
+
+
+@pytest.mark.parametrize(("text", "parameter"), [("me@example.org", "me@example.org"), ("none", "")])
+def test_an_address_for_messages_becomes_a_parameter(account, text, parameter):
+    assert parameters_for(account.clients, Wishes(notify=text))["NotifyEmail"] == parameter
+
+
+@pytest.mark.parametrize("text", ["me", "me@example", "a@b.c,d@e.f", "@example.org", ""])
+def test_what_is_no_address_is_refused(account, text):
+    with pytest.raises(ConfigError, match="--notify"):
+        parameters_for(account.clients, Wishes(notify=text))
