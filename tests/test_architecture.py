@@ -1,6 +1,6 @@
 """The layering of the package, read from its sources: who may import whom, who may read clocks and the environment.
 
-    errors, clock, config, context, modules, programs, source, version ─► protocol ─► store ─► session ─► aws ─► launch ─► client | worker
+    errors, clock, config, context, modules, programs, source, tracing, version ─► protocol ─► store ─► session ─► aws ─► launch ─► client | worker
         ─► integrations, report, study, dashboard ─► testing, pytest_plugin ─► cli
 
 A module imports only from its own layer and from those on its left. `client` and `worker` never meet but in the store.
@@ -23,7 +23,7 @@ PACKAGE = "starburst_executor"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 SOURCES = sorted(ROOT.rglob("*.py"))
 
-BOTTOM = ("errors", "clock", "config", "context", "modules", "programs", "source", "version")
+BOTTOM = ("errors", "clock", "config", "context", "modules", "programs", "source", "tracing", "version")
 LAYERS: tuple[tuple[str, ...], ...] = (
     BOTTOM,
     ("protocol",),

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+from starburst_executor import tracing
 from starburst_executor.client.bodies import Bodies, Mapper
 from starburst_executor.client.future import StarburstFuture, for_each
 from starburst_executor.client.watched import Place, Waiting, Watched, waiting_in
@@ -353,6 +354,7 @@ class Collector:
         bodies = Bodies(self._session, ref, self._parallel, [block for block, _ in found])
         for block, waiting in found:
             self._measure(block)
+            tracing.collects(self._session.clock.now)
             try:
                 payloads = blocks.open_outcomes(self._session.sealer, seen, block, bodies.get(block))
             except (PayloadError, RecordInvalid) as error:

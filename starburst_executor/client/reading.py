@@ -13,6 +13,7 @@ from hmac import compare_digest
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
+from starburst_executor import tracing
 from starburst_executor.errors import (
     ConfigError,
     KeyNotFound,
@@ -231,7 +232,9 @@ class Reading:
         record, _ = self.call_record(block, task)
         parts = pieces.decode(record)
         refs = [] if parts is None else [part for part in parts if isinstance(part, Piece)]
-        return calls.load_call(record, {ref.name: self._piece(ref) for ref in refs})
+        args, kwargs = calls.load_call(record, {ref.name: self._piece(ref) for ref in refs})
+        kwargs.pop(tracing.CARRIER, None)
+        return args, kwargs
 
     def call_record(self, block: Block, task: Task) -> tuple[bytes, str]:
         """Return a task's verified call record, for `calls.load_call`, and the digest of its function.

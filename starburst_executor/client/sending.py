@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from starburst_executor import tracing
 from starburst_executor.client.batches import Acknowledged, Batch
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.functions import FunctionPickles, Prepared, without_partials
@@ -103,6 +104,16 @@ class Sending:
         self, prepared: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> StarburstFuture[Any]:
         """As `submit`, with a function that was pickled before."""
+        trace = tracing.active()
+        if trace is None:
+            return self._queue(prepared, args, kwargs)
+        now = self._opened.session.clock.now
+        with tracing.submitting(trace, self._opened.session.session_id, now()) as carrier:
+            future = self._queue(prepared, args, {**kwargs, tracing.CARRIER: carrier})
+        tracing.follow(trace, carrier, future, now)
+        return future
+
+    def _queue(self, prepared: Prepared, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StarburstFuture[Any]:
         submitter = self._ready_submitter()
         digest, pickled, error, _ = prepared
         call: bytes | BigCall = b""

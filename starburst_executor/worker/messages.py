@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from starburst_executor.errors import ObjectNotFound, RecordInvalid, StarburstError, VersionMismatch
 from starburst_executor.protocol.money import spent
-from starburst_executor.protocol.status import SizeClass, State
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session import messages
 from starburst_executor.session.beats import read_beats
 from starburst_executor.session.fan_out import fan_out
@@ -119,7 +119,7 @@ class Messages:
     def _counts_of(self, listing: list[ListedStatus]) -> list[Counter[State]]:
         def read(listed: ListedStatus) -> Counter[State]:
             try:
-                return Counter(State(e.state) for e in self._session.statuses.read(listed.key).status.entries)
+                return self._session.statuses.read(listed.key).status.counts()
             except (RecordInvalid, VersionMismatch):  # its futures fail
                 return Counter({State.FAILED: listed.ref.n_tasks})
             except ObjectNotFound:

@@ -31,7 +31,7 @@ from typing import NamedTuple, NoReturn, TypeAlias, cast
 
 import msgpack
 
-from starburst_executor import config, context
+from starburst_executor import config, context, tracing
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import outcomes
 from starburst_executor.worker.denials import denial_note
@@ -259,6 +259,8 @@ class _Runner:
             self._in_user_code = True  # loading also runs user code: imports, __setstate__
             function = self._received.function(digest)
             args, kwargs = self._received.load_call(call)
+            if tracing.CARRIER in kwargs:
+                function = tracing.traced(function, kwargs, SystemClock().now)
             loaded = True
             outcome = outcomes.dump_value(function(*args, **kwargs))
             self._in_user_code = False
