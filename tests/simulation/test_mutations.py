@@ -508,7 +508,7 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     trust_a_lost_claim: (60, "does not know of"),
     commit_without_the_claim_id: (60, "committed for another worker|under a wrong seal"),
     commit_what_has_ended: (60, "pending task cannot|outcome has changed|claim was replaced|committed"),
-    take_back_without_reading_the_beat_again: (150, "another beat than its newest|still holds|judged lost after"),
+    take_back_without_reading_the_beat_again: (60, "another beat than its newest|still holds|judged lost after"),
     count_every_look_twice: (60, "judged lost after"),
     name_claims_only_once_they_are_written: (60, "does not know of"),
     never_look_unasked: (60, "not found by an idle worker"),
@@ -569,8 +569,9 @@ def cut_off_from_the_store(seed: int) -> Plot:
 
 def late_answers_and_stops(seed: int) -> Plot:
     """A seed's plot, in whose storm a beat lands after its worker was given up, but before its tasks are taken back."""
-    plot = draw_plot(Lots(seed).fork())
-    weather = Weather(slow=0.03, stuck=0.03, stop=0.05)
+    tasks = ((Behaviour.WELL, 0.3), (Behaviour.WELL, 20.0)) * 6
+    plot = replace(draw_plot(Lots(seed).fork()), tasks=tasks, task_timeout=None, absolute_timeout=None)
+    weather = Weather(slow=0.05, stuck=0.06, stop=0.1)
     return replace(plot, weather=weather, n_workers=3, slots_each=1, storm_s=60.0)
 
 
