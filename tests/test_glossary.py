@@ -88,8 +88,8 @@ ORDINARY = frozenset(
     bytes canceller capacity captured child config connection consumed context cost crashed crew current deaths declined
     denied departure descriptors died durations ec2 elsewhere end error etags exceeded exit expired failure
     fargate fields files finished first folder following found future gap given gone grace heard hourly idle inbox
-    initargs invalid keep kept kind leaving line listed load local located mapper mark max min mismatch most mp
-    no not now obstore opened outbox outgoing own parallel parts patience patient per phase pickler pickles place placed
+    initargs invalid keep kept kind leaving line listed load local located logged logger mapper mark max min mismatch most mp
+    no not now obstore opened outbox outgoing output own parallel parts patience patient per phase pickler pickles place placed
     poll prepared queue quota rank reader received recent record ref remote report requests result returned returning
     ring root running s3 screen seen selection sending shared sign silent spending sqlite starburst start state staying step
     stepped stop stream summary tally tending threads threshold timeout traceback try unavailable unchanged

@@ -10,6 +10,7 @@ from starburst_executor.client.bodies import Mapper
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.sending import Sending
+from starburst_executor.client.task_logs import output_of
 from starburst_executor.client.threads import Threads
 from starburst_executor.errors import RecordInvalid, StarburstError, VersionMismatch
 from starburst_executor.protocol.spans import transitions
@@ -80,6 +81,11 @@ class FuturesOfClient:
         """Ensure that this future gets its outcome although the client has left. Raises: RuntimeError."""
         if self.deputy is not None:
             self.deputy.ask(future)
+
+    def output(self, future: StarburstFuture[Any]) -> tuple[str, str]:
+        """Return what a task wrote to its standard output and standard error; also after the client has left. Store: as `output_of`."""
+        found = output_of(self._session, future.ordinal, future.index)
+        return found.stdout, found.stderr
 
     def reattacher(self) -> tuple[Callable[..., StarburstFuture[Any]], tuple[Any, ...]] | None:
         return self._reattach

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -73,6 +73,7 @@ class Collector:
         few: Up to this number of objects are read one by one instead of being listed.
         warn_bytes: A larger outcome is logged as a warning.
     Attributes:
+        ended: Called before futures are completed, with the blocks that hold their outcomes.
         keep: Called with each completed future and the size of its outcome in bytes. The collector itself does not hold
             completed futures.
         mean_task_s: Moving average of the duration of the last tasks in seconds; None while unknown.
@@ -82,6 +83,9 @@ class Collector:
         self, session: SessionStore, parallel: Mapper, *, few: int = FEW_REMOTE, warn_bytes: int = _WARN_BYTES
     ) -> None:
         self.keep: Callable[[StarburstFuture[Any], int], None] = lambda _future, _n_bytes: None
+        self.ended: Callable[[StatusRef, Sequence[tuple[OutcomeBlock, list[Waiting]]]], None] = lambda _ref, _found: (
+            None
+        )
         self._session = session
         self._polling = session.statuses.at(Urgency.POLL)
         self._parallel = parallel
@@ -351,6 +355,7 @@ class Collector:
                 task = f"{seen.ordinal}-{seen.first + position}"
                 error = PayloadError(f"a task that has ended is stored without its outcome: task={task}")
                 self._finish(futures, None, error, 0)
+        self.ended(ref, found)
         bodies = Bodies(self._session, ref, self._parallel, [block for block, _ in found])
         for block, waiting in found:
             self._measure(block)

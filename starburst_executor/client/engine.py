@@ -33,6 +33,7 @@ from starburst_executor.client.returning import Returned
 from starburst_executor.client.sending import Sending
 from starburst_executor.client.spending import Spending
 from starburst_executor.client.state import ClientState
+from starburst_executor.client.task_logs import TaskLogger
 from starburst_executor.client.tasks import SessionTasks
 from starburst_executor.client.threads import Threads, named
 from starburst_executor.client.visit import Visit
@@ -117,6 +118,8 @@ class Engine:
             few=FEW_EMBEDDED if self._embedded else FEW_REMOTE,
             warn_bytes=self.settings.warn_result_bytes,
         )
+        if session.manifest.current.task_logs is not None:
+            collector.ended = TaskLogger(session).ended
         reattach = None if self._reattach is None else (self._reattach, (opened.url,))
         futures = FuturesOfClient(session, collector, threads, parallel, reattach)
         keeper = ClientKeeper(

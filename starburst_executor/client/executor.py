@@ -33,6 +33,7 @@ from starburst_executor.client.money import Cost, check_cost
 from starburst_executor.client.naming import OnExpired, check_name, open_named
 from starburst_executor.client.observing import Observed
 from starburst_executor.client.opening import start
+from starburst_executor.client.task_logs import level_number
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import ConfigError
@@ -76,6 +77,8 @@ class StarburstExecutor(Observed, Awaited, Executor):
         max_failures: The session ends when more than this number of its tasks have failed, or more than this share of them (`"10%"`, once
             10 have ended), even with no client attached; unfinished tasks fail with `TooManyFailures`. A retry that succeeds takes a
             failure back.
+        task_logs: The lowest level, such as `logging.INFO` or `"INFO"`, of `logging` records and warnings of tasks that are passed on to this
+            process's `logging` when a task has ended, with its task and worker; None for none.
         key: The session's key; by default derived from the user's key file.
         timings: The intervals of the session; the defaults depend on the store.
         name, on_expired: Of a `DetachedExecutor`.
@@ -118,6 +121,7 @@ class StarburstExecutor(Observed, Awaited, Executor):
         cost_alert_threshold: float | None = None,
         budget_usd: float | None = None,
         max_failures: int | str | None = None,
+        task_logs: int | str | None = None,
         key: str | bytes | SessionKey | None = None,
         timings: Timings | None = None,
         name: str | None = None,
@@ -153,6 +157,7 @@ class StarburstExecutor(Observed, Awaited, Executor):
             cost_alert_threshold=cost_alert_threshold,
             budget_usd=budget_usd,
             max_failures=None if max_failures is None else str(max_failures),
+            task_logs=level_number(task_logs),
         )
         opened_launcher = given.open_for(settings.launcher, settings.store)
         if opened_launcher is not None:
@@ -356,7 +361,8 @@ class StarburstExecutor(Observed, Awaited, Executor):
     def output(self, future: StarburstFuture[Any]) -> tuple[str, str]:
         """Return the standard output and standard error of a task that has ended, up to 1 MB of each.
 
-        Store: 1 LIST per 1,000 status objects, 1 GET; 1 GET if it wrote anything.
+        Raises: InvalidStateError: it has not ended.
+        Store: 1 GET, 1 LIST for each epoch of 1,000 status objects up to the task's, 1 GET; 1 GET if it wrote anything.
         """
         return self._engine.tasks.output(future.ordinal, future.index)
 

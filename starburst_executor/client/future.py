@@ -23,7 +23,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from starburst_executor.client.loops import in_event_loop
@@ -68,6 +68,9 @@ class Canceller(Protocol):
     @property
     def has_left(self) -> bool:
         """Whether it no longer collects outcomes, so that a future calls `ask_again` when it is used."""
+
+    def output(self, future: StarburstFuture[Any]) -> tuple[str, str]:
+        """Return what the task wrote to its standard output and standard error."""
 
     def ask_again(self, future: StarburstFuture[Any]) -> None:
         """Ensure that this future gets its outcome although the client has left. Does not wait or complete it in this thread.
@@ -170,6 +173,18 @@ class StarburstFuture(Future[T]):
             else:
                 self._canceller.cancel([self])
         return self.cancelled()
+
+    def log(self) -> str:
+        """Return what the task wrote, its standard output before its standard error; an empty text if that is nothing.
+
+        Up to 1 MB of each is kept. `executor.output(future)` returns the two one by one.
+
+        Raises: InvalidStateError: the task has not ended: its output is stored with its outcome. SessionNotFound: the session was deleted.
+        Store: 1 GET, 1 LIST for each epoch of 1,000 status objects up to the task's, 1 GET; 1 GET if it wrote anything.
+        """
+        if self._canceller is None:
+            raise InvalidStateError("this future has no task")
+        return "".join(self._canceller.output(self))
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait for the result in a coroutine, in any running event loop of asyncio.

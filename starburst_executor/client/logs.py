@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from starburst_executor.client.handles import handle_of
 from starburst_executor.errors import ConfigError, ObjectNotFound, PayloadError, RecordInvalid, VersionMismatch
 from starburst_executor.launch.aws.on_aws import AwsLauncher
+from starburst_executor.protocol.logged import decode_logged
 from starburst_executor.protocol.spans.record import State, Status
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
@@ -138,11 +139,11 @@ class TaskLogs:
                 continue
             printed.add(index, entry.run)
             try:
-                texts = self._session.payloads.output(listed.ref.status_id, entry.log)
+                output = self._session.payloads.output(listed.ref.status_id, entry.log)
             except (PayloadError, RecordInvalid) as error:
                 _log.warning("no output of this task: task=%s: %s", name, error)
                 continue
-            for text, is_error in zip(texts, (False, True), strict=True):
+            for text, is_error in ((output.stdout, False), (output.stderr, True), (_recorded(output.records), True)):
                 yield from (LogLine(name, line, is_error) for line in text.splitlines())
         printed.settle(stored.status)
 
@@ -202,6 +203,15 @@ class WorkerLogs:
             known = ", ".join(sorted(set(streams.values()))[:10]) or "none"
             raise ConfigError(f"the session has no such worker on AWS: worker={self._worker}; known are {known}")
         return wanted
+
+
+def _recorded(records: bytes) -> str:
+    """Return the records that a task logged as text, as `logging` prints them by default."""
+    lines = []
+    for logged in decode_logged(records):
+        lines.append(f"{logging.getLevelName(logged.level)}:{logged.name}:{logged.message}")
+        lines += [logged.traceback] if logged.traceback else []
+    return "\n".join(lines)
 
 
 def _parsed(task: str) -> tuple[int, int]:

@@ -194,6 +194,7 @@ def _first_manifest(
         keep=settings.keep,
         name=name,
         max_failures=settings.max_failures or "",
+        task_logs=settings.task_logs,
     )
 
 

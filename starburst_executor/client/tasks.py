@@ -25,6 +25,7 @@ from starburst_executor.client.cancelling import FuturesOfClient
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.replacement import Replacement
+from starburst_executor.client.task_logs import output_of
 from starburst_executor.errors import RecordInvalid, VersionMismatch
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import Manifest
@@ -171,14 +172,10 @@ class SessionTasks:
     def output(self, ordinal: int, index: int) -> tuple[str, str]:
         """Return what a task that has ended wrote to its standard output and standard error.
 
-        Store: 1 LIST per 1,000 status objects, 1 GET; 1 GET if it wrote anything.
+        Raises, store: as `output_of`.
         """
-        for listed in self._session.statuses.all():
-            ref = listed.ref
-            if ref.ordinal == ordinal and ref.first <= index < ref.first + ref.n_tasks:
-                stored = self._session.statuses.read(listed.key)
-                return self._session.payloads.output(ref.status_id, stored.status.entry(index - ref.first).log)
-        return "", ""
+        found = output_of(self._session, ordinal, index)
+        return found.stdout, found.stderr
 
     # --- changes ------------------------------------------------------------------------------------------------------
 

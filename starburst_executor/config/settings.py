@@ -92,6 +92,7 @@ class Settings:
         cost_alert_threshold: Workers that cost more dollars an hour are worth a warning, or None.
         budget_usd: The session ends when its workers have cost this many dollars in all, or None.
         max_failures: The session ends when more than this number of its tasks have failed, or more than this share (`10%`), or None.
+        task_logs: The lowest level of the `logging` records of tasks that are passed on to the client, 20 for INFO, or None.
     """
 
     workers: int = _setting(_Rule(int, 1, 10_000))
@@ -112,6 +113,7 @@ class Settings:
     cost_alert_threshold: float | None = _setting(_DOLLARS, default=None)
     budget_usd: float | None = _setting(_DOLLARS, default=None)
     max_failures: str | None = _setting(_FAILURES, default=None)
+    task_logs: int | None = _setting(_Rule(int, 1, 100, optional=True), default=None)
 
 
 def resolve(detached: bool, *, store_of: Callable[[str], str | None] | None = None, **arguments: object) -> Settings:

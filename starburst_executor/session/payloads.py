@@ -6,6 +6,8 @@ A payload is written once, before the object that names it, so a missing one is 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgpack
 
@@ -16,7 +18,24 @@ from starburst_executor.protocol.spans import blocks
 from starburst_executor.protocol.spans.record import Located, OutcomeBlock, Status
 from starburst_executor.store.base import ObjectStore
 
-__all__ = ["SessionPayloads"]
+__all__ = ["Output", "SessionPayloads", "decode_output"]
+
+
+class Output(NamedTuple):
+    """What a task wrote to its standard output and standard error, and what it logged (`protocol/logged.py`)."""
+
+    stdout: str
+    stderr: str
+    records: bytes
+
+
+def decode_output(body: bytes, key: str) -> Output:
+    """Decode the output of one task. Raises: RecordInvalid."""
+    try:
+        stdout, stderr, *records = msgpack.unpackb(body)
+        return Output(stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"), b"".join(records))
+    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+        raise RecordInvalid(f"captured output that cannot be read: key={key}") from error
 
 
 class SessionPayloads:
@@ -64,17 +83,26 @@ class SessionPayloads:
             body = self._payload(key, f"outcomes of {block.claim}", body.start, body.length)
         return blocks.open_outcomes(self._sealer, status, block, body)
 
-    def output(self, status_id: str, log: Located | None) -> tuple[str, str]:
-        """Read the captured stdout and stderr of a task that has ended. Store: 1 GET, or none if it printed nothing."""
+    def output(self, status_id: str, log: Located | None) -> Output:
+        """Read what a task that has ended wrote and logged. Store: 1 GET, or none if that is nothing."""
         if log is None:
-            return "", ""
+            return Output("", "", b"")
         key = self._keys.logs(status_id, log.part)
-        body = self._payload(key, "captured output", log.start, log.length)
-        try:
-            stdout, stderr = msgpack.unpackb(body)
-            return stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
-        except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
-            raise RecordInvalid(f"captured output that cannot be read: key={key}") from error
+        return decode_output(self._payload(key, "captured output", log.start, log.length), key)
+
+    def outputs(self, status_id: str, places: Iterable[Located]) -> dict[Located, Output]:
+        """Read what several tasks of one status object wrote. Store: 1 GET for each log object: its bytes from the first to the last."""
+        by_part: dict[str, list[Located]] = {}
+        for place in places:
+            by_part.setdefault(place.part, []).append(place)
+        outputs = {}
+        for part, located in by_part.items():
+            key = self._keys.logs(status_id, part)
+            start, end = min(place.start for place in located), max(place.start + place.length for place in located)
+            body = self._payload(key, "captured output", start, end - start)
+            for place in located:
+                outputs[place] = decode_output(body[place.start - start :][: place.length], key)
+        return outputs
 
     def _payload(self, key: str, what: str, start: int = 0, length: int | None = None) -> bytes:
         try:

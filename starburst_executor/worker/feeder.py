@@ -268,7 +268,7 @@ class Feeder:
         self._listener, self._n_given = None, 0
         if placed is not None:
             reason = dump_reason(_death(self._shared.session, placed, event))
-            self._failed(placed, Finished.failed(reason, event.stdout, event.stderr, ran_s))
+            self._failed(placed, Finished.failed(reason, event.stdout, event.stderr, ran_s, event.records))
         elif not is_bystander:
             self._n_bad_starts += 1
             if self._n_bad_starts >= _STARTS and self.broken is None:

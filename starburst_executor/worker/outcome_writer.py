@@ -21,6 +21,7 @@ from starburst_executor.protocol.spans import blocks
 from starburst_executor.protocol.spans.record import Located, OutcomeBlock, Status
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.claim import Claim
+from starburst_executor.worker.runner.jobs import Finished
 
 __all__ = ["OutcomeWriter"]
 
@@ -89,9 +90,9 @@ class OutcomeWriter:
             seconds=seconds.tobytes() if any(seconds) else b"",
             logs=tuple(
                 [
-                    (i, *logs.number_and_place([msgpack.packb((end.stdout, end.stderr))]))
+                    (i, *logs.number_and_place([_output(end)]))
                     for i, end in enumerate(ends)
-                    if end.stdout or end.stderr
+                    if end.stdout or end.stderr or end.records
                 ]
             ),
         )
@@ -157,3 +158,9 @@ class _Part:
 
     def bodies(self) -> list[tuple[str, Bytes]]:
         return [(part, b"".join(pieces)) for part, pieces in self._objects]
+
+
+def _output(end: Finished) -> bytes:
+    """Return what a task wrote and logged, for `payloads.decode_output`."""
+    packed: bytes = msgpack.packb((end.stdout, end.stderr, *([end.records] if end.records else [])))
+    return packed

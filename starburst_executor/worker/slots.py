@@ -105,7 +105,10 @@ class Slots:
 
     def _spawn(self, number: int, heard: Callable[[], object], code: Sequence[str]) -> Listener:
         runner = self._nursery.spawn(
-            code, initializer=self._shared.functions.initializer, is_leaving=lambda: self._leaving.is_asked
+            code,
+            initializer=self._shared.functions.initializer,
+            task_logs=self._shared.session.manifest.current.task_logs,
+            is_leaving=lambda: self._leaving.is_asked,
         )
         task_timeout = self._shared.session.manifest.current.task_timeout
         listener = Listener(runner, self._shared.clock, task_timeout=task_timeout, heard=heard)

@@ -16,7 +16,7 @@ __all__ = ["ATTACHED", "DETACHED", "Launch", "Manifest", "SessionState", "Submit
 _SETTINGS = (
     *("kind", "slots", "initializer", "owner", "keep", "idle_exit", "deadline_at"),
     *("retries", "max_losses", "max_result_bytes", "task_timeout", "max_tasks_per_child"),
-    *("budget_usd", "max_hourly_cost", "name", "max_failures"),
+    *("budget_usd", "max_hourly_cost", "name", "max_failures", "task_logs"),
 )
 # The two kinds of session: an attached one ends with its client, a detached one outlives it.
 ATTACHED = "attached"
@@ -113,6 +113,7 @@ class Manifest:
         reason: Why the session is over, for messages.
         error: The class of the error of a broken session's unfinished tasks, by name (`protocol/money.py`).
         seal: The seal of the settings (`settings_of`) under the session's key.
+        task_logs: The lowest level of the records of `logging` that tasks store with their output; None for none.
         owner: The process of the client that created it, as that client's machine names it (`client/owner.py`).
         keep: Whether its objects stay after its end until the user deletes them.
         name: Its name among the sessions of its store; empty without one.
@@ -158,6 +159,7 @@ class Manifest:
     name: str = ""
     max_failures: str = ""
     messages: tuple[str, ...] = ()
+    task_logs: int | None = None
 
     @property
     def n_interruptions(self) -> int:
@@ -212,6 +214,7 @@ def decode_manifest(body: bytes) -> Manifest:
         name=fields.take("name", str),
         max_failures=fields.take("max_failures", str),
         messages=tuple(typed(mark, str, "manifest, field messages") for mark in fields.take("messages", tuple)),
+        task_logs=fields.optional("task_logs", int),
     )
 
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from starburst_executor.worker.runner import crash
 from starburst_executor.worker.runner.screen import Screen
 
-__all__ = ["CapturedStream", "file_without_name"]
+__all__ = ["CapturedStream", "append_only", "file_without_name", "punch"]
 
 _LIMIT_BYTES = 16 * 1024 * 1024
 _TIDY_BYTES = 1024 * 1024  # the least size of a hole: one system call per task would cost too much
@@ -116,7 +116,7 @@ class CapturedStream:
 
     def _free(self, end: int) -> None:
         end -= end % _BLOCK_BYTES
-        if end > self._freed and _punch(self.fd, self._freed, end - self._freed):
+        if end > self._freed and punch(self.fd, self._freed, end - self._freed):
             self._freed = end
 
     def _show(self, end: int, *, whole_lines: bool) -> None:
@@ -147,11 +147,16 @@ def file_without_name(purpose: str) -> int:
 
 def _append_only_file() -> int:
     fd = file_without_name("runner-output")
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+    append_only(fd)
     return fd
 
 
-def _punch(fd: int, start: int, length: int) -> bool:
+def append_only(fd: int) -> None:
+    """Have every write to a file append, whichever process makes it."""
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+
+
+def punch(fd: int, start: int, length: int) -> bool:
     """Return these bytes of a file to the system without moving the others; False if the system cannot do that."""
     with suppress(OSError):
         if sys.platform == "darwin":

@@ -74,6 +74,7 @@ class Runner:
         self._lock = threading.RLock()
         self._data, self._tokens, self._ledger, self._lifeline, self._streams = data, tokens, ledger, lifeline, streams
         self._notes = notes
+        self._keeps_records = False
         # Slots leave their runners open at the end of a worker, and Python would warn the user of unclosed sockets.
         weakref.finalize(self, _close, (data, tokens, ledger, lifeline, *streams, notes))
         data.setblocking(False)
@@ -207,6 +208,7 @@ class Runner:
     def set_up(self, settings: Mapping[str, object]) -> None:
         """Send the settings, before any job."""
         with self._lock:
+            self._keeps_records = settings.get("task_logs") is not None
             self._outgoing.set_up(settings)
             self._flush()
 
@@ -287,12 +289,15 @@ class Runner:
         del self._open[number]
         self._watch_s = _SOON_S
         stdout, stderr = self._output(ends) if ends != self._ends else (b"", b"")
-        self._events.append(Finished(number, ok, loaded, outcome, seconds, stdout, stderr))
+        self._events.append(Finished(number, ok, loaded, outcome, seconds, stdout, stderr, self._logged(number)))
 
     def _output(self, ends: tuple[int, int]) -> tuple[bytes, bytes]:
         """Return the output up to these lengths of the files since the last call."""
         self._ends = ends
         return self._streams[0].take(ends[0]), self._streams[1].take(ends[1])
+
+    def _logged(self, number: int) -> bytes:
+        return self._notes.take(number) if self._keeps_records else b""
 
     def _look_for_end(self) -> None:
         reason = self._lifeline.end()
@@ -309,7 +314,8 @@ class Runner:
         culprit = next((number for number in self._open if number not in set(not_started)), None)
         self._streams[1].mend()
         stdout, stderr = (stream.take() for stream in self._streams)
-        self._events.append(Died(reason, culprit, stdout, stderr))
+        records = b"" if culprit is None else self._logged(culprit)
+        self._events.append(Died(reason, culprit, stdout, stderr, records=records))
         # What is left has not started, or its outcome was overwritten and it runs again.
         self._open.pop(culprit, None)  # type: ignore[arg-type]  # None is no job
         self.close()

@@ -54,6 +54,7 @@ class Finished(NamedTuple):
         outcome: The outcome's bytes, for `outcomes.load_outcome`; a memoryview if it is big.
         seconds: The duration from before the call is loaded until the value is pickled.
         stdout: The output of the job; without its middle if it was more than `capture_bytes`.
+        records: What it logged, if `task_logs` was set (`protocol/logged.py`).
     """
 
     number: int
@@ -63,16 +64,19 @@ class Finished(NamedTuple):
     seconds: float
     stdout: bytes
     stderr: bytes
+    records: bytes = b""
 
     @property
     def n_bytes(self) -> int:
         """The memory that it takes until it is stored."""
-        return len(self.outcome) + len(self.stdout) + len(self.stderr)
+        return len(self.outcome) + len(self.stdout) + len(self.stderr) + len(self.records)
 
     @classmethod
-    def failed(cls, reason: bytes, stdout: bytes = b"", stderr: bytes = b"", seconds: float = 0.0) -> Finished:
+    def failed(
+        cls, reason: bytes, stdout: bytes = b"", stderr: bytes = b"", seconds: float = 0.0, records: bytes = b""
+    ) -> Finished:
         """Return an end that no runner reported: the job could not be sent, or the runner died. `reason` is an outcome."""
-        return cls(0, False, True, reason, seconds, stdout, stderr)
+        return cls(0, False, True, reason, seconds, stdout, stderr, records)
 
 
 class Died(NamedTuple):
@@ -90,6 +94,7 @@ class Died(NamedTuple):
     stdout: bytes = b""
     stderr: bytes = b""
     timed_out: int | None = None
+    records: bytes = b""
 
 
 class BrokenStart(NamedTuple):

@@ -39,6 +39,7 @@ from starburst_executor.worker.runner import wire
 from starburst_executor.worker.runner.ledger import RECORD_BYTES, LedgerWriter
 from starburst_executor.worker.runner.notes import Notepad
 from starburst_executor.worker.runner.received import Received
+from starburst_executor.worker.runner.recorder import Recorder
 from starburst_executor.worker.runner.streams import Streams
 from starburst_executor.worker.runner.tokens import TokenReader
 
@@ -128,6 +129,8 @@ class _Runner:
         self._jobs: Iterator[_Job] = iter(())  # the rest of the last frame of jobs
         self._digest, self._ordinal = "", 0  # of all of them
         self._notepad = Notepad(descriptors.notes)
+        self._notes_fd = descriptors.notes
+        self._recorder: Recorder | None = None
         context.notes_go_to(self._notepad.write)
         self._now = SystemClock().monotonic
         self._unwoken: int | None = None  # the last job that is recorded since the agent was woken
@@ -176,6 +179,9 @@ class _Runner:
         sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
         if settings.get("authkey"):
             current_process().authkey = settings["authkey"]
+        if settings.get("task_logs") is not None:
+            self._recorder = Recorder(self._notes_fd, settings["task_logs"])
+            self._recorder.install()
         if settings["initializer"] is not None:
             self._initialize(settings["initializer"])
         with suppress(OSError):
@@ -223,9 +229,13 @@ class _Runner:
         if self._is_self:
             self._ledger.start(number, started_at)
         self._notepad.number = number
+        if self._recorder is not None:
+            self._recorder.begin(number)
         context.enter(self._session_id, self._ordinal, index, attempt)
         ok, loaded, outcome = self._perform(self._digest, call)
         context.leave()
+        if self._recorder is not None:
+            self._recorder.end()
         ended_at = self._now()
         self._record(number, outcome, ended_at - started_at, ended_at, ok=ok, loaded=loaded)
         self._restore()

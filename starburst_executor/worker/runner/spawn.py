@@ -111,6 +111,7 @@ class Nursery:
         code: Sequence[str] = (),
         *,
         initializer: bytes | None = None,
+        task_logs: int | None = None,
         is_leaving: Callable[[], bool] = lambda: False,
     ) -> Runner:
         """Fork a runner. This takes a few milliseconds and does not wait for the initializer.
@@ -120,6 +121,7 @@ class Nursery:
         Args:
             code: Folders for the front of its `sys.path`; names of loads are ignored.
             initializer: A stored function without arguments (`calls.load_function`).
+            task_logs: The lowest level of the records of `logging` to keep; None for none.
             is_leaving: Return whether this worker has been asked to leave. If it has, a runner that catches SIGTERM
                 continues; if not, the signal was meant for the runner alone, and the runner is killed.
         Raises:
@@ -157,7 +159,7 @@ class Nursery:
             their_lifeline.close()
         runner = Runner(pid, data, tokens, ledger, Lifeline(pid, lifeline), (stdout, stderr), notes, is_leaving)
         path = [*(folder for folder in code if not is_loads(folder)), *self._sys_path]
-        runner.set_up({**self._settings, "sys_path": path, "initializer": initializer})
+        runner.set_up({**self._settings, "sys_path": path, "initializer": initializer, "task_logs": task_logs})
         return runner
 
     def close(self) -> None:

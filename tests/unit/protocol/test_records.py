@@ -209,6 +209,7 @@ def test_another_format_is_named_and_missing_fields_are_refused(what: str) -> No
     with pytest.raises(VersionMismatch, match="format=2, known=3"):
         decode(msgpack.packb({**record, "format": 2}))
     optional = {"task_timeout", "max_tasks_per_child", "initializer", "deadline_at", "budget_usd", "max_hourly_cost"}
+    optional.add("task_logs")
     for name in record.keys() - optional - {"nonce", "pad"}:
         with pytest.raises(RecordInvalid):
             decode(msgpack.packb({key: value for key, value in record.items() if key != name}))
