@@ -13,12 +13,16 @@ __all__ = ["Crew"]
 
 
 class Crew(NamedTuple):
-    """The workers of a session, by their newest beats that were read."""
+    """The workers of a session, by their newest beats that were read.
+
+    Attributes:
+        n_unseen: Workers that have not left and of which no beat was read yet: the listing alone shows them.
+    """
 
     beats: list[WorkerBeat]
     states: dict[str, str]
     dead: Collection[str]
-    n_unread: int
+    n_unseen: int
 
     def running(self, tally: Tally, now: float) -> list[tuple[str, str, float]]:
         """Return worker, task and seconds of what runs: of each worker's claims the oldest, one for each of its slots."""

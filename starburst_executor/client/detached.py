@@ -244,8 +244,10 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
         """Return the state of the session; `str()` gives a summary for people.
 
         Store, at the first call: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well, and
-        for 48 that did, up to 600 in all; 1 LIST, 1 GET a worker; 1 GET. Later calls: 1 LIST an open epoch, up to 6, 1 GET for each
-        changed object, up to 8; 1 LIST, 1 GET for each worker that has beaten since; 1 GET.
+        for 48 that did, up to 600 in all; 1 LIST, 1 GET a worker, up to 200; 1 GET. Later calls: 1 LIST an open epoch, up to 6, 1 GET for each
+        changed object, up to 8; 1 LIST per 1,000 workers, 1 GET for each worker that has beaten since, up to 4; 1 GET. So what a worker's
+        beat alone tells (its host, its CPU and memory, the notes of its tasks, its requests) may be as many looks old as there are workers for each of
+        these 4; which tasks run is known from their claims.
         """
         return self._looks.look()
 
@@ -255,7 +257,6 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
         return Looks(
             self._engine.session,
             parts.spending.own_requests,
-            beats_of=lambda: parts.workforce.beats(fresh=True),
             dead=parts.workforce.dead,
             cost_of=parts.spending.of,
         )

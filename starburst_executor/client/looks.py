@@ -87,6 +87,7 @@ class Looks:
         self._open: set[tuple[int, int]] = set()
         self._seen: dict[str, Seen] = {}
         self._beats: dict[str, tuple[str, WorkerBeat | None]] = {}
+        self._noted: dict[str, tuple[str, float]] = {}  # by worker, the newest ETag and when it was first listed
         self._began_at: float | None = None
         self._n_looks = 0
         self._listed_at: dict[tuple[int, int], int] = {}  # by epoch, the number of the look
@@ -208,7 +209,7 @@ class Looks:
         return seen
 
     def _crew(self, manifest: Manifest, most: _Most, now: float) -> Crew:
-        session, n_unread = self._session, 0
+        session = self._session
         if self._beats_of is not None:
             beats, signs = self._beats_of(), []
         else:
@@ -217,12 +218,12 @@ class Looks:
             # Those that live first; of these, those that were read longest ago.
             order = {owner: i for i, owner in enumerate(self._beats)}
             changed.sort(key=lambda sign: (sign.has_left, order.get(sign.owner, -1)))
-            n_unread = max(0, len(changed) - most.beats)
             read = changed[: most.beats]
             for sign, pair in zip(read, fan_out(session.store, partial(_beat, session), read), strict=True):
                 self._beats.pop(sign.owner, None)
                 self._beats[sign.owner] = (sign.etag, None) if pair is None else (pair[1], pair[0])
             beats = [beat for sign in signs if (beat := self._beats.get(sign.owner, ("", None))[1]) is not None]
+            self._note(signs, now)
         dead = {*self._dead(beats), *(beat.worker_id for beat in beats if has_ended(beat.process))}
         left = {sign.owner for sign in signs if sign.has_left}
         timings = manifest.timings
@@ -231,11 +232,28 @@ class Looks:
         for beat in beats:
             if beat.state == WorkerState.LEFT or beat.worker_id in left:
                 states[beat.worker_id] = "left"
-            elif beat.worker_id in dead or now - beat.at >= lost_s:
+            elif beat.worker_id in dead or now - max(beat.at, self._heard_at(beat.worker_id)) >= lost_s:
                 states[beat.worker_id] = "lost"
             else:
                 states[beat.worker_id] = beat.state.value
-        return Crew(beats, states, dead, n_unread)
+        n_unseen = sum(
+            not sign.has_left and sign.owner not in states and now - self._noted[sign.owner][1] < lost_s
+            for sign in signs
+        )
+        return Crew(beats, states, dead, n_unseen)
+
+    def _note(self, signs: Sequence[Sign], now: float) -> None:
+        """Note when each worker's newest beat was first listed: what has not been read yet may be old, but its worker is alive."""
+        before = self._noted
+        self._noted = {
+            sign.owner: noted if (noted := before.get(sign.owner, ("", 0.0)))[0] == sign.etag else (sign.etag, now)
+            for sign in signs
+        }
+
+    def _heard_at(self, worker_id: str) -> float:
+        """Return when a beat was first listed that was not read; 0 if the newest one was read."""
+        etag, at = self._noted.get(worker_id, ("", 0.0))
+        return at if etag != self._beats.get(worker_id, ("", None))[0] else 0.0
 
     # --- reporting ----------------------------------------------------------------------------------------------------
 
@@ -250,6 +268,7 @@ class Looks:
         workers = crew.reports(running, now, are_all=tally.is_exact)
         alive = [worker for worker in workers if worker.is_alive]
         slots = sum(worker.slots for worker in alive)
+        slots += round(slots / len(alive) * crew.n_unseen) if alive else crew.n_unseen
         began_at = tally.began_at if tally.began_at is not None else manifest.created_at
         per_s = tally.n_recent / min(RECENT_S, max(1.0, now - began_at))
         until = now if n_left and not state.is_over else tally.last_at or now
@@ -279,7 +298,7 @@ class Looks:
             completed=counts[State.COMPLETED],
             failed=counts[State.FAILED],
             cancelled=counts[State.CANCELLED],
-            workers=len(alive),
+            workers=len(alive) + crew.n_unseen,
             slots=slots,
             per_s=per_s,
             seconds_left=None if left_s is None else left_s[0],

@@ -235,6 +235,34 @@ def test_a_session_with_more_changes_than_a_look_reads_is_estimated_and_then_cou
     assert (found.total, found.failed, found.completed) == (2 * n, n, n)
 
 
+def test_a_thousand_workers_are_counted_and_later_looks_stay_cheap() -> None:
+    rig = Rig()
+    rig.submit(1)
+    for i in range(1000):
+        rig.beat(f"w{i:04}", where=f"host-{i % 10}:1")
+    rig.beat("gone", state=WorkerState.LEFT)
+    looks = Looks(rig.session)
+    with rig.requests() as first:
+        found = looks.look()
+    assert sum(first.values()) <= 210
+    assert (found.workers, found.slots, found.lost) == (1000, 1000, 0)
+    for number in range(2, 12):
+        # All beat, and few are read: none of them counts as lost for that.
+        rig.clock.advance(15.0)
+        for i in range(1000):
+            rig.beat(f"w{i:04}", number)
+        with rig.requests() as later:
+            found = looks.look()
+        assert sum(later.values()) <= 20
+        assert (found.workers, found.lost) == (1000, 0)
+    # What has stopped counts as lost, read or not.
+    for _ in range(6):
+        rig.clock.advance(15.0)
+        found = looks.look()
+    assert found.lost >= 200
+    assert found.workers == 0
+
+
 def test_what_cannot_be_read_counts_as_failed() -> None:
     rig = Rig()
     key = rig.submit(3)
