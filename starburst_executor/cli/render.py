@@ -118,7 +118,11 @@ def line_of(status: SessionStatus) -> str:
     """Return a session's state in one line."""
     parts = [f"{status.ended:,} of {status.total:,} ended"]
     parts += [f"{status.failed:,} failed"] if status.failed else []
-    parts += [f"{status.running:,} running", f"{status.per_s:,.1f} tasks/s", f"{status.workers:,} workers"]
+    parts += [
+        f"{status.running:,} running",
+        f"{status.per_s:,.1f} tasks/s",
+        f"{status.workers:,} worker{'' if status.workers == 1 else 's'}",
+    ]
     parts += [f"about {duration(status.seconds_left)} left"] if status.seconds_left is not None else []
     return f"{utc(status.at)}  {', '.join(parts)}"
 

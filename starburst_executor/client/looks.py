@@ -49,6 +49,8 @@ class _Most(NamedTuple):
 _FIRST = _Most(600, 48, 200)
 _LATER = _Most(8, 2, 4)
 _MOST_SEEN = 4096
+# The durations in a worker's requests, by what they are.
+_TIMED = {"read": ("get", "list"), "write": ("create", "swap", "put")}
 # Open epochs that a later look lists.
 _MOST_LISTED = 6
 # Up to this number of objects that look all pending are read to be sure: a corrupt one would look so for ever.
@@ -326,6 +328,7 @@ class Looks:
             retries=tally.retries,
             losses=tally.losses,
             requests=dict(requests),
+            **_latency(crew.beats),
             members=tuple(workers),
         )
 
@@ -333,6 +336,22 @@ class Looks:
         if self._cost_of is not None:
             return self._cost_of(manifest, crew.beats)
         return cost_of(manifest, now, crew.beats, crew.dead, requests, self._session.store.url)
+
+
+def _latency(beats: Iterable[WorkerBeat]) -> dict[str, float | None]:
+    """Return the mean milliseconds of a read and of a write, over all workers."""
+    total: Counter[str] = Counter()
+    for beat in beats:
+        total.update(beat.requests)
+    # A 304 counts as a read too; each page of a listing counts, and takes as long as a request.
+    n_reads, n_writes = (
+        sum(total[kind] for kind in kinds) for kinds in (("get", "not_modified", "list"), ("create", "swap", "put"))
+    )
+    us = {kind: sum(total[f"{name}_us"] for name in names) for kind, names in _TIMED.items()}
+    return {
+        "read_ms": us["read"] / n_reads / 1000 if n_reads and us["read"] else None,
+        "write_ms": us["write"] / n_writes / 1000 if n_writes and us["write"] else None,
+    }
 
 
 def _beat(session: SessionStore, sign: Sign) -> tuple[WorkerBeat, str] | None:

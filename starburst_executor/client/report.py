@@ -135,6 +135,8 @@ class SessionStatus:
         retries: Attempts that failed and were tried again, and explicit retries, in the objects that were read.
         losses: Losses of a worker that count for a task, likewise.
         requests: Store requests by kind, of all workers and of this client.
+        read_ms: The mean milliseconds of a read from the store, as its workers measured it since they started; None without workers.
+        write_ms: The mean milliseconds of a write, likewise.
         members: One report a worker.
         unsent: The ids of messages that could not be sent yet; they are tried again.
         name: The session's name; empty without one.
@@ -176,6 +178,8 @@ class SessionStatus:
     retries: int = 0
     losses: int = 0
     requests: Mapping[str, int] = field(default_factory=dict)
+    read_ms: float | None = None
+    write_ms: float | None = None
     members: tuple[WorkerReport, ...] = ()
     name: str = ""
     unsent: tuple[str, ...] = ()
@@ -232,6 +236,10 @@ class SessionStatus:
             rows.append(("", "on " + ", ".join(f"{host} ({n:,})" for host, n in self.hosts[:_HOSTS]) + more))
         if self.vcpus:
             rows.append(("", f"{self.vcpus:g} vCPUs, {self.memory_gb:g} GB, {self.gpus} GPUs"))
+        if self.read_ms is not None and self.write_ms is not None:
+            rows.append(
+                ("store", f"a read takes {self.read_ms:.2g} ms, a write {self.write_ms:.2g} ms, as workers measure it")
+            )
         if self.cost.total_usd:
             rows.append(("cost", str(self.cost)))
         if self.unsent:

@@ -87,6 +87,19 @@ def test_what_a_task_reports_and_uses_is_shown_while_it_runs() -> None:
     assert "progress" not in str(later)
 
 
+def test_the_stores_latency_is_that_of_all_workers_together() -> None:
+    rig = Rig()
+    rig.submit(1)
+    assert (Looks(rig.session).look().read_ms, "store" in str(Looks(rig.session).look())) == (None, False)
+    rig.beat(
+        "w1", requests={"get": 1, "get_us": 10_000, "swap": 2, "swap_us": 120_000, "create": 1, "create_us": 60_000}
+    )
+    rig.beat("w2", requests={"not_modified": 2, "get_us": 80_000, "list": 1, "list_us": 30_000})
+    found = Looks(rig.session).look()
+    assert (found.read_ms, found.write_ms) == (30.0, 60.0)
+    assert "a read takes 30 ms, a write 60 ms" in str(found)
+
+
 def test_only_some_notes_are_shown_those_of_the_longest_tasks_first() -> None:
     rig = Rig()
     now = rig.clock.now()
