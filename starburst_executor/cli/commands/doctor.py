@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from starburst_executor.cli import exits
-from starburst_executor.cli.options import json_option, stack_options
+from starburst_executor.cli.options import examples, json_option, stack_options
+from starburst_executor.cli.render import show_json
 from starburst_executor.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["doctor"]
 _MARKS = {"right": "ok", "wrong": "WRONG", "unknown": "?"}
 
 
-@click.command()
+@click.command(epilog=examples("starburst doctor", "starburst doctor --profile work --json"))
 @stack_options
 @json_option
 def doctor(clients: Clients, as_json: bool) -> None:
@@ -37,7 +37,8 @@ def doctor(clients: Clients, as_json: bool) -> None:
         if not as_json:
             _show(finding)
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        for finding in findings:
+            show_json(**dataclasses.asdict(finding))
     if any(finding.verdict == WRONG for finding in findings):
         raise click.exceptions.Exit(exits.NO)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from starburst_executor.cli.options import json_option, stack_options
+from starburst_executor.cli.options import examples, json_option, stack_options
+from starburst_executor.cli.render import show_json
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError
 
@@ -31,7 +31,13 @@ def image() -> None:
     """Manage the images in which workers on AWS run."""
 
 
-@image.command()
+@image.command(
+    epilog=examples(
+        "starburst image build",
+        "starburst image build simulate.py --arch arm64",
+        "starburst image build --engine codebuild",
+    )
+)
 @click.argument("project", type=click.Path(path_type=Path), default=".")
 @click.option(
     "--arch", "archs", multiple=True, help="x86_64 or arm64; can be given twice.  [default: x86_64, as for launchers]"
@@ -55,7 +61,7 @@ def build(clients: Any, project: Path, archs: tuple[str, ...], engine: str | Non
         click.echo(uri)
 
 
-@image.command("list")
+@image.command("list", epilog=examples("starburst image list", "starburst image list --json"))
 @json_option
 @stack_options
 def list_(clients: Any, as_json: bool) -> None:
@@ -65,14 +71,15 @@ def list_(clients: Any, as_json: bool) -> None:
 
     images = list_images(clients, read_stack(clients))
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in images], indent=2))
+        for one in images:
+            show_json(**asdict(one))
         return
     for one in images:
         pushed = datetime.fromtimestamp(one.pushed_at, timezone.utc)
         click.echo(f"{one.tag:40}  {pushed:%Y-%m-%d %H:%M} UTC  {one.n_bytes / 1e6:7,.0f} MB")
 
 
-@image.command()
+@image.command(epilog=examples("starburst image context /tmp/image simulate.py"))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("project", type=click.Path(path_type=Path), default=".")
 @_base_option

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING
 
 import click
 
 from starburst_executor.cli import exits
-from starburst_executor.cli.options import json_option, stack_options
+from starburst_executor.cli.options import examples, json_option, stack_options
+from starburst_executor.cli.render import show_json
 from starburst_executor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["quota"]
 
 
-@click.command()
+@click.command(
+    epilog=examples("starburst quota", "starburst quota fargate-spot --json", "starburst quota fargate --request 500")
+)
 @click.argument("kind", required=False)
 @click.option("--request", "vcpus", type=click.FloatRange(min=1), metavar="N", help="Request a quota of N vCPUs.")
 @click.option("--yes", is_flag=True, help="Do not ask back.")
@@ -36,8 +38,8 @@ def quota(clients: Clients, kind: str | None, vcpus: float | None, yes: bool, as
     if vcpus is None:
         found = {name: read_quota(clients, KINDS[name]) for name in ([kind] if kind else KINDS)}
         if as_json:
-            plain = {name: None if one is None else dataclasses.asdict(one) for name, one in found.items()}
-            click.echo(json.dumps(plain, indent=2))
+            for name, one in found.items():
+                show_json(kind=name, quota=None if one is None else dataclasses.asdict(one))
             return
         click.echo(f"{'kind':<14}{'vCPUs':>8}{'in use':>8}{'left':>8}")
         for name, one in found.items():

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from starburst_executor.cli.options import stack_options
+from starburst_executor.cli.options import examples, stack_options
 from starburst_executor.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -21,7 +21,11 @@ _AT_REST = (
 )
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "starburst setup", "starburst setup --ec2 --instance-type c7i.4xlarge --dry-run", "starburst setup --batch"
+    )
+)
 @stack_options
 @click.option("--ec2/--no-ec2", default=None, help="Create capacity providers of EC2 instances, On-Demand and Spot.")
 @click.option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from starburst_executor.cli.options import stack_options
+from starburst_executor.cli.options import examples, stack_options
 
 if TYPE_CHECKING:
     from starburst_executor.aws.clients import Clients
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 __all__ = ["shell"]
 
 
-@click.command()
+@click.command(
+    epilog=examples("starburst shell 1a2260d01fa-44f22512", "starburst shell 1a2260d01fa-44f22512 --command bash")
+)
 @click.argument("worker")
 @click.option("--command", metavar="TEXT", default="/bin/sh", show_default=True, help="The program to run.")
 @stack_options

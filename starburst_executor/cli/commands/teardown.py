@@ -8,7 +8,7 @@ import click
 
 from starburst_executor import config
 from starburst_executor.cli import exits
-from starburst_executor.cli.options import stack_options
+from starburst_executor.cli.options import examples, stack_options
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import LaunchError
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["teardown"]
 
 
-@click.command()
+@click.command(epilog=examples("starburst teardown", "starburst teardown --stack trial --yes --force"))
 @stack_options
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Stop running workers.")

@@ -149,7 +149,8 @@ def test_the_command_shows_and_asks(capsys: pytest.CaptureFixture[str], monkeypa
     assert run(["quota", "fargate"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["fargate", "64", "12", "52"]
     assert run(["quota", "fargate", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["fargate"]["limit"] == 64
+    found = json.loads(capsys.readouterr().out)
+    assert (found["format"], found["kind"], found["quota"]["limit"]) == (1, "fargate", 64)
     assert run(["quota", "fargate", "--request", "128", "--yes"]) == 0
     assert "PENDING" in capsys.readouterr().out
     assert run(["quota", "moon"]) == 2

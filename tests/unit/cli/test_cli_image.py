@@ -70,6 +70,6 @@ def test_images_are_listed_for_people_and_programs(
     assert run(["image", "list"]) == 0
     assert capsys.readouterr().out.split() == ["py3.12-5f-x86_64", "2023-11-14", "22:13", "UTC", "123", "MB"]
     assert run(["image", "list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [
-        {"uri": one.uri, "tag": one.tag, "pushed_at": one.pushed_at, "n_bytes": one.n_bytes}
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"format": 1, "uri": one.uri, "tag": one.tag, "pushed_at": one.pushed_at, "n_bytes": one.n_bytes}
     ]
