@@ -531,7 +531,7 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     count_a_forgotten_claim_as_a_loss: (60, "too few losses"),
     never_take_back_what_was_forgotten: (60, "stood for too long|not end in time"),
     keep_deadlines_where_the_store_is_waited_for: (60, "runs on past its task_timeout"),
-    say_goodbye_in_the_thread_that_hears_signals: (60, "listens calls the store"),
+    say_goodbye_in_the_thread_that_hears_signals: (60, "listens calls the store|outlives its grace time"),
     wait_for_the_store_as_long_as_it_takes: (150, "outlives"),
     leave_without_looking: (60, "not end in time|not found"),
     leave_work_to_any_worker_that_was_heard_of: (60, "on their way out"),
