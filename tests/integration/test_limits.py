@@ -253,7 +253,10 @@ def test_many_futures_cost_few_requests(store_url: str, n_futures: int) -> None:
         futures = [executor.submit(abs, -n) for n in range(n_futures)]
         assert sum(future.result() for future in futures) == sum(range(n_futures))
         requests = executor.requests()
-    assert sum(n for kind, n in requests.items() if not kind.startswith("bytes")) < n_futures / 5
+    assert (
+        sum(n for kind, n in requests.items() if not kind.startswith("bytes") and not kind.endswith("_us"))
+        < n_futures / 5
+    )
     print(f"{n_futures:,} futures: {time.monotonic() - started:.1f} s, requests {requests}")
 
 
