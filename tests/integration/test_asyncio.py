@@ -40,10 +40,10 @@ def no_request_in_a_loop(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     made: list[str] = []
     ask = Tries._try
 
-    def checked(self: Tries, lane: int, request: Any) -> Any:
+    def checked(self: Tries, *arguments: Any) -> Any:
         if in_event_loop():
             made.append(threading.current_thread().name)
-        return ask(self, lane, request)
+        return ask(self, *arguments)
 
     monkeypatch.setattr(Tries, "_try", checked)
     yield
