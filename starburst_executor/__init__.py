@@ -39,6 +39,8 @@ if TYPE_CHECKING:
         StarburstError,
         StoreError,
         StoreUnavailable,
+        StudyChanged,
+        StudyNotFound,
         TaskCrashed,
         TaskFailed,
         TaskTimeout,
@@ -49,6 +51,9 @@ if TYPE_CHECKING:
     from starburst_executor.launch.aws.batch import Batch
     from starburst_executor.launch.aws.ecs import Ec2, Fargate
     from starburst_executor.launch.local.launcher import Local
+    from starburst_executor.study.stage import Stage
+    from starburst_executor.study.study import Study
+    from starburst_executor.study.trial import Trial
 
 from starburst_executor.version import __version__
 
@@ -74,11 +79,15 @@ __all__ = [
     "SessionNotFound",
     "SessionStatus",
     "SessionSummary",
+    "Stage",
     "StarburstError",
     "StarburstExecutor",
     "StarburstFuture",
     "StoreError",
     "StoreUnavailable",
+    "Study",
+    "StudyChanged",
+    "StudyNotFound",
     "TaskContext",
     "TaskCrashed",
     "TaskFailed",
@@ -88,6 +97,7 @@ __all__ = [
     "Timeline",
     "Timings",
     "TooManyFailures",
+    "Trial",
     "VersionMismatch",
     "WorkerLost",
     "__version__",
@@ -117,11 +127,15 @@ _DEFINED_IN = {
     "SessionNotFound": "errors",
     "SessionStatus": "client.report",
     "SessionSummary": "client.counting",
+    "Stage": "study.stage",
     "StarburstError": "errors",
     "StarburstExecutor": "client.executor",
     "StarburstFuture": "client.future",
     "StoreError": "errors",
     "StoreUnavailable": "errors",
+    "Study": "study.study",
+    "StudyChanged": "errors",
+    "StudyNotFound": "errors",
     "TaskContext": "context",
     "TaskCrashed": "errors",
     "TaskFailed": "errors",
@@ -131,6 +145,7 @@ _DEFINED_IN = {
     "Timeline": "client.timeline",
     "Timings": "config",
     "TooManyFailures": "errors",
+    "Trial": "study.trial",
     "VersionMismatch": "errors",
     "WorkerLost": "errors",
     "current_task": "context",

@@ -167,6 +167,26 @@ class Once:
             entry = self._log.last()
         return None if entry is None else f"{entry.function_name}{entry.signature}"
 
+    def find(self, keys: Sequence[object]) -> list[StarburstFuture[Any] | None]:
+        """Return the future of each key's task, None for a key that has none. Submits nothing, and reads a session that is over.
+
+        Store: 1 GET; the first time 1 LIST per 1,000 entries, 1 GET an entry. 1 LIST for each epoch that holds these tasks.
+        """
+        with self._turn:
+            self._log.read()
+            digests = [digest_of(key) for key in keys]
+            known = self._log.find(dict.fromkeys(digests))
+            if not known:
+                return [None] * len(digests)
+            ordinal = open_once(self._session)
+            placed = self._placed(ordinal, known.values())
+            futures: dict[int, StarburstFuture[Any]] = {}
+            # A task whose status object is missing was never seen by a worker: its client died before it created that.
+            for listed in self._listed(ordinal, list(placed)):
+                self._watch(listed, placed[listed.ref], futures)
+            self._engine.start()
+            return [futures.get(known[digest]) if digest in known else None for digest in digests]
+
     # --- what is wanted -----------------------------------------------------------------------------------------------
 
     def _wanted(self, function: Callable[..., Any], given: Iterable[Call], keys: Sequence[object] | None) -> _Wanted:

@@ -91,6 +91,7 @@ class Driver:
     Args:
         definition: The digest of the stored stages as this process knows them.
         beats: Whether a thread beats for the wheel; a simulation beats at each turn of the loop instead.
+        ends_session: Whether a complete study ends its session; not for a driver that is a task of it.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Driver:
         tell: Tell,
         stop: threading.Event,
         beats: bool = True,
+        ends_session: bool = True,
     ) -> None:
         self._objects = objects
         self._plan = plan
@@ -119,6 +121,7 @@ class Driver:
         self._tell = tell
         self._stop = stop
         self._beats = beats
+        self._ends_session = ends_session
         self._turn = _Turn(clock.monotonic())
         self._rounds = self._new_rounds()
 
@@ -151,15 +154,19 @@ class Driver:
         beating = Beating(self._wheel, self._clock, beat_s=self._pace.beat_s) if self._beats else None
         self._turn = _Turn(self._clock.monotonic())
         self._rounds = self._new_rounds()
+        is_complete = False
         try:
             # From here on no other driver can change the record.
             self._objects.change(lambda record: transitions.driven_by(record, self._wheel.driver))
             self._begin(options)
-            return self._loop()
+            record = self._loop()
+            is_complete = record.state == COMPLETE
+            return record
         finally:
             if beating is not None:
                 beating.end()
-            self._rounds.leave()
+            # The tables have all outcomes: the workers of a complete study need not wait until they are idle for long.
+            self._rounds.leave(ends=is_complete and self._ends_session)
             self._wheel.leave()
 
     def _new_rounds(self) -> Rounds:
@@ -197,6 +204,10 @@ class Driver:
         tables: dict[str, str | None] = {}
         if renewed and record.session:
             tables = self._rounds.cancelled(record, renewed, keeps_failed=not options.failed)
+        # An aborted study goes on in another session, if its own is over: perhaps that was the reason.
+        is_over = bool(renewed and self._rounds.over())
+        if is_over:
+            self._rounds.leave()
         self._turn.to_retry = set(running) - set(renewed) if options.failed else set()
         self._rounds.to_give_up = set() if options.unfinished else set(running)
         at = self._clock.now()
@@ -213,7 +224,8 @@ class Driver:
             if record.state != OPEN:
                 return record
             still = {name: table for name, table in tables.items() if record.stage(name).state == RUNNING}
-            return transitions.started(transitions.carried(record, still, session=record.session), self._plan, at)
+            session = "" if is_over else record.session
+            return transitions.started(transitions.carried(record, still, session=session), self._plan, at)
 
         self._change(step)
 

@@ -180,11 +180,12 @@ class _Walk:
     def _object(self, value: Any) -> Iterator[str]:
         kind = type(value)
         yield f"{kind.__module__}.{kind.__qualname__}"
+        # Of an object of a library, such as a logger or a lock, the class counts alone: its state is none of the program's.
         if self._is_own(kind.__module__):
             yield from self._class(kind)
-        state = getattr(value, "__dict__", None)
-        if isinstance(state, dict):
-            yield from self._of(state)
+            state = getattr(value, "__dict__", None)
+            if isinstance(state, dict):
+                yield from self._of(state)
 
     def _is_own(self, module: str | None) -> bool:
         top = (module or "").partition(".")[0]

@@ -41,8 +41,8 @@ class Fleet(Protocol):
     def cost_usd(self) -> float:
         """Return the estimated cost so far."""
 
-    def leave(self) -> None:
-        """Detach; what was submitted goes on."""
+    def leave(self, *, ends: bool = False, deletes: bool = False) -> None:
+        """Detach: what was submitted goes on. Or end the session, and perhaps delete its objects."""
 
 
 class Workers(Protocol):

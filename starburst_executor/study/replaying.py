@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from starburst_executor.errors import ObjectNotFound, PreconditionFailed
 from starburst_executor.store.base import Body, Listed, ObjectStore, Stored
-from starburst_executor.study.spec import TrialSpec
+from starburst_executor.study import transitions
+from starburst_executor.study.plan import Plan
+from starburst_executor.study.record import StudyRecord
+from starburst_executor.study.running import run_trial
+from starburst_executor.study.spec import TrialSpec, spec_of
 from starburst_executor.study.stage import TrialOptions
 from starburst_executor.study.trial import Trial
 
-__all__ = ["Overlay", "local_trial"]
+__all__ = ["Overlay", "local_trial", "replayed"]
 
 
 class Overlay:
@@ -77,3 +82,16 @@ def local_trial(stage: str, index: int, case: Any, *, seed: int) -> Trial:
         metrics={}, options=TrialOptions(), prune=None, store="", study="here",
     )  # fmt: skip
     return Trial(spec, index, store=Overlay())
+
+
+def replayed(name: str, record: StudyRecord, plan: Plan, store: ObjectStore) -> dict[str, float]:
+    """Run one trial of a study here, without its timeout and retries; return its metrics. `Study.replay` says the rest."""
+    stage_name, _, index = name.rpartition("/")
+    stage = record.stage(stage_name)
+    if not index.isdigit() or int(index) >= stage.trials:
+        raise LookupError(
+            f"no such trial: {name!r}: stage {stage_name} has {stage_name}/0 to {stage_name}/{stage.trials - 1}"
+        )
+    inputs = transitions.inputs_of(record, plan, stage_name)
+    spec = replace(spec_of(plan[stage_name], record, inputs, store=store.url), options=TrialOptions())
+    return dict(run_trial(spec, int(index), store=Overlay(store))["metrics"])

@@ -161,10 +161,10 @@ class Rounds:
         """Return the estimated cost of the session so far."""
         return 0.0 if self._fleet is None else self._fleet.cost_usd()
 
-    def leave(self) -> None:
-        """Detach from the session. A second call is harmless."""
+    def leave(self, *, ends: bool = False) -> None:
+        """Detach from the session, or end it. A second call is harmless."""
         if self._fleet is not None:
-            self._fleet.leave()
+            self._fleet.leave(ends=ends)
             self._fleet = None
 
     def _opened(self, record: StudyRecord) -> str:

@@ -45,10 +45,12 @@ __all__ = [
     "carried",
     "changes_of",
     "decided",
+    "defined",
     "driven_by",
     "forked",
     "inputs_of",
     "ready",
+    "renamed",
     "reopened",
     "restarted",
     "started",
@@ -102,6 +104,16 @@ def plain_copy(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return plain values as they will be read from the store: tuples become lists. Raises: TypeError for others."""
     copied: dict[str, Any] = msgpack.unpackb(msgpack.packb(dict(values)))
     return copied
+
+
+def defined(record: StudyRecord, definition: str) -> StudyRecord:
+    """Return the record with the digest of its stored stages."""
+    return replace(record, definition=definition)
+
+
+def renamed(record: StudyRecord, name: str) -> StudyRecord:
+    """Return the record under another name, as the first generation of a study that no process drives."""
+    return replace(record, name=name, generation=1, driver="")
 
 
 # ---------------------------------------------------------------------------------------------------------------- of a driver

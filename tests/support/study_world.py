@@ -198,7 +198,7 @@ class MortalFleet:
     def cost_usd(self) -> float:
         return 0.0
 
-    def leave(self) -> None:
+    def leave(self, *, ends: bool = False, deletes: bool = False) -> None:
         if self._life.is_dead:
             raise Killed
 

@@ -1,0 +1,367 @@
+"""Studies end to end: drivers that are killed, two at once, on the workers; failures of every kind; branches, gates, changed code."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from starburst_executor import Stage, Study, StudyChanged, StudyNotFound
+from starburst_executor.study.events import Event
+from tests.sessions import kill_workers, timings_for, wait_until
+from tests.support import campaign
+from tests.support.moto_server import ROOT, MotoServer
+
+# Each test runs on the embedded store with `make test`, and on S3 too with `make stress`: there a study makes the same requests.
+STORES = ["sqlite", pytest.param("s3", marks=pytest.mark.stress)]
+
+
+@pytest.fixture(params=STORES)
+def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite://{tmp_path}/sessions"
+    else:
+        server: MotoServer = request.getfixturevalue("moto_server")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield f"s3://{server.bucket}/{tmp_path.name}"
+    kill_workers(f"/{tmp_path.name}/")
+
+
+def drive(name: str, store: str, folder: Path, moment: str = "none") -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    words = [sys.executable, "-m", "tests.support.campaign", name, store, str(folder), moment]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+
+
+def essence(study: Study) -> list[Any]:
+    """Everything that two equal studies have in common, without times."""
+    rows = {stage.name: study.table(stage.name) for stage in study.status().stages}
+    return [
+        (
+            (stage.name, stage.completed, stage.failed, stage.cancelled, stage.survivors, stage.metrics),
+            [(row.index, row.state, row.metrics, row.params, row.artefacts) for row in rows[stage.name]],
+        )
+        for stage in study.status().stages
+    ]
+
+
+def ended(folder: Path) -> Counter[str]:
+    return Counter((folder / "ended").read_text(encoding="utf-8").split())
+
+
+def make(name: str, store: str, stages: list[Stage], **options: Any) -> Study:
+    return Study(name, stages, store=store, timings=timings_for(store), **{"workers": 2, **options})
+
+
+MOMENTS = ["decided:s0", "middle:s1", "decided:s2", "before the record", "choosing", "after the record"]
+
+
+def test_a_driver_killed_at_each_moment_ends_as_an_undisturbed_one(store_url: str, tmp_path: Path) -> None:
+    folders = [tmp_path / "killed", tmp_path / "plain"]
+    for folder in folders:
+        folder.mkdir()
+    for moment in MOMENTS:
+        driver = drive("killed", store_url, folders[0], moment)
+        said, errors = driver.communicate(timeout=100)
+        assert driver.returncode == -signal.SIGKILL, (moment, said, errors)
+    for name, folder in zip(("killed", "plain"), folders, strict=True):
+        driver = drive(name, store_url, folder)
+        said, errors = driver.communicate(timeout=100)
+        assert said == "complete\n", errors
+    killed, plain = campaign.study("killed", store_url), campaign.study("plain", store_url)
+    assert essence(killed) == essence(plain)
+    assert [len(stage.survivors) for stage in killed.status().stages] == list(campaign.SURVIVORS)
+    assert killed.validate() == plain.validate() == []
+    # No finished trial ran again, and none was left out.
+    assert ended(folders[0]) == ended(folders[1])
+    assert set(ended(folders[0]).values()) == {1}
+    assert sum(ended(folders[0]).values()) == sum(campaign.TRIALS)
+    for study in (killed, plain):
+        study.delete()
+        study.close()
+    with pytest.raises(StudyNotFound):
+        campaign.study("killed", store_url).status()
+
+
+def test_two_drivers_at_once_do_each_trial_once(store_url: str, tmp_path: Path) -> None:
+    drivers = [drive("both", store_url, tmp_path) for _ in range(2)]
+    for driver in drivers:
+        said, errors = driver.communicate(timeout=100)
+        assert said == "complete\n", errors
+    assert set(ended(tmp_path).values()) == {1}
+    study = campaign.study("both", store_url)
+    assert study.validate() == []
+    study.delete()
+    study.close()
+
+
+# --------------------------------------------------------------------------------------------------------------- failures
+
+
+def misbehave(trial: Any) -> dict[str, float]:
+    kind = trial.params["kind"]
+    if kind == "crashed":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif kind == "timed out":
+        while True:
+            pass
+    elif kind == "memory":
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        return {"score": len(bytearray(2**34))}
+    elif kind == "disk full":
+        with open("/dev/full", "w") as file:
+            file.write("x" * 100_000)
+    elif kind == "raised":
+        raise ValueError("oops")
+    return {"score": trial.index}
+
+
+KINDS = ["crashed", "timed out", "memory", "disk full", "raised"]
+
+
+def fails_by_kind(store_url: str, n_good: int, n_each: int) -> None:
+    kinds = ["fine"] * n_good + KINDS * n_each
+    stage = Stage(
+        "all", misbehave, cases=[{"kind": kind} for kind in kinds], select=("score", 2), options={"timeout": 1.0}
+    )
+    study = make("kinds", store_url, [stage, Stage("next", misbehave, 1)])
+    status = study.run(progress=False)
+    found = {(row.params["kind"], row.kind) for row in study.table("all") if row.state == "failed"}
+    assert found == {(kind, kind) for kind in KINDS}
+    assert (status.state, status.stages[0].completed, status.stages[0].failed) == (
+        "complete",
+        n_good,
+        len(KINDS) * n_each,
+    )
+    assert status.stages[0].survivors == (f"all/{n_good - 1}", f"all/{n_good - 2}")
+    assert study.validate() == []
+    study.delete()
+    study.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full, and limits of memory")
+def test_failures_have_their_kind_and_the_study_goes_on(store_url: str) -> None:
+    fails_by_kind(store_url, 4, 1)
+
+
+@pytest.mark.stress
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full, and limits of memory")
+def test_a_hundred_trials_of_which_a_third_fail(store_url: str) -> None:
+    fails_by_kind(store_url, 65, 7)
+
+
+COUNTER = "import sys, time; print('n =', sys.argv[1]); time.sleep(0 if sys.argv[1] != '3' else 600); sys.exit(int(sys.argv[1]) == 2)"
+
+
+def test_a_command_that_fails_or_hangs_is_a_failed_trial(store_url: str) -> None:
+    stage = Stage(
+        "sweep",
+        command=[sys.executable, "-c", COUNTER, "{n}"],
+        cases=[{"n": n} for n in range(4)] + [{"m": 1}],
+        metrics={"n": {"regex": r"n = (\d+)"}},
+        options={"timeout": 5.0},
+        select=("n", 1),
+    )
+    study = make("command", store_url, [stage])
+    assert study.run(progress=False).stages[0].survivors == ("sweep/1",)
+    rows = study.table("sweep")
+    assert [(row.state, row.kind) for row in rows] == [
+        ("completed", ""), ("completed", ""), ("failed", "raised"), ("failed", "timed out"), ("failed", "raised"),
+    ]  # fmt: skip
+    assert "exited with status 1" in rows[2].error
+    assert "'n'" in rows[4].error
+    study.delete()
+    study.close()
+
+
+# --------------------------------------------------------------------------------------------------------------- branches
+
+
+def meet(trial: Any) -> dict[str, float]:
+    folder = Path(trial.params["folder"])
+    (folder / trial.stage).touch()
+    other = {"left": "right", "right": "left"}[trial.stage]
+    wait_until(lambda: (folder / other).exists())
+    return {"score": 1}
+
+
+def pass_on(trial: Any) -> dict[str, float]:
+    return {"score": trial.index}
+
+
+def test_both_branches_of_a_diamond_run_at_once(store_url: str, tmp_path: Path) -> None:
+    study = make(
+        "diamond",
+        store_url,
+        [
+            Stage("top", pass_on, cases=[{"folder": str(tmp_path)}]),
+            Stage("left", meet, 1, depends_on="top"),
+            Stage("right", meet, 1, depends_on="top"),
+            Stage("bottom", pass_on, 4, depends_on=("left", "right")),
+        ],
+    )
+    status = study.run(progress=False)
+    assert status.is_complete
+    assert [row.params["folder"] for row in study.table("bottom")] == [str(tmp_path)] * 4
+    study.delete()
+    study.close()
+
+
+# ----------------------------------------------------------------------------------------------------- people and changes
+
+
+def test_a_gate_is_approved_from_another_process(store_url: str) -> None:
+    stages = [Stage("first", pass_on, 4, select=("score", 1), gate=True), Stage("second", pass_on, 2)]
+    study = make("gated", store_url, stages)
+    waits = threading.Event()
+
+    def hear(event: Event) -> None:
+        if event.kind == "gate":
+            waits.set()
+
+    driver = threading.Thread(target=lambda: study.run(progress=hear))
+    driver.start()
+    assert waits.wait(60)
+    code = f"from starburst_executor import Study; Study.resume('gated', store={store_url!r}).approve('first', by='ada', note='good')"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+    driver.join(60)
+    assert study.status().is_complete
+    assert [event.data["by"] for event in study.events() if event.kind == "gate"] == ["ada"]
+    study.delete()
+    study.close()
+
+
+def double(trial: Any) -> dict[str, float]:
+    return {"score": trial.index * 2}
+
+
+def test_changed_code_is_refused_or_accepted_and_written_down(store_url: str) -> None:
+    def study(run: Any, n: int = 4) -> Study:
+        stages = [Stage("first", run, 4, select=("score", 2)), Stage("second", pass_on, n)]
+        return make("changing", store_url, stages)
+
+    first = study(pass_on)
+    assert first.run(progress=False).is_complete
+    with pytest.raises(StudyChanged, match=r"stage first: code was .*, is .*: study=changing; undo that"):
+        study(double).run(progress=False)
+    with pytest.raises(StudyChanged, match="stage second: trials was 4, is 9"):
+        study(pass_on, 9).run(progress=False)
+    changed = study(double)
+    status = changed.run(progress=False, accept_changes=True)
+    assert (status.is_complete, len(status.changes)) == (True, 1)
+    assert status.stages[0].metrics == ({"score": 3}, {"score": 2})  # the decision stands
+    status = changed.run(progress=False, restart="first")
+    assert status.stages[0].metrics == ({"score": 6}, {"score": 4})
+    assert [stage.edition for stage in status.stages] == [2, 2]
+    assert changed.validate() == []
+    changed.delete()
+    for one in (first, changed):
+        one.close()
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from starburst_executor import Stage, Study
+from tests.sessions import timings_for
+def wait(trial):
+    while trial.index >= 2 and not Path(sys.argv[2], "go").exists():
+        time.sleep(0.01)
+    return {"score": trial.index}
+if __name__ == "__main__":
+    sys.argv[1:] = sys.argv[1:]
+    store, folder = sys.argv[1:3]
+    def wait(trial, folder=folder):
+        while trial.index >= 2 and not Path(folder, "go").exists():
+            time.sleep(0.01)
+        return {"score": trial.index}
+    study = Study("stopped", [Stage("only", wait, 4, select=("score", 1))], store=store, workers=2, timings=timings_for(store))
+    print(study.run(progress=lambda event: print(event.text, flush=True)).state, flush=True)
+"""
+
+
+def test_sigterm_stops_a_driver_and_its_trials_go_on(store_url: str, tmp_path: Path) -> None:
+    script = tmp_path / "stopped.py"
+    script.write_text(SLOW, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, str(script), store_url, str(tmp_path)]
+    driver = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    with driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline().startswith("stage only runs")
+        driver.send_signal(signal.SIGTERM)
+        driver.stdout.read()
+        assert driver.wait(60) == 128 + signal.SIGTERM
+    assert not Study.resume("stopped", store=store_url).status().is_driven
+    (tmp_path / "go").touch()
+    # From another folder, by its stored function.
+    code = f"from starburst_executor import Study; print(Study.resume('stopped', store={store_url!r}).run(progress=False).state)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd="/", env=environment, check=True, timeout=100
+    )
+    assert done.stdout == "complete\n"
+    study = Study.resume("stopped", store=store_url)
+    assert study.status().stages[0].survivors == ("only/3",)
+    study.delete()
+    study.close()
+
+
+def test_the_workers_drive_a_study_that_is_started(store_url: str) -> None:
+    study = make("started", store_url, [Stage("first", pass_on, 6, select=("score", 2)), Stage("second", pass_on, 3)])
+    assert study.start().state == "open"
+    wait_until(lambda: study.status().is_complete, 100)
+    assert study.validate() == []
+    study.delete()
+    study.close()
+
+
+def lost_once(trial: Any) -> dict[str, float]:
+    """Goes on from its checkpoint after its process was killed."""
+    step = trial.restore(0)
+    if step == 0:
+        trial.checkpoint(7)
+        raise ValueError("the first attempt ends here")
+    return {"step": step}
+
+
+def test_a_trial_goes_on_from_its_checkpoint(store_url: str) -> None:
+    study = make("long", store_url, [Stage("only", lost_once, 2, options={"retries": 1})])
+    status = study.run(progress=False)
+    assert [row.metrics for row in study.table("only")] == [{"step": 7}, {"step": 7}]
+    assert status.is_complete
+    study.delete()
+    study.close()
+
+
+def learn(trial: Any) -> dict[str, float]:
+    """Trials with an odd index are bad; they look whether they should stop until that is so."""
+    deadline = time.monotonic() + 60
+    step = 0
+    while step < 3 or (trial.index % 2 and time.monotonic() < deadline):
+        trial.report(step % 3, score=-1.0 if trial.index % 2 else 1.0)
+        if trial.should_prune():
+            return {}
+        step += 1
+        if trial.index % 2:
+            time.sleep(0.1)
+    return {"score": 1.0}
+
+
+def test_trials_worse_than_the_median_are_pruned(store_url: str) -> None:
+    study = make("pruned", store_url, [Stage("only", learn, 6, prune=("score", 1))])
+    status = study.run(progress=False)
+    assert (status.stages[0].completed, status.stages[0].cancelled) == (3, 3)
+    assert {row.kind for row in study.table("only") if row.index % 2} == {"pruned"}
+    study.delete()
+    study.close()
