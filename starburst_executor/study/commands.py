@@ -29,7 +29,8 @@ def filled(command: str | tuple[str, ...], values: dict[str, Any]) -> list[str]:
         return [word.format_map(values) for word in words]
     except (LookupError, ValueError, AttributeError, TypeError) as error:
         raise TrialFailed(
-            f"the command cannot be filled in: {type(error).__name__}: {error}; there are {', '.join(sorted(values))}"
+            f"the command cannot be filled in: {type(error).__name__}: {error}; there are {', '.join(sorted(values))}, and a brace itself is "
+            "written {{"
         ) from error
 
 

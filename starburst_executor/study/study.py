@@ -234,6 +234,11 @@ class Study:
         """The study's name."""
         return self._objects.keys.name
 
+    @property
+    def store(self) -> str:
+        """The URL of its store."""
+        return self._opened.store.url
+
     def __repr__(self) -> str:
         return f"<Study {self.name} in {self._opened.store.url}>"
 

@@ -218,7 +218,8 @@ def without_result(plan: Plan, name: str, rows: Sequence[TrialRow], choice: Choi
     """Return why a study cannot go on after this choice; empty if it can."""
     counts = counted(rows)
     if not counts.completed:
-        return f"no trial of stage {name} completed: {counts.failed} failed, {counts.cancelled} cancelled"
+        first = next((f"; {row.name} {row.kind}: {row.error}" for row in rows if row.error), "")
+        return f"no trial of stage {name} completed: {counts.failed} failed, {counts.cancelled} cancelled{first}"
     below = plan.below(name)
     if below and not choice.survivors:
         return f"stage {name} has no survivors, and {below[0]} depends on it: {choice.reason}"

@@ -86,13 +86,14 @@ def stages() -> list[Stage]:
     return made
 
 
+# Without braces, in which a command's parameters would be filled in.
 PROGRAM = """
 import json, os, sys
 x = float(sys.argv[1])
-json.dump({"cost": int(sys.argv[2]) % 4}, open("cost.json", "w"))
+json.dump(dict(cost=int(sys.argv[2]) % 4), open("cost.json", "w"))
 with open(os.environ["CAMPAIGN_FOLDER"] + "/ended", "a") as file:
-    file.write(f"{sys.argv[3]}/{sys.argv[2]}\\n")
-print(f"score={-x * x}")
+    file.write(sys.argv[3] + "/" + sys.argv[2] + "\\n")
+print("score=" + str(-x * x))
 """
 
 
