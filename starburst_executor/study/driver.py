@@ -156,8 +156,6 @@ class Driver:
         self._rounds = self._new_rounds()
         is_complete = False
         try:
-            # From here on no other driver can change the record.
-            self._objects.change(lambda record: transitions.driven_by(record, self._wheel.driver))
             self._begin(options)
             record = self._loop()
             is_complete = record.state == COMPLETE
@@ -191,7 +189,7 @@ class Driver:
         return self._objects.change(guarded)
 
     def _begin(self, options: RunOptions) -> None:
-        """Apply what the user asked for, in one swap, and start what can start."""
+        """Become the driver, apply what the user asked for, and start what can start: in one swap, if no outcomes are carried."""
         record = self._objects.known
         for stage in record.stages:
             if stage.is_decided and stage.name not in options.restart:
@@ -200,6 +198,9 @@ class Driver:
         running = [stage.name for stage in record.stages if stage.state == RUNNING]
         is_reopened = record.state == ABORTED and options.continue_aborted
         renewed = [name for name in running if name in changed or is_reopened]
+        if renewed:
+            # Before outcomes are read, no other driver may change the record any more.
+            self._objects.change(self._driven)
         # Crash here: the cancelled trials have no outcome, and the next driver submits them in a further round.
         tables: dict[str, str | None] = {}
         if renewed and record.session:
@@ -213,6 +214,7 @@ class Driver:
         at = self._clock.now()
 
         def step(record: StudyRecord) -> StudyRecord:
+            record = self._driven(record)
             if record.state == ABORTED and not options.changes_anything:
                 return record
             if is_reopened and record.state == ABORTED:
@@ -227,7 +229,14 @@ class Driver:
             session = "" if is_over else record.session
             return transitions.started(transitions.carried(record, still, session=session), self._plan, at)
 
-        self._change(step)
+        # From here on no other driver can change the record.
+        if renewed:
+            self._change(step)
+        else:
+            self._objects.change(step)
+
+    def _driven(self, record: StudyRecord) -> StudyRecord:
+        return transitions.driven_by(record, self._wheel.driver)
 
     def _loop(self) -> StudyRecord:
         while True:

@@ -179,7 +179,7 @@ class _Walk:
 
     def _object(self, value: Any) -> Iterator[str]:
         kind = type(value)
-        yield f"{kind.__module__}.{kind.__qualname__}"
+        yield kind.__qualname__ if self._is_own(kind.__module__) else f"{kind.__module__}.{kind.__qualname__}"
         # Of an object of a library, such as a logger or a lock, the class counts alone: its state is none of the program's.
         if self._is_own(kind.__module__):
             yield from self._class(kind)

@@ -260,6 +260,16 @@ def test_a_fingerprint_sees_closures_defaults_classes_and_constants() -> None:
     assert code(made(source)) != code(made(source.replace("k=1", "k=2")))
 
 
+def test_a_fingerprint_is_the_same_in_a_script_and_in_a_module_of_its_name() -> None:
+    source = "class Run:\n    def __init__(self, n):\n        self.n = n\n    def __call__(self, trial):\n        return {'s': self.n}\nrun = Run(3)\n"
+    as_script = made(source)
+    as_module = made(source)
+    type(as_module).__module__ = type(as_module).__call__.__module__ = "tests.some"
+    assert code(as_script) == code(as_module)
+    as_module.n = 4
+    assert code(as_script) != code(as_module)
+
+
 def test_a_configuration_has_one_fingerprint() -> None:
     def config(**given: Any) -> str:
         return Plan([Stage("s", trial, **{"trials": 3, **given})]).config("s", 7)
