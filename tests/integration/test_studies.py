@@ -67,17 +67,18 @@ def make(name: str, store: str, stages: list[Stage], **options: Any) -> Study:
 MOMENTS = ["decided:s0", "middle:s1", "decided:s2", "before the record", "choosing", "after the record"]
 
 
+@pytest.mark.timeout(900)
 def test_a_driver_killed_at_each_moment_ends_as_an_undisturbed_one(store_url: str, tmp_path: Path) -> None:
     folders = [tmp_path / "killed", tmp_path / "plain"]
     for folder in folders:
         folder.mkdir()
     for moment in MOMENTS:
         driver = drive("killed", store_url, folders[0], moment)
-        said, errors = driver.communicate(timeout=100)
+        said, errors = driver.communicate(timeout=300)
         assert driver.returncode == -signal.SIGKILL, (moment, said, errors)
     for name, folder in zip(("killed", "plain"), folders, strict=True):
         driver = drive(name, store_url, folder)
-        said, errors = driver.communicate(timeout=100)
+        said, errors = driver.communicate(timeout=300)
         assert said == "complete\n", errors
     killed, plain = campaign.study("killed", store_url), campaign.study("plain", store_url)
     assert essence(killed) == essence(plain)
@@ -94,10 +95,11 @@ def test_a_driver_killed_at_each_moment_ends_as_an_undisturbed_one(store_url: st
         campaign.study("killed", store_url).status()
 
 
+@pytest.mark.timeout(900)
 def test_two_drivers_at_once_do_each_trial_once(store_url: str, tmp_path: Path) -> None:
     drivers = [drive("both", store_url, tmp_path) for _ in range(2)]
     for driver in drivers:
-        said, errors = driver.communicate(timeout=100)
+        said, errors = driver.communicate(timeout=300)
         assert said == "complete\n", errors
     assert set(ended(tmp_path).values()) == {1}
     study = campaign.study("both", store_url)
