@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 
 import msgpack
@@ -41,9 +40,7 @@ class Curves:
         key = (stage, edition)
         least = self._least.get(key, 1)
         return {
-            str(step): statistics.median(values)
-            for step, values in self._values.get(key, {}).items()
-            if len(values) >= least
+            str(step): _median(values) for step, values in self._values.get(key, {}).items() if len(values) >= least
         }
 
     def publish(self, objects: StudyObjects) -> None:
@@ -51,3 +48,8 @@ class Curves:
         for stage, edition in sorted(self._changed):
             objects.store.put(objects.keys.curves(stage, edition), msgpack.packb(self.medians(stage, edition)))
         self._changed.clear()
+
+
+def _median(values: list[float]) -> float:
+    ordered, half = sorted(values), len(values) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

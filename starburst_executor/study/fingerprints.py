@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -28,6 +27,8 @@ _MOST = 5_000  # objects of one function; what comes later is not looked at
 
 def config_of(stage: Stage, parents: tuple[str, ...], study_seed: int) -> str:
     """Return the fingerprint of a stage's settings, without its functions: 16 hexadecimal digits."""
+    import json
+
     gate = stage.gate
     rules = stage.abort_if
     plain = {
@@ -72,6 +73,8 @@ def _code_of(stage: Stage, own: frozenset[str]) -> str:
 
 
 def _plain(case: Any) -> Any:
+    import json
+
     try:
         json.dumps(case, sort_keys=True)
     except (TypeError, ValueError):

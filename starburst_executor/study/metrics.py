@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -101,6 +100,8 @@ def _taken(value: Any, name: str, metric: Metric) -> Any:
         return _matched(_text(value, name, metric), name, metric.regex)
     key = metric.key or name
     if metric.file is not None:
+        import json
+
         value = json.loads(_text(value, name, metric))
     elif isinstance(value, Output):
         raise ValueError(

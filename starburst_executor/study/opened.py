@@ -7,32 +7,33 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starburst_executor import config, context
 from starburst_executor.client.opening import is_embedded
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import StudyChanged, StudyNotFound
-from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.study import transitions
-from starburst_executor.study.definitions import dump_stages, sealer_of
-from starburst_executor.study.driver import Driver, Pace, RunOptions
-from starburst_executor.study.events import Tell
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import StudyRecord
-from starburst_executor.study.sessions import SessionWorkers
-from starburst_executor.study.wheel import Wheel
 from starburst_executor.version import __version__
 
+if TYPE_CHECKING:
+    from starburst_executor.protocol.seal import Sealer
+    from starburst_executor.study.driver import Driver, RunOptions
+    from starburst_executor.study.events import Tell
+    from starburst_executor.study.sessions import SessionWorkers
+
+# What only a study that runs needs is imported there: `from starburst_executor import *` stays light.
 __all__ = ["OpenedStudy", "open_studies", "until_sigterm"]
 
 _PATIENCE_S = 300.0
 # A request to the embedded store costs nothing.
-_EMBEDDED = Pace(beat_s=1.0, look_s=1.0)
+_EMBEDDED_S = 1.0  # between two beats, and between two looks
 _EMBEDDED_LOOKS = 10
 
 
@@ -93,25 +94,34 @@ class OpenedStudy:
 
     def define(self, plan: Plan) -> str:
         """Store the stages; return their digest. Harmless twice."""
+        from starburst_executor.study.definitions import dump_stages
+
         return dump_stages(plan.stages, self.store, self.objects.keys, self.sealer(is_new=True), self.clock)
 
     def driver(self, plan: Plan, definition: str, options: RunOptions, tell: Tell, stop: threading.Event) -> Driver:
         """Return a driver, which begins with its `run`."""
-        pace, looks = self._pace()
+        from starburst_executor.study.driver import Driver, Pace
+        from starburst_executor.study.wheel import Wheel
+
+        beat_s, look_s, looks = self._pace()
         wheel = Wheel(self.store, self.objects.keys.driver, self.clock, self.clock.new_id(), looks=looks)
         return Driver(
             self.objects, plan, wheel, self.workers(), self.clock,
-            definition=definition, options=options, pace=pace, tell=tell, stop=stop, ends_session=context.current_task() is None,
+            definition=definition, options=options, pace=Pace(beat_s, look_s), tell=tell, stop=stop, ends_session=context.current_task() is None,
         )  # fmt: skip
 
     def workers(self) -> SessionWorkers:
         """Return what opens this study's sessions."""
+        from starburst_executor.study.sessions import SessionWorkers
+
         # A driver that is itself a task starts no workers: they would end with it.
         launcher = "none" if context.current_task() is not None else None
         return SessionWorkers(self.store.url, self.settings, self.clock, key=self.key, launcher=launcher)
 
     def sealer(self, *, is_new: bool) -> Sealer:
         """Return the sealer of its stages. Raises: KeyNotFound, ConfigError."""
+        from starburst_executor.study.definitions import sealer_of
+
         name = self.objects.keys.name
         label = f"study-{name}"
         key = (
@@ -129,12 +139,12 @@ class OpenedStudy:
             for digest in {digest for survivor in stage.survivors for digest in survivor.artefacts.values()}:
                 other.objects.write_artefact(self.objects.read_artefact(digest))
 
-    def _pace(self) -> tuple[Pace, int]:
+    def _pace(self) -> tuple[float, float, int]:
         timings: Mapping[str, float] | None = self.settings.get("timings")
         if timings is None and is_embedded(self.store.url):
-            return _EMBEDDED, _EMBEDDED_LOOKS
+            return _EMBEDDED_S, _EMBEDDED_S, _EMBEDDED_LOOKS
         known = Timings.remote() if timings is None else Timings.from_record(timings)
-        return Pace(known.beat_s, known.look_s), known.looks_until_lost
+        return known.beat_s, known.look_s, known.looks_until_lost
 
 
 @contextmanager

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.study.fingerprints import codes_of, config_of
@@ -53,6 +51,8 @@ class Plan:
 
     def below(self, name: str) -> list[str]:
         """Return the stages that depend on this one, directly or not, as they were written."""
+        from graphlib import TopologicalSorter
+
         found = {name}
         for other in TopologicalSorter(self._parents).static_order():
             if any(parent in found for parent in self._parents[other]):
@@ -77,6 +77,9 @@ class Plan:
         return codes_of(self.stages)
 
     def _faults(self) -> Iterable[str]:
+        import difflib
+        from graphlib import CycleError, TopologicalSorter
+
         names = self.names
         if not names:
             yield "a study has at least one stage"

@@ -21,7 +21,6 @@ import msgpack
 
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.store.base import ObjectStore
-from starburst_executor.study.commands import run_command
 from starburst_executor.study.failures import kind_of, line_of
 from starburst_executor.study.metrics import taken
 from starburst_executor.study.spec import TrialSpec
@@ -84,6 +83,8 @@ def _attempt(spec: TrialSpec, index: int, store: ObjectStore | None, clock: Cloc
     started = clock.monotonic()
     try:
         if spec.command is not None:
+            from starburst_executor.study.commands import run_command
+
             value: Any = run_command(trial, spec.command, here=spec.here, timeout=spec.options.timeout)
             metrics = taken(value, spec.metrics)
         else:

@@ -6,12 +6,11 @@ Study.resume(name) ─────────────────┘       
 
 from __future__ import annotations
 
-import getpass
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starburst_executor import config, context
 from starburst_executor.client.given import GivenLauncher
@@ -19,24 +18,20 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import ConfigError, RecordInvalid
 from starburst_executor.launch.base import Options
-from starburst_executor.study import exporting, transitions
-from starburst_executor.study.definitions import load_stages
-from starburst_executor.study.driver import RunOptions
+from starburst_executor.study import transitions
 from starburst_executor.study.events import Event, Tell
-from starburst_executor.study.history import history_of
 from starburst_executor.study.keys import STUDIES
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.opened import OpenedStudy, open_studies, until_sigterm
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import OPEN, Approval, StageRecord
-from starburst_executor.study.replaying import replayed
 from starburst_executor.study.stage import Stage, is_name
-from starburst_executor.study.status import StudyStatus, status_of
 from starburst_executor.study.tables import TrialRow
-from starburst_executor.study.telling import Teller
-from starburst_executor.study.validation import issues_of
-from starburst_executor.study.wheel import read_holder
 
+if TYPE_CHECKING:
+    from starburst_executor.study.status import StudyStatus
+
+# What only some methods need is imported there: `from starburst_executor import *` stays light.
 __all__ = ["Study"]
 
 
@@ -133,6 +128,8 @@ class Study:
         Store: 2 GETs; 1 more if the user's modules are not where they were.
         """
         context.refuse_while_loading()
+        from starburst_executor.study.definitions import load_stages
+
         opened = OpenedStudy(name, open_studies(store), key)
         record = opened.objects.read()
         if not record.definition:
@@ -183,6 +180,9 @@ class Study:
             RecordInvalid, VersionMismatch: the record cannot be read. ConfigError: `restart` names no stage. The errors of `DetachedExecutor`.
         """
         context.refuse_while_loading()
+        from starburst_executor.study.driver import RunOptions
+        from starburst_executor.study.telling import Teller
+
         restarted = (restart,) if isinstance(restart, str) else tuple(restart)
         for name in restarted:
             if name not in self._plan:
@@ -244,6 +244,9 @@ class Study:
 
     def status(self) -> StudyStatus:
         """Return the study's state; needs no key. Raises: StudyNotFound, RecordInvalid, VersionMismatch. Store: 2 GETs."""
+        from starburst_executor.study.status import status_of
+        from starburst_executor.study.wheel import read_holder
+
         return status_of(self._objects.read(), read_holder(self._opened.store, self._objects.keys.driver))
 
     def table(self, stage: str) -> list[TrialRow]:
@@ -258,6 +261,8 @@ class Study:
 
         Store: 1 GET, 1 GET for each decided stage.
         """
+        from starburst_executor.study.history import history_of
+
         record = self._objects.read()
         yield from history_of(record, lambda stage: self._objects.read_table(stage.table or ""))
 
@@ -270,6 +275,8 @@ class Study:
         Raises: StudyNotFound, RecordInvalid: the record cannot be read at all; VersionMismatch.
         Store: 1 GET, 1 GET for each decided stage; 1 GET for each artefact of a survivor.
         """
+
+        from starburst_executor.study.validation import issues_of
 
         def table_of(stage: StageRecord) -> list[TrialRow]:
             return self._objects.read_table(stage.table or "")
@@ -323,10 +330,14 @@ class Study:
 
         Raises: what the trial raises. LookupError: there is no such trial. Unfit: its inputs are not decided yet.
         """
+        from starburst_executor.study.replaying import replayed
+
         return replayed(trial, self._objects.read(), self._plan, self._opened.store)
 
     def export(self, path: str | Path) -> None:
         """Write the record and the tables as readable JSON. Store: 1 GET, 1 GET a table."""
+        from starburst_executor.study import exporting
+
         record = self._objects.read()
         digests = [digest for stage in record.stages for digest in (stage.table, stage.carried) if digest is not None]
         tables = {digest: self._objects.read_table(digest) for digest in digests}
@@ -338,6 +349,8 @@ class Study:
 
         Raises: ConfigError: there is a study of that name; RecordInvalid: it names the field; VersionMismatch.
         """
+        from starburst_executor.study import exporting
+
         record, tables = exporting.from_json(Path(path).read_text(encoding="utf-8"))
         record = transitions.renamed(record, name or record.name)
         with closing(open_studies(store)) as opened:
@@ -364,6 +377,8 @@ class Study:
 
 
 def _user() -> str:
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # no entry in the user database
