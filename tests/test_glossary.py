@@ -83,11 +83,9 @@ ALLOWED = [
 ORDINARY = frozenset(
     """
     message observed timeline
-    gathered holder submits too many
+    gathered holder submits too many changed
     absolute access address alert arrived assembled awaited begin big bodies boto break broken busy
     bytes canceller capacity captured child config connection consumed context cost crashed crew current deaths declined
-    absolute access address alert arrived assembled awaited begin big block bodies boto break broken busy
-    bytes canceller capacity captured changed child config connection consumed context cost crashed crew current deaths declined
     denied departure descriptors died durations ec2 elsewhere end error etags exceeded exit expired failure
     fargate fields files finished first folder following found future gap given gone grace heard hourly idle inbox
     initargs invalid keep kept kind leaving line listed load local located logged logger mapper mark max min mismatch most mp
