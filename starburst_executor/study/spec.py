@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starburst_executor.study.metrics import Metric
-from starburst_executor.study.record import StudyRecord, Survivor
 from starburst_executor.study.stage import Stage, TrialOptions
+
+if TYPE_CHECKING:
+    from starburst_executor.study.record import StudyRecord, Survivor
 
 __all__ = ["TrialSpec", "spec_of", "trial_seed"]
 

@@ -18,18 +18,17 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import ConfigError, RecordInvalid
 from starburst_executor.launch.base import Options
-from starburst_executor.study import transitions
-from starburst_executor.study.events import Event, Tell
 from starburst_executor.study.keys import STUDIES
-from starburst_executor.study.objects import StudyObjects
-from starburst_executor.study.opened import OpenedStudy, open_studies, until_sigterm
 from starburst_executor.study.plan import Plan
-from starburst_executor.study.record import OPEN, Approval, StageRecord
 from starburst_executor.study.stage import Stage, is_name
-from starburst_executor.study.tables import TrialRow
 
 if TYPE_CHECKING:
+    from starburst_executor.study.events import Event, Tell
+    from starburst_executor.study.objects import StudyObjects
+    from starburst_executor.study.opened import OpenedStudy
+    from starburst_executor.study.record import StageRecord
     from starburst_executor.study.status import StudyStatus
+    from starburst_executor.study.tables import TrialRow
 
 # What only some methods need is imported there: `from starburst_executor import *` stays light.
 __all__ = ["Study"]
@@ -82,6 +81,8 @@ class Study:
         timings: Timings | None = None,
         **settings: Any,
     ) -> None:
+        from starburst_executor.study.opened import OpenedStudy, open_studies
+
         if type(seed) is not int:
             raise ConfigError(f"seed={seed!r}: must be a whole number")
         clock = SystemClock()
@@ -127,6 +128,8 @@ class Study:
             loaded here.
         Store: 2 GETs; 1 more if the user's modules are not where they were.
         """
+        from starburst_executor.study.opened import OpenedStudy, open_studies
+
         context.refuse_while_loading()
         from starburst_executor.study.definitions import load_stages
 
@@ -145,6 +148,8 @@ class Study:
     @classmethod
     def names(cls, store: str | None = None) -> list[str]:
         """Return the names of all studies in a store. Store: 1 LIST."""
+        from starburst_executor.study.opened import open_studies
+
         with closing(open_studies(store)) as opened:
             return [name for name in opened.list_folders(STUDIES) if is_name(name)]
 
@@ -179,6 +184,9 @@ class Study:
         Raises: StudyChanged: a stage that has started was changed, and `accept_changes` is not given; the message names each.
             RecordInvalid, VersionMismatch: the record cannot be read. ConfigError: `restart` names no stage. The errors of `DetachedExecutor`.
         """
+        from starburst_executor.study import transitions
+        from starburst_executor.study.opened import until_sigterm
+
         context.refuse_while_loading()
         from starburst_executor.study.driver import RunOptions
         from starburst_executor.study.telling import Teller
@@ -294,12 +302,18 @@ class Study:
 
         Raises: Unfit: it does not wait. LookupError: there is no such stage. Store: 1 GET, 1 put, 1 swap.
         """
+        from starburst_executor.study import transitions
+        from starburst_executor.study.record import Approval
+
         approval = Approval(by or _user(), note, self._opened.clock.now())
         self._objects.read()
         self._objects.change(lambda record: transitions.approved(record, None, stage, approval))
 
     def abort(self, reason: str = "") -> None:
         """Stop the study with everything kept; its driver cancels what no worker has claimed. Harmless twice. Store: 1 GET, 1 put, 1 swap."""
+        from starburst_executor.study import transitions
+        from starburst_executor.study.record import OPEN
+
         why = reason or f"by {_user()}"
         self._objects.read()
         self._objects.change(lambda record: transitions.aborted(record, why) if record.state == OPEN else record)
@@ -310,6 +324,9 @@ class Study:
         Raises: ConfigError: there is a study of that name. LookupError: there is no such stage.
         Store: 1 GET and 1 create for the record, each table and each artefact of a survivor.
         """
+        from starburst_executor.study import transitions
+        from starburst_executor.study.opened import OpenedStudy
+
         record = self._objects.read()
         forked = transitions.forked(record, self._plan, stage, name=name, at=self._opened.clock.now())
         other = OpenedStudy(name, self._opened.store, self._opened.key)
@@ -349,7 +366,9 @@ class Study:
 
         Raises: ConfigError: there is a study of that name; RecordInvalid: it names the field; VersionMismatch.
         """
-        from starburst_executor.study import exporting
+        from starburst_executor.study import exporting, transitions
+        from starburst_executor.study.objects import StudyObjects
+        from starburst_executor.study.opened import open_studies
 
         record, tables = exporting.from_json(Path(path).read_text(encoding="utf-8"))
         record = transitions.renamed(record, name or record.name)
