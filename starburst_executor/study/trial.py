@@ -10,8 +10,6 @@ import hashlib
 import io
 import pickle
 import random  # noqa: TID251 - streams that are reproducible by intent
-import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -86,6 +84,8 @@ class Trial:
     def folder(self) -> Path:
         """A folder for files of this trial, which is removed when the trial ends."""
         if self._folder is None:
+            import tempfile
+
             self._folder = Path(tempfile.mkdtemp(prefix="starburst-trial-"))
         return self._folder
 
@@ -209,6 +209,8 @@ class Trial:
     def close(self) -> None:
         """Remove the trial's folder. A second call is harmless."""
         if self._folder is not None:
+            import shutil
+
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
