@@ -13,10 +13,12 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from starburst_executor.errors import ConfigError
-from starburst_executor.study.tables import TrialRow
+
+if TYPE_CHECKING:
+    from starburst_executor.study.tables import TrialRow
 
 __all__ = ["All", "By", "Choice", "Pareto", "Selection", "Top", "Where", "selection_of"]
 
@@ -129,6 +131,8 @@ class By:
     function: Callable[[list[TrialRow], dict[str, Any]], Iterable[Any]]
 
     def choose(self, rows: Sequence[TrialRow], directions: Directions, state: Mapping[str, Any]) -> Choice:  # noqa: ARG002 - the protocol's
+        from starburst_executor.study.tables import TrialRow
+
         table = sorted(rows, key=lambda row: row.index)
         changed = copy.deepcopy(dict(state))
         known = {row.index: row for row in table}

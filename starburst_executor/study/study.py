@@ -19,13 +19,13 @@ from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import ConfigError, RecordInvalid
 from starburst_executor.launch.base import Options
 from starburst_executor.study.keys import STUDIES
-from starburst_executor.study.plan import Plan
 from starburst_executor.study.stage import Stage, is_name
 
 if TYPE_CHECKING:
     from starburst_executor.study.events import Event, Tell
     from starburst_executor.study.objects import StudyObjects
     from starburst_executor.study.opened import OpenedStudy
+    from starburst_executor.study.plan import Plan
     from starburst_executor.study.record import StageRecord
     from starburst_executor.study.status import StudyStatus
     from starburst_executor.study.tables import TrialRow
@@ -82,6 +82,7 @@ class Study:
         **settings: Any,
     ) -> None:
         from starburst_executor.study.opened import OpenedStudy, open_studies
+        from starburst_executor.study.plan import Plan
 
         if type(seed) is not int:
             raise ConfigError(f"seed={seed!r}: must be a whole number")
@@ -129,6 +130,7 @@ class Study:
         Store: 2 GETs; 1 more if the user's modules are not where they were.
         """
         from starburst_executor.study.opened import OpenedStudy, open_studies
+        from starburst_executor.study.plan import Plan
 
         context.refuse_while_loading()
         from starburst_executor.study.definitions import load_stages
