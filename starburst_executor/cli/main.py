@@ -42,6 +42,7 @@ COMMANDS = {
     "extend": "change:extend",
     "scale": "change:scale",
     "cleanup": "cleanup:cleanup",
+    "study": "study:study",
     "logs": "logs:logs",
     "key": "key:key",
     "config": "configuration:configuration",

@@ -1,0 +1,88 @@
+"""`starburst study approve`, `abort`, `export`, `import`, `fork` and `replay`."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import pdb as debugger  # noqa: T100 - what `--pdb` asks for
+from pathlib import Path
+
+import click
+
+from starburst_executor.cli import exits
+from starburst_executor.cli.commands.study.finding import store_url, stored, studies, study_argument
+from starburst_executor.cli.main import Failed
+from starburst_executor.cli.options import examples, store_option
+from starburst_executor.cli.render import say
+from starburst_executor.errors import StarburstError
+
+__all__ = ["abort", "approve", "export", "fork", "import_", "replay"]
+
+
+@click.command(epilog=examples("starburst study approve shapes coarse --note 'looks right'"))
+@study_argument
+@click.argument("stage")
+@click.option("--by", metavar="WHO", help="Who approves.  [default: this user]")
+@click.option("--note", default="", metavar="TEXT", help="Why; it is kept in the record.")
+def approve(named: str, store: str | None, stage: str, by: str | None, note: str) -> None:
+    """Let the survivors of STAGE, which waits at its gate, go on."""
+    stored(named, store).approve(stage, by=by or getpass.getuser(), note=note)
+    say(f"stage {stage} is approved")
+
+
+@click.command(epilog=examples("starburst study abort shapes --reason 'wrong data'"))
+@study_argument
+@click.option("--reason", default="aborted by a person", metavar="TEXT", help="Why; it is kept in the record.")
+def abort(named: str, store: str | None, reason: str) -> None:
+    """Stop STUDY and keep all that it has: `starburst study run STUDY --continue` goes on."""
+    found = stored(named, store)
+    found.abort(reason)
+    say(f"study {found.name} is aborted; `starburst study run {named} --continue` goes on")
+
+
+@click.command(epilog=examples("starburst study export shapes shapes.json"))
+@study_argument
+@click.argument("file", type=click.Path(path_type=Path))
+def export(named: str, store: str | None, file: Path) -> None:
+    """Write the record of STUDY, with its tables of trials, as readable JSON to FILE."""
+    stored(named, store).export(file)
+    say(f"{file} is written")
+
+
+@click.command("import", epilog=examples("starburst study import shapes.json --store s3://bucket/team"))
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@store_option
+def import_(file: Path, store: str | None) -> None:
+    """Take the study of FILE, which `export` wrote, into a store."""
+    found = studies().import_(file, store=store_url(store))
+    say(f"study {found.name} is in {found.store}")
+
+
+@click.command(epilog=examples("starburst study fork shapes fine shapes-2"))
+@study_argument
+@click.argument("stage")
+@click.argument("new_name")
+def fork(named: str, store: str | None, stage: str, new_name: str) -> None:
+    """Make a study NEW_NAME that keeps everything of STUDY before STAGE."""
+    found = stored(named, store).fork(stage, name=new_name)
+    say(f"study {found.name} begins at {stage}: `starburst study run {found.name}`")
+
+
+@click.command(
+    epilog=examples("starburst study replay shapes coarse/3", "starburst study replay shapes coarse/3 --pdb")
+)
+@study_argument
+@click.argument("trial")
+@click.option("--pdb", is_flag=True, help="Enter the debugger where it raises.")
+def replay(named: str, store: str | None, trial: str, pdb: bool) -> None:
+    """Run one trial, such as coarse/3, again here, with the same case, parameters and seed. Nothing is stored."""
+    found = stored(named, store)
+    try:
+        metrics = found.replay(trial)
+    except StarburstError:
+        raise
+    except Exception as error:
+        if pdb:
+            debugger.post_mortem(error.__traceback__)
+        raise Failed(f"trial {trial} raises {type(error).__name__}: {error}", exits.NO) from error
+    click.echo(json.dumps(metrics, default=str))

@@ -1,0 +1,100 @@
+"""Finds the study that a user means: by its name in a store, or by the YAML file that describes it."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from starburst_executor import config
+from starburst_executor.cli.options import store_option
+from starburst_executor.cli.targets import load_target
+from starburst_executor.errors import ConfigError, StarburstError
+
+if TYPE_CHECKING:
+    from starburst_executor.study.study import Study
+
+    _ParamType = click.ParamType[Any]
+else:  # older versions of click have no parameter for it
+    _ParamType = click.ParamType
+
+__all__ = ["StudyName", "is_file", "of_file", "store_url", "stored", "studies", "study_argument"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_SUFFIXES = (".yaml", ".yml")
+
+
+class StudyName(_ParamType):
+    """A study's name, or a YAML file that describes one."""
+
+    name = "study"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002 - click's signature
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
+        try:
+            names = [one.name for one in studies().list(store_url(ctx.params.get("store")))]
+        except StarburstError:  # a shell cannot show errors while it completes a word
+            names = []
+        files = [str(path) for suffix in _SUFFIXES for path in Path().glob(f"*{suffix}")]
+        return [CompletionItem(name) for name in [*names, *sorted(files)] if name.startswith(incomplete)]
+
+
+def study_argument(command: F) -> F:
+    """STUDY and `--store`; the command gets `named` and `store`."""
+    return click.argument("named", metavar="STUDY", type=StudyName())(store_option(command))
+
+
+def studies() -> type[Study]:
+    """Load what studies need. Raises: ConfigError without the extra."""
+    try:
+        import starburst_executor.study.yaml  # noqa: F401 - whether the extra is there
+        from starburst_executor.study.study import Study
+    except ImportError as error:
+        raise ConfigError(
+            f"studies need an extra: pip install 'starburst-executor[cli,study]' ({error.name or error} is missing)"
+        ) from error
+    return Study
+
+
+def store_url(named: str | None) -> str:
+    return config.resolve(detached=True, store=named).store
+
+
+def is_file(named: str) -> bool:
+    return named.endswith(_SUFFIXES)
+
+
+def of_file(named: str, store: str | None, **settings: Any) -> Study:
+    """Return the study of a YAML file; its functions are looked for from the file's folder."""
+    kind = studies()
+    from starburst_executor.study.yaml import read_study
+
+    path = Path(named)
+    found, stages = read_study(path, functools.partial(_load, path.absolute().parent))
+    given = {"launcher": found.launcher, "workers": found.workers, "budget_usd": found.budget_usd}
+    given |= {name: value for name, value in settings.items() if value is not None}
+    return kind(found.study, stages, store=store_url(store or found.store), seed=found.seed, **given)
+
+
+def _load(folder: Path, target: str) -> Callable[..., Any]:
+    where, _, name = target.rpartition(":")
+    if where.endswith(".py"):
+        return load_target(f"{folder / where}:{name}")
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return load_target(target)
+
+
+def stored(named: str, store: str | None) -> Study:
+    """Return a study that is in the store, by its name or by the file that describes it."""
+    if is_file(named):
+        study = of_file(named, store)
+        return studies().resume(study.name, store=study.store)
+    return studies().resume(named, store=store_url(store))
