@@ -44,5 +44,8 @@ study = Study(
     seed=1,
 )
 print(study.run())
-best = study.table("confirm")[study.status().stages[-1].survivors[0].index]
-print(f"best: depth {best.params['depth']}, features {best.params['features']}, accuracy {best.metrics['accuracy']:.3f}")
+[winner] = study.status().stages[-1].survivors
+best = next(row for row in study.table("confirm") if row.name == winner)
+print(
+    f"best: depth {best.params['depth']}, features {best.params['features']}, accuracy {best.metrics['accuracy']:.3f}"
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ SHORT = {
     "backtest": "7 settings of 9",
     "reads": "sample-5.fastq: 2,000 reads, 40.1% G or C",
     "images": "12 images of 256 x 256",
+    "study_sklearn": "best: depth",
 }
 RUN_S = 100
 
@@ -68,6 +70,18 @@ def test_none_is_forgotten() -> None:
 @pytest.mark.parametrize("name", SHORT)
 def test_example(name: str, tmp_path: Path) -> None:
     assert SHORT[name] in run(EXAMPLES / f"{name}.py", tmp_path)
+
+
+def test_a_program_swept_by_a_study(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES / "sweep_program", tmp_path / "sweep")
+    done = subprocess.run(
+        [sys.executable, "-m", "starburst_executor.cli", "study", "run", "sweep/study.yaml"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        timeout=RUN_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "5 completed, 1 failed; 3 survive" in done.stdout
+    assert "study heat: complete" in done.stdout
 
 
 def test_a_part_of_the_demo(tmp_path: Path) -> None:

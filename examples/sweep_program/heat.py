@@ -5,6 +5,7 @@ python heat.py --conductivity 0.2 --cells 50
 
 import argparse
 import json
+from pathlib import Path
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--conductivity", type=float, required=True)
@@ -25,5 +26,5 @@ for step in range(options.steps):
     if step % 100 == 0:
         print(f"step {step}: middle {rod[options.cells // 2]:.3f}")
 print(f"end: middle {rod[options.cells // 2]:.3f}")
-with open("result.json", "w", encoding="utf-8") as file:
+with Path("result.json").open("w", encoding="utf-8") as file:
     json.dump({"end": rod[-1], "mean": sum(rod) / len(rod)}, file)

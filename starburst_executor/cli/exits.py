@@ -15,6 +15,8 @@ from starburst_executor.errors import (
     SessionExpired,
     SessionNotFound,
     StarburstError,
+    StudyChanged,
+    StudyNotFound,
     TaskFailed,
     TooManyFailures,
 )
@@ -47,6 +49,8 @@ INTERRUPTED = 130
 # The first class that an error is of decides.
 _CODES: tuple[tuple[type[BaseException], int], ...] = (
     (SessionNotFound, NO_SESSION),
+    (StudyNotFound, NO_SESSION),
+    (StudyChanged, USAGE),
     (KeyNotFound, STORE),
     (BudgetExceeded, LIMIT),
     (TooManyFailures, LIMIT),

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
 from pydantic_core import ErrorDetails
 
 from starburst_executor.errors import ConfigError
-from starburst_executor.study.stage import Stage
+from starburst_executor.study.stage import Stage, is_name
 
-__all__ = ["EXAMPLE", "StudyFile", "json_schema", "read_study", "stages_of"]
+__all__ = ["EXAMPLE", "StudyFile", "json_schema", "read_head", "read_study", "stages_of"]
 
 Load = Callable[[str], Callable[..., Any]]
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -164,16 +164,25 @@ def read_study(path: Path, load: Load) -> tuple[StudyFile, list[Stage]]:
         load: Returns the function that a text such as `script.py:function` names, from the file's folder; raises ConfigError.
     Raises: ConfigError: it has a line for each fault, with file, line, field and what is allowed.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the study cannot be read: {path}: {getattr(error, 'strerror', None) or error}") from error
-    source = _Source(path, text)
+    source = _source(path)
     try:
         found = StudyFile.model_validate(source.values)
     except ValidationError as error:
-        raise ConfigError("\n".join(source.told(error.errors()))) from error
+        raise ConfigError("\n".join(source.messages(error.errors()))) from error
     return found, list(stages_of(found, source, load))
+
+
+def read_head(path: Path) -> tuple[str, str | None]:
+    """Return the name of the study that a file describes, and its store if it names one; the rest is not looked at.
+
+    Raises: ConfigError.
+    """
+    source = _source(path)
+    values = source.values if isinstance(source.values, dict) else {}
+    name, store = values.get("study"), values.get("store")
+    if not isinstance(name, str) or not is_name(name) or not (store is None or isinstance(store, str)):
+        raise ConfigError(f"{path}: names no study: its field study {_WORDS[_NAME]}, not {name!r}")
+    return name, store
 
 
 def stages_of(found: StudyFile, source: _Source, load: Load) -> Iterator[Stage]:
@@ -245,6 +254,14 @@ def _selection(select: _Select | None, named: Callable[..., Any]) -> object:
     return named(select.where, "select", "where") or named(select.function, "select", "function")
 
 
+def _source(path: Path) -> _Source:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the study cannot be read: {path}: {getattr(error, 'strerror', None) or error}") from error
+    return _Source(path, text)
+
+
 class _Source:
     """A YAML text: its plain values, and the line of each field."""
 
@@ -285,7 +302,7 @@ class _Source:
             for value in node.value:
                 self._check(value, inside)
 
-    def told(self, errors: Sequence[ErrorDetails]) -> list[str]:
+    def messages(self, errors: Sequence[ErrorDetails]) -> list[str]:
         """Return the faults that pydantic found, for people, in the order of their lines.
 
         Where a field may be one of several things, pydantic reports a fault for each; the innermost says what was meant.

@@ -68,14 +68,19 @@ stages:
         tmp_path,
     )
     assert (first.run, first.seed, first.cases) == (score, 5, ({"x": 1}, {"x": 2}))
-    assert first.abort_if.function is score and first.abort_if.no_progress == 100
-    assert first.gate is not None and (first.gate.timeout, first.gate.then) == (60, "approve")
-    assert first.metrics["odd"].function is score and first.metrics["time"].key == "seconds"
+    assert first.abort_if.function is score
+    assert first.abort_if.no_progress == 100
+    assert first.gate is not None
+    assert (first.gate.timeout, first.gate.then) == (60, "approve")
+    assert first.metrics["odd"].function is score
+    assert first.metrics["time"].key == "seconds"
     assert first.prune == ("score", 5)
     assert first.metadata == {"owner": "me"}
-    assert second.gate is not None and second.gate.timeout == 30
+    assert second.gate is not None
+    assert second.gate.timeout == 30
     assert (second.depends_on, third.depends_on, fourth.depends_on) == (("first",), (), None)
-    assert third.gate is not None and third.gate.timeout is None
+    assert third.gate is not None
+    assert third.gate.timeout is None
 
 
 MISTAKES = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import pdb as debugger  # noqa: T100 - what `--pdb` asks for
 from pathlib import Path
@@ -14,7 +13,7 @@ from starburst_executor.cli.commands.study.finding import store_url, stored, stu
 from starburst_executor.cli.main import Failed
 from starburst_executor.cli.options import examples, store_option
 from starburst_executor.cli.render import say
-from starburst_executor.errors import StarburstError
+from starburst_executor.errors import ConfigError, StarburstError
 
 __all__ = ["abort", "approve", "export", "fork", "import_", "replay"]
 
@@ -26,16 +25,23 @@ __all__ = ["abort", "approve", "export", "fork", "import_", "replay"]
 @click.option("--note", default="", metavar="TEXT", help="Why; it is kept in the record.")
 def approve(named: str, store: str | None, stage: str, by: str | None, note: str) -> None:
     """Let the survivors of STAGE, which waits at its gate, go on."""
-    stored(named, store).approve(stage, by=by or getpass.getuser(), note=note)
+    from starburst_executor.study.transitions import Unfit
+
+    try:
+        stored(named, store).approve(stage, by=by, note=note)
+    except (Unfit, LookupError) as error:
+        raise ConfigError(f"{error}; `starburst study status {named}` shows which stage waits") from error
     say(f"stage {stage} is approved")
 
 
 @click.command(epilog=examples("starburst study abort shapes --reason 'wrong data'"))
 @study_argument
-@click.option("--reason", default="aborted by a person", metavar="TEXT", help="Why; it is kept in the record.")
+@click.option("--reason", default="", metavar="TEXT", help="Why; it is kept in the record.")
 def abort(named: str, store: str | None, reason: str) -> None:
     """Stop STUDY and keep all that it has: `starburst study run STUDY --continue` goes on."""
     found = stored(named, store)
+    if (state := found.status().state) != "open":
+        raise ConfigError(f"study {found.name} is {state}: there is nothing to abort")
     found.abort(reason)
     say(f"study {found.name} is aborted; `starburst study run {named} --continue` goes on")
 
@@ -54,8 +60,9 @@ def export(named: str, store: str | None, file: Path) -> None:
 @store_option
 def import_(file: Path, store: str | None) -> None:
     """Take the study of FILE, which `export` wrote, into a store."""
-    found = studies().import_(file, store=store_url(store))
-    say(f"study {found.name} is in {found.store}")
+    url = store_url(store)
+    name = studies().import_(file, store=url)
+    say(f"study {name} is in {url}")
 
 
 @click.command(epilog=examples("starburst study fork shapes fine shapes-2"))
@@ -64,7 +71,10 @@ def import_(file: Path, store: str | None) -> None:
 @click.argument("new_name")
 def fork(named: str, store: str | None, stage: str, new_name: str) -> None:
     """Make a study NEW_NAME that keeps everything of STUDY before STAGE."""
-    found = stored(named, store).fork(stage, name=new_name)
+    try:
+        found = stored(named, store).fork(stage, name=new_name)
+    except LookupError as error:
+        raise ConfigError(str(error.args[0] if error.args else error)) from error
     say(f"study {found.name} begins at {stage}: `starburst study run {found.name}`")
 
 
@@ -76,12 +86,18 @@ def fork(named: str, store: str | None, stage: str, new_name: str) -> None:
 @click.option("--pdb", is_flag=True, help="Enter the debugger where it raises.")
 def replay(named: str, store: str | None, trial: str, pdb: bool) -> None:
     """Run one trial, such as coarse/3, again here, with the same case, parameters and seed. Nothing is stored."""
+    from starburst_executor.study.failures import TrialFailed
+
     found = stored(named, store)
     try:
         metrics = found.replay(trial)
+    except TrialFailed as error:
+        raise Failed(str(error), exits.NO) from error
     except StarburstError:
         raise
-    except Exception as error:
+    except LookupError as error:
+        raise ConfigError(str(error.args[0] if error.args else error)) from error
+    except Exception as error:  # user code runs here
         if pdb:
             debugger.post_mortem(error.__traceback__)
         raise Failed(f"trial {trial} raises {type(error).__name__}: {error}", exits.NO) from error

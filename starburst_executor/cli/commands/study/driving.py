@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from starburst_executor.cli import exits
-from starburst_executor.cli.commands.study.finding import is_file, of_file, store_url, stored, studies, study_argument
+from starburst_executor.cli.commands.study.finding import is_file, of_file, stored, study_argument
 from starburst_executor.cli.commands.study.showing import show_study
 from starburst_executor.cli.options import examples, json_option
-from starburst_executor.cli.render import say, show_json, utc
+from starburst_executor.cli.render import say, show_json
+from starburst_executor.errors import ConfigError
 
 if TYPE_CHECKING:
     from starburst_executor.study.events import Event
-    from starburst_executor.study.report import StudyStatus
     from starburst_executor.study.study import Study
 
 __all__ = ["resume", "run"]
@@ -28,9 +28,10 @@ def _driving(command: F) -> F:
     for option in (
         json_option,
         click.option("--detach", is_flag=True, help="Leave driving to the workers, and return at once."),
-        click.option("--workers", type=click.IntRange(1, 10_000), metavar="N", help="How many trials run at once."),
-        click.option("--launcher", metavar="NAME", help="What starts workers: local, fargate, batch, none, …"),
-        click.option("--budget", "budget_usd", type=float, metavar="USD", help="End when workers have cost this much."),
+        click.option("--no-wait", is_flag=True, help="Return when nothing but an approval is missing."),
+        click.option(
+            "--budget", "budget_usd", type=float, metavar="USD", help="Abort when its workers have cost this much."
+        ),
         click.option("--failed", is_flag=True, help="Run failed trials of stages in progress again."),
         click.option("--restart", multiple=True, metavar="STAGE", help="Start this stage, and those below it, over."),
         click.option(
@@ -50,6 +51,8 @@ def _driving(command: F) -> F:
     )
 )
 @study_argument
+@click.option("--workers", type=click.IntRange(1, 10_000), metavar="N", help="How many trials run at once.")
+@click.option("--launcher", metavar="NAME", help="What starts workers: local, fargate, batch, none, …")
 @_driving
 def run(
     named: str,
@@ -63,50 +66,35 @@ def run(
 
     SIGTERM and ^C stop at a consistent record; the same command goes on. Several may run at once: one drives, the others watch.
     """
-    settings = {"workers": workers, "launcher": launcher, "budget_usd": budget_usd}
-    found = (
-        of_file(named, store, **settings)
-        if is_file(named)
-        else studies().resume(named, store=store_url(store), **settings)
-    )
-    _drive(found, **options)
+    if is_file(named):
+        _drive(of_file(named, store, workers=workers, launcher=launcher, budget_usd=budget_usd), **options)
+        return
+    if workers is not None or launcher is not None:
+        raise ConfigError("--workers and --launcher belong to a study's file; a stored study has its own")
+    _drive(stored(named, store, budget_usd=budget_usd), **options)
 
 
 @click.command(epilog=examples("starburst study resume shapes", "starburst study resume shapes --restart fine"))
 @study_argument
 @_driving
-def resume(
-    named: str,
-    store: str | None,
-    workers: int | None,
-    launcher: str | None,
-    budget_usd: float | None,
-    **options: Any,
+def resume(named: str, store: str | None, budget_usd: float | None, **options: Any) -> None:
+    """Go on with STUDY as it is stored, with its stored functions: from any folder and machine."""
+    _drive(stored(named, store, budget_usd=budget_usd), **options)
+
+
+def _drive(
+    study: Study, *, detach: bool, no_wait: bool, as_json: bool, restart: tuple[str, ...], **options: Any
 ) -> None:
-    """Go on with STUDY as it is stored: with its stored functions, from any folder and machine."""
-    settings = {"workers": workers, "launcher": launcher, "budget_usd": budget_usd}
-    name = stored(named, store)
-    _drive(studies().resume(name.name, store=name.store, **settings), **options)
-
-
-def _drive(found: Study, *, detach: bool, as_json: bool, restart: tuple[str, ...], **options: Any) -> None:
-    tell = _tell_json if as_json else _tell
     if detach:
-        found.start(restart=restart, **options)
-        say(f"study {found.name}: workers drive it; `starburst study status {found.name} --watch` shows how far it is")
+        if restart or any(options.values()):
+            raise ConfigError("--detach goes with none of --restart, --failed, --accept-changes, --continue")
+        study.start()
+        say(f"study {study.name}: workers drive it; `starburst study status {study.name} --watch` shows how far it is")
         return
-    status = found.run(restart=restart, progress=tell, **options)
+    status = study.run(restart=restart, wait=not no_wait, progress=_tell_json if as_json else None, **options)
     show_study(status, as_json=as_json)
-    raise click.exceptions.Exit(_verdict(status))
-
-
-def _tell(event: Event) -> None:
-    say(f"{utc(event.at)}  {event.text}")
+    raise click.exceptions.Exit(exits.NO if status.state == "aborted" else exits.DONE)
 
 
 def _tell_json(event: Event) -> None:
     show_json(event=event.kind, text=event.text, at=event.at, **dict(event.data))
-
-
-def _verdict(status: StudyStatus) -> int:
-    return exits.DONE if status.state in ("complete", "open") else exits.NO

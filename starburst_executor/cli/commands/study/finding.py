@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,13 +18,14 @@ from starburst_executor.cli.targets import load_target
 from starburst_executor.errors import ConfigError, StarburstError
 
 if TYPE_CHECKING:
+    from starburst_executor.study.status import StudyStatus
     from starburst_executor.study.study import Study
 
     _ParamType = click.ParamType[Any]
 else:  # older versions of click have no parameter for it
     _ParamType = click.ParamType
 
-__all__ = ["StudyName", "is_file", "of_file", "store_url", "stored", "studies", "study_argument"]
+__all__ = ["StudyName", "is_file", "looked_at", "of_file", "store_url", "stored", "studies", "study_argument"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SUFFIXES = (".yaml", ".yml")
@@ -39,7 +41,7 @@ class StudyName(_ParamType):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG002 - click's signature
         try:
-            names = [one.name for one in studies().list(store_url(ctx.params.get("store")))]
+            names = studies().names(store_url(ctx.params.get("store")))
         except StarburstError:  # a shell cannot show errors while it completes a word
             names = []
         files = [str(path) for suffix in _SUFFIXES for path in Path().glob(f"*{suffix}")]
@@ -64,10 +66,12 @@ def studies() -> type[Study]:
 
 
 def store_url(named: str | None) -> str:
+    """Return the URL of the store that is named, or else configured. Raises: ConfigError."""
     return config.resolve(detached=True, store=named).store
 
 
 def is_file(named: str) -> bool:
+    """Return whether a text names a file, not a study."""
     return named.endswith(_SUFFIXES)
 
 
@@ -78,7 +82,7 @@ def of_file(named: str, store: str | None, **settings: Any) -> Study:
 
     path = Path(named)
     found, stages = read_study(path, functools.partial(_load, path.absolute().parent))
-    given = {"launcher": found.launcher, "workers": found.workers, "budget_usd": found.budget_usd}
+    given: dict[str, Any] = {"launcher": found.launcher, "workers": found.workers, "budget_usd": found.budget_usd}
     given |= {name: value for name, value in settings.items() if value is not None}
     return kind(found.study, stages, store=store_url(store or found.store), seed=found.seed, **given)
 
@@ -92,9 +96,31 @@ def _load(folder: Path, target: str) -> Callable[..., Any]:
     return load_target(target)
 
 
-def stored(named: str, store: str | None) -> Study:
-    """Return a study that is in the store, by its name or by the file that describes it."""
-    if is_file(named):
-        study = of_file(named, store)
-        return studies().resume(study.name, store=study.store)
-    return studies().resume(named, store=store_url(store))
+def stored(named: str, store: str | None, **settings: Any) -> Study:
+    """Return a study that is in the store, with its stored functions, by its name or by the file that describes it."""
+    name, url = _place(named, store)
+    return studies().resume(name, store=url, **settings)
+
+
+@contextmanager
+def looked_at(named: str, store: str | None) -> Iterator[Callable[[], StudyStatus]]:
+    """Yield what reads the status of a study. It loads no function and needs no key."""
+    name, url = _place(named, store)
+    from starburst_executor.study.opened import OpenedStudy, open_studies
+    from starburst_executor.study.status import status_of
+    from starburst_executor.study.wheel import read_holder
+
+    opened = OpenedStudy(name, open_studies(url), None)
+    with closing(opened.store):
+        yield lambda: status_of(opened.objects.read(), read_holder(opened.store, opened.objects.keys.driver))
+
+
+def _place(named: str, store: str | None) -> tuple[str, str]:
+    """Return a study's name and its store."""
+    studies()
+    if not is_file(named):
+        return named, store_url(store)
+    from starburst_executor.study.yaml import read_head
+
+    name, url = read_head(Path(named))
+    return name, store_url(store or url)

@@ -14,6 +14,7 @@ from starburst_executor.cli import exits
 from starburst_executor.cli.commands.study.finding import (
     StudyName,
     is_file,
+    looked_at,
     of_file,
     store_url,
     stored,
@@ -24,9 +25,10 @@ from starburst_executor.cli.commands.study.showing import funnel, show_study, ta
 from starburst_executor.cli.options import examples, json_option, store_option
 from starburst_executor.cli.render import FORMAT, is_terminal, say, show_json, show_table
 from starburst_executor.clock import SystemClock
+from starburst_executor.errors import RecordInvalid, VersionMismatch
 
 if TYPE_CHECKING:
-    from starburst_executor.study.report import StudyStatus
+    from starburst_executor.study.status import StudyStatus
 
 __all__ = ["events", "list_", "status", "validate"]
 
@@ -37,18 +39,25 @@ _WATCH_S = 2.0
 @store_option
 @json_option
 def list_(store: str | None, as_json: bool) -> None:
-    """List the studies of a store."""
+    """List the studies of a store. Needs no key."""
     url = store_url(store)
-    found = list(studies().list(url))
+    names = studies().names(url)
+    if not names:
+        say(f"no studies in {url}; `starburst study init` writes an example")
+        return
+    found = []
+    for name in names:
+        try:
+            with looked_at(name, url) as look:
+                found.append(look())
+        except (RecordInvalid, VersionMismatch) as error:
+            say(f"study {name} cannot be read: {error}")
     if as_json:
         for one in found:
             show_json(**one.to_dict())
-    elif found:
-        show_table(
-            ["study", "state", "stages", "reason"], [[one.name, one.state, funnel(one), one.reason] for one in found]
-        )
-    else:
-        say(f"no studies in {url}; `starburst study init` writes an example")
+        return
+    rows = [[one.name, one.state, funnel(one), one.reason] for one in found]
+    show_table(["study", "state", "stages", "reason"], rows)
 
 
 @click.command(epilog=examples("starburst study status shapes", "starburst study status shapes --watch"))
@@ -56,19 +65,19 @@ def list_(store: str | None, as_json: bool) -> None:
 @click.option("--watch", is_flag=True, help="Go on until the study is complete or aborted.")
 @json_option
 def status(named: str, store: str | None, watch: bool, as_json: bool) -> None:
-    """Show the stages of STUDY: state, trials by outcome, survivors. Starts nothing."""
-    found = stored(named, store)
-    if not watch:
-        show_study(found.status(), as_json=as_json)
-        return
-    clock, never = SystemClock(), Signal()
-    with _watching(as_json) as show:
-        while True:
-            now = found.status()
-            show(now)
-            if now.state != "open":
-                return
-            clock.wait(never, _WATCH_S)
+    """Show the stages of STUDY: state, trials by outcome, survivors. Starts nothing, needs no key."""
+    with looked_at(named, store) as look:
+        if not watch:
+            show_study(look(), as_json=as_json)
+            return
+        clock, never = SystemClock(), Signal()
+        with _watching(as_json) as show:
+            while True:
+                found = look()
+                show(found)
+                if found.state != "open":
+                    return
+                clock.wait(never, _WATCH_S)
 
 
 @contextmanager
@@ -115,10 +124,8 @@ def validate(named: str, store: str | None, file_only: bool, as_json: bool) -> N
     """Check a study's file, and all that is stored of STUDY. Prints every fault; exit status 1 if there is one."""
     found = of_file(named, store) if is_file(named) else None
     issues: list[str] = []
-    if not file_only:
-        known = {one.name for one in studies().list(store_url(store if found is None else found.store))}
-        if found is None or found.name in known:
-            issues = list(stored(named, store).validate())
+    if not file_only and (found is None or found.name in studies().names(found.store)):
+        issues = stored(named, store).validate()
     if as_json:
         show_json(study=named, issues=issues)
     else:

@@ -9,7 +9,7 @@ import click
 from starburst_executor.cli.render import is_terminal, show_json
 
 if TYPE_CHECKING:
-    from starburst_executor.study.report import StudyStatus
+    from starburst_executor.study.status import StudyStatus
 
 __all__ = ["funnel", "show_study", "table_of"]
 
@@ -17,6 +17,7 @@ _SURVIVORS = 3  # named in a table; the others are counted
 
 
 def show_study(found: StudyStatus, *, as_json: bool) -> None:
+    """Print the state of a study, once."""
     if as_json:
         show_json(**found.to_dict())
     elif is_terminal():
@@ -40,6 +41,7 @@ _COLOURS = {"done": "green", "complete": "green", "running": "cyan", "waiting": 
 
 
 def table_of(found: StudyStatus) -> Any:
+    """Return the funnel as a table of rich."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
