@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from starburst_executor.client.starter import Starter
 from starburst_executor.client.staying import Staying
-from starburst_executor.errors import BudgetExceeded, LaunchError
+from starburst_executor.errors import BudgetExceeded, LaunchError, TooManyFailures
 from starburst_executor.launch.base import Launcher
+from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.session.repair import Watcher
 from starburst_executor.session.store import SessionStore
@@ -43,7 +44,7 @@ class Departure:
         self._staying: Staying | None = None
         self.is_asked = False
         self.may_leave = threading.Event()
-        self.error: LaunchError | BudgetExceeded | None = None
+        self.error: LaunchError | BudgetExceeded | TooManyFailures | None = None
 
     def ask(self) -> None:
         """Make sure at the next turns that a worker stays. Thread-safe."""
@@ -67,7 +68,12 @@ class Departure:
         if starter is None or not needs_workers():
             return True
         if state != SessionState.OPEN:
-            self.error = starter.error() if state == SessionState.BROKEN else None
+            self.error = self._error_of(starter) if state == SessionState.BROKEN else None
             return True
         # None if `ask` was called during this turn: the next turn prepares.
         return staying is not None and staying.is_sure(is_starting=starter.is_starting)
+
+    def _error_of(self, starter: Starter) -> LaunchError | BudgetExceeded | TooManyFailures:
+        """Return why the session is broken: by a limit of its own, or because no worker could be started."""
+        ended = ended_by(self._session.manifest.current)
+        return ended if isinstance(ended, (BudgetExceeded, TooManyFailures)) else starter.error()

@@ -174,7 +174,7 @@ class Ending:
     def detach(self) -> None:
         """Leave a detached session as it is. Called once everything is acknowledged.
 
-        Raises: LaunchError, BudgetExceeded: no worker is alive, and none can be started.
+        Raises: LaunchError, BudgetExceeded, TooManyFailures: no worker is alive, and none can be started.
         """
         with self._once() as is_due:
             if is_due:

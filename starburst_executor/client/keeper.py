@@ -14,7 +14,7 @@ from starburst_executor.client.deaths import Deaths
 from starburst_executor.client.departure import Departure
 from starburst_executor.client.presence import Presence
 from starburst_executor.client.starter import Starter
-from starburst_executor.errors import BudgetExceeded, LaunchError, StoreUnavailable
+from starburst_executor.errors import BudgetExceeded, LaunchError, StoreUnavailable, TooManyFailures
 from starburst_executor.launch.base import Launcher, Order
 from starburst_executor.session.beats import read_beat
 from starburst_executor.session.budget import Budget
@@ -141,7 +141,7 @@ class ClientKeeper:
         return self._departure.may_leave
 
     @property
-    def leave_error(self) -> LaunchError | BudgetExceeded | None:
+    def leave_error(self) -> LaunchError | BudgetExceeded | TooManyFailures | None:
         """The reason why no worker will do that work."""
         return self._departure.error
 

@@ -15,6 +15,7 @@ from starburst_executor.protocol.records import WorkerBeat, WorkerState
 from starburst_executor.session.beats import Beats
 from starburst_executor.session.repair import Watcher
 from starburst_executor.session.store import SessionStore
+from starburst_executor.store.limiter import Urgency
 
 __all__ = ["Workforce"]
 
@@ -60,7 +61,8 @@ class Workforce:
     def end_session(self) -> None:
         """Kill this session's workers and no others, including those that other clients started; none starts any more."""
         # A ring without keys: idle workers elsewhere read the manifest at once.
-        self._session.bell.ring((), 1)
+        # Once in a session's life, and somebody waits for it: it does not queue behind a store that is busy.
+        self._session.bell.ring((), 1, Urgency.VITAL)
         for workers in self._all():
             workers.end_session()
 

@@ -41,7 +41,7 @@ class SessionBell:
         self._rung = (float("-inf"), float("-inf"))  # when the last two rings began
         self._rings = False
 
-    def ring(self, keys: Sequence[str], n_tasks: int) -> None:
+    def ring(self, keys: Sequence[str], n_tasks: int, urgency: Urgency = Urgency.POLL) -> None:
         """Wake idle workers for these status objects, with at most two rings in `2 * ring_gap_s`; further keys are collected.
 
         Keys that are collected while the first ring of a burst is written are rung directly after it. Call `ring_due` until
@@ -51,7 +51,7 @@ class SessionBell:
             gathered, n_before = self._unrung
             gathered.extend(keys)
             self._unrung = (gathered[-_KEYS_IN_BELL:], n_before + n_tasks)
-        self.ring_due()
+        self.ring_due(urgency)
 
     def ring_due(self, urgency: Urgency = Urgency.POLL) -> float | None:
         """Ring for the collected keys if a ring is permitted now; otherwise return in how many seconds it will be.

@@ -142,6 +142,7 @@ FORGED: dict[str, object] = {
     "max_hourly_cost": 1e6,
     "name": "theirs",
     "max_failures": "1000",
+    "task_logs": 10,
 }
 # What workers and clients change all the time, or what has a seal of its own.
 OPEN = {
