@@ -61,7 +61,7 @@ class Workforce:
     def end_session(self) -> None:
         """Kill this session's workers and no others, including those that other clients started; none starts any more."""
         # A ring without keys: idle workers elsewhere read the manifest at once.
-        # Once in a session's life, and somebody waits for it: it does not queue behind a store that is busy.
+        # Once in a session's life, and a person waits for it: it does not queue behind a store that is busy.
         self._session.bell.ring((), 1, Urgency.VITAL)
         for workers in self._all():
             workers.end_session()

@@ -157,6 +157,7 @@ def test_code_that_was_changed_in_the_store_is_not_run(
     client.worker.send_signal(signal.SIGSTOP)
     assert client.ask("str(importlib.reload(helper))")
     assert client.ask("str(globals().update(future=executor.submit(helper.plus, 4)))")
+    wait_until(lambda: set(stored(moto_server, tmp_path)) > before)
     [new] = set(stored(moto_server, tmp_path)) - before
     s3 = boto3.client("s3")
     s3.copy_object(Bucket=moto_server.bucket, Key=new, CopySource={"Bucket": moto_server.bucket, "Key": before.pop()})
