@@ -23,7 +23,17 @@ from starburst_executor import Timings
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "starburst_executor"
-PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "benchmarks/README.md")]
+PAGES = [
+    ROOT / name
+    for name in (
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CODE_OF_CONDUCT.md",
+        "benchmarks/README.md",
+    )
+]
 PAGES += sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "glossary.md")
 SOURCES = [*sorted(PACKAGE.rglob("*.py")), PACKAGE / "aws/stack/template.yaml"]
 SOURCES += [

@@ -130,7 +130,7 @@ def test_a_driver_that_stalls_at_any_request_while_another_takes_over_changes_no
 
 
 def story(seed: int) -> World:
-    """A study in which much goes wrong: several drivers die or stall, sessions end, somebody starts a stage over."""
+    """A study in which much goes wrong: several drivers die or stall, sessions end, a stage is started over."""
     lot = random.Random(seed)
     world = World(PLANS[lot.choice(sorted(PLANS))], seed, may_end=lot.choice([0.0, 0.0, 0.02, 0.1]))
     for _ in range(lot.randint(1, 6)):

@@ -21,7 +21,7 @@ TRIALS, SURVIVORS = (30, 25, 20, 15, 10), (10, 8, 5, 3, 1)
 
 
 def ended(trial: Any) -> None:
-    """Note that a trial has ended: whoever reads the file sees how often it did."""
+    """Note that a trial has ended, so that a test can count how often it did."""
     folder = os.environ["CAMPAIGN_FOLDER"]
     with open(f"{folder}/ended", "a", encoding="utf-8") as file:
         file.write(f"{trial.name}\n")

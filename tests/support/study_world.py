@@ -68,7 +68,7 @@ class Life:
             self.stalled()
             return carry_out()
         if self.is_after:
-            with suppress(Exception):  # a refusal, which nobody hears any more
+            with suppress(Exception):  # a refusal that no process is left to receive
                 carry_out()
         self.is_dead = True
         raise Killed

@@ -1,4 +1,4 @@
-"""A name has one session at a time, whoever dies when."""
+"""A name has one session at a time, whichever client dies, and when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log of keys: entries follow one another without gaps, whoever writes them, and no key gets two tasks."""
+"""The log of keys: entries follow one another without gaps, whichever client writes them, and no key gets two tasks."""
 
 from __future__ import annotations
 
