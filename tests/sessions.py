@@ -45,6 +45,11 @@ def wait_until(condition: Callable[[], T], timeout_s: float = 60.0) -> T:
 @pytest.fixture(params=["sqlite", "s3"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Each store in turn, for this process and those that it starts."""
+    yield from store_of(request, tmp_path, monkeypatch)
+
+
+def store_of(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The store that a fixture's parameter names, `sqlite` or `s3`: its URL; workers that are left end with the fixture."""
     if request.param == "sqlite":
         yield f"sqlite://{tmp_path}/sessions"
     else:

@@ -18,9 +18,9 @@ import pytest
 
 from starburst_executor import Stage, Study, StudyChanged, StudyNotFound
 from starburst_executor.study.events import Event
-from tests.sessions import kill_workers, timings_for, wait_until
+from tests.sessions import store_of, timings_for, wait_until
 from tests.support import campaign
-from tests.support.moto_server import ROOT, MotoServer
+from tests.support.moto_server import ROOT
 
 # Each test runs on the embedded store with `make test`, and on S3 too with `make stress`: there a study makes the same requests.
 STORES = ["sqlite", pytest.param("s3", marks=pytest.mark.stress)]
@@ -28,14 +28,7 @@ STORES = ["sqlite", pytest.param("s3", marks=pytest.mark.stress)]
 
 @pytest.fixture(params=STORES)
 def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite://{tmp_path}/sessions"
-    else:
-        server: MotoServer = request.getfixturevalue("moto_server")
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield f"s3://{server.bucket}/{tmp_path.name}"
-    kill_workers(f"/{tmp_path.name}/")
+    yield from store_of(request, tmp_path, monkeypatch)
 
 
 def drive(name: str, store: str, folder: Path, moment: str = "none") -> subprocess.Popen[str]:

@@ -6,9 +6,7 @@ number beside it is how many seeds it may take, about three times what it took w
 
 from __future__ import annotations
 
-import logging
 import math
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -30,7 +28,6 @@ from starburst_executor.session import beats, epochs, own, repair
 from starburst_executor.session.manifest import SessionManifest
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store import patient, writes
-from starburst_executor.testing.simulation import simulate
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.plot import Plot, draw_plot
 from starburst_executor.testing.simulation.tasks import Behaviour
@@ -42,8 +39,7 @@ from starburst_executor.worker.leaving import Leaving
 from starburst_executor.worker.listener import Listener
 from starburst_executor.worker.outcome_writer import OutcomeWriter
 from starburst_executor.worker.slot import Slot
-
-Patch = Callable[[pytest.MonkeyPatch], None]
+from tests.support.mutations import Patch, assert_found
 
 
 def skip_the_nonce_check(patch: pytest.MonkeyPatch) -> None:
@@ -603,13 +599,5 @@ PLOTS: dict[Patch, Callable[[int], Plot]] = {
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
 def test_a_bug_is_found(mutation: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     n_seeds, words = MUTATIONS[mutation]
-    # What the broken product logs is of no interest.
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
-    mutation(monkeypatch)
-    for seed in range(n_seeds):
-        report = simulate(seed, PLOTS[mutation](seed) if mutation in PLOTS else None)
-        if report.violations:
-            print(f"found by seed {seed}: {report.violations[0]}")
-            assert re.search(words, report.violations[0])
-            return
-    pytest.fail(f"not found within {n_seeds} seeds")
+    plot_of = PLOTS.get(mutation, lambda _: None)
+    assert_found(mutation, monkeypatch, n_seeds=n_seeds, words=words, plot_of=plot_of)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +20,7 @@ from starburst_executor.testing.simulation import simulate
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.plot import Plot, draw_plot
 from starburst_executor.testing.simulation.weather import Weather
-
-Patch = Callable[[pytest.MonkeyPatch], None]
+from tests.support.mutations import Patch, assert_found
 
 
 def busy(seed: int) -> Plot:
@@ -85,15 +82,7 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
 def test_a_bug_is_found(mutation: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     n_seeds, words = MUTATIONS[mutation]
-    monkeypatch.setattr(logging.root.manager, "disable", logging.CRITICAL)
-    mutation(monkeypatch)
-    for seed in range(n_seeds):
-        report = simulate(seed, busy(seed))
-        if report.violations:
-            print(f"found by seed {seed}: {report.violations[0]}")
-            assert re.search(words, report.violations[0])
-            return
-    pytest.fail(f"not found within {n_seeds} seeds")
+    assert_found(mutation, monkeypatch, n_seeds=n_seeds, words=words, plot_of=busy)
 
 
 def test_clients_that_submit_the_same_and_are_killed_break_no_promise() -> None:

@@ -24,6 +24,7 @@ from starburst_executor.protocol.spans.record import (
     State,
     Status,
 )
+from tests.support.plain_values import plain_values
 
 SEALER = Sealer(b"k" * 32, "a-session")
 WORKER = "018f0000000-0123abcd"
@@ -125,16 +126,7 @@ def test_random_bytes_are_refused(body: bytes) -> None:
         encoding.decode(body)
 
 
-values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats()
-    | st.text(max_size=5)
-    | st.binary(max_size=5),
-    lambda inner: st.lists(inner, max_size=14) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=15,
-)
+values = plain_values(most_items=14, most_leaves=15)
 
 
 @given(statuses(), st.data())

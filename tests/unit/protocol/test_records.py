@@ -28,6 +28,7 @@ from starburst_executor.protocol.records import (
     WorkerBeat,
     WorkerState,
 )
+from tests.support.plain_values import plain_values
 
 MANIFEST = Manifest(
     session_id="20240101-000000-abcd",
@@ -164,16 +165,7 @@ def test_random_bytes_are_refused(what: str, body: bytes) -> None:
         DECODERS[what][0](body)
 
 
-values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats()
-    | st.text(max_size=5)
-    | st.binary(max_size=5),
-    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
-    max_leaves=10,
-)
+values = plain_values(most_items=6, most_leaves=10)
 
 
 @pytest.mark.parametrize("what", DECODERS)
