@@ -13,6 +13,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from starburst_executor.client.by_label import LabelStatus
+    from starburst_executor.client.cached import cached
     from starburst_executor.client.counting import SessionSummary
     from starburst_executor.client.detached import DetachedExecutor
     from starburst_executor.client.executor import StarburstExecutor
@@ -20,12 +22,14 @@ if TYPE_CHECKING:
     from starburst_executor.client.money import Cost
     from starburst_executor.client.report import SessionStatus, TaskOutcome
     from starburst_executor.client.timeline import TaskRecord, Timeline
+    from starburst_executor.client.view import ExecutorView
     from starburst_executor.config import Timings
-    from starburst_executor.context import TaskContext, current_task
+    from starburst_executor.context import TaskContext, TaskExecutor, current_task
     from starburst_executor.errors import (
         AccessDenied,
         BudgetExceeded,
         ConfigError,
+        DependencyFailed,
         ExecutorBroken,
         KeyNotFound,
         LaunchError,
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
         QuotaExceeded,
         RecordInvalid,
         RemoteTraceback,
+        ResourcesUnavailable,
         SessionExpired,
         SessionNotFound,
         StarburstError,
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
         StudyNotFound,
         TaskCrashed,
         TaskFailed,
+        TaskOutOfMemory,
         TaskTimeout,
         TooManyFailures,
         VersionMismatch,
@@ -51,6 +57,9 @@ if TYPE_CHECKING:
     from starburst_executor.launch.aws.batch import Batch
     from starburst_executor.launch.aws.ecs import Ec2, Fargate
     from starburst_executor.launch.local.launcher import Local
+    from starburst_executor.protocol.attempts import Attempt
+    from starburst_executor.protocol.options import Limit
+    from starburst_executor.protocol.references import SharedRef
     from starburst_executor.study.stage import Stage
     from starburst_executor.study.study import Study
     from starburst_executor.study.trial import Trial
@@ -59,26 +68,33 @@ from starburst_executor.version import __version__
 
 __all__ = [
     "AccessDenied",
+    "Attempt",
     "Batch",
     "BudgetExceeded",
     "ConfigError",
     "Cost",
+    "DependencyFailed",
     "DetachedExecutor",
     "Ec2",
     "ExecutorBroken",
+    "ExecutorView",
     "Fargate",
     "KeyNotFound",
+    "LabelStatus",
     "LaunchError",
+    "Limit",
     "Local",
     "NoCapacity",
     "PayloadError",
     "QuotaExceeded",
     "RecordInvalid",
     "RemoteTraceback",
+    "ResourcesUnavailable",
     "SessionExpired",
     "SessionNotFound",
     "SessionStatus",
     "SessionSummary",
+    "SharedRef",
     "Stage",
     "StarburstError",
     "StarburstExecutor",
@@ -90,7 +106,9 @@ __all__ = [
     "StudyNotFound",
     "TaskContext",
     "TaskCrashed",
+    "TaskExecutor",
     "TaskFailed",
+    "TaskOutOfMemory",
     "TaskOutcome",
     "TaskRecord",
     "TaskTimeout",
@@ -101,32 +119,40 @@ __all__ = [
     "VersionMismatch",
     "WorkerLost",
     "__version__",
+    "cached",
     "current_task",
 ]
 
 # Where each name is defined. A module is imported when its first name is used: `import starburst_executor` stays fast.
 _DEFINED_IN = {
     "AccessDenied": "errors",
+    "Attempt": "protocol.attempts",
     "Batch": "launch.aws.batch",
     "BudgetExceeded": "errors",
     "ConfigError": "errors",
     "Cost": "client.money",
+    "DependencyFailed": "errors",
     "DetachedExecutor": "client.detached",
     "Ec2": "launch.aws.ecs",
     "ExecutorBroken": "errors",
+    "ExecutorView": "client.view",
     "Fargate": "launch.aws.ecs",
     "KeyNotFound": "errors",
+    "LabelStatus": "client.by_label",
     "LaunchError": "errors",
+    "Limit": "protocol.options",
     "Local": "launch.local.launcher",
     "NoCapacity": "errors",
     "PayloadError": "errors",
     "QuotaExceeded": "errors",
     "RecordInvalid": "errors",
     "RemoteTraceback": "errors",
+    "ResourcesUnavailable": "errors",
     "SessionExpired": "errors",
     "SessionNotFound": "errors",
     "SessionStatus": "client.report",
     "SessionSummary": "client.counting",
+    "SharedRef": "protocol.references",
     "Stage": "study.stage",
     "StarburstError": "errors",
     "StarburstExecutor": "client.executor",
@@ -137,8 +163,10 @@ _DEFINED_IN = {
     "StudyChanged": "errors",
     "StudyNotFound": "errors",
     "TaskContext": "context",
+    "TaskExecutor": "context",
     "TaskCrashed": "errors",
     "TaskFailed": "errors",
+    "TaskOutOfMemory": "errors",
     "TaskOutcome": "client.report",
     "TaskRecord": "client.timeline",
     "TaskTimeout": "errors",
@@ -148,6 +176,7 @@ _DEFINED_IN = {
     "Trial": "study.trial",
     "VersionMismatch": "errors",
     "WorkerLost": "errors",
+    "cached": "client.cached",
     "current_task": "context",
 }
 

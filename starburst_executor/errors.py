@@ -15,6 +15,7 @@ __all__ = [
     "AccessDenied",
     "BudgetExceeded",
     "ConfigError",
+    "DependencyFailed",
     "ExecutorBroken",
     "KeyNotFound",
     "LaunchError",
@@ -25,6 +26,7 @@ __all__ = [
     "QuotaExceeded",
     "RecordInvalid",
     "RemoteTraceback",
+    "ResourcesUnavailable",
     "SessionExpired",
     "SessionNotFound",
     "StarburstError",
@@ -34,6 +36,7 @@ __all__ = [
     "StudyNotFound",
     "TaskCrashed",
     "TaskFailed",
+    "TaskOutOfMemory",
     "TaskTimeout",
     "TooManyFailures",
     "VersionMismatch",
@@ -144,6 +147,10 @@ class TooManyFailures(StarburstError):
     """More tasks of the session have failed than `max_failures` allows, so it has ended. Mend the function, and start a new session."""
 
 
+class DependencyFailed(StarburstError):
+    """A task whose result this task needs has failed or was cancelled; its error is the cause. Retrying that task runs this one, too."""
+
+
 class TaskFailed(StarburstError):
     """A task raised an exception that could not be rebuilt here; this exception carries its text.
 
@@ -165,6 +172,14 @@ class TaskTimeout(StarburstError, TimeoutError):
 
 class TaskCrashed(StarburstError):
     """The process that ran the task died: killed, out of memory, segmentation fault, `os._exit`. Fix the function."""
+
+
+class TaskOutOfMemory(TaskCrashed):
+    """The task used more memory than it asked for with `resources`, or was killed for its memory. Ask for more, or use less."""
+
+
+class ResourcesUnavailable(StarburstError):
+    """No worker has the resources that the task asked for. Request less, or start workers that have them."""
 
 
 class WorkerLost(StarburstError):

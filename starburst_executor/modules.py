@@ -203,9 +203,23 @@ def _imports_in(path: str, _mtime_ns: int, _n_bytes: int) -> frozenset[str]:
     except (OSError, ValueError, SyntaxError, RecursionError):
         return frozenset()
     names: set[str] = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             names.update(alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
             names.add(node.module.partition(".")[0])
     return frozenset(names)
+
+
+# The fields that hold statements, or what holds statements: handlers of exceptions and cases.
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield all statements. There is no import within an expression, and most of a tree are expressions."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for name in _BLOCKS:
+            waiting += getattr(node, name, ())

@@ -9,6 +9,7 @@ precedence over the file.
 
 from __future__ import annotations
 
+import dis
 import linecache
 import sys
 from collections import OrderedDict
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType
 
-__all__ = ["nested", "register", "source_of"]
+__all__ = ["nested", "register", "source_of", "used_globals"]
 
 # Longer source of one function is assumed to be generated, and of no use to a reader.
 _MOST_CHARS = 100_000
@@ -34,6 +35,25 @@ def nested(code: CodeType) -> Iterator[CodeType]:
         if isinstance(constant, CodeType):
             yield constant
             yield from nested(constant)
+
+
+_LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"})
+
+
+@lru_cache(maxsize=10_000)
+def used_globals(code: CodeType) -> tuple[str, ...]:
+    """Return the names of globals that a code loads, and the codes in it; no attributes and no local names, which may be called alike.
+
+    A function that was stored by value has these globals alone, so it has the same names again when it is loaded.
+    """
+    used = [(step.opname, step.argval) for step in dis.get_instructions(code)]
+    stored = {name for operation, name in used if operation == "STORE_NAME"}
+    loaded = {name for operation, name in used if operation in _LOADS} - stored
+    names = dict.fromkeys(name for name in code.co_names if name in loaded)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            names.update(dict.fromkeys(used_globals(constant)))
+    return tuple(names)
 
 
 def source_of(code: CodeType) -> str:

@@ -8,7 +8,7 @@
     folders.py      where this machine keeps config, data and logs; the default store
     file_systems.py which file systems are refused for an embedded store
     user_keys.py    the user's key file and the keys of sessions made from it
-    environment.py  the names of the variables that are set
+    environment.py  the names of the variables that are set, and which GPUs a process may use
 
 Nothing here accesses a store. Settings are read on demand: importing this package reads neither the disk nor the
 environment. Import its names from this package, not from its modules.
@@ -29,7 +29,7 @@ from starburst_executor.config.container import (
     worker_size,
     worker_topic,
 )
-from starburst_executor.config.environment import endpoint_in_environment, variable_names
+from starburst_executor.config.environment import endpoint_in_environment, pin_gpus, variable_names, visible_gpus
 from starburst_executor.config.folders import default_store, log_folder, machine_boot, price_file, registry_folder
 from starburst_executor.config.settings import LAUNCHERS, Settings, explained, resolve, write_setting
 from starburst_executor.config.timings import Timings
@@ -75,6 +75,7 @@ __all__ = [
     "log_folder",
     "machine_boot",
     "new_session_key",
+    "pin_gpus",
     "price_file",
     "registry_folder",
     "remember_aws",
@@ -86,6 +87,7 @@ __all__ = [
     "take_secret_environment",
     "user_key",
     "variable_names",
+    "visible_gpus",
     "worker_environment",
     "worker_rights",
     "worker_size",

@@ -35,7 +35,7 @@ class Timings:
     look_s: float = 15.0
     looks_until_lost: int = 4
     commit_s: float = 1.0  # at most this much finished work is done again after a SIGKILL early in a run
-    commit_most_s: float = 5.0  # … and 2 % of a longer run, at most this much: a commit costs as much as 0.5 s of vCPU
+    commit_most_s: float = 15.0  # … and 2 % of a longer run, at most this much: a commit costs as much as 0.5 s of vCPU
     slice_s: float = 1.0  # of work per claim: two requests per second and worker, however short the tasks
     poll_min_s: float = 0.05  # a client that waits: below the latency of S3 faster polling shows nothing sooner
     poll_max_s: float = 1.0  # … and how late a result may be seen after a long silence

@@ -23,7 +23,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from starburst_executor import errors
 from starburst_executor.protocol import pickling, pieces
 from starburst_executor.protocol.pickling import PLAIN, PROTOCOL
-from starburst_executor.protocol.pieces import PIECE_BYTES, Piece
+from starburst_executor.protocol.pieces import PIECE_BYTES, Piece, Result, Shared
+from starburst_executor.protocol.references import ResultRef
 
 __all__ = [
     "code_of",
@@ -31,6 +32,7 @@ __all__ = [
     "dump_call",
     "dump_call_in_parts",
     "dump_function",
+    "dump_plain",
     "function_stream",
     "has_modules_by_value",
     "initializer_digest",
@@ -38,6 +40,7 @@ __all__ = [
     "load_function",
     "opened",
     "read_call",
+    "shared_of",
 ]
 
 _T = TypeVar("_T")
@@ -68,13 +71,32 @@ def dump_function(function: Callable[..., Any], code: str = "") -> bytes:
     Raises: any exception that pickling raises.
     """
     name = code.encode("ascii")
+    head = bytes([len(name)]) + name
     stream = io.BytesIO()
-    stream.write(bytes([len(name)]) + name)
+    stream.write(head)
+    pickler = pickling.pickler(stream, is_program=True)
     try:
-        pickling.dump(function, stream, is_program=True)
+        pickler.dump(function)
     except Exception as error:
         pickling.raise_explained(error, [("the function", function)], is_program=True)
-    return stream.getvalue()
+    body = stream.getvalue()
+    return head + pieces.encode([body[len(head) :], *_referred(pickler)]) if pickler.refs else body
+
+
+def _referred(pickler: Any) -> list[Shared | Result]:
+    """Return the shared values and the results to which what a pickler has pickled refers, each once."""
+    return list(dict.fromkeys(map(_named, pickler.refs)))
+
+
+def _named(ref: Any) -> Shared | Result:
+    if isinstance(ref, ResultRef):
+        return Result(ref.ordinal, ref.sequence)
+    return Shared(ref.session_id, bytes.fromhex(ref.name), ref.n_bytes, ref.part_bytes)
+
+
+def shared_of(body: bytes) -> tuple[Shared, ...]:
+    """Return the shared values to which a stored function refers, without unpickling it. Raises: RecordInvalid."""
+    return pieces.shared_in(memoryview(body)[_pickle_start(body) :])
 
 
 def code_of(body: bytes) -> str:
@@ -92,7 +114,7 @@ def has_modules_by_value() -> bool:
 
 def load_function(body: bytes) -> Callable[..., Any]:
     """Load a function. Raises: any exception that unpickling raises, most often `ModuleNotFoundError`."""
-    return pickle.loads(memoryview(body)[_pickle_start(body) :])  # type: ignore[no-any-return]  # noqa: S301 - sealed, checked by the caller
+    return pickle.load(function_stream(body))  # type: ignore[no-any-return]  # noqa: S301 - sealed, checked by the caller
 
 
 def _pickle_start(body: bytes) -> int:
@@ -101,50 +123,66 @@ def _pickle_start(body: bytes) -> int:
 
 def function_stream(body: bytes) -> io.BytesIO:
     """Return a stream of a function's pickle, for an unpickler."""
+    start = _pickle_start(body)
+    parts = pieces.decode(memoryview(body)[start:])
+    if parts is not None:
+        return io.BytesIO(b"".join(part for part in parts if isinstance(part, bytes)))
     stream = io.BytesIO(body)
-    stream.seek(_pickle_start(body))
+    stream.seek(start)
     return stream
+
+
+def dump_plain(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes | None:
+    """Pickle one call's arguments if all are plain values, and small; otherwise return None."""
+    if kwargs:
+        return None
+    for arg in args:  # a loop, as most calls have few arguments, and each submit is checked
+        if type(arg) not in PLAIN:
+            return None
+    pickled = pickle.dumps((args, kwargs), PROTOCOL)
+    return pickled if len(pickled) < PIECE_BYTES else None
 
 
 def dump_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """Pickle one call's arguments. Raises: any exception that pickling raises."""
-    if not kwargs and all(type(arg) in PLAIN for arg in args):
-        return pickle.dumps((args, kwargs), PROTOCOL)
-    return pickling.dumps((args, kwargs))
+    if (plain := dump_plain(args, kwargs)) is not None:
+        return plain
+    stream = io.BytesIO()
+    pickler = pickling.pickler(stream)
+    pickler.dump((args, kwargs))
+    return pieces.encode([stream.getvalue(), *_referred(pickler)]) if pickler.refs else stream.getvalue()
 
 
 def dump_call_in_parts(
     args: tuple[Any, ...], kwargs: dict[str, Any], keep: Callable[[bytes | memoryview], _T]
-) -> bytes | list[bytes | _T]:
+) -> bytes | list[bytes | _T | Shared | Result]:
     """Pickle one call's arguments and separate the big pieces.
 
     Args:
         keep: Called with each big piece as the pickler writes it: immutable bytes, or a view of the user's memory that is
             valid only during the call. Its return value replaces the piece in the result.
     Returns:
-        The pickle, or a list of its parts in order if it has big pieces.
+        The pickle, or a list of its parts in order if it has big pieces or refers to shared values or results, which come last.
     Raises: any exception that pickling raises.
     """
-    if not kwargs and all(type(arg) in PLAIN for arg in args):
-        pickled = pickle.dumps((args, kwargs), PROTOCOL)
-        if len(pickled) < PIECE_BYTES:
-            return pickled
-        del pickled
+    if (plain := dump_plain(args, kwargs)) is not None:
+        return plain
     stream = _Parts(keep, wants_frames=len(args) + len(kwargs) < 2)  # noqa: PLR2004 - no value precedes this one
+    pickler = pickling.pickler(stream)
     try:
-        pickling.pickler(stream).dump((args, kwargs))
+        pickler.dump((args, kwargs))
     except _FramesCame:
         return _dump_one_by_one(args, kwargs, keep)
     except Exception as error:
         named = [(f"argument {i}", arg) for i, arg in enumerate(args)]
         named += [(f"argument `{name}`", arg) for name, arg in kwargs.items()]
         pickling.raise_explained(error, named)
-    return stream.all()
+    return stream.all(_referred(pickler))
 
 
 def _dump_one_by_one(
     args: tuple[Any, ...], kwargs: dict[str, Any], keep: Callable[[bytes | memoryview], _T]
-) -> bytes | list[bytes | _T]:
+) -> bytes | list[bytes | _T | Shared | Result]:
     """Pickle each value in a dump of its own, all with one memo.
 
     The frames of a big list then do not depend on the bytes of the values before it, so a call that differs only in those
@@ -156,7 +194,7 @@ def _dump_one_by_one(
     for value in (*args, *kwargs.values()):
         pickler.dump(value)
         stream.part()
-    return stream.all()
+    return stream.all(_referred(pickler))
 
 
 class _FramesCame(Exception):
@@ -201,11 +239,11 @@ class _Parts(Generic[_T]):
         if sum(map(len, self._small)) >= _TAIL_BYTES:
             self._join()
 
-    def all(self) -> bytes | list[bytes | _T]:
-        if not self._parts:
+    def all(self, referred: Sequence[Shared | Result]) -> bytes | list[bytes | _T | Shared | Result]:
+        if not self._parts and not referred:
             return b"".join(self._small)
         self._join()
-        return self._parts
+        return [*self._parts, *referred]
 
     def _join(self) -> None:
         if self._small:
@@ -246,7 +284,13 @@ def opened(body: bytes | memoryview, bodies: Mapping[bytes, bytes]) -> _Source:
     if parts is None:
         return io.BytesIO(body)
     try:
-        return _Joined([bodies[part.name] if isinstance(part, Piece) else part for part in parts])
+        return _Joined(
+            [
+                bodies[part.name] if isinstance(part, Piece) else part
+                for part in parts
+                if not isinstance(part, (Shared, Result))
+            ]
+        )
     except KeyError as error:
         raise errors.PayloadError("a piece of the call is missing") from error
 

@@ -14,6 +14,7 @@ from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 from starburst_executor import source
+from starburst_executor.protocol.pickling import PROTOCOL
 
 __all__ = ["explained"]
 
@@ -107,15 +108,22 @@ def _all_parts(value: Any) -> Iterator[_Step]:
         yield from (_Step(f"item {_short(key)}", item) for key, item in value.items())
     elif isinstance(value, (list, tuple, set, frozenset)):
         yield from (_Step(f"item {i}", item) for i, item in enumerate(value))
-    else:
+    elif not _refuses(value):
         yield from _parts_of_object(value)
+
+
+def _refuses(value: Any) -> bool:
+    """Whether an object itself says that it cannot be pickled, so that its parts are not to blame."""
+    try:
+        value.__reduce_ex__(PROTOCOL)
+    except Exception:  # user code runs here: __reduce__
+        return True
+    return False
 
 
 def _parts_of_function(function: FunctionType) -> Iterator[_Step]:
     user = function.__name__
-    codes = [function.__code__, *source.nested(function.__code__)]
-    names = dict.fromkeys(name for code in codes for name in code.co_names)
-    namespace = function.__globals__
+    names, namespace = source.used_globals(function.__code__), function.__globals__
     yield from (_Step(f"global `{name}`", namespace[name], user) for name in names if name in namespace)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
         try:

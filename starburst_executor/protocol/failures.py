@@ -6,12 +6,12 @@ import math
 
 from starburst_executor.errors import TooManyFailures
 
-__all__ = ["LEAST_ENDED", "TOO_MANY_FAILURES", "failures_reason", "most_failures"]
+__all__ = ["TOO_MANY_FAILURES", "are_too_many", "failures_reason", "most_failures"]
 
 # The value of `Manifest.error` if failures broke the session.
 TOO_MANY_FAILURES = TooManyFailures.__name__
 # A share is not judged before this number of tasks have ended: one failure of the first two says little.
-LEAST_ENDED = 10
+_LEAST_ENDED = 10
 
 
 def most_failures(limit: str, n_tasks: int) -> int:
@@ -24,6 +24,13 @@ def most_failures(limit: str, n_tasks: int) -> int:
     if limit.endswith("%"):
         return math.floor(n_tasks * float(limit[:-1]) / 100)
     return int(limit)
+
+
+def are_too_many(limit: str, n_failed: int, n_tasks: int, n_ended: int) -> bool:
+    """Whether more tasks have failed than the session allows; false without a limit."""
+    if not limit or (limit.endswith("%") and n_ended < _LEAST_ENDED):
+        return False
+    return n_failed > most_failures(limit, n_tasks)
 
 
 def failures_reason(limit: str, n_failed: int, n_tasks: int) -> str:

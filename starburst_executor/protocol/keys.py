@@ -4,14 +4,17 @@
                           bell
                           functions/<digest>
                           calls/<status_id>
-                          status/<epoch>/<status_id>-<n>
+                          status/<epoch>/<status_id>-<n>[-p<priority>][-l<limit>][-r<resources>]
                           outcomes/<status_id>/<claim_id>-<k>
                           logs/<status_id>/<claim_id>-<k>
                           workers/<worker_id>
                           clients/<client_id>
                           once/<number>
+                          limits/<name>
+                          shared/<name>/<k>
     code/<month>/<digest>
     names/<name>
+    cache/<name>/<digest>
 
 Code belongs to no session. Its name contains its digest and the month in which it was written, so that a lifecycle rule
 of the bucket can delete code that is no longer in use.
@@ -27,12 +30,15 @@ import re
 from typing import NamedTuple
 
 from starburst_executor.errors import ConfigError, RecordInvalid
+from starburst_executor.protocol.resources import RESOURCES
 
 __all__ = [
     "SessionKeys",
     "StatusRef",
+    "cache_folder",
     "code_digest",
     "code_key",
+    "is_limit_name",
     "is_loads",
     "is_name",
     "is_session_id",
@@ -47,6 +53,9 @@ __all__ = [
 SESSIONS = "sessions/"
 CODE = "code/"
 NAMES = "names/"
+CACHES = "cache/"
+# Not a key: how the name of the folder begins into which a worker unpacks code. Tracebacks of tasks have it in their paths.
+UNPACKED = "starburst-code-"
 STATUSES_PER_EPOCH = 1000
 
 _LOADS = "loads:"
@@ -56,20 +65,43 @@ _NAME = re.compile(r"(?!last\Z)[A-Za-z][A-Za-z0-9._-]{0,62}")
 _ONCE = re.compile(r"[0-9a-f]{8}")
 _STATUS_ID = re.compile(r"[0-9a-f]{4}\.[0-9a-f]{10}")
 _CODE = re.compile(r"[0-9]{4}-[0-9]{2}/([0-9a-f]{64})")
-_STATUS = re.compile(r"([0-9a-f]{4})\.([0-9a-f]{6})/([0-9a-f]{4})\.([0-9a-f]{10})-([1-9][0-9]{0,3})")
+_ENDING = re.compile(rf"(?:-p(-?[1-9][0-9]{{0,2}}))?(?:-l([A-Za-z][A-Za-z0-9_]{{0,31}}))?(?:-r({RESOURCES}))?")
+_STATUS = re.compile(
+    rf"([0-9a-f]{{4}})\.([0-9a-f]{{6}})/([0-9a-f]{{4}})\.([0-9a-f]{{10}})-([1-9][0-9]{{0,3}}){_ENDING.pattern}"
+)
+_LIMIT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 
 
 class StatusRef(NamedTuple):
-    """The parts of a status object's key: the submitter's ordinal, the first sequence number, the task count, the epoch."""
+    """The parts of a status object's key: the submitter's ordinal, the first sequence number, the task count, the epoch; and the
+    priority, the limit and the resources of its tasks, 0 and empty unless the key has them.
+    """
 
     ordinal: int
     first: int
     n_tasks: int
     epoch: int
+    priority: int = 0
+    limit: str = ""
+    resources: str = ""
 
     @property
     def status_id(self) -> str:
         return f"{self.ordinal:04x}.{self.first:010x}"
+
+    @property
+    def ending(self) -> str:
+        """The end of its key: priority, limit and resources; empty without any."""
+        end = (f"-p{self.priority}" if self.priority else "") + (f"-l{self.limit}" if self.limit else "")
+        return end + (f"-r{self.resources}" if self.resources else "")
+
+    def ending_in(self, ending: str) -> StatusRef:
+        """Return it with the priority, limit and resources of such an end. Raises: RecordInvalid."""
+        match = _ENDING.fullmatch(ending)
+        if match is None:
+            raise RecordInvalid(f"not the end of a status object's key: {ending!r}")
+        priority, limit, resources = match.groups()
+        return self._replace(priority=int(priority or 0), limit=limit or "", resources=resources or "")
 
 
 def is_session_id(text: str) -> bool:
@@ -77,18 +109,32 @@ def is_session_id(text: str) -> bool:
     return _SESSION_ID.fullmatch(text) is not None
 
 
-def is_name(text: str) -> bool:
+def is_name(text: object) -> bool:
     """Return whether `text` may be a session's name: a letter, then up to 62 letters, digits, ".", "_" and "-"; not `last`."""
-    return _NAME.fullmatch(text) is not None
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def name_key(name: str) -> str:
     """Return the key of the object that says which session has this name. Raises: ConfigError."""
+    return f"{NAMES}{_checked(name, of='a session')}"
+
+
+def is_limit_name(text: object) -> bool:
+    """Return whether `text` may be a limit's name: a letter, then up to 31 letters, digits and "_"."""
+    return isinstance(text, str) and _LIMIT.fullmatch(text) is not None
+
+
+def cache_folder(name: str) -> str:
+    """Return the prefix of the keys of a cache's entries. Raises: ConfigError."""
+    return f"{CACHES}{_checked(name, of='a cache')}/"
+
+
+def _checked(name: str, *, of: str) -> str:
     if not is_name(name):
         raise ConfigError(
-            f"not a name for a session: {name!r}: a letter, then up to 62 letters, digits, '.', '_' and '-'; and not 'last'"
+            f"not a name for {of}: {name!r}: a letter, then up to 62 letters, digits, '.', '_' and '-'; and not 'last'"
         )
-    return f"{NAMES}{name}"
+    return name
 
 
 def is_status_id(text: str) -> bool:
@@ -140,7 +186,7 @@ def worker_of(claim_id: str) -> str:
 class SessionKeys:
     """The keys of one session. Immutable."""
 
-    __slots__ = ("bell", "clients", "folder", "manifest", "once_entries", "session_id", "statuses", "workers")
+    __slots__ = ("bell", "clients", "folder", "limits", "manifest", "once_entries", "session_id", "statuses", "workers")
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
@@ -151,6 +197,7 @@ class SessionKeys:
         self.workers = f"{self.folder}workers/"
         self.clients = f"{self.folder}clients/"
         self.once_entries = f"{self.folder}once/"
+        self.limits = f"{self.folder}limits/"
 
     def function(self, digest: str) -> str:
         return f"{self.folder}functions/{digest}"
@@ -171,9 +218,21 @@ class SessionKeys:
     def client(self, client_id: str) -> str:
         return f"{self.clients}{client_id}"
 
+    def limit(self, name: str) -> str:
+        return f"{self.limits}{name}"
+
+    def parse_limit(self, key: str) -> str:
+        """Return the name in a limit's key; empty if the key does not have that form."""
+        name = key.removeprefix(self.limits)
+        return name if key.startswith(self.limits) and is_limit_name(name) else ""
+
     def once(self, number: int) -> str:
         """Return the key of an entry of the log of keys."""
         return f"{self.once_entries}{number:08x}"
+
+    def shared(self, name: str, number: int | None = None) -> str:
+        """Return the key of a shared value's part of this number, or the prefix of all its parts."""
+        return f"{self.folder}shared/{name}/" + ("" if number is None else f"{number:06x}")
 
     def parse_once(self, key: str) -> int | None:
         """Parse the number of an entry of the log of keys; None if the key does not have that form."""
@@ -185,14 +244,19 @@ class SessionKeys:
         return f"{self.statuses}{ordinal:04x}.{number:06x}/"
 
     def status(self, ref: StatusRef) -> str:
-        return f"{self.epoch(ref.ordinal, ref.epoch)}{ref.status_id}-{ref.n_tasks}"
+        return f"{self.epoch(ref.ordinal, ref.epoch)}{ref.status_id}-{ref.n_tasks}{ref.ending}"
 
     def parse_status(self, key: str) -> StatusRef | None:
         """Parse a status object's key; None if it does not have that form."""
         match = _STATUS.fullmatch(key, len(self.statuses)) if key.startswith(self.statuses) else None
         if match is None:
             return None
-        epoch_ordinal, epoch, ordinal, first, n_tasks = match.groups()
+        epoch_ordinal, epoch, ordinal, first, n_tasks, priority, limit, resources = match.groups()
         if epoch_ordinal != ordinal or int(n_tasks) > 2048:  # noqa: PLR2004 - see spans/record.py, MAX_TASKS
             return None
-        return StatusRef(int(ordinal, 16), int(first, 16), int(n_tasks), int(epoch, 16))
+        return StatusRef(
+            *(int(ordinal, 16), int(first, 16), int(n_tasks), int(epoch, 16)),
+            int(priority or 0),
+            limit or "",
+            resources or "",
+        )

@@ -8,7 +8,8 @@ This module checks no seal: the caller of `load_outcome` must have checked it be
 An outcome is one byte for its kind, and a body. `V`: a pickled value. `E`: a msgpack list of the exception's type name,
 message and traceback as plain text, so that a failure can be shown without unpickling, and the exception's pickle, which is
 empty if the exception does not survive a round trip. `R`: the same without a pickle, for failures that user code did not
-raise.
+raise. If the task has the option `retry_on`, an `E` also lists the names of its class and of all base classes. In place of the pickle an `R` may have the
+outcome of another task, which is the cause.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 import io
 import pickle
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from types import FrameType
 from typing import Any, NamedTuple
@@ -25,9 +26,10 @@ import msgpack
 
 from starburst_executor import errors
 from starburst_executor.protocol import pickling
+from starburst_executor.protocol.options import class_names
 from starburst_executor.protocol.pickling import PLAIN, PROTOCOL
 
-__all__ = ["Failure", "describe_outcome", "dump_error", "dump_reason", "dump_value", "load_outcome"]
+__all__ = ["Failure", "describe_outcome", "dump_error", "dump_reason", "dump_value", "failure_names", "load_outcome"]
 
 
 class Failure(NamedTuple):
@@ -60,11 +62,12 @@ def dump_value(value: object) -> bytes:
     return stream.getvalue()  # shares the stream's memory
 
 
-def dump_error(error: BaseException, *, note: str = "") -> bytes:
+def dump_error(error: BaseException, *, note: str = "", names: Sequence[str] = ()) -> bytes:
     """Return an outcome that holds an exception; never raises, for any exception. Its traceback begins with user code.
 
     Args:
         note: Advice for the user; it becomes the last line of the traceback.
+        names: The names of its class and of all base classes, if a retry depends on them.
     """
     tb = error.__traceback__
     while tb is not None and _is_ours(tb.tb_frame):
@@ -74,7 +77,7 @@ def dump_error(error: BaseException, *, note: str = "") -> bytes:
     message = _text_of(error)
     kind = type(error)
     type_name = f"{kind.__module__}.{kind.__qualname__}"
-    return b"E" + _pack([type_name, message, text, _survivor(error)])
+    return b"E" + _pack([type_name, message, text, _survivor(error), *([list(names)] if names else [])])
 
 
 def _is_ours(frame: FrameType) -> bool:
@@ -82,10 +85,14 @@ def _is_ours(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("starburst_executor", "cloudpickle", "pickle")
 
 
-def dump_reason(error: BaseException) -> bytes:
-    """Return an outcome that holds one of this library's own exceptions as text only: its class and its message."""
+def dump_reason(error: BaseException, cause: bytes = b"") -> bytes:
+    """Return an outcome that holds one of this library's own exceptions as text only: its class and its message.
+
+    Args:
+        cause: The outcome of the failed task that is the cause.
+    """
     kind = type(error)
-    return b"R" + _pack([f"{kind.__module__}.{kind.__qualname__}", str(error), "", b""])
+    return b"R" + _pack([f"{kind.__module__}.{kind.__qualname__}", str(error), "", cause])
 
 
 def load_outcome(body: bytes | memoryview) -> tuple[Any, BaseException | None]:
@@ -105,9 +112,12 @@ def load_outcome(body: bytes | memoryview) -> tuple[Any, BaseException | None]:
             raise errors.PayloadError(f"the task's result cannot be unpickled in this process: {reason}") from error
     if kind not in (b"E", b"R"):
         raise errors.RecordInvalid(f"an outcome of an unknown kind: kind={kind!r}")
-    failure, pickled = _unpack_failure(view[1:])
+    failure, pickled, _ = _unpack_failure(view[1:])
     if kind == b"R":
-        return None, _own_error(failure)
+        own = _own_error(failure)
+        if pickled:
+            own.__cause__ = load_outcome(pickled)[1]
+        return None, own
     return None, _rebuilt_error(failure, pickled)
 
 
@@ -117,6 +127,15 @@ def describe_outcome(body: bytes | memoryview) -> Failure | None:
     if bytes(view[:1]) == b"V":
         return None
     return _unpack_failure(view[1:])[0]
+
+
+def failure_names(body: bytes | memoryview) -> Sequence[str]:
+    """Return the names of a failure's class and of its base classes, as far as they are stored. Raises: RecordInvalid."""
+    view = memoryview(body)
+    failure, _, names = _unpack_failure(view[1:])
+    if bytes(view[:1]) == b"R":
+        return class_names(type(_own_error(failure)))
+    return names or (failure.type_name,)
 
 
 def _rebuilt_error(failure: Failure, pickled: bytes) -> BaseException:
@@ -145,16 +164,19 @@ def _own_error(failure: Failure) -> BaseException:
     return errors.TaskFailed(f"{failure.type_name}: {failure.message}", failure.type_name)
 
 
-def _unpack_failure(view: memoryview) -> tuple[Failure, bytes]:
+def _unpack_failure(view: memoryview) -> tuple[Failure, bytes, list[str]]:
     try:
-        type_name, message, text, pickled = msgpack.unpackb(view, raw=False)
+        type_name, message, text, pickled, *more = msgpack.unpackb(view, raw=False)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise errors.RecordInvalid("a failure record that cannot be read") from error
     if not (isinstance(type_name, str) and isinstance(message, str) and isinstance(text, str)):
         raise errors.RecordInvalid("a failure record without its texts")
     if not isinstance(pickled, bytes):
         raise errors.RecordInvalid("a failure record without its exception")
-    return Failure(type_name, message, text), pickled
+    names = more[0] if more else []
+    if type(names) is not list or not all(type(name) is str for name in names):
+        raise errors.RecordInvalid("a failure record with classes that cannot be read")
+    return Failure(type_name, message, text), pickled, names
 
 
 def _survivor(error: BaseException) -> bytes:
@@ -178,6 +200,6 @@ def _safe_text(make: Callable[[], str]) -> str:
         return f"<no text: {type(error).__name__}>"
 
 
-def _pack(fields: list[str | bytes]) -> bytes:
+def _pack(fields: list[str | bytes | list[str]]) -> bytes:
     packed: bytes = msgpack.packb(fields)
     return packed

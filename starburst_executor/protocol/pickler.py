@@ -26,6 +26,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from enum import Enum
+from pickle import PickleBuffer
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -35,6 +36,7 @@ from starburst_executor import source
 from starburst_executor.protocol import rebuilding
 from starburst_executor.protocol.pickling import PROTOCOL
 from starburst_executor.protocol.rebuilding import Mark, token_of
+from starburst_executor.protocol.references import ResultRef, SharedRef
 
 __all__ = ["Pickler", "has_modules_by_value"]
 
@@ -48,16 +50,31 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
     Args:
         is_program: Whether the pickled object is part of the program: a function with everything that it refers to.
             Otherwise it is data.
+        buffer_callback: As for the standard library's pickler.
+        all_buffers: Whether the memory of every array is to go to `buffer_callback`, also of those that NumPy would copy into the pickle.
+
+    Attributes:
+        refs: The shared values and results to which the pickles refer.
     """
 
-    def __init__(self, file: Any, *, is_program: bool = False) -> None:
-        super().__init__(file, PROTOCOL)
+    def __init__(
+        self,
+        file: Any,
+        *,
+        is_program: bool = False,
+        buffer_callback: Callable[[PickleBuffer], object] | None = None,
+        all_buffers: bool = False,
+    ) -> None:
+        super().__init__(file, PROTOCOL, buffer_callback)
+        self.all_buffers = all_buffers
+        self.refs: list[SharedRef | ResultRef] = []
         self._is_program = is_program
         self._depth = int(is_program)  # of functions and classes around the object that is being pickled
         # Nested code objects whose source has been pickled with the outer code; kept, so that no other object gets their ids.
         self._covered: dict[int, CodeType] = {}
         if (numpy := sys.modules.get("numpy")) is not None and hasattr(numpy, "ndarray"):
             _RULES.setdefault(numpy.ndarray, _array)
+            _RULES.setdefault(numpy.memmap, _mapped_array)
 
     def reducer_override(self, obj: Any) -> Any:
         """Return how to rebuild an object; NotImplemented to use the standard library's way."""
@@ -95,6 +112,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
         self._covered.update((id(inner), inner) for inner in source.nested(code))
         # Interned, so that all code objects of a file share one name object: equal functions then have equal pickles.
         return rebuilding.make_code, (make, fields, sys.intern(code.co_filename), lines)
+
+    def ref(self, ref: SharedRef | ResultRef) -> tuple[Any, ...]:
+        """Note a shared value or a result, and have it pickled as it is."""
+        reduced = ref.__reduce__()
+        self.refs.append(ref)
+        return reduced
 
     def anew(self, obj: Any, make: Callable[..., Any], *arguments: Any) -> Any:
         """Reduce an object of the program so that each process makes its own; in data the standard library refuses it."""
@@ -158,16 +181,29 @@ def _file(_: Pickler, file: io.TextIOWrapper) -> Any:
     raise TypeError("cannot pickle '_io.TextIOWrapper' object")
 
 
-def _array(_: Pickler, array: Any) -> Any:
+def _array(pickler: Pickler, array: Any) -> Any:
     """Reduce a read-only array through a writable view of its memory, because a loaded array is as writable as the pickled one."""
     flags = array.flags
-    if flags.writeable or array.dtype.hasobject or not (flags.c_contiguous or flags.f_contiguous):
+    if array.dtype.hasobject:
+        return NotImplemented
+    if not (flags.c_contiguous or flags.f_contiguous):
+        return array.copy("C").__reduce_ex__(PROTOCOL) if pickler.all_buffers else NotImplemented
+    if flags.writeable:
         return NotImplemented
     if not array.nbytes:
         return array.copy("K").__reduce_ex__(PROTOCOL)
     memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
     order = "C" if flags.c_contiguous else "F"
     return type(array)(array.shape, array.dtype, memory, 0, None, order).__reduce_ex__(PROTOCOL)
+
+
+def _mapped_array(pickler: Pickler, array: Any) -> Any:
+    """Reduce an array in a file as a plain one, whose memory is a buffer."""
+    if not pickler.all_buffers:
+        return NotImplemented
+    plain = array.view(sys.modules["numpy"].ndarray)
+    reduced = _array(pickler, plain)
+    return plain.__reduce_ex__(PROTOCOL) if reduced is NotImplemented else reduced
 
 
 def _variable(pickler: Pickler, variable: contextvars.ContextVar[Any]) -> Any:
@@ -182,6 +218,8 @@ def _variable(pickler: Pickler, variable: contextvars.ContextVar[Any]) -> Any:
 _RULES: dict[type, Callable[[Pickler, Any], Any]] = {
     CodeType: Pickler.code,
     Mark: Pickler.mark,
+    ResultRef: Pickler.ref,
+    SharedRef: Pickler.ref,
     FunctionType: _function,
     _CACHED: _cache,
     io.TextIOWrapper: _file,

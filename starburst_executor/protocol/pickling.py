@@ -28,13 +28,15 @@ def _loaded() -> ModuleType:
     return pickler
 
 
-def pickler(stream: Any, *, is_program: bool = False) -> Any:
+def pickler(stream: Any, *, is_program: bool = False, buffer_callback: Any = None, all_buffers: bool = False) -> Any:
     """Return a pickler that writes to this stream.
 
     Args:
         is_program: Whether it pickles a function with everything that it refers to, rather than data.
+        buffer_callback: As for the standard library's pickler.
+        all_buffers: Whether the memory of every array goes there, also of those that NumPy would copy into the pickle.
     """
-    return _loaded().Pickler(stream, is_program=is_program)
+    return _loaded().Pickler(stream, is_program=is_program, buffer_callback=buffer_callback, all_buffers=all_buffers)
 
 
 def dump(value: object, stream: IO[bytes], *, is_program: bool = False) -> None:

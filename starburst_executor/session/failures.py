@@ -17,7 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 from starburst_executor.errors import ObjectNotFound, RecordInvalid, VersionMismatch
-from starburst_executor.protocol.failures import LEAST_ENDED, TOO_MANY_FAILURES, failures_reason, most_failures
+from starburst_executor.protocol.failures import TOO_MANY_FAILURES, are_too_many, failures_reason, most_failures
 from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.beats import Beats
@@ -79,9 +79,8 @@ class FailedTasks:
         self._next_count = now + _COUNT_LOOKS * manifest.timings.look_s
         counted = self._count()
         self._credit += max(0, upper - counted.n_failed)
-        is_early = limit.endswith("%") and counted.n_ended < LEAST_ENDED
         is_done = counted.n_ended == counted.n_tasks
-        if counted.n_failed <= most_failures(limit, counted.n_tasks) or is_early or is_done:
+        if is_done or not are_too_many(limit, counted.n_failed, counted.n_tasks, counted.n_ended):
             return manifest
 
         def end(current: Manifest) -> Manifest | None:

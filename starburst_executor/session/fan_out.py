@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from starburst_executor.store.base import ObjectStore
 
-__all__ = ["AT_ONCE", "fan_out"]
+__all__ = ["AT_ONCE", "at_once", "fan_out"]
 
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -19,13 +19,18 @@ AT_ONCE = 16
 _ON_THIS_MACHINE = ("sqlite", "memory")
 
 
+def at_once(store: ObjectStore) -> int:
+    """Return how many calls on this store are worth making at once: one if it is on this machine."""
+    return 1 if urlsplit(store.url).scheme in _ON_THIS_MACHINE else AT_ONCE
+
+
 def fan_out(store: ObjectStore, function: Callable[[_A], _B], items: Iterable[_A]) -> list[_B]:
     """Return `function` of each item, in order: up to 16 calls at once, or one by one if the store is on this machine.
 
     Raises: the first exception of `function`, once no call is running; the remaining calls are not made.
     """
     listed = list(items)
-    if len(listed) <= 1 or urlsplit(store.url).scheme in _ON_THIS_MACHINE:
+    if len(listed) <= 1 or at_once(store) == 1:
         return [function(item) for item in listed]
     results: dict[int, _B] = {}
     errors: list[Exception] = []

@@ -13,8 +13,8 @@ Assumes: every step that is passed to `change` writes an absolute target, so tha
 from __future__ import annotations
 
 import hmac
+import shlex
 import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -31,6 +31,7 @@ from starburst_executor.protocol.keys import SessionKeys
 from starburst_executor.protocol.records import Manifest, SessionState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.base import ObjectStore
+from starburst_executor.store.latest import Latest, Version
 
 __all__ = ["SessionManifest", "new_token"]
 
@@ -53,28 +54,27 @@ class SessionManifest:
         self._key = keys.manifest
         self._sealer = sealer
         self._clock = clock
-        self._lock = threading.Lock()  # guards: _newest, _etag
-        self._newest: Manifest | None = None
-        self._etag: str | None = None
+        self._latest = Latest(store, keys.manifest, self._decoded)
         self._is_right_key = False  # it never becomes false again
 
     @property
     def known(self) -> Manifest | None:
         """The newest manifest that this process read or wrote; None before the first."""
-        return self._newest  # unlocked: one reference, replaced as a whole
+        return self._latest.value
 
     @property
     def current(self) -> Manifest:
         """The newest manifest that this process read or wrote, without a request once there is one."""
-        newest = self._newest  # unlocked: one reference, replaced as a whole
-        return newest if newest is not None else self.refresh()
+        known = self._latest.value
+        return known if known is not None else self.refresh()
 
     def create(self, manifest: Manifest) -> None:
         """Create the session. Store: 1 create."""
         manifest = self._sealed(manifest)
-        etag = self._store.create(self._key, records.encode(manifest, self._clock.new_id()))
+        body = records.encode(manifest, self._clock.new_id())
+        etag = self._store.create(self._key, body)
         self._is_right_key = True
-        self._remember(manifest, etag, after=None)
+        self._latest.remember(Version(manifest, etag, body), after=None)
 
     def has_right_key(self) -> bool:
         """Return whether the manifest's token was sealed with this process's key."""
@@ -107,23 +107,17 @@ class SessionManifest:
 
     def refresh(self) -> Manifest:
         """Read and return the current manifest. Raises: SessionNotFound. Store: 1 GET, usually a 304."""
-        with self._lock:
-            known, etag = self._newest, self._etag
         try:
-            if known is None or etag is None:
-                stored = self._store.get(self._key)
-            elif (changed := self._store.get_if_changed(self._key, etag)) is None:
-                return known
-            else:
-                stored = changed
+            return self._latest.read().value
         except ObjectNotFound as error:
             raise self._not_found() from error
+
+    def _decoded(self, body: bytes) -> Manifest:
         try:
-            manifest = records.decode_manifest(stored.body)
+            manifest = records.decode_manifest(body)
         except (RecordInvalid, VersionMismatch) as error:
             raise type(error)(f"{error}: session={self._session_id}") from error
         self._check_seal(manifest)
-        self._remember(manifest, stored.etag, after=etag)
         return manifest
 
     def change(self, step: Callable[[Manifest], Manifest | None]) -> Manifest:
@@ -131,27 +125,28 @@ class SessionManifest:
 
         Store: 1 swap; 1 GET and 1 swap more per lost race.
         """
-        manifest = self.current
+        if self._latest.version is None:
+            self.refresh()
         while True:
-            with self._lock:
-                manifest, etag = self._newest or manifest, self._etag
-            changed = step(manifest)
-            if changed is not None:
-                changed = self._sealed(changed)
-            else:
+            version = self._latest.version
+            assert version is not None  # noqa: S101 - once known, it is never forgotten
+            changed = step(version.value)
+            if changed is None:
                 # The known manifest may be old: only with a fresh one is it certain that there is nothing to change.
                 fresh = self.refresh()
-                if fresh is manifest or step(fresh) is None:
+                if fresh is version.value or step(fresh) is None:
                     return fresh
                 continue
+            changed = self._sealed(changed)
+            body = records.encode(changed, self._clock.new_id())
             try:
-                new_etag = self._store.swap(self._key, records.encode(changed, self._clock.new_id()), etag or "")
+                etag = self._store.swap(self._key, body, version.etag)
             except PreconditionFailed:
                 self.refresh()
                 continue
             except ObjectNotFound as error:
                 raise self._not_found() from error
-            self._remember(changed, new_etag, after=etag)
+            self._latest.remember(Version(changed, etag, body), after=version)
             return changed
 
     def end(self, state: SessionState, reason: str, *, error: str = "") -> Manifest:
@@ -188,17 +183,8 @@ class SessionManifest:
             return False
         return True
 
-    def _remember(self, manifest: Manifest, etag: str, *, after: str | None) -> None:
-        """Store a manifest that was read or written after the one with the ETag `after`, if that is the newest known.
-
-        Guarantee: the known manifest never becomes older, in whatever order the answers of several threads arrive.
-        """
-        with self._lock:
-            if self._etag == after:
-                self._newest, self._etag = manifest, etag
-
     def _not_found(self) -> SessionNotFound:
         return SessionNotFound(
             f"no such session, or it was deleted: session={self._session_id}, store={self._store.url}; "
-            "`starburst sessions` and DetachedExecutor.list_sessions() list them"
+            f"`starburst sessions --store {shlex.quote(self._store.url)}` lists those that are there"
         )

@@ -71,7 +71,7 @@ def due(manifest: Manifest, counts: Mapping[State, int], *, now: float, usd: flo
         yield Message(
             event,
             message_id,
-            f"starburst {manifest.session_id}: {words}: {n_ended:,} of {total:,} ended, {n_failed:,} failed",
+            f"starburst {f'{manifest.name} ' if manifest.name else ''}{manifest.session_id}: {words}: {n_ended:,} of {total:,} ended, {n_failed:,} failed",
             _body(message_id, event, manifest, counts, now, usd),
         )
 

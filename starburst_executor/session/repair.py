@@ -34,12 +34,13 @@ from starburst_executor.session.statuses import ListedStatus, Versioned
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.limiter import Urgency
 
-__all__ = ["Watcher", "end_what_is_left"]
+__all__ = ["Watcher", "end_what_is_left", "sealed_reason"]
 
 _T = TypeVar("_T")
 _Read: TypeAlias = "tuple[WorkerBeat, str] | None"
 
-# Without suspicion, a repair reads only the objects that have not changed since the last one; at every fourth repair it reads all.
+# Without suspicion, a repair reads only the objects that have not changed since the last one; every fourth repair reads all. The first
+# ones do not: claims that are younger than the watcher are not forgotten, and those of lost workers are suspected.
 _READS_ALL_EACH = 4
 # A listing costs as much as twelve reads: this many objects are ended before the next one, unless another process is met.
 _ENDED_AT_A_LOOK = 32
@@ -101,8 +102,8 @@ class Watcher:
         claimed = [g for g in listing if g.size_class in (SizeClass.SOME_PENDING, SizeClass.SOME_CLAIMED)]
         lost = frozenset(self.watch.lost() | self.watch.dead)
         self._settled &= lost  # a worker that was only stopped for a while may have claimed since, and be lost again
-        reads_all = bool(lost - self._settled) or self._n_repairs % _READS_ALL_EACH == 0
         self._n_repairs += 1
+        reads_all = bool(lost - self._settled) or self._n_repairs % _READS_ALL_EACH == 0
         current = self._read_claims(claimed, meanwhile, reads_all=reads_all)
         standing = frozenset(claim for key in current for claim in self._claims[key][1])
         # A claim in an object that changed and was not read may still stand.
@@ -126,9 +127,31 @@ class Watcher:
                 n_tasks += sum(taken)
                 session.bell.ring([key for (key, _), n in zip(batch, taken, strict=True) if n], sum(taken))
             meanwhile()
+        self._free_permits()
         self._gone.look(listing)
         close_epochs(session, listing, epochs)
         return n_tasks
+
+    def _free_permits(self) -> None:
+        """Remove the permits of lost workers, once their claims have been taken back.
+
+        Store: nothing in a session without limits; otherwise 1 LIST, 1 GET for each limit; 1 GET for each lost holder, and as
+        `SessionLimits.give_back`.
+        """
+        session = self._session
+        if not session.manifest.current.has_limits:
+            return
+        for name, record in session.limits.held().items():
+            lost = [permit for permit in record.holders if self._has_lost(worker_of(permit))]
+            if lost and session.limits.give_back(name, *lost):
+                session.bell.ring([], len(lost))
+
+    def _has_lost(self, worker_id: str) -> bool:
+        if not self.watch.is_lost(worker_id):
+            return False
+        beat = read_beat(self._session, self._session.keys.worker(worker_id))
+        is_left = beat is not None and beat[0].state == WorkerState.LEFT
+        return is_left or self._still_stands(worker_id, "", beat, lost=True)
 
     def _read_claims(
         self, claimed: Sequence[ListedStatus], meanwhile: Callable[[], object], *, reads_all: bool
@@ -210,7 +233,7 @@ class Watcher:
             lost=lost,
             max_losses=manifest.max_losses,
             now=session.clock.now(),
-            outcome=lambda s, i, n, span: _sealed_reason(session, s, i, n, span, _lost(s, i, span, words)),
+            outcome=lambda s, i, n, span: sealed_reason(session, s, i, n, span, _lost(s, i, span, words)),
         )
         try:
             session.statuses.swap(key, changed, stored.etag)
@@ -255,7 +278,7 @@ def end_what_is_left(session: SessionStore, manifest: Manifest) -> int:
             return transitions.end_rest(current, session.clock.now(), None)
         reason = error
         return transitions.end_rest(
-            current, session.clock.now(), lambda s, i, n, span: _sealed_reason(session, s, i, n, span, reason)
+            current, session.clock.now(), lambda s, i, n, span: sealed_reason(session, s, i, n, span, reason)
         )
 
     n_changed = 0
@@ -303,7 +326,7 @@ def _in_parts(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
         yield items[start : start + AT_ONCE]
 
 
-def _sealed_reason(session: SessionStore, status: Status, first: int, n: int, span: Span, error: Exception) -> bytes:
+def sealed_reason(session: SessionStore, status: Status, first: int, n: int, span: Span, error: Exception) -> bytes:
     """Return the sealed outcome of tasks of a span, from position `first` on, that fail with the same error."""
     mark = (span.run, span.attempt, span.claim)
     sequence = status.first + first

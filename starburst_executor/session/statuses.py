@@ -46,6 +46,11 @@ class ListedStatus(NamedTuple):
     modified_at: float
     order: int = 0
 
+    @property
+    def has_blocked(self) -> bool:
+        """Whether some of its tasks wait for others while none is pending; while some are pending, a listing does not show that."""
+        return self.size_class == SizeClass.BLOCKED or self.order == encoding.BLOCKED_ORDER
+
 
 @dataclass(frozen=True, slots=True)
 class Versioned:
@@ -140,7 +145,7 @@ class SessionStatuses:
         # An object that cannot be read counts as ended, regardless of its size: clients have failed its tasks.
         remainder = line.size % 8
         spoilt_etag = self._spoilt.get(line.key)  # unlocked: one look-up; the lock keeps the size within its bound
-        is_spoilt = remainder > SizeClass.ALL_ENDED or spoilt_etag == line.etag
+        is_spoilt = remainder > SizeClass.BLOCKED or spoilt_etag == line.etag
         size_class = SizeClass.ALL_ENDED if is_spoilt else SizeClass(remainder)
         order = 0 if is_spoilt else line.size // 8 % 8
         return ListedStatus(line.key, ref, size_class, line.etag, line.modified_at, order)

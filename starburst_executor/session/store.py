@@ -8,6 +8,7 @@ from starburst_executor.clock import Clock
 from starburst_executor.protocol.keys import SessionKeys
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.session.bell import SessionBell
+from starburst_executor.session.limits import SessionLimits
 from starburst_executor.session.manifest import SessionManifest
 from starburst_executor.session.payloads import SessionPayloads
 from starburst_executor.session.statuses import SessionStatuses
@@ -19,7 +20,7 @@ __all__ = ["SessionStore"]
 
 
 class SessionStore:
-    """The objects of one session: `manifest`, `statuses`, `payloads` and `bell`. Thread-safe; makes no request itself.
+    """The objects of one session: `manifest`, `statuses`, `payloads`, `limits` and `bell`. Thread-safe; makes no request itself.
 
     Attributes:
         store: The store of all objects, for requests whose urgency is not special.
@@ -35,6 +36,7 @@ class SessionStore:
         # The manifest is read once a beat interval, by the threads that beat: they must not wait in a queue.
         self.manifest = SessionManifest(self.vital, self.keys, sealer, clock)
         self.statuses = SessionStatuses(store, self.keys, clock)
+        self.limits = SessionLimits(store, self.keys, clock)
         self.payloads = SessionPayloads(store, self.keys, sealer)
         self.bell = SessionBell(urgent(store, Urgency.POLL), self.keys, clock, self._ring_gap_s)
 

@@ -33,9 +33,12 @@ _ROUND_S = 1.0
 _TOLERATED = 0.3
 _CUT = 0.5
 _FEW = 8  # answers; with fewer in a round, the share is averaged over about this many
-# Growth per round: this, times the root of the rate. The smaller rate grows by the larger share, so all processes come to
-# the same rate.
-_GROWTH = 0.125
+# Growth per round of the root of the rate. The smaller rate grows by the larger share, so all processes come to the same
+# rate. It is multiplied by the root of the number of waiting requests, so that rates are in proportion to these: a client that
+# reads the results of hundreds of workers has as many times the rate of one of them as it has requests.
+_GROWTH = 0.0625
+# … for each second of the round, up to this many: a round of a small rate lasts long, and one answer in it shows as much.
+_COUNTS_S = 5.0
 _DOUBLES_S = 10.0  # without refusals; then growth doubles: other processes have left
 _DOUBLINGS = 5.0
 _OPENS_S = 30.0  # without refusals and without waiting requests
@@ -47,8 +50,7 @@ _LEAST_RATE = 1.0 / 75
 _FORGETS = 0.9
 _FIRST_RATE = 2.0  # at least, however few requests the process made in the round that was measured
 _BURST_S = 0.25  # of the rate may start at once
-# What a request takes from the rate, by urgency; a rate also grows more slowly, by the root of it, while nothing more urgent
-# waits. Hundreds of idle workers that poll would otherwise have most requests of a busy store, and be the cause of most
+# What a request takes from the rate, by urgency; where rates grow, a waiting request counts as much less. Hundreds of idle workers that poll would otherwise have most requests of a busy store, and be the cause of most
 # refusals, while one client reads the results of all.
 _COSTS = (1.0, 1.0, 2.0, 16.0)
 # A request that waits for another one to end asks again after about one latency, and every request does so after this time.
@@ -60,8 +62,10 @@ _HEAD_START_S = 20.0
 # interrupted. A try ends after a minute without an answer.
 _HANGS_S = 120.0
 _LEAST_S = 1e-3  # between two calls for the same request
-# Of each request in the average wait. It falls slowly, so that what was claimed for a long wait is not too much at once.
-_WEIGHT_UP, _WEIGHT_DOWN = 0.2, 0.05
+# The average wait rises with this share of each longer one. It falls slowly, over about this time, whatever the number of requests: slices
+# that follow it would otherwise grow and shrink in turns, and what was claimed for a long wait would be too much at once.
+_WEIGHT_UP = 0.5
+_FALLS_S = 60.0
 
 READ, WRITE = 0, 1
 
@@ -96,7 +100,7 @@ class Lane:
         "_clean_s",
         "_filled_at",
         "_good_rate",
-        "_held_cost",
+        "_held",
         "_most_in_flight",
         "_moved_at",
         "_n_answered",
@@ -128,7 +132,7 @@ class Lane:
         # Of this round.
         self._round_at = -math.inf
         self._n_started = self._n_answered = self._n_refused = 0
-        self._held_cost = math.inf  # the least cost of a request that had to wait
+        self._held = 0.0  # the most requests that waited at once, each divided by its cost
 
     def due_s(self, now: float, urgency: Urgency) -> float:
         """Return in how many seconds the next request may start if it has this urgency; 0 if it may start now."""
@@ -141,9 +145,10 @@ class Lane:
         self._fill(now)
         return max(0.0, (_COSTS[urgency] - self._tokens) / self.rate)
 
-    def hold(self, urgency: Urgency) -> None:
-        """Note that a request has to wait."""
-        self._held_cost = min(self._held_cost, _COSTS[urgency])
+    def hold(self, ticket: Ticket) -> None:
+        """Put a request that has to wait in the queue."""
+        insort(self.waiting, ticket)
+        self._held = max(self._held, self._n_waiting())
 
     def start(self, now: float, urgency: Urgency) -> None:
         """Note that a request starts."""
@@ -195,11 +200,12 @@ class Lane:
             self.window = max(1.0, self.window * kept)
             self._good_rate = max(self.rate, self._good_rate * _FORGETS)
             self._clean_s = self._calm_s = 0.0
-        elif self._held_cost < math.inf:
+        elif self._held:
             self._clean_s = 0.0 if self._n_refused else self._clean_s + round_s
             self._calm_s = 0.0
             faster = 2.0 ** min(self._clean_s / _DOUBLES_S, _DOUBLINGS)
-            self.rate += _GROWTH * faster * math.sqrt(self.rate / self._held_cost)
+            grown = _GROWTH * faster * min(round_s, _COUNTS_S) * math.sqrt(self._held)
+            self.rate = (math.sqrt(self.rate) + grown) ** 2
             if self.rate < self._good_rate / 2:
                 self.rate *= 2
             self._good_rate = max(self.rate, self._good_rate)
@@ -214,7 +220,10 @@ class Lane:
     def _begin_round(self, now: float) -> None:
         self._round_at = now
         self._n_started = self._n_answered = self._n_refused = 0
-        self._held_cost = min((_COSTS[urgency] for _, _, urgency in self.waiting), default=math.inf)
+        self._held = self._n_waiting()
+
+    def _n_waiting(self) -> float:
+        return sum(1.0 / _COSTS[urgency] for _, _, urgency in self.waiting)
 
     def _fill(self, now: float) -> None:
         most = max(_COSTS[-1], self.rate * _BURST_S)
@@ -233,7 +242,7 @@ class Limiter:
             limits.
     """
 
-    __slots__ = ("__weakref__", "_lock", "_n_tickets", "lanes", "served_at", "wait_s")
+    __slots__ = ("__weakref__", "_lock", "_n_tickets", "_waited_at", "lanes", "served_at", "wait_s")
 
     def __init__(self) -> None:
         self.reset()
@@ -246,6 +255,7 @@ class Limiter:
         self._n_tickets = 0
         self.served_at = -math.inf
         self.wait_s = 0.0
+        self._waited_at = -math.inf  # when `wait_s` changed
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -267,8 +277,7 @@ class Limiter:
         with self._lock:
             self._n_tickets += 1
             ticket = (now + _HEAD_START_S * urgency, self._n_tickets, urgency)
-            insort(chosen.waiting, ticket)
-            chosen.hold(urgency)
+            chosen.hold(ticket)
             return ticket
 
     def start_queued(self, lane: int, ticket: Ticket, now: float) -> float:
@@ -316,7 +325,9 @@ class Limiter:
                 return
             self.served_at = now
             if waited_s is not None and (waited_s or self.wait_s):
-                self.wait_s += (_WEIGHT_UP if waited_s > self.wait_s else _WEIGHT_DOWN) * (waited_s - self.wait_s)
+                falls = 1.0 - math.exp(-max(0.0, now - self._waited_at) / _FALLS_S)
+                self.wait_s += (_WEIGHT_UP if waited_s > self.wait_s else falls) * (waited_s - self.wait_s)
+                self._waited_at = now
                 if self.lanes[READ].is_open and self.lanes[WRITE].is_open:
                     self.wait_s = 0.0
 

@@ -7,12 +7,15 @@
 
 Time in the limiter's queue is no patience.
 
+A long wait says why: after ten seconds without a clear answer the error is logged as a warning, and then once a minute.
+
 Guarantee: a request ends. Twelve times `patience_s` after the store last carried out a request of this process, the store
 counts as unavailable, even if it still answers that it is busy.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -35,8 +38,12 @@ _VITAL_PAUSE_S = 1.0
 # A busy store has this many times the patience to carry out any request of this process: with an endless series of 503 a
 # gateway may stand before a store that is gone.
 _BUSY_TIMES = 12.0
+# A request that waits for longer says so, unless another one has done so within a minute.
+_QUIET_S = 10.0
+_SAY_EVERY_S = 60.0
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 
 class Patience:
@@ -53,6 +60,7 @@ class Patience:
 
     Attributes:
         patience_s: As given; may be changed, for requests that begin afterwards.
+        trouble: The last error of a request that has waited for ten seconds and waits still; empty if none does.
     """
 
     def __init__(
@@ -72,6 +80,15 @@ class Patience:
         self._stop = stop
         self._until = math.inf  # by the clock: the time after which each request is one try
         self._limited = threading.Event()  # set, and replaced by a new one, when `_until` has changed
+        self._lock = threading.Lock()  # guards: _say_at, _troubles
+        self._say_at = -math.inf  # the next time at which a warning is due
+        self._troubles: dict[int, str] = {}  # the last error of each request that waits for long, by its thread
+
+    @property
+    def trouble(self) -> str:
+        """Described in the class."""
+        with self._lock:
+            return next(iter(self._troubles.values()), "")
 
     def limit(self, left_s: float) -> None:
         """End all retries after this time; each request from then on is one try. A later call sets another time.
@@ -106,6 +123,15 @@ class Patience:
     def _asked_again(
         self, tries: Tries, ask: Callable[[], _T], first: StoreUnavailable, started: float, *, is_vital: bool
     ) -> _T:
+        try:
+            return self._asked_until(tries, ask, first, started, is_vital=is_vital)
+        finally:
+            with self._lock:
+                self._troubles.pop(threading.get_ident(), None)
+
+    def _asked_until(
+        self, tries: Tries, ask: Callable[[], _T], first: StoreUnavailable, started: float, *, is_vital: bool
+    ) -> _T:
         backoff = Backoff(self._clock, _FIRST_PAUSE_S, _MOST_PAUSE_S)
         # Without the time in the queue: when patience started to count, and when the last try began.
         since = began = started
@@ -120,6 +146,7 @@ class Patience:
                 left_s = min(left_s, since + self.patience_s - (now - tries.waited_s))
             if unserved_s >= _BUSY_TIMES * self.patience_s or began >= since + self.patience_s:
                 break
+            self._say(last, now - started, left_s)
             self.pause(min(max(0.0, left_s), self._pause_s(last, backoff, is_vital=is_vital)))
             began = self._clock.monotonic() - tries.waited_s
             self._requests.count("retried")
@@ -131,6 +158,20 @@ class Patience:
         raise StoreUnavailable(
             f"no clear answer from {self._url()} for {waited_s:.0f} s: last error: {last}", is_busy=last.is_busy
         ) from last
+
+    def _say(self, last: StoreUnavailable, waited_s: float, left_s: float) -> None:
+        """Warn that a request waits, and why, if that is due."""
+        if waited_s < _QUIET_S:
+            return
+        now = self._clock.monotonic()
+        with self._lock:
+            self._troubles[threading.get_ident()] = str(last)
+            if now < self._say_at:
+                return
+            self._say_at = now + _SAY_EVERY_S
+        limit = "" if math.isinf(left_s) else f" for up to {left_s:.0f} s"
+        words = "no clear answer from %s for %.0f s; trying again%s: last error: %s"
+        _log.warning(words, self._url(), waited_s, limit, last)
 
     def _pause_s(self, last: StoreUnavailable, backoff: Backoff, *, is_vital: bool) -> float:
         if not last.is_busy or self._limiter is None:

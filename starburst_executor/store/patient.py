@@ -82,6 +82,11 @@ class PatientStore:
         """How long requests recently waited because the store limits them; 0 if it does not."""
         return 0.0 if self._limiter is None else self._limiter.wait_s
 
+    @property
+    def trouble(self) -> str:
+        """The last error of a request that has waited for ten seconds and waits still; empty if none does."""
+        return self._patience.trouble
+
     def at(self, urgency: Urgency) -> PatientStore:
         """Return this store for requests of that urgency; requests of this one, as it was made, are `COMMIT`.
 

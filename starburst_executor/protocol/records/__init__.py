@@ -11,6 +11,7 @@ from __future__ import annotations
 from starburst_executor.protocol.records.beats import (
     NOTE_CHARS,
     ClientBeat,
+    Latency,
     Running,
     WorkerBeat,
     WorkerState,
@@ -22,6 +23,7 @@ from starburst_executor.protocol.records.beats import (
 from starburst_executor.protocol.records.bell import Bell, decode_bell
 from starburst_executor.protocol.records.encoding import encode
 from starburst_executor.protocol.records.fields import FORMAT
+from starburst_executor.protocol.records.limit import LimitRecord, decode_limit
 from starburst_executor.protocol.records.manifest import (
     ATTACHED,
     DETACHED,
@@ -42,7 +44,9 @@ __all__ = [
     "NOTE_CHARS",
     "Bell",
     "ClientBeat",
+    "Latency",
     "Launch",
+    "LimitRecord",
     "Manifest",
     "Name",
     "OnceEntry",
@@ -54,6 +58,7 @@ __all__ = [
     "decode_beat",
     "decode_bell",
     "decode_client_beat",
+    "decode_limit",
     "decode_manifest",
     "decode_name",
     "decode_once",

@@ -14,6 +14,7 @@ from starburst_executor.protocol.records.fields import Fields, typed
 __all__ = [
     "NOTE_CHARS",
     "ClientBeat",
+    "Latency",
     "Running",
     "WorkerBeat",
     "WorkerState",
@@ -64,6 +65,22 @@ class Running(NamedTuple):
     text: str = ""
 
 
+class Latency(NamedTuple):
+    """Store requests of a worker within the last minute, and the time they took.
+
+    Attributes:
+        n_reads: GETs, also those that were answered by "not modified", and pages of listings.
+        read_us: Their microseconds.
+        n_writes: Creates, swaps and puts.
+        write_us: Theirs.
+    """
+
+    n_reads: int = 0
+    read_us: int = 0
+    n_writes: int = 0
+    write_us: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerBeat:
     """One beat of a worker.
@@ -83,8 +100,12 @@ class WorkerBeat:
         vcpus: The vCPUs that a launcher on AWS requested for its container; 0 if no such launcher started it.
         memory_gb: Likewise, its memory.
         gpus: Likewise, its GPUs.
+        resources: What it has of each resource.
         lost_s: Seconds of work that were lost when it was stopped.
-        n_failed: Tasks that it has ended as failed so far, those of lost workers that it watched included.
+        n_failed: Tasks that it has ended as failed so far, with those of lost workers that it watched, and those that waited for a task that failed.
+        latency: How long its store requests took within the last minute.
+        launcher_id: What its launcher calls it: the ARN of its ECS task or the id of its Batch job; elsewhere its process id.
+        trouble: The last error of a store request that it has made for ten seconds without a clear answer; empty if there is none.
         process: The name under which its own machine can look up this process (`launch/local/processes.py`).
     """
 
@@ -107,6 +128,10 @@ class WorkerBeat:
     gpus: int = 0
     lost_s: float = 0.0
     n_failed: int = 0
+    resources: Mapping[str, int] = field(default_factory=dict)
+    latency: Latency = field(default_factory=Latency)
+    launcher_id: str = ""
+    trouble: str = ""
 
     @property
     def host(self) -> str:
@@ -176,6 +201,10 @@ def decode_beat(body: bytes) -> WorkerBeat:
         gpus=fields.take("gpus", int),
         lost_s=fields.take("lost_s", float),
         n_failed=fields.take("n_failed", int),
+        resources=fields.mapping("resources", int),
+        latency=_latency(fields.take("latency", tuple)),
+        launcher_id=one_line(fields.take("launcher_id", str)),
+        trouble=fields.take("trouble", str),
     )
 
 
@@ -195,6 +224,13 @@ def one_line(text: str) -> str:
     """Return a text of a task as at most `NOTE_CHARS` printable characters: it may be shown on a terminal."""
     cut = text if len(text) <= NOTE_CHARS else f"{text[: NOTE_CHARS - 1]}…"
     return "".join(character if character.isprintable() else " " for character in cut)
+
+
+def _latency(raw: tuple[object, ...]) -> Latency:
+    where = "worker's beat, field latency"
+    if len(raw) != len(Latency._fields):
+        raise RecordInvalid(f"a wrong length in a {where}")
+    return Latency(*(typed(number, int, where) for number in raw))
 
 
 def _running(raw: object) -> Running:

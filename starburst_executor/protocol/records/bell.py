@@ -15,7 +15,8 @@ class Bell:
 
     Attributes:
         keys: The newest status objects with pending tasks, newest last.
-        n_tasks: Approximate number of tasks that became pending since the previous ring.
+        n_tasks: Approximate number of tasks that became pending since the previous ring; 0 with a key is the answer to the
+            ring for that key: its tasks have been claimed.
     """
 
     keys: tuple[str, ...] = ()

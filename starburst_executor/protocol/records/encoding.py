@@ -11,6 +11,7 @@ from starburst_executor.config import Timings
 from starburst_executor.protocol.records.beats import ClientBeat, WorkerBeat, padded
 from starburst_executor.protocol.records.bell import Bell
 from starburst_executor.protocol.records.fields import ANY_BYTES, FORMAT
+from starburst_executor.protocol.records.limit import LimitRecord
 from starburst_executor.protocol.records.manifest import Launch, Manifest, Submitter
 from starburst_executor.protocol.records.name import Name
 from starburst_executor.protocol.records.once import OnceEntry
@@ -18,9 +19,10 @@ from starburst_executor.protocol.records.once import OnceEntry
 __all__ = ["encode"]
 
 
-def encode(record: Manifest | WorkerBeat | ClientBeat | Bell | Name | OnceEntry, nonce: str) -> bytes:
+def encode(record: Manifest | WorkerBeat | ClientBeat | Bell | Name | OnceEntry | LimitRecord, nonce: str) -> bytes:
     """Return the bytes to store. `nonce` must be fresh for every write."""
-    fields = {name: _plain(getattr(record, name)) for name in record.__dataclass_fields__}
+    stored = record.stored() if isinstance(record, OnceEntry) else None
+    fields = {name: _plain(getattr(record, name)) for name in stored or record.__dataclass_fields__}
     whole: dict[str, object] = {"format": FORMAT, "nonce": nonce, **fields}
     if isinstance(record, WorkerBeat | ClientBeat):
         return padded(msgpack.packb({**whole, "pad": b""}, unicode_errors=ANY_BYTES), record)

@@ -119,6 +119,9 @@ class Manifest:
         name: Its name among the sessions of its store; empty without one.
         max_failures: The session ends when more of its tasks have failed: a number, or a share such as `10%`; empty for no limit.
         messages: Marks of the messages that were sent, or could not be (`session/messages.py`).
+        has_limits: Whether tasks with a limit were submitted, so that watchers look for permits of lost workers.
+        has_priorities: Whether tasks with a priority were submitted, so that workers list more often (`worker/finder.py`).
+        stops: The newest claims of which running tasks may have been cancelled (`session/stops.py`).
 
     Attributes for costs (`protocol/money.py`):
         budget_usd: The session ends when its workers have cost this many dollars, or None.
@@ -160,6 +163,9 @@ class Manifest:
     max_failures: str = ""
     messages: tuple[str, ...] = ()
     task_logs: int | None = None
+    stops: tuple[str, ...] = ()
+    has_priorities: bool = False
+    has_limits: bool = False
 
     @property
     def n_interruptions(self) -> int:
@@ -215,6 +221,9 @@ def decode_manifest(body: bytes) -> Manifest:
         max_failures=fields.take("max_failures", str),
         messages=tuple(typed(mark, str, "manifest, field messages") for mark in fields.take("messages", tuple)),
         task_logs=fields.optional("task_logs", int),
+        stops=tuple(typed(mark, str, "manifest, field stops") for mark in fields.optional("stops", tuple) or ()),
+        has_priorities=fields.optional("has_priorities", bool) or False,
+        has_limits=fields.optional("has_limits", bool) or False,
     )
 
 

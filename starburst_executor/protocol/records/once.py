@@ -6,6 +6,7 @@ that hold them, and their calls. So any client can create the status objects of 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ import msgpack
 
 from starburst_executor.errors import RecordInvalid
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef, is_status_id
+from starburst_executor.protocol.options import MOST_LABEL
 from starburst_executor.protocol.records.fields import ANY_BYTES, Fields, typed
 from starburst_executor.protocol.seal import Sealer
 
@@ -45,6 +47,9 @@ class OnceEntry:
         calls_id: Otherwise, the object that holds them: `calls/<calls_id>`.
         start: Where they begin in it.
         name: Their name, by which they are checked (`protocol/pieces.py`).
+        options: The options of the tasks, as `protocol/options.py` encodes them; empty and not stored for the defaults.
+        labels: The labels of the tasks, msgpack, deflated; empty and not stored if none has one.
+        ending: The end of the keys of its status objects: priority, limit and resources of the tasks; empty and not stored without any.
         seal: The seal of all other fields under the session's key.
     """
 
@@ -63,6 +68,9 @@ class OnceEntry:
     calls_id: str = ""
     start: int = 0
     name: bytes = b""
+    options: bytes = b""
+    labels: bytes = b""
+    ending: str = ""
     seal: bytes = b""
 
     @property
@@ -81,8 +89,26 @@ class OnceEntry:
         """Yield its status objects, in order."""
         first = self.first
         for number, size in enumerate(self.sizes, self.first_object):
-            yield StatusRef(ordinal, first, size, number // STATUSES_PER_EPOCH)
+            yield StatusRef(ordinal, first, size, number // STATUSES_PER_EPOCH).ending_in(self.ending)
             first += size
+
+    def stored(self) -> dict[str, object]:
+        """Return the fields that are stored."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in fields.items() if value or name not in ("options", "labels", "ending")}
+
+    def label_texts(self) -> tuple[str, ...]:
+        """Return the labels of its tasks; empty if none has one. Raises: RecordInvalid."""
+        if not self.labels:
+            return ()
+        try:
+            body = zlib.decompressobj().decompress(self.labels, MOST_KEYS * (4 * MOST_LABEL + 5))
+            labels = msgpack.unpackb(body, use_list=False)
+        except (zlib.error, ValueError, msgpack.UnpackException) as error:
+            raise RecordInvalid("labels of an entry that cannot be read") from error
+        if type(labels) is not tuple or len(labels) != self.n_tasks or not all(type(label) is str for label in labels):
+            raise RecordInvalid("labels of an entry that cannot be read")
+        return labels
 
     def places(self) -> list[tuple[int, int]]:
         """Return start and length of each call among the records."""
@@ -95,7 +121,7 @@ class OnceEntry:
 
     def sealed(self, sealer: Sealer) -> OnceEntry:
         """Return the entry with its seal."""
-        fields = [getattr(self, name) for name in self.__slots__ if name != "seal"]
+        fields = [value for name, value in self.stored().items() if name != "seal"]
         packed: bytes = msgpack.packb(fields, unicode_errors=ANY_BYTES)
         return replace(self, seal=sealer.seal("once", str(self.number), packed))
 
@@ -125,6 +151,9 @@ def decode_once(body: bytes) -> OnceEntry:
         calls_id=fields.take("calls_id", str),
         start=fields.take("start", int),
         name=fields.take("name", bytes),
+        options=fields.optional("options", bytes) or b"",
+        labels=fields.optional("labels", bytes) or b"",
+        ending=fields.optional("ending", str) or "",
         seal=fields.take("seal", bytes),
     )
     n = entry.n_tasks

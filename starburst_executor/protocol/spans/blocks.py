@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from starburst_executor.errors import RecordInvalid
 from starburst_executor.protocol.seal import SEAL_BYTES, Sealer
@@ -20,11 +21,13 @@ __all__ = [
     "MAX_INLINE",
     "call_label",
     "cut",
+    "cut_neighbours",
     "inline_bytes",
     "inline_calls",
     "offset_of",
     "open_calls",
     "open_outcomes",
+    "open_small_calls",
     "outcome_label",
     "packed",
     "same",
@@ -45,6 +48,8 @@ _ALONE_BYTES = 8 * 1024
 
 _EACH, _SAME = b"B", b"S"
 
+_Content = TypeVar("_Content", bytes, memoryview)
+
 
 def call_label(ordinal: int, sequence: int, n: int, digest: str) -> str:
     """Return the label to which a call block's seal binds it: tasks and function. `sequence` is the first task's index."""
@@ -62,8 +67,9 @@ def inline_bytes(n: int, n_tasks: int) -> int:
 
 
 def packed(payloads: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    """Return what is to be sealed for these payloads, in parts, so that big ones are not copied."""
-    return [_EACH + struct.pack(f"<{len(payloads)}I", *map(len, payloads)), *payloads]
+    """Return what is to be sealed for these payloads, in parts, so that a big one, which is alone, is not copied."""
+    head = _EACH + struct.pack(f"<{len(payloads)}I", *map(len, payloads))
+    return [head, *payloads] if len(payloads) == 1 else [b"".join((head, *payloads))]
 
 
 def same(payload: bytes) -> list[bytes | memoryview]:
@@ -71,8 +77,8 @@ def same(payload: bytes) -> list[bytes | memoryview]:
     return [_SAME, payload]
 
 
-def unpacked(content: memoryview, n: int) -> list[memoryview]:
-    """Return the payloads of a block of `n` tasks whose seal was checked. Raises: RecordInvalid."""
+def unpacked(content: _Content, n: int) -> list[_Content]:
+    """Return the payloads of a block of `n` tasks whose seal was checked: views, or copies of bytes. Raises: RecordInvalid."""
     kind = bytes(content[:1])
     if kind == _SAME:
         return [content[1:]] * n
@@ -139,6 +145,12 @@ def open_calls(sealer: Sealer, status: Status, block: CallBlock, body: bytes | m
     return unpacked(sealer.open_sealed("calls", label, body), block.n)
 
 
+def open_small_calls(sealer: Sealer, status: Status, block: CallBlock, body: bytes) -> list[bytes]:
+    """Return copies of the payloads, like `open_calls`: less work than views if they are small and all are needed."""
+    label = call_label(status.ordinal, status.first + block.first, block.n, status.functions[block.function])
+    return unpacked(bytes(sealer.open_sealed("calls", label, body)), block.n)
+
+
 def open_outcomes(sealer: Sealer, status: Status, block: OutcomeBlock, body: bytes | memoryview) -> list[memoryview]:
     """Return the payloads of an outcome block, once its seal is verified. Raises: RecordInvalid."""
     sequence = status.first + block.first
@@ -173,3 +185,13 @@ def cut(items: Iterable[tuple[int, Hashable, int]]) -> Iterator[list[int]]:
         n_bytes = n_bytes + size if size <= _ALONE_BYTES else _BLOCK_BYTES
     if block:
         yield block
+
+
+def cut_neighbours(sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut neighbouring tasks with the same mark into the same blocks as `cut`; yield the first task and the number of each."""
+    for start in range(0, len(sizes), BLOCK_TASKS):
+        of_block = sizes[start : start + BLOCK_TASKS]
+        if sum(of_block) > _BLOCK_BYTES or max(of_block) > _ALONE_BYTES:
+            yield from ((block[0], len(block)) for block in cut((i, 0, sizes[i]) for i in range(start, len(sizes))))
+            return
+        yield start, len(of_block)

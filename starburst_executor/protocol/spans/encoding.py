@@ -13,8 +13,10 @@ from typing import Any
 import msgpack
 
 from starburst_executor.errors import RecordInvalid, VersionMismatch
+from starburst_executor.protocol.spans.after import AFTER
 from starburst_executor.protocol.spans.record import (
     BLOCK_TASKS,
+    BLOCKED,
     ENDED,
     MAX_TASKS,
     CallBlock,
@@ -27,11 +29,15 @@ from starburst_executor.protocol.spans.record import (
     Status,
 )
 
-__all__ = ["FORMAT", "decode", "encode", "pending_order", "size_class"]
+__all__ = ["BLOCKED_ORDER", "FORMAT", "decode", "encode", "pending_order", "size_class"]
 
 FORMAT = 3
+# The format of an object with tasks that wait for others, which a version without them must refuse.
+_FORMAT_AFTER = 4
+# In place of `pending_order` if no task is pending and some are claimed, and some are blocked: there are never that many pending tasks.
+BLOCKED_ORDER = 7
 _PENDING, _CLAIMED, _CANCELLED = int(State.PENDING), int(State.CLAIMED), int(State.CANCELLED)
-_SPAN_STATES = frozenset({_PENDING, _CLAIMED, ENDED, _CANCELLED})
+_SPAN_STATES = frozenset({_PENDING, _CLAIMED, ENDED, _CANCELLED, BLOCKED})
 _PAD = 64
 _FIELDS = ("ordinal", "first", "functions", "claims", "spans", "calls", "outcomes", "submitted_at", "options", "more")
 
@@ -43,12 +49,19 @@ def size_class(status: Status) -> SizeClass:
         return SizeClass.ALL_PENDING if len(states) == 1 else SizeClass.SOME_PENDING
     if _CLAIMED in states:
         return SizeClass.SOME_CLAIMED
+    if BLOCKED in states:
+        return SizeClass.BLOCKED
     return SizeClass.ALL_COMPLETED if states == {ENDED} and not status.failed() else SizeClass.ALL_ENDED
 
 
 def pending_order(status: Status) -> int:
-    """Return 0 if no task is pending, otherwise 1 plus the logarithm to base 4 of their number, rounded down."""
+    """Return 0 if no task is pending, otherwise 1 plus the logarithm to base 4 of their number, rounded down.
+
+    7 if none is pending and some are claimed while others are blocked.
+    """
     n_pending = sum(span.n for span in status.spans if span.state == _PENDING)
+    if not n_pending and {BLOCKED, _CLAIMED} <= {span.state for span in status.spans}:
+        return BLOCKED_ORDER
     return (n_pending.bit_length() + 1) // 2
 
 
@@ -83,7 +96,7 @@ def encode(status: Status, nonce: str) -> bytes:
     ]
     calls = [(first, n, function, _call_place(place), more) for first, n, function, place, more in status.calls]
     record = {
-        "format": FORMAT,
+        "format": _FORMAT_AFTER if status.more is not None and AFTER in status.more else FORMAT,
         "nonce": nonce,
         "ordinal": status.ordinal,
         "first": status.first,
@@ -107,9 +120,9 @@ def decode(body: bytes) -> Status:
     """Decode a status object. Raises: RecordInvalid, VersionMismatch."""
     try:
         record = msgpack.unpackb(body, use_list=False)
-        if record["format"] != FORMAT:
+        if record["format"] not in (FORMAT, _FORMAT_AFTER):
             raise VersionMismatch(
-                f"a status object of a format that this version does not support: format={record['format']!r}, known={FORMAT}; "
+                f"a status object of a format that this version does not support: format={record['format']!r}, known={FORMAT}, {_FORMAT_AFTER}; "
                 "use the version of starburst_executor that wrote it"
             )
         ordinal, first, functions, claims, spans, calls, outcomes, submitted_at, options, more = (
@@ -118,6 +131,7 @@ def decode(body: bytes) -> Status:
         n_tasks = _checked_sizes(spans, calls, outcomes)
         claims = tuple(_checked(claim, str) for claim in claims)
         functions = tuple(_checked(digest, str) for digest in functions)
+        _checked(options, tuple)
         return Status(
             _checked(ordinal, int),
             _checked(first, int),
@@ -126,7 +140,7 @@ def decode(body: bytes) -> Status:
             tuple(_call_block(raw, n_tasks, len(functions)) for raw in calls),
             tuple(_outcome_block(raw, n_tasks, claims) for raw in outcomes),
             _checked(submitted_at, float),
-            _checked(options, tuple),
+            tuple(_checked(one, bytes) for one in options),
             _more(more),
         )
     except (ValueError, TypeError, KeyError, IndexError, msgpack.UnpackException) as error:

@@ -18,9 +18,11 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any, NamedTuple, TypeAlias
 
 __all__ = [
+    "BLOCKED",
     "BLOCK_TASKS",
     "ENDED",
     "MAX_TASKS",
@@ -53,7 +55,9 @@ class State(enum.IntEnum):
 _PENDING, _CLAIMED, _COMPLETED, _FAILED, _CANCELLED = map(int, State)
 # The state of a span whose tasks have ended with outcomes: completed, but for those that their outcome block calls failed.
 ENDED = _COMPLETED
-_STATES = tuple(State)
+# The state of a span whose tasks wait for other tasks. No worker claims them; for all other purposes they are pending.
+BLOCKED = 5
+_STATES = (*State, State.PENDING)
 
 
 class SizeClass(enum.IntEnum):
@@ -64,6 +68,7 @@ class SizeClass(enum.IntEnum):
     SOME_CLAIMED = 2
     ALL_COMPLETED = 3
     ALL_ENDED = 4
+    BLOCKED = 5
 
     @property
     def has_pending(self) -> bool:
@@ -72,7 +77,7 @@ class SizeClass(enum.IntEnum):
     @property
     def has_ended(self) -> bool:
         """Whether all its tasks have ended."""
-        return self >= SizeClass.ALL_COMPLETED
+        return self in (SizeClass.ALL_COMPLETED, SizeClass.ALL_ENDED)
 
     @property
     def all_in(self) -> State | None:
@@ -96,7 +101,7 @@ class Span(NamedTuple):
 
     Attributes:
         n: The number of tasks, at least 1.
-        state: `PENDING`, `CLAIMED`, `ENDED` or `CANCELLED`.
+        state: `PENDING`, `CLAIMED`, `ENDED`, `CANCELLED` or `BLOCKED`.
         run: 1, plus 1 for each explicit retry.
         attempt: Number of claims so far, over all runs.
         failures: Failed attempts of this run; of ended tasks the outcome block says it.
@@ -106,7 +111,7 @@ class Span(NamedTuple):
         refusals: Workers that could not load its function in this run.
         claim: Id of the claim that holds them or ended them; empty while pending.
         function: Index into the status object's functions.
-        options: Index into its options.
+        options: Number of its options in the object's table, from 1; 0 for the defaults.
         at: When they were claimed or ended, UTC epoch seconds of the process that wrote it.
     """
 
@@ -126,7 +131,12 @@ class Span(NamedTuple):
 
     @property
     def has_ended(self) -> bool:
-        return self.state >= _COMPLETED
+        return _COMPLETED <= self.state <= _CANCELLED
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no worker has these tasks: they are pending or blocked."""
+        return self.state in (_PENDING, BLOCKED)
 
     @property
     def is_suspect(self) -> bool:
@@ -247,8 +257,8 @@ class Status:
         calls: Call blocks. For a position, the last one that covers it and has the span's function counts.
         outcomes: Outcome blocks. For a position, the one with the span's run, attempt and claim counts.
         submitted_at: When they were submitted, UTC epoch seconds by the clock of their client; 0 if no time is stored.
-        options: Options of spans, which later versions write; the spans' numbers count from 1.
-        more: Fields that later versions write: dependencies. Kept as they are.
+        options: The sets of options that tasks have, as `protocol/options.py` encodes them; the spans' numbers count from 1.
+        more: Other fields, such as `after`, the tasks for which blocked ones wait (`after.py`). Unknown ones are kept as they are.
     """
 
     ordinal: int
@@ -258,7 +268,7 @@ class Status:
     calls: tuple[CallBlock, ...] = ()
     outcomes: tuple[OutcomeBlock, ...] = ()
     submitted_at: float = 0.0
-    options: tuple[Any, ...] = ()
+    options: tuple[bytes, ...] = ()
     more: Mapping[str, Any] | None = None
 
     @property
@@ -279,6 +289,10 @@ class Status:
                 return span
         raise IndexError(position)
 
+    def options_of(self, span: Span) -> bytes:
+        """Return the encoded options of a span; empty for the defaults."""
+        return self.options[span.options - 1] if span.options else b""
+
     def under(self, claim_id: str) -> list[int]:
         """Return the positions of the tasks that this claim holds now."""
         held: list[int] = []
@@ -293,9 +307,21 @@ class Status:
 
     def call_block(self, position: int, function: int) -> CallBlock | None:
         """Return the block with a task's call for this function; None if it is not stored any more."""
-        for block in self.calls[::-1]:
-            if block.function == function and block.first <= position < block.first + block.n:
-                return block
+        run = self.call_run(position, function)
+        return None if run is None else run[0]
+
+    def call_run(self, position: int, function: int) -> tuple[CallBlock, int] | None:
+        """Return the block with a task's call for this function, and the position up to which it has the calls of the tasks that follow.
+
+        A later block has some of them if they were retried with other calls. None if the call is not stored any more.
+        """
+        end = MAX_TASKS
+        for block in reversed(self.calls):
+            if block.function == function:
+                if block.first > position:
+                    end = min(end, block.first)
+                elif position < block.first + block.n:
+                    return block, min(end, block.first + block.n)
         return None
 
     def outcome_blocks(self, start: int, span: Span) -> list[OutcomeBlock]:
@@ -347,13 +373,47 @@ class Status:
                 return self._entry(position, span, self.outcome_blocks(start, span))
         raise IndexError(position)
 
+    def columns(self, start: int, span: Span) -> tuple[list[State], list[int], list[float]]:
+        """Return state, failed attempts and duration of each task of a span, which starts at this position."""
+        n = span.n
+        states, failures, seconds = [_STATES[span.state]] * n, [span.failures] * n, [0.0] * n
+        for block in self.outcome_blocks(start, span):
+            offset = block.first - start
+            first, end = max(0, offset), min(n, offset + block.n)
+            failures[first:end] = [0] * (end - first)
+            if block.seconds:
+                seconds[first:end] = block.durations()[first - offset : end - offset]
+            for i in block.failed:
+                if 0 <= offset + i < n:
+                    states[offset + i] = State.FAILED
+            for i, n_failures in block.failures:
+                if 0 <= offset + i < n:
+                    failures[offset + i] = n_failures
+        return states, failures, seconds
+
     @property
     def entries(self) -> tuple[Entry, ...]:
         """All tasks, in order."""
         entries: list[Entry] = []
         for start, span in self.placed():
-            blocks = self.outcome_blocks(start, span)
-            entries += (self._entry(position, span, blocks) for position in range(start, start + span.n))
+            n, _, run, attempt, _, losses, together, cohort, refusals, claim, function, options, at = span
+            states, failures, seconds = self.columns(start, span)
+            calls: list[CallBlock | None] = [None] * n
+            for call in self.calls:
+                first, end = max(0, call.first - start), min(n, call.first + call.n - start)
+                if call.function == function and first < end:
+                    calls[first:end] = [call] * (end - first)
+            outcomes: list[OutcomeBlock | None] = [None] * n
+            logs: list[Located | None] = [None] * n
+            for block in self.outcome_blocks(start, span):
+                first, end = max(0, block.first - start), min(n, block.first + block.n - start)
+                outcomes[first:end] = [block] * (end - first)
+                for i, *_ in block.logs:
+                    if first <= (position := block.first + i - start) < end:
+                        logs[position] = block.log(block.first + i)
+            common = map(repeat, (losses, together, cohort, refusals, claim, function, options, at))
+            columns = zip(states, repeat(run), repeat(attempt), failures, *common, calls, outcomes, logs, seconds)
+            entries += map(Entry._make, columns)
         return tuple(entries)
 
     def _entry(self, position: int, span: Span, blocks: list[OutcomeBlock]) -> Entry:

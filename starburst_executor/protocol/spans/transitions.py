@@ -4,7 +4,11 @@
       (client) ───────► PENDING ─────────► CLAIMED ──────────────────────► COMPLETED | FAILED ──► next run (retry)
                          │ │ ▲                │ │
             cancel       │ │ └────────────────┘ │   release · refuse · take_back
-      CANCELLED ◄────────┘ └────────────────────┴─► CANCELLED | FAILED: end_rest; lost too often (take_back)
+      CANCELLED ◄────────┘ └────────────────────┴─► CANCELLED: cancel, if its claim was named; end_rest
+                                                    FAILED: end_rest; lost too often (take_back)
+
+      (client) ──create, retry──► BLOCKED ──unblock──► PENDING        all tasks that it waits for have completed
+                                     └────fail_blocked──► FAILED      one of them has failed or is cancelled; also cancel, end_rest
 
 Every transition is a pure function from one `Status` to the next; it splits the spans that it touches in part, and joins
 neighbours that have everything in common. The caller writes the result with a swap on the ETag of the first. A transition leaves
@@ -21,8 +25,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from starburst_executor.errors import RecordInvalid, VersionMismatch
+from starburst_executor.protocol.options import decoded
+from starburst_executor.protocol.spans.after import upstream_of
 from starburst_executor.protocol.spans.record import (
     BLOCK_TASKS,
+    BLOCKED,
     ENDED,
     CallBlock,
     OutcomeBlock,
@@ -40,16 +48,21 @@ __all__ = [
     "claim",
     "commit",
     "end_rest",
+    "fail_blocked",
+    "has_blocked",
     "has_pending",
     "is_on_last_try",
     "release",
     "retry",
     "take_back",
+    "unblock",
+    "waits_until",
 ]
 
 _PENDING, _CLAIMED, _CANCELLED = int(State.PENDING), int(State.CLAIMED), int(State.CANCELLED)
 # A claim takes this part of the tasks that were lost together, so that few rounds find the one that is to blame.
 _COHORT_PART = 16
+_SKEW_S = 60.0
 
 # Returns the sealed outcome of a block of tasks that fail: status, position of the first, their number, their span.
 Outcome = Callable[[Status, int, int, Span], bytes]
@@ -58,9 +71,31 @@ Outcome = Callable[[Status, int, int, Span], bytes]
 # --- questions --------------------------------------------------------------------------------------------------------
 
 
-def has_pending(status: Status) -> bool:
-    """Return whether any task is pending."""
-    return any(span.state == _PENDING for span in status.spans)
+def has_pending(status: Status, now: float | None = None) -> bool:
+    """Return whether any task is pending; with a time, whether one may be claimed by then."""
+    return any(
+        span.state == _PENDING and (now is None or not span.at or waits_until(status, span, now) is None)
+        for span in status.spans
+    )
+
+
+def waits_until(status: Status, span: Span, now: float) -> float | None:
+    """Return the time before which pending tasks must not be claimed, because they wait for their backoff; None if they need not wait.
+
+    A time that is more than a minute further away than the longest pause that their options allow comes from a wrong clock, and is ignored.
+    """
+    if span.at <= now or span.state != _PENDING:
+        return None
+    try:
+        backoff = decoded(status.options_of(span)).backoff
+    except (RecordInvalid, VersionMismatch):
+        return None
+    return span.at if backoff is not None and span.at <= now + backoff.most + _SKEW_S else None
+
+
+def has_blocked(status: Status) -> bool:
+    """Return whether any task waits for another."""
+    return any(span.state == BLOCKED for span in status.spans)
 
 
 def is_on_last_try(span: Span, max_losses: int) -> bool:
@@ -99,7 +134,7 @@ def claim(
     left = at_most
     kind = None
     for start, span in status.placed() if at_most > 0 else ():
-        if span.state != _PENDING or (ahead and span.is_suspect):
+        if span.state != _PENDING or (ahead and span.is_suspect) or waits_until(status, span, now):
             continue
         is_last = is_on_last_try(span, max_losses)
         if (is_last and not alone) or (kind is not None and kind != (span.function, span.options)):
@@ -168,12 +203,14 @@ def release(
     *,
     refused: bool = False,
     failures: Mapping[int, int] | None = None,
+    not_before: Mapping[int, float] | None = None,
 ) -> Status:
     """Make tasks of a claim pending again, without counting a loss.
 
     Args:
         refused: Whether to count a refusal for each task.
         failures: Failed attempts so far of tasks that failed under this claim; their next claim continues the count.
+        not_before: When some of them may be claimed again, UTC epoch seconds: they wait for their backoff.
     """
 
     def released(span: Span, _: int) -> Span:
@@ -184,7 +221,11 @@ def release(
     ordered = sorted(set(positions))
     wanted = set(ordered)
     counted = {i: n for i, n in (failures or {}).items() if i in wanted}
-    return _over(_with_failures(status, claim_id, counted), ranges_of(ordered), released)
+    changed = _over(_with_failures(status, claim_id, counted), ranges_of(ordered), released)
+    for position, at in (not_before or {}).items():
+        if position in wanted and changed.span(position).state == _PENDING and not changed.span(position).at:
+            changed = _over(changed, [(position, position + 1)], lambda span, _, at=at: span._replace(at=at))  # type: ignore[misc]  # a default, not an argument
+    return changed
 
 
 def take_back(
@@ -223,12 +264,14 @@ def _taken_back(status: Status, claim_id: str, *, lost: bool, max_losses: int, n
     return replace(changed, outcomes=(*changed.outcomes, *added)) if added else changed
 
 
-def cancel(status: Status, positions: Iterable[int], now: float) -> tuple[Status, list[int]]:
-    """Cancel the tasks among these that are pending; return the new status and their positions."""
+def cancel(
+    status: Status, positions: Iterable[int], now: float, *, claims: Collection[str] = ()
+) -> tuple[Status, list[int]]:
+    """Cancel the tasks among these that are pending, blocked or held by one of `claims`; return the new status and their positions."""
     cancelled: list[int] = []
 
     def step(span: Span, start: int, stop: int) -> Span:
-        if span.state != _PENDING:
+        if not span.is_waiting and not (span.state == _CLAIMED and span.claim in claims):
             return span
         cancelled.extend(range(start, stop))
         return span._replace(state=_CANCELLED, at=now)
@@ -242,7 +285,7 @@ def end_rest(status: Status, now: float, outcome: Outcome | None, *, pending_onl
     whole = [(0, status.n_tasks)]
 
     def end(span: Span, start: int, stop: int) -> Span:
-        if span.has_ended or (pending_only and span.state != _PENDING):
+        if span.has_ended or (pending_only and not span.is_waiting):
             return span
         if outcome is None:
             return span._replace(state=_CANCELLED, at=now)
@@ -256,6 +299,29 @@ def end_rest(status: Status, now: float, outcome: Outcome | None, *, pending_onl
     return replace(changed, outcomes=(*changed.outcomes, *added)) if added else changed
 
 
+def unblock(status: Status, positions: Iterable[int]) -> Status:
+    """Make the blocked tasks among these pending: all tasks for which they wait have completed."""
+
+    def step(span: Span, _: int) -> Span:
+        return span._replace(state=_PENDING) if span.state == BLOCKED else span
+
+    return _over(status, ranges_of(sorted(set(positions))), step)
+
+
+def fail_blocked(status: Status, positions: Iterable[int], now: float, outcome: Outcome) -> Status:
+    """Fail the blocked tasks among these, each with an outcome of its own: a task for which it waits has failed or is cancelled."""
+    added: list[OutcomeBlock] = []
+
+    def step(span: Span, start: int, stop: int) -> Span:
+        if span.state != BLOCKED:
+            return span
+        added.extend(_failed_block(status, position, 1, span, outcome) for position in range(start, stop))
+        return span._replace(state=ENDED, failures=0, at=now)
+
+    changed = _over_parts(status, ranges_of(sorted(set(positions))), step)
+    return replace(changed, outcomes=(*changed.outcomes, *added)) if added else changed
+
+
 def retry(
     status: Status,
     runs: Mapping[int, int],
@@ -263,6 +329,8 @@ def retry(
     calls: Sequence[tuple[int, int, Place]] = (),
 ) -> Status:
     """Start the next run of failed tasks; `runs` maps a position to the run that failed, so that a repeated call is harmless.
+
+    Tasks that wait for others are blocked again: those may run again as well.
 
     Args:
         function: The digest of the function that they call from now on; None for the one that failed.
@@ -282,13 +350,16 @@ def retry(
     if not opened:
         return status
 
-    def again(span: Span, _: int) -> Span:
-        return Span(
-            span.n, _PENDING, span.run + 1, span.attempt, options=span.options,
+    waiting = upstream_of(status)
+
+    def again(state: int) -> Callable[[Span, int], Span]:
+        return lambda span, _: Span(
+            span.n, state, span.run + 1, span.attempt, options=span.options,
             function=span.function if kind is None else kind,
         )  # fmt: skip
 
-    changed = _over(status, ranges_of(opened), again)
+    changed = _over(status, ranges_of(position for position in opened if position not in waiting), again(_PENDING))
+    changed = _over(changed, ranges_of(position for position in opened if position in waiting), again(BLOCKED))
     if kind is not None:
         new = (CallBlock(first, n, kind, place) for first, n, place in calls)
         changed = replace(changed, functions=functions, calls=(*changed.calls, *new))

@@ -20,10 +20,7 @@ from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
-import boto3
-import botocore.session
 from botocore.config import Config
-from botocore.loaders import Loader
 
 from starburst_executor.errors import ConfigError, PreconditionFailed, StarburstError, StoreUnavailable
 from starburst_executor.store.base import Body, Listed, Stored
@@ -37,9 +34,10 @@ from starburst_executor.store.s3.listing import (
     note_root,
     take_lines,
 )
+from starburst_executor.store.s3.sdk import new_core, new_session, session_of
 from starburst_executor.store.s3.transport import Etags, Unchanged, is_foreign_body, range_end
 
-__all__ = ["BotoTransport", "is_directory_bucket", "preload"]
+__all__ = ["BotoTransport", "is_directory_bucket"]
 
 AWS_HOSTS = (".amazonaws.com", ".amazonaws.com.cn", ".api.aws")
 _CONNECT_S = 5.0
@@ -85,8 +83,8 @@ class BotoTransport:
             response_checksum_validation="when_required",
         )
         try:
-            core = _core()
-            session = boto3.Session(profile_name=profile, botocore_session=core)
+            core = new_core(profile)
+            session = session_of(core)
             self.client: Any = session.client("s3", endpoint_url=endpoint_url, region_name=region, config=config)
             self.credentials: Any = session.get_credentials()
             self.ca_bundle: str | None = core.get_config_variable("ca_bundle")
@@ -294,7 +292,7 @@ class BotoTransport:
         region, host = str(self.client.meta.region_name), urlsplit(self.client.meta.endpoint_url).hostname or ""
         if not host.endswith(AWS_HOSTS) or region == "aws-global":
             return ""
-        sdk = boto3.Session()
+        sdk = new_session(None)
         partitions = sdk.get_available_partitions()
         regions = [name for partition in partitions for name in sdk.get_available_regions("s3", partition)]
         return "" if region in regions else region
@@ -321,28 +319,3 @@ def is_directory_bucket(bucket: str) -> bool:
     Source: https://docs.aws.amazon.com/AmazonS3/latest/userguide/directory-bucket-naming-rules.html
     """
     return bucket.endswith("--x-s3")
-
-
-def preload() -> None:
-    """Load the SDK's data files that every client needs, once for all forks of this process."""
-    global _loader  # noqa: PLW0603 - set once, before threads start
-    import encodings.idna  # noqa: F401 - needed for the first host name
-
-    import boto3.s3.inject  # noqa: F401 - needed for the first client
-
-    loader = botocore.session.Session().get_component("data_loader")
-    for kind in ("service-2", "endpoint-rule-set-1"):
-        loader.load_service_model("s3", kind)
-    for name in ("endpoints", "partitions", "sdk-default-configuration", "_retry"):
-        loader.load_data(name)
-    _loader = loader
-
-
-_loader: Loader | None = None
-
-
-def _core() -> botocore.session.Session:
-    session = botocore.session.get_session()
-    if _loader is not None:
-        session.register_component("data_loader", _loader)
-    return session

@@ -127,9 +127,9 @@ def preload() -> None:
 
     Makes no transport and looks for no credentials.
     """
-    from starburst_executor.store.s3 import boto as s3_boto
+    from starburst_executor.store.s3 import boto, sdk  # noqa: F401 - boto is loaded for later
 
-    s3_boto.preload()
+    sdk.preload()
     with suppress(ImportError):
         from starburst_executor.store.s3 import obstore  # noqa: F401 - loaded for later
 
