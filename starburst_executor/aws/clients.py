@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-import boto3
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -25,6 +24,7 @@ from botocore.parsers import ResponseParserError
 
 from starburst_executor.config import AwsSettings
 from starburst_executor.errors import ConfigError, LaunchError, StarburstError
+from starburst_executor.store.s3.sdk import new_session
 from starburst_executor.version import __version__
 
 __all__ = ["FOREIGN", "Clients", "Passing", "error_code", "is_denied", "is_throttled", "is_unclear", "meaning"]
@@ -116,7 +116,7 @@ class Clients:
     def _opened(self) -> Any:
         if self._session is None:
             try:
-                self._session = boto3.Session(profile_name=self.settings.profile)
+                self._session = new_session(self.settings.profile)
             except ProfileNotFound as error:
                 raise ConfigError(
                     f"no such profile in the AWS config files: profile={self.settings.profile!r}; use another, or add "

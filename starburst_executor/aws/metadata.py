@@ -1,4 +1,4 @@
-"""Reads the id of the ECS task that this process runs in, from the container metadata endpoint.
+"""Reads the ARN of the ECS task that this process runs in, from the container metadata endpoint.
 
 Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/task-metadata-endpoint-v4.html
 """
@@ -12,14 +12,14 @@ import urllib.request
 from starburst_executor.clock import Backoff, Clock
 from starburst_executor.errors import LaunchError
 
-__all__ = ["ecs_task_id"]
+__all__ = ["ecs_task_arn"]
 
 _TRIES = 6
 _ANSWER_S = 2.0
 
 
-def ecs_task_id(endpoint: str, clock: Clock) -> str:
-    """Return the id of the ECS task that this process runs in. Raises: LaunchError.
+def ecs_task_arn(endpoint: str, clock: Clock) -> str:
+    """Return the ARN of the ECS task that this process runs in. Raises: LaunchError.
 
     Args:
         endpoint: The value of `ECS_CONTAINER_METADATA_URI_V4`.
@@ -28,7 +28,7 @@ def ecs_task_id(endpoint: str, clock: Clock) -> str:
     for n_left in reversed(range(_TRIES)):
         try:
             with urllib.request.urlopen(f"{endpoint}/task", timeout=_ANSWER_S) as answer:  # noqa: S310 - an address of ECS
-                return str(json.load(answer)["TaskARN"]).rpartition("/")[2]
+                return str(json.load(answer)["TaskARN"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             # The endpoint may not be available immediately.
             if not n_left:

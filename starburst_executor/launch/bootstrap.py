@@ -8,7 +8,8 @@ from typing import IO
 import msgpack
 
 from starburst_executor.clock import Clock
-from starburst_executor.errors import RecordInvalid
+from starburst_executor.errors import ConfigError, RecordInvalid
+from starburst_executor.protocol.resources import resources_of
 
 __all__ = [
     "EXIT_DRAINED",
@@ -49,6 +50,8 @@ class Bootstrap:
         authkey: The client's `multiprocessing` key, so that proxies of its managers work in tasks; empty for a worker
             that is not bound to it.
         words: The file for its error message, if it cannot continue; empty for its standard error.
+        resources: What the worker has, in place of what it finds by itself.
+        launcher_id: What its launcher calls it, if it knows: the ARN of an ECS task or the id of a Batch job.
     """
 
     key: str
@@ -58,6 +61,8 @@ class Bootstrap:
     tee: bool = False
     words: str = ""
     authkey: bytes = b""
+    launcher_id: str = ""
+    resources: tuple[tuple[str, int], ...] = ()
 
     def __repr__(self) -> str:
         return f"Bootstrap(worker_id={self.worker_id!r}, bound={self.bound})"
@@ -108,13 +113,17 @@ def read_bootstrap(pipe: IO[bytes]) -> Bootstrap:
         raise RecordInvalid("the launcher ended before it had sent this worker's start record")
     try:
         fields = msgpack.unpackb(body, use_list=False, unicode_errors="surrogateescape")
-        key, path, worker_id, bound, tee, words, authkey = fields
+        key, path, worker_id, bound, tee, words, authkey, launcher_id, resources = fields
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise RecordInvalid(f"not a worker's start record: {type(error).__name__}, bytes={length}") from error
     kinds = tuple(type(field) for field in fields)
-    if kinds != (str, tuple, str, bool, bool, str, bytes) or not all(type(entry) is str for entry in path):
+    if kinds != (str, tuple, str, bool, bool, str, bytes, str, tuple) or not all(type(entry) is str for entry in path):
         raise RecordInvalid(f"a worker's start record has a field of the wrong type: bytes={length}")
-    return Bootstrap(key, path, worker_id, bound, tee, words, authkey)
+    try:
+        amounts = resources_of(resources, may_be_zero=True)
+    except ConfigError as error:
+        raise RecordInvalid(f"a worker's start record has resources that no worker has: bytes={length}") from error
+    return Bootstrap(key, path, worker_id, bound, tee, words, authkey, launcher_id, amounts)
 
 
 def _read(pipe: IO[bytes], n_bytes: int) -> bytes:

@@ -63,8 +63,9 @@ def read_spec(spec: str, *, detached: bool) -> Options | None:
         return made(**{**given, **_typed(spec, made, options)})
     if kind == "local":
         agents = options.pop("agents", "1")
-        if not options and agents.isdecimal():
-            return Local(agents=int(agents))
+        if agents.isdecimal():
+            amounts = {name: int(text) if text.isdecimal() else text for name, text in options.items()}
+            return Local(agents=int(agents), resources=amounts or None)
     if kind == "none" and not options:
         return None
     known = ", ".join(["local", "none", "aws", *_ON_AWS])

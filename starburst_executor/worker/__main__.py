@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+from starburst_executor.errors import ConfigError
 from starburst_executor.launch.bootstrap import PLATFORMS
 from starburst_executor.launch.limits import MOST_SLOTS
+from starburst_executor.protocol.resources import resources_of
 from starburst_executor.worker import program
 
 
@@ -24,7 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
 
         return fork_server.run(options.url, log_level=options.log_level)
     return program.run(
-        options.url, options.slots, log_level=options.log_level, launched=options.bootstrap, platform=options.platform
+        options.url,
+        options.slots,
+        log_level=options.log_level,
+        launched=options.bootstrap,
+        platform=options.platform,
+        resources=tuple(options.resource),
     )
 
 
@@ -36,6 +43,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("url", help="the session's URL, as `executor.url` gives it")
     parser.add_argument("--slots", type=_slots, default=None, help="tasks at once (default: one per processor)")
+    parser.add_argument(
+        "--resource",
+        action="append",
+        default=[],
+        type=_resource,
+        metavar="NAME=N",
+        help="what this worker has for tasks that ask for it, such as gpu=2, memory=64GB or license=1 (default: the processors, memory "
+        "and NVIDIA GPUs that it finds)",
+    )
     parser.add_argument("--log-level", default="warning", choices=["debug", "info", "warning", "error"])
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--bootstrap", action="store_true", help="for launchers: read key and path from standard input")
@@ -48,6 +64,15 @@ def _parser() -> argparse.ArgumentParser:
         help="for launchers on AWS: read key and id from the container's environment on this platform",
     )
     return parser
+
+
+def _resource(text: str) -> tuple[str, int]:
+    name, _, amount = text.partition("=")
+    try:
+        ((name, number),) = resources_of({name: int(amount) if amount.isdecimal() else amount}, may_be_zero=True)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name, number
 
 
 def _slots(text: str) -> int:

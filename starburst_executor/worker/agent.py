@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -35,15 +35,20 @@ from starburst_executor.worker.busy import Busy
 from starburst_executor.worker.call_reader import CallReader
 from starburst_executor.worker.claims import Claims
 from starburst_executor.worker.code import Code
+from starburst_executor.worker.doubts import Doubts
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
 from starburst_executor.worker.keeper import Keeper
 from starburst_executor.worker.leaving import Leaving, Stop
+from starburst_executor.worker.nudge import Nudge
+from starburst_executor.worker.results import Results
 from starburst_executor.worker.runner.spawn import Nursery
 from starburst_executor.worker.shared import Shared
+from starburst_executor.worker.shared_values import SharedValues
 from starburst_executor.worker.slots import Slots
 from starburst_executor.worker.solitude import Solitude
+from starburst_executor.worker.stock import Stock
 
 __all__ = ["Agent"]
 
@@ -59,6 +64,8 @@ _REQUEST_S = 1.0
 # platform kills the worker when the grace time is over. A release and a last beat take about a fifth of a second.
 _RESERVE_SHARE = 0.2
 _RESERVE_S = 2.0
+# The pause before a worker lists the others again, of which it has not seen all.
+_PLACE_S = 1.0
 
 
 class Agent:
@@ -69,7 +76,10 @@ class Agent:
         bound: Whether this worker ends with the client that started it, through a pipe that `leaving` watches.
         grace_s: How long running tasks may continue after a request to stop; the session's value if None.
         size: vCPUs, GB and GPUs of this worker, if its launcher passed them.
+        launcher_id: What its launcher calls it; empty for its process id.
         publish: Sends title and body of a message to the stack's topic; None if it has none.
+        stock: What this worker has of each resource.
+        nudge: The signal of a client on this machine; None if this process does not receive it.
     """
 
     def __init__(
@@ -85,7 +95,10 @@ class Agent:
         bound: bool = False,
         grace_s: float | None = None,
         size: tuple[float, float, int] = (0.0, 0.0, 0),
+        launcher_id: str = "",
         publish: Callable[[str, str], None] | None = None,
+        nudge: Nudge | None = None,
+        stock: Stock | None = None,
     ) -> None:
         self._session = session
         self._store = store
@@ -94,20 +107,27 @@ class Agent:
         self._leaving = leaving
         self._timings = session.manifest.current.timings
         self._grace_s = self._timings.grace_s if grace_s is None else grace_s
+        self._nudge = nudge or Nudge()
         self._heard = threading.Event()  # the first beat is acknowledged
         self._parted = threading.Event()  # no runner is left
         self._said_goodbye = threading.Event()
         self._code = Code(session, nursery.root_name)
+        stock = stock or Stock()
+        claims = Claims(session, worker_id, clock)
         self._shared = Shared(
             session=session,
-            claims=Claims(session, worker_id, clock),
-            finder=Finder(session, clock, n_slots),
+            claims=claims,
+            finder=Finder(session, clock, n_slots, stock),
             functions=Functions(session, self._code),
             call_reader=CallReader(session),
+            values=SharedValues(session, self._code.folder_of_worker),
+            results=Results(session),
             durations=Durations(),
             solitude=Solitude(),
             busy=Busy(clock, self._timings.commit_s),
+            doubts=Doubts(claims, clock, self._timings.commit_s, self._timings.beat_s),
             clock=clock,
+            stock=stock,
         )
         self._slots = Slots(n_slots, self._shared, nursery, leaving, broken=self._break_session)
         self._keeper = Keeper(
@@ -120,9 +140,14 @@ class Agent:
             is_idle=self._slots.are_idle,
             running=self._slots.running,
             requests=store.requests.snapshot,
+            trouble=lambda: store.trouble,
             size=size,
+            launcher_id=launcher_id,
             lost_s=lambda: self._slots.lost_s,
+            n_failed_waiting=lambda: self._shared.finder.dependencies.n_failed,
+            rank=self._shared.candidates.rank,
             publish=publish,
+            stock=stock,
         )
 
     # --- main thread: listens ------------------------------------------------------------------------------------------
@@ -194,8 +219,12 @@ class Agent:
         self._wait_heard()
         idle_since = self._clock.monotonic()
         while not leaving.is_leaving:
+            if self._nudge.take():
+                self._heed(session.manifest.refresh().stops, again=True)
+            elif self._shared.doubts.wants_news(self._slots.running(), self._shared.durations.latest):
+                self._heed(session.manifest.refresh().stops)
             if self._slots.are_busy():
-                pause_s = self._timings.commit_s
+                pause_s = finder.step_busy()
             else:
                 pause_s = finder.step()
                 if self._shared.candidates.has_any():
@@ -208,10 +237,16 @@ class Agent:
                     leaving.stop(Stop.IDLE)
             if session.manifest.current.state.is_over:
                 leaving.stop(Stop.SESSION_OVER)
+            finder.answered()
             # Ring for tasks that slots and keeper released since the last ring; rings are limited in rate.
             ring_s = session.bell.ring_due()
             if not leaving.is_leaving:
                 self._clock.wait(finder.candidates.wanted, pause_s if ring_s is None else min(pause_s, ring_s))
+
+    def _heed(self, stops: Sequence[str], *, again: bool = False) -> None:
+        """Have the slots read the objects of claims of which tasks may have been cancelled."""
+        if self._shared.doubts.heard(stops, again=again):
+            self._slots.wake_all()
 
     # --- slots --------------------------------------------------------------------------------------------------------
 
@@ -256,16 +291,27 @@ class Agent:
             except StoreUnavailable as error:
                 _log.warning("the store cannot be reached; going on: %s", error)
                 continue
+            self._heed(manifest.stops)
             if manifest.state.is_over:
                 end_what_is_left(self._session, manifest)
                 self._leaving.stop(Stop.SESSION_OVER)
 
     def _watch(self) -> None:
+        self._learn_place()
         while not self._clock.wait(self._leaving.over, self._timings.beat_s):
             try:
                 self._keeper.watching.turn()
             except StoreUnavailable as error:
                 _log.warning("the store cannot be reached; going on: %s", error)
+
+    def _learn_place(self) -> None:
+        """List the workers until all have beaten, at intervals that double up to a beat's: those of a fleet start together."""
+        self._wait_heard()
+        pause_s = _PLACE_S
+        with suppress(StoreUnavailable):
+            while pause_s < self._timings.beat_s and not self._keeper.watching.knows_place():
+                self._clock.wait(self._leaving.over, pause_s)
+                pause_s *= 2
 
     def _say_goodbye(self) -> None:
         """Make the last requests. The store has a time limit for them."""

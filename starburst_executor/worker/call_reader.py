@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 from starburst_executor.errors import PayloadError, RecordInvalid
 from starburst_executor.protocol import pieces
 from starburst_executor.protocol.keys import StatusRef, task_id
-from starburst_executor.protocol.pieces import Piece
+from starburst_executor.protocol.pieces import Piece, Result, Shared
 from starburst_executor.protocol.spans import blocks
 from starburst_executor.protocol.spans.record import CallBlock, Located, Place, Status
 from starburst_executor.session.store import SessionStore
@@ -33,6 +33,8 @@ _KEPT_BYTES = 256 * 2**20
 _BLOCKS_BYTES = 8 * 2**20
 # Adjacent ranges are read together up to this many bytes; they are in memory twice for a moment.
 _RUN_BYTES = 16 * 2**20
+
+_PICKLE = b"\x80"  # how a call begins that is one pickle
 
 Trouble: TypeAlias = PayloadError | RecordInvalid
 
@@ -52,10 +54,12 @@ class Wanted(NamedTuple):
 
 
 class Arrived(NamedTuple):
-    """A call for a runner: its bytes for `calls.load_call`, and its pieces by name."""
+    """A call for a runner: its bytes for `calls.load_call`, its pieces by name, and the shared values and results to which it refers."""
 
     call: bytes
     pieces: tuple[tuple[bytes, bytes], ...]
+    shared: tuple[Shared, ...] = ()
+    results: tuple[Result, ...] = ()
 
 
 class _Range(NamedTuple):
@@ -69,6 +73,8 @@ class _InPieces(NamedTuple):
 
     call: bytes
     refs: tuple[Piece, ...]
+    shared: tuple[Shared, ...]
+    results: tuple[Result, ...]
     task_id: str
 
 
@@ -116,7 +122,7 @@ class CallReader:
             first = want.block.first
             for position in want.positions:
                 call = bytes(payloads[position - first])
-                if call.startswith(b"\x80"):
+                if call[:1] == _PICKLE:
                     opened.append(Arrived(call, ()))
                 else:
                     opened.append(_in_pieces(call, want, position))
@@ -127,6 +133,20 @@ class CallReader:
         refs = {ref.name: ref for call in opened if isinstance(call, _InPieces) for ref in call.refs}
         bodies = self._pieces(refs)
         return [_arrived(call, bodies) if isinstance(call, _InPieces) else call for call in opened]
+
+    def get_small(self, want: Wanted) -> list[bytes] | None:
+        """Return the calls of neighbours in an inline block; None if one has pieces, shared values or results, or cannot be read: see `get`."""
+        block = want.block
+        if type(block.place) is not bytes:
+            return None
+        try:
+            calls = blocks.open_small_calls(self._session.sealer, want.status, block, block.place)
+        except RecordInvalid:
+            return None
+        first, n = want.positions[0] - block.first, len(want.positions)
+        if n < block.n:
+            calls = calls[first : first + n]
+        return calls if {call[:1] for call in calls} == {_PICKLE} else None
 
     def _blocks(self, wanted: Iterable[Wanted]) -> dict[_BlockName, list[memoryview] | Trouble]:
         """Return the calls of these blocks, or the error of each."""
@@ -248,8 +268,10 @@ def _in_pieces(call: bytes, wanted: Wanted, position: int) -> _Opened:
         parts = pieces.decode(call)
     except RecordInvalid as error:
         return error
-    refs = () if parts is None else tuple(part for part in parts if isinstance(part, Piece))
-    return _InPieces(call, refs, _task_of(wanted, position))
+    refs = tuple(part for part in parts or () if isinstance(part, Piece))
+    shared = tuple(part for part in parts or () if isinstance(part, Shared))
+    results = tuple(part for part in parts or () if isinstance(part, Result))
+    return _InPieces(call, refs, shared, results, _task_of(wanted, position))
 
 
 def _of_task(trouble: Trouble, wanted: Wanted, position: int) -> Trouble:
@@ -302,4 +324,4 @@ def _arrived(opened: _InPieces, bodies: Mapping[bytes, bytes | Trouble]) -> Arri
         if not isinstance(body, bytes):
             return type(body)(f"{body}: task={opened.task_id}")
         arrived.append((ref.name, body))
-    return Arrived(opened.call, tuple(arrived))
+    return Arrived(opened.call, tuple(arrived), opened.shared, opened.results)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from starburst_executor.clock import Clock
 from starburst_executor.errors import (
@@ -24,9 +24,12 @@ from starburst_executor.errors import (
     StoreUnavailable,
     VersionMismatch,
 )
+from starburst_executor.protocol import options
+from starburst_executor.protocol.attempts import with_errors
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.spans import transitions
 from starburst_executor.protocol.spans.record import ENDED, OutcomeBlock, State, Status
+from starburst_executor.session.fan_out import fan_out
 from starburst_executor.session.statuses import Versioned
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.limiter import Urgency
@@ -46,13 +49,14 @@ class Claims:
     Attributes:
         n_ended: Number of tasks whose outcome was committed.
         n_failed: Number of those that failed.
+        worker_id: The worker's id.
         has_worked: Set after the first such task.
     """
 
     def __init__(self, session: SessionStore, worker_id: str, clock: Clock) -> None:
         self._session = session
         self._claiming = session.at(Urgency.CLAIM)
-        self._worker_id = worker_id
+        self.worker_id = worker_id
         self._clock = clock
         self._writer = OutcomeWriter(session)
         self._lock = threading.Lock()  # guards: _held, _n_claims, _is_closed, n_ended, n_failed
@@ -74,12 +78,21 @@ class Claims:
             self._is_closed = True
 
     def claim(
-        self, key: str, *, size: Callable[[Status], int], alone: bool = False, ahead: bool = False
+        self,
+        key: str,
+        *,
+        size: Callable[[Status], int],
+        alone: bool = False,
+        ahead: bool = False,
+        writes: Callable[[Status], None] = lambda _: None,
+        beside: Callable[[str], Callable[[], None] | None] = lambda _: None,
     ) -> tuple[Claim | None, Status | None]:
         """Claim pending tasks of one status object.
 
         Args:
             size: Return the upper bound of the slice, in tasks, for an object; 1 while the function's duration is unknown.
+            writes: Called with the object with the claim, before that is written.
+            beside: Return what to do while the claim of tasks with a function of this digest is written; None if there is nothing.
             alone: Whether this worker has no other task, so that a task on its last try may be claimed.
             ahead: Whether another slice is running, so that tasks that have lost a worker must not be claimed.
 
@@ -88,18 +101,19 @@ class Claims:
             None if it is gone or another writer won the race.
 
         Raises:
+            ObjectNotFound: there is no such object, or not yet.
+            VersionMismatch, RecordInvalid: the object cannot be read, or has options that this version does not know.
             StoreUnavailable: no answer; the claim may stand in the store, but later beats do not name it.
 
         Store: 1 GET, 1 swap; 1 GET more per lost answer.
         """
         session = self._session
         ref = session.keys.parse_status(key)
-        try:
-            stored = self._claiming.statuses.read(key) if ref is not None else None
-        except ObjectNotFound:
-            stored = None
-        if stored is None or ref is None:
-            return None, None
+        if ref is None:
+            raise ObjectNotFound(f"not the key of a status object: {key}")
+        stored = self._claiming.statuses.read(key)
+        for packed in stored.status.options:
+            options.decoded(packed)
         claim_id = self._new_claim(key)
         if not claim_id:
             return None, stored.status
@@ -107,8 +121,9 @@ class Claims:
         if not taken:
             self._forget(claim_id)
             return None, stored.status
+        writes(changed)
         try:
-            latest = self._claiming.statuses.swap(key, changed, stored.etag)
+            latest = self._swapped(key, changed, stored.etag, beside(_digest(changed, claim_id)))
         except (PreconditionFailed, ObjectNotFound) as error:
             # After a lost answer the refused retry may have met this worker's own write: the object decides.
             landed = self._landed(key, claim_id) if getattr(error, "unclear", False) else None
@@ -140,10 +155,11 @@ class Claims:
         is_old = self._is_shared(latest.status)
         while True:
             now = self._clock.now()
-            changed, _ = transitions.commit(latest.status, claim.claim_id, ended, now, failures=claim.failures)
+            before = with_errors(latest.status, claim.errors) if claim.errors else latest.status
+            changed, _ = transitions.commit(before, claim.claim_id, ended, now, failures=claim.failures)
             if (fitted := self._writer.fitted(claim, ended, changed)) is not None:
                 ended = fitted
-                changed, _ = transitions.commit(latest.status, claim.claim_id, ended, now, failures=claim.failures)
+                changed, _ = transitions.commit(before, claim.claim_id, ended, now, failures=claim.failures)
             taken = latest.status.under(next_id) if next_id else []
             if next_id and not taken:
                 changed, taken = self._take(changed, next_id, then, ahead=ahead)
@@ -175,8 +191,33 @@ class Claims:
         }
         return any(stored.get(position, n) != n for position, n in claim.failures.items() if position in claim.open)
 
-    def release(self, claim: Claim, positions: Collection[int], *, refused: bool = False) -> None:
-        """Make tasks of a claim pending again and ring for them. Store: 1 swap, 1 ring; 1 GET, 1 swap per lost race."""
+    def look(self, claim: Claim) -> None:
+        """Read a claim's object, and drop the tasks that are no longer under the claim. Store: 1 GET, a 304 if it has not changed."""
+        try:
+            fresh = self._session.statuses.read_if_changed(claim.key, claim.stored.etag)
+        except (RecordInvalid, VersionMismatch) as error:
+            self._give_up(claim, error)
+            return
+        if fresh is not None:
+            claim.stored = fresh
+        claim.keep(claim.stored.status.under(claim.claim_id))
+        self._close_if_done(claim)
+
+    def release(
+        self,
+        claim: Claim,
+        positions: Collection[int],
+        *,
+        refused: bool = False,
+        not_before: Mapping[int, float] | None = None,
+    ) -> None:
+        """Make tasks of a claim pending again and ring for them, but for those that wait for their backoff.
+
+        Args:
+            not_before: Times before which some of them must not be claimed again.
+
+        Store: 1 swap, 1 ring; 1 GET, 1 swap per lost race.
+        """
         session = self._session
         wanted = set(positions) & claim.open
         if not wanted:
@@ -184,7 +225,11 @@ class Claims:
         latest = claim.stored
         while True:
             changed = transitions.release(
-                latest.status, claim.claim_id, wanted, refused=refused, failures=claim.failures
+                with_errors(latest.status, claim.errors) if claim.errors else latest.status,
+                *(claim.claim_id, wanted),
+                refused=refused,
+                failures=claim.failures,
+                not_before=not_before,
             )
             if changed is latest.status:
                 break
@@ -197,13 +242,23 @@ class Claims:
                     return
                 latest = fresh
         claim.stored = latest
-        claim.open -= wanted
-        for position in wanted:
-            claim.ended.pop(position, None)
+        claim.keep(claim.open - wanted)
         self._close_if_done(claim)
-        session.bell.ring([claim.key], len(wanted))
+        if n_ready := len(wanted) - len(not_before or ()):
+            session.bell.ring([claim.key], n_ready)
 
     # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _swapped(self, key: str, changed: Status, etag: str, beside: Callable[[], None] | None) -> Versioned:
+        """Write a claim, and do something else at the same time."""
+        statuses = self._claiming.statuses
+        if beside is None:
+            return statuses.swap(key, changed, etag)
+        results: list[Versioned] = []
+        fan_out(
+            self._session.store, lambda do: do(), (lambda: results.append(statuses.swap(key, changed, etag)), beside)
+        )
+        return results[0]
 
     def _take(
         self, current: Status, claim_id: str, at_most: int, *, alone: bool = False, ahead: bool = False
@@ -224,7 +279,7 @@ class Claims:
         That worker has written it since, or soon will. Most swaps on the old ETag would be refused, and a refused swap costs
         as much as twelve GETs and takes as long as two.
         """
-        own_prefix = f"{self._worker_id}."
+        own_prefix = f"{self.worker_id}."
         return any(not claim_id.startswith(own_prefix) for claim_id in current.claims())
 
     def _landed(self, key: str, claim_id: str) -> Versioned | None:
@@ -240,20 +295,19 @@ class Claims:
         try:
             return self._session.statuses.read(claim.key)
         except (RecordInvalid, VersionMismatch) as error:
-            _log.warning("a claimed status object is corrupt; the claim is given up: error=%s", error)
-            claim.open.clear()
-            claim.ended.clear()
-            claim.ended_bytes = 0
-            self._forget(claim.claim_id)
+            self._give_up(claim, error)
             return None
+
+    def _give_up(self, claim: Claim, error: Exception) -> None:
+        _log.warning("a claimed status object is corrupt; the claim is given up: error=%s", error)
+        claim.keep(())
+        self._forget(claim.claim_id)
 
     def _settle(
         self, claim: Claim, latest: Versioned, ended: Sequence[OutcomeBlock], next_id: str, taken: list[int]
     ) -> Claim | None:
         claim.stored = latest
-        claim.open.difference_update(claim.ended)
-        claim.ended.clear()
-        claim.ended_bytes = 0
+        claim.committed()
         # Tasks that were taken back from this claim while it ran may belong to another worker now.
         claim.open.intersection_update(latest.status.under(claim.claim_id))
         n_committed, n_failed = _n_committed(latest.status, ended)
@@ -278,7 +332,7 @@ class Claims:
             if self._is_closed:
                 return ""
             self._n_claims += 1
-            claim_id = f"{self._worker_id}.{self._n_claims}"
+            claim_id = f"{self.worker_id}.{self._n_claims}"
             # Guarantee: beats name a claim before it is written, because a watcher may see it in the object before this worker
             # has the answer.
             self._held[claim_id] = key
@@ -289,12 +343,19 @@ class Claims:
             self._held.pop(claim_id, None)
 
 
+def _digest(current: Status, claim_id: str) -> str:
+    """Return the digest of the function of a claim's tasks."""
+    return next(current.functions[span.function] for span in current.spans if span.claim == claim_id)
+
+
 def _claim(claim_id: str, key: str, ref: StatusRef, latest: Versioned, taken: list[int]) -> Claim:
     current = latest.status
     spans = tuple(
         (start, span) for start, span in current.placed() if span.state == _CLAIMED and span.claim == claim_id
     )
-    return Claim(claim_id, key, ref, latest, current.functions[spans[0][1].function], spans, set(taken))
+    span = spans[0][1]
+    digest, packed = current.functions[span.function], current.options_of(span)
+    return Claim(claim_id, key, ref, latest, digest, spans, set(taken), packed_options=packed)
 
 
 def _n_committed(current: Status, ended: Sequence[OutcomeBlock]) -> tuple[int, int]:

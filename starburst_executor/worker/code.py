@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from starburst_executor.errors import LaunchError, RecordInvalid
 from starburst_executor.protocol.keys import code_digest
 from starburst_executor.session.store import SessionStore
-from starburst_executor.worker.code_root import CodeRoot
+from starburst_executor.worker.code_root import WorkerFolder
 
 __all__ = ["Code", "unpack"]
 
@@ -44,21 +44,20 @@ class Code:
 
     Args:
         root_name: The name of the folder that contains them, from `code_root.new_name`.
+
+    Attributes:
+        folder_of_worker: That folder, for other files of the worker as well.
     """
 
     def __init__(self, session: SessionStore, root_name: str) -> None:
         self._session = session
-        self._root_name = root_name
+        self.folder_of_worker = WorkerFolder(root_name)
         self._lock = threading.Lock()  # guards: _folders, _recent, _fetching
-        self._writing = (
-            threading.Lock()
-        )  # guards: _root, _is_closed, _n_unpacked; held while anything is unpacked or removed
+        self._writing = threading.Lock()  # guards: _n_unpacked; held while anything is unpacked or removed
         self._folders: weakref.WeakValueDictionary[str, Folder] = weakref.WeakValueDictionary()
         self._recent: deque[Folder] = deque(maxlen=_KEPT)  # the most recently used is last
         self._unused: deque[str] = deque()  # folders without references; filled by the garbage collector
         self._fetching: dict[str, threading.Event] = {}  # set when the folder is complete, or has failed
-        self._root: CodeRoot | None = None
-        self._is_closed = False
         self._n_unpacked = 0
 
     def folder(self, name: str) -> Folder:
@@ -100,24 +99,18 @@ class Code:
             self._folders.clear()
             self._recent.clear()
         with self._writing:
-            self._is_closed = True
-            if self._root is not None:
-                self._root.close()
-                self._root = None
+            self.folder_of_worker.close()
 
     def _fetch(self, name: str) -> str:
         body = self._session.payloads.code(name)
         try:
             with self._writing:
-                if self._is_closed:
-                    raise LaunchError("this worker is ending and no longer unpacks the user's modules")
-                if self._root is None:
-                    self._root = CodeRoot(self._root_name)
+                root = self.folder_of_worker.path()
                 while self._unused:
                     shutil.rmtree(self._unused.popleft(), ignore_errors=True)
                 # No path is used twice: a folder that is found unused late must not be removed after it was unpacked again.
                 self._n_unpacked += 1
-                folder = self._root.path / f"{code_digest(name)}-{self._n_unpacked}"
+                folder = root / f"{code_digest(name)}-{self._n_unpacked}"
                 unpack(body, folder)
         except OSError as error:
             raise LaunchError(

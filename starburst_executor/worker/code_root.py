@@ -1,4 +1,4 @@
-"""The folder into which one worker unpacks code, and its removal, also after the worker was killed.
+"""The folder into which one worker unpacks code and writes shared values, and its removal, also after the worker was killed.
 
     the agent ended normally    the agent removes it
     the agent was killed        its nursery removes it; it knows the name from before the fork
@@ -14,14 +14,16 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 from starburst_executor.clock import SystemClock
+from starburst_executor.errors import LaunchError
+from starburst_executor.protocol.keys import UNPACKED
 
-__all__ = ["CodeRoot", "new_name", "remove"]
+__all__ = ["CodeRoot", "WorkerFolder", "new_name", "remove"]
 
-_PREFIX = "starburst-code-"
 # Making a folder and locking it takes far less than this: an older folder without a lock has lost its worker.
 _LEFT_AFTER_S = 60.0
 _CLOCK = SystemClock()
@@ -29,7 +31,7 @@ _CLOCK = SystemClock()
 
 def new_name() -> str:
     """Return a name that no other worker has."""
-    return f"{_PREFIX}{os.getpid()}-{_CLOCK.new_id()}"
+    return f"{UNPACKED}{os.getpid()}-{_CLOCK.new_id()}"
 
 
 def remove(name: str) -> None:
@@ -61,8 +63,35 @@ class CodeRoot:
         os.close(self._lock)
 
 
+class WorkerFolder:
+    """The folder of one worker, made when it is first needed. Thread-safe."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()  # guards: _root, _is_closed
+        self._root: CodeRoot | None = None
+        self._is_closed = False
+
+    def path(self) -> Path:
+        """Return the folder. Raises: LaunchError after `close`; OSError."""
+        with self._lock:
+            if self._is_closed:
+                raise LaunchError("this worker is ending and writes no more files")
+            if self._root is None:
+                self._root = CodeRoot(self._name)
+            return self._root.path
+
+    def close(self) -> None:
+        """Remove the folder, and make no other. A second call is harmless."""
+        with self._lock:
+            self._is_closed = True
+            root, self._root = self._root, None
+        if root is not None:
+            root.close()
+
+
 def _sweep(folder: Path) -> None:
-    for root in folder.glob(f"{_PREFIX}*"):
+    for root in folder.glob(f"{UNPACKED}*"):
         with suppress(OSError):
             _remove_if_left(root)
 

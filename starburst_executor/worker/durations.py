@@ -21,16 +21,16 @@ class Durations:
         self._sizes: dict[str, float] = {}  # in bytes
         self.latest: float | None = None  # the estimate of the function that was measured last
 
-    def add(self, digest: str, seconds: float, n_bytes: int = 0) -> None:
-        """Add one measurement: a task's duration, and the bytes of its outcome and output."""
-        known = self._estimates.get(digest)
-        self.latest = seconds if known is None else known + _WEIGHT * (seconds - known)
+    def add(self, digest: str, seconds: float, n_bytes: float = 0, n: int = 1) -> None:
+        """Add a measurement: a task's duration, and the bytes of its outcome and output; or the means of `n` tasks."""
+        known, weight = self._estimates.get(digest), 1 - (1 - _WEIGHT) ** n
+        self.latest = seconds if known is None else known + weight * (seconds - known)
         if known is None and len(self._estimates) >= _MOST:
             # Replaced in one step, because other slots read it meanwhile.
             self._estimates, self._sizes = {}, {}
         self._estimates[digest] = self.latest
         size = self._sizes.get(digest, n_bytes)
-        self._sizes[digest] = size + _WEIGHT * (n_bytes - size)
+        self._sizes[digest] = size + weight * (n_bytes - size)
 
     def of(self, digest: str) -> float | None:
         """Return the estimate for one function; None while unknown."""

@@ -7,10 +7,15 @@ least recently used functions are dropped, and read again if they are needed.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
+from starburst_executor.errors import StarburstError
 from starburst_executor.protocol import calls
 from starburst_executor.protocol.keys import is_loads
+from starburst_executor.protocol.pieces import Shared
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.code import Code
 from starburst_executor.worker.recent import Recent
@@ -30,10 +35,12 @@ class Function(NamedTuple):
         body: The stored function, for `calls.load_function`.
         code: The function's own code, then the initializer's: folders for the front of `sys.path`, or names of loads. A
             folder exists while this value is referenced (`worker/code.py`).
+        shared: The shared values to which it refers.
     """
 
     body: bytes
     code: tuple[str, ...]
+    shared: tuple[Shared, ...] = ()
 
 
 class Functions:
@@ -66,7 +73,18 @@ class Functions:
         # The initializer runs first in every runner, so its code is on the path too: functions of another client may need
         # other code. If both contain a module, the function's takes precedence.
         names = dict.fromkeys(filter(None, (calls.code_of(body), self._initializer_code())))
-        return Function(body, tuple(name if is_loads(name) else self._code.folder(name) for name in names))
+        code = tuple(name if is_loads(name) else self._code.folder(name) for name in names)
+        return Function(body, code, calls.shared_of(body))
+
+    def fetching(self, digest: str) -> Callable[[], None] | None:
+        """Return what reads a function that is not kept, for `get`, which raises what goes wrong; None if it is kept."""
+        with self._lock:
+            is_kept = self._bodies.get(digest) is not None
+        return None if is_kept else partial(self._fetch, digest)
+
+    def _fetch(self, digest: str) -> None:
+        with suppress(StarburstError):
+            self.get(digest)
 
     def _initializer_code(self) -> str:
         return "" if self.initializer is None else calls.code_of(self.initializer)

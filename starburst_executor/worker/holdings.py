@@ -50,7 +50,7 @@ class Holdings:
         """Note since when outcomes wait; the first ones of a slot, since their claim. Call it after the runner was heard."""
         now = self._shared.clock.monotonic() if self._has_committed or self._claimed_at is None else self._claimed_at
         for claim in self.open:
-            if claim.ended:
+            if claim.n_ended:
                 self._waiting.setdefault(claim.claim_id, now)
 
     def commit_at(self, claim: Claim) -> float | None:
@@ -66,7 +66,8 @@ class Holdings:
         manifest, commit_s = shared.session.manifest.current, self._pace.commit_s
         if manifest.deadline_at is not None:
             is_scarce = is_scarce or manifest.deadline_at - shared.clock.now() <= self._pace.commit_most_s + commit_s
-        return since + self._pace.commit_within_s(shared.busy.seconds(), is_scarce=is_scarce)
+        is_last = len(claim.open) - claim.n_ended == 1
+        return since + self._pace.commit_within_s(shared.busy.seconds(), is_scarce=is_scarce, is_last=is_last)
 
     def commit(self, claim: Claim, *, then: int = 0, ahead: bool = False) -> Claim | None:
         """Store the outcomes of a claim's ended tasks; hold and return a claim on up to `then` more tasks of the object.
@@ -77,6 +78,9 @@ class Holdings:
         self._waiting.pop(claim.claim_id, None)
         self._has_committed = True
         self._shared.candidates.saw(claim.key, claim.stored.status)
+        self._shared.finder.dependencies.ended(claim.key)
+        if self._shared.finder.dependencies.is_due:
+            self._shared.candidates.wanted.set()
         self._settled(claim)
         if following is not None:
             self._shared.candidates.begins(following.key)
@@ -90,12 +94,28 @@ class Holdings:
             if self._shared.claims.has_unstored_failures(claim):
                 self.commit(claim)
 
+    def look_again(self) -> None:
+        """Drop tasks that were cancelled, and kill the one that runs. Store: 1 GET for each doubted claim, at times."""
+        for claim in list(self.open):
+            if self._shared.doubts.is_due(claim.claim_id):
+                self._shared.claims.look(claim)
+                self._settled(claim)
+
     def release(self, tasks: Sequence[Placed], *, refused: bool = False) -> None:
         """Make tasks pending again: one swap per claim. Store: as `Claims.release`."""
         for claim in list(self.open):
             positions = [placed.position for placed in tasks if placed.claim is claim]
             if positions:
                 self._shared.claims.release(claim, positions, refused=refused)
+                self._settled(claim)
+
+    def release_until(self, waits: Sequence[tuple[Placed, float]]) -> None:
+        """Make failed tasks pending again, each not to be claimed before a time. Store: 1 swap per claim."""
+        for claim in list(self.open):
+            not_before = {placed.position: at for placed, at in waits if placed.claim is claim}
+            if not_before:
+                self._shared.claims.release(claim, not_before, not_before=not_before)
+                self._shared.candidates.saw(claim.key, claim.stored.status)
                 self._settled(claim)
 
     def give_back(self, started: Sequence[Placed]) -> None:
@@ -107,7 +127,7 @@ class Holdings:
             kept = {placed.position for placed in started if placed.claim is claim}
             # If the write fails, watchers take the tasks back when they find that this worker is gone.
             with suppress(StarburstError):
-                if claim.ended:
+                if claim.n_ended:
                     self.commit(claim)
                 self._shared.claims.release(claim, claim.open - kept)
 

@@ -18,11 +18,15 @@ from starburst_executor.errors import AccessDenied, ObjectNotFound, StoreUnavail
 from starburst_executor.launch.local.processes import identity
 from starburst_executor.protocol.liveness import hopeless
 from starburst_executor.protocol.records import DETACHED, Manifest, SessionState, WorkerBeat, WorkerState
+from starburst_executor.protocol.spans.record import SizeClass
 from starburst_executor.session.beats import list_workers, read_beats
 from starburst_executor.session.own import OwnObject
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.claims import Claims
+from starburst_executor.worker.latencies import Latencies
+from starburst_executor.worker.rank import Rank
 from starburst_executor.worker.runner.usage import RunningNow, Usage
+from starburst_executor.worker.stock import Stock
 from starburst_executor.worker.watching import Heard, Watching
 
 __all__ = ["Keeper"]
@@ -32,6 +36,7 @@ _log = logging.getLogger(__name__)
 # How long a last beat waits for one that is being written.
 _FAREWELL_S = 5.0
 _WORDS_CHARS = 2000
+_TROUBLE_CHARS = 400
 _FEW_WORKERS = 32
 
 
@@ -43,8 +48,12 @@ class Keeper:
         is_idle: Return whether no slot has work.
         running: Return the running tasks.
         requests: Return the number of store requests so far, by kind.
+        trouble: Return for which error a request of this worker has waited for long; empty if none has.
         size: vCPUs, GB and GPUs of this worker, if its launcher passed them.
+        stock: What this worker has of each resource.
         lost_s: Return the seconds of work that were lost when it was stopped.
+        n_failed_waiting: Return the number of tasks that it has failed because of others for which they waited.
+        launcher_id: What its launcher calls it; empty for its process id.
 
     Attributes:
         watching: This worker's watch over other workers and clients; another thread calls its `turn`.
@@ -62,9 +71,14 @@ class Keeper:
         is_idle: Callable[[], bool],
         running: Callable[[], list[RunningNow]],
         requests: Callable[[], Mapping[str, int]],
+        trouble: Callable[[], str] = lambda: "",
         size: tuple[float, float, int] = (0.0, 0.0, 0),
         lost_s: Callable[[], float] = lambda: 0.0,
+        n_failed_waiting: Callable[[], int] = lambda: 0,
+        launcher_id: str = "",
+        rank: Rank | None = None,
         publish: Callable[[str, str], None] | None = None,
+        stock: Stock | None = None,
     ) -> None:
         self._session = session
         self._worker_id = worker_id
@@ -73,7 +87,10 @@ class Keeper:
         self._is_idle = is_idle
         self._running = running
         self._requests = requests
+        self._trouble = trouble
         self._lost_s = lost_s
+        self._n_failed_waiting = n_failed_waiting
+        self._stock = stock or Stock()
         timings = session.manifest.current.timings
         self._timings = timings
         now = clock.now()
@@ -91,14 +108,17 @@ class Keeper:
             vcpus=vcpus,
             memory_gb=memory_gb,
             gpus=gpus,
+            resources=self._stock.total,
+            launcher_id=launcher_id or str(os.getpid()),
         )
         self._own = OwnObject(session.store, session.keys.worker(worker_id), clock)
         # Guards _beat, _heard and _own; held during the swap, so that beats are written one by one.
         self._lock = threading.Lock()
         self._usage = Usage(clock)
+        self._latencies = Latencies()
         self._rate_from = (clock.monotonic(), 0)
         self._heard = Heard(0, 0)
-        self.watching = Watching(session, worker_id, lambda: self._heard, bound=bound, publish=publish)
+        self.watching = Watching(session, worker_id, lambda: self._heard, bound=bound, rank=rank, publish=publish)
 
     # --- beats --------------------------------------------------------------------------------------------------------
 
@@ -131,7 +151,7 @@ class Keeper:
         per_s = (n_ended - n_before) / elapsed_s if elapsed_s >= self._timings.commit_s else self._beat.per_s
         if elapsed_s >= self._timings.commit_s:
             self._rate_from = (now, n_ended)
-        at = self._clock.now()
+        at, requests = self._clock.now(), dict(self._requests())
         return replace(
             self._beat,
             number=self._beat.number + 1,
@@ -141,9 +161,11 @@ class Keeper:
             running=tuple(self._usage.records(self._running(), at)),
             n_ended=n_ended,
             per_s=per_s,
-            requests=dict(self._requests()),
+            requests=requests,
+            latency=self._latencies.recent(now, requests),
             lost_s=self._lost_s(),
-            n_failed=self._claims.n_failed + self.watching.n_failed,
+            trouble=self._trouble()[:_TROUBLE_CHARS],
+            n_failed=self._claims.n_failed + self.watching.n_failed + self._n_failed_waiting(),
         )
 
     # --- the turn -----------------------------------------------------------------------------------------------------
@@ -168,7 +190,9 @@ class Keeper:
         self.say(WorkerState.LEAVING)
         session = self._session
         listing = session.statuses.of_epochs(session.manifest.refresh().open_epochs())
-        if any(listed.size_class.has_pending for listed in listing):
+        # Tasks that ask for more than this worker has are no reason to stay.
+        listing = [g for g in listing if g.size_class != SizeClass.ALL_PENDING or self._stock.can_ever(g.ref.resources)]
+        if any(g.size_class.has_pending and self._stock.can_ever(g.ref.resources) for g in listing):
             stays = True
         elif all(listed.size_class.has_ended for listed in listing):
             stays = False

@@ -21,7 +21,7 @@ from starburst_executor.protocol.spans import blocks
 from starburst_executor.protocol.spans.record import Located, OutcomeBlock, Status
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.claim import Claim
-from starburst_executor.worker.runner.jobs import Finished
+from starburst_executor.worker.runner.jobs import Completed, Finished
 
 __all__ = ["OutcomeWriter"]
 
@@ -43,7 +43,11 @@ class OutcomeWriter:
         Store: 1 create for outcomes, 1 create for captured output; more if they are larger than 8 MB.
         """
         outcomes, logs = _Part(claim), _Part(claim)
-        ended = [self._block(claim, positions, outcomes, logs) for positions in blocks.cut(_marked(claim))]
+        if claim.returned and not claim.ended and len(claim.spans) == 1:
+            ended = [*self._plain_blocks(claim, outcomes)]
+        else:
+            claim.separate()
+            ended = [self._block(claim, positions, outcomes, logs) for positions in blocks.cut(_marked(claim))]
         self._create(claim, outcomes, logs)
         return ended
 
@@ -71,30 +75,41 @@ class OutcomeWriter:
         self._create(claim, part, _Part(claim))
         return fitted
 
+    def _plain_blocks(self, claim: Claim, outcomes: _Part) -> Iterator[OutcomeBlock]:
+        """Yield the blocks of tasks that have all returned, without an object for each task."""
+        for first, run in _joined(claim.returned):
+            for start, n in blocks.cut_neighbours([*map(len, run.outcomes)]):
+                part, position = run.part(start, start + n), first + start
+                yield self._sealed(claim, range(position, position + n), part.outcomes, part.seconds, outcomes)
+
     def _block(self, claim: Claim, positions: Sequence[int], outcomes: _Part, logs: _Part) -> OutcomeBlock:
-        first, n, ref, span = positions[0], len(positions), claim.ref, claim.span(positions[0])
         ends = [claim.ended[position] for position in positions]
-        mark = (span.run, span.attempt, claim.claim_id)
-        sealed = blocks.sealed_outcomes(
-            self._session.sealer, ref.ordinal, ref.first + first, mark, [end.outcome for end in ends]
+        _, oks, _, payloads, seconds, stdouts, stderrs, records = zip(*ends, strict=True)
+        has_output = any(stdouts) or any(stderrs) or any(records)
+        return self._sealed(claim, positions, payloads, seconds, outcomes)._replace(
+            failed=() if all(oks) else tuple([i for i, ok in enumerate(oks) if not ok]),
+            logs=tuple(_logs(ends, logs)) if has_output else (),
         )
+
+    def _sealed(
+        self,
+        claim: Claim,
+        positions: Sequence[int],
+        payloads: Sequence[Bytes],
+        seconds: Sequence[float],
+        outcomes: _Part,
+    ) -> OutcomeBlock:
+        first, n, ref, span = positions[0], len(positions), claim.ref, claim.span(positions[0])
+        mark = (span.run, span.attempt, claim.claim_id)
+        sealed = blocks.sealed_outcomes(self._session.sealer, ref.ordinal, ref.first + first, mark, payloads)
         is_small = sum(map(len, sealed)) <= blocks.inline_bytes(n, ref.n_tasks)
-        seconds = array("f", [end.seconds for end in ends])
         return OutcomeBlock(
             first,
             n,
             *mark,
             b"".join(sealed) if is_small else outcomes.add(sealed),
-            failed=tuple([i for i, end in enumerate(ends) if not end.ok]),
             failures=_failures(claim, positions),
-            seconds=seconds.tobytes() if any(seconds) else b"",
-            logs=tuple(
-                [
-                    (i, *logs.number_and_place([_output(end)]))
-                    for i, end in enumerate(ends)
-                    if end.stdout or end.stderr or end.records
-                ]
-            ),
+            seconds=array("f", seconds).tobytes() if any(seconds) else b"",
         )
 
     def _create(self, claim: Claim, outcomes: _Part, logs: _Part) -> None:
@@ -107,6 +122,29 @@ class OutcomeWriter:
             except PreconditionFailed:
                 # Only this claim writes the key, and always the same bytes: an earlier try has landed.
                 continue
+
+
+def _logs(ends: Sequence[Finished], logs: _Part) -> Iterator[tuple[int, int, int, int]]:
+    for i, end in enumerate(ends):
+        if end.stdout or end.stderr or end.records:
+            yield i, *logs.number_and_place([_output(end)])
+
+
+def _joined(runs: Sequence[tuple[int, Completed]]) -> Iterator[tuple[int, Completed]]:
+    """Yield runs in order, neighbouring ones as one."""
+    last: tuple[int, Completed] | None = None
+    for first, run in sorted(runs):
+        if last is not None and last[0] + last[1].n == first:
+            last = (
+                last[0],
+                last[1]._replace(outcomes=last[1].outcomes + run.outcomes, seconds=last[1].seconds + run.seconds),
+            )
+            continue
+        if last is not None:
+            yield last
+        last = (first, run)
+    if last is not None:
+        yield last
 
 
 def _marked(claim: Claim) -> Iterator[tuple[int, tuple[int, int], int]]:

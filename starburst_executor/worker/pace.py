@@ -5,12 +5,13 @@ so that none waits behind another while a worker is idle. All decisions follow f
 from how long the worker has been busy: the longer a run, the more of its work may be at risk, so slices and the time
 between commits grow with it.
 
-    busy for        0 … 50 s      100 s      200 s      250 s and more          (S3; `commit_s` = 1, `commit_most_s` = 5)
-    commits within       1 s        2 s        4 s        5 s
+    busy for        0 … 50 s      100 s      200 s      750 s and more          (S3; `commit_s` = 1, `commit_most_s` = 15)
+    commits within       1 s        2 s        4 s       15 s
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -35,10 +36,15 @@ _LEAST_SLICE = 0.2
 _MOST_HELD = 3
 # An outcome waits at most for this share of the time that its worker has been busy: what a SIGKILL repeats is 2 % of the run.
 _SHARE_AT_RISK = 0.02
+# Slices are so large that the last task should end when the first outcome must be stored. If it ends a little later, one swap stores
+# both instead of two.
+_LATE_SHARE = 0.05
 # While requests wait because the store is busy, a slice lasts for this many waits, so that a claim, its commit and some
-# reads take less time than its tasks; and at most this long.
+# reads take less time than its tasks; and at most this long. It may be up to twice that, to leave nothing of an object, and one
+# swap stores all of it.
 _WAITS = 5.0
 _WAITS_MOST_S = 60.0
+_WHOLE = 2
 # Outcomes wait in the worker's memory, so a claim holds tasks with about this many bytes of them, and is committed when that
 # many bytes wait. Writing them takes about as long as a slice.
 _MOST_BYTES = 32 * 2**20
@@ -56,7 +62,8 @@ class Pace:
         slice_s: The work in seconds that a claim should hold at first.
         commit_s: The longest time in seconds that an outcome waits for its commit at first.
         commit_most_s: The limit of its growth.
-        wait_s: Returns how long a request waits because the store is busy; slices and commit intervals grow with it.
+        wait_s: Returns how long a request waits because the store is busy; slices and commit intervals grow with it, also where
+            few tasks are left.
     """
 
     slice_s: float
@@ -64,13 +71,21 @@ class Pace:
     commit_most_s: float
     wait_s: Callable[[], float] = lambda: 0.0
 
-    def slice_size(self, estimate_s: float | None, fair_share: int, busy_s: float = 0.0, *, size: float = 0.0) -> int:
+    def is_single(self, estimate_s: float | None, busy_s: float) -> bool:
+        """Return whether a slice is one task, whatever its fair share."""
+        return estimate_s is None or max(self.slice_s, self.commit_within_s(busy_s, is_scarce=False)) < estimate_s
+
+    def slice_size(
+        self, estimate_s: float | None, fair_share: int, busy_s: float = 0.0, *, size: float = 0.0, n_left: int = 0
+    ) -> int:
         """Return how many tasks to claim: about one slice of work, one task while unknown, little more than a fair share.
 
         A larger slice is committed as a whole, so it is so large that its first outcome waits no longer than permitted. It holds
-        at most half a fair share, so that all workers end at about the same time.
+        at most half a fair share, so that all workers end at about the same time. While the store is busy it may be more: with slices
+        of a fair share the requests would wait for longer than their tasks take.
 
         Args:
+            n_left: The object's pending tasks.
             size: The estimated bytes of a task's outcome and output. It limits the slice: the outcomes are kept until the commit,
                 which may have to wait for the store while the tasks go on.
         """
@@ -78,19 +93,28 @@ class Pace:
             return 1
         estimate_s = max(estimate_s, _LEAST_S)
         first = min(int(self.slice_s / estimate_s), max(fair_share, self.least_slice(estimate_s)))
-        grown = min(1 + int(self.commit_within_s(busy_s, is_scarce=False) / estimate_s), fair_share // 2)
+        grown = min(1 + int(self._grown_s(busy_s) / estimate_s), fair_share // 2)
+        if busy_store_s := self._busy_store_s():
+            # A slice of k of n pending tasks lasts k tasks and leaves n / k slices, whose requests wait for each other. The sum is
+            # least for the geometric mean of the slice that the store permits and the fair share.
+            permitted = busy_store_s / estimate_s
+            grown = max(grown, round(math.sqrt(permitted * min(permitted, fair_share))))
+            # Two workers in one object make swaps that fail after a long wait.
+            grown = n_left if grown < n_left <= _WHOLE * grown else grown
         return max(1, min(max(first, grown), int(_MOST_BYTES / max(1.0, size)), MAX_TASKS))
 
-    def commit_within_s(self, busy_s: float, *, is_scarce: bool) -> float:
+    def commit_within_s(self, busy_s: float, *, is_scarce: bool, is_last: bool = False) -> float:
         """Return for how many seconds an outcome may wait for its commit.
 
         Args:
             is_scarce: Whether fewer tasks are pending than there are slots: then every outcome may be waited for.
+            is_last: Whether one task of the slice has not ended: then it may wait for that one a twentieth longer.
         """
+        busy_store_s = _WHOLE * self._busy_store_s()
         if is_scarce:
-            return self.commit_s
-        grown_s = min(self.commit_most_s, _SHARE_AT_RISK * busy_s)
-        return max(self.commit_s, grown_s, min(_WAITS * self.wait_s(), _WAITS_MOST_S))
+            return max(self.commit_s, busy_store_s)
+        within_s = max(self._grown_s(busy_s), busy_store_s)
+        return within_s * (1 + _LATE_SHARE) if is_last else within_s
 
     def has_room(self, n_bytes: int) -> bool:
         """Return whether outcomes of this many bytes may wait for their commit."""
@@ -123,6 +147,16 @@ class Pace:
         return n_waiting > 1 and n_waiting * (estimate_s or 0.0) > _MOST_HELD * max(
             self.slice_s, self.commit_within_s(busy_s, is_scarce=False)
         )
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _grown_s(self, busy_s: float) -> float:
+        """Return for how many seconds an outcome may wait that many others follow."""
+        return max(self.commit_s, min(self.commit_most_s, _SHARE_AT_RISK * busy_s))
+
+    def _busy_store_s(self) -> float:
+        """Return for how many seconds a slice should last because the store is busy; 0 if it is not."""
+        return min(_WAITS * self.wait_s(), _WAITS_MOST_S)
 
 
 def pace_of(timings: Timings, wait_s: Callable[[], float] = lambda: 0.0) -> Pace:

@@ -1,14 +1,16 @@
-"""A task of a claim, as a slot moves it between its backlog, its runner and the claim's next commit."""
+"""Tasks of a claim, as a slot moves them between its backlog, its runner and the claim's next commit."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 from starburst_executor.protocol.keys import task_id
 from starburst_executor.worker.claim import Claim
 from starburst_executor.worker.runner.jobs import Finished
 
-__all__ = ["Placed"]
+__all__ = ["Placed", "Stretch"]
 
 
 class Placed(NamedTuple):
@@ -50,3 +52,48 @@ class Placed(NamedTuple):
         """Record its end for the next commit, unless its claim has lost it."""
         if self.is_held:
             self.claim.end(self.position, finished)
+
+
+class Stretch(NamedTuple):
+    """Neighbouring tasks of a claim, of one span, that move together: an object for each task would cost more than running it.
+
+    More than one only if none of them has failed under this claim.
+
+    Attributes:
+        first: The position of the first one.
+        n: Their number.
+    """
+
+    claim: Claim
+    first: int
+    n: int = 1
+
+    @property
+    def positions(self) -> range:
+        """Their positions."""
+        return range(self.first, self.first + self.n)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the claim still holds all of them."""
+        return self.claim.open.issuperset(self.positions)
+
+    def each(self) -> Iterator[Placed]:
+        """Yield its tasks."""
+        for position in self.positions:
+            yield Placed(self.claim, position)
+
+    def part(self, start: int, end: int) -> Stretch:
+        """Return the tasks from the `start`-th up to the one before the `end`-th."""
+        return Stretch(self.claim, self.first + start, end - start)
+
+    def held(self) -> list[Stretch]:
+        """Return those that the claim still holds."""
+        if self.is_held:
+            return [self]
+        claim, found = self.claim, []
+        for is_held, positions in groupby(self.positions, claim.open.__contains__):
+            if is_held:
+                held = list(positions)
+                found.append(Stretch(claim, held[0], len(held)))
+        return found

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from dataclasses import replace
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -17,10 +18,14 @@ from starburst_executor import config
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import KeyNotFound, StarburstError
 from starburst_executor.launch.bootstrap import EXIT_DRAINED, Bootstrap, grace_of, new_worker_id, read_bootstrap
+from starburst_executor.launch.local.machine import this_machine
+from starburst_executor.protocol.resources import GPU, MEMORY, Amounts
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.url import split_url
 from starburst_executor.worker.leaving import Leaving, Stop
+from starburst_executor.worker.nudge import Nudge
 from starburst_executor.worker.runner.spawn import Nursery
+from starburst_executor.worker.stock import Stock
 
 if TYPE_CHECKING:
     from starburst_executor.worker.agent import Agent
@@ -35,12 +40,21 @@ _AWAY_S = 6 * 3600.0
 _SHOW_S = 1.0
 
 
-def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, platform: str | None = None) -> int:
+def run(
+    url: str,
+    n_slots: int | None,
+    *,
+    log_level: str,
+    launched: bool,
+    platform: str | None = None,
+    resources: Amounts = (),
+) -> int:
     """Run one worker; return the exit status: 0 if it left normally, 3 if it could not go on.
 
     Args:
         n_slots: Tasks at once; None for one per processor.
         launched: Whether standard input is a pipe with a bootstrap record.
+        resources: What this worker has, in place of what it finds by itself.
         platform: The platform on AWS, `ecs` or `batch`, that started this container, if one did.
     """
     bootstrap = None
@@ -63,8 +77,11 @@ def run(url: str, n_slots: int | None, *, log_level: str, launched: bool, platfo
                 bootstrap = _container_bootstrap(platform, clock)
             else:
                 bootstrap = Bootstrap(key=secret or "", path=tuple(sys.path), worker_id=new_worker_id(clock))
-            nursery.configure(sys_path=bootstrap.path, tee=bootstrap.tee, authkey=bootstrap.authkey)
+            bootstrap = replace(bootstrap, resources=bootstrap.resources or resources)
             key = config.find_session_key(session_id, bootstrap.key or None)
+            nursery.configure(
+                sys_path=bootstrap.path, tee=bootstrap.tee, authkey=bootstrap.authkey, session=(url, bytes(key))
+            )
             why, words = _work(n_slots, platform, bootstrap, nursery, store_url, Sealer(bytes(key), session_id), clock)
             nursery.close()
         except StarburstError as error:
@@ -119,9 +136,11 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN if bootstrap.bound else leaving.on_sigterm)
     if bootstrap.bound:
         leaving.watch(_stdin())
+    nudge = Nudge()
+    signal.signal(signal.SIGUSR1, nudge.on_signal)
     # In its own thread, because the main thread must react to signals while a store does not answer.
     opening = _Opening(
-        partial(_open, n_slots, platform, bootstrap, nursery, store_url, sealer, clock, leaving), leaving
+        partial(_open, n_slots, platform, bootstrap, nursery, store_url, sealer, clock, leaving, nudge), leaving
     )
     threading.Thread(target=opening.run, name="opening", daemon=True).start()
     leaving.wait(lambda: opening.is_done or leaving.is_leaving)
@@ -166,6 +185,7 @@ def _open(
     sealer: Sealer,
     clock: SystemClock,
     leaving: Leaving,
+    nudge: Nudge,
 ) -> Agent:
     # Imported here, after the nursery was forked, so that the fork is early; in a fork server they are loaded already.
     from starburst_executor.session.store import SessionStore
@@ -193,8 +213,19 @@ def _open(
         bound=bootstrap.bound,
         grace_s=grace_of(platform, session.manifest.current.timings.grace_s),
         size=config.worker_size(),
+        launcher_id=bootstrap.launcher_id,
         publish=_publisher(config.worker_topic()),
+        nudge=nudge,
+        stock=_stock(dict(bootstrap.resources)),
     )
+
+
+def _stock(given: dict[str, int]) -> Stock:
+    """Return what this worker has: what it finds, and what it was given in its place."""
+    machine = this_machine()
+    total = {"cpu": machine.cpus, MEMORY: machine.memory_bytes, GPU: len(machine.gpus), **given}
+    gpus = machine.gpus[: total[GPU]] or tuple(map(str, range(total[GPU])))
+    return Stock(total, gpus)
 
 
 def _publisher(topic_arn: str) -> Callable[[str, str], None] | None:

@@ -10,10 +10,14 @@ from starburst_executor.worker.busy import Busy
 from starburst_executor.worker.call_reader import CallReader
 from starburst_executor.worker.candidates import Candidates
 from starburst_executor.worker.claims import Claims
+from starburst_executor.worker.doubts import Doubts
 from starburst_executor.worker.durations import Durations
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.functions import Functions
+from starburst_executor.worker.results import Results
+from starburst_executor.worker.shared_values import SharedValues
 from starburst_executor.worker.solitude import Solitude
+from starburst_executor.worker.stock import Stock
 
 __all__ = ["Shared"]
 
@@ -27,10 +31,14 @@ class Shared:
     finder: Finder
     functions: Functions
     call_reader: CallReader
+    values: SharedValues
+    results: Results
     durations: Durations
     solitude: Solitude
     busy: Busy
+    doubts: Doubts
     clock: Clock
+    stock: Stock
 
     def wait_s(self) -> float:
         """Return how long a request waits because the store is busy."""

@@ -14,6 +14,7 @@ A step waits for the runner at most until the next due time, so a test can step 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 
@@ -27,11 +28,14 @@ from starburst_executor.worker.overrun import Overrun
 from starburst_executor.worker.pace import LEAD_S, has_plenty, pace_of
 from starburst_executor.worker.runner.usage import RunningNow
 from starburst_executor.worker.shared import Shared
+from starburst_executor.worker.shares import Share
 
 __all__ = ["Slot"]
 
 # Many slots look for their next object at the same time and some lose the race; the running task leaves time to try again.
 _TRIES_AHEAD = 4
+# A slice that ends within this share of the shortest poll is not worth a claim ahead: on S3 10 ms, a sixth of a request.
+_ENDS_POLLS = 0.2
 
 
 class Slot:
@@ -66,7 +70,8 @@ class Slot:
         self._feeder = Feeder(shared, self._backlog, spawn)
         self._overrun = Overrun(shared, self._pace, self._backlog, self._feeder)
         self._holdings = Holdings(shared, self._pace, self._backlog, self._feeder)
-        self._acquirer = Acquirer(number, shared, self._pace, draining)
+        self._share = Share(shared.stock, number, shared.candidates, self._feeder.end_runner)
+        self._acquirer = Acquirer(number, shared, self._pace, draining, self._share)
         self.news = news
         self._draining = draining
         self._stopped = stopped
@@ -87,6 +92,11 @@ class Slot:
         self._feeder.kill()
         self.news.set()
 
+    def retire(self) -> None:
+        """End the runner of a slot that is idle and will not be used any more. Call it when no thread steps the slot."""
+        self._acquirer.leave()
+        self._feeder.end_runner()
+
     def step(self) -> bool:
         """Perform one step: claim tasks if there are none, wait for the runner or a due time, commit. Return False if idle."""
         if self._stopped.is_set():
@@ -96,6 +106,7 @@ class Slot:
         elif not self._has_work() and not self._acquire():
             return False
         if not self._has_work():
+            self._acquirer.leave()
             return False
         self._holdings.commit_failures(self._backlog.requeue_due())
         self._feed()
@@ -107,6 +118,7 @@ class Slot:
             self._hear()
             if self._overrun.begins():
                 self._release_unstarted()
+            self._holdings.look_again()
             self._commit_due()
         if not self._has_work():
             self._acquirer.done()
@@ -135,22 +147,28 @@ class Slot:
         if len(self._holdings.open) != 1 or self._backlog:
             return
         claim = self._holdings.open[0]
-        if claim.all_ended or not self._wants_after(claim):
+        if claim.all_ended or self._is_about_to_end(claim) or not self._wants_after(claim):
             return
         following = None
-        if transitions.has_pending(claim.stored.status):
+        now = self._shared.clock.now()
+        if transitions.has_pending(claim.stored.status, now) and self._acquirer.goes_on(claim.key):
             size = self._acquirer.slice_size(claim.stored.status)
             following = self._holdings.commit(claim, then=size, ahead=True)
         for _ in range(_TRIES_AHEAD):
             if following is not None or not self._wants_after(claim):
                 break
             key = self._acquirer.next_key()
-            if key is None or key == claim.key:
+            if key is None or key == claim.key or not self._acquirer.may_follow(key):
                 break
             following, _ = self._acquirer.claim(key, ahead=True)
             if following is not None:
                 self._holdings.add(following)
         self._feed()
+
+    def _is_about_to_end(self, claim: Claim) -> bool:
+        """Return whether the slice ends sooner than a request: its outcomes are then stored first, and not after the next claim."""
+        timings = self._shared.session.manifest.current.timings
+        return self._feeder.n_jobs * (self._estimate_s(claim) or math.inf) < _ENDS_POLLS * timings.bell_min_s
 
     def _may_go_on(self) -> bool:
         return not self._draining.is_set() and not self._shared.solitude.is_reserved
@@ -162,9 +180,10 @@ class Slot:
         estimate_s = self._estimate_s(claim)
         if estimate_s is None or not self._pace.may_claim_ahead(estimate_s):
             return False
-        if has_plenty(claim.stored.status) or self._shared.finder.is_plenty(
-            max(estimate_s, 1e-6), surely=estimate_s >= LEAD_S
-        ):
+        is_long = estimate_s >= LEAD_S
+        finder = self._shared.finder
+        has_own = has_plenty(claim.stored.status) and not (is_long and finder.is_near_end(estimate_s))
+        if has_own or finder.is_plenty(max(estimate_s, 1e-6), surely=is_long):
             return True
         ahead_at = self._ahead_at()
         return ahead_at is not None and self._shared.clock.monotonic() >= ahead_at
@@ -180,6 +199,7 @@ class Slot:
     # --- running ------------------------------------------------------------------------------------------------------
 
     def _feed(self) -> None:
+        self._feeder.grant = self._share.grant
         if self._feeder.feed():
             self._overrun.is_on = False
 
@@ -191,6 +211,7 @@ class Slot:
             self._broken(outcome)
         while self._feeder.refused:
             self._holdings.release([self._feeder.refused.pop()], refused=True)
+        self._release_long_waits()
         self._holdings.heard()
 
     def _until_due_s(self) -> float:
@@ -211,6 +232,13 @@ class Slot:
     def _release_unstarted(self) -> None:
         """Release the tasks that have not started; if the worker must stop, also those that wait for a retry."""
         self._holdings.release(self._feeder.take_unstarted(and_waiting=self._draining.is_set()))
+        self._release_long_waits()
+
+    def _release_long_waits(self) -> None:
+        """Release failed tasks whose backoff is too long to hold them."""
+        if self._backlog.long_waits:
+            waits, self._backlog.long_waits = self._backlog.long_waits, []
+            self._holdings.release_until(waits)
 
     def _commit_due(self) -> None:
         now = self._shared.clock.monotonic()
@@ -225,5 +253,6 @@ class Slot:
         """Commit the last tasks of a slice, and claim the next slice in the same swap."""
         others = [other for other in self._holdings.open if other is not claim]
         wants_next = self._may_go_on() if not others else len(others) == 1 and self._wants_after(claim)
+        wants_next = wants_next and self._acquirer.goes_on(claim.key)
         size = self._acquirer.slice_size(claim.stored.status) if wants_next else 0
         self._holdings.commit(claim, then=size, ahead=bool(others))

@@ -8,9 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from starburst_executor.worker.leaving import Leaving
 from starburst_executor.worker.listener import Listener
+from starburst_executor.worker.places import MoreSlots
 from starburst_executor.worker.runner.spawn import Nursery
 from starburst_executor.worker.runner.usage import RunningNow
 from starburst_executor.worker.shared import Shared
@@ -39,25 +41,26 @@ class Slots:
         self._broken = broken
         self._more = threading.Condition()  # guards: _n_finds
         self._n_finds = 0
-        self._slots = [self._make(number) for number in range(n_slots)]
+        self._slots = [self._make(number, leaving.draining) for number in range(n_slots)]
+        self._more_slots = MoreSlots(n_slots, self._make, self._work, leaving.draining)
         self.lost_s = 0.0
         self.threads: list[threading.Thread] = []
 
     def are_idle(self) -> bool:
         """Return whether no slot holds a claim or runs a task."""
-        return all(slot.is_idle for slot in self._slots)
+        return all(slot.is_idle for slot in self._all())
 
     def are_busy(self) -> bool:
         """Return whether no slot is idle."""
-        return all(not slot.is_idle for slot in self._slots)
+        return all(not slot.is_idle for slot in self._all())
 
     def running(self) -> list[RunningNow]:
         """Return the running tasks."""
-        return [running for slot in self._slots if (running := slot.running())]
+        return [running for slot in self._all() if (running := slot.running())]
 
     def targets(self) -> list[Callable[[], None]]:
         """Return the target of each slot's thread."""
-        return [partial(self._work, slot) for slot in self._slots]
+        return [partial(self._work, slot, self._leaving.draining) for slot in self._slots]
 
     def wake(self) -> None:
         """Wake the threads whose slots found no task: there may be some now."""
@@ -67,7 +70,7 @@ class Slots:
 
     def wake_all(self) -> None:
         """Wake every slot's thread, because the worker leaves."""
-        for slot in self._slots:
+        for slot in self._all():
             slot.news.set()
         with self._more:
             self._more.notify_all()
@@ -75,7 +78,7 @@ class Slots:
     def hurry(self) -> None:
         """Kill the running tasks at the end of the grace time; they start anew on another worker."""
         self.lost_s = sum(running.seconds for running in self.running())
-        for slot in self._slots:
+        for slot in self._all():
             slot.hurry()
 
     def give_back(self, until: float) -> None:
@@ -84,47 +87,81 @@ class Slots:
         A slot whose thread has not ended at the time `until` is left alone: its thread may be in a request.
         """
         clock = self._shared.clock
-        for thread, slot in zip(self.threads, self._slots, strict=True):
+        for thread, slot in [*zip(self.threads, self._slots, strict=True), *self._more_slots.threads()]:
             thread.join(max(0.0, until - clock.monotonic()))
             if not thread.is_alive():
                 slot.give_back()
 
+    def lend(self, number: int) -> bool:
+        """Let another task run while that of this slot waits for its own tasks; return False if too many wait. It does not wait."""
+        if not self._more_slots.lend():
+            return False
+        # A task on its last try has the worker to itself: not while it waits for others.
+        self._shared.solitude.give_up(number)
+        self._shared.candidates.wanted.set()
+        return True
+
+    def take_back(self) -> None:
+        """End what `lend` began. It does not wait."""
+        self._more_slots.take_back()
+        self.wake()
+
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _make(self, number: int) -> Slot:
+    def _all(self) -> list[Slot]:
+        return [*self._slots, *self._more_slots.slots()]
+
+    def _make(self, number: int, draining: threading.Event) -> Slot:
         news = threading.Event()
         return Slot(
             number,
             self._shared,
             spawn=partial(self._spawn, number, news.set),
             news=news,
-            draining=self._leaving.draining,
+            draining=draining,
             stopped=self._leaving.over,
             broken=self._broken,
         )
 
-    def _spawn(self, number: int, heard: Callable[[], object], code: Sequence[str]) -> Listener:
+    def _spawn(
+        self, number: int, heard: Callable[[], object], code: Sequence[str], gpus: Sequence[str] = ()
+    ) -> Listener:
         runner = self._nursery.spawn(
             code,
+            gpus=gpus,
             initializer=self._shared.functions.initializer,
             task_logs=self._shared.session.manifest.current.task_logs,
             is_leaving=lambda: self._leaving.is_asked,
+            places=_Places(self, number),
         )
         task_timeout = self._shared.session.manifest.current.task_timeout
         listener = Listener(runner, self._shared.clock, task_timeout=task_timeout, heard=heard)
         listener.start(f"runner-{number}")
         return listener
 
-    def _work(self, slot: Slot) -> None:
+    def _work(self, slot: Slot, draining: threading.Event) -> None:
         leaving, beat_s = self._leaving, self._shared.session.manifest.current.timings.beat_s
         while not leaving.over.is_set():
             with self._more:
                 n_finds = self._n_finds
             if slot.step():
                 continue
-            if leaving.draining.is_set():
+            if draining.is_set():
                 leaving.changed()
                 return
             with self._more:
                 if self._n_finds == n_finds and not leaving.is_leaving:
                     self._more.wait(beat_s)
+
+
+class _Places(NamedTuple):
+    """The places of a worker, as the runner of one slot sees them."""
+
+    slots: Slots
+    number: int
+
+    def lend(self) -> bool:
+        return self.slots.lend(self.number)
+
+    def take_back(self) -> None:
+        self.slots.take_back()

@@ -15,16 +15,17 @@ answer. The worker's own beats wait for neither.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from starburst_executor.protocol.records import DETACHED, SessionState
-from starburst_executor.session.beats import list_workers
+from starburst_executor.session.beats import Sign, list_workers
 from starburst_executor.session.budget import Budget
 from starburst_executor.session.failures import FailedTasks
 from starburst_executor.session.repair import Watcher
 from starburst_executor.session.store import SessionStore
 from starburst_executor.worker.messages import Messages
+from starburst_executor.worker.rank import Rank
 
 __all__ = ["Heard", "Watching"]
 
@@ -47,6 +48,7 @@ class Watching:
     Args:
         heard: Returns the counts of this worker's own beats.
         bound: Whether this worker ends with the client that started it, through a pipe; it then need not watch client beats.
+        rank: Learns this worker's place among the living ones.
         publish: Sends title and body of a message to the stack's topic; None if it has none.
     """
 
@@ -57,8 +59,10 @@ class Watching:
         heard: Callable[[], Heard],
         *,
         bound: bool,
+        rank: Rank | None = None,
         publish: Callable[[str, str], None] | None = None,
     ) -> None:
+        self._rank = rank
         self._session = session
         self._worker_id = worker_id
         self._heard = heard
@@ -102,18 +106,36 @@ class Watching:
         # The watchers look at the beats; the other workers do so only after the watchers would have been replaced.
         self._budget.keep(watches=self._watches, patience_s=self._timings.rank_s)
 
+    def knows_place(self) -> bool:
+        """List the workers, and return whether all workers of the session were listed; that is then its first ranking.
+
+        Store: 1 LIST per 1,000 workers.
+        """
+        living = self._living()
+        if self._rank is not None and not self._rank.is_whole(self._session.manifest.current.slots):
+            return False
+        self._rank_among(living)
+        return True
+
     def _learn_rank(self) -> None:
         """Find out whether this is one of the three oldest living workers. Store: 1 LIST per 1,000 workers, at each ranking."""
-        now = self._clock.monotonic()
-        if now < self._next_rank:
-            return
-        self._next_rank = now + self._timings.rank_s
+        if self._clock.monotonic() >= self._next_rank:
+            self._rank_among(self._living())
+
+    def _rank_among(self, living: Sequence[Sign]) -> None:
+        self._next_rank = self._clock.monotonic() + self._timings.rank_s
         # Ids sort by creation time. No clock needs to be right: all workers only have to choose about the same three.
-        older = [sign for sign in list_workers(self._session) if sign.owner < self._worker_id and not sign.has_left]
+        older = [sign for sign in living if sign.owner < self._worker_id]
         # A worker that has not beaten since the last ranking does not watch, for whatever reason.
         n_older = sum(self._ranked.get(sign.owner) != sign.etag for sign in older)
         self._ranked = {sign.owner: sign.etag for sign in older}
         self._watches = n_older < _N_WATCHERS
+
+    def _living(self) -> list[Sign]:
+        living = [sign for sign in list_workers(self._session) if not sign.has_left]
+        if self._rank is not None:
+            self._rank.learn(self._worker_id, [sign.owner for sign in living])
+        return living
 
     def _look(self, heard: Heard) -> None:
         now = self._clock.monotonic()

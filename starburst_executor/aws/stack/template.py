@@ -2,7 +2,8 @@
 
 CloudFormation accepts a template of at most 51,200 bytes in a request. A larger one must be in a bucket, and the first
 bucket of an account is made by this template. So what is sent has no comments, little indentation, and short collections
-on one line.
+on one line. It is as easy to read as fits: with lines that fit an editor; or else with longer ones; or else also without the
+descriptions of parameters and outputs.
 
 Source: https://docs.aws.amazon.com/AWSCloudFormation/latest/UserGuide/cloudformation-limits.html
 """
@@ -16,10 +17,14 @@ from importlib import resources
 
 from starburst_executor.version import __version__
 
-__all__ = ["compact", "template"]
+__all__ = ["MOST_BYTES", "compact", "forms", "template"]
 
+# The most bytes of a template in a request.
+MOST_BYTES = 51_200
 # As wide as an administrator can still read in an editor: each break costs a newline and its indentation.
 _WIDTH = 240
+# No line of the template is as long.
+_ANY_WIDTH = 100_000
 _KEY = re.compile(r"([\w.:-]+):(?: (.*))?")
 _TEXTS = re.compile(r"(?:!\w+ )?[|>]-?")
 _TAGGED = re.compile(r"(!\w+) (.*)")
@@ -35,17 +40,31 @@ def template() -> str:
 
 
 def compact(text: str) -> str:
-    """Return the same template without comments, in fewer bytes.
+    """Return the same template without comments, in fewer bytes: the first of its `forms` that CloudFormation takes, or the last one.
 
     It knows the subset of YAML in which the template is written: indentation by two, collections in flow style on one line.
     """
+    for form in forms(text):
+        if len(form.encode()) <= MOST_BYTES:
+            break
+    return form
+
+
+def forms(text: str) -> Iterator[str]:
+    """Yield the forms in which the template may be sent, the one that is easiest to read first."""
     lines = [
         (len(line) - len(line.lstrip()), line.strip())
         for line in text.splitlines()
         if line.strip() and not re.match(r"\s*#( |$)", line)
     ]
     sections = [node for node in _parsed(lines, 0) if node.key != "Metadata"]
-    return "\n".join(_sent(sections, "")) + "\n"
+    for width in (_WIDTH, _ANY_WIDTH):
+        yield "\n".join(_sent(sections, "", width)) + "\n"
+    for section in sections:
+        if section.key in ("Parameters", "Outputs"):
+            for node in section.children:
+                node.children = [child for child in node.children if child.key != "Description"]
+    yield "\n".join(_sent(sections, "", _ANY_WIDTH)) + "\n"
 
 
 @dataclass(slots=True)
@@ -96,11 +115,11 @@ def _parsed(lines: list[tuple[int, str]], column: int) -> list[_Node]:
     return nodes
 
 
-def _sent(nodes: list[_Node], indent: str) -> Iterator[str]:
+def _sent(nodes: list[_Node], indent: str, width: int) -> Iterator[str]:
     for node in nodes:
         start = indent + node.lead
         line = _flow_value(node)
-        if line is not None and (not node.children or len(start) + 1 + len(line) <= _WIDTH):
+        if line is not None and (not node.children or len(start) + 1 + len(line) <= width):
             # A scalar that is alone on its line needs no quotes.
             yield f"{start} {line if node.children or _COLLECTION.match(node.value) else node.value}"
         elif node.text:
@@ -109,9 +128,9 @@ def _sent(nodes: list[_Node], indent: str) -> Iterator[str]:
         elif node.key or node.value:
             yield f"{start} {node.value}".rstrip()
             # A list may be in the column of its key.
-            yield from _sent(node.children, indent if node.key and not node.children[0].key else indent + " ")
+            yield from _sent(node.children, indent if node.key and not node.children[0].key else indent + " ", width)
         else:
-            first, *rest = _sent(node.children, indent + "  ")
+            first, *rest = _sent(node.children, indent + "  ", width)
             yield f"{start} {first.lstrip()}"
             yield from rest
 

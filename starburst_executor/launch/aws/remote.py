@@ -23,7 +23,7 @@ from starburst_executor.aws.clients import Clients, Passing
 from starburst_executor.aws.image.environment import find_environment
 from starburst_executor.aws.image.images import image_uri
 from starburst_executor.aws.logs import CONTAINER, STREAM_PREFIX, last_lines
-from starburst_executor.aws.metadata import ecs_task_id
+from starburst_executor.aws.metadata import ecs_task_arn
 from starburst_executor.aws.parameter import delete_key, parameter_name, put_key, read_key
 from starburst_executor.aws.stack.causes import start_advice
 from starburst_executor.aws.stack.outputs import Stack, read_stack
@@ -240,20 +240,24 @@ def container_bootstrap(platform: str, clock: Clock, path: tuple[str, ...]) -> B
     """Return this worker's start record, inside a container. Raises: KeyNotFound, LaunchError, ConfigError. SSM: 1."""
     start = config.container_start()
     if platform == "batch":
-        digits = batch_digits(start.job_id, start.attempt)
+        launcher_id, digits = start.job_id, batch_digits(start.job_id, start.attempt)
     else:
-        digits = digits_of(ecs_task_id(start.metadata_url, clock))
-    key = _key(start.parameter, clock)
-    return Bootstrap(key=key, path=path, worker_id=worker_id_of(start.launch_id, digits))
+        launcher_id = ecs_task_arn(start.metadata_url, clock)
+        digits = digits_of(launcher_id.rpartition("/")[2])
+    worker_id = worker_id_of(start.launch_id, digits)
+    return Bootstrap(key=container_key(start, clock), path=path, worker_id=worker_id, launcher_id=launcher_id)
 
 
-def _key(parameter: str, clock: Clock) -> str:
-    """Read the session's key. Retries temporary errors: a worker that ended because of one would count as unable to start."""
+def container_key(start: config.ContainerStart, clock: Clock) -> str:
+    """Read the session's key, inside a container, as 64 hexadecimal digits. Raises: KeyNotFound, LaunchError. SSM: 1.
+
+    Retries temporary errors: a worker that ended because of one would count as unable to start.
+    """
     clients, never = Clients(AwsSettings()), Event()
     backoff, deadline = Backoff(clock, *_PAUSES_S), clock.monotonic() + _PATIENCE_S
     while True:
         try:
-            return read_key(clients, parameter)
+            return read_key(clients, start.parameter)
         except Passing:
             if clock.monotonic() >= deadline:
                 raise

@@ -10,8 +10,9 @@ import multiprocessing
 import os
 import sys
 import weakref
+from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starburst_executor import config
@@ -24,6 +25,7 @@ from starburst_executor.launch.local.agents import Agents
 from starburst_executor.launch.local.fork_server import ServerKilled
 from starburst_executor.launch.local.handle import AgentRecord, dump_agents, load_agents
 from starburst_executor.launch.local.workers import LocalWorkers
+from starburst_executor.protocol.resources import GPU, MEMORY, Amounts, resources_of
 from starburst_executor.store.url import split_url
 
 __all__ = ["Local", "LocalLauncher"]
@@ -39,20 +41,34 @@ class Local:
 
     Attributes:
         agents: The number of agent processes that share the slots; more than one only for independent beats.
+        gpus: The number of GPUs that tasks with `resources` may use; by default all that this process may use.
+        resources: Further resources, or another amount of those that workers find by themselves (`cpu`, `memory`, `gpu`). Several
+            agents share what they find, but for GPUs, which one agent alone can have.
 
     Raises: ConfigError.
     """
 
     agents: int = 1
+    gpus: int | None = None
+    resources: Mapping[str, int | str] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         if type(self.agents) is not int or not 1 <= self.agents <= _MOST_AGENTS:
             raise ConfigError(f"agents={self.agents!r} (an argument of Local): must be 1..{_MOST_AGENTS}")
+        if self.agents > 1 and self.amounts():
+            raise ConfigError("resources (an argument of Local): only one agent has them; use agents=1")
 
     @property
     def spec(self) -> str:
         """The launcher as text, which `launcher=` also accepts."""
-        return "local" if self.agents == 1 else f"local?agents={self.agents}"
+        given = {"agents": self.agents} if self.agents != 1 else {}
+        query = "&".join(f"{name}={value}" for name, value in (*given.items(), *self.amounts()))
+        return f"local?{query}" if query else "local"
+
+    def amounts(self) -> Amounts:
+        """Return the resources that were given. Raises: ConfigError."""
+        gpus = {} if self.gpus is None else {GPU: self.gpus}
+        return resources_of({**(self.resources or {}), **gpus}, may_be_zero=True)
 
     def open(self, clock: Clock | None = None) -> LocalLauncher:
         """Return a launcher for one session. Starts nothing."""
@@ -119,6 +135,10 @@ class LocalLauncher:
     def resume(self, handle: str) -> LocalWorkers:
         return LocalWorkers(self._agents, load_agents(handle))
 
+    def _resources(self) -> Amounts:
+        n_agents = self.options.agents
+        return self.options.amounts() if n_agents == 1 else _shared(n_agents)
+
     def _start_one(self, order: Order, n_slots: int) -> AgentRecord:
         worker_id = new_worker_id(self._clock)
         _, session_id = split_url(order.url)
@@ -131,6 +151,7 @@ class LocalLauncher:
             bound=attached,
             tee=attached,
             words=str(log),
+            resources=self._resources(),
             authkey=bytes(multiprocessing.current_process().authkey) if attached else b"",
         )
         try:
@@ -139,6 +160,16 @@ class LocalLauncher:
         except OSError as error:
             raise LaunchError(f"a worker process could not be started: {error}: session={session_id}") from error
         return AgentRecord(worker_id, config.machine_boot(), child.pid, child.started, str(log), n_slots)
+
+
+def _shared(n_agents: int) -> Amounts:
+    """Return the share of each of several agents; GPUs are not shared."""
+    from starburst_executor.launch.local.machine import this_machine  # of use to several agents only
+
+    machine = this_machine()
+    return resources_of(
+        {GPU: 0, "cpu": max(1, machine.cpus // n_agents), MEMORY: machine.memory_bytes // n_agents}, may_be_zero=True
+    )
 
 
 def _after_fork(agents: Agents | None) -> None:

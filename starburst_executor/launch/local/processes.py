@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from starburst_executor import config
 
-__all__ = ["has_ended", "identity", "is_worker", "started_at"]
+__all__ = ["has_ended", "identity", "is_worker", "nudge", "started_at"]
 
 
 def identity() -> str:
@@ -21,14 +23,41 @@ def identity() -> str:
 def has_ended(process: str) -> bool | None:
     """Whether the process with this `identity` has certainly ended; None if this machine cannot tell.
 
-    Anyone who can write to the store can write an identity. So it only decides whether a worker counts as alive; no process
-    is signalled because of it.
+    Anyone who can write to the store can write an identity. So it only decides whether a worker counts as alive; the only process
+    that is signalled because of it is a worker, by a signal that makes it read an object (`nudge`).
     """
+    found = _found(process)
+    return None if found is None else started_at(found[0]) != found[1]
+
+
+def nudge(process: str) -> None:
+    """Have the worker with this `identity` look at the manifest, if it runs on this machine. No other process is signalled."""
+    found = _found(process)
+    if found is None:
+        return
+    pid, started = found
+    with suppress(OSError):
+        # By a descriptor where there are any: the pid cannot become another process's between the check and the signal.
+        fd = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else -1
+        try:
+            if started_at(pid) != started or not is_worker(pid):
+                return
+            if fd >= 0:
+                signal.pidfd_send_signal(fd, signal.SIGUSR1)
+            else:
+                os.kill(pid, signal.SIGUSR1)
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _found(process: str) -> tuple[int, str] | None:
+    """Return pid and start time of an `identity` of this machine."""
     machine, _, rest = process.partition(" ")
     pid, _, started = rest.partition(" ")
     if not started or not re.fullmatch(r"[0-9]{1,10}", pid) or machine != config.machine_boot():
         return None
-    return started_at(int(pid)) != started
+    return int(pid), started
 
 
 def started_at(pid: int) -> str:

@@ -38,19 +38,21 @@ class CapturedStream:
         fd: The file, open for appending, to which the runner writes.
     """
 
-    def __init__(self, *, keep_bytes: int, screen: Screen | None = None) -> None:
+    def __init__(self, *, keep_bytes: int, screen: Screen | None = None, start: int = 0) -> None:
         """
         Args:
             keep_bytes: The most bytes to keep of one task's text; a longer text loses its middle.
             screen: The screen that also shows the text as it arrives.
+            start: The offset at which text begins, behind a hole.
         """
         self.fd = _append_only_file()
+        os.ftruncate(self.fd, start)
         self._keep_bytes = keep_bytes
         self._limit_bytes = max(_LIMIT_BYTES, 2 * keep_bytes)
         self._screen = screen
-        self._start = 0  # the offset at which the running task's text begins
-        self._shown = 0  # the offset up to which it has been shown
-        self._freed = 0  # the offset up to which the file is a hole
+        self._start = start  # the offset at which the running task's text begins
+        self._shown = start  # the offset up to which it has been shown
+        self._freed = start  # the offset up to which the file is a hole
         self._head = b""  # the first part of the running task's text, if it is in the hole
 
     def watch(self) -> None:

@@ -2,10 +2,10 @@
 
     runner = nursery.spawn(…)          once per slot; again after a runner died (`spawn.py`)
     runner.send(jobs, functions)       the tasks of a slice
-    runner.poll(timeout_s)             Finished, …; Died at the end
+    runner.poll(timeout_s)             Completed, Finished, …; Died at the end
     runner.retract()                   takes back the jobs that have not started
 
-Guarantee: each job sent comes back exactly once: as `Finished`, in the list of one `retract`, or as the `culprit` of
+Guarantee: each job sent comes back exactly once: in `Completed` or as `Finished`, in the list of one `retract`, or as the `culprit` of
 `Died`. The culprit is the one job that had started and has no outcome; no other job is ever blamed. After `Died`, `retract`
 returns the jobs that had not started.
 
@@ -25,19 +25,22 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.worker.runner import wire
 from starburst_executor.worker.runner.capture import CapturedStream
-from starburst_executor.worker.runner.jobs import BrokenStart, Died, Event, Finished, Job, Started
+from starburst_executor.worker.runner.jobs import BrokenStart, Completed, Died, Event, Finished, Job, Jobs, Started
 from starburst_executor.worker.runner.ledger import Ledger
+from starburst_executor.worker.runner.lending import Lending, Places
 from starburst_executor.worker.runner.lifeline import Lifeline, Signs
 from starburst_executor.worker.runner.notes import Note, NoteReader
 from starburst_executor.worker.runner.outgoing import Outgoing
+from starburst_executor.worker.runner.sent_jobs import SentJobs
 from starburst_executor.worker.runner.tokens import Tokens
 from starburst_executor.worker.runner.waker import Waker
 
-__all__ = ["BrokenStart", "Died", "Event", "Finished", "Job", "Runner", "Started"]
+__all__ = ["BrokenStart", "Completed", "Died", "Event", "Finished", "Job", "Jobs", "Runner", "Started"]
 
 _WATCH_S = 0.05  # longest interval at which the output of a running task and the ledger are checked
 _SOON_S = 0.005  # the first one after outcomes came: more may have ended since the runner woke the agent
@@ -50,6 +53,9 @@ class Runner:
 
     One thread calls `wait`, `poll`, `stop` and `close`; any thread may call the other methods. No method waits for anything
     except the process.
+
+    Args:
+        places: Where a job that waits for tasks of its own lends its place.
 
     Attributes:
         pid: Its process id, which is also the id of its process group and session.
@@ -66,6 +72,7 @@ class Runner:
         streams: tuple[CapturedStream, CapturedStream],
         notes: NoteReader,
         is_leaving: Callable[[], bool],
+        places: Places,
     ) -> None:
         self.pid = pid
         self.is_ready = False
@@ -75,20 +82,23 @@ class Runner:
         self._data, self._tokens, self._ledger, self._lifeline, self._streams = data, tokens, ledger, lifeline, streams
         self._notes = notes
         self._keeps_records = False
+        self._waker = Waker()
         # Slots leave their runners open at the end of a worker, and Python would warn the user of unclosed sockets.
-        weakref.finalize(self, _close, (data, tokens, ledger, lifeline, *streams, notes))
+        # Guarantee: what is closed is closed once, and not while the listening thread uses it, which goes on until the process has
+        # exited: the number of a closed descriptor may be another file's.
+        opened = (data, tokens, ledger, lifeline, self._waker, *streams, notes)
+        self._release = weakref.finalize(self, _close, self._lock, opened)
         data.setblocking(False)
         self._inbox, self._outgoing = wire.Inbox(data), Outgoing(wire.Outbox(data))
-        self._open: dict[int, None] = {}  # jobs sent that have no outcome yet, in order
+        self._open = SentJobs()  # sent
         self._events: list[Event] = []
-        self._ends = (0, 0)  # lengths of the output files at the last outcome
         self._n_terms = 0
         self._watch_s = _WATCH_S
         self._signs = Signs(is_leaving)
-        self._waker = Waker()
         self._ended = False
+        self._lending = Lending(places)
 
-    def send(self, jobs: Sequence[Job], functions: Mapping[str, bytes]) -> None:
+    def send(self, jobs: Sequence[Job | Jobs], functions: Mapping[str, bytes]) -> None:
         """Send jobs to run after those that it has. Does not wait.
 
         Args:
@@ -97,11 +107,11 @@ class Runner:
         with self._lock:
             was_idle = not self._open
             self._outgoing.add(jobs, functions)
-            numbers = [job.number for job in jobs]
-            self._open.update(dict.fromkeys(numbers))
+            for job in jobs:
+                self._open.add(job.numbers)
             if not self._ended:
                 self._flush()
-                self._tokens.give(numbers)
+                self._tokens.give(chain.from_iterable([job.numbers for job in jobs]))
                 if was_idle:
                     self._waker.wake()
 
@@ -109,9 +119,9 @@ class Runner:
         """Take back the jobs that have not started and return their numbers; they will never start."""
         with self._lock:
             taken = list(self._open) if self._ended else self._tokens.take_back()
-            for number in taken:
-                del self._open[number]
-            self._outgoing.drop(set(taken))
+            gone = frozenset(taken)
+            self._open.remove(gone)
+            self._outgoing.drop(gone)
             return taken
 
     def started(self, since: float) -> Started | None:
@@ -132,7 +142,7 @@ class Runner:
     def oldest(self) -> int | None:
         """Return the first job that has no outcome yet, whether it has started or not."""
         with self._lock:
-            return next(iter(self._open), None)
+            return self._open.first()
 
     def note(self, number: int) -> Note | None:
         """Return what a running job has reported of its progress; None if it has reported nothing."""
@@ -172,7 +182,13 @@ class Runner:
                 if not self._events:
                     self._look_for_end()
             events, self._events = self._events, []
-            return events
+        answer = self._lending.settle(self._open)  # unlocked: whether a number is there that only this thread removes
+        if answer is not None:
+            with self._lock:
+                if not self._ended:
+                    self._outgoing.answer(is_given=answer)
+                    self._flush()
+        return events
 
     def kill(self) -> None:
         """Kill it and all processes that it started; `poll` then returns `Died`. Harmless if it is dead."""
@@ -198,12 +214,8 @@ class Runner:
     def close(self) -> None:
         """Release it; if it is alive, it is killed with all processes that it started. A second call is harmless."""
         with self._lock:
-            self._ended = True
-            for opened in (
-                *(self._data, self._tokens, self._ledger, self._lifeline, self._waker),
-                *(*self._streams, self._notes),
-            ):
-                opened.close()
+            self._end()
+        self._lending.settle(())
 
     def set_up(self, settings: Mapping[str, object]) -> None:
         """Send the settings, before any job."""
@@ -263,6 +275,8 @@ class Runner:
             body = frame.payload
             outcome = body if isinstance(body, bytes) else memoryview(body)
             self._finished(number, ok, loaded, outcome, seconds, (ends[0], ends[1]))
+        elif kind in (wire.LEND, wire.RESUME):
+            self._lending.hear(kind, facts[0])
         else:
             self._output((facts[0], facts[1]))
             if kind == wire.BROKEN:
@@ -280,20 +294,34 @@ class Runner:
             self._signs.caught_term()
 
     def _take_records(self) -> None:
-        for record in self._ledger.take(self._open):
-            self._finished(*record)
+        """Take what has ended. Tasks that returned and left nothing else, which are most, become one event together."""
+        for taken in self._ledger.take(self._open.ranges):
+            if not isinstance(taken, Completed):
+                self._finished(*taken)
+            elif self._keeps_records:
+                for end in taken.each():
+                    self._finished(end.number, True, True, end.outcome, end.seconds, None)
+            else:
+                self._open.end(taken.n)
+                self._watch_s = _SOON_S
+                self._events.append(taken)
 
     def _finished(
-        self, number: int, ok: bool, loaded: bool, outcome: bytes | memoryview, seconds: float, ends: tuple[int, int]
+        self,
+        number: int,
+        ok: bool,
+        loaded: bool,
+        outcome: bytes | memoryview,
+        seconds: float,
+        ends: tuple[int, int] | None,
     ) -> None:
-        del self._open[number]
+        self._open.end(1)
         self._watch_s = _SOON_S
-        stdout, stderr = self._output(ends) if ends != self._ends else (b"", b"")
+        stdout, stderr = (b"", b"") if ends is None else self._output(ends)
         self._events.append(Finished(number, ok, loaded, outcome, seconds, stdout, stderr, self._logged(number)))
 
     def _output(self, ends: tuple[int, int]) -> tuple[bytes, bytes]:
         """Return the output up to these lengths of the files since the last call."""
-        self._ends = ends
         return self._streams[0].take(ends[0]), self._streams[1].take(ends[1])
 
     def _logged(self, number: int) -> bytes:
@@ -311,16 +339,27 @@ class Runner:
 
     def _bury(self, reason: str) -> None:
         not_started = self._tokens.take_back()
-        culprit = next((number for number in self._open if number not in set(not_started)), None)
+        waiting = frozenset(not_started)
+        culprit = next((number for number in self._open if number not in waiting), None)
         self._streams[1].mend()
         stdout, stderr = (stream.take() for stream in self._streams)
         records = b"" if culprit is None else self._logged(culprit)
         self._events.append(Died(reason, culprit, stdout, stderr, records=records))
         # What is left has not started, or its outcome was overwritten and it runs again.
-        self._open.pop(culprit, None)  # type: ignore[arg-type]  # None is no job
-        self.close()
+        if culprit is not None:
+            self._open.remove({culprit})
+        self._end()
+
+    def _end(self) -> None:
+        """Release it. Called with the lock held, so it does not take back what was lent."""
+        self._ended = True
+        self._release()
 
 
-def _close(opened: Sequence[socket.socket | Tokens | Ledger | Lifeline | CapturedStream | NoteReader]) -> None:
-    for resource in opened:
-        resource.close()
+def _close(
+    lock: threading.RLock,
+    opened: Sequence[socket.socket | Tokens | Ledger | Lifeline | Waker | CapturedStream | NoteReader],
+) -> None:
+    with lock:
+        for resource in opened:
+            resource.close()

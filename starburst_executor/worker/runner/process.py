@@ -22,18 +22,20 @@ import socket
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import accumulate, pairwise
 from multiprocessing.process import current_process
 from types import ModuleType
-from typing import NamedTuple, NoReturn, TypeAlias, cast
+from typing import Any, NamedTuple, NoReturn, TypeAlias, cast
 
 import msgpack
 
 from starburst_executor import config, context, tracing
 from starburst_executor.clock import SystemClock
-from starburst_executor.protocol import outcomes
+from starburst_executor.protocol import options, outcomes
+from starburst_executor.protocol.options import DEFAULT
 from starburst_executor.worker.denials import denial_note
 from starburst_executor.worker.runner import wire
 from starburst_executor.worker.runner.ledger import RECORD_BYTES, LedgerWriter
@@ -41,7 +43,7 @@ from starburst_executor.worker.runner.notes import Notepad
 from starburst_executor.worker.runner.received import Received
 from starburst_executor.worker.runner.recorder import Recorder
 from starburst_executor.worker.runner.streams import Streams
-from starburst_executor.worker.runner.tokens import TokenReader
+from starburst_executor.worker.runner.tokens import TokenReader, number_of
 
 __all__ = ["EXIT_DEAF", "EXIT_INTERNAL", "Descriptors", "run"]
 
@@ -116,7 +118,8 @@ def _is(kind: Callable[[int], bool], fd: int) -> bool:
         return False
 
 
-_Job: TypeAlias = tuple[int, int, int, bytes]  # number, index, attempt, call
+# Neighbouring jobs of a frame: the number of the first one, the index of its task, the attempt, and their calls.
+_Run: TypeAlias = tuple[int, int, int, list[bytes]]
 
 
 class _Runner:
@@ -126,8 +129,9 @@ class _Runner:
         self._tokens = TokenReader(descriptors.tokens)
         self._ledger = ledger
         self._inbox = wire.Inbox(self._data)
-        self._jobs: Iterator[_Job] = iter(())  # the rest of the last frame of jobs
-        self._digest, self._ordinal = "", 0  # of all of them
+        self._kept: deque[wire.Frame] = deque()  # that came while a job waited for an answer
+        self._runs: Iterator[_Run] = iter(())  # the rest of the last frame of jobs
+        self._digest, self._ordinal, self._options = "", 0, DEFAULT  # of all of them
         self._notepad = Notepad(descriptors.notes)
         self._notes_fd = descriptors.notes
         self._recorder: Recorder | None = None
@@ -142,14 +146,13 @@ class _Runner:
         self._in_user_code = False
         self._session_id = ""
         self._folder: int | None = None
-        self._streams: Streams | None = None
+        self._streams = Streams(self._stdout_fd, self._stderr_fd)
         self._masks = threading.local()  # signal masks of threads that fork
 
     def run(self) -> NoReturn:
         self._become_a_plain_process()
         self._set_up(self._next_frame())
-        while (number := self._next_token()) is not None:
-            self._run(*self._job(number))
+        self._work()
         self._flush()
         os._exit(0)
 
@@ -163,7 +166,7 @@ class _Runner:
         os.register_at_fork(
             before=self._hold_term, after_in_parent=self._let_term_through, after_in_child=self._become_child_of_task
         )
-        self._streams = Streams(self._stdout_fd, self._stderr_fd)
+        self._streams.install()
         faulthandler.enable(2)
         main = ModuleType("__main__")
         vars(main)["__builtins__"] = __builtins__
@@ -177,6 +180,11 @@ class _Runner:
         self._session_id = settings["session_id"]
         path = settings["sys_path"]
         sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
+        if settings.get("gpus"):
+            config.pin_gpus(settings["gpus"])
+        if settings.get("session"):
+            url, key = settings["session"]
+            context.session_is(context.Access(url, key, self._lend, self._resume, self._code))
         if settings.get("authkey"):
             current_process().authkey = settings["authkey"]
         if settings.get("task_logs") is not None:
@@ -186,7 +194,7 @@ class _Runner:
             self._initialize(settings["initializer"])
         with suppress(OSError):
             self._folder = _move_up(os.open(".", os.O_RDONLY | os.O_DIRECTORY))
-        wire.send_frame(self._data, [wire.READY, *self._ends()])
+        wire.send_frame(self._data, [wire.READY, *self._streams.measure()])
 
     def _initialize(self, body: bytes) -> None:
         try:
@@ -195,66 +203,132 @@ class _Runner:
             self._in_user_code = False
         except BaseException as error:  # user code
             self._in_user_code = False
-            wire.send_frame(self._data, [wire.BROKEN, *self._ends()], outcomes.dump_error(error, note=_note(error)))
+            wire.send_frame(
+                self._data, [wire.BROKEN, *self._streams.measure()], outcomes.dump_error(error, note=_note(error))
+            )
             os._exit(1)
 
     def _next_frame(self) -> wire.Frame:
+        return self._kept.popleft() if self._kept else self._receive()
+
+    def _receive(self) -> wire.Frame:
         while (frame := self._inbox.next()) is None:
             if not self._inbox.fill():
                 os._exit(0)
         return frame
 
-    def _next_token(self) -> int | None:
-        """Wait for the next job that may start; return None if there are no more."""
+    def _lend(self) -> bool:
+        """Lend this job's place to another task of the worker; return False if too many are lent. The main thread calls it."""
+        wire.send_frame(self._data, [wire.LEND, self._notepad.number])
+        while (frame := self._receive()).head[0] != wire.PLACE:
+            self._kept.append(frame)
+        return bool(frame.head[1])
+
+    def _resume(self) -> None:
+        """Take this job's place back."""
+        wire.send_frame(self._data, [wire.RESUME, self._notepad.number])
+
+    def _code(self) -> str:
+        """Return the name of the code that the running job's function needs."""
+        return self._received.code_of(self._digest)
+
+    def _work(self) -> None:
+        """Run jobs until there are no more.
+
+        Each task pays for what stands here, so it is one loop with local names, which calls only what a task needs that returns and
+        leaves nothing behind.
+        """
+        streams, ledger, notepad, recorder = self._streams, self._ledger, self._notepad, self._recorder
+        read_token, load_call, dump_value = self._tokens.read, self._received.load_call, outcomes.dump_value
+        record, now, getpid, pid = ledger.record, self._now, os.getpid, self._pid
+        fchdir, folder = os.fchdir, self._folder
+        first, index, attempt, calls = 0, 0, 0, list[bytes]()
+        ordinal, seed = 0, self._options.seed
+        function: Callable[..., Any] | None = None
+        args: Any
+        kwargs: Any
+        target: Any
         while True:
             try:
-                return self._tokens.next()
+                token = read_token()
             except BlockingIOError:
                 self._wake()
                 self._tokens.wait()
+                continue
+            if not token:
+                return
+            (number,) = number_of(token)
+            place = number - first
+            if not 0 <= place < len(calls):
+                first, index, attempt, calls = self._find(number)
+                place = number - first
+                ordinal, seed, function = self._ordinal, self._options.seed, None
+            started_at = now()
+            if self._is_self:
+                ledger.start(number, started_at)
+            notepad.number = number
+            if recorder is not None:
+                recorder.begin(number)
+            context.enter(self._session_id, ordinal, index + place, attempt, seed)
+            ok, loaded = True, False
+            try:
+                self._in_user_code = True  # loading also runs user code: imports, __setstate__
+                if function is None:
+                    function = self._received.function(self._digest)
+                args, kwargs = load_call(calls[place])
+                target = function
+                if kwargs and tracing.CARRIER in kwargs:
+                    target = tracing.traced(function, kwargs, SystemClock().now)
+                loaded = True
+                outcome = dump_value(target(*args, **kwargs))
+                self._in_user_code = False
+            except BaseException as error:  # user code
+                self._in_user_code = False
+                ok, loaded, outcome = False, loaded or context.has_refused(), self._failure(error)
+            if getpid() != pid:
+                self._leave(None)
+            args = kwargs = target = None  # what they delete is deleted in their task
+            context.leave()
+            if recorder is not None:
+                recorder.end()
+            ended_at = now()
+            is_untouched = streams.are_untouched()
+            # What a task never means for the next one is undone: the working directory here, closed streams below.
+            if folder is not None:
+                try:
+                    fchdir(folder)
+                except OSError:  # perhaps all descriptors are closed, and then `measure` raises
+                    is_untouched = False
+            ends = None if is_untouched else streams.measure()
+            # From here on the outcome is out of the reach of the tasks that follow: in the ledger, or with the agent.
+            n_bytes = 0
+            if len(outcome) <= RECORD_BYTES:
+                n_bytes = record(number, outcome, ended_at - started_at, ok, loaded, ends)
+            if n_bytes:
+                self._unwoken = number
+                self._unwoken_bytes += n_bytes
+                if not ok or ended_at - self._woken_at >= _WAKE_S or self._unwoken_bytes >= _WAKE_BYTES:
+                    self._woken_at = ended_at
+                    self._wake()
+            else:
+                head = [wire.OUTCOME, number, ok, loaded, ended_at - started_at, *streams.ends]
+                wire.send_frame(self._data, head, outcome)
+                self._unwoken, self._unwoken_bytes, self._woken_at = None, 0, ended_at
+            outcome = b""
+            if ends is not None:
+                streams.mend()
 
-    def _job(self, number: int) -> _Job:
-        """Return this job. Jobs before it were taken back; functions and pieces before it are kept."""
+    def _find(self, number: int) -> _Run:
+        """Return the neighbours of this job. Jobs before it were taken back; functions and pieces before it are kept."""
         while True:
-            for job in self._jobs:
-                if job[0] == number:
-                    return job
+            for run in self._runs:
+                if run[0] <= number < run[0] + len(run[3]):
+                    return run
             while (frame := self._next_frame()).head[0] != wire.JOBS:
                 self._received.take(frame)
-            _, self._digest, self._ordinal, numbers, indexes, attempts, lengths = frame.head
-            self._jobs = zip(numbers, indexes, attempts, _calls(frame.payload, lengths), strict=True)
-
-    def _run(self, number: int, index: int, attempt: int, call: bytes) -> None:
-        started_at = self._now()
-        if self._is_self:
-            self._ledger.start(number, started_at)
-        self._notepad.number = number
-        if self._recorder is not None:
-            self._recorder.begin(number)
-        context.enter(self._session_id, self._ordinal, index, attempt)
-        ok, loaded, outcome = self._perform(self._digest, call)
-        context.leave()
-        if self._recorder is not None:
-            self._recorder.end()
-        ended_at = self._now()
-        self._record(number, outcome, ended_at - started_at, ended_at, ok=ok, loaded=loaded)
-        self._restore()
-
-    def _record(self, number: int, outcome: bytes, seconds: float, now: float, *, ok: bool, loaded: bool) -> None:
-        """Bring an outcome out of the reach of the tasks that follow: into the ledger, or to the agent."""
-        ends = self._ends()
-        n_bytes = 0
-        if len(outcome) <= RECORD_BYTES:
-            n_bytes = self._ledger.record(number, outcome, seconds, ends, ok=ok, loaded=loaded)
-        if not n_bytes:
-            wire.send_frame(self._data, [wire.OUTCOME, number, ok, loaded, seconds, *ends], outcome)
-            self._unwoken, self._unwoken_bytes, self._woken_at = None, 0, now
-            return
-        self._unwoken = number
-        self._unwoken_bytes += n_bytes
-        if not ok or now - self._woken_at >= _WAKE_S or self._unwoken_bytes >= _WAKE_BYTES:
-            self._woken_at = now
-            self._wake()
+            _, self._digest, self._ordinal, runs, lengths, *packed = frame.head
+            self._options = options.decoded(packed[0]) if packed else DEFAULT
+            self._runs = _runs(runs, _calls(frame.payload, lengths))
 
     def _wake(self) -> None:
         """Have the agent take what is recorded, unless it was woken for it."""
@@ -262,52 +336,22 @@ class _Runner:
             wire.send_frame(self._data, [wire.WAKE, self._unwoken])
             self._unwoken, self._unwoken_bytes = None, 0
 
-    def _perform(self, digest: str, call: bytes) -> tuple[bool, bool, bytes]:
-        """Run a call; return `ok`, `loaded` and `outcome` as in `jobs.Finished`."""
-        loaded = False
-        try:
-            self._in_user_code = True  # loading also runs user code: imports, __setstate__
-            function = self._received.function(digest)
-            args, kwargs = self._received.load_call(call)
-            if tracing.CARRIER in kwargs:
-                function = tracing.traced(function, kwargs, SystemClock().now)
-            loaded = True
-            outcome = outcomes.dump_value(function(*args, **kwargs))
-            self._in_user_code = False
-        except BaseException as error:  # user code
-            self._in_user_code = False
-            self._leave_if_forked(error)
-            # A module that makes an executor at its import fails in the same manner on every worker, so another worker is no help.
-            return False, loaded or context.has_refused(), outcomes.dump_error(error, note=_note(error))
-        self._leave_if_forked(None)
-        return True, True, outcome
-
-    def _leave_if_forked(self, error: BaseException | None) -> None:
-        """End a child that a task forked and that returned from the task, with the status that a plain program would have."""
+    def _failure(self, error: BaseException) -> bytes:
+        """Return the outcome of a task that has raised an exception."""
         if os.getpid() != self._pid:
-            self._flush()
-            code = error.code if isinstance(error, SystemExit) else error and 1
-            os._exit(code if isinstance(code, int) else int(code is not None))
+            self._leave(error)
+        # A module that makes an executor at its import fails in the same manner on every worker, so another worker is no help.
+        names = options.class_names(type(error)) if self._options.retry_on else ()
+        return outcomes.dump_error(error, note=_note(error), names=names)
 
-    def _ends(self) -> tuple[int, int]:
-        """Return the lengths of the output files."""
-        if self._streams is not None:
-            self._streams.flush()
-        return os.lseek(self._stdout_fd, 0, os.SEEK_END), os.lseek(self._stderr_fd, 0, os.SEEK_END)
+    def _leave(self, error: BaseException | None) -> NoReturn:
+        """End a child that a task forked and that returned from the task, with the status that a plain program would have."""
+        self._flush()
+        code = error.code if isinstance(error, SystemExit) else error and 1
+        os._exit(code if isinstance(code, int) else int(code is not None))
 
     def _flush(self) -> None:
-        if self._streams is not None:
-            self._streams.flush()
-
-    def _restore(self) -> None:
-        """Undo the changes that a task never means for the next one: the working directory and closed streams."""
-        if self._streams is not None:
-            self._streams.mend()
-        if self._folder is not None:
-            try:  # noqa: SIM105 - each task pays for this, and a context manager costs as much as the call
-                os.fchdir(self._folder)
-            except OSError:
-                pass
+        self._streams.flush()
 
     def _on_interrupt(self, _number: int, _frame: object) -> None:
         """Raise KeyboardInterrupt in user code; between tasks an interrupt is ignored."""
@@ -334,6 +378,13 @@ class _Runner:
             if signal.getsignal(signal.SIGTERM) == self._on_term:
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._let_term_through()
+
+
+def _runs(runs: Iterable[tuple[int, int, int, int]], calls: list[bytes]) -> Iterator[_Run]:
+    start = 0
+    for number, index, attempt, n in runs:
+        yield number, index, attempt, calls[start : start + n]
+        start += n
 
 
 def _calls(payload: bytes | bytearray, lengths: Sequence[int]) -> list[bytes]:

@@ -26,6 +26,7 @@ from starburst_executor.worker.runner import process as child
 from starburst_executor.worker.runner.capture import CapturedStream
 from starburst_executor.worker.runner.handle import Runner
 from starburst_executor.worker.runner.ledger import Ledger
+from starburst_executor.worker.runner.lending import NoPlaces, Places
 from starburst_executor.worker.runner.lifeline import Lifeline
 from starburst_executor.worker.runner.notes import NoteReader
 from starburst_executor.worker.runner.screen import Screen
@@ -34,6 +35,9 @@ from starburst_executor.worker.runner.tokens import Tokens
 __all__ = ["Nursery"]
 
 _SOCKET_BYTES = 1024 * 1024  # requested; the system may grant less
+# Where the output files begin: at lengths that no other file has by chance, and not both the same. So a runner sees by a length alone
+# that its standard output is what it was (`streams.py`).
+_OUTPUT_STARTS = (1_000_003, 5_000_011)
 _SPAWN_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 10.0
 _CLOCK = SystemClock()
@@ -96,23 +100,29 @@ class Nursery:
             control, pid, root_name, session_id=session_id, sys_path=sys_path, capture_bytes=capture_bytes, tee=tee
         )
 
-    def configure(self, *, sys_path: Sequence[str], tee: bool, authkey: bytes = b"") -> None:
+    def configure(
+        self, *, sys_path: Sequence[str], tee: bool, authkey: bytes = b"", session: tuple[str, bytes] | None = None
+    ) -> None:
         """Set the values for runners started from now on, as in `start`, that are known only after the fork.
 
         Args:
             authkey: The `multiprocessing` key of the client.
+            session: URL and key of the session, for tasks that submit tasks to it.
         """
         self._sys_path = list(sys_path)
         self._settings["authkey"] = authkey
+        self._settings["session"] = session
         self._tee = tee
 
     def spawn(
         self,
         code: Sequence[str] = (),
         *,
+        gpus: Sequence[str] = (),
         initializer: bytes | None = None,
         task_logs: int | None = None,
         is_leaving: Callable[[], bool] = lambda: False,
+        places: Places | None = None,
     ) -> Runner:
         """Fork a runner. This takes a few milliseconds and does not wait for the initializer.
 
@@ -120,10 +130,12 @@ class Nursery:
 
         Args:
             code: Folders for the front of its `sys.path`; names of loads are ignored.
+            gpus: The ids of the GPUs that it may use; none to leave that as it is.
             initializer: A stored function without arguments (`calls.load_function`).
             task_logs: The lowest level of the records of `logging` to keep; None for none.
             is_leaving: Return whether this worker has been asked to leave. If it has, a runner that catches SIGTERM
                 continues; if not, the signal was meant for the runner alone, and the runner is killed.
+            places: Where its jobs lend their place while they wait for tasks of their own; None if they cannot.
         Raises:
             LaunchError: the system refused another process, or the nursery is gone and this worker must leave.
         """
@@ -131,8 +143,8 @@ class Nursery:
         tokens, ledger = Tokens(), Ledger()
         lifeline, their_lifeline = socket.socketpair()
         stdout, stderr = (
-            CapturedStream(keep_bytes=self._capture_bytes, screen=screen if self._tee else None)
-            for screen in (self.stdout, self.stderr)
+            CapturedStream(keep_bytes=self._capture_bytes, screen=screen if self._tee else None, start=start)
+            for screen, start in zip((self.stdout, self.stderr), _OUTPUT_STARTS, strict=True)
         )
         notes = NoteReader()
         for end in (data, their_data):
@@ -157,9 +169,12 @@ class Nursery:
         finally:
             their_data.close()
             their_lifeline.close()
-        runner = Runner(pid, data, tokens, ledger, Lifeline(pid, lifeline), (stdout, stderr), notes, is_leaving)
+        ends = (data, tokens, ledger, Lifeline(pid, lifeline), (stdout, stderr), notes)
+        runner = Runner(pid, *ends, is_leaving, places or NoPlaces())
         path = [*(folder for folder in code if not is_loads(folder)), *self._sys_path]
-        runner.set_up({**self._settings, "sys_path": path, "initializer": initializer, "task_logs": task_logs})
+        runner.set_up(
+            {**self._settings, "sys_path": path, "gpus": list(gpus), "initializer": initializer, "task_logs": task_logs}
+        )
         return runner
 
     def close(self) -> None:

@@ -23,17 +23,56 @@ class Streams:
 
     Args:
         stdout, stderr: Descriptors of the output files of 1 and 2, at high numbers that user code does not use.
+
+    Attributes:
+        ends: The lengths of the output files when they were measured last.
     """
 
     def __init__(self, stdout: int, stderr: int) -> None:
         self._kept = {1: stdout, 2: stderr}
         self._mine: dict[str, TextIOWrapper] = {}
+        self._own: tuple[TextIOWrapper, ...] = ()  # these
+        self.ends = (-1, -1)
         self._poller = select.poll()  # one call shows whether any of the three descriptors is closed
         for fd in _FDS.values():
             self._poller.register(fd, 0)
+
+    def install(self) -> None:
+        """Open the streams, for `sys`."""
         for name in _FDS:
             self._open(name)
             setattr(sys, name, self._mine[name])
+
+    def are_untouched(self) -> bool:
+        """Flush standard output and error; return whether surely nothing was written since `measure` and nothing has to be mended.
+
+        Each task pays for this. What is at 1 and 2 has the length of the output files, so it is one of them, since no other file begins as
+        theirs do (`capture.py`), and it has not grown.
+        """
+        stdin, stdout, stderr = self._own
+        try:
+            stdout.flush()
+            stderr.flush()
+            stdout_end, stderr_end = self.ends
+            lseek = os.lseek
+            return (
+                lseek(1, 0, os.SEEK_END) == stdout_end
+                and lseek(2, 0, os.SEEK_END) == stderr_end
+                and lseek(0, 0, os.SEEK_CUR) >= 0
+                and sys.stdin is stdin
+                and sys.stdout is stdout
+                and sys.stderr is stderr
+                and not stdin.closed
+            )
+        except (OSError, ValueError, AttributeError):  # closed, replaced by a pipe, detached, or deleted from `sys`
+            return False
+
+    def measure(self) -> tuple[int, int]:
+        """Flush standard output and error; return the lengths of the output files."""
+        self.flush()
+        stdout, stderr = self._kept[1], self._kept[2]
+        self.ends = os.lseek(stdout, 0, os.SEEK_END), os.lseek(stderr, 0, os.SEEK_END)
+        return self.ends
 
     def flush(self) -> None:
         """Flush standard output and error."""
@@ -45,10 +84,8 @@ class Streams:
                 self._mine["stderr"].flush()
 
     def mend(self) -> None:
-        """Open the streams and descriptors again that user code has closed."""
+        """Open the streams and descriptors again that user code had closed when they were flushed."""
         mine = self._mine
-        if self._are_as_made():
-            return
         if any(mask & select.POLLNVAL for _, mask in self._poller.poll(0)):
             for fd in _FDS.values():
                 try:
@@ -64,21 +101,6 @@ class Streams:
             if _is_closed(getattr(sys, name, None)):
                 setattr(sys, name, mine[name])
 
-    def _are_as_made(self) -> bool:
-        """Return whether surely nothing has to be mended. Each task pays for this."""
-        if self._poller.poll(0):
-            return False
-        stdin, stdout, stderr = self._mine.values()
-        try:
-            return (
-                sys.stdin is stdin
-                and sys.stdout is stdout
-                and sys.stderr is stderr
-                and not (stdin.closed or stdout.closed or stderr.closed)
-            )
-        except (AttributeError, ValueError):  # user code has deleted a stream of `sys`, or detached one from its buffer
-            return False
-
     def _open(self, name: str) -> None:
         if name == "stdin":
             stream = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - never closed
@@ -86,6 +108,7 @@ class Streams:
             # Line-buffered, so that text reaches the file as it is written, even if the task crashes.
             stream = open(_FDS[name], "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         self._mine[name] = stream
+        self._own = tuple(self._mine.values())
         setattr(sys, f"__{name}__", stream)
 
     def _open_again(self, fd: int) -> None:

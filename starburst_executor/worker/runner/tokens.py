@@ -17,12 +17,15 @@ import os
 import select
 import struct
 import termios
+from array import array
 from collections.abc import Iterable
+from functools import partial
 
-__all__ = ["TOKEN_BYTES", "TokenReader", "Tokens"]
+__all__ = ["TOKEN_BYTES", "TokenReader", "Tokens", "number_of"]
 
 _TOKEN = struct.Struct("=Q")
 TOKEN_BYTES = _TOKEN.size
+number_of = _TOKEN.unpack  # of a token
 _SEND_BYTES = select.PIPE_BUF // TOKEN_BYTES * TOKEN_BYTES
 _TAKE_BYTES = 512 * TOKEN_BYTES
 _COUNT = struct.Struct("=i")
@@ -39,15 +42,8 @@ class TokenReader:
         self._fd = fd
         self._poller = select.poll()
         self._poller.register(fd, select.POLLIN)
-
-    def next(self) -> int | None:
-        """Return the next job that may start; None if there are no more. Raises: BlockingIOError: none yet; OSError."""
-        token = os.read(self._fd, TOKEN_BYTES)
-        if not token:
-            return None
-        number: int
-        (number,) = _TOKEN.unpack(token)
-        return number
+        # Read a token; empty at the end. Raises: BlockingIOError: none yet; OSError. No method: a runner calls it for each task.
+        self.read = partial(os.read, fd, TOKEN_BYTES)
 
     def wait(self) -> None:
         """Wait until there is a token or there are no more; it may be gone again."""
@@ -79,7 +75,7 @@ class Tokens:
 
     def give(self, numbers: Iterable[int]) -> None:
         """Allow these jobs to start, in this order, after those given before."""
-        self._unsent += b"".join([_TOKEN.pack(number) for number in numbers])
+        self._unsent += array("Q", numbers).tobytes()
         self.flush()
 
     def flush(self) -> None:

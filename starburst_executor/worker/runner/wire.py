@@ -5,12 +5,15 @@ of bytes, up to gigabytes. A payload that is larger than a buffer is neither joi
 and the agent's does not, so that the two cannot deadlock while each waits for the other to read.
 
     agent                                                                       runner
-    Outbox ── SETUP · FUNCTION digest · PIECE name · FORGET… name · JOBS … ──►  Inbox
+    Outbox ── SETUP · FUNCTION digest · PIECE name · SHARED name, path          Inbox
+              FORGET… name · JOBS … ────────────────────────────────────────►
+              PLACE is_given
     Inbox  ◄── READY ends · WAKE number · BROKEN ends                           send_frame
            ◄── OUTCOME number, ok, loaded, seconds, ends
+           ◄── LEND number · RESUME number
 
-A frame of JOBS has the calls of many jobs of one function as its payload, joined; its head has the columns of the other
-fields. An outcome is in a frame only if it is too big for the ledger (`ledger.py`) or finds no room there.
+A frame of JOBS has the calls of many jobs of one function as its payload, joined; its head has the other fields
+of each run of neighbours, the length of each call, and their options if those are not the defaults. An outcome is in a frame only if it is too big for the ledger (`ledger.py`) or finds no room there.
 """
 
 from __future__ import annotations
@@ -27,12 +30,17 @@ __all__ = [
     "BROKEN",
     "FORGET",
     "FORGET_FUNCTION",
+    "FORGET_SHARED",
     "FUNCTION",
     "JOBS",
+    "LEND",
     "OUTCOME",
     "PIECE",
+    "PLACE",
     "READY",
+    "RESUME",
     "SETUP",
+    "SHARED",
     "WAKE",
     "Frame",
     "Inbox",
@@ -40,8 +48,18 @@ __all__ = [
     "send_frame",
 ]
 
-SETUP, FUNCTION, JOBS, PIECE, FORGET, FORGET_FUNCTION = 1, 2, 3, 7, 8, 9  # agent to runner
-READY, OUTCOME, BROKEN, WAKE = 4, 5, 6, 10  # runner to agent
+SETUP, FUNCTION, JOBS, PIECE, FORGET, FORGET_FUNCTION, SHARED, FORGET_SHARED = (
+    1,
+    2,
+    3,
+    7,
+    8,
+    9,
+    11,
+    12,
+)  # agent to runner
+PLACE = 13  # agent to runner, the answer to LEND
+READY, OUTCOME, BROKEN, WAKE, LEND, RESUME = 4, 5, 6, 10, 14, 15  # runner to agent
 
 Payload: TypeAlias = bytes | bytearray | memoryview
 
@@ -151,7 +169,7 @@ class Inbox:
 
 class _Part(NamedTuple):
     frame: int  # the number of the frame that it belongs to
-    jobs: Sequence[int]  # the jobs of that frame
+    jobs: Sequence[range]  # the numbers of the jobs of that frame
     body: memoryview
 
 
@@ -167,8 +185,8 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._parts)
 
-    def add(self, head: Sequence[object], payload: Payload, *, jobs: Sequence[int] = ()) -> None:
-        """Queue one frame; `jobs` are the jobs with which it can be dropped."""
+    def add(self, head: Sequence[object], payload: Payload, *, jobs: Sequence[range] = ()) -> None:
+        """Queue one frame; `jobs` are the numbers of the jobs with which it can be dropped."""
         self._n_frames += 1
         opening = _opening(head, len(payload))
         if len(payload) <= _JOIN_BYTES:
@@ -202,4 +220,4 @@ class Outbox:
 
 
 def _is_for(part: _Part, jobs: Container[int]) -> bool:
-    return bool(part.jobs) and all(number in jobs for number in part.jobs)
+    return bool(part.jobs) and all(number in jobs for numbers in part.jobs for number in numbers)
