@@ -22,6 +22,7 @@ from typing import Any
 from starburst_executor.client.ends import Ends
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.loops import in_notebook
+from starburst_executor.client.report import amount
 from starburst_executor.clock import Clock
 from starburst_executor.errors import ConfigError
 
@@ -157,7 +158,7 @@ class Bar:
         # A claimed task runs or is next: no more run than there are slots.
         n_running = min(n_begun, self._capacity.slots())
         parts += [f"{n_running:,} running"] if n_running else []
-        parts += [f"{n_workers:,} worker{'' if n_workers == 1 else 's'}"] if n_workers else []
+        parts += [amount(n_workers, "worker")] if n_workers else []
         return ", ".join(parts)
 
 

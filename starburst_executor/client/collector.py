@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from starburst_executor import tracing
-from starburst_executor.client.bodies import Bodies, Mapper
+from starburst_executor.client.bodies import Mapper
+from starburst_executor.client.completing import Completing
 from starburst_executor.client.future import StarburstFuture, for_each
-from starburst_executor.client.watched import Place, Waiting, Watched, waiting_in
+from starburst_executor.client.rows import RowPart
+from starburst_executor.client.watched import EndedSpan, Place, Watched, parts_within, waiting_in
 from starburst_executor.clock import Backoff
 from starburst_executor.errors import (
     ObjectNotFound,
@@ -35,14 +36,12 @@ from starburst_executor.errors import (
     VersionMismatch,
 )
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
-from starburst_executor.protocol.outcomes import load_outcome
 from starburst_executor.protocol.records import SessionState
-from starburst_executor.protocol.spans import blocks
-from starburst_executor.protocol.spans.record import OutcomeBlock, Span, State, Status
+from starburst_executor.protocol.spans.record import Span, Status
 from starburst_executor.session.epochs import close_epochs
 from starburst_executor.session.statuses import SessionStatuses, Versioned
 from starburst_executor.session.store import SessionStore
-from starburst_executor.store.limiter import Urgency
+from starburst_executor.store.limiter import READ, Urgency
 
 __all__ = ["FEW_EMBEDDED", "FEW_REMOTE", "Collector"]
 
@@ -54,12 +53,14 @@ FEW_REMOTE = 12
 FEW_EMBEDDED = 1
 # The ratio of each pause to the one before: pauses grow to about a third of the time without news.
 _GROWTH = 1.5
+# On S3 a worker hears of a task, reads it, claims and commits it in at least this many of the shortest pauses, 0.15 s.
+_SOONEST_POLLS = 3.0
+# … and a result on S3 may be read later by this share of the time since its call.
+_LATE_SHARE = 1 / 6
 # While many tasks are outstanding, a result may wait to be read for this fraction of a task's duration.
 _PACE = 0.25
 # While many tasks are outstanding, a poll may also be as late as this share of the run's time so far: as late as workers store.
 _SHARE = 0.02
-# The weight of each task in the moving average of that duration.
-_WEIGHT = 0.05
 # An object without news is read again after this many of the longest polls: 20 s on S3, for a twentieth more requests.
 _SILENT_POLLS = 20
 _WARN_BYTES = 256 * 2**20
@@ -73,24 +74,18 @@ class Collector:
         few: Up to this number of objects are read one by one instead of being listed.
         warn_bytes: A larger outcome is logged as a warning.
     Attributes:
-        ended: Called before futures are completed, with the blocks that hold their outcomes.
-        keep: Called with each completed future and the size of its outcome in bytes. The collector itself does not hold
-            completed futures.
-        mean_task_s: Moving average of the duration of the last tasks in seconds; None while unknown.
+        completing: Completes what waits for tasks that have ended. The collector itself does not hold completed futures.
     """
 
     def __init__(
         self, session: SessionStore, parallel: Mapper, *, few: int = FEW_REMOTE, warn_bytes: int = _WARN_BYTES
     ) -> None:
-        self.keep: Callable[[StarburstFuture[Any], int], None] = lambda _future, _n_bytes: None
-        self.ended: Callable[[StatusRef, Sequence[tuple[OutcomeBlock, list[Waiting]]]], None] = lambda _ref, _found: (
-            None
-        )
+        self.completing = Completing(session, parallel, warn_bytes)
         self._session = session
-        self._polling = session.statuses.at(Urgency.POLL)
+        # Not as polls of the bell: they would wait behind those of hundreds of idle workers, and a user waits for what they show.
+        self._polling = session.statuses.at(Urgency.CLAIM)
         self._parallel = parallel
         self._few = few
-        self._warn_bytes = warn_bytes
         self._lock = threading.Lock()  # guards: _watched, n_waiting
         self._watched: dict[str, Watched] = {}
         self.done = threading.Condition(self._lock)  # notified when n_waiting decreases
@@ -98,7 +93,6 @@ class Collector:
         timings = session.manifest.current.timings
         self._silent_s = _SILENT_POLLS * timings.poll_max_s
         self._backoff = Backoff(session.clock, timings.poll_min_s, timings.poll_max_s, growth=_GROWTH)
-        self.mean_task_s: float | None = None
         self._since = 0.0  # when the first of the objects came that have been watched without a pause
         self.news = threading.Event()
 
@@ -118,34 +112,52 @@ class Collector:
             unread: Only a listing showed that they are pending: read the object once, when nothing else is to be read.
         """
         with self._lock:
-            watched = self._watched.get(key)
-            if not self._watched:
-                self._since = self._session.clock.monotonic()
-            if watched is None:
-                watched = self._watched[key] = Watched(key, ref, etag, self._session.clock.monotonic())
-                watched.is_unread = unread
-            elif not etag:
-                watched.etag = ""
-            # A span that was taken in may hold tasks of the new futures.
-            watched.version, watched.spans = watched.version + 1, frozenset()
+            watched = self._place(key, ref, etag, unread=unread)
             for position, future in futures:
                 if not future.done():
                     watched.futures.setdefault(position, []).append(future)
                     self.n_waiting += 1
-            if not watched.futures:
+            if watched.is_done():
                 del self._watched[key]
         self._backoff.reset()
         self.news.set()
 
+    def watch_rows(self, key: str, ref: StatusRef, etag: str, parts: Sequence[RowPart]) -> None:
+        """As `watch`, for all tasks of an object that this client has stored. Called once for each object."""
+        with self._lock:
+            watched = self._place(key, ref, etag, unread=False)
+            self.n_waiting += watched.add_rows(parts)
+            if watched.is_done():
+                del self._watched[key]
+        self._backoff.reset()
+        self.news.set()
+
+    def _place(self, key: str, ref: StatusRef, etag: str, *, unread: bool) -> Watched:
+        """Return the watched object with this key. Called under the lock."""
+        watched = self._watched.get(key)
+        if not self._watched:
+            self._since = self._session.clock.monotonic()
+        if watched is None:
+            watched = self._watched[key] = Watched(key, ref, etag, self._session.clock.monotonic())
+            watched.is_unread = unread
+        elif not etag:
+            watched.etag = ""
+        # A span that was taken in may hold tasks that something waits for now.
+        watched.version, watched.spans = watched.version + 1, frozenset()
+        return watched
+
     def waiting(self) -> list[StarburstFuture[Any]]:
         """Return the futures that are not done yet."""
         with self._lock:
-            return [f for watched in self._watched.values() for futures in watched.futures.values() for f in futures]
+            return self._all_waiting()
+
+    def _all_waiting(self) -> list[StarburstFuture[Any]]:
+        return [f for watched in self._watched.values() for _, futures in watched.waiting() for f in futures]
 
     def hand_over(self) -> list[Place]:
         """Stop watching; return what was watched, with the futures that wait."""
         with self._lock:
-            places = [Place(watched.key, watched.ref, watched.futures) for watched in self._watched.values()]
+            places = [Place(watched.key, watched.ref, _by_position(watched)) for watched in self._watched.values()]
             self._watched.clear()
             self.n_waiting = 0
             self.done.notify_all()
@@ -156,6 +168,15 @@ class Collector:
         with self._lock:
             return frozenset().union(*(watched.claims for watched in self._watched.values()))
 
+    def needs(self) -> dict[str, list[str]]:
+        """Return, by resources as keys have them, the watched objects that no worker had claimed from when they were last read."""
+        found: dict[str, list[str]] = {}
+        with self._lock:
+            for key, watched in self._watched.items():
+                if watched.ref.resources and not watched.claims:
+                    found.setdefault(watched.ref.resources, []).append(key)
+        return found
+
     def wait_done(self) -> None:
         """Wait until no future waits."""
         with self.done:
@@ -164,7 +185,7 @@ class Collector:
     def give_up_all(self, error: BaseException) -> None:
         """Complete every waiting future with this error, and stop watching."""
         with self._lock:
-            left = [f for watched in self._watched.values() for futures in watched.futures.values() for f in futures]
+            left = self._all_waiting()
             self._watched.clear()
             self.n_waiting = 0
         try:
@@ -178,7 +199,9 @@ class Collector:
         wanted = set(futures)
         with self._lock:
             positions_by_key = {
-                key: [position for position, waiting in watched.futures.items() if not wanted.isdisjoint(waiting)]
+                key: sorted(
+                    {position for position, waiting in watched.waiting(known=True) if not wanted.isdisjoint(waiting)}
+                )
                 for key, watched in self._watched.items()
             }
         return {key: positions for key, positions in positions_by_key.items() if positions}
@@ -191,14 +214,26 @@ class Collector:
         """
         pause_s = self._backoff.next_s()
         manifest = self._session.manifest.current
-        if self.n_waiting <= manifest.slots:  # unlocked: one number, and only a pause depends on it
-            return pause_s
         timings, elapsed_s = manifest.timings, self._session.clock.monotonic() - self._since
+        if self.n_waiting <= manifest.slots:  # unlocked: one number, and only a pause depends on it
+            # In its first second a call that is waited for may end at any moment.
+            if elapsed_s >= timings.poll_max_s:
+                return pause_s
+            return max(min(pause_s, timings.poll_min_s / 2), self._too_soon_s(elapsed_s))
         return max(
             pause_s,
-            min(_PACE * (self.mean_task_s or 0.0), timings.poll_max_s),
+            min(_PACE * (self.completing.mean_task_s or 0.0), timings.poll_max_s),
             min(_SHARE * elapsed_s, timings.commit_most_s),
         )
+
+    def _too_soon_s(self, elapsed_s: float) -> float:
+        """Return for how many seconds a read on S3 is not worth its price: before a worker can have claimed and committed a task, and for
+        a small share of the time that the task has taken.
+        """
+        if self._few != FEW_REMOTE:
+            return 0.0
+        soonest_s = _SOONEST_POLLS * self._session.manifest.current.timings.poll_min_s
+        return max(soonest_s - elapsed_s, elapsed_s * _LATE_SHARE)
 
     def poll(self) -> bool:
         """Read the objects that changed, and complete futures; return whether anything changed.
@@ -212,7 +247,7 @@ class Collector:
             return False
         # What a listing has shown to be changed is news, and worth more than a poll.
         changed, statuses = (watched, self._polling)
-        if len(watched) > self._few:
+        if len(watched) > self._most_read():
             changed, statuses = self._changed(watched), self._session.statuses
         n_news = 0
         for place, stored in self._parallel(partial(self._read, statuses), changed):
@@ -234,53 +269,58 @@ class Collector:
 
         Spans that were taken in before are not visited again.
         """
-        ended: list[tuple[int, Span, list[Waiting]]] = []
+        ended: list[EndedSpan] = []
         claimed: list[StarburstFuture[Any]] = []
+        begun: list[RowPart] = []
         with self._lock:
             watched = self._watched.get(key)
             if watched is None:
                 return 0
-            version = watched.version
-            spans = frozenset(placed for placed in seen.placed() if placed[1].state != State.PENDING)
+            version, parts = watched.version, watched.parts
+            spans = frozenset(placed for placed in seen.placed() if not placed[1].is_waiting)
             claims: set[str] = set()
             for start, span in seen.placed():
-                if span.state == State.PENDING:
+                if span.is_waiting:
                     continue
                 if (start, span) in watched.spans:
                     claims |= {span.claim} & watched.claims
                     continue
                 waiting = waiting_in(watched.futures, start, span)
+                left = watched.left_in(start, span.n)
+                if not waiting and not left:
+                    continue
                 if span.has_ended:
-                    ended.append((start, span, waiting))
-                elif waiting:
+                    ended.append(EndedSpan(start, span, waiting, left))
+                else:
                     claims.add(span.claim)
                     claimed += [future for _, futures in waiting for future in futures]
+                    begun += parts_within(parts, start, start + span.n)
             watched.claims = frozenset(claims)
-        n_news = 0
+        n_news = sum(part.row.begin(part.start, part.n) for part in begun)
         for future in claimed:
             if not future.running():
                 n_news += 1
                 future.mark_running()
-        taken = [waiting for _, _, of_span in ended for waiting in of_span]
-        if taken:
-            self._complete(key, seen, ended)
-            self._forget(key, taken)
+        n_taken = sum(len(span.waiting) + span.left.count(1) for span in ended)
+        if n_taken:
+            self.completing.complete(watched.ref, seen, ended, parts)
+            self._forget(key, ended)
         with self._lock:
             # Only now: if anything above raises, or futures came meanwhile, the spans are visited again.
             if watched.version == version:
                 watched.spans = spans
-        return n_news + len(taken)
+        return n_news + n_taken
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _measure(self, block: OutcomeBlock) -> None:
-        """Add the durations of the tasks of a block that have completed to their moving average."""
-        failed = frozenset(block.failed)
-        seconds = [s for i, s in enumerate(block.durations()) if i not in failed] if failed else block.durations()
-        if seconds:
-            mean_s, before_s = sum(seconds) / len(seconds), self.mean_task_s
-            weight = 1 - (1 - _WEIGHT) ** len(seconds)
-            self.mean_task_s = mean_s if before_s is None else before_s + weight * (mean_s - before_s)
+    def _most_read(self) -> int:
+        """Return up to how many objects to read one by one: one while the store limits the number of reads, whatever they cost.
+
+        The last results, for which the user waits, are read as ever.
+        """
+        limiter = self._session.store.limiter
+        is_last = self.n_waiting <= self._session.manifest.current.slots  # unlocked: one number, as in `pause_s`
+        return self._few if is_last or limiter is None or limiter.lanes[READ].is_open else min(1, self._few)
 
     def _doubt_one(self, watched: list[Watched], *, is_quiet: bool) -> None:
         """Have the object that was not read for longest read at the next poll, even if its ETag is unchanged.
@@ -327,76 +367,30 @@ class Collector:
 
     def _give_up(self, watched: Watched, error: Exception) -> None:
         with self._lock:
-            futures = [future for waiting in watched.futures.values() for future in waiting]
-            ended = [(position, list(waiting)) for position, waiting in watched.futures.items()]
+            futures = [future for _, waiting in watched.waiting() for future in waiting]
+            n_tasks = watched.ref.n_tasks
+            ended = EndedSpan(
+                0, Span(n_tasks), [(at, list(f)) for at, f in watched.futures.items()], watched.left_in(0, n_tasks)
+            )
         try:
             for_each(futures, lambda future: future.complete(None, error))
         finally:
-            self._forget(watched.key, ended)
+            self._forget(watched.key, [ended])
 
-    def _complete(self, key: str, seen: Status, ended: list[tuple[int, Span, list[Waiting]]]) -> None:
-        ref = self._session.keys.parse_status(key)
-        assert ref is not None  # only such keys are watched  # noqa: S101
-        found: list[tuple[OutcomeBlock, list[Waiting]]] = []
-        for start, span, waiting in ended:
-            if span.state == State.CANCELLED:
-                for _, futures in waiting:
-                    for future in futures:
-                        future.mark_cancelled()
-                        self.keep(future, 0)
-                continue
-            left = dict(waiting)
-            for block in seen.outcome_blocks(start, span):
-                positions = range(block.first, block.first + block.n)
-                of_block = [(position, left.pop(position)) for position in positions if position in left]
-                if of_block:
-                    found.append((block, of_block))
-            for position, futures in left.items():
-                task = f"{seen.ordinal}-{seen.first + position}"
-                error = PayloadError(f"a task that has ended is stored without its outcome: task={task}")
-                self._finish(futures, None, error, 0)
-        self.ended(ref, found)
-        bodies = Bodies(self._session, ref, self._parallel, [block for block, _ in found])
-        for block, waiting in found:
-            self._measure(block)
-            tracing.collects(self._session.clock.now)
-            try:
-                payloads = blocks.open_outcomes(self._session.sealer, seen, block, bodies.get(block))
-            except (PayloadError, RecordInvalid) as error:
-                for _, futures in waiting:
-                    self._finish(futures, None, error, 0)
-                continue
-            for position, futures in waiting:
-                body = payloads[position - block.first]
-                if len(body) > self._warn_bytes:
-                    task = f"{seen.ordinal}-{seen.first + position}"
-                    _log.warning("a large result: bytes=%d, task=%s; is all of it needed here?", len(body), task)
-                try:
-                    value, failure = load_outcome(body)
-                except (PayloadError, RecordInvalid) as error:
-                    self._finish(futures, None, error, 0)
-                else:
-                    self._finish(futures, value, failure, len(body))
-
-    def _finish(
-        self, futures: list[StarburstFuture[Any]], value: Any, error: BaseException | None, n_bytes: int
-    ) -> None:
-        for future in futures:
-            future.complete(value, error)
-            self.keep(future, n_bytes)
-
-    def _forget(self, key: str, ended: list[Waiting]) -> None:
+    def _forget(self, key: str, ended: Iterable[EndedSpan]) -> None:
         with self._lock:
             watched = self._watched.get(key)
             if watched is None:
                 return
-            for position, futures in ended:
-                left = [future for future in watched.futures.get(position, ()) if future not in futures]
-                self.n_waiting -= len(watched.futures.get(position, ())) - len(left)
-                if left:
-                    watched.futures[position] = left
-                else:
-                    watched.futures.pop(position, None)
-            if not watched.futures:
+            for span in ended:
+                self.n_waiting -= watched.forget(span)
+            if watched.is_done():
                 del self._watched[key]
             self.done.notify_all()
+
+
+def _by_position(watched: Watched) -> dict[int, list[StarburstFuture[Any]]]:
+    found: dict[int, list[StarburstFuture[Any]]] = {}
+    for position, futures in watched.waiting():
+        found.setdefault(position, []).extend(futures)
+    return found

@@ -69,6 +69,8 @@ class Crew(NamedTuple):
                     beat_at=beat.at,
                     age_s=max(0.0, now - beat.started_at),
                     words=beat.words,
+                    launcher_id=beat.launcher_id,
+                    trouble=beat.trouble,
                 )
             )
         return reports

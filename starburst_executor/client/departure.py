@@ -47,7 +47,7 @@ class Departure:
         self.error: LaunchError | BudgetExceeded | TooManyFailures | None = None
 
     def ask(self) -> None:
-        """Make sure at the next turns that a worker stays. Thread-safe."""
+        """Make sure at the next turns that a worker stays. Thread-safe. Assumes: some task is not done."""
         self.is_asked = True
 
     def prepare(self) -> None:
@@ -65,10 +65,13 @@ class Departure:
 
     def _is_sure(self, starter: Starter | None, needs_workers: Callable[[], bool]) -> bool:
         staying, state = self._staying, self._session.manifest.current.state
-        if starter is None or not needs_workers():
+        if starter is None:
             return True
-        if state != SessionState.OPEN:
-            self.error = self._error_of(starter) if state == SessionState.BROKEN else None
+        # First, since what broke the session has failed the tasks as well, perhaps already.
+        if state == SessionState.BROKEN:
+            self.error = self._error_of(starter)
+            return True
+        if state != SessionState.OPEN or not needs_workers():
             return True
         # None if `ask` was called during this turn: the next turn prepares.
         return staying is not None and staying.is_sure(is_starting=starter.is_starting)

@@ -9,6 +9,7 @@ The state of A is in the store: a process with the session's id (or URL) and its
 from __future__ import annotations
 
 import functools
+import math
 import sys
 import threading
 from collections import deque
@@ -17,11 +18,12 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import as_completed
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 from weakref import WeakSet, WeakValueDictionary
 
 from starburst_executor import config, context
 from starburst_executor.client.bars import Bar, wants_bar
+from starburst_executor.client.by_label import LabelStatus, status_by_label
 from starburst_executor.client.counting import SessionSummary, list_sessions
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.executor import StarburstExecutor
@@ -29,15 +31,19 @@ from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.joining import limit_costs
 from starburst_executor.client.looks import Looks
+from starburst_executor.client.once import Once
 from starburst_executor.client.opening import Opened, attach, own_launcher
-from starburst_executor.client.reading import parse_task
+from starburst_executor.client.reading import Reading, parse_task
 from starburst_executor.client.replacement import Replacement, check_replacement
 from starburst_executor.client.report import SessionStatus, TaskOutcome, outcome_of
-from starburst_executor.client.submits_once import SubmitsOnce
+from starburst_executor.client.submits_once import SubmitsOnce, once_of
+from starburst_executor.client.task_options import CallOptions
+from starburst_executor.client.view import ExecutorView
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Settings
 from starburst_executor.errors import ConfigError, KeyNotFound, SessionExpired
 from starburst_executor.launch.base import Launcher, Options
+from starburst_executor.protocol.options import TaskOptions
 from starburst_executor.protocol.records import Manifest, SessionState
 
 __all__ = ["DetachedExecutor"]
@@ -125,7 +131,7 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
         self._attach(opened, starts, settings)
         return self
 
-    def _attach(self, opened: Opened, launcher: Launcher | None, settings: Settings) -> None:
+    def _attach(self, opened: Opened, launcher: Launcher | None, settings: Settings, *, keeps: bool = True) -> None:
         engine = Engine(
             opened,
             launcher,
@@ -134,6 +140,7 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
             ordinal=None,
             settings=settings,
             reattach=self._reattach_function(),
+            keeps=keeps,
         )
         self._take_over(engine, opened.session.manifest.current.slots)
 
@@ -214,12 +221,35 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         return Bar(self._engine.capacity(), self._clock, len(futures)).as_completed(futures, deadline)
 
+    def _view(self, options: TaskOptions, cache: str | None) -> ExecutorView:
+        return DetachedView(self, options, cache)
+
     def _all_futures(self) -> Callable[[], Iterable[StarburstFuture[Any]]]:
         return lambda: self.futures
 
+    @overload
     def collect(
-        self, wait: bool = False, timeout: float | None = None, *, progress: bool | None = None
-    ) -> list[TaskOutcome]:
+        self, wait: bool = False, timeout: float | None = None, *, progress: bool | None = None, by: None = None
+    ) -> list[TaskOutcome]: ...
+
+    @overload
+    def collect(
+        self,
+        wait: bool = False,
+        timeout: float | None = None,
+        *,
+        progress: bool | None = None,
+        by: Literal["label"],
+    ) -> dict[str, list[TaskOutcome]]: ...
+
+    def collect(
+        self,
+        wait: bool = False,
+        timeout: float | None = None,
+        *,
+        progress: bool | None = None,
+        by: Literal["label"] | None = None,
+    ) -> list[TaskOutcome] | dict[str, list[TaskOutcome]]:
         """Return the outcomes of ended tasks, in submission order, both values and failures.
 
         Outcomes whose futures the program holds are not read again, nor are the last ones, up to about 8 MB.
@@ -228,7 +258,9 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
             wait: Wait until every task has ended, instead of returning those that have ended by now.
             timeout: The longest wait, in seconds; then return those that have ended by then.
             progress: Draw a bar while this waits; by default on a terminal or in a notebook if tqdm is installed.
+            by: `"label"` to get a dictionary of such lists by the tasks' labels.
         """
+        _check_by(by)
         futures = self.futures
         if wait:
             try:
@@ -238,10 +270,26 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
                 pass
         elif self.is_attached:
             self._engine.parts.collector.poll()
-        return [outcome_of(future) for future in futures if future.done()]
+        outcomes = [outcome_of(future) for future in futures if future.done()]
+        if by is None:
+            return outcomes
+        labelled: dict[str, list[TaskOutcome]] = {}
+        for outcome in outcomes:
+            labelled.setdefault(outcome.label, []).append(outcome)
+        return labelled
 
-    def status(self) -> SessionStatus:
+    @overload
+    def status(self, *, by: None = None) -> SessionStatus: ...
+
+    @overload
+    def status(self, *, by: Literal["label"]) -> dict[str, LabelStatus]: ...
+
+    def status(self, *, by: Literal["label"] | None = None) -> SessionStatus | dict[str, LabelStatus]:
         """Return the state of the session; `str()` gives a summary for people.
+
+        Args:
+            by: `"label"` to get a `LabelStatus` for each label, by label, in the order in which labels were first submitted. Store: 1 GET,
+                1 LIST per 1,000 status objects, 1 GET for each status object, several at a time.
 
         Store, at the first call: 1 LIST per 1,000 status objects, 1 GET for each that is partly ended or did not end well, and
         for 48 that did, up to 600 in all; 1 LIST, 1 GET a worker, up to 200; 1 GET. Later calls: 1 LIST an open epoch, up to 6, 1 GET for each
@@ -249,7 +297,8 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
         beat alone tells (its host, its CPU and memory, the notes of its tasks, its requests) may be as many looks old as there are workers for each of
         these 4; which tasks run is known from their claims.
         """
-        return self._looks.look()
+        _check_by(by)
+        return self._looks.look() if by is None else status_by_label(Reading(self._engine.session))
 
     @functools.cached_property
     def _looks(self) -> Looks:
@@ -290,12 +339,16 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
         engine.start()
         return retried
 
-    def cancel(self) -> int:
-        """Cancel every task of the session that no worker has claimed; return their number.
+    def cancel(self, *, running: bool = False) -> int:
+        """Cancel every task of the session that no worker has claimed, of all submitting clients; return their number.
 
-        Store: 1 LIST per 1,000 status objects, 1 GET, 1 swap for each with pending tasks.
+        Args:
+            running: Also cancel the tasks that workers have claimed. Running ones are stopped as by `future.cancel(running=True)`.
+
+        Store: 1 LIST per 1,000 status objects, 1 GET, 1 swap for each with pending tasks; with `running` 2 GETs and 1 swap for each
+        with pending or claimed ones, 1 swap, and 1 GET for each worker that holds any, up to 32.
         """
-        return self._engine.tasks.cancel()
+        return self._engine.tasks.cancel(running=running)
 
     def scale(self, workers: int) -> None:
         """Change the number of tasks that run at once, 1..10,000. Missing workers are started while there is work; surplus
@@ -316,8 +369,8 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
 
         Raises: SessionExpired if its time is over already. Store: 1 swap.
         """
-        if not seconds > 0:
-            raise ConfigError(f"seconds={seconds!r} (an argument): must be greater than 0")
+        if not 0 < seconds < math.inf:
+            raise ConfigError(f"seconds={seconds!r} (an argument): must be greater than 0, and finite")
         session = self._engine.session
         deadline_at = session.manifest.refresh().deadline_at
         if deadline_at is None:
@@ -362,6 +415,23 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
             )
 
 
+class DetachedView(SubmitsOnce, ExecutorView):
+    """A view of a `DetachedExecutor`, with its `map_once` and `submit_once`: tasks that the session has keep the options that they have."""
+
+    @property
+    def _once(self) -> Once:  # the executor's
+        return once_of(cast("DetachedExecutor", self.executor))
+
+    @property
+    def _call_options(self) -> CallOptions:  # type: ignore[override]  # those of this view
+        return self._packed
+
+
+def _check_by(by: object) -> None:
+    if by not in (None, "label"):
+        raise ConfigError(f"by={by!r}: must be 'label' or None")
+
+
 def _with(manifest: Manifest, *, workers: int) -> Manifest | None:
     return None if manifest.slots == workers else replace(manifest, slots=workers)
 
@@ -387,6 +457,10 @@ def _attached_future(url: str, ordinal: int, sequence: int) -> StarburstFuture[A
         executor = _here.get(url)
         is_for_futures = executor is not None and executor in _for_futures
     if executor is None or not executor.is_attached:
+        context.refuse_while_loading(
+            "a future is inside of a task's argument, where its value is not waited for, and a worker does not attach to the session for it: "
+            "pass the future as an argument itself, of a list `*futures`"
+        )
         try:
             executor = DetachedExecutor.reattach(url, key=None if executor is None else executor.key)
         except KeyNotFound as error:

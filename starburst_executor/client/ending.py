@@ -193,11 +193,16 @@ class Ending:
     def _see_worker_stay(self) -> None:
         """Wait until the work continues without this client. Its threads still run, so outcomes may arrive."""
         parts, keeper = self._parts, self._parts.keeper
+        if not parts.futures.are_undone():
+            return
         keeper.ask_to_leave()
         parts.wake_keeper.set()
-        while parts.state.error is None and parts.futures.are_undone() and parts.threads.runs("keep"):
+        while parts.state.error is None and parts.threads.runs("keep"):
             if self._session.clock.wait(keeper.may_leave, _STAY_S):
                 break
+            # The futures may have failed because no worker can be started: the keeper knows.
+            if not parts.futures.are_undone():
+                parts.wake_keeper.set()
         if keeper.leave_error is not None:
             raise keeper.leave_error
 

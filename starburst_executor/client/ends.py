@@ -32,15 +32,19 @@ class Ends(Generic[_F]):
         self._ended: deque[_F] = deque()
         self._open: dict[_F, None] = {}  # those that `take` has not returned; used by its one caller
         for future in futures:
-            if future in self._open:
-                continue
-            self._open[future] = None
-            with future._condition:  # noqa: SLF001 - as the standard library's own waiters
-                is_over = future._state in _OVER  # noqa: SLF001
-                if not is_over:
-                    future._waiters.append(self)  # type: ignore[arg-type]  # noqa: SLF001 - it calls the three methods below
-            if is_over:
-                self._add(future)
+            self.add(future)
+
+    def add(self, future: _F) -> None:
+        """Collect the end of this future too. For the one caller of `take`."""
+        if future in self._open:
+            return
+        self._open[future] = None
+        with future._condition:  # noqa: SLF001 - as the standard library's own waiters
+            is_over = future._state in _OVER  # noqa: SLF001
+            if not is_over:
+                future._waiters.append(self)  # type: ignore[arg-type]  # noqa: SLF001 - it calls the three methods below
+        if is_over:
+            self._add(future)
 
     @property
     def n_left(self) -> int:

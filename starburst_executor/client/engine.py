@@ -64,6 +64,7 @@ class Engine:
         reattach: Returns the future in another process after unpickling; None if its futures cannot be pickled.
         has_returned: Whether this client serves the futures of one that has left: it submits nothing and may leave at any
             time.
+        keeps: Whether it beats, watches workers and tidies up. A client inside of a task does not: its worker does so.
     Attributes:
         parts: Its parts.
         tasks: The session's tasks; used by a detached session.
@@ -82,10 +83,12 @@ class Engine:
         settings: Settings,
         reattach: Callable[..., StarburstFuture[Any]] | None = None,
         has_returned: bool = False,
+        keeps: bool = True,
     ) -> None:
         self.detached = detached
         self.settings = settings
         self.has_returned = has_returned
+        self._keeps = keeps
         self._clock = clock
         self._launcher = launcher
         self._reattach = reattach
@@ -99,7 +102,7 @@ class Engine:
         self.parts = self._made(opened, ordinal)
         self.tasks = SessionTasks(opened.session, self.parts.collector, self.parts.futures, self._client_id)
         if detached and not has_returned:
-            self.parts.collector.keep = self.tasks.keep
+            self.parts.collector.completing.keep = self.tasks.keep
         self.ending = Ending(
             self.parts,
             detached=detached,
@@ -119,7 +122,7 @@ class Engine:
             warn_bytes=self.settings.warn_result_bytes,
         )
         if session.manifest.current.task_logs is not None:
-            collector.ended = TaskLogger(session).ended
+            collector.completing.ended = TaskLogger(session).ended
         reattach = None if self._reattach is None else (self._reattach, (opened.url,))
         futures = FuturesOfClient(session, collector, threads, parallel, reattach)
         keeper = ClientKeeper(
@@ -129,6 +132,7 @@ class Engine:
             order=self._order,
             needs_workers=futures.are_undone,
             claims=collector.claims,
+            needs=collector.needs,
         )
         futures.sending = sending = Sending(
             opened,
@@ -183,7 +187,7 @@ class Engine:
     # --- submitting ---------------------------------------------------------------------------------------------------
 
     def _new_future(self, ordinal: int, index: int) -> StarburstFuture[Any]:
-        future: StarburstFuture[Any] = StarburstFuture(self.parts.futures, ordinal, index)
+        future: StarburstFuture[Any] = StarburstFuture(self.parts.futures, ordinal, index, label="")
         if self.detached:
             self.tasks.add(future)
         return future
@@ -201,7 +205,8 @@ class Engine:
 
     def _start_threads(self) -> None:
         self.parts.threads.start("collect", self._collect)
-        self.parts.threads.start("keep", self._keep)
+        if self._keeps:
+            self.parts.threads.start("keep", self._keep)
 
     def _collect(self) -> None:
         collector, stop = self.parts.collector, self.parts.threads.stop
@@ -277,9 +282,9 @@ class Engine:
 
     # --- for the executor and its end ---------------------------------------------------------------------------------
 
-    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Cancel the tasks that no worker has claimed; return their number."""
-        return self.parts.futures.cancel(futures)
+    def cancel(self, futures: list[StarburstFuture[Any]], *, running: bool = False) -> int:
+        """Cancel the tasks that no worker has claimed, or with `running` all; return their number."""
+        return self.parts.futures.cancel(futures, running=running)
 
     def leave(self) -> None:
         """Leave without waiting for a worker. A second call is harmless."""

@@ -10,34 +10,35 @@ the behaviour at the end.
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures import Executor, InvalidStateError
 from functools import partial
-from itertools import islice
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from starburst_executor import config, context
-from starburst_executor.client.bars import Bar, total_of, wants_bar
+from starburst_executor.client.cached import Cached, Caches
 from starburst_executor.client.coroutines import Awaited
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.exits import end, end_in_background
-from starburst_executor.client.functions import Prepared
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.interrupts import stop_at_once
 from starburst_executor.client.joining import join
+from starburst_executor.client.mapping import map_calls
 from starburst_executor.client.money import Cost, check_cost
 from starburst_executor.client.naming import OnExpired, check_name, open_named
 from starburst_executor.client.observing import Observed
 from starburst_executor.client.opening import start
+from starburst_executor.client.putting import Putting
 from starburst_executor.client.task_logs import level_number
+from starburst_executor.client.task_options import NO_OPTIONS
+from starburst_executor.client.view import ExecutorView, HasOptions
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import ConfigError
 from starburst_executor.launch.base import Options
+from starburst_executor.protocol.options import TaskOptions
 
 __all__ = ["StarburstExecutor"]
 
@@ -45,7 +46,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class StarburstExecutor(Observed, Awaited, Executor):
+class StarburstExecutor(HasOptions, Observed, Awaited, Putting, Executor):
     """Runs functions on durable workers; a drop-in replacement for `concurrent.futures.ProcessPoolExecutor`.
 
     It works without configuration: the state is in an embedded store in the user's data folder, and the workers are
@@ -219,6 +220,7 @@ class StarburstExecutor(Observed, Awaited, Executor):
     def _take_over(self, engine: Engine, n_workers: int) -> None:
         self._engine = engine
         self._max_workers = n_workers
+        self._caches = Caches()
         # Garbage collection of the executor acts as shutdown(wait=False).
         self._finalizer = weakref.finalize(self, end_in_background, engine)
         self._finalizer.atexit = False
@@ -232,6 +234,9 @@ class StarburstExecutor(Observed, Awaited, Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> StarburstFuture[T]:
         """Schedule `fn(*args, **kwargs)` to run on a worker, and return its future.
 
+        An argument that is itself a future of this session is replaced by its result, for which the task waits; if that fails, the task
+        fails with `DependencyFailed`. A future inside of another object stays a future.
+
         The call is pickled before this returns, so arguments may be changed afterwards. An error of pickling becomes the
         future's exception. Waits while more than 256 MB of calls are unsent, except in a thread with a running event loop of asyncio,
         which it never blocks: there it raises RuntimeError instead, and `submit_async` waits.
@@ -241,7 +246,11 @@ class StarburstExecutor(Observed, Awaited, Executor):
         Store: nothing in this thread; 1 swap for the first submit of a client that has reattached. In the background a lone submit
             makes 2 requests, 1 more for a new function, and up to 2 for new modules of the user's own; 10,000 together make about 100.
         """
-        return self._engine.parts.sending.submit(fn, args, kwargs)
+        sending = self._engine.parts.sending
+        if not isinstance(fn, Cached):
+            return sending.submit(fn, args, kwargs)
+        function, cache = self._caches.of(self._engine, fn, None)
+        return cache.submit(function, args, kwargs, lambda: sending.submit(function, args, kwargs))
 
     def map(
         self,
@@ -251,6 +260,8 @@ class StarburstExecutor(Observed, Awaited, Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
         progress: bool = False,
+        ordered: bool = True,
+        return_exceptions: bool = False,
     ) -> Iterator[T]:
         """Call `fn` with the items of the iterables in parallel; yield the results lazily, in order.
 
@@ -260,28 +271,21 @@ class StarburstExecutor(Observed, Awaited, Executor):
                 has its own error.
             buffersize: The most items that are taken ahead of the yielded results; None for all at once.
             progress: Draw a bar while the results are iterated over, on a terminal or in a notebook (docs/howto/progress-and-logs.md).
+            ordered: Yield results in the order of the items; otherwise as the tasks end.
+            return_exceptions: Yield the exception of a task that fails or is cancelled in place of its result, and go on.
 
-        Raises: a task's exception, when its result is reached; the remaining tasks are then cancelled.
+        Raises: a task's exception, when its result is reached, unless `return_exceptions`; the remaining tasks are then cancelled.
         """
-        if chunksize < 1:
-            raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None:
-            if not isinstance(buffersize, int):
-                raise TypeError("buffersize must be an integer or None")
-            if buffersize < 1:
-                raise ValueError("buffersize must be None or > 0")
-        deadline = None if timeout is None else self._clock.monotonic() + timeout
-        has_bar = wants_bar(progress)
-        engine = self._engine
-        prepared = engine.parts.sending.prepare(fn)
-        # Submit all calls now, or as many as `buffersize` allows.
-        calls = zip(*iterables)  # noqa: B905 - as in the standard library, the shortest iterable ends it
-        ahead = calls if buffersize is None else islice(calls, buffersize)
-        futures = deque(engine.parts.sending.submit_prepared(prepared, args, {}) for args in ahead)
-        more = iter(()) if buffersize is None else calls
-        total = total_of(iterables) if buffersize is not None else len(futures)
-        new_bar = partial(Bar, engine.capacity(), self._clock, total) if has_bar else None
-        return _results(weakref.ref(self), engine, prepared, futures, more, deadline, self._clock, new_bar)
+        return map_calls(
+            *(self, self._engine, fn, iterables, NO_OPTIONS),
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            progress=progress,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            caches=self._caches,
+        )
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Refuse further submits; end the session when every future is done.
@@ -300,6 +304,7 @@ class StarburstExecutor(Observed, Awaited, Executor):
             self._engine.cancel(self._engine.parts.futures.unfinished())
         if wait and not self._engine.parts.threads.is_one():
             end(self._engine)
+            self._caches.close()
         else:
             end_in_background(self._engine)
 
@@ -342,6 +347,17 @@ class StarburstExecutor(Observed, Awaited, Executor):
         """
         return self._engine.parts.opened.key
 
+    def cancel(self, *, running: bool = False) -> int:
+        """Cancel every task of this executor that no worker has claimed; return their number. The executor stays open.
+
+        Args:
+            running: Also cancel the tasks that workers have claimed. Running ones are stopped as by `future.cancel(running=True)`.
+
+        Store: 1 GET, 1 swap for each status object with such tasks; with `running` 1 GET more for each, 1 swap, and 1 GET for each
+        worker that holds any, up to 32.
+        """
+        return self._engine.cancel(self._engine.parts.futures.unfinished(), running=running)
+
     def requests(self) -> dict[str, int]:
         """Return the store requests of this session so far, by kind; those of its workers as of their last beats.
 
@@ -361,10 +377,18 @@ class StarburstExecutor(Observed, Awaited, Executor):
     def output(self, future: StarburstFuture[Any]) -> tuple[str, str]:
         """Return the standard output and standard error of a task that has ended, up to 1 MB of each.
 
-        Raises: InvalidStateError: it has not ended.
+        Raises: InvalidStateError: it has not ended, or the future has no task in this session.
         Store: 1 GET, 1 LIST for each epoch of 1,000 status objects up to the task's, 1 GET; 1 GET if it wrote anything.
         """
+        if future.session_id != self.id:
+            where = (
+                f"in this session, but in {future.session_id}" if future.session_id else "as its result was in a cache"
+            )
+            raise InvalidStateError(f"the future has no task {where}")
         return self._engine.tasks.output(future.ordinal, future.index)
+
+    def _view(self, options: TaskOptions, cache: str | None) -> ExecutorView:
+        return ExecutorView(self, options, cache)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} workers={self._max_workers}>"
@@ -378,51 +402,3 @@ class StarburstExecutor(Observed, Awaited, Executor):
         except KeyboardInterrupt:
             stop_at_once(self._engine)
             raise
-
-
-def _results(
-    executor: weakref.ref[StarburstExecutor],
-    engine: Engine,
-    prepared: Prepared,
-    futures: deque[StarburstFuture[T]],
-    more: Iterator[tuple[Any, ...]],
-    deadline: float | None,
-    clock: Clock,
-    new_bar: Callable[[], Bar] | None,
-) -> Iterator[T]:
-    """Yield the results in order. However the iteration ends, the remaining tasks are cancelled."""
-    bar = None if new_bar is None else new_bar()
-    try:
-        if bar is not None:
-            bar.add(*futures)
-        while futures:
-            if executor() is not None:
-                for args in islice(more, 1):
-                    futures.append(engine.parts.sending.submit_prepared(prepared, args, {}))
-                    if bar is not None:
-                        bar.add(futures[-1])
-            if bar is not None:
-                bar.wait_for(futures[0], deadline)
-            yield _first_result(futures, None if deadline is None else max(0.0, deadline - clock.monotonic()))
-    except GeneratorExit:
-        # Closed, perhaps by the garbage collector: in any thread, which may hold any lock.
-        engine.parts.futures.cancel_soon(list(futures))
-        raise
-    except BaseException:
-        engine.cancel(list(futures))
-        raise
-    finally:
-        if bar is not None:
-            bar.close()
-
-
-def _first_result(futures: deque[StarburstFuture[T]], timeout: float | None) -> T:
-    """Return the first future's result; keep no reference to either, so that only the caller holds the result."""
-    future = futures.popleft()
-    try:
-        return future.result(timeout)
-    except FutureTimeoutError:
-        futures.appendleft(future)
-        raise
-    finally:
-        del future

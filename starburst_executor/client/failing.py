@@ -9,6 +9,8 @@ from typing import Any
 
 from starburst_executor.client.reading import Block, Reading, Task
 from starburst_executor.errors import VersionMismatch
+from starburst_executor.protocol.attempts import Attempt
+from starburst_executor.protocol.keys import UNPACKED
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.spans.record import SizeClass, State
 
@@ -18,6 +20,8 @@ __all__ = ["FailureKind", "failure_kinds", "place_of", "shown_call"]
 _MOST_KINDS = 1000
 _EXAMPLES = 3
 _SHOWN_CHARACTERS = 200
+# A worker's own folder, into which it has unpacked the user's modules: its name differs from worker to worker.
+_UNPACKED = re.compile(rf".*/{re.escape(UNPACKED)}[^/]+/[^/]+/")
 _FRAME = re.compile(r'^ *File "(?P<file>[^"\n]*)", line (?P<line>\d+), in (?P<name>[^\n]*)$', re.MULTILINE)
 
 
@@ -35,6 +39,7 @@ class FailureKind:
         last_at: When the last ended.
         tasks: The ids of the first few.
         inputs: The arguments of these, as text.
+        attempts: The attempts of each of these that failed before the last one.
     """
 
     type_name: str
@@ -46,6 +51,7 @@ class FailureKind:
     last_at: float = 0.0
     tasks: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
+    attempts: list[list[Attempt]] = field(default_factory=list)
 
 
 def failure_kinds(reading: Reading, *, with_inputs: bool = True) -> list[FailureKind]:
@@ -84,14 +90,15 @@ def _add(kind: FailureKind, block: Block, task: Task, failure: Failure, reading:
     kind.last_at = max(kind.last_at, task.at)
     if len(kind.tasks) < _EXAMPLES:
         kind.tasks.append(task.id)
+        kind.attempts.append(list(block.attempts(task)))
         if reading is not None:
             kind.inputs.append(shown_call(reading, block, task))
 
 
 def place_of(traceback: str) -> str:
-    """Return the innermost frame of a traceback."""
+    """Return the innermost frame of a traceback. The same line of the same module is one place, whichever worker ran it."""
     frames = list(_FRAME.finditer(traceback))
-    return f"{frames[-1]['file']}:{frames[-1]['line']} in {frames[-1]['name']}" if frames else ""
+    return f"{_UNPACKED.sub('', frames[-1]['file'])}:{frames[-1]['line']} in {frames[-1]['name']}" if frames else ""
 
 
 def shown_call(reading: Reading, block: Block, task: Task) -> str:

@@ -11,9 +11,11 @@ Reading needs no key as long as it shows neither values nor errors: `visit` open
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import groupby
 
 from starburst_executor import config
 from starburst_executor.client import registry
@@ -43,6 +45,7 @@ LAST = "last"
 # Sessions that are read in search of the newest of this user's, in a store that others use too.
 _MOST_READ = 200
 _SHOWN = 5
+_SECOND_CHARS = len("20260401-120000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +69,27 @@ class Visit:
 def visit(url: str, clock: Clock, *, key: str | bytes | SessionKey | None = None) -> Iterator[Visit]:
     """Open a session by its URL, to read it; changes nothing and starts nothing.
 
-    Raises: SessionNotFound, ConfigError, AccessDenied, StoreUnavailable. Store: 1 GET; 1 more if the key is another session's.
+    Raises: SessionNotFound, ConfigError, AccessDenied, StoreUnavailable. Store: 1 GET; 1 more if the key is another session's; 1 LIST if there is none.
     """
     store_url, session_id = split_url(url)
     with closing(PatientStore(open_store(store_url), clock, patience_s=FIRST_PATIENCE_S)) as store:
         session = SessionStore(store, session_id, Sealer(_key(session_id, key), session_id), clock)
-        if session.manifest.refresh().state == SessionState.DELETED:
-            raise SessionNotFound(f"the session was deleted: session={session_id}, store={store.url}")
+        if not _is_stored(session):
+            near = difflib.get_close_matches(session_id, store.list_folders(SESSIONS), 1, 0.6)
+            raise SessionNotFound(
+                f"no such session, or it was deleted: session={session_id}, store={store.url}; "
+                f"{f'did you mean {near[0]}? ' if near else ''}`starburst sessions --store {shlex.quote(store.url)}` lists those that are there"
+            )
         if session.sealer.has_key and not session.manifest.has_right_key():
             session = SessionStore(store, session_id, Sealer(b"", session_id), clock)
         store.patience_s = session.manifest.current.timings.patience_s
         yield Visit(session, store)
+
+
+def _is_stored(session: SessionStore) -> bool:
+    with suppress(SessionNotFound):
+        return session.manifest.refresh().state != SessionState.DELETED
+    return False
 
 
 def _key(session_id: str, given: str | bytes | SessionKey | None) -> bytes:
@@ -151,38 +164,51 @@ def find_url(text: str, stores: Sequence[str], clock: Clock, *, is_given: bool) 
 
 def _last(stores: Sequence[str], clock: Clock, *, is_given: bool) -> str:
     """Return the URL of the newest session that this user started: by the registry, or by the user's key."""
-    for name in reversed(registry.all_ids()):  # an id begins with the time of its creation
-        url = registry.known_url(name)
-        if url is not None and (not is_given or split_url(url)[0] in stores) and _is_there(url, clock):
-            return url
+    known = [(name, url) for name in registry.all_ids() if (url := registry.known_url(name)) is not None]
+    ours = [(name, url) for name, url in known if not is_given or split_url(url)[0] in stores]
+    if newest := _newest(ours, lambda url: _created_at(url, clock)):
+        return newest
     found: list[tuple[str, str]] = []
     for store_url in stores:
-        found += [(name, store_url) for name in _ids_in(store_url, clock)]
-    for name, store_url in sorted(found, reverse=True)[:_MOST_READ]:
-        if _is_own(store_url, name, clock):
-            return join_url(store_url, name)
+        found += [(name, join_url(store_url, name)) for name in _ids_in(store_url, clock)]
+    if newest := _newest(sorted(found, reverse=True)[:_MOST_READ], lambda url: _created_by_user(url, clock)):
+        return newest
     raise SessionNotFound(
         f"you have started no session in {' or '.join(stores)}; `starburst sessions` lists those that are there, and "
         "`starburst run` starts one"
     )
 
 
-def _is_there(url: str, clock: Clock) -> bool:
+def _newest(sessions: Iterable[tuple[str, str]], created_at: Callable[[str], float | None]) -> str:
+    """Return the URL of the session that was created last; empty if there is none.
+
+    Args:
+        sessions: Ids and URLs. An id begins with the second of its creation.
+        created_at: Returns when the session of a URL was created; None if it does not count.
+    """
+    for _, same in groupby(sorted(sessions, reverse=True), key=lambda session: session[0][:_SECOND_CHARS]):
+        times = [(at, url) for _, url in same if (at := created_at(url)) is not None]
+        if times:
+            return max(times)[1]
+    return ""
+
+
+def _created_at(url: str, clock: Clock) -> float | None:
     try:
-        with visit(url, clock):
-            return True
+        with visit(url, clock) as visited:
+            return visited.session.manifest.current.created_at
     except SessionNotFound:
-        return False
+        return None
 
 
-def _is_own(store_url: str, session_id: str, clock: Clock) -> bool:
-    """Whether this user started the session: its token opens with the key that the user's key file gives for it."""
+def _created_by_user(url: str, clock: Clock) -> float | None:
+    """Return when this user created a session; None for one of others, whose token does not open with the key of the user's key file."""
     try:
-        with visit(join_url(store_url, session_id), clock) as visited:
+        with visit(url, clock) as visited:
             manifest = visited.session.manifest.current
-            return manifest.kind == DETACHED and visited.session.sealer.has_key
+            return manifest.created_at if manifest.kind == DETACHED and visited.session.sealer.has_key else None
     except (SessionNotFound, RecordInvalid, VersionMismatch, StoreUnavailable):
-        return False
+        return None
 
 
 def _names_in(store_url: str, clock: Clock) -> list[str]:

@@ -15,24 +15,19 @@ that were pickled, and none of them is mutable. In all other cases the function 
 from __future__ import annotations
 
 import functools
-import operator
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
+from starburst_executor.client.unchanged import Facts, facts_of
 from starburst_executor.protocol import calls
 from starburst_executor.protocol.rebuilding import Assembled
 
 __all__ = ["FunctionPickles", "Prepared", "without_partials"]
 
-# Types of immutable objects that a function may name.
-_CONSTANTS = frozenset({int, float, complex, bool, str, bytes, type(None)})
 _NO_DIGEST = "0" * 32
-# A function that names more objects than this is pickled each time: comparing them all takes as long.
-_MOST_PARTS = 100
 # This number of different functions of a kind are stored as they are; further ones are split. So a few big functions that
 # are used again and again are stored once, and each runner loads them once.
 _FEW = 3
@@ -67,8 +62,7 @@ class _Split(NamedTuple):
 
 
 class _Remembered(NamedTuple):
-    parts: list[object]
-    n_modules: int  # importing a submodule of a package that a function names changes the pickle
+    facts: Facts
     code: str
     prepared: Prepared
 
@@ -85,6 +79,8 @@ class FunctionPickles:
 
     def prepare_for_one(self, function: Callable[..., Any], code: str = "") -> Prepared:
         """Pickle a function for a single call; split it if several different ones of its kind were submitted."""
+        if (again := self._again(function, code)) is not None:
+            return again
         split = _split(function)
         if split is None:
             return self.prepare(function, code)
@@ -95,6 +91,13 @@ class FunctionPickles:
             return whole
         shared = self._assembled(split.shared) if split.is_assembled else split.shared
         return self.prepare(shared, code)._replace(bound=split.bound)
+
+    def _again(self, function: Callable[..., Any], code: str) -> Prepared | None:
+        """Return the last pickle if it is of this function, and would be the same; otherwise None."""
+        last = self._last
+        if last is not None and last.facts.function is function and last.code == code and last.facts.hold():
+            return last.prepared
+        return None
 
     def _assembled(self, shared: FunctionType) -> Assembled:
         """Return the same object as the last time if it would give the same pickle, so that `prepare` finds that pickle."""
@@ -123,20 +126,18 @@ class FunctionPickles:
         Args:
             code: As for `calls.dump_function`.
         """
-        last, n_modules = self._last, len(sys.modules)
-        # A different function has a different pickle: its parts need not be compared.
-        is_again = last is not None and last.parts[0] is function and last.code == code
-        parts = _parts(function)
-        if is_again and last is not None and parts and last.n_modules == n_modules and _are_same(parts, last.parts):
-            return last.prepared
+        if (again := self._again(function, code)) is not None:
+            return again
+        facts = facts_of(function)
         try:
             pickled = calls.dump_function(function, code)
+        except KeyboardInterrupt:
+            raise  # for the caller, who waits
         except BaseException as error:  # user code runs here: __reduce__
             return Prepared(_NO_DIGEST, b"", error)
         prepared = Prepared(calls.digest(pickled), pickled, None)
-        # Compared before and after: another thread may have changed a part while the function was pickled.
-        is_settled = parts and len(sys.modules) == n_modules and _are_same(parts, _parts(function))
-        self._last = _Remembered(parts, n_modules, code, prepared) if is_settled else None
+        # Compared afterwards: another thread may have changed a part while the function was pickled.
+        self._last = _Remembered(facts, code, prepared) if facts is not None and facts.hold() else None
         return prepared
 
 
@@ -189,49 +190,3 @@ def _holds(cell: CellType, function: FunctionType) -> bool:
 
 def _empty(n_cells: int) -> tuple[CellType, ...]:
     return tuple(CellType() for _ in range(n_cells))
-
-
-def _are_same(parts: list[object], others: list[object]) -> bool:
-    return len(parts) == len(others) and all(map(operator.is_, parts, others))
-
-
-def _parts(function: Callable[..., Any]) -> list[object]:
-    """Return all objects in a function's pickle; an empty list if one is mutable or of an unknown type."""
-    if type(function) not in (FunctionType, Assembled) or calls.has_modules_by_value():
-        return []
-    parts: list[object] = [function] if isinstance(function, Assembled) else []
-    todo: list[object] = [function.shared if isinstance(function, Assembled) else function]
-    while todo:
-        part = todo.pop()
-        parts.append(part)
-        if len(parts) > _MOST_PARTS:
-            return []
-        if type(part) is FunctionType:
-            if any(part is known for known in parts[:-1]):
-                continue
-            if part.__closure__ or part.__kwdefaults__ or part.__dict__:
-                return []
-            parts += (part.__code__, part.__module__, part.__name__)
-            todo += part.__defaults__ or ()
-            todo += part.__annotations__.values()
-            todo += _named(part)
-        elif not (type(part) in _CONSTANTS or _is_by_name(part)):
-            return []
-    return parts
-
-
-def _is_by_name(part: object) -> bool:
-    """Whether an object is pickled by name alone: a module or a builtin."""
-    if isinstance(part, ModuleType):
-        return sys.modules.get(part.__name__) is part
-    return type(part) in (type, BuiltinFunctionType) and part.__module__ == "builtins"
-
-
-def _named(function: FunctionType) -> list[object]:
-    """Return the globals to which a function's code may refer, and possibly a few more."""
-    namespace, codes, named = function.__globals__, [function.__code__], []
-    while codes:
-        code = codes.pop()
-        named += [namespace[name] for name in code.co_names if name in namespace]
-        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return named

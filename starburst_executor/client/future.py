@@ -22,14 +22,15 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from starburst_executor.client.loops import in_event_loop
+from starburst_executor.protocol.attempts import Attempt
 from starburst_executor.protocol.keys import task_id
 
-__all__ = ["THREAD_PREFIX", "Canceller", "StarburstFuture", "for_each"]
+__all__ = ["THREAD_PREFIX", "BytesCallback", "Canceller", "StarburstFuture", "for_each"]
 
 # The standard library's logger: programs that watch it for failed callbacks see those of this class too.
 _log = logging.getLogger("concurrent.futures")
@@ -38,7 +39,8 @@ T = TypeVar("T")
 # The prefix of the names of all threads of a client.
 THREAD_PREFIX = "starburst-"
 _PENDING, _RUNNING, _CANCELLED, _FINISHED = "PENDING", "RUNNING", "CANCELLED", "FINISHED"
-_ENDED = (_CANCELLED, "CANCELLED_AND_NOTIFIED", _FINISHED)
+_NOTIFIED = "CANCELLED_AND_NOTIFIED"
+_ENDED = (_CANCELLED, _NOTIFIED, _FINISHED)
 
 # Guards the state of every future without a condition of its own, and the step that gives it one.
 # Guarantee: nothing is allocated while it is held, so no garbage collection can run user code that takes it again.
@@ -56,18 +58,25 @@ os.register_at_fork(after_in_child=_new_lock_after_fork)
 class Canceller(Protocol):
     """The owner of a future: cancels its task, and attaches again once the client has left."""
 
-    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Cancel the tasks that no worker has claimed; return their number."""
+    def cancel(self, futures: list[StarburstFuture[Any]], *, running: bool = False) -> int:
+        """Cancel the tasks that no worker has claimed, or with `running` all; return their number."""
 
-    def ask_to_cancel(self, future: StarburstFuture[Any]) -> None:
+    def ask_to_cancel(self, future: StarburstFuture[Any], *, running: bool = False) -> None:
         """As `cancel`, but a task that was sent is cancelled by another thread: this does not wait."""
 
     def reattacher(self) -> tuple[Callable[..., StarburstFuture[Any]], tuple[Any, ...]] | None:
         """Return the function and arguments that attach an unpickled copy to the session; None if that is impossible."""
 
     @property
+    def session_id(self) -> str:
+        """The id of the session of its futures' tasks."""
+
+    @property
     def has_left(self) -> bool:
         """Whether it no longer collects outcomes, so that a future calls `ask_again` when it is used."""
+
+    def facts(self, future: StarburstFuture[Any], *, now: bool = False) -> tuple[str, Sequence[Attempt]]:
+        """Return its task's label and the errors of its earlier tries; with `now` as they are stored now."""
 
     def output(self, future: StarburstFuture[Any]) -> tuple[str, str]:
         """Return what the task wrote to its standard output and standard error."""
@@ -79,21 +88,46 @@ class Canceller(Protocol):
         """
 
 
+class BytesCallback:
+    """A callback of a future that also gets the bytes of the outcome: by then other threads may have changed the value itself.
+
+    Args:
+        call: Called with the bytes, None if the future was complete before or has none, and the future.
+    Attributes:
+        body: The bytes; set by the future.
+    """
+
+    __slots__ = ("_call", "body")
+
+    def __init__(self, call: Callable[[memoryview | None, Future[Any]], object]) -> None:
+        self._call = call
+        self.body: memoryview | None = None
+
+    def __call__(self, future: Future[Any]) -> None:
+        """Call it."""
+        self._call(self.body, future)
+
+
 class StarburstFuture(Future[T]):
     """The future outcome of one task.
 
     It behaves as `concurrent.futures.Future`, with these additions:
 
     Attributes:
-        index: The task's number among the calls of the client that submitted it, from 0.
+        index: The task's number among the calls of the client that submitted it, from 0; -1 without a task.
         ordinal: The number of that client among the session's submitting clients, from 0.
         task_id: The task's id, unique in its session: ordinal and index, such as `"0-17"`.
         run: 1, plus 1 for each explicit retry.
+        label: What its task was labelled by `options(label=...)`; empty without one. Store: nothing if this client submitted the task or has
+            its outcome; otherwise as `log`, once for neighbouring tasks.
+        attempts: The tries that failed and were, or will be, followed by another: a list of `Attempt`. Store: nothing if the task has
+            ended; otherwise as `log`.
 
     `cancel()` makes one swap in the store: it cancels a task that no worker has claimed, and returns False for one that a
-    worker has claimed. `running()` becomes true when a worker has claimed the task. A coroutine can `await` it. A future of a detached session keeps
+    worker has claimed; `cancel(running=True)` stops that one. `running()` becomes true when a worker has claimed the task. A coroutine can `await` it. A future of a detached session keeps
     working after its executor has left, and can be pickled; the copy attaches to the session again. A future without
-    arguments, as tests of other libraries create it, has no task: it is cancelled and completed like a plain `Future`.
+    arguments, as tests of other libraries create it, has no task, nor has that of a call whose result was in a cache: its `index` is -1 and its
+    `task_id` empty, and it is cancelled and completed like a plain `Future`.
 
     >>> from starburst_executor import StarburstExecutor
     >>> with StarburstExecutor(workers=1) as executor:
@@ -103,16 +137,25 @@ class StarburstFuture(Future[T]):
     """
 
     __slots__ = (
-        "_canceller", "_exception", "_is_watched", "_own_callbacks", "_own_condition", "_own_waiters", "_result", "_state",
+        "_attempts", "_canceller", "_exception", "_is_watched", "_label", "_own_callbacks", "_own_condition", "_own_waiters", "_result", "_state",
         "attachment", "index", "ordinal", "run",
     )  # fmt: skip
 
-    def __init__(self, canceller: Canceller | None = None, ordinal: int = 0, sequence: int = 0, run: int = 1) -> None:
+    def __init__(
+        self,
+        canceller: Canceller | None = None,
+        ordinal: int = 0,
+        sequence: int = -1,
+        run: int = 1,
+        label: str | None = None,
+    ) -> None:
         # Not `super().__init__()`, which creates what `_watch` creates at the first use.
         self._state = _PENDING
         self._result = self._exception = None
         self._is_watched = False  # has a condition of its own, which then guards its state
         self._canceller = canceller
+        self._label = label  # None: not known
+        self._attempts: Sequence[Attempt] = ()
         self.attachment: object = None  # of an unpickled copy: keeps this process attached while the copy lives
         self.ordinal = ordinal
         self.index = sequence
@@ -155,23 +198,51 @@ class StarburstFuture(Future[T]):
 
     @property
     def task_id(self) -> str:
-        return task_id(self.ordinal, self.index)
+        return task_id(self.ordinal, self.index) if self.index >= 0 else ""
 
-    def cancel(self) -> bool:
-        """Cancel the task if no worker has claimed it; return whether it is cancelled.
+    @property
+    def session_id(self) -> str:
+        """The id of its session; empty if it has no task."""
+        return "" if self._canceller is None else self._canceller.session_id
+
+    @property
+    def label(self) -> str:
+        if self._label is None and not self.has_ended and self._canceller is not None:
+            self._label, _ = self._canceller.facts(self)
+        return self._label or ""
+
+    @property
+    def attempts(self) -> list[Attempt]:
+        if not self.has_ended and self._canceller is not None:
+            _, self._attempts = self._canceller.facts(self, now=True)
+        return list(self._attempts)
+
+    def know(self, label: str | None, attempts: Sequence[Attempt] = ()) -> None:
+        """Record what is stored of its task besides the outcome. For the client's threads."""
+        if label is not None:
+            self._label = label
+        if attempts:
+            self._attempts = attempts
+
+    def cancel(self, *, running: bool = False) -> bool:
+        """Cancel the task if no worker has claimed it, or with `running` in any case; return whether it is cancelled.
 
         In a thread with a running event loop this does not wait for the store: another thread cancels a task that was sent, and this
         returns False if that is not known yet.
 
-        Store: 1 GET, 1 swap; none if the task was not sent yet.
+        Args:
+            running: Also cancel a task that a worker has claimed. If it runs, its process is killed with all processes that it
+                started: on this machine at once, elsewhere with the worker's next beat (docs/howto/stop-tasks.md).
+
+        Store: 1 GET, 1 swap; none if the task was not sent yet. For a task that a worker has claimed, 2 GETs and 1 swap more.
         """
         if self._canceller is None:
             return super().cancel()
         if not self.done():
             if in_event_loop():
-                self._canceller.ask_to_cancel(self)
+                self._canceller.ask_to_cancel(self, running=running)
             else:
-                self._canceller.cancel([self])
+                self._canceller.cancel([self], running=running)
         return self.cancelled()
 
     def log(self) -> str:
@@ -253,7 +324,11 @@ class StarburstFuture(Future[T]):
 
     def mark_cancelled(self) -> None:
         """Record that the task was cancelled in the store, or was never sent."""
-        self._watch()
+        with _unwatched:
+            if not self._is_watched:
+                if self._state in (_PENDING, _RUNNING):
+                    self._state = _NOTIFIED  # nothing waits for it
+                return
         with self._own_condition:
             if self._state not in (_PENDING, _RUNNING):
                 return
@@ -263,8 +338,8 @@ class StarburstFuture(Future[T]):
         self.set_running_or_notify_cancel()
         self._invoke_callbacks()
 
-    def complete(self, value: Any, error: BaseException | None) -> None:
-        """Complete the future: its task has ended."""
+    def complete(self, value: Any, error: BaseException | None, body: memoryview | None = None) -> None:
+        """Complete the future: its task has ended. `body` is the outcome's bytes."""
         with _unwatched:
             if not self._is_watched:
                 if self._state not in _ENDED:
@@ -277,6 +352,9 @@ class StarburstFuture(Future[T]):
                 return
             self._result, self._exception = value, error
             self._state = _FINISHED
+            for callback in self._own_callbacks:
+                if isinstance(callback, BytesCallback):
+                    callback.body = body
             for waiter in self._own_waiters:
                 if error is None:
                     waiter.add_result(self)

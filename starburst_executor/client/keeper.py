@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from starburst_executor.client.deaths import Deaths
 from starburst_executor.client.departure import Departure
@@ -25,6 +26,9 @@ from starburst_executor.session.repair import Watcher, end_what_is_left
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.limiter import Urgency
 
+if TYPE_CHECKING:
+    from starburst_executor.client.shortage import Shortage
+
 __all__ = ["ClientKeeper"]
 
 _log = logging.getLogger(__name__)
@@ -40,6 +44,7 @@ class ClientKeeper:
         launcher: Starts workers; None if this client starts none.
         order: Returns the order for a launch's id and a number of slots.
         needs_workers: Returns whether any task is not done.
+        needs: Returns the watched objects with resources, as `Shortage` has it.
         claims: Returns the ids of the claims in the status objects that the client watches, as it last read them.
 
     Attributes:
@@ -55,6 +60,7 @@ class ClientKeeper:
         order: Callable[[str, int], Order],
         needs_workers: Callable[[], bool],
         claims: Callable[[], frozenset[str]],
+        needs: Callable[[], Mapping[str, Sequence[str]]] = dict,
     ) -> None:
         self._session = session
         self._client_id = client_id
@@ -65,6 +71,8 @@ class ClientKeeper:
         self._failed = FailedTasks(session, lambda: self._watcher.n_failed)
         self._presence = Presence(session, client_id)
         self._departure = Departure(session, launcher, self._watcher, claims)
+        self._needs = needs
+        self._shortage: Shortage | None = None
         self._deaths = Deaths(session, launcher)
         self.n_workers = 0
         self._buried: set[str] = set()
@@ -83,6 +91,7 @@ class ClientKeeper:
                 watcher=self._watcher,
                 introduce=self._presence.introduce,
             )
+            self._starter.launches.buried = self._buried
 
     def turn(self) -> float:
         """Do the work that is due; return the seconds until more is due.
@@ -179,9 +188,18 @@ class ClientKeeper:
         return_of(self._session, self._client_id)
         self._session.manifest.expire_if_due()
         self._failed.keep()
+        if self._shortage is not None or self._needs():
+            self._look_for_shortage()
         manifest = self._budget.keep(watches=True, dead=self._buried)
         if manifest.state.is_over:
             end_what_is_left(self._session, manifest)
+
+    def _look_for_shortage(self) -> None:
+        from starburst_executor.client.shortage import Shortage  # of use to tasks with resources only
+
+        if self._shortage is None:
+            self._shortage = Shortage(self._session, self._needs, self._watcher.watch.living)
+        self._shortage.look()
 
     def _repair(self) -> None:
         n_tasks = self._watcher.repair(self._beat_if_due)
@@ -216,7 +234,9 @@ class ClientKeeper:
         self._count_interruptions()
         if not deaths:
             return
-        ours = [death for death, is_ours in deaths if is_ours] if self._starter is not None else []
+        # A client that ends the session ends its workers with it: then nothing was wrong with them.
+        is_over = self._session.manifest.refresh().state.is_over
+        ours = [] if self._starter is None or is_over else [death for death, is_ours in deaths if is_ours]
         keys = [self._session.keys.worker(death.worker_id) for death in ours]
         beats = fan_out(self._session.store, partial(read_beat, self._session), keys)
         for death, _ in deaths:

@@ -7,6 +7,7 @@ looks, one a second, without a renewal.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from starburst_executor.client.handles import handle_of, workers_of
@@ -41,6 +42,7 @@ class Launches:
 
     Attributes:
         own_id: The id of the launch that this client is working on; empty if there is none.
+        buried: The workers whose death this client has taken account of; None if it does not.
     """
 
     def __init__(self, session: SessionStore, launcher: Launcher, client_id: str, watcher: Watcher) -> None:
@@ -54,6 +56,7 @@ class Launches:
         self._intents: dict[tuple[str, float], _Intent] = {}  # by launch and its renewal
         self._next_intent_look = float("-inf")
         self.own_id = ""
+        self.buried: Container[str] | None = None
 
     def handle_of(self, launch: Launch) -> str:
         """Return the handle of a launch; empty if it has none yet, or one that no holder of the key wrote."""
@@ -83,6 +86,13 @@ class Launches:
             return launch.slots
         workers = self.workers_of(launch)
         return 0 if workers is None else workers.slots_alive()
+
+    def has_unseen_deaths(self, manifest: Manifest) -> bool:
+        """Whether a worker has died of which no account was taken: one that is replaced before that leaves no words and does not count."""
+        buried = self.buried
+        if buried is None:
+            return False
+        return any(death.worker_id not in buried for workers in self.workers(manifest) for death in workers.deaths())
 
     def drain_surplus(self) -> None:
         """Drain surplus workers, the newest first, after the number of workers was changed."""

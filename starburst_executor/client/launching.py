@@ -114,7 +114,7 @@ class Launching:
             # The client whose swap lands first starts them; the other one finds none missing.
             launches = self._launches
             missing = current.slots - launches.n_slots_alive(current)
-            if current.state != SessionState.OPEN or missing <= 0:
+            if current.state != SessionState.OPEN or missing <= 0 or launches.has_unseen_deaths(current):
                 return None
             current = launches.counted(current)
             abandoned = filter(launches.is_abandoned, current.launches)

@@ -43,9 +43,12 @@ def loads_of(own: Iterable[str]) -> list[Load]:
 
 def are_unchanged(loads: Iterable[Load]) -> bool:
     """Whether none of these modules has been loaded again since."""
-    return all(
-        sys.modules.get(name) is module and (spec is None or module.__spec__ is spec) for name, module, spec in loads
-    )
+    # A loop, and no generator: every submit calls this.
+    modules = sys.modules
+    for name, module, spec in loads:
+        if modules.get(name) is not module or (spec is not None and module.__spec__ is not spec):
+            return False
+    return True
 
 
 class _Known(NamedTuple):
@@ -63,11 +66,12 @@ class Loads:
 
     def name(self) -> str:
         """Return the name of the loads for a function that is sent now; empty if no own module is loaded."""
+        known = self._known  # unlocked: one reference to an immutable record
+        # The usual case ends here: every submit calls this.
+        if known is not None and len(sys.modules) == known.n_loaded and are_unchanged(known.loads.values()):
+            return known.name
         with self._lock:
             known = self._known
-            # The usual case ends here: every submit calls this.
-            if known is not None and len(sys.modules) == known.n_loaded and are_unchanged(known.loads.values()):
-                return known.name
             n_loaded = len(sys.modules)  # counted first: the next call notices what another thread imports meanwhile
             loads = {load.name: load for load in loads_of(own_loaded())}
             name = _named("", loads.values()) if known is None else _renamed(known, loads)

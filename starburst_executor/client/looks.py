@@ -15,6 +15,7 @@ Times of other machines' clocks are compared with this one's. No decision of the
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -26,7 +27,7 @@ from starburst_executor.client.reading import Block, Reading, Task
 from starburst_executor.client.report import SessionStatus
 from starburst_executor.client.tally import RECENT_S, Seen, Tally, quantile, time_left
 from starburst_executor.launch.local.processes import has_ended
-from starburst_executor.protocol.records import Manifest, SessionState, WorkerBeat, WorkerState
+from starburst_executor.protocol.records import Latency, Manifest, SessionState, WorkerBeat, WorkerState
 from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.beats import Sign, list_workers, read_beat
 from starburst_executor.session.fan_out import fan_out
@@ -49,12 +50,11 @@ class _Most(NamedTuple):
 _FIRST = _Most(600, 48, 200)
 _LATER = _Most(8, 2, 4)
 _MOST_SEEN = 4096
-# The durations in a worker's requests, by what they are.
-_TIMED = {"read": ("get", "list"), "write": ("create", "swap", "put")}
 # Open epochs that a later look lists.
 _MOST_LISTED = 6
 # Up to this number of objects that look all pending are read to be sure: a corrupt one would look so for ever.
 _FEW = 12
+_COMPLETED = int(State.COMPLETED)
 
 
 class Looks:
@@ -191,23 +191,31 @@ class Looks:
         return [pool[i] for i in sorted(chosen)]
 
     def _digest(self, block: Block) -> Seen:
-        seen = Seen(block.listed.etag, Counter(task.state for task in block.tasks))
-        ended_at = []
-        for task in block.tasks:
-            seen.losses += task.losses
-            seen.retries += task.failures - (task.state == State.FAILED and task.failures > 0) + task.run - 1
-            if task.has_ended:
-                ended_at.append(task.at)
-                if task.claim:
-                    seen.seconds.append(task.seconds)
-            if task.claim and task.at:
-                began_at = task.at - (task.seconds if task.has_ended else 0.0)
-                seen.began_at = began_at if seen.began_at is None else min(seen.began_at, began_at)
-            if task.state == State.FAILED and (self._reading.has_key or block.problem):
-                failure = self._reading.failure(block, task, may_fetch=False)
-                seen.kinds[failure.type_name.rpartition(".")[2] if failure else "not read"] += 1
-        seen.ended_at.extend(sorted(ended_at))
-        seen.running = list(_running(block.tasks))
+        # Up to 2,048 tasks an object and 600 objects a look, so by columns.
+        _, _, states, runs, _, failures, losses, _, claims, times, seconds = zip(*block.tasks, strict=True)
+        seen = Seen(block.listed.etag, Counter({state: n for state in State if (n := states.count(state))}))
+        seen.losses = sum(losses)
+        seen.retries = sum(failures) + sum(runs) - len(runs)
+        if any(failures):
+            # The last failure of a task that has failed is not tried again.
+            seen.retries -= sum(n > 0 for state, n in zip(states, failures, strict=True) if state is State.FAILED)
+        n_ended = sum(seen.counts[state] for state in (State.COMPLETED, State.FAILED, State.CANCELLED))
+        if n_ended == len(states) and all(claims):
+            seen.ended_at, seen.seconds = array("d", sorted(times)), array("f", seconds)
+        elif n_ended:
+            ended = [i for i, state in enumerate(states) if state >= _COMPLETED]
+            seen.ended_at = array("d", sorted(times[i] for i in ended))
+            seen.seconds = array("f", [seconds[i] for i in ended if claims[i]])
+        # What has not ended has no duration yet.
+        began = [at - task_s for claim, at, task_s in zip(claims, times, seconds, strict=True) if claim and at]
+        seen.began_at = min(began, default=None)
+        if seen.counts[State.FAILED] and (self._reading.has_key or block.problem):
+            for task in block.tasks:
+                if task.state is State.FAILED:
+                    failure = self._reading.failure(block, task, may_fetch=False)
+                    seen.kinds[failure.type_name.rpartition(".")[2] if failure else "not read"] += 1
+        if seen.counts[State.CLAIMED]:
+            seen.running = list(_running(block.tasks))
         return seen
 
     def _crew(self, manifest: Manifest, most: _Most, now: float) -> Crew:
@@ -280,7 +288,7 @@ class Looks:
         if state.is_over:
             left_s: tuple[float, float | None, float | None] | None = None
         else:
-            left_s = time_left(n_left, per_s, tally.n_recent, slots, seconds, p90_s)
+            left_s = time_left(n_left, per_s, tally.n_recent, slots, seconds, [ran_s for _, _, ran_s in running])
         requests = Counter(self._requests())
         for beat in crew.beats:
             requests.update(beat.requests)
@@ -328,7 +336,7 @@ class Looks:
             retries=tally.retries,
             losses=tally.losses,
             requests=dict(requests),
-            **_latency(crew.beats),
+            **_latency(alive_beats),
             members=tuple(workers),
         )
 
@@ -339,18 +347,11 @@ class Looks:
 
 
 def _latency(beats: Iterable[WorkerBeat]) -> dict[str, float | None]:
-    """Return the mean milliseconds of a read and of a write, over all workers."""
-    total: Counter[str] = Counter()
-    for beat in beats:
-        total.update(beat.requests)
-    # A 304 counts as a read too; each page of a listing counts, and takes as long as a request.
-    n_reads, n_writes = (
-        sum(total[kind] for kind in kinds) for kinds in (("get", "not_modified", "list"), ("create", "swap", "put"))
-    )
-    us = {kind: sum(total[f"{name}_us"] for name in names) for kind, names in _TIMED.items()}
+    """Return the mean milliseconds of a read and of a write within the last minute, over these workers."""
+    total = Latency(*map(sum, zip(*(beat.latency for beat in beats), strict=True)))
     return {
-        "read_ms": us["read"] / n_reads / 1000 if n_reads and us["read"] else None,
-        "write_ms": us["write"] / n_writes / 1000 if n_writes and us["write"] else None,
+        "read_ms": total.read_us / total.n_reads / 1000 if total.n_reads else None,
+        "write_ms": total.write_us / total.n_writes / 1000 if total.n_writes else None,
     }
 
 

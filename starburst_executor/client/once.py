@@ -18,22 +18,25 @@ Source: docs/design/0012-names-and-once.md
 
 from __future__ import annotations
 
-import inspect
 import threading
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 
+from starburst_executor.client.announcer import Announcer
 from starburst_executor.client.functions import Prepared, without_partials
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.once_calls import LEAST_INLINE_BYTES, Gathered, gather, sizes_of
+from starburst_executor.client.once_calls import Gathered, gather, sizes_of
+from starburst_executor.client.once_statuses import status_of
+from starburst_executor.client.once_wanted import Call, Wanted, call_text, placing, signature_text
 from starburst_executor.client.pieces import Pieces
 from starburst_executor.client.replacement import Replacement
+from starburst_executor.client.task_options import NO_OPTIONS, CallOptions
+from starburst_executor.client.upstream import UpstreamOf, locate
 from starburst_executor.errors import (
     ObjectNotFound,
     PreconditionFailed,
@@ -41,14 +44,14 @@ from starburst_executor.errors import (
     StoreUnavailable,
     VersionMismatch,
 )
-from starburst_executor.protocol import pieces
 from starburst_executor.protocol.content import digest_of, function_name, short_text
 from starburst_executor.protocol.keys import StatusRef
-from starburst_executor.protocol.pieces import Piece
+from starburst_executor.protocol.options import label_of
+from starburst_executor.protocol.pieces import Result
 from starburst_executor.protocol.records import OnceEntry
 from starburst_executor.protocol.records.once import pack_lengths
-from starburst_executor.protocol.spans import blocks, encoding
-from starburst_executor.protocol.spans.record import SizeClass, Span, State, Status
+from starburst_executor.protocol.spans import encoding
+from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.epochs import open_epoch
 from starburst_executor.session.fan_out import fan_out
 from starburst_executor.session.once import OnceLog, open_once
@@ -57,45 +60,10 @@ from starburst_executor.session.statuses import ListedStatus, Versioned
 if TYPE_CHECKING:
     from starburst_executor.client.engine import Engine
 
-__all__ = ["Call", "Once", "call_text", "signature_text"]
+__all__ = ["Once"]
 
 # Up to this number of status objects are read one by one instead of being listed.
 _FEW = 4
-
-
-class Call(NamedTuple):
-    """The arguments of one call."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-
-@dataclass(slots=True)
-class _Wanted:
-    """What a caller wants to have submitted.
-
-    Attributes:
-        keys: The digest of each call's key, in the order of the calls.
-        given: The keys themselves; None if the arguments are the keys.
-        arguments: The digest of function and arguments of each call.
-        firsts: By key, the index of its first call.
-    """
-
-    function: Callable[..., Any]
-    prepared: Prepared
-    calls: Sequence[Call]
-    given: Sequence[object] | None
-    keys: list[bytes] = field(default_factory=list)
-    arguments: list[bytes] = field(default_factory=list)
-    firsts: dict[bytes, int] = field(default_factory=dict)
-
-    def texts(self, keys: Iterable[bytes]) -> bytes:
-        if self.given is None:
-            return b""
-        indices = [self.firsts[key] for key in keys]
-        texts = [(short_text(self.given[i]), call_text(self.calls[i])) for i in indices]
-        packed: bytes = msgpack.packb(texts, unicode_errors="surrogatepass")
-        return zlib.compress(packed, 1)
 
 
 class Once:
@@ -110,6 +78,8 @@ class Once:
         self._session = engine.session
         self._log = OnceLog(engine.session)
         self._pieces = Pieces(engine.session.sealer)
+        self._announcer = Announcer(engine.session)
+        self._upstream = UpstreamOf(engine.session.session_id)
         self._stored: set[str] = set()  # functions
         self.n_submitted = 0
         self._turn = threading.Lock()  # held during a call
@@ -121,12 +91,18 @@ class Once:
         keys: Sequence[object] | None = None,
         *,
         retry_failed: bool = False,
+        options: CallOptions = NO_OPTIONS,
+        labels: Sequence[str] | None = None,
+        key_of: Callable[[bytes], bytes] | None = None,
     ) -> list[StarburstFuture[Any]]:
         """Return a future for each call, in order; submit those whose keys the session does not know.
 
         Args:
             keys: The key of each call; None if a call's content is its key.
             retry_failed: Run failed and cancelled tasks among these again, with this function.
+            options: The options of the tasks that are submitted; known ones keep theirs.
+            labels: The label of each call; made by `options` if not given.
+            key_of: Without `keys`: returns the digest of a call's key, of that of its content.
 
         Raises: ValueError: a key is known with other arguments, or another function; nothing was submitted. Any exception of pickling;
             the errors of `submit`.
@@ -137,7 +113,11 @@ class Once:
         with self._turn:
             engine, session = self._engine, self._session
             engine.parts.state.check_open(session.manifest.current)
-            wanted = self._wanted(function, calls, keys)
+            given = list(calls)
+            wanted = self._wanted(function, given, keys, key_of)
+            wanted.options = options
+            if labels is not None or options.options.label is not None:
+                wanted.label_texts = labels or [label_of(options.options, *call) for call in given]
             if not wanted.calls:
                 return []
             ordinal = open_once(session)
@@ -189,17 +169,23 @@ class Once:
 
     # --- what is wanted -----------------------------------------------------------------------------------------------
 
-    def _wanted(self, function: Callable[..., Any], given: Iterable[Call], keys: Sequence[object] | None) -> _Wanted:
+    def _wanted(
+        self,
+        function: Callable[..., Any],
+        given: Iterable[Call],
+        keys: Sequence[object] | None,
+        key_of: Callable[[bytes], bytes] | None,
+    ) -> Wanted:
         function, first, named = without_partials(function, (), {})
-        calls = [Call(first + call.args, {**named, **call.kwargs}) for call in given] if first or named else list(given)
+        calls = [self._after_others(first + call.args, {**named, **call.kwargs}) for call in given]
         prepared = self._engine.parts.sending.prepare_now(function)
         if prepared.error is not None:
             raise prepared.error
-        wanted = _Wanted(function, prepared, calls, keys)
+        wanted = Wanted(function, prepared, calls, keys)
         kind = digest_of(function)
         for i, call in enumerate(calls):
             content = digest_of(kind, call.args, call.kwargs)
-            key = content if keys is None else digest_of(keys[i])
+            key = digest_of(keys[i]) if keys is not None else content if key_of is None else key_of(content)
             before = wanted.firsts.setdefault(key, i)
             wanted.keys.append(key)
             wanted.arguments.append(content)
@@ -210,7 +196,24 @@ class Once:
                 )
         return wanted
 
-    def _known(self, wanted: _Wanted, keys: Iterable[bytes]) -> dict[bytes, int]:
+    def _after_others(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Return a call with refs in the place of futures of this session, whose tasks are stored."""
+        args, kwargs, after = self._upstream.taken_from(args, kwargs)
+        if any(future.ordinal == self._engine.parts.sending.ordinal for future in after):
+            self._engine.flush()
+        return Call(args, kwargs)
+
+    def _place_of(self, result: Result) -> Result:
+        """Return a result with the key of the status object of its task. Store: nothing for a task of the log; otherwise as `locate`."""
+        ordinal = open_once(self._session)
+        if result.ordinal == ordinal:
+            ref: StatusRef | None = next(iter(self._placed(ordinal, [result.sequence])))
+        else:
+            ref = locate(self._session, result.ordinal, result.sequence)
+        key = "" if ref is None else self._session.keys.status(ref)
+        return result._replace(place=key.removeprefix(self._session.keys.statuses))
+
+    def _known(self, wanted: Wanted, keys: Iterable[bytes]) -> dict[bytes, int]:
         """Return the sequences of the known keys among these. Raises: ValueError if one of them names another call."""
         known = self._log.find(dict.fromkeys(keys))
         for key, sequence in known.items():
@@ -220,7 +223,7 @@ class Once:
                 raise ValueError(self._differs(wanted, key, entry, position))
         return known
 
-    def _differs(self, wanted: _Wanted, key: bytes, entry: OnceEntry, position: int) -> str:
+    def _differs(self, wanted: Wanted, key: bytes, entry: OnceEntry, position: int) -> str:
         i, name = wanted.firsts[key], function_name(wanted.function)
         shown = short_text(wanted.given[i]) if wanted.given is not None else key.hex()
         now = call_text(wanted.calls[i])
@@ -320,7 +323,7 @@ class Once:
         return None
 
     def _retry(
-        self, wanted: _Wanted, ordinal: int, known: Mapping[bytes, int], futures: dict[int, StarburstFuture[Any]]
+        self, wanted: Wanted, ordinal: int, known: Mapping[bytes, int], futures: dict[int, StarburstFuture[Any]]
     ) -> None:
         ids = {(ordinal, sequence) for sequence in known.values()}
         # With the function as it is now: it may have been mended. Unless it is the one that failed.
@@ -334,7 +337,7 @@ class Once:
     def _submit_rest(
         self,
         ordinal: int,
-        wanted: _Wanted,
+        wanted: Wanted,
         known: dict[bytes, int],
         cancelled: set[int],
         futures: dict[int, StarburstFuture[Any]],
@@ -342,8 +345,11 @@ class Once:
         """Submit what is not known; add it to `known` and its futures to `futures`. Return the status objects that were created."""
         created: list[ListedStatus] = []
         while left := [key for key in wanted.firsts if key not in known]:
-            gathered = gather([(key, wanted.calls[wanted.firsts[key]]) for key in left], self._session, self._pieces)
+            called = [(key, wanted.calls[wanted.firsts[key]]) for key in left]
+            gathered = gather(called, self._session, self._pieces, self._place_of)
             self._store_function(wanted.prepared)
+            # Before the entry: a client that creates its missing objects knows a limit's name, and not its number.
+            self._announcer.announce(placing(wanted.options), wanted.options.options.limit)
             # Crash here: nothing is submitted. The session's deletion removes function and calls.
             if not self._log.append(self._entry(wanted, gathered)):
                 self._log.read()
@@ -363,7 +369,7 @@ class Once:
             known.update(zip(gathered.keys, range(entry.first, entry.first + entry.n_tasks), strict=True))
         return created
 
-    def _entry(self, wanted: _Wanted, gathered: Gathered) -> OnceEntry:
+    def _entry(self, wanted: Wanted, gathered: Gathered) -> OnceEntry:
         slots = self._session.manifest.current.slots
         return OnceEntry(
             number=0,
@@ -381,6 +387,9 @@ class Once:
             calls_id=gathered.calls_id,
             start=gathered.start,
             name=gathered.name,
+            options=wanted.options.packed,
+            labels=wanted.labels(gathered.keys),
+            ending=placing(wanted.options).ending,
         )
 
     def _store_function(self, prepared: Prepared) -> None:
@@ -401,43 +410,12 @@ class Once:
 
         def create(ref: StatusRef) -> ListedStatus:
             key = session.keys.status(ref)
-            body = encoding.encode(self._status(entry, ref, records, places), session.clock.new_id())
+            record = status_of(session, entry, ref, records, places)
+            body = encoding.encode(record, session.clock.new_id())
             try:
                 etag = session.store.create(key, body)
             except PreconditionFailed:
                 return ListedStatus(key, ref, SizeClass.SOME_PENDING, "", 0.0)
-            return ListedStatus(key, ref, SizeClass.ALL_PENDING, etag, 0.0)
+            return ListedStatus(key, ref, encoding.size_class(record), etag, 0.0)
 
         return fan_out(session.store, create, refs)
-
-    def _status(
-        self, entry: OnceEntry, ref: StatusRef, records: Sequence[bytes], places: Sequence[tuple[int, int]]
-    ) -> Status:
-        sealer, first = self._session.sealer, ref.first - entry.first
-        called: dict[int, bytes] = {}
-        for position in range(first, first + ref.n_tasks):
-            record = records[position]
-            if len(record) > LEAST_INLINE_BYTES and pieces.decode(record) is None:
-                start, length = places[position]
-                place = Piece(pieces.name_of(sealer, record), entry.calls_id, entry.start + start, length)
-                record = pieces.encode([place])
-            called[position - first] = record
-        calls = blocks.inline_calls(sealer, ref.ordinal, ref.first, entry.function, called)
-        now = self._session.clock.now()
-        return Status(ref.ordinal, ref.first, (entry.function,), (Span(ref.n_tasks),), calls, submitted_at=now)
-
-
-def call_text(call: Call) -> str:
-    """Return the arguments of a call as a short text, for messages."""
-    parts = [short_text(arg) for arg in call.args] + [f"{name}={short_text(arg)}" for name, arg in call.kwargs.items()]
-    return f"({', '.join(parts[:8])}{', …' if len(parts) > 8 else ''})"  # noqa: PLR2004 - as many as fit into a line
-
-
-def signature_text(function: Callable[..., Any]) -> str:
-    """Return a function's signature without annotations; empty if it does not tell."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return ""
-    parameters = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
-    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))

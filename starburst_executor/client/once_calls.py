@@ -5,12 +5,12 @@ The object's key belongs to no status object, since the entry under which its ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from starburst_executor.client.pieces import BigCall, KeptPiece, Pieces
 from starburst_executor.protocol import calls, pieces
-from starburst_executor.protocol.pieces import Piece
+from starburst_executor.protocol.pieces import Piece, Result, Shared
 from starburst_executor.protocol.records.once import MOST_KEYS
 from starburst_executor.session.store import SessionStore
 
@@ -54,8 +54,13 @@ class Gathered(NamedTuple):
     name: bytes = b""
 
 
-def gather(wanted: Sequence[tuple[bytes, _Call]], session: SessionStore, known: Pieces) -> Gathered:
+def gather(
+    wanted: Sequence[tuple[bytes, _Call]], session: SessionStore, known: Pieces, place_of: Callable[[Result], Result]
+) -> Gathered:
     """Pickle the first of these calls: up to 10,000, or 64 MB; store them if they are not small.
+
+    Args:
+        place_of: Completes the result of another task that a call needs by the place of that task.
 
     Raises: any exception of pickling. Store: 1 create for calls that are not small.
     """
@@ -69,7 +74,7 @@ def gather(wanted: Sequence[tuple[bytes, _Call]], session: SessionStore, known: 
         parts = calls.dump_call_in_parts(call.args, dict(call.kwargs), known.keep)
         if not isinstance(parts, bytes):
             n_bytes += len(BigCall(parts))
-            located: list[bytes | Piece] = []
+            located: list[bytes | Piece | Shared | Result] = []
             for part in parts:
                 if isinstance(part, KeptPiece):
                     body = known.place(part, calls_id, n_placed)
@@ -80,7 +85,7 @@ def gather(wanted: Sequence[tuple[bytes, _Call]], session: SessionStore, known: 
                     assert part.place is not None  # `place` has set it  # noqa: S101
                     located.append(part.place)
                 else:
-                    located.append(part)
+                    located.append(place_of(part) if isinstance(part, Result) else part)
             parts = pieces.encode(located)
         keys.append(key)
         records.append(parts)

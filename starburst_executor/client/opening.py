@@ -330,6 +330,8 @@ def _named_in(store_url: str, name: str, clock: Clock) -> str:
 
 
 def _locate(id_or_url: str, store: str | None, clock: Clock) -> tuple[str, str]:
+    if not isinstance(id_or_url, str):
+        raise TypeError(f"a session is named by its id, its name or its URL, not by {type(id_or_url).__name__}")
     if "://" in id_or_url:
         return split_url(id_or_url)
     if is_name(id_or_url):
@@ -338,7 +340,7 @@ def _locate(id_or_url: str, store: str | None, clock: Clock) -> tuple[str, str]:
             return named
     if not is_session_id(id_or_url):
         raise SessionNotFound(
-            f"no session has this id or name: {id_or_url!r}; `starburst sessions` and DetachedExecutor.list_sessions() list them"
+            f"no session has this id or name: {id_or_url!r}; `starburst sessions` lists those that are there"
         )
     if store is None and (known := registry.known_url(id_or_url)) is not None:
         return split_url(known)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from weakref import WeakValueDictionary
 
 from starburst_executor.protocol import pieces
-from starburst_executor.protocol.pieces import PLACE_BYTES, Piece
+from starburst_executor.protocol.pieces import PLACE_BYTES, Piece, Result, Shared
 from starburst_executor.protocol.seal import Sealer
 
 __all__ = ["BigCall", "KeptPiece", "Pieces"]
@@ -55,7 +55,7 @@ class BigCall:
 
     __slots__ = ("_n_bytes", "parts")
 
-    def __init__(self, parts: Sequence[bytes | KeptPiece]) -> None:
+    def __init__(self, parts: Sequence[bytes | KeptPiece | Shared | Result]) -> None:
         self.parts = parts
         self._n_bytes = sum(map(_n_waiting, parts))
 
@@ -63,9 +63,11 @@ class BigCall:
         return self._n_bytes
 
 
-def _n_waiting(part: bytes | KeptPiece) -> int:
+def _n_waiting(part: bytes | KeptPiece | Shared | Result) -> int:
     if isinstance(part, bytes):
         return len(part)
+    if isinstance(part, (Shared, Result)):
+        return PLACE_BYTES
     is_new, part.is_counted = not part.is_counted, True
     return len(part.body) if is_new else PLACE_BYTES
 

@@ -8,12 +8,14 @@ use its blocks. Everything but outcomes, failures and calls can be read without 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from hmac import compare_digest
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any, NamedTuple, TypeVar
 
 from starburst_executor import tracing
+from starburst_executor.client.task_facts import known_facts
 from starburst_executor.errors import (
     ConfigError,
     KeyNotFound,
@@ -23,19 +25,23 @@ from starburst_executor.errors import (
     VersionMismatch,
 )
 from starburst_executor.protocol import calls, outcomes, pieces
+from starburst_executor.protocol.attempts import Attempt, attempts_of
 from starburst_executor.protocol.keys import task_id, worker_of
+from starburst_executor.protocol.labels import LABELS
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.pieces import Piece
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.seal import SEAL_BYTES
 from starburst_executor.protocol.spans import blocks
 from starburst_executor.protocol.spans.record import CallBlock, Entry, Located, OutcomeBlock, State, Status
-from starburst_executor.session.fan_out import AT_ONCE, fan_out
+from starburst_executor.session.fan_out import at_once, fan_out
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
 __all__ = ["Block", "Reading", "Task", "parse_task", "stored_bytes"]
 
+# Entries of one object that are looked up one by one; then all are made at once.
+_FEW_ENTRIES = 8
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -82,25 +88,56 @@ class Task(NamedTuple):
         return self.state >= State.COMPLETED
 
 
-class Block(NamedTuple):
+@dataclass(slots=True)
+class Block:
     """The tasks of one stored object.
 
     Attributes:
         stored: What they were decoded from; None if the object cannot be read.
         tasks: They, in submission order.
         problem: Why it cannot be read; its tasks then count as failed.
-        entries: What is stored of each of its tasks; empty if it cannot be read.
     """
 
     listed: ListedStatus
     stored: Status | None
     tasks: tuple[Task, ...]
     problem: str = ""
-    entries: tuple[Entry, ...] = ()
+    _entries: tuple[Entry, ...] = field(default=(), repr=False)
+    _n_asked: int = field(default=0, repr=False)
+    _labels: tuple[str, ...] | None = field(default=None, repr=False)
+    _attempts: dict[int, list[Attempt]] | None = field(default=None, repr=False)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether one of these tasks has a label."""
+        return self.stored is not None and LABELS in (self.stored.more or {})
+
+    def label(self, task: Task) -> str:
+        """Return the label of one of these tasks; empty without one, or if it cannot be read."""
+        if self.stored is None or not self.stored.more:
+            return ""
+        if self._labels is None:
+            self._labels, _ = known_facts(self.stored)
+        return self._labels[task.sequence - self.stored.first] if self._labels else ""
+
+    def attempts(self, task: Task) -> Sequence[Attempt]:
+        """Return the attempts of one of these tasks that failed and were, or will be, followed by another one, in order."""
+        if self.stored is None or not self.stored.more:
+            return ()
+        if self._attempts is None:
+            self._attempts = attempts_of(self.stored)
+        return self._attempts.get(task.sequence - self.stored.first, ())
 
     def entry(self, task: Task) -> Entry | None:
         """Return what is stored of one of these tasks."""
-        return None if self.stored is None else self.entries[task.sequence - self.stored.first]
+        if self.stored is None:
+            return None
+        position = task.sequence - self.stored.first
+        # Of most objects only the failed tasks are needed, and each is a search through its blocks.
+        self._n_asked += 1
+        if not self._entries and self._n_asked > _FEW_ENTRIES:
+            self._entries = self.stored.entries
+        return self._entries[position] if self._entries else self.stored.entry(position)
 
 
 class Reading:
@@ -145,9 +182,7 @@ class Reading:
     @staticmethod
     def block_of(listed: ListedStatus, stored: Status) -> Block:
         """Return the tasks of a status object that was read."""
-        entries = stored.entries
-        tasks = tuple(_task(stored.ordinal, index, entry) for index, entry in enumerate(entries, stored.first))
-        return Block(listed, stored, tasks, "", entries)
+        return Block(listed, stored, tuple(_tasks(stored)))
 
     def blocks(self, listing: Iterable[ListedStatus]) -> Iterator[Block]:
         """Read these status objects, in order and several at a time. Store: 1 GET each."""
@@ -178,9 +213,12 @@ class Reading:
 
     def _ahead(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
         """Yield `function` of each item, in order; a few calls at a time if the store is far away."""
-        left = iter(items)
-        while batch := list(islice(left, AT_ONCE)):
-            yield from fan_out(self.session.store, function, batch)
+        left, n = iter(items), at_once(self.session.store)
+        while batch := list(islice(left, n)):
+            # One by one out of the list: a decoded object of 2,048 tasks is half a megabyte.
+            results = fan_out(self.session.store, function, batch)[::-1]
+            while results:
+                yield results.pop()
 
     # --- payloads -----------------------------------------------------------------------------------------------------
 
@@ -296,9 +334,30 @@ def parse_task(name: str) -> tuple[int, int]:
     return int(ordinal), int(index)
 
 
-def _task(ordinal: int, index: int, entry: Entry) -> Task:
-    state, run, attempt, failures, losses, _, _, refusals, claim, _, _, at, _, _, _, seconds = entry
-    return Task(ordinal, index, state, run, attempt, failures, losses, refusals, claim, at, seconds)
+def _tasks(stored: Status) -> list[Task]:
+    """Return the tasks of a status object, column by column: a million of them are read for one report."""
+    tasks: list[Task] = []
+    for start, span in stored.placed():
+        n, _, run, attempt, _, losses, _, _, refusals, claim, _, _, at = span
+        states, failures, seconds = stored.columns(start, span)
+        same = map(repeat, (run, attempt, losses, refusals, claim, at))
+        runs, attempts, all_losses, all_refusals, claims, times = same
+        numbers = range(stored.first + start, stored.first + start + n)
+        columns = zip(
+            repeat(stored.ordinal),
+            numbers,
+            states,
+            runs,
+            attempts,
+            failures,
+            all_losses,
+            all_refusals,
+            claims,
+            times,
+            seconds,
+        )
+        tasks += map(Task._make, columns)
+    return tasks
 
 
 def _spoilt(listed: ListedStatus) -> tuple[Task, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.money import Cost
 
-__all__ = ["SessionStatus", "TaskOutcome", "TaskReport", "WorkerReport", "duration", "outcome_of"]
+__all__ = ["SessionStatus", "TaskOutcome", "TaskReport", "WorkerReport", "amount", "duration", "outcome_of"]
 
 # Of what programs get: `to_dict`, and the command's `--json`. It changes when a field is taken away or changes its meaning.
 FORMAT = 1
@@ -74,6 +74,8 @@ class WorkerReport:
         beat_at: When it beat last, by the same clock.
         age_s: Seconds since it started.
         words: Why it could not go on, if it could not.
+        launcher_id: What its launcher calls it: the ARN of its ECS task or the id of its Batch job; elsewhere its process id.
+        trouble: The error for which a request of it to the store has waited for ten seconds or longer; empty if none has.
     """
 
     id: str
@@ -86,6 +88,8 @@ class WorkerReport:
     beat_at: float
     age_s: float
     words: str = ""
+    launcher_id: str = ""
+    trouble: str = ""
 
     @property
     def is_alive(self) -> bool:
@@ -135,7 +139,7 @@ class SessionStatus:
         retries: Attempts that failed and were tried again, and explicit retries, in the objects that were read.
         losses: Losses of a worker that count for a task, likewise.
         requests: Store requests by kind, of all workers and of this client.
-        read_ms: The mean milliseconds of a read from the store, as its workers measured it since they started; None without workers.
+        read_ms: The mean milliseconds of a read from the store, as its live workers measured it within the last minute; None without workers.
         write_ms: The mean milliseconds of a write, likewise.
         members: One report a worker.
         unsent: The ids of messages that could not be sent yet; they are tried again.
@@ -213,10 +217,10 @@ class SessionStatus:
         ]
         if self.failures:
             kinds = sorted(self.failures.items(), key=lambda kind: -kind[1])
-            more = f" and {len(kinds) - _KINDS} other kinds" if len(kinds) > _KINDS else ""
+            more = f" and {amount(len(kinds) - _KINDS, 'other kind')}" if len(kinds) > _KINDS else ""
             rows.append(("failures", ", ".join(f"{n:,} {kind}" for kind, n in kinds[:_KINDS]) + more))
         if self.retries or self.losses:
-            rows.append(("again", f"{self.retries:,} retries, {self.losses:,} lost workers"))
+            rows.append(("again", f"{amount(self.retries, 'retry')}, {amount(self.losses, 'lost worker')}"))
         if self.median_s is not None and self.p90_s is not None:
             longest = self.longest_running
             now = "" if longest is None else f"; {longest[0]} runs for {duration(longest[1])}"
@@ -228,24 +232,38 @@ class SessionStatus:
         rows.append(
             (
                 "workers",
-                f"{self.workers:,} alive with {self.slots:,} slots{busy}{idle}{lost}; {self.per_s:,.1f} tasks/s{self._left()}",
+                f"{self.workers:,} alive with {amount(self.slots, 'slot')}{busy}{idle}{lost}; {self._rate()}{self._left()}",
             )
         )
         if self.hosts:
-            more = f" and {len(self.hosts) - _HOSTS:,} other hosts" if len(self.hosts) > _HOSTS else ""
+            more = f" and {amount(len(self.hosts) - _HOSTS, 'other host')}" if len(self.hosts) > _HOSTS else ""
             rows.append(("", "on " + ", ".join(f"{host} ({n:,})" for host, n in self.hosts[:_HOSTS]) + more))
         if self.vcpus:
-            rows.append(("", f"{self.vcpus:g} vCPUs, {self.memory_gb:g} GB, {self.gpus} GPUs"))
+            rows.append(("", f"{self.vcpus:g} vCPUs, {self.memory_gb:g} GB, {amount(self.gpus, 'GPU')}"))
         if self.read_ms is not None and self.write_ms is not None:
             rows.append(
-                ("store", f"a read takes {self.read_ms:.2g} ms, a write {self.write_ms:.2g} ms, as workers measure it")
+                (
+                    "store",
+                    f"a read takes {_ms(self.read_ms)}, a write {_ms(self.write_ms)}, as workers measured it in the last minute",
+                )
             )
         if self.cost.total_usd:
             rows.append(("cost", str(self.cost)))
+        if self.trouble:
+            rows.append(("warning", self.trouble))
         if self.unsent:
             events = ", ".join(message.rpartition("/")[2] for message in self.unsent)
             rows.append(("warning", f"messages that could not be sent, and are tried again: {events}"))
         return rows
+
+    @property
+    def trouble(self) -> str:
+        """What keeps workers from the store, in words; empty if nothing does."""
+        troubled = [worker for worker in self.members if worker.is_alive and worker.trouble]
+        if not troubled:
+            return ""
+        wait, have = ("waits", "it has") if len(troubled) == 1 else ("wait", "they have")
+        return f"{amount(len(troubled), 'worker')} {wait} for the store, and what {have} done is not lost: {troubled[-1].trouble}"
 
     def _notes(self) -> list[tuple[str, str]]:
         """Return what running tasks have reported, those that run longest first."""
@@ -253,16 +271,21 @@ class SessionStatus:
         noted.sort(key=lambda task: -task.seconds)
         rows = [("" if i else "progress", f"{task.id}  {task.note}") for i, task in enumerate(noted[:_NOTES])]
         if len(noted) > _NOTES:
-            rows.append(("", f"and {len(noted) - _NOTES:,} other tasks"))
+            rows.append(("", f"and {amount(len(noted) - _NOTES, 'other task')}"))
         return rows
+
+    def _rate(self) -> str:
+        """Return the rate in the last minute, and that since the first task began where they differ."""
+        rate, overall = f"{self.per_s:,.1f} tasks/s", f"{self.per_s_overall:,.1f}"
+        return rate if rate.startswith(f"{overall} ") else f"{rate}, {overall} overall"
 
     def _left(self) -> str:
         if self.seconds_left is None:
             return ""
         bounds = ""
         if self.seconds_left_least is not None:
-            most = "?" if self.seconds_left_most is None else duration(self.seconds_left_most)
-            bounds = f" ({duration(self.seconds_left_least)} to {most})"
+            least, most = duration(self.seconds_left_least), self.seconds_left_most
+            bounds = f" ({least} or more)" if most is None else f" ({least} to {duration(most)})"
         return f", about {duration(self.seconds_left)} left{bounds}"
 
     @property
@@ -299,6 +322,7 @@ class TaskOutcome:
         state: `completed`, `failed` or `cancelled`.
         value: The value that it returned; None unless completed.
         error: The exception that it raised, with the remote traceback as its cause; None if completed.
+        label: Its label; empty without one.
     """
 
     task_id: str
@@ -306,6 +330,7 @@ class TaskOutcome:
     state: str
     value: Any
     error: BaseException | None
+    label: str = ""
 
     @property
     def ok(self) -> bool:
@@ -317,17 +342,19 @@ def outcome_of(future: StarburstFuture[Any]) -> TaskOutcome:
     """Return the record of a future that is done."""
     if future.cancelled():
         error: BaseException | None = CancelledError(f"the task was cancelled: task={future.task_id}")
-        return TaskOutcome(future.task_id, future.index, "cancelled", None, error)
+        return TaskOutcome(future.task_id, future.index, "cancelled", None, error, future.label)
     error = future.exception()
     if isinstance(error, CancelledError):
-        return TaskOutcome(future.task_id, future.index, "cancelled", None, error)
+        return TaskOutcome(future.task_id, future.index, "cancelled", None, error, future.label)
     if error is not None:
-        return TaskOutcome(future.task_id, future.index, "failed", None, error)
-    return TaskOutcome(future.task_id, future.index, "completed", future.result(), None)
+        return TaskOutcome(future.task_id, future.index, "failed", None, error, future.label)
+    return TaskOutcome(future.task_id, future.index, "completed", future.result(), None, future.label)
 
 
 def duration(seconds: float) -> str:
-    """Return a duration for people: `0.25 s`, `12 s`, `3 min`, `1.5 h`."""
+    """Return a duration for people: `0.4 ms`, `0.25 s`, `12 s`, `3 min`, `1.5 h`."""
+    if 0 < seconds < 0.001:  # noqa: PLR2004 - a millisecond
+        return _ms(seconds * 1000)
     if seconds < 10:  # noqa: PLR2004 - two digits tell more
         return f"{seconds:.2g} s"
     if seconds < 60:  # noqa: PLR2004 - a minute
@@ -336,3 +363,15 @@ def duration(seconds: float) -> str:
     if minutes < 60:  # noqa: PLR2004 - an hour
         return f"{minutes:.0f} min"
     return f"{minutes / 60:.1f} h" if minutes < 60 * 48 else f"{minutes / 60 / 24:.1f} d"
+
+
+def amount(n: int, noun: str) -> str:
+    """Return a number of things for people: `1 task`, `2,000 tasks`, `3 retries`."""
+    if n == 1:
+        return f"1 {noun}"
+    return f"{n:,} {noun[:-1]}ies" if noun.endswith("y") else f"{n:,} {noun}s"
+
+
+def _ms(ms: float) -> str:
+    """Return milliseconds with two digits at least, and never with an exponent."""
+    return f"{ms:,.0f} ms" if ms >= 100 else f"{max(ms, 0.001):.2g} ms"  # noqa: PLR2004 - three digits, which g would round

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from starburst_executor.client.reading import Block, Reading, Task, stored_bytes
 from starburst_executor.errors import PayloadError, RecordInvalid
 from starburst_executor.protocol import outcomes
+from starburst_executor.protocol.attempts import Attempt
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.fan_out import AT_ONCE, fan_out
@@ -60,11 +61,15 @@ class Outcome(NamedTuple):
     Attributes:
         body: Its verified bytes; None if it was cancelled, or if they cannot be read.
         problem: Why they cannot be read.
+        label: The task's label; empty without one.
+        attempts: Its attempts that failed before the last one.
     """
 
     task: Task
     body: memoryview | None
     problem: Exception | None = None
+    label: str = ""
+    attempts: Sequence[Attempt] = ()
 
     def value(self) -> Any:
         """Return the value of a completed task. Raises: PayloadError, RecordInvalid."""
@@ -122,10 +127,11 @@ def _fetched(reading: Reading, block: Block, batch: Sequence[Sequence[Task]]) ->
 
 
 def _outcome(reading: Reading, block: Block, task: Task) -> Outcome:
+    label, attempts = block.label(task), block.attempts(task)
     try:
-        return Outcome(task, reading.outcome(block, task))
+        return Outcome(task, reading.outcome(block, task), None, label, attempts)
     except (RecordInvalid, PayloadError) as error:
-        return Outcome(task, None, error)
+        return Outcome(task, None, error, label, attempts)
 
 
 def _by_outcome(block: Block, tasks: Sequence[Task]) -> list[list[Task]]:

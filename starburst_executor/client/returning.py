@@ -46,8 +46,8 @@ class Returned(Protocol):
     def find(self, futures: list[StarburstFuture[Any]]) -> list[StarburstFuture[Any]]:
         """Find the tasks of these futures in the store, and watch them; return the futures without a stored task."""
 
-    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Cancel the tasks that no worker has claimed; return their number."""
+    def cancel(self, futures: list[StarburstFuture[Any]], *, running: bool = False) -> int:
+        """Cancel the tasks that no worker has claimed, or with `running` all; return their number."""
 
     def has_failed(self) -> bool:
         """Whether it cannot continue; the futures that it watched have the error."""
@@ -122,8 +122,8 @@ class Returning:
             self._start()
         self._news.set()
 
-    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Attach, and cancel the tasks that no worker has claimed; return their number."""
+    def cancel(self, futures: list[StarburstFuture[Any]], *, running: bool = False) -> int:
+        """Attach, and cancel the tasks that no worker has claimed, or with `running` all; return their number."""
         for future in futures:
             self.ask(future)
         self._is_there.wait()
@@ -132,7 +132,7 @@ class Returning:
         if client is None:
             return 0  # it could not attach; the futures have the error
         self._watch_asked(client)
-        return client.cancel(futures)
+        return client.cancel(futures, running=running)
 
     # --- the visit ----------------------------------------------------------------------------------------------------
 

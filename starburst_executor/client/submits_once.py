@@ -8,7 +8,9 @@ from typing import Any, TypeVar
 
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.once import Call, Once
+from starburst_executor.client.once import Once
+from starburst_executor.client.once_wanted import Call
+from starburst_executor.client.task_options import NO_OPTIONS, CallOptions
 
 __all__ = ["SubmitsOnce", "once_of"]
 
@@ -19,6 +21,7 @@ class SubmitsOnce:
     """The part of an executor that submits what its session does not have yet."""
 
     _engine: Engine
+    _call_options: CallOptions = NO_OPTIONS
 
     @functools.cached_property
     def _once(self) -> Once:
@@ -37,7 +40,7 @@ class SubmitsOnce:
             pickling.
         Store: 1 GET, and 3 creates for an unknown key, 1 GET for a known one; the first time also what `map_once` needs.
         """
-        return self._once.submit(fn, [Call(args, kwargs)], [key])[0]
+        return self._once.submit(fn, [Call(args, kwargs)], [key], options=self._call_options)[0]
 
     def map_once(
         self,
@@ -64,7 +67,8 @@ class SubmitsOnce:
         """
         listed = list(items)
         keys = None if key is None else _keys_of(listed, key)
-        return self._once.submit(fn, [Call((item,), {}) for item in listed], keys, retry_failed=retry_failed)
+        calls = [Call((item,), {}) for item in listed]
+        return self._once.submit(fn, calls, keys, retry_failed=retry_failed, options=self._call_options)
 
 
 def once_of(executor: SubmitsOnce) -> Once:

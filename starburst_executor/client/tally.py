@@ -107,6 +107,7 @@ def _shares(size_class: SizeClass, read: Counter[State]) -> list[tuple[State, fl
     guess = {
         SizeClass.SOME_PENDING: State.PENDING,
         SizeClass.SOME_CLAIMED: State.CLAIMED,
+        SizeClass.BLOCKED: State.PENDING,
         SizeClass.ALL_ENDED: State.COMPLETED,
     }
     return [(guess.get(size_class, State.COMPLETED), 1.0)]
@@ -126,16 +127,37 @@ def quantile(ordered: Sequence[float], share: float) -> float | None:
 
 
 def time_left(
-    n_left: int, per_s: float, n_recent: float, slots: int, seconds: Sequence[float], p90_s: float | None
+    n_left: int, per_s: float, n_recent: float, slots: int, seconds: Sequence[float], running_s: Sequence[float]
 ) -> tuple[float, float | None, float | None] | None:
-    """Return an estimate of the seconds left, and the bounds within which it is in 95 of 100 cases; None if nothing tells."""
+    """Return an estimate of the seconds left, and the bounds within which it is in 95 of 100 cases; None if nothing tells.
+
+    Args:
+        n_left: Tasks that have not ended.
+        per_s: The rate at which tasks ended recently.
+        n_recent: How many they are.
+        seconds: How long each ended task ran, ascending.
+        running_s: For how long each running task has run.
+    """
     if not n_left:
         return None
+    rests = [_rest_s(seconds, ran_s) for ran_s in running_s]
+    known = [rest for rest in rests if rest is not None]
+    if len(running_s) >= n_left:
+        # Nothing waits: what ended before tells only how long such tasks run.
+        return (max(known), None, None) if len(known) == len(rests) else None
+    p90_s = quantile(seconds, 0.9)
     if n_recent:
         left_s, error = n_left / per_s, _SURE / n_recent**0.5
         # Ends come one by one, so their number varies with its root. The last task may be a long one.
-        most_s = left_s / (1 - error) + (p90_s or 0.0) if error < 1 else None
+        # No bound holds if one runs already for longer than any that has ended.
+        most_s = left_s / (1 - error) + (p90_s or 0.0) if error < 1 and len(known) == len(rests) else None
         return left_s, left_s / (1 + error), most_s
     if seconds and slots:
         return n_left * (sum(seconds) / len(seconds)) / slots, None, None
     return None
+
+
+def _rest_s(seconds: Sequence[float], ran_s: float) -> float | None:
+    """Return how much longer a task may run, by those that ran for longer than it has; None if none did."""
+    longer = quantile(seconds[bisect_right(seconds, ran_s) :], 0.5)
+    return None if longer is None else longer - ran_s

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from concurrent.futures import InvalidStateError
 from typing import Any
 
-from starburst_executor.client.watched import Waiting
+from starburst_executor.client.completing import FoundBlock
 from starburst_executor.errors import ConfigError, PayloadError, RecordInvalid, SessionNotFound
 from starburst_executor.protocol.keys import StatusRef, task_id, worker_of
 from starburst_executor.protocol.logged import Logged, decode_logged
-from starburst_executor.protocol.spans.record import OutcomeBlock
 from starburst_executor.session.payloads import Output
 from starburst_executor.session.store import SessionStore
 
@@ -67,17 +66,17 @@ class TaskLogger:
     def __init__(self, session: SessionStore) -> None:
         self._session = session
 
-    def ended(self, ref: StatusRef, found: Sequence[tuple[OutcomeBlock, Sequence[Waiting]]]) -> None:
+    def ended(self, ref: StatusRef, found: Sequence[FoundBlock]) -> None:
         """Log what tasks of one status object have logged: of these blocks of outcomes, those that futures wait for.
 
         Store: 1 GET for each log object, of all that these tasks wrote.
         """
         written = [
-            (position, place, block.claim)
-            for block, waiting in found
-            if block.logs
-            for position, _ in waiting
-            if (place := block.log(position)) is not None
+            (position, place, of_block.block.claim)
+            for of_block in found
+            if of_block.block.logs
+            for position in of_block.positions()
+            if (place := of_block.block.log(position)) is not None
         ]
         try:
             outputs = self._session.payloads.outputs(ref.status_id, [place for _, place, _ in written])

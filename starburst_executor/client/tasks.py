@@ -26,10 +26,12 @@ from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.replacement import Replacement
 from starburst_executor.client.task_logs import output_of
+from starburst_executor.client.upstream import dependants, with_dependants
 from starburst_executor.errors import RecordInvalid, VersionMismatch
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.after import AFTER
 from starburst_executor.protocol.spans.record import Place, SizeClass, Status
 from starburst_executor.session.epochs import hold_of, list_again
 from starburst_executor.session.statuses import ListedStatus
@@ -101,6 +103,14 @@ class SessionTasks:
             while self._recent_bytes > _KEPT_BYTES and self._recent:
                 gone.append(self._recent.popitem(last=False)[1])
                 self._recent_bytes -= gone[-1][1]
+
+    def forget(self) -> None:
+        """Forget all futures: the program that used them has ended, and this client serves another one."""
+        with self._lock:
+            gone, self._recent = self._recent, OrderedDict()  # released after the lock, as in `keep`
+            self._recent_bytes = 0
+            self._futures = WeakValueDictionary()
+        gone.clear()
 
     def known(self) -> list[StarburstFuture[Any]]:
         """Return the futures of the tasks known so far, in submission order, of all submitting clients.
@@ -186,33 +196,76 @@ class SessionTasks:
 
         Args:
             replacement: The function that they call from now on; None for the one that failed.
-            tasks: Only these, as ordinal and index; None for all.
+            tasks: Only these, as ordinal and index, and those that have failed because of them; None for all.
 
-        Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs; the
-        requests of `replacement`.
+        Store: 2 LISTs per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs; the
+        requests of `replacement`; with `tasks` 1 GET for each that has not ended well. 2 GETs and 1 swap more for each with tasks that wait for
+        these.
+        """
+        session = self._session
+        listing = [
+            listed
+            for listed in session.statuses.all()
+            if listed.size_class not in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING)
+        ]
+        if tasks is not None:
+            tasks = with_dependants(session, listing, tasks)
+        may_wait = {listed.key for listed in listing if listed.has_blocked}
+        fresh = self._retry_listed(listing, replacement, tasks, may_wait)
+        retried = {(future.ordinal, future.index): future for future in fresh}
+        # A worker may have read a task as failed before it was retried, and fail those that wait for it only now: reopen these. Where it
+        # has not yet, swap the object, so that its swap is refused and it reads anew.
+        # Crash here: such a task stays failed until it is retried again.
+        while fresh:
+            listing = [listed for listed in session.statuses.all() if listed.has_blocked or listed.key in may_wait]
+            affected = dependants(session, listing, {(future.ordinal, future.index) for future in fresh})
+            # Ends: each turn's tasks wait for some of the turn before.
+            fresh = self._retry_listed(listing, replacement, affected, may_wait, touch=True)
+            retried.update({(future.ordinal, future.index): future for future in fresh})
+        return [future for _, future in sorted(retried.items())]
+
+    def _retry_listed(
+        self,
+        listing: Iterable[ListedStatus],
+        replacement: Replacement | None,
+        tasks: Collection[_Task] | None,
+        may_wait: set[str],
+        *,
+        touch: bool = False,
+    ) -> list[StarburstFuture[Any]]:
+        """Run the failed tasks in these objects again; return their futures.
+
+        Args:
+            may_wait: The keys of objects that may have tasks that wait for others; those that are found are added.
+            touch: Swap the objects in any case, and only run those again that have failed because of another task.
         """
         session = self._session
         retried: list[StarburstFuture[Any]] = []
         by_epoch: dict[tuple[int, int], list[ListedStatus]] = {}
         ordered = None if tasks is None else sorted(tasks)
-        for listed in session.statuses.all():
-            if listed.size_class in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING):
-                continue
+        # In submission order: a task that waits for another must not be seen to wait while that one has still failed.
+        for listed in listing:
             if ordered is None or _has_any(ordered, listed.ref):
                 by_epoch.setdefault((listed.ref.ordinal, listed.ref.epoch), []).append(listed)
-        for (ordinal, epoch), listing in by_epoch.items():
+        for (ordinal, epoch), of_epoch in by_epoch.items():
             hold = hold_of(self._client_id, session.clock.new_id())
             session.manifest.change(partial(_held, ordinal=ordinal, epoch=epoch, hold=hold))
             # Crash here: the epoch stays listed until watchers have seen that this client is gone.
-            for listed in listing:
+            for listed in of_epoch:
                 # An object that cannot be read has no call to run.
                 with suppress(RecordInvalid, VersionMismatch):
-                    retried += self._retry_in(listed, replacement, tasks)
+                    retried += self._retry_in(listed, replacement, tasks, may_wait, touch=touch)
             session.manifest.change(partial(_unheld, ordinal=ordinal, epoch=epoch, hold=hold))
-        return sorted(retried, key=lambda future: (future.ordinal, future.index))
+        return retried
 
     def _retry_in(
-        self, listed: ListedStatus, replacement: Replacement | None, tasks: Collection[_Task] | None
+        self,
+        listed: ListedStatus,
+        replacement: Replacement | None,
+        tasks: Collection[_Task] | None,
+        may_wait: set[str],
+        *,
+        touch: bool,
     ) -> list[StarburstFuture[Any]]:
         ref = listed.ref
         runs: dict[int, int] = {}
@@ -225,14 +278,18 @@ class SessionTasks:
                 for i in current.failed():
                     span = current.span(i)
                     is_wanted = tasks is None or (ref.ordinal, ref.first + i) in tasks
-                    if is_wanted and current.call_block(i, span.function) is not None:
+                    # A task that has run itself has a claim.
+                    if is_wanted and not (touch and span.claim) and current.call_block(i, span.function) is not None:
                         runs[i] = span.run
                 before[:] = [current]
                 if replacement is not None and runs:
                     calls[:] = replacement.calls(listed, current, runs)
-            return transitions.retry(current, runs, None if replacement is None else replacement.digest, calls)
+            changed = transitions.retry(current, runs, None if replacement is None else replacement.digest, calls)
+            return replace(changed) if touch and changed is current else changed
 
         updated = self._session.statuses.update(listed.key, step)
+        if updated is not None and AFTER in (updated.status.more or ()):
+            may_wait.add(listed.key)
         if updated is None or not runs:
             return []
         # The futures of the failed runs are completed before the new futures take their place.
@@ -245,16 +302,21 @@ class SessionTasks:
         self._session.bell.ring([listed.key], len(fresh))
         return [future for _, future in fresh]
 
-    def cancel(self) -> int:
-        """Cancel every task of the session that no worker has claimed; return their number.
+    def cancel(self, *, running: bool = False) -> int:
+        """Cancel every task of the session that no worker has claimed, or with `running` all; return their number.
 
-        Store: 1 LIST per 1,000 status objects, 1 GET, 1 swap for each with pending tasks.
+        Store: 1 LIST per 1,000 status objects; the requests of `FuturesOfClient.cancel_stored` for those with such tasks.
         """
         n_cancelled = self._owner.cancel_unsent()
-        for listed in self._session.statuses.all():
-            if listed.size_class.has_pending:
-                n_cancelled += self._owner.cancel_in(listed.key, range(listed.ref.n_tasks))
-        return n_cancelled
+        listing = self._session.statuses.all()
+        return n_cancelled + self._owner.cancel_stored(
+            {
+                listed.key: range(listed.ref.n_tasks)
+                for listed in listing
+                if listed.size_class.has_pending or listed.has_blocked or (running and not listed.size_class.has_ended)
+            },
+            running=running,
+        )
 
 
 def _has_any(ordered: Sequence[_Task], ref: StatusRef) -> bool:

@@ -41,6 +41,7 @@ class TaskRecord:
         seconds: The duration of its last attempt; None as for `started_at`, and while it runs.
         has_log: Whether output of it is stored.
         function: The digest of its function.
+        label: Its label; empty without one.
     """
 
     task: str
@@ -57,6 +58,7 @@ class TaskRecord:
     seconds: float | None
     has_log: bool
     function: str
+    label: str
 
 
 class Timeline:
@@ -95,7 +97,7 @@ class Timeline:
         for name in ("submitted_at", "started_at", "ended_at"):
             frame[name] = pandas.to_datetime(frame[name].astype("float64"), unit="s", utc=True)
         frame["seconds"] = frame["seconds"].astype("float64")
-        for name in ("state", "worker", "function"):
+        for name in ("state", "worker", "function", "label"):
             frame[name] = frame[name].astype("category")
         return frame
 
@@ -153,4 +155,5 @@ def records_of(block: Block) -> Iterator[TaskRecord]:
             seconds,
             entry is not None and entry.log is not None,
             block.stored.functions[entry.function] if entry is not None and block.stored is not None else "",
+            block.label(task),
         )

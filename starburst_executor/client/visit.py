@@ -37,9 +37,9 @@ class Visit:
                 self.watch(Place(listed.key, ref, waiting))
         return list(missing.values())
 
-    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
-        """Cancel the tasks that no worker has claimed; return their number."""
-        return self._parts.futures.cancel(futures)
+    def cancel(self, futures: list[StarburstFuture[Any]], *, running: bool = False) -> int:
+        """Cancel the tasks that no worker has claimed, or with `running` all; return their number."""
+        return self._parts.futures.cancel(futures, running=running)
 
     def has_failed(self) -> bool:
         """Whether the engine cannot continue, or has ended."""

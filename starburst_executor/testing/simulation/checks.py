@@ -10,8 +10,8 @@ from starburst_executor.errors import (
     StoreUnavailable,
 )
 from starburst_executor.protocol.keys import SESSIONS, worker_of
-from starburst_executor.protocol.spans.record import State
-from starburst_executor.testing.simulation.plot import TIMINGS
+from starburst_executor.protocol.spans.record import BLOCKED, State
+from starburst_executor.testing.simulation.plot import LOST_S, TIMINGS
 from starburst_executor.testing.simulation.tasks import value_name
 from starburst_executor.testing.simulation.world import World, is_done
 
@@ -21,6 +21,8 @@ _WATCH_S = 2.0
 # Each bound is the promised time plus the time that one lost race or one slow pass may add.
 _ORPHAN_S = (4 * TIMINGS.looks_until_lost * TIMINGS.look_s + TIMINGS.rank_s) * 1.4
 _FOUND_S = 60.0
+# A slot that has no work gives its permit back at once; a worker stays for 20 s.
+_UNUSED_S = 10.0
 
 
 class Watch:
@@ -30,6 +32,7 @@ class Watch:
         self._world = world
         self._orphaned: dict[tuple[str, str], float] = {}
         self._pending: dict[str, float] = {}
+        self._unused: dict[str, float] = {}
         self._watched_since = 0.0
 
     def start(self) -> None:
@@ -63,7 +66,11 @@ class Watch:
                     worker = self._world.workers.get(worker_of(span.claim))
                     if worker is None or not worker.is_alive or span.claim not in worker.held():
                         orphans.add((key, span.claim))
-                elif span.state == State.PENDING and not span.is_suspect:
+                elif span.state == State.PENDING and not span.is_suspect and not self._is_limited(key):
+                    pending.add(key)
+            for start, span in seen.placed():
+                positions = range(start, start + span.n) if span.state == BLOCKED else ()
+                if any(oracle.is_released(seen, position) for position in positions):
                     pending.add(key)
         self._orphaned = {one: self._orphaned.get(one, now) for one in orphans}
         self._pending = {one: self._pending.get(one, now) for one in pending}
@@ -71,12 +78,25 @@ class Watch:
             if now - max(orphaned_at, since) > _ORPHAN_S:
                 self._world.fail(f"a claim that no worker works on stood for too long: {one}")
                 return
+        idle = {w.worker_id for w in live if w.is_idle()}
+        held = [permit for record in oracle.limits.found.values() for permit in record.holders]
+        self._unused = {one: self._unused.get(one, now) for one in held if worker_of(one) in idle}
+        for permit, unused_at in self._unused.items():
+            # An answer may come that late.
+            disturbed_at = self._world.workers[worker_of(permit)].was_disturbed_at + 2 * LOST_S
+            if now - max(unused_at, since, disturbed_at) > _UNUSED_S:
+                self._world.fail(f"an idle worker keeps a permit: {permit}")
+                return
         if not any(w.is_idle() and now - w.started_at > _FOUND_S for w in live):
             self._pending.clear()
         for key, pending_at in self._pending.items():
             if now - max(pending_at, since) > _FOUND_S:
                 self._world.fail(f"a pending task was not found by an idle worker: {key}")
                 return
+
+    def _is_limited(self, key: str) -> bool:
+        ref = self._world.oracle.keys.parse_status(key)
+        return ref is not None and bool(ref.limit) and self._world.oracle.limits.is_full(ref.limit)
 
 
 def check_done(world: World, futures: list[StarburstFuture[str]]) -> None:

@@ -11,22 +11,32 @@ from typing import NamedTuple
 
 from starburst_executor.errors import RecordInvalid
 from starburst_executor.protocol import calls, outcomes, pieces, records
-from starburst_executor.protocol.keys import SessionKeys, worker_of
-from starburst_executor.protocol.pieces import Piece
+from starburst_executor.protocol.keys import SessionKeys, task_id, worker_of
+from starburst_executor.protocol.options import DEFAULT, TaskOptions, decoded
+from starburst_executor.protocol.pieces import Piece, Result
 from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
+from starburst_executor.protocol.references import ResultRef
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.spans import blocks, encoding
-from starburst_executor.protocol.spans.record import Entry, Located, State, Status
+from starburst_executor.protocol.spans.after import upstream_of
+from starburst_executor.protocol.spans.record import BLOCKED, ENDED, Entry, Located, State, Status
+from starburst_executor.protocol.spans.transitions import has_blocked
+from starburst_executor.session.stops import ALL
+from starburst_executor.testing.simulation.limits import LimitChecks
 from starburst_executor.testing.simulation.processes import WorkerProcess
 from starburst_executor.testing.simulation.scheduler import Process
 from starburst_executor.testing.simulation.store import Kept
-from starburst_executor.testing.simulation.tasks import value_name
+from starburst_executor.testing.simulation.tasks import Behaviour, value_name
 from starburst_executor.worker.runner.jobs import Job
 
 __all__ = ["Execution", "Oracle", "Task"]
 
 # A last beat is read again when claims are taken back, by several watchers, and by each process that sums up beats.
 _MAX_REREADS = 5
+# Ends of tries: how tasks fail, other than by the worker's or the store's trouble.
+_OF_TRIES = ("StarburstError", "TaskCrashed", "TaskTimeout")
+_NEARLY_S = 0.01
+_FAILED = frozenset({State.FAILED, State.CANCELLED})
 _NAMES = {state.value: state.name for state in State}
 
 
@@ -47,6 +57,8 @@ class Execution(NamedTuple):
 
 class Oracle:
     """Checks one session's store.
+
+    `stopped` is called when a task was cancelled that a worker holds, with worker, task and attempt: it must not run for long.
 
     It has more than fifteen attributes because it keeps what each promise needs of the history, beside every object as it was.
 
@@ -74,6 +86,7 @@ class Oracle:
         self._quiet_s = quiet_s
         self._lost_s = lost_s
         self.manifest: Manifest | None = None
+        self._before = Status(0, 0, (), ())  # the status object that is being replaced
         self.statuses: dict[str, Status] = {}
         self.tasks: dict[str, Task] = {}
         self.numbers: dict[int, str] = {}
@@ -82,9 +95,12 @@ class Oracle:
         self._workers = workers
         self.counts: Counter[str] = Counter()
         self.is_deleted = False
+        self.stopped: Callable[[WorkerProcess, str, int], None] = lambda *_: None
         self.born_late: set[str] = set()  # status objects that landed when the session was over
+        self.limits = LimitChecks(workers, fail=fail, wrongly_lost=self._wrongly_lost)
         self._attempts: dict[tuple[str, str], list[int]] = {}  # task and worker to the attempts that it claimed
         self._failed: Counter[tuple[str, int, str]] = Counter()  # failed tries, by task, attempt and worker
+        self._failed_at: dict[str, tuple[WorkerProcess, int, float]] = {}  # the last failed try: worker, attempt, time
         self._keys: dict[str, str] = {}  # task to status object
         self._given_up: set[tuple[str, int]] = set()  # task and attempt that their own worker released or committed
         self._unended: Counter[tuple[int, int]] = Counter()
@@ -112,14 +128,48 @@ class Oracle:
             and entry.failures < n_failed
         ):
             self._fail(f"a task was tried again before its failure was stored: task={job.task_id}, failures={n_failed}")
+        if entry is not None and self._is_early(process, job, claimed[-1], entry.failures):
+            self._fail(f"a task was tried again before its backoff had passed: task={job.task_id}")
         if len(claimed) == 1 and (job.task_id, claimed[0]) in self._given_up and not is_over:
             self._fail(f"a task was started that its worker had given up: task={job.task_id}, attempt={claimed[0]}")
         return name
+
+    def needed(self, job: Job, ref: ResultRef, value: object) -> None:
+        """Check that a task that starts has the committed result of the task for which it waits."""
+        needed = task_id(ref.ordinal, ref.sequence)
+        entry = self._entry(needed)
+        execution = self.executions.get(value_name(value))
+        self.counts["results passed on"] += 1
+        if entry is None or entry.state != State.COMPLETED:
+            self._fail(f"a task was started before the task whose result it needs: task={job.task_id}, needs={needed}")
+        elif execution is None or (execution.task_id, execution.attempt) != (needed, entry.attempt):
+            self._fail(f"a task got a result that was not committed: task={job.task_id}, needs={needed}, value={value}")
+
+    def is_released(self, status: Status, position: int) -> bool:
+        """Return whether all tasks for which a task waits have ended, or cannot: one of them has failed or is cancelled."""
+        states = self._upstream_states(status, position)
+        return all(state == State.COMPLETED for state in states) or bool(_FAILED & {*states})
+
+    def _upstream_states(self, status: Status, position: int) -> list[State | None]:
+        found: list[State | None] = []
+        for place, at in upstream_of(status).get(position, ()):
+            seen = self.statuses.get(self.keys.statuses + place)
+            found.append(State.CANCELLED if not place else None if seen is None else seen.entry(at).state)
+        return found
 
     def failed(self, process: WorkerProcess, job: Job) -> None:
         """Record that a started task raised or crashed."""
         claimed = self._attempts.get((job.task_id, process.worker_id), [0])
         self._failed[job.task_id, claimed[-1], process.worker_id] += 1
+        self._failed_at[job.task_id] = (process, claimed[-1], process.scheduler.now)
+
+    def _is_early(self, process: WorkerProcess, job: Job, attempt: int, n_failures: int) -> bool:
+        """Return whether a task is tried again under the same claim before its backoff has passed, by its worker's clock."""
+        backoff = decoded(job.options).backoff
+        owner, failed_attempt, at = self._failed_at.get(job.task_id, (None, 0, 0.0))
+        if backoff is None or owner is not process or failed_attempt != attempt or not n_failures:
+            return False
+        return (process.scheduler.now - at) * process.rate < backoff.pause_s(n_failures) - _NEARLY_S
 
     def _entry(self, task_id: str) -> Entry | None:
         seen = self.statuses.get(self._keys.get(task_id, ""))
@@ -156,6 +206,8 @@ class Oracle:
             self._wrote_status(key, after, process)
         elif key == self.keys.manifest:
             self._wrote_manifest(before, after, process)
+        elif limit := self.keys.parse_limit(key):
+            self.limits.wrote(limit, after, process)
         elif before is not None and after is not None and key != self.keys.bell:
             self._wrote_other(key, before, after, process)
 
@@ -215,6 +267,8 @@ class Oracle:
             if (old.functions, old.n_tasks, old.first) != (new.functions, new.n_tasks, new.first):
                 self._fail(f"a status object was replaced by another: {key}, tasks={old.n_tasks} -> {new.n_tasks}")
                 return
+            self._before = old
+            self._check_blocked(old, new, process)
             for index, (a, b) in enumerate(zip(old.entries, new.entries, strict=True)):
                 if a.call != b.call and (b.state != State.COMPLETED or b.call is not None):
                     self._fail(
@@ -245,6 +299,9 @@ class Oracle:
                 body = kept.body[body.start : body.start + body.length]
             for position, call in enumerate(blocks.open_calls(self._sealer, new, block, body), block.first):
                 self._born_task(key, f"{new.ordinal}-{new.first + position}", bytes(call))
+                needs = {part.place for part in pieces.decode(bytes(call)) or () if isinstance(part, Result)}
+                if needs - {task.place for task in upstream_of(new).get(position, ())}:
+                    self._fail(f"a task does not wait for a result that its call needs: {key}, position={position}")
 
     def _born_task(self, key: str, task_id: str, call: bytes) -> None:
         found = self._pieces(call)
@@ -285,6 +342,27 @@ class Oracle:
             if n and (ordinal >= len(self.manifest.submitters) or epoch not in self.manifest.submitters[ordinal].open):
                 self._fail(f"tasks are in no open epoch: submitter={ordinal}, epoch={epoch}")
 
+    def _check_blocked(self, old: Status, new: Status, process: Process) -> None:
+        """Check that tasks that were blocked and are not any more have what they wait for, or will never have it."""
+        if not has_blocked(old):
+            return
+        is_over = self.manifest is None or self.manifest.state.is_over
+        for start, span in old.placed():
+            for position in range(start, start + span.n) if span.state == BLOCKED else ():
+                after, states = new.span(position).state, set(self._upstream_states(old, position))
+                is_right = (
+                    after in (BLOCKED, State.CANCELLED)
+                    or (after == State.PENDING and states <= {State.COMPLETED})
+                    or (after == ENDED and (is_over or bool(_FAILED & states)))
+                )
+                self.counts["released"] += after == State.PENDING
+                self.counts["failed with another"] += after == ENDED and not is_over
+                if not is_right:
+                    name = f"{new.ordinal}-{new.first + position}"
+                    self._fail(
+                        f"a task that waits for others was changed too early: task={name}, by {process}, {states}"
+                    )
+
     # --- transitions --------------------------------------------------------------------------------------------------
 
     def _judged(self, old: Status, new: Status, index: int, process: Process) -> str:
@@ -316,12 +394,17 @@ class Oracle:
             if not isinstance(process, WorkerProcess) or worker_of(b.claim) != process.worker_id:
                 return "a process claimed for another worker"
             self._attempts.setdefault((task_id, process.worker_id), []).append(b.attempt)
+            backoff = _options(new, b).backoff
+            if backoff is not None and b.at < a.at <= b.at + backoff.most:
+                return "a task was claimed before its backoff had passed"
             if a.is_suspect:
                 return self._judged_lonely(new, b, process)
             return ""
         if b.state == State.CANCELLED:
             return ""
-        return "" if b.state == State.FAILED and is_over else "a pending task cannot do that"
+        if b.state == State.FAILED and (is_over or has_blocked(self._before)):
+            return ""  # what it waits for is checked in `_check_blocked`
+        return "a pending task cannot do that"
 
     def _judged_lonely(self, new: Status, b: Entry, process: WorkerProcess) -> str:
         """Check that a task with a loss is claimed with few of its cohort, and on its last try its worker has no other task."""
@@ -355,7 +438,7 @@ class Oracle:
             )
         if b.has_ended and b.losses == a.losses and not is_over:
             if b.state == State.CANCELLED:
-                return "a claimed task was cancelled"
+                return self._judged_stopped(task_id, a)
             if not is_own:
                 return "a process committed for another worker"
         if b.has_ended and b.claim == a.claim and b.losses == a.losses and is_own and b.outcome is not None:
@@ -368,6 +451,17 @@ class Oracle:
             return "" if b.losses == a.losses and b.cohort == a.cohort else "a worker counted a loss of its own"
         return self._judged_taken_back(task_id, old, a, b, owner, process)
 
+    def _judged_stopped(self, task_id: str, a: Entry) -> str:
+        """Check that the claim of a task that is cancelled was named, so that its worker stops the task."""
+        stops = () if self.manifest is None else self.manifest.stops
+        if a.claim not in stops and not any(mark.startswith(ALL) for mark in stops):
+            return "a claimed task was cancelled"
+        self.counts["stopped"] += 1
+        worker = self._workers.get(worker_of(a.claim))
+        if worker is not None and worker.is_alive:
+            self.stopped(worker, task_id, a.attempt)
+        return ""
+
     def _judged_taken_back(
         self, task_id: str, old: Status, a: Entry, b: Entry, owner: WorkerProcess | None, process: Process
     ) -> str:
@@ -377,15 +471,8 @@ class Oracle:
             if is_there and owner is not None and a.claim in owner.held():
                 return "a claim was called forgotten that its worker still holds"
             return ""
-        beat = self.keys.worker(worker_of(a.claim))
-        etag, n_looks = process.listed.get(beat, ("", 0))
-        if is_there and process.read.get(beat) != etag:
-            return "a worker was judged lost on another beat than its newest"
-        if is_there and self.manifest is not None and n_looks <= self.manifest.timings.looks_until_lost:
-            return f"a worker was judged lost after {n_looks} looks"
-        now_s = 0.0 if owner is None else owner.scheduler.now
-        if is_there and owner is not None and min(self._quiet_s(), now_s - owner.was_disturbed_at) > 2 * self._lost_s:
-            return "a living worker was judged lost"
+        if words := self._wrongly_lost(worker_of(a.claim), process):
+            return words
         n_together = len(old.under(a.claim))
         max_losses = 3 if self.manifest is None else self.manifest.max_losses
         if n_together > 1 and b.losses > max(0, max_losses - 2):
@@ -397,6 +484,38 @@ class Oracle:
             if killer is not None and killer != task_id:
                 return f"an innocent task was lost to a poisonous one ({killer})"
         return ""
+
+    def _wrongly_lost(self, worker_id: str, process: Process) -> str:
+        """Return what is wrong with calling this worker lost in this process; empty if nothing is."""
+        owner = self._workers.get(worker_id)
+        if owner is None or not owner.is_alive or owner.is_stopped:
+            return ""
+        beat = self.keys.worker(worker_id)
+        etag, n_looks = process.listed.get(beat, ("", 0))
+        if process.read.get(beat) != etag:
+            return "a worker was judged lost on another beat than its newest"
+        if self.manifest is not None and n_looks <= self.manifest.timings.looks_until_lost:
+            return f"a worker was judged lost after {n_looks} looks"
+        if min(self._quiet_s(), owner.scheduler.now - owner.was_disturbed_at) > 2 * self._lost_s:
+            return "a living worker was judged lost"
+        return ""
+
+    def limit_of(self, task_id: str) -> str:
+        """Return the limit of a task; empty if it has none."""
+        ref = self.keys.parse_status(self._keys.get(task_id, ""))
+        return "" if ref is None else ref.limit
+
+    def _judged_failure(self, task_id: str, new: Status, b: Entry, body: bytes) -> str:
+        """Check that a task that failed, and was loaded, has used the tries that its options allow."""
+        if task_id not in self.tasks or self.tasks[task_id].behaviour == Behaviour.REFUSED.value:
+            return ""
+        options, failure = _options(new, b), outcomes.describe_outcome(body)
+        if failure is None or failure.type_name.rpartition(".")[2] not in _OF_TRIES:
+            return ""
+        retries = 0 if self.manifest is None else self.manifest.retries
+        retries = retries if options.retries is None else options.retries
+        n_tries = 1 + retries if options.tries_again(outcomes.failure_names(body)) else 1
+        return "" if b.failures == n_tries else f"a task failed after {b.failures} tries, its options allow {n_tries}"
 
     def _judged_outcome(self, task_id: str, new: Status, index: int, b: Entry, process: Process) -> str:
         """Check that the committed outcome was made by this worker under this attempt, and is stored."""
@@ -413,7 +532,7 @@ class Oracle:
         except RecordInvalid:
             return "an outcome was committed under a wrong seal"
         if b.state != State.COMPLETED:
-            return ""
+            return self._judged_failure(task_id, new, b, bytes(opened))
         value, _ = outcomes.load_outcome(opened)
         execution = self.executions.get(value_name(value))
         if execution is None or execution.task_id != task_id:
@@ -421,6 +540,10 @@ class Oracle:
         if execution.process is not process or execution.attempt != b.attempt:
             return f"an outcome was committed that another attempt made ({execution})"
         return ""
+
+
+def _options(seen: Status, entry: Entry) -> TaskOptions:
+    return decoded(seen.options[entry.options - 1]) if entry.options else DEFAULT
 
 
 def _has_ended(seen: Status) -> bool:

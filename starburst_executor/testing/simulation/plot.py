@@ -49,6 +49,10 @@ class Plot:
         n_clients: Number of clients that reattach during the storm.
         ends_with: How the last client ends the run: `cleanup`, `terminate` or `leave`.
         n_once: Number of calls that each client of a detached session submits once.
+        n_at_once: How many of the tasks with a limit, every third one, may run at once; None if none has one.
+        stops: Whether clients that cancel tasks also cancel those that run.
+        timings: The session's.
+        has_options: Whether tasks have options of their own: retries, classes to retry on, backoffs, time limits.
     """
 
     is_detached: bool
@@ -67,6 +71,10 @@ class Plot:
     n_clients: int
     ends_with: str
     n_once: int = 0
+    stops: bool = False
+    timings: Timings = TIMINGS
+    n_at_once: int | None = None
+    has_options: bool = False
 
 
 _BEHAVIOURS = (
@@ -112,4 +120,6 @@ def draw_plot(lots: Lots) -> Plot:
         n_clients=lots.choice((0, 1, 1, 2)),
         ends_with=lots.choice(("cleanup", "cleanup", "cleanup", "terminate", "leave")),
         n_once=lots.choice((0, 0, 0, 8, 15)),
+        stops=lots.chance(0.4),
+        n_at_once=lots.choice((None, None, 1, 2)),
     )

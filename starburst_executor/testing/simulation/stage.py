@@ -73,7 +73,7 @@ class _Registry:
 _SMALL: dict[tuple[str, str], object] = {
     ("client.batches", "_LEAST_STATUS"): 3,
     ("client.once_calls", "_LEAST_STATUS"): 3,
-    ("client.batch_writer", "STATUSES_PER_EPOCH"): 2,
+    ("client.batches", "STATUSES_PER_EPOCH"): 2,
     ("protocol.records.once", "STATUSES_PER_EPOCH"): 2,
     ("session.epochs", "STATUSES_PER_EPOCH"): 2,
     ("client.sending", "_REMOTE_SENDERS"): 3,

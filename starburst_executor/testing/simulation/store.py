@@ -126,6 +126,11 @@ class Vault:
             self._log(process.name, f"{kind} {key}: no connection")
             strand.sleep(self.latency_s * (1 + 20 * lots.random()))
             raise StoreUnavailable(f"no connection: {kind} {key}")
+        if self.weather.busy and lots.chance(self.weather.busy):
+            self._trouble(Trouble.BUSY, process)
+            self._log(process.name, f"{kind} {key}: {Trouble.BUSY.value}")
+            strand.sleep(self.latency_s)
+            raise StoreUnavailable(Trouble.BUSY.value, is_busy=True)
         trouble = self._draw(kind)
         out_s, back_s = (self.latency_s * (0.2 + lots.random()) for _ in range(2))
         if trouble is not None:

@@ -6,6 +6,7 @@ can tell which execution counted.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
@@ -13,11 +14,12 @@ from typing import Any, Protocol
 
 from starburst_executor.errors import LaunchError, StarburstError
 from starburst_executor.protocol import calls, outcomes
-from starburst_executor.protocol.pieces import PIECE_BYTES
+from starburst_executor.protocol.pieces import PIECE_BYTES, Result
+from starburst_executor.protocol.references import ResultRef
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.processes import WorkerProcess
 from starburst_executor.testing.simulation.threads import Event
-from starburst_executor.worker.runner.jobs import Died, Finished, Job, Started
+from starburst_executor.worker.runner.jobs import Died, Finished, Job, Jobs, Started, each_job, gathered
 from starburst_executor.worker.runner.jobs import Event as RunnerEvent
 
 __all__ = ["SHARED", "Behaviour", "SimulatedNursery", "Starts", "simulated_task", "value_name"]
@@ -42,13 +44,16 @@ class Behaviour(str, Enum):
 
 def simulated_task(number: int, behaviour: str, seconds: float, shared: bytes) -> str:
     """The submitted function. It is never called: the simulated runner plays its part."""
-    raise NotImplementedError(f"{number} {behaviour} {seconds} {len(shared)}")
+    call = f"{number}, {behaviour!r}, {seconds}, {len(shared)} bytes"
+    raise AssertionError(f"simulated runners play tasks and never call them: simulated_task({call})")
 
 
 class Starts(Protocol):
     """Receives every start of a task, which it gives a name, and every failure."""
 
     def started(self, process: WorkerProcess, job: Job, number: int) -> str: ...
+
+    def needed(self, job: Job, ref: ResultRef, value: object) -> None: ...
 
     def failed(self, process: WorkerProcess, job: Job) -> None: ...
 
@@ -111,8 +116,8 @@ class SimulatedRunner:
         self._news = Event()
         self._ended = False
 
-    def send(self, jobs: Sequence[Job], _: Mapping[str, bytes]) -> None:
-        for job in jobs:
+    def send(self, jobs: Sequence[Job | Jobs], _: Mapping[str, bytes]) -> None:
+        for job in each_job(jobs):
             self._open[job.number] = job
         self._start_next()
         self.wake()
@@ -141,7 +146,7 @@ class SimulatedRunner:
             self._news.clear()
             self._news.wait(max(timeout_s, 0.001) / self._process.rate)
         events, self._events = self._events, []
-        return events
+        return list(gathered(events))
 
     def kill(self) -> None:
         self._process.scheduler.at(0.05, partial(self._die, "killed by the worker"))
@@ -160,8 +165,10 @@ class SimulatedRunner:
         self._current = next(iter(self._open))
         self._started_at = self._process.scheduler.now
         job = self._open[self._current]
-        (number, behaviour, seconds, _), _ = calls.load_call(job.call, dict(job.pieces))
+        (number, behaviour, seconds, shared), _ = calls.load_call(job.call, dict(job.pieces))
         name = self._nursery.starts.started(self._process, job, number)
+        if isinstance(shared, ResultRef):
+            self._nursery.starts.needed(job, shared, _result(job, shared))
         self._nursery.tries[number] = self._nursery.tries.get(number, 0) + 1
         self._nursery.started(job, lambda: not self._ended and self._current == job.number)
         self._process.scheduler.at(seconds, partial(self._end, job, number, Behaviour(behaviour), name, seconds))
@@ -203,6 +210,12 @@ class SimulatedRunner:
         self._events.append(Died(reason, culprit, b"", b""))
         self._ended = True
         self._news.set()
+
+
+def _result(job: Job, ref: ResultRef) -> Any:
+    """Return the result that a job got with its call; None if it got none."""
+    pickled = dict(job.pieces).get(Result(ref.ordinal, ref.sequence).name)
+    return None if pickled is None else pickle.loads(pickled)  # noqa: S301 - made by this module
 
 
 def value_name(value: Any) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 from starburst_executor.client.detached import DetachedExecutor
 from starburst_executor.client.executor import StarburstExecutor
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.once import Call
+from starburst_executor.client.once_wanted import Call
 from starburst_executor.client.submits_once import once_of
+from starburst_executor.errors import StarburstError
+from starburst_executor.protocol.options import Limit
 from starburst_executor.protocol.records import SessionState, WorkerState, decode_beat
 from starburst_executor.protocol.spans.encoding import size_class
-from starburst_executor.protocol.spans.record import SizeClass
 from starburst_executor.protocol.spans.transitions import has_pending
 from starburst_executor.testing.simulation.checks import check_done
 from starburst_executor.testing.simulation.lots import Lots
@@ -31,6 +32,15 @@ __all__ = ["Users"]
 
 # The numbers of the calls that are submitted once begin here, so that they are no other call's.
 _FIRST_ONCE = 1_000_000
+
+# The longest backoffs are longer than a task keeps its claim.
+_OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"retries": 2, "backoff": 1},
+    {"retries": 2, "backoff": 9},
+    {"retries": 3, "retry_on": ValueError},
+    {"retries": 2, "retry_on": StarburstError, "backoff": (0.5, 20, 12), "timeout": 6, "label": "last"},
+)
 
 
 class Users:
@@ -71,7 +81,7 @@ class Users:
             "task_timeout": plot.task_timeout,
             "max_tasks_per_child": plot.max_tasks_per_child,
             "key": KEY,
-            "timings": TIMINGS,
+            "timings": plot.timings,
         }
         if plot.is_detached:
             executor: Any = DetachedExecutor(**settings, absolute_timeout=plot.absolute_timeout)
@@ -102,18 +112,31 @@ class Users:
 
     def _submit_all(self, executor: Any, lots: Lots, tasks: Any) -> list[StarburstFuture[Any]]:
         strand = current_strand()
-        mine = []
+        mine: list[StarburstFuture[Any]] = []
         for behaviour, seconds in tasks:
             self._n_submitted += 1
             # Not drawn, so that sharing does not change other decisions.
-            shared = SHARED[self._n_submitted % 3] if self._n_submitted % 4 == 0 else b""
-            future = executor.submit(simulated_task, self._n_submitted, behaviour.value, seconds, shared)
+            shared: Any = SHARED[self._n_submitted % 3] if self._n_submitted % 4 == 0 else b""
+            if mine and self._world.report.seed % 3 == 1 and self._n_submitted % 2:
+                # It waits for the task before, which may wait as well, or for one that several wait for.
+                shared = mine[-1] if self._n_submitted % 5 else mine[0]
+            # Not drawn, as above.
+            given = _OPTIONS[self._n_submitted % len(_OPTIONS)] if self._world.plot.has_options else {}
+            view = self._view(executor)
+            view = view.options(**given) if given else view
+            future = view.submit(simulated_task, self._n_submitted, behaviour.value, seconds, shared)
             mine.append(future)
             self._world.given([future])
             if lots.chance(0.2):
                 strand.sleep(lots.between(0.0, 4.0))
         self._world.log(strand.process.name, f"submitted {len(mine)} tasks")
         return mine
+
+    def _view(self, executor: Any) -> Any:
+        """Return what submits the next task: some have options. Not drawn, so that it does not change what else happens."""
+        if self._world.plot.n_at_once is None or self._n_submitted % 3:
+            return executor
+        return executor.options(limit=Limit("few", self._world.plot.n_at_once), priority=self._n_submitted % 2)
 
     def _submit_once(self, executor: Any, *, is_last: bool = False) -> list[StarburstFuture[Any]]:
         """Submit what all clients of the session submit, each some or all of it; most clients are killed soon after they begin."""
@@ -129,8 +152,16 @@ class Users:
                 world.scheduler.at(
                     lots.between(0.0, 12.0) * plot.latency_s, partial(strand.process.kill, "SIGKILL while it submits")
                 )
+        once, keys = once_of(executor), numbers if world.report.seed % 2 else None
         calls = [Call((n, Behaviour.WELL.value, 0.1, SHARED[n % 3] if n % 4 == 0 else b""), {}) for n in numbers]
-        futures = once_of(executor).submit(simulated_task, calls, numbers if world.report.seed % 2 else None)
+        if world.report.seed % 3 == 1:
+            # Some wait for a task that every client submits, with the same content.
+            head = Call((_FIRST_ONCE - 1, Behaviour.WELL.value, 0.1, b""), {})
+            (first,) = once.submit(simulated_task, [head], None if keys is None else [_FIRST_ONCE - 1])
+            calls = [call._replace(args=(*call.args[:3], first)) if call.args[0] % 3 else call for call in calls]
+            world.given([first])
+            self._acknowledge([first])
+        futures = once.submit(simulated_task, calls, keys)
         world.given(futures)
         world.log(strand.process.name, f"submitted {len(futures)} tasks once: {[future.task_id for future in futures]}")
         self._acknowledge(futures)
@@ -255,7 +286,7 @@ class Users:
         if what == "cancel":
             self._cancel_some(executor.futures, lots)
         elif what == "cancel all" and lots.chance(0.3):
-            executor.cancel()
+            executor.cancel(running=self._world.plot.stops)
         elif what == "retry":
             fresh = executor.retry_failed()
             self._world.given(fresh)
@@ -271,7 +302,7 @@ class Users:
     def _cancel_some(self, futures: list[StarburstFuture[Any]], lots: Lots) -> None:
         for future in futures:
             if lots.chance(0.3):
-                future.cancel()
+                future.cancel(running=self._world.plot.stops)
 
     def _wait_done(self, futures: list[StarburstFuture[Any]], at_most_s: float) -> None:
         strand = current_strand()
@@ -303,7 +334,7 @@ class Users:
             futures = executor.futures
         check_done(self._world, futures)
         for key, seen in oracle.statuses.items():
-            if size_class(seen) < SizeClass.ALL_COMPLETED:
+            if not size_class(seen).has_ended:
                 self._world.fail(f"all futures are done and tasks of {key} are not")
         how = self._world.plot.ends_with
         self._world.log(client.name, f"all is done: {how}")

@@ -22,6 +22,7 @@ class Trouble(str, Enum):
     SLOW = "answered after its sender counts as lost"
     STUCK = "carried out and answered after its sender counts as lost"
     NO_BELL = "bell lost"
+    BUSY = "503 because of load"
     OUTAGE = "store away"
     CUT_OFF = "one process cut off"
     KILL = "SIGKILL"
@@ -36,6 +37,7 @@ class Weather:
     """Rates: of requests up to `stuck`, of rings `no_bell`, per second and session afterwards.
 
     Attributes:
+        busy: Which share of requests the store refuses with 503 because there are too many. No seed draws it; plots set it.
         skew: By which share the rates of clocks may differ.
         preempt: How often acquiring a lock lets other strands run first.
     """
@@ -57,6 +59,7 @@ class Weather:
     clock: float = 0.0
     skew: float = 0.0
     preempt: float = 0.0
+    busy: float = 0.0
 
 
 CALM = Weather()
@@ -87,7 +90,8 @@ def draw_weather(lots: Lots) -> Weather:
     if lots.chance(0.05):
         return replace(CALM, skew=_STORM.skew * lots.random())
     share = lots.choice((0.25, 0.5, 0.8))
-    drawn = {one.name: getattr(_STORM, one.name) * lots.random() for one in fields(Weather) if lots.chance(share)}
+    names = [one.name for one in fields(Weather) if one.name != "busy"]
+    drawn = {name: getattr(_STORM, name) * lots.random() for name in names if lots.chance(share)}
     if "no_bell" in drawn and lots.chance(0.5):
         drawn["no_bell"] = 1.0
     return Weather(**drawn)

@@ -10,6 +10,7 @@ from starburst_executor.clock import Clock
 from starburst_executor.errors import StarburstError
 from starburst_executor.launch.base import Death, Order, Started
 from starburst_executor.launch.bootstrap import new_worker_id
+from starburst_executor.protocol.options import decoded
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.patient import PatientStore
@@ -24,6 +25,7 @@ from starburst_executor.testing.simulation.weather import Trouble
 from starburst_executor.testing.simulation.world import KEY, World
 from starburst_executor.worker.agent import Agent
 from starburst_executor.worker.leaving import Leaving
+from starburst_executor.worker.runner.jobs import Job
 
 __all__ = ["SimulatedLauncher", "guarded", "start_worker"]
 
@@ -209,10 +211,23 @@ def _opened(world: World, worker: WorkerProcess, session_id: str, leaving: Leavi
     session.manifest.check_python()
     nursery: Any = SimulatedNursery(worker, world.lots.fork(), world.oracle, world.tries, partial(_poisoned, world))
     limit_s = session.manifest.current.task_timeout
-    if limit_s is not None:
-        nursery.started = lambda _, still_runs: world.within(
-            (limit_s + _LATE_S) / _SLOWEST, worker, lambda: not still_runs(), "a task runs on past its task_timeout"
-        )
+
+    def started(job: Job, still_runs: Callable[[], bool]) -> None:
+        world.running[worker.worker_id, job.task_id] = still_runs
+        if limit := world.oracle.limit_of(job.task_id):
+            n_running = sum(
+                world.oracle.limit_of(task_id) == limit and runs()
+                for (worker_id, task_id), runs in world.running.items()
+                if worker_id == worker.worker_id
+            )
+            world.oracle.limits.started(limit, worker, n_running)
+        own_s = decoded(job.options).timeout
+        if (most_s := limit_s if own_s is None else own_s) is not None:
+            world.within(
+                (most_s + _LATE_S) / _SLOWEST, worker, lambda: not still_runs(), "a task runs on past its task_timeout"
+            )
+
+    nursery.started = started
     agent = Agent(session, store, worker.worker_id, nursery, clock, leaving, n_slots=worker.n_slots, bound=bound)
     worker.agent = agent
     keeper = agent._keeper  # noqa: SLF001 - what only the worker itself knows

@@ -24,6 +24,11 @@ __all__ = ["KEY", "Broken", "Report", "World", "is_done"]
 # The session's key, in hexadecimal.
 KEY = "5e" * 32
 _MOST_STEPS = 200_000
+# The longest time until a worker has stopped a task that was cancelled, whatever its beat interval: two looks at the manifest, a commit
+# interval and some late answers, by a slow clock.
+_STOPPED_S = 12.0
+# What an answer that comes after its sender counts as lost adds to it.
+_SLOW_S = 12.0
 # The threads of a worker that watch signals, a client or a runner.
 LISTENING = ("main", "life", "runner-")
 
@@ -72,6 +77,7 @@ class World:
         has_failed: A promise was broken.
         url: The session's URL, once it was created.
         futures: Every future that a client received, except those that were not done when it died.
+        running: By worker and task, whether the start of the task that came last still runs.
     """
 
     def __init__(self, seed: int, plot: Plot | None) -> None:
@@ -86,6 +92,7 @@ class World:
         self.url: str | None = None
         self.futures: list[StarburstFuture[str]] = []
         self.tries: dict[int, int] = {}
+        self.running: dict[tuple[str, str], Callable[[], bool]] = {}
         self._oracle: Oracle | None = None
         self.vault = Vault(
             self.scheduler,
@@ -194,4 +201,24 @@ class World:
                 quiet_s=lambda: self.scheduler.now - self.last_trouble_at,
                 lost_s=LOST_S,
             )
+            self._oracle.stopped = self._stopped
         self._oracle.wrote(key, before, after, process)
+
+    def _stopped(self, worker: WorkerProcess, task_id: str, attempt: int) -> None:
+        """Require that a task that was cancelled while its worker held it does not run on, once the store answers."""
+        began = self.scheduler.now
+        runs = self.running.get((worker.worker_id, task_id), lambda: False)
+        has_slow_answers = self.plot.weather.slow or self.plot.weather.stuck
+        limit_s = _STOPPED_S + (_SLOW_S if has_slow_answers else 0.0)
+
+        def check() -> None:
+            times = (began, self.last_trouble_at, self.vault.away_until, worker.cut_off_until, worker.was_stopped_at)
+            if not worker.is_alive or not worker.goes_on() or not runs():
+                return
+            if self.scheduler.now - max(times) > limit_s:
+                self.fail(f"a task runs on that was cancelled: task={task_id}, attempt={attempt}, {worker}")
+                return
+            self.scheduler.at(limit_s / 4, check)
+
+        if runs():
+            self.scheduler.at(limit_s, check)
