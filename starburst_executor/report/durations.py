@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-__all__ = ["Durations"]
+__all__ = ["Durations", "LabelDurations"]
 
 _PER_DECADE = 24
 # Of a bin's middle to its edges: what a quantile may be wrong by.
@@ -81,3 +81,34 @@ class Durations:
 
 
 _MOST_BARS = 60
+
+
+class LabelDurations:
+    """The durations of tasks by their label, for the first dozen of labels; those of all others together.
+
+    Attributes:
+        shown: By label; of tasks without one under "".
+        others: Of the tasks with any further label.
+    """
+
+    MOST = 12
+
+    __slots__ = ("others", "shown")
+
+    def __init__(self) -> None:
+        self.shown: dict[str, Durations] = {}
+        self.others = Durations()
+
+    def of(self, label: str) -> Durations:
+        """Return what the durations of this label are added to."""
+        if label and label not in self.shown and len(self.shown) - ("" in self.shown) >= self.MOST:
+            return self.others
+        return self.shown.setdefault(label, Durations())
+
+    def rows(self) -> list[tuple[str, Durations]]:
+        """Return names and durations, the one with the most time first, then what is joined; empty if no task has a label."""
+        if not any(self.shown):
+            return []
+        named = [(label or "(no label)", durations) for label, durations in self.shown.items() if durations.n]
+        rows = sorted(named, key=lambda pair: -pair[1].total_s)
+        return [*rows, ("(other labels)", self.others)] if self.others.n else rows

@@ -108,6 +108,8 @@ class Facts:
             "durations": durations_of(overview.durations),
             "queued": durations_of(overview.waited),
             "by_function": [{"function": name, **durations_of(d)} for name, d in self.by_function()],
+            "by_label": [{"label": label, **durations_of(d)} for label, d in overview.by_label.shown.items()],
+            "other_labels": durations_of(overview.by_label.others),
             "series": {"times": [round(at, 3) for at in overview.times], **series},
             "failures": None if self.failures is None else [asdict(kind) for kind in self.failures],
         }

@@ -22,6 +22,8 @@ __all__ = ["figure_of"]
 _SIZE_INCHES = (7.2, 8.6)  # the width of a page of a journal
 _DPI = 200
 _LANES = 32
+# The share of the time axis that the thinnest bar takes.
+_THINNEST = 600
 _MOST_ROWS = 100
 _STYLE = {
     "font.size": 8,
@@ -57,7 +59,7 @@ def figure_of(facts: Facts, kind: str) -> bytes:
         )
         status = facts.status
         figure.suptitle(
-            f"Session {status.id}: {status.total:,} tasks, {status.completed:,} completed, {status.failed:,} failed, "
+            f"{status.name + ', session' if status.name else 'Session'} {status.id}: {status.total:,} tasks, {status.completed:,} completed, {status.failed:,} failed, "
             f"{span_text(facts.wall_s)}",
             fontsize=9,
             x=0.01,
@@ -131,15 +133,17 @@ def _lanes(axis: Any, facts: Facts) -> None:
     axis.set_title(f"b  Tasks over workers{note}")
     if lanes and len(rows) == len(lanes) and sum(map(len, rows)) <= _MOST_ROWS:
         y, middles = 0, []
+        # A bar as thin as a hair is seen, and a light edge would cover it.
+        least_s = (overview.times[-1] - t0) / _THINNEST
         for own in rows:
             middles.append(y + (len(own) - 1) / 2)
             for row in own:
                 axis.broken_barh(
-                    [(bar.start - t0, bar.end - bar.start) for bar in row],
+                    [(bar.start - t0, max(least_s, bar.end - bar.start)) for bar in row],
                     (y - 0.4, 0.8),
                     facecolors=[LIGHT[bar.state] for bar in row],
                     edgecolor="white",
-                    linewidth=0.2,
+                    linewidth=[0.2 if bar.end - bar.start > 3 * least_s else 0.0 for bar in row],
                 )
                 y += 1
             y += 1
@@ -196,6 +200,7 @@ def _waiting(axis: Any, facts: Facts) -> None:
     edges = _edges(facts)
     axis.fill_between(edges, [0.0, *facts.overview.waiting], color=LIGHT["waiting"], linewidth=0)
     axis.set_title("e  Waiting tasks")
+    axis.set_xlabel("time since the session was created")
     axis.set_ylim(0)
     _counts(axis)
     _time_axis(axis, edges[-1], 5)
@@ -222,3 +227,4 @@ def _durations(axis: Any, facts: Facts) -> None:
             words = f" {name} {seconds_text(value)} "
             axis.annotate(words, (value, 0.94), xycoords=("data", "axes fraction"), fontsize=7, ha=side)
     axis.set_xlim(edges[0] * 0.8, edges[-1] * 1.6)
+    axis.set_xlabel("duration, logarithmic")

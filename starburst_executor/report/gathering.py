@@ -20,7 +20,7 @@ from starburst_executor.client.report import SessionStatus, WorkerReport
 from starburst_executor.client.timeline import laid_out
 from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.report.axis import N_BINS, Axis, Counts, Coverage
-from starburst_executor.report.durations import Durations
+from starburst_executor.report.durations import Durations, LabelDurations
 from starburst_executor.report.lanes import MOST_BARS, Bar, Lane, Lanes
 from starburst_executor.session.statuses import ListedStatus
 
@@ -49,10 +49,11 @@ class Overview:
         slots: The mean number of slots of live workers.
         durations: The durations of the last attempts.
         by_function: The same by the digest of the function; at most 12, the rest under "".
+        by_label: The same by label.
         waited: The times from submit to start, of first runs.
         lanes: The workers that ran tasks.
         n_workers: The number of workers that ran tasks or beat.
-        busy_s: Seconds in which slots ran a task that has ended.
+        busy_s: Seconds in which slots ran a task; for tasks that run, up to now.
         slot_s: Seconds in which slots were there.
         attempts: Claims of all tasks.
         failures: Failed attempts.
@@ -75,6 +76,7 @@ class Overview:
     slots: list[float]
     durations: Durations
     by_function: dict[str, Durations]
+    by_label: LabelDurations
     waited: Durations
     lanes: list[Lane]
     n_workers: int
@@ -127,13 +129,15 @@ class _Sums:
     lanes: Lanes
     durations: Durations = field(default_factory=Durations)
     by_function: dict[str, Durations] = field(default_factory=dict)
+    by_label: LabelDurations = field(default_factory=LabelDurations)
     waited: Durations = field(default_factory=Durations)
     n_read: int = 0
     attempts: int = 0
     failures: int = 0
     losses: int = 0
     reruns: int = 0
-    busy_s: float = 0.0
+    busy_s: float = 0.0  # of tasks that have ended
+    running_s: float = 0.0
     began_at: float | None = None
     last_at: float | None = None
 
@@ -181,9 +185,23 @@ class _Sums:
         for (_, at), committed in commits.items():
             self._commit(at, committed, ends)
         for number, seconds in seconds_of.items():
-            self.durations.add(seconds)
-            self._function("" if stored is None else stored.functions[number]).add(seconds)
+            own = Durations()
+            own.add(seconds)
+            self.durations.add_all(own)
+            self._function("" if stored is None else stored.functions[number]).add_all(own)
+            if not block.has_labels:
+                self.by_label.of("").add_all(own)
+        if block.has_labels:
+            self._add_labelled(block, ends)
         self.waited.add(waits)
+
+    def _add_labelled(self, block: Block, ends: dict[int, float]) -> None:
+        by_label: dict[str, list[float]] = {}
+        for task in block.tasks:
+            if task.sequence in ends:
+                by_label.setdefault(block.label(task), []).append(task.seconds)
+        for label, seconds in by_label.items():
+            self.by_label.of(label).add(seconds)
 
     def _function(self, digest: str) -> Durations:
         if digest not in self.by_function and len(self.by_function) >= _MOST_FUNCTIONS:
@@ -220,6 +238,7 @@ class _Sums:
         """Add a task that is running."""
         self.started.count(since)
         if now > since:
+            self.running_s += now - since
             self.running.cover(since, now)
             self.lanes.ran(task.worker, since, now, Counter())
             self.lanes.bars(task.worker, [Bar(task.id, since, now, "running")])
@@ -336,10 +355,11 @@ class Gathering:
             slots=slots.values()[:n_bins],
             durations=sums.durations,
             by_function=sums.by_function,
+            by_label=sums.by_label,
             waited=sums.waited,
             lanes=[lane._replace(busy=lane.busy[:n_bins]) for lane in lanes],
             n_workers=len(ran | {worker.id for worker in status.members}),
-            busy_s=sums.busy_s * scale,
+            busy_s=sums.busy_s * scale + sums.running_s,
             slot_s=slot_s,
             attempts=round(sums.attempts * scale),
             failures=round(sums.failures * scale),

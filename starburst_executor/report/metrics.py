@@ -48,7 +48,7 @@ class Metrics:
 
     @property
     def utilisation(self) -> float | None:
-        """The share of the slots' time in which they ran tasks that have ended; None without workers."""
+        """The share of the slots' time in which they ran tasks; None without workers."""
         return min(1.0, self.overview.busy_s / self.overview.slot_s) if self.overview.slot_s else None
 
     @property

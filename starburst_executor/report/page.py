@@ -7,34 +7,36 @@ from typing import Any
 
 from starburst_executor.client.cleanup import utc
 from starburst_executor.client.report import WorkerReport
-from starburst_executor.errors import ConfigError
 from starburst_executor.report import charts
 from starburst_executor.report.charts.workers import sample_of
 from starburst_executor.report.facts import Facts
+from starburst_executor.report.templating import environment, markup
 from starburst_executor.report.texts import span_text
 from starburst_executor.version import __version__
 
-__all__ = ["page_of"]
+__all__ = ["page_of", "template"]
 
 _SHOWN_WORKERS = 200
 _CHART_LANES = 40
 _MOST_CHARACTERS = 6000
+_MOST_NAME = 40
+_MOST_VALUE = 80
 
 
 def page_of(facts: Facts) -> str:
     """Return the HTML. Raises: ConfigError if Jinja2 is not installed."""
-    markup = _markup()
     overview, status = facts.overview, facts.status
     drawn = {
         "states": charts.states(overview),
         "workers": charts.workers(overview, status.members, most=_CHART_LANES),
         "durations": charts.durations(overview.durations),
+        "labels": charts.labels(overview.by_label.rows()),
         "waiting": charts.waiting(overview),
         "completions": charts.completions(overview),
         "utilisation": charts.utilisation(overview),
     }
     return str(
-        _template().render(
+        template("report.html").render(
             facts=facts,
             status=status,
             overview=overview,
@@ -51,36 +53,25 @@ def page_of(facts: Facts) -> str:
     )
 
 
-def _markup() -> Any:
-    try:
-        from markupsafe import Markup
-    except ImportError as error:
-        raise ConfigError("a report needs Jinja2: pip install 'starburst-executor[report]'") from error
-    return Markup
-
-
 @functools.cache
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("starburst_executor.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+def template(name: str) -> Any:
+    """Return a template of this package; it escapes all values. Raises: ConfigError if Jinja2 is not installed."""
+    found = environment("starburst_executor.report")
+    found.filters.update(
         utc=lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S} UTC",
         count=lambda n: f"{n:,}",
         seconds=span_text,
         dollars=lambda usd: f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}" if usd else "$0",
         percent=lambda share: "–" if share is None else f"{share:.0%}",
         share=lambda n, total: f"{n / total:.1%}" if total else "–",
+        bytes=_bytes_text,
+        number=lambda value: f"{value:.4g}",
+        short=lambda text: text if len(text) <= _MOST_NAME else f"{text[: _MOST_NAME - 1]}…",
+        value=_value_text,
         rate=lambda rate: f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}",  # noqa: PLR2004 - three digits
         cut=lambda text: text if len(text) <= _MOST_CHARACTERS else f"…{text[-_MOST_CHARACTERS:]}",
     )
-    return environment.get_template("report.html")
+    return found.get_template(name)
 
 
 def _members(facts: Facts) -> list[tuple[int | None, WorkerReport]]:
@@ -111,3 +102,9 @@ def _bytes_text(n: float) -> str:
         if n >= size:
             return f"{n / size:.3g} {unit}"
     return f"{n:.0f} B"
+
+
+def _value_text(value: object) -> str:
+    """Return a parameter or a setting as a short text."""
+    text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= _MOST_VALUE else f"{text[: _MOST_VALUE - 1]}…"

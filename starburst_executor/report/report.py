@@ -10,6 +10,7 @@ from typing import Any
 from starburst_executor.errors import ConfigError
 from starburst_executor.report.facts import Facts, read_facts
 from starburst_executor.report.figure import figure_of
+from starburst_executor.report.files import write_file
 from starburst_executor.report.page import page_of
 from starburst_executor.report.texts import span_text
 from starburst_executor.session.store import SessionStore
@@ -48,13 +49,7 @@ class SessionReport:
         """
         path = Path(path)
         body = self._bytes(path.suffix.lower().removeprefix("."))
-        beside = path.with_name(f".{path.name}.part")
-        try:
-            beside.write_bytes(body)
-            beside.replace(path)
-        except OSError as error:
-            raise ConfigError(f"the report cannot be written: {error.strerror}: {path}") from error
-        return path
+        return write_file(path, body)
 
     def _bytes(self, kind: str) -> bytes:
         if kind == "html":

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future
 from itertools import islice
 from typing import Any
 
+from starburst_executor.study.asks import Asks
 from starburst_executor.study.failures import is_of_session
 from starburst_executor.study.running import row_of, row_of_error
 from starburst_executor.study.spec import TrialSpec
@@ -25,14 +26,19 @@ class Batch:
 
     Attributes:
         rows: The outcome of each trial that has one, by index.
+        asks: What proposes the parameters of its trials, if the stage has a search.
+        function: What the tasks of its trials call; None until the first are submitted.
         ending: The error or the word by which the session, and not a trial, ended some of them; None if it did not.
     """
 
-    def __init__(self, spec: TrialSpec, trials: int, carried: Iterable[TrialRow]) -> None:
+    def __init__(self, spec: TrialSpec, trials: int, carried: Iterable[TrialRow], asks: Asks | None = None) -> None:
         self.spec = spec
         self.trials = trials
         self.rows: dict[int, TrialRow] = {row.index: row for row in carried if row.index < trials}
         self.ending: BaseException | None = None
+        self.asks = asks
+        self.function: Callable[[Any], Any] | None = None
+        self._submitted: set[int] = set()
         self._waiting: dict[int, Future[Any]] = {}
         self._counts = counted(self.rows.values())
 
@@ -40,6 +46,12 @@ class Batch:
     def missing(self) -> list[int]:
         """The indexes of the trials without an outcome, ascending."""
         return [index for index in range(self.trials) if index not in self.rows]
+
+    @property
+    def to_submit(self) -> list[int]:
+        """The indexes of the trials that have neither an outcome nor been submitted by this process, and whose parameters are known."""
+        known = range(self.trials) if self.asks is None else range(min(self.trials, len(self.asks.proposed)))
+        return [index for index in known if index not in self.rows and index not in self._submitted]
 
     @property
     def is_done(self) -> bool:
@@ -52,6 +64,7 @@ class Batch:
     def watch(self, futures: Mapping[int, Future[Any]]) -> None:
         """Wait for these futures, by the index of their trial."""
         self._waiting.update(futures)
+        self._submitted.update(futures)
 
     def waiting(self, most: int) -> list[Future[Any]]:
         """Return up to `most` futures that are not done, the oldest first."""

@@ -1,4 +1,7 @@
-"""How ended trials did at each step, for `Trial.should_prune`: one object a stage, which running trials read."""
+"""How ended trials did at each step, for `Trial.should_prune`: one object a stage, which running trials read.
+
+With a pruner of Optuna it is what they reported (`reports.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Iterable
 import msgpack
 
 from starburst_executor.study.objects import StudyObjects
+from starburst_executor.study.reports import Ended
 from starburst_executor.study.stage import Stage
 from starburst_executor.study.tables import TrialRow
 
@@ -19,14 +23,18 @@ class Curves:
     def __init__(self) -> None:
         self._values: dict[tuple[str, int], dict[int, list[float]]] = {}
         self._least: dict[tuple[str, int], int] = {}
+        self._ended: dict[tuple[str, int], Ended] = {}
         self._changed: set[tuple[str, int]] = set()
 
     def take(self, stage: Stage, edition: int, rows: Iterable[TrialRow]) -> None:
         """Take the curves of trials that ended; nothing for a stage without `prune`."""
+        key = (stage.name, edition)
         if stage.prune is None:
             return
+        if not isinstance(stage.prune, tuple):
+            self._ended.setdefault(key, Ended()).take(row.index for row in rows)
+            return
         metric, least = stage.prune
-        key = (stage.name, edition)
         self._least[key] = least
         values = self._values.setdefault(key, {})
         for row in rows:
@@ -44,7 +52,9 @@ class Curves:
         }
 
     def publish(self, objects: StudyObjects) -> None:
-        """Write what has changed. Store: 1 put for each changed stage."""
+        """Write what has changed. Store: 1 put for each changed stage; with a pruner of Optuna 1 GET for each trial that ended, and now and then 1 put."""
+        for (stage, edition), ended in self._ended.items():
+            ended.publish(objects.store, objects.keys.reports(stage, edition))
         for stage, edition in sorted(self._changed):
             objects.store.put(objects.keys.curves(stage, edition), msgpack.packb(self.medians(stage, edition)))
         self._changed.clear()

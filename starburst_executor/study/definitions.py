@@ -1,6 +1,9 @@
-"""Stores the stages of a study with their functions, so that any process can go on with it; and loads them again.
+"""Stores the stages of a study with their functions, and the settings of its sessions, so that any process can go on with it; loads them again.
 
     stages ──pickle, sealed──► definitions/<digest> ──► the same stages, in another process, from whatever folder it runs in
+
+Guarantee: what is loaded was sealed with the study's key. A program that can write the store, but has no key, decides neither which code runs nor
+which launcher starts workers with the user's credentials.
 
 The user's own modules are found where they were, if those folders exist; otherwise in the code that is stored with them.
 """
@@ -13,7 +16,7 @@ import hashlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,7 @@ from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.study.keys import StudyKeys
 from starburst_executor.study.stage import Stage
+from starburst_executor.version import __version__
 from starburst_executor.worker.code import unpack
 
 __all__ = ["dump_stages", "load_stages", "sealer_of"]
@@ -54,8 +58,15 @@ def _given(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
     return stages
 
 
-def dump_stages(stages: Iterable[Stage], store: ObjectStore, keys: StudyKeys, sealer: Sealer, clock: Clock) -> str:
-    """Store stages; return the digest that names them. Harmless twice.
+def dump_stages(
+    stages: Iterable[Stage],
+    settings: Mapping[str, Any],
+    store: ObjectStore,
+    keys: StudyKeys,
+    sealer: Sealer,
+    clock: Clock,
+) -> str:
+    """Store stages and settings; return the digest that names them. Harmless twice.
 
     Raises: PayloadError: a function cannot be pickled, or the user's modules are too big.
     Store: 1 create; for own modules 1 GET and perhaps 1 create more.
@@ -72,6 +83,8 @@ def dump_stages(stages: Iterable[Stage], store: ObjectStore, keys: StudyKeys, se
     whole = msgpack.packb(
         {
             "python": _python(),
+            "library": __version__,
+            "settings": dict(settings),
             "code": Code(store, clock, config.resolve(detached=True, store=store.url).code_exclude).name(),
             "paths": sorted(set(folders)),
             "body": body,
@@ -84,10 +97,12 @@ def dump_stages(stages: Iterable[Stage], store: ObjectStore, keys: StudyKeys, se
     return digest
 
 
-def load_stages(digest: str, store: ObjectStore, keys: StudyKeys, sealer: Sealer) -> tuple[Stage, ...]:
-    """Load the stages of that digest.
+def load_stages(
+    digest: str, store: ObjectStore, keys: StudyKeys, sealer: Sealer
+) -> tuple[tuple[Stage, ...], dict[str, Any]]:
+    """Load the stages of that digest, and the settings that were stored with them.
 
-    Raises: RecordInvalid: they are missing or have been changed; KeyNotFound: the key is another one; VersionMismatch: of Python;
+    Raises: RecordInvalid: they are missing or have been changed; KeyNotFound: the key is another one; VersionMismatch: of Python, or of this library;
         PayloadError: a function cannot be loaded here.
     Store: 1 GET; 1 more if the user's modules are not where they were.
     """
@@ -106,16 +121,23 @@ def load_stages(digest: str, store: ObjectStore, keys: StudyKeys, sealer: Sealer
         raise VersionMismatch(
             f"the stages of study {keys.name} were stored by another Python: stored={whole['python']}, here={_python()}"
         )
+    if whole.get("library") != __version__:
+        # A pickled stage has the fields that its class had then.
+        raise VersionMismatch(
+            f"the stages of study {keys.name} were stored by another version of starburst_executor: stored={whole.get('library')}, "
+            f"here={__version__}; run the program or the file that defines them"
+        )
     for path in whole["paths"]:
         if path not in sys.path and Path(path).is_dir():
             sys.path.append(path)
     try:
-        return _loaded(whole["body"])
+        stages = _loaded(whole["body"])
     except ModuleNotFoundError:
         if not whole["code"]:
             raise
         sys.path.insert(0, _unpacked(store, whole["code"]))
-        return _loaded(whole["body"])
+        stages = _loaded(whole["body"])
+    return stages, dict(whole["settings"])
 
 
 def _loaded(body: bytes) -> tuple[Stage, ...]:

@@ -12,21 +12,24 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from starburst_executor.clock import Clock
 from starburst_executor.errors import StarburstError
-from starburst_executor.study import transitions
-from starburst_executor.study.aborting import reason_to_abort
+from starburst_executor.protocol.seal import Sealer
+from starburst_executor.study import transitions, wording
+from starburst_executor.study.aborting import NO_RULES, progress_of, reason_to_abort
 from starburst_executor.study.batch import Batch
+from starburst_executor.study.beginning import Beginning, skipped_stages
 from starburst_executor.study.curves import Curves
-from starburst_executor.study.events import Event, StageProgress, Tell
+from starburst_executor.study.events import Event, Tell
+from starburst_executor.study.fetching import clean
 from starburst_executor.study.fleet import Workers
+from starburst_executor.study.gates import Gates, are_all_that_is_left
+from starburst_executor.study.live import Live
 from starburst_executor.study.objects import StudyObjects
+from starburst_executor.study.options import Pace, RunOptions
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import (
     ABORTED,
@@ -35,16 +38,15 @@ from starburst_executor.study.record import (
     RUNNING,
     WAITING,
     Approval,
-    StageRecord,
     StudyRecord,
 )
-from starburst_executor.study.rounds import Rounds
-from starburst_executor.study.stage import AbortRules
+from starburst_executor.study.rounds import Rounds, SessionEnded
+from starburst_executor.study.seals import Seals
 from starburst_executor.study.tables import FAILED, TrialRow
 from starburst_executor.study.transitions import Unfit
 from starburst_executor.study.wheel import Beating, Wheel
 
-__all__ = ["Driver", "Pace", "RunOptions"]
+__all__ = ["Driver"]
 
 _log = logging.getLogger(__name__)
 
@@ -57,41 +59,17 @@ class _NotDriver(StarburstError):
     """Another driver's id is in the record, or the wheel is gone."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """How a study is to go on, as `Study.run` takes it; applied once, by the process that drives.
-
-    Attributes:
-        is_changed: Whether the stages differ from the recorded ones, and that was accepted or needs no acceptance.
-    """
-
-    unfinished: bool = True
-    failed: bool = False
-    restart: tuple[str, ...] = ()
-    continue_aborted: bool = False
-    is_changed: bool = False
-    wait: bool = True
-
-    @property
-    def changes_anything(self) -> bool:
-        return bool(self.restart) or self.is_changed or self.continue_aborted
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """Seconds between two beats, and between two looks of those who watch."""
-
-    beat_s: float
-    look_s: float
-
-
 class Driver:
     """One process's part in a study: it drives, or watches another one that does. Not thread-safe.
 
     Args:
         definition: The digest of the stored stages as this process knows them.
+        settings: Of the sessions, likewise.
         beats: Whether a thread beats for the wheel; a simulation beats at each turn of the loop instead.
-        ends_session: Whether a complete study ends its session; not for a driver that is a task of it.
+        sealer: Of the logs of searches.
+        seals: Of the record's stages; those of `sealer` if not given.
+        ends_session: Whether a complete study ends its session, and one whose session ends goes on in another; not for a driver that is
+            a task of it.
     """
 
     def __init__(
@@ -103,38 +81,67 @@ class Driver:
         clock: Clock,
         *,
         definition: str,
-        options: RunOptions,
+        settings: Mapping[str, Any],
         pace: Pace,
         tell: Tell,
         stop: threading.Event,
         beats: bool = True,
         ends_session: bool = True,
+        sealer: Sealer,
+        seals: Seals | None = None,
     ) -> None:
         self._objects = objects
         self._plan = plan
         self._wheel = wheel
         self._workers = workers
         self._clock = clock
-        self._definition = definition
-        self._options = options
+        self._beginning = Beginning(objects, plan, clock, driver=wheel.driver, definition=definition, settings=settings)
+        self._options = RunOptions()
         self._pace = pace
         self._tell = tell
         self._stop = stop
         self._beats = beats
         self._ends_session = ends_session
-        self._turn = _Turn(clock.monotonic())
+        self._sealer = sealer
+        self._seals = seals or Seals(sealer)
+        self._turn = _Turn(plan, clock.monotonic())
         self._rounds = self._new_rounds()
 
-    def run(self) -> StudyRecord:
+    def create(self, fresh: StudyRecord) -> StudyRecord | None:
+        """Begin a study that was never driven, with the wheel and a session: its record is created with all that can start.
+
+        Returns: None if there may be one already: `StudyObjects.create` tells. Store: 1 create; of a new study 1 more and a session's start.
+        """
+        if not self._wheel.create():
+            return None
+        # Crash here: the wheel is there without a record. The next driver finds that, and waits until this one counts as lost.
+        try:
+            url = self._rounds.begin()
+            # Crash here: a session without tasks is left, for which no worker was started.
+            if self._beginning.create(fresh, url):
+                return self._objects.known
+            # It was imported, forked, or left to its workers: no process has driven it yet.
+            self._rounds.leave(deletes=True)
+        except BaseException:
+            self._wheel.leave()
+            raise
+        self._wheel.leave()
+        return None
+
+    def run(self, options: RunOptions) -> StudyRecord:
         """Drive or watch until the study is complete or aborted, waits for approval that is not waited for, or `stop` is set."""
-        options, has_said = self._options, False
+        self._options, has_said = options, False
+        record = self._objects.known
         while True:
-            record = self._objects.read()
             if record.state == COMPLETE and not options.changes_anything:
+                if not has_said:
+                    self._say_skipped(options)
                 return record
             if self._wheel.take():
                 try:
                     return self._drive(options)
+                except SessionEnded:
+                    return self._objects.known
                 except _NotDriver:
                     # What the user asked for was applied, or is up to the other driver now.
                     options = RunOptions(wait=options.wait)
@@ -147,16 +154,17 @@ class Driver:
                 )
             if self._clock.wait(self._stop, self._pace.look_s):
                 return record
+            record = self._objects.read()
 
     # --- driving ------------------------------------------------------------------------------------------------------
 
     def _drive(self, options: RunOptions) -> StudyRecord:
         beating = Beating(self._wheel, self._clock, beat_s=self._pace.beat_s) if self._beats else None
-        self._turn = _Turn(self._clock.monotonic())
-        self._rounds = self._new_rounds()
+        self._turn = _Turn(self._plan, self._clock.monotonic())
         is_complete = False
         try:
-            self._begin(options)
+            self._say_skipped(options)
+            self._turn.to_retry = self._beginning.take_over(options, self._rounds, self._change)
             record = self._loop()
             is_complete = record.state == COMPLETE
             return record
@@ -165,6 +173,7 @@ class Driver:
                 beating.end()
             # The tables have all outcomes: the workers of a complete study need not wait until they are idle for long.
             self._rounds.leave(ends=is_complete and self._ends_session)
+            self._rounds = self._new_rounds()
             self._wheel.leave()
 
     def _new_rounds(self) -> Rounds:
@@ -176,67 +185,24 @@ class Driver:
             change=self._change,
             say=lambda text: self._say("stage", text),
             look_s=self._pace.look_s,
+            sealer=self._sealer,
+            seals=self._seals,
+            may_renew=self._ends_session,
         )
 
+    def _say_skipped(self, options: RunOptions) -> None:
+        for name, line in skipped_stages(self._objects.known, self._plan, options).items():
+            self._say("stage", line, stage=name)
+
     def _change(self, step: Callable[[StudyRecord], StudyRecord]) -> StudyRecord:
-        """Change the record as its driver. Raises: _NotDriver; Unfit: the record does not allow it."""
+        """Change the record as its driver, which seals what it decides. Raises: _NotDriver; Unfit: the record does not allow it."""
 
         def guarded(record: StudyRecord) -> StudyRecord:
             if record.driver != self._wheel.driver:
                 raise _NotDriver(f"another driver decides: study={record.name}, driver={record.driver}")
-            return step(record)
+            return self._seals.sealed(step(record), record)
 
         return self._objects.change(guarded)
-
-    def _begin(self, options: RunOptions) -> None:
-        """Become the driver, apply what the user asked for, and start what can start: in one swap, if no outcomes are carried."""
-        record = self._objects.known
-        for stage in record.stages:
-            if stage.is_decided and stage.name not in options.restart:
-                self._say("stage", _skipped(stage), stage=stage.name)
-        changed = {change.stage for change in transitions.changes_of(record, self._plan)}
-        running = [stage.name for stage in record.stages if stage.state == RUNNING]
-        is_reopened = record.state == ABORTED and options.continue_aborted
-        renewed = [name for name in running if name in changed or is_reopened]
-        if renewed:
-            # Before outcomes are read, no other driver may change the record any more.
-            self._objects.change(self._driven)
-        # Crash here: the cancelled trials have no outcome, and the next driver submits them in a further round.
-        tables: dict[str, str | None] = {}
-        if renewed and record.session:
-            tables = self._rounds.cancelled(record, renewed, keeps_failed=not options.failed)
-        # An aborted study goes on in another session, if its own is over: perhaps that was the reason.
-        is_over = bool(renewed and self._rounds.over())
-        if is_over:
-            self._rounds.leave()
-        self._turn.to_retry = set(running) - set(renewed) if options.failed else set()
-        self._rounds.to_give_up = set() if options.unfinished else set(running)
-        at = self._clock.now()
-
-        def step(record: StudyRecord) -> StudyRecord:
-            record = self._driven(record)
-            if record.state == ABORTED and not options.changes_anything:
-                return record
-            if is_reopened and record.state == ABORTED:
-                record = transitions.reopened(record)
-            # Without changes this only takes over what has not started yet.
-            record = replace(transitions.accepted(record, self._plan, at), definition=self._definition)
-            if options.restart:
-                record = transitions.restarted(record, self._plan, options.restart, at)
-            if record.state != OPEN:
-                return record
-            still = {name: table for name, table in tables.items() if record.stage(name).state == RUNNING}
-            session = "" if is_over else record.session
-            return transitions.started(transitions.carried(record, still, session=session), self._plan, at)
-
-        # From here on no other driver can change the record.
-        if renewed:
-            self._change(step)
-        else:
-            self._objects.change(step)
-
-    def _driven(self, record: StudyRecord) -> StudyRecord:
-        return transitions.driven_by(record, self._wheel.driver)
 
     def _loop(self) -> StudyRecord:
         while True:
@@ -252,6 +218,9 @@ class Driver:
                 return record
             if self._stop.is_set():
                 return record
+            if record.needs_cleanup:
+                self._clean(record)
+                continue
             if transitions.ready(record, self._plan):
                 self._start()
                 continue
@@ -271,6 +240,13 @@ class Driver:
         at = self._clock.now()
         self._change(lambda record: transitions.started(record, self._plan, at))
 
+    def _clean(self, record: StudyRecord) -> None:
+        """Remove what the stages' policies do not keep, now that no trial runs; the study is complete after that."""
+        done = clean(self._objects, record)
+        # Crash here: the record still says that a cleanup is missing, and the next driver removes the rest.
+        self._change(transitions.cleaned)
+        self._say("study", wording.cleaned(done))
+
     # --- collecting ---------------------------------------------------------------------------------------------------
 
     def _collect(self, record: StudyRecord) -> bool:
@@ -289,7 +265,7 @@ class Driver:
             has_ended = batch.ending is not None or any(row.kind == "cancelled" for row in fresh)
             if has_ended and self._is_over(record, batch, fresh):
                 return True
-            reason = self._reason_to_abort(name, batch)
+            reason = self._reason_to_abort(record, name, batch)
             if reason:
                 self._abort(reason)
                 return True
@@ -347,24 +323,20 @@ class Driver:
         del self._rounds.batches[name]
         self._wheel.progress.pop(name, None)
         decided = changed.stage(name)
-        self._say("stage", _decided(decided), stage=name)
+        self._say("stage", wording.decided(decided), stage=name)
         if decided.state == WAITING:
             self._say("gate", f"stage {name} waits: starburst study approve {changed.name} {name}", stage=name)
 
-    def _reason_to_abort(self, name: str, batch: Batch) -> str:
+    def _reason_to_abort(self, record: StudyRecord, name: str, batch: Batch) -> str:
         rules = self._plan[name].abort_if
-        if rules == _NO_RULES:
+        if rules == NO_RULES:
             return ""
-        counts, now = batch.counts, self._clock.monotonic()
+        now = self._clock.monotonic()
         idle_s = now - self._turn.moved_at.setdefault(name, now)
-        failed = Counter(row.kind for row in batch.rows.values() if row.state == FAILED) if counts.failed else {}
-        progress = StageProgress(
-            name, batch.trials, *counts, idle_s=idle_s, cost_usd=self._turn.cost_usd, kinds=dict(failed)
+        progress = progress_of(
+            name, batch, record, self._plan[name].directions, idle_s=idle_s, cost_usd=self._turn.cost_usd
         )
-        try:
-            return reason_to_abort(rules, progress)
-        except Exception as error:  # user code
-            return f"abort_if of stage {name} raised {type(error).__name__}: {error}"
+        return reason_to_abort(rules, progress)
 
     # --- ends, gates, pauses ------------------------------------------------------------------------------------------
 
@@ -373,42 +345,35 @@ class Driver:
         self._say("study", f"aborted: {reason}")
 
     def _gates(self, record: StudyRecord) -> bool:
-        """Let gates through whose time has passed; return whether nothing but gates is left to wait for."""
-        now = self._clock.monotonic()
-        for stage in record.stages:
-            gate = self._plan[stage.name].gate
-            if stage.state != WAITING or gate is None or gate.timeout is None:
-                continue
-            since = self._turn.waiting_since.setdefault(stage.name, now)
-            if now - since < gate.timeout:
-                continue
-            if gate.then == "abort":
-                self._abort(f"stage {stage.name} was not approved within {gate.timeout:g} s")
-            else:
-                self._approve(stage.name)
+        """Let a gate through whose time has passed; return whether nothing but gates is left to wait for."""
+        name = self._turn.gates.due(record, self._clock.monotonic())
+        gate = None if name is None else self._plan[name].gate
+        if name is None or gate is None:
+            return are_all_that_is_left(record)
+        if gate.then == "abort":
+            self._abort(f"stage {name} was not approved within {gate.timeout:g} s")
             return False
-        states = {stage.state for stage in record.stages}
-        return WAITING in states and RUNNING not in states
-
-    def _approve(self, name: str) -> None:
         approval = Approval("timeout", "", self._clock.now())
         try:
             self._change(lambda record: transitions.approved(record, self._plan, name, approval))
         except Unfit:
             _log.debug("a gate was let through meanwhile: stage=%s", name)
+        return False
 
     def _keep_up(self) -> None:
         """At each beat, learn what people have changed; once a second, report progress."""
         turn, now = self._turn, self._clock.monotonic()
         if now - turn.read_at >= self._pace.beat_s:
             turn.read_at = now
-            self._objects.read()
-            if any(self._plan[name].abort_if.budget_usd is not None for name in self._rounds.batches):
+            record = self._objects.read()
+            turn.live.publish(self._objects, self._rounds.rows(record))
+            if any(self._plan[name].abort_if.needs_cost for name in self._rounds.batches):
                 turn.cost_usd = self._rounds.cost_usd()
         if now - turn.told_at >= _PROGRESS_S:
             turn.told_at = now
             for name, batch in self._rounds.batches.items():
-                self._say("progress", _progress(name, batch), stage=name, **batch.counts._asdict(), trials=batch.trials)
+                text = wording.progress(name, batch.counts, batch.trials)
+                self._say("progress", text, stage=name, **batch.counts._asdict(), trials=batch.trials)
             turn.curves.publish(self._objects)
 
     def _pause(self) -> None:
@@ -421,35 +386,16 @@ class Driver:
         self._tell(Event(kind, text, self._clock.now(), data))
 
 
-_NO_RULES = AbortRules()
-
-
 class _Turn:
     """What a driver knows while it drives, besides its rounds; another turn begins with nothing."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, plan: Plan, now: float) -> None:
         self.to_retry: set[str] = set()
         self.moved_at: dict[str, float] = {}
-        self.waiting_since: dict[str, float] = {}
+        self.gates = Gates(plan)
         self.curves = Curves()
+        self.live = Live()
         self.cost_usd = 0.0
         self.read_at = now
         self.told_at = now
         self.wait_s = _WAIT_FIRST_S
-
-
-def _skipped(stage: StageRecord) -> str:
-    at = datetime.fromtimestamp(stage.completed_at or 0.0, timezone.utc)
-    return f"stage {stage.name} is skipped: decided at {at:%Y-%m-%d %H:%M:%S} UTC, {len(stage.survivors):,} survive"
-
-
-def _decided(stage: StageRecord) -> str:
-    return (
-        f"stage {stage.name}: {stage.completed:,} completed, {stage.failed:,} failed, {stage.cancelled:,} cancelled; "
-        f"{len(stage.survivors):,} survive: {stage.reason}"
-    )
-
-
-def _progress(name: str, batch: Batch) -> str:
-    parts = ", ".join(f"{n:,} {state}" for state, n in batch.counts._asdict().items() if n)
-    return f"stage {name}: {batch.counts.ended:,} of {batch.trials:,} trials ended{f' ({parts})' if parts else ''}"

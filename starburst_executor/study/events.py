@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from starburst_executor.study.tables import TrialRow
 
 __all__ = ["Event", "StageProgress", "Tell"]
 
@@ -40,8 +43,13 @@ class StageProgress:
         failed: Trials that failed.
         cancelled: Trials that were cancelled or pruned.
         idle_s: Seconds since a trial ended last, by the driver's clock.
-        cost_usd: The estimated cost of the session so far; 0 unless `budget_usd` is given.
+        cost_usd: The estimated cost of the session so far; 0 unless a rule needs it.
         kinds: Failed trials by kind.
+        budget_usd: The budget of the study; None if it has none.
+        outcomes: The outcomes of the trials that have ended, by index.
+        directions: `max` or `min`, for each declared metric.
+        inputs: The metrics of each survivor that is an input of this stage.
+        best: The best value of each metric among the survivors of all decided stages.
     """
 
     stage: str
@@ -52,6 +60,11 @@ class StageProgress:
     idle_s: float
     cost_usd: float
     kinds: Mapping[str, int]
+    budget_usd: float | None = None
+    outcomes: Mapping[int, TrialRow] = field(default_factory=dict)
+    directions: Mapping[str, str] = field(default_factory=dict)
+    inputs: tuple[Mapping[str, float], ...] = ()
+    best: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ended(self) -> int:

@@ -1,4 +1,4 @@
-"""A study as readable JSON, and back: its record, and the tables of its trials.
+"""A study as readable JSON, and back: its record, the tables of its trials, and the logs of its searches, which stay sealed.
 
 Numbers that JSON does not have are `{"float": "nan"}`, `"inf"` or `"-inf"`; bytes are `{"base64": …}`. Everything else is as in the
 record (docs/design/0013-studies.md).
@@ -13,48 +13,59 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starburst_executor.errors import RecordInvalid, VersionMismatch
-from starburst_executor.study.record import FORMAT, StudyRecord, from_plain, to_plain
+from starburst_executor.study.artefacts import of_plain
+from starburst_executor.study.record import StudyRecord
+from starburst_executor.study.record_form import FORMAT, from_plain, to_plain
 from starburst_executor.study.tables import STATES, TrialRow
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["from_json", "plain_json", "plain_value", "to_json"]
 
 
-def to_json(record: StudyRecord, tables: Mapping[str, Sequence[TrialRow]]) -> str:
-    """Return a study as JSON. `tables` has the rows of each table that the record names, by digest."""
+def to_json(
+    record: StudyRecord, tables: Mapping[str, Sequence[TrialRow]], searches: Mapping[str, Sequence[bytes]]
+) -> str:
+    """Return a study as JSON.
+
+    Args:
+        tables: The rows of each table that the record names, by digest.
+        searches: The entries of the log of each stage's search, as they are stored, by stage.
+    """
     whole = {
         "format": FORMAT,
-        "study": _written(to_plain(record)),
-        "tables": {
-            digest: [
-                {
-                    "trial": row.name,
-                    "state": row.state,
-                    "kind": row.kind,
-                    "error": row.error,
-                    "metrics": _written(row.metrics),
-                    "params": _written(row.params),
-                    "artefacts": dict(row.artefacts),
-                    "curve": [[step, _written(metrics)] for step, metrics in row.curve],
-                    "seconds": row.seconds,
-                }
-                for row in rows
-            ]
-            for digest, rows in tables.items()
-        },
+        "study": plain_value(to_plain(record)),
+        "tables": {digest: [plain_json(row) for row in rows] for digest, rows in tables.items()},
+        "searches": plain_value(searches),
     }
     return json.dumps(whole, indent=1, allow_nan=False) + "\n"
 
 
-def from_json(text: str) -> tuple[StudyRecord, dict[str, list[TrialRow]]]:
-    """Return the record and the tables of an exported study. Raises: RecordInvalid: it names the field; VersionMismatch."""
+def plain_json(row: TrialRow) -> dict[str, Any]:
+    """Return a trial as values that JSON has."""
+    return {
+        "trial": row.name,
+        "state": row.state,
+        "kind": row.kind,
+        "error": row.error,
+        "metrics": plain_value(row.metrics),
+        "params": plain_value(row.params),
+        "artefacts": dict(row.artefacts),
+        "curve": [[step, plain_value(metrics)] for step, metrics in row.curve],
+        "seconds": row.seconds,
+    }
+
+
+def from_json(text: str) -> tuple[StudyRecord, dict[str, list[TrialRow]], dict[str, list[bytes]]]:
+    """Return the record, the tables and the logs of searches of an exported study. Raises: RecordInvalid: it names the field; VersionMismatch."""
     try:
         whole = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RecordInvalid(f"not an exported study: {error}") from error
     if not isinstance(whole, dict) or type(whole.get("format")) is not int:
         raise RecordInvalid("not an exported study: it has no format")
     if whole["format"] > FORMAT:
         raise VersionMismatch(f"the exported study has a newer format: format={whole['format']}, known={FORMAT}")
+    if whole["format"] < FORMAT:
+        raise VersionMismatch(f"the exported study has an older format: format={whole['format']}, known={FORMAT}")
     study = whole.get("study")
     if not isinstance(study, dict):
         raise RecordInvalid("not an exported study: field study")
@@ -62,9 +73,16 @@ def from_json(text: str) -> tuple[StudyRecord, dict[str, list[TrialRow]]]:
     tables = whole.get("tables")
     if not isinstance(tables, dict):
         raise RecordInvalid("not an exported study: field tables")
-    return record, {
+    searches = _read(whole.get("searches"))
+    if not isinstance(searches, dict) or not all(
+        name in record.names and isinstance(log, list) and all(isinstance(entry, bytes) for entry in log)
+        for name, log in searches.items()
+    ):
+        raise RecordInvalid("not an exported study: field searches")
+    rows = {
         digest: [_row(one, f"tables.{digest}[{i}]") for i, one in enumerate(rows)] for digest, rows in tables.items()
     }
+    return record, rows, searches
 
 
 def _row(one: Any, where: str) -> TrialRow:
@@ -80,7 +98,7 @@ def _row(one: Any, where: str) -> TrialRow:
             one["error"],
             _read(one["metrics"]),
             _read(one["params"]),
-            dict(one["artefacts"]),
+            of_plain(one["artefacts"]),
             tuple((step, _read(metrics)) for step, metrics in one["curve"]),
             one["seconds"],
         )
@@ -90,14 +108,15 @@ def _row(one: Any, where: str) -> TrialRow:
         ) from error
 
 
-def _written(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return a value with what JSON does not have, numbers that are not finite and bytes, as maps."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(value)}
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode("ascii")}
     if isinstance(value, Mapping):
-        return {key: _written(one) for key, one in value.items()}
-    return [_written(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain_value(one) for key, one in value.items()}
+    return [plain_value(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _read(value: Any) -> Any:

@@ -23,7 +23,7 @@ class Fleet(Protocol):
     def store_url(self) -> str:
         """The URL of the store, the same in every process of this session."""
 
-    def submit(self, function: Callable[[int], Any], indexes: Sequence[int], keys: Sequence[str]) -> list[Future[Any]]:
+    def submit(self, function: Callable[[Any], Any], calls: Sequence[Any], keys: Sequence[str]) -> list[Future[Any]]:
         """Submit the trials whose keys the session does not have; return the future of each, in order. Harmless twice."""
 
     def find(self, keys: Sequence[str]) -> Mapping[str, Future[Any]]:
@@ -31,6 +31,9 @@ class Fleet(Protocol):
 
     def wait(self, futures: Iterable[Future[Any]], timeout_s: float) -> None:
         """Wait until one of these is done, or until the time has passed."""
+
+    def scale(self, workers: int) -> None:
+        """Change the number of trials that run at once. Harmless twice."""
 
     def cancel(self) -> None:
         """Cancel the trials that no worker has claimed. Harmless twice."""

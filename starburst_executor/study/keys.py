@@ -6,8 +6,14 @@ studies/<name>/record
                definitions/<digest>
                trials/<digest>
                artefacts/<digest>
+               artefacts/parts/<digest>
+               baselines/<name>
                checkpoints/<stage>.<edition>/<index>
                curves/<stage>.<edition>
+               live/<stage>.<edition>
+               reports/<stage>.<edition>/<index>
+               reports/<stage>.<edition>/ended
+               searches/<stage>.<edition>/<number>
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ STUDIES = "studies/"
 class StudyKeys:
     """The keys of one study. Immutable. Raises: ConfigError: the name can be none of a study."""
 
-    __slots__ = ("driver", "folder", "name", "previous", "record")
+    __slots__ = ("artefacts", "baselines", "driver", "folder", "name", "previous", "record")
 
     def __init__(self, name: str) -> None:
         if not is_name(name):
@@ -33,6 +39,8 @@ class StudyKeys:
         self.record = f"{self.folder}record"
         self.previous = f"{self.folder}previous"
         self.driver = f"{self.folder}driver"
+        self.artefacts = f"{self.folder}artefacts/"
+        self.baselines = f"{self.folder}baselines/"
 
     def definition(self, digest: str) -> str:
         return f"{self.folder}definitions/{digest}"
@@ -41,10 +49,27 @@ class StudyKeys:
         return f"{self.folder}trials/{digest}"
 
     def artefact(self, digest: str) -> str:
-        return f"{self.folder}artefacts/{digest}"
+        return f"{self.artefacts}{digest}"
+
+    def artefact_part(self, digest: str) -> str:
+        return f"{self.artefacts}parts/{digest}"
+
+    def baseline(self, name: str) -> str:
+        return f"{self.baselines}{name}"
 
     def checkpoint(self, stage: str, edition: int, index: int) -> str:
         return f"{self.folder}checkpoints/{stage}.{edition}/{index}"
+
+    def searches(self, stage: str, edition: int) -> str:
+        """Return the folder of a search's log; the numbers of its entries have eight digits."""
+        return f"{self.folder}searches/{stage}.{edition}/"
+
+    def live(self, stage: str, edition: int) -> str:
+        return f"{self.folder}live/{stage}.{edition}"
+
+    def reports(self, stage: str, edition: int) -> str:
+        """Return the folder of what the trials of a stage report."""
+        return f"{self.folder}reports/{stage}.{edition}/"
 
     def curves(self, stage: str, edition: int) -> str:
         return f"{self.folder}curves/{stage}.{edition}"

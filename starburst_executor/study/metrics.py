@@ -13,6 +13,7 @@ from starburst_executor.errors import ConfigError
 __all__ = ["DIRECTIONS", "Metric", "Output", "metric_of", "number", "taken"]
 
 DIRECTIONS = ("max", "min")
+_MOST_BITS = 63  # of a whole number; a longer one is stored as a float
 _FIELDS = ("direction", "unit", "key", "function", "regex", "file")
 
 
@@ -86,7 +87,7 @@ def taken(value: Any, metrics: Mapping[str, Metric]) -> dict[str, float]:
     if isinstance(value, Mapping):
         declared_keys = {metric.key or name for name, metric in metrics.items() if not metric.function}
         found = {str(name): number(name, one) for name, one in value.items() if name not in declared_keys}
-    elif value is not None and not metrics:
+    elif not metrics and not (value is None or isinstance(value, Output)):
         raise TypeError(f"a trial returns a mapping of metrics, not a {type(value).__name__}")
     for name, metric in metrics.items():
         found[name] = number(name, _taken(value, name, metric))
@@ -137,10 +138,11 @@ def number(name: object, value: Any) -> float:
     """Return a metric's value as an int or a float. Raises: TypeError, ValueError."""
     if isinstance(value, bool):
         return int(value)
-    if type(value) in (int, float):
-        return value  # type: ignore[no-any-return]  # narrowed by its exact type
-    if isinstance(value, str):
-        return float(value)
-    if hasattr(value, "__float__"):  # numbers of NumPy
-        return float(value)
+    if type(value) is float or (type(value) is int and value.bit_length() <= _MOST_BITS):
+        return value
+    if isinstance(value, (str, int)) or hasattr(value, "__float__"):  # also numbers of NumPy
+        try:
+            return float(value)
+        except (ValueError, OverflowError) as error:
+            raise ValueError(f"the metric {str(name)!r} is no number: {error}") from error
     raise TypeError(f"the metric {str(name)!r} is a {type(value).__name__}: metrics are numbers")

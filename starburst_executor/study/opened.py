@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from starburst_executor import config, context
 from starburst_executor.client.opening import is_embedded
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Timings
-from starburst_executor.errors import StudyChanged, StudyNotFound
+from starburst_executor.errors import (
+    ConfigError,
+    KeyNotFound,
+    RecordInvalid,
+    StarburstError,
+    StudyChanged,
+    VersionMismatch,
+)
 from starburst_executor.store.open import open_store
 from starburst_executor.store.patient import PatientStore
+from starburst_executor.store.url import split_url
 from starburst_executor.study import transitions
+from starburst_executor.study.changes import changes_of
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.plan import Plan
-from starburst_executor.study.record import StudyRecord
+from starburst_executor.study.record import ABORTED, OPEN, StudyRecord
 from starburst_executor.version import __version__
 
 if TYPE_CHECKING:
     from starburst_executor.protocol.seal import Sealer
-    from starburst_executor.study.driver import Driver, RunOptions
+    from starburst_executor.study.driver import Driver
     from starburst_executor.study.events import Tell
+    from starburst_executor.study.seals import Seals
     from starburst_executor.study.sessions import SessionWorkers
 
 # What only a study that runs needs is imported there: `from starburst_executor import *` stays light.
 __all__ = ["OpenedStudy", "open_studies", "until_sigterm"]
+
+_log = logging.getLogger(__name__)
 
 _PATIENCE_S = 300.0
 # A request to the embedded store costs nothing.
@@ -51,7 +64,8 @@ class OpenedStudy:
         key: As the user gave it.
 
     Attributes:
-        settings: The arguments of its sessions, as plain values.
+        settings: The arguments of its sessions, as plain values: those of this process, or as they were sealed with the stages; never those of
+            the record, which everyone who can write the store can change.
     """
 
     def __init__(self, name: str, store: PatientStore, key: str | bytes | SessionKey | None) -> None:
@@ -61,53 +75,74 @@ class OpenedStudy:
         self.objects = StudyObjects(store, name, self.clock)
         self.settings: dict[str, Any] = {}
 
-    def prepared(self, plan: Plan, seed: int, *, accept_changes: bool) -> tuple[StudyRecord, str]:
-        """Store the stages, and the record if there is none; return the record and the digest of the stages.
-
-        Raises: StudyChanged. Store: 2 creates and 1 GET; a few more for own modules.
-        """
+    def fresh(self, plan: Plan, seed: int) -> StudyRecord:
+        """Store the stages; return the record of a new study with them. Store: 1 create; a few more for own modules."""
         definition = self.define(plan)
-        try:
-            record = self.objects.read()
-        except StudyNotFound:
-            fresh = transitions.begun(
-                plan,
-                self.objects.keys.name,
-                seed=seed,
-                settings=self.settings,
-                at=self.clock.now(),
-                library=__version__,
-            )
-            record = self.objects.create(transitions.defined(fresh, definition))
+        return transitions.begun(
+            plan,
+            self.objects.keys.name,
+            seed=seed,
+            settings=self.settings,
+            at=self.clock.now(),
+            library=__version__,
+            definition=definition,
+        )
+
+    def prepared(self, fresh: StudyRecord, plan: Plan, *, accept_changes: bool) -> StudyRecord:
+        """Store this record if there is none; return the one that is there. Raises: StudyChanged. Store: 1 create, 1 GET."""
+        record, seed = self.objects.create(fresh), fresh.seed
         if record.seed != seed:
             raise StudyChanged(
-                f"the study was begun with another seed, which does not change: stored={record.seed}, now={seed}: study={record.name}"
+                f"the study was begun with another seed, which does not change: stored={record.seed}, now={seed}: study={record.name}; undo "
+                "that, or give the new one another name"
             )
-        changes = transitions.changes_of(record, plan)
+        changes = changes_of(record, plan)
         if changes and not accept_changes:
             listed = "; ".join(map(str, changes))
             raise StudyChanged(
                 f"the study was changed since it ran: {listed}: study={record.name}; undo that, or go on with it by accept_changes=True "
-                "(--accept-changes)"
+                "(--accept-changes); what was decided stands until restart= (--restart STAGE) starts that stage over"
             )
-        return record, definition
+        return record
+
+    def load(self) -> Plan:
+        """Load the stored stages, and the settings that count if no others were given. Raises: RecordInvalid, KeyNotFound, PayloadError, VersionMismatch. Store: 1 GET; perhaps 1 more."""
+        from starburst_executor.study.definitions import load_stages
+
+        digest = self.objects.known.definition
+        if not digest:
+            raise RecordInvalid(
+                f"the study has no stored stages: study={self.objects.keys.name}; run the program or the file that defines them"
+            )
+        stages, settings = load_stages(digest, self.store, self.objects.keys, self.sealer(is_new=False))
+        self.settings = {**settings, **self.settings}
+        return Plan(stages)
 
     def define(self, plan: Plan) -> str:
         """Store the stages; return their digest. Harmless twice."""
         from starburst_executor.study.definitions import dump_stages
 
-        return dump_stages(plan.stages, self.store, self.objects.keys, self.sealer(is_new=True), self.clock)
+        sealer = self.sealer(is_new=True)
+        return dump_stages(plan.stages, self.settings, self.store, self.objects.keys, sealer, self.clock)
 
-    def driver(self, plan: Plan, definition: str, options: RunOptions, tell: Tell, stop: threading.Event) -> Driver:
-        """Return a driver, which begins with its `run`."""
-        from starburst_executor.study.driver import Driver, Pace
+    def driver(
+        self, plan: Plan, definition: str, tell: Tell, stop: threading.Event, *, known: Collection[str] = ()
+    ) -> Driver:
+        """Return a new driver, which begins with its `run`.
+
+        Args:
+            known: What `digests_of` said of stages whose seals were checked.
+        """
+        from starburst_executor.study.driver import Driver
+        from starburst_executor.study.options import Pace
         from starburst_executor.study.wheel import Wheel
 
         beat_s, look_s, looks = self._pace()
         wheel = Wheel(self.store, self.objects.keys.driver, self.clock, self.clock.new_id(), looks=looks)
         return Driver(
             self.objects, plan, wheel, self.workers(), self.clock,
-            definition=definition, options=options, pace=Pace(beat_s, look_s), tell=tell, stop=stop, ends_session=context.current_task() is None,
+            definition=definition, settings=self.settings, pace=Pace(beat_s, look_s), tell=tell, stop=stop, ends_session=context.current_task() is None,
+            sealer=self.sealer(is_new=False), seals=self.seals(known),
         )  # fmt: skip
 
     def workers(self) -> SessionWorkers:
@@ -131,13 +166,52 @@ class OpenedStudy:
         )
         return sealer_of(name, bytes(key))
 
-    def copy_to(self, other: OpenedStudy, record: StudyRecord) -> None:
-        """Copy what a record names, tables and survivors' artefacts, to another study. Store: 1 GET and 1 create each."""
-        for stage in record.stages:
-            if stage.table is not None:
-                other.objects.write_table(stage.name, self.objects.read_table(stage.table))
-            for digest in {digest for survivor in stage.survivors for digest in survivor.artefacts.values()}:
-                other.objects.write_artefact(self.objects.read_artefact(digest))
+    def seals(self, known: Collection[str] = ()) -> Seals:
+        """Return what seals the stages of its record, and checks them. Raises: as `sealer`."""
+        from starburst_executor.study.definitions import sealer_of
+        from starburst_executor.study.seals import Seals
+
+        def of_session() -> Iterator[Sealer]:
+            # A driver on AWS has no key but that of its session.
+            url = self.objects.known.session
+            if url:
+                with suppress(KeyNotFound, ConfigError):  # a URL that is none, too
+                    yield sealer_of(self.objects.keys.name, bytes(config.find_session_key(split_url(url)[1], self.key)))
+
+        return Seals(self.sealer(is_new=False), of_session, known)
+
+    def abort(self, reason: str) -> None:
+        """Abort the study; cancel what no worker has claimed, if no driver does. `Study.abort` says the rest."""
+        from starburst_executor.study.wheel import read_holder
+
+        self.objects.read()
+        record = self.objects.change(
+            lambda record: transitions.aborted(record, reason) if record.state == OPEN else record
+        )
+        holder = read_holder(self.store, self.objects.keys.driver)
+        is_driven = holder is not None and not holder.has_left and not holder.is_dead
+        if record.state != ABORTED or is_driven or not record.session:
+            return
+        # Crash here: trials that wait run on. Every later `run` of the aborted study cancels them first.
+        try:
+            fleet = self.workers().open(record.session)
+            if fleet is not None:
+                if not fleet.over():
+                    fleet.cancel()
+                fleet.leave()
+        except StarburstError as error:
+            _log.warning("the study is aborted, and its waiting trials could not be cancelled: %s", error)
+
+    def delete(self) -> None:
+        """Delete the study and its session; one that cannot be read without its session. Raises: StudyNotFound."""
+        try:
+            url = self.objects.read().session
+        except (RecordInvalid, VersionMismatch):
+            url = ""
+        fleet = self.workers().open(url) if url else None
+        if fleet is not None:
+            fleet.leave(deletes=True)
+        self.objects.delete()
 
     def _pace(self) -> tuple[float, float, int]:
         timings: Mapping[str, float] | None = self.settings.get("timings")

@@ -1,28 +1,23 @@
 """The record of a study: what is decided, in one object that is changed by swaps alone.
 
-    StudyRecord ── stages: StageRecord ── survivors: Survivor          decode(encode(record)) == record
+    StudyRecord ── stages: StageRecord ── survivors: Survivor
         └─ changes: Change
 
-The stored form is msgpack: `format`, `digest` (SHA-256 of `body`) and `body`, a map whose fields are read one by one.
-Guarantee: reading never runs code and, for any bytes, raises only `RecordInvalid`, which names the field, or `VersionMismatch`.
+Its stored form is `record_form.py`. Pure.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-import msgpack
-
-from starburst_executor.errors import RecordInvalid, VersionMismatch
+from starburst_executor.study.artefacts import KEEP_ALL, KEEP_NONE, POLICIES, Artefact
 
 __all__ = [
     "ABORTED",
     "COMPLETE",
     "DONE",
-    "FORMAT",
     "OPEN",
     "PENDING",
     "RUNNING",
@@ -31,23 +26,16 @@ __all__ = [
     "WAITING",
     "Approval",
     "Change",
+    "Measure",
     "StageRecord",
     "StudyRecord",
     "Survivor",
-    "decode",
-    "encode",
-    "from_plain",
-    "to_plain",
 ]
 
-FORMAT = 1
 OPEN, ABORTED, COMPLETE = "open", "aborted", "complete"
 STUDY_STATES = (OPEN, ABORTED, COMPLETE)
 PENDING, RUNNING, WAITING, DONE = "pending", "running", "waiting", "done"
 STAGE_STATES = (PENDING, RUNNING, WAITING, DONE)
-
-_T = TypeVar("_T")
-_SURROGATES = "surrogateescape"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +46,13 @@ class Survivor:
         name: `stage/index`.
         metrics: Its metrics.
         params: Its parameters.
-        artefacts: The digests of what it saved, by name.
+        artefacts: What it saved, by name.
     """
 
     name: str
     metrics: Mapping[str, float] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
-    artefacts: Mapping[str, str] = field(default_factory=dict)
+    artefacts: Mapping[str, Artefact] = field(default_factory=dict)
 
     @property
     def stage(self) -> str:
@@ -95,6 +83,13 @@ class Change:
     at: float
 
 
+class Measure(NamedTuple):
+    """How the values of a metric are read: which are better, `max` or `min`, and in which unit they are."""
+
+    direction: str
+    unit: str
+
+
 @dataclass(frozen=True, slots=True)
 class StageRecord:
     """One stage of a study.
@@ -117,9 +112,12 @@ class StageRecord:
         table: The digest of the table of its trials, once it is decided.
         carried: The digest of the table of outcomes from earlier rounds.
         approval: Who approved it.
-        config: The fingerprint of its configuration.
-        code: The fingerprint of its code.
+        config: Its settings as short texts, by name.
+        code: The names of its functions, and the digest of all own code that they use, by name.
         metadata: The user's own values.
+        depends_on: The stages whose survivors it takes.
+        measures: The direction and the unit of each declared metric.
+        seal: Of its survivors and tables, as hexadecimal digits (`seals.py`); empty if it has none.
     """
 
     name: str
@@ -139,9 +137,12 @@ class StageRecord:
     table: str | None = None
     carried: str | None = None
     approval: Approval | None = None
-    config: str = ""
-    code: str = ""
+    config: Mapping[str, str] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    depends_on: tuple[str, ...] = ()
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    seal: str = ""
 
     @property
     def is_decided(self) -> bool:
@@ -150,6 +151,17 @@ class StageRecord:
     @property
     def has_started(self) -> bool:
         return self.state != PENDING
+
+    @property
+    def keep(self) -> str:
+        """Whose artefacts stay when the study ends: one of `POLICIES`. What is none of them removes nothing."""
+        given = self.config.get("keep", "").strip('"')
+        return given if given in POLICIES else KEEP_ALL
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether a search proposes its parameters."""
+        return any(name.startswith("search.") for name in self.config)
 
     def key(self, index: int) -> str:
         """Return the key of a trial's task in its session."""
@@ -200,179 +212,20 @@ class StudyRecord:
         raise LookupError(f"the study {self.name} has no stage {name!r}: there are {', '.join(self.names)}")
 
     @property
+    def is_over(self) -> bool:
+        """Whether all of its stages are done."""
+        return all(stage.state == DONE for stage in self.stages)
+
+    @property
+    def needs_cleanup(self) -> bool:
+        """Whether nothing but a cleanup of artefacts is missing before it is complete."""
+        return self.state == OPEN and self.is_over and any(stage.keep != KEEP_ALL for stage in self.stages)
+
+    @property
+    def removed(self) -> list[str]:
+        """The stages of which no artefact is left, or is about to be, but those of baselines."""
+        return [stage.name for stage in self.stages if stage.keep == KEEP_NONE] if self.is_over else []
+
+    @property
     def names(self) -> list[str]:
         return [stage.name for stage in self.stages]
-
-
-# ------------------------------------------------------------------------------------------------------------ the stored form
-
-
-def encode(record: StudyRecord, nonce: str) -> bytes:
-    """Return the bytes to store. `nonce` must be fresh for every write, so that no two writers have equal bytes."""
-    body: bytes = msgpack.packb(to_plain(record), unicode_errors=_SURROGATES)
-    digest = hashlib.sha256(body).hexdigest()
-    packed: bytes = msgpack.packb({"format": FORMAT, "digest": digest, "nonce": nonce, "body": body})
-    return packed
-
-
-def decode(stored: bytes) -> StudyRecord:
-    """Read a record. Raises: RecordInvalid, VersionMismatch."""
-    whole = _unpacked(stored)
-    version = whole.get("format")
-    if type(version) is not int:
-        raise RecordInvalid("the record of a study cannot be read: it has no format")
-    if version > FORMAT:
-        raise VersionMismatch(
-            f"the record of this study has a newer format: format={version}, known={FORMAT}; use the version of "
-            "starburst_executor that wrote it, or a newer one"
-        )
-    body = whole.get("body")
-    if not isinstance(body, bytes):
-        raise RecordInvalid("the record of a study is malformed: field body")
-    if hashlib.sha256(body).hexdigest() != whole.get("digest"):
-        raise RecordInvalid("the record of a study cannot be read: its content does not have its digest")
-    return from_plain(_unpacked(body))
-
-
-def _unpacked(stored: bytes) -> dict[str, Any]:
-    try:
-        whole = msgpack.unpackb(stored, unicode_errors=_SURROGATES)
-    except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise RecordInvalid(
-            f"the record of a study cannot be read: {type(error).__name__}, bytes={len(stored)}"
-        ) from error
-    if not isinstance(whole, dict):
-        raise RecordInvalid("the record of a study cannot be read: it has no fields")
-    return whole
-
-
-def to_plain(record: StudyRecord) -> dict[str, Any]:
-    """Return a record as plain values: texts, numbers, lists and maps."""
-    return asdict(record)
-
-
-def from_plain(plain: Mapping[str, Any]) -> StudyRecord:
-    """Return the record of plain values, each checked. Raises: RecordInvalid: it names the field."""
-    record = _read(StudyRecord, plain, "", _STUDY)
-    if record.state not in STUDY_STATES:
-        raise RecordInvalid(_malformed("state", f"one of {', '.join(STUDY_STATES)}", record.state))
-    for number, stage in enumerate(record.stages):
-        if stage.state not in STAGE_STATES:
-            raise RecordInvalid(_malformed(f"stages[{number}].state", f"one of {', '.join(STAGE_STATES)}", stage.state))
-    return record
-
-
-_Reader = Callable[[Any, str], Any]
-
-
-def _exactly(kind: type) -> _Reader:
-    def read(value: Any, where: str) -> Any:
-        if type(value) is not kind or (kind is int and value < 0):  # type: ignore[operator]  # an int here
-            raise RecordInvalid(_malformed(where, "a number, 0 or more" if kind is int else kind.__name__, value))
-        return value
-
-    return read
-
-
-def _seed(value: Any, where: str) -> Any:
-    if type(value) is not int:
-        raise RecordInvalid(_malformed(where, "int", value))
-    return value
-
-
-def _number(value: Any, where: str) -> Any:
-    if type(value) not in (int, float):
-        raise RecordInvalid(_malformed(where, "a number", value))
-    return value
-
-
-def _optional(read: _Reader) -> _Reader:
-    return lambda value, where: None if value is None else read(value, where)
-
-
-def _mapping(read: _Reader | None = None) -> _Reader:
-    def read_all(value: Any, where: str) -> Any:
-        if not isinstance(value, Mapping) or not all(type(key) is str for key in value):
-            raise RecordInvalid(_malformed(where, "a map", value))
-        return {key: one if read is None else read(one, f"{where}.{key}") for key, one in value.items()}
-
-    return read_all
-
-
-def _several(read: _Reader) -> _Reader:
-    def read_all(value: Any, where: str) -> Any:
-        if not isinstance(value, (tuple, list)):
-            raise RecordInvalid(_malformed(where, "a list", value))
-        return tuple(read(one, f"{where}[{number}]") for number, one in enumerate(value))
-
-    return read_all
-
-
-def _read(kind: type[_T], plain: Any, where: str, readers: Mapping[str, _Reader]) -> _T:
-    if not isinstance(plain, Mapping):
-        raise RecordInvalid(_malformed(where, "a map", plain))
-    found = {}
-    for one in fields(kind):  # type: ignore[arg-type]  # a dataclass
-        place = f"{where}.{one.name}" if where else one.name
-        if one.name not in plain:
-            raise RecordInvalid(_malformed(place, "a value", "nothing"))
-        found[one.name] = readers[one.name](plain[one.name], place)
-    return kind(**found)
-
-
-def _record(kind: type[Any], readers: Mapping[str, _Reader]) -> _Reader:
-    return lambda value, where: _read(kind, value, where, readers)
-
-
-def _malformed(where: str, wanted: str, found: Any) -> str:
-    shown = repr(found)
-    return f"the record of a study is malformed: field {where}: must be {wanted}, not {shown[:60]}{'…' * (len(shown) > 60)}"  # noqa: PLR2004 - a line
-
-
-_TEXT, _COUNT = _exactly(str), _exactly(int)
-_SURVIVOR: dict[str, _Reader] = {
-    "name": _TEXT,
-    "metrics": _mapping(_number),
-    "params": _mapping(),
-    "artefacts": _mapping(_TEXT),
-}
-_APPROVAL: dict[str, _Reader] = {"by": _TEXT, "note": _TEXT, "at": _number}
-_CHANGE: dict[str, _Reader] = {"stage": _TEXT, "what": _TEXT, "before": _TEXT, "after": _TEXT, "at": _number}
-_STAGE: dict[str, _Reader] = {
-    "name": _TEXT,
-    "state": _TEXT,
-    "trials": _COUNT,
-    "edition": _COUNT,
-    "round": _COUNT,
-    "mode": _TEXT,
-    "started_at": _optional(_number),
-    "completed_at": _optional(_number),
-    "completed": _COUNT,
-    "failed": _COUNT,
-    "cancelled": _COUNT,
-    "survivors": _several(_record(Survivor, _SURVIVOR)),
-    "reason": _TEXT,
-    "policy": _mapping(),
-    "table": _optional(_TEXT),
-    "carried": _optional(_TEXT),
-    "approval": _optional(_record(Approval, _APPROVAL)),
-    "config": _TEXT,
-    "code": _TEXT,
-    "metadata": _mapping(),
-}
-_STUDY: dict[str, _Reader] = {
-    "name": _TEXT,
-    "generation": _COUNT,
-    "created_at": _number,
-    "state": _TEXT,
-    "reason": _TEXT,
-    "seed": _seed,
-    "driver": _TEXT,
-    "session": _TEXT,
-    "settings": _mapping(),
-    "definition": _TEXT,
-    "stages": _several(_record(StageRecord, _STAGE)),
-    "changes": _several(_record(Change, _CHANGE)),
-    "parent": _TEXT,
-    "library": _TEXT,
-}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from starburst_executor.errors import ObjectNotFound, PreconditionFailed
+from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.base import Body, Listed, ObjectStore, Stored
 from starburst_executor.study import transitions
+from starburst_executor.study.asks import SearchLog
+from starburst_executor.study.keys import StudyKeys
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import StudyRecord
 from starburst_executor.study.running import run_trial
+from starburst_executor.study.seals import Seals
 from starburst_executor.study.spec import TrialSpec, spec_of
 from starburst_executor.study.stage import TrialOptions
 from starburst_executor.study.trial import Trial
@@ -84,14 +88,33 @@ def local_trial(stage: str, index: int, case: Any, *, seed: int) -> Trial:
     return Trial(spec, index, store=Overlay())
 
 
-def replayed(name: str, record: StudyRecord, plan: Plan, store: ObjectStore) -> dict[str, float]:
+def replayed(
+    name: str,
+    record: StudyRecord,
+    plan: Plan,
+    store: ObjectStore,
+    sealer: Callable[[], Sealer],
+    seals: Callable[[], Seals],
+) -> dict[str, float]:
     """Run one trial of a study here, without its timeout and retries; return its metrics. `Study.replay` says the rest."""
-    stage_name, _, index = name.rpartition("/")
+    stage_name, slash, index = name.rpartition("/")
+    if not slash:
+        raise LookupError(
+            f"no such trial: {name!r}: a trial is named by its stage and index, as in {record.names[0]}/0"
+        )
     stage = record.stage(stage_name)
     if not index.isdigit() or int(index) >= stage.trials:
         raise LookupError(
             f"no such trial: {name!r}: stage {stage_name} has {stage_name}/0 to {stage_name}/{stage.trials - 1}"
         )
     inputs = transitions.inputs_of(record, plan, stage_name)
+    if inputs:
+        seals().check(record, plan.parents(stage_name))
     spec = replace(spec_of(plan[stage_name], record, inputs, store=store.url), options=TrialOptions())
+    if plan[stage_name].search is not None:
+        log = SearchLog(store, StudyKeys(record.name), sealer(), stage_name, stage.edition)
+        log.load()
+        if int(index) >= len(log.proposed):
+            raise LookupError(f"no such trial yet: {name!r}: the search of its stage has proposed {len(log.proposed)}")
+        spec = replace(spec, proposed={int(index): log.proposed[int(index)]})
     return dict(run_trial(spec, int(index), store=Overlay(store))["metrics"])

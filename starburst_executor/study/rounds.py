@@ -6,26 +6,35 @@ record.session ──open──► fleet ──submit──► a batch for each 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from starburst_executor.clock import Clock
+from starburst_executor.errors import StarburstError
+from starburst_executor.protocol.seal import Sealer
 from starburst_executor.study import transitions
+from starburst_executor.study.asks import Asks, SearchFailed, SearchLog
 from starburst_executor.study.batch import Batch
 from starburst_executor.study.fleet import Fleet, Workers
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.plan import Plan
-from starburst_executor.study.record import RUNNING, StudyRecord
+from starburst_executor.study.record import RUNNING, StageRecord, StudyRecord
 from starburst_executor.study.running import function_of
+from starburst_executor.study.seals import Seals
 from starburst_executor.study.spec import spec_of
-from starburst_executor.study.tables import FAILED
+from starburst_executor.study.tables import FAILED, TrialRow
 
-__all__ = ["Rounds"]
+__all__ = ["Rounds", "SessionEnded"]
 
 _WATCHED = 32  # futures that are waited for at once
 _WAIT_S = 0.25
 
 Change = Callable[[Callable[[StudyRecord], StudyRecord]], StudyRecord]
+
+
+class SessionEnded(StarburstError):
+    """The session of this process is over, so it can drive no more. Another driver goes on."""
 
 
 class Rounds:
@@ -35,6 +44,9 @@ class Rounds:
         change: Changes the record as its driver.
         say: Tells people one line.
         look_s: How long to wait for outcomes that are in the store already.
+        sealer: Of the logs of searches.
+        seals: Checks what the record hands on.
+        may_renew: Whether this process may open another session when one is over.
 
     Attributes:
         batches: The batches of this process, by stage.
@@ -51,6 +63,9 @@ class Rounds:
         change: Change,
         say: Callable[[str], None],
         look_s: float,
+        sealer: Sealer,
+        seals: Seals,
+        may_renew: bool,
     ) -> None:
         self.batches: dict[str, Batch] = {}
         self.to_give_up: set[str] = set()
@@ -61,7 +76,16 @@ class Rounds:
         self._change = change
         self._say = say
         self._look_s = look_s
+        self._sealer = sealer
+        self._seals = seals
+        self._may_renew = may_renew
         self._fleet: Fleet | None = None
+
+    def begin(self) -> str:
+        """Open the first session of a study; return its URL."""
+        self._fleet = self._workers.open("")
+        assert self._fleet is not None  # noqa: S101 - a new one
+        return self._fleet.url
 
     def running(self, record: StudyRecord) -> list[str]:
         """Return the running stages: by priority, then as they were written."""
@@ -73,7 +97,8 @@ class Rounds:
 
         Returns: None if there was nothing to do; empty if something was done; else why the study cannot go on.
         """
-        fresh = [name for name in self.running(record) if name not in self.batches]
+        running = self.running(record)
+        fresh = [name for name in running if name not in self.batches]
         for name in fresh:
             stage = record.stage(name)
             over = self._opened(record)
@@ -87,22 +112,48 @@ class Rounds:
                 batch.give_up("not run: unfinished=False")
             else:
                 batch = self._batch(record, name, fleet)
-                missing = batch.missing
-                if missing:
-                    function = function_of(batch.spec, stage.round)
-                    futures = fleet.submit(function, missing, [stage.key(index) for index in missing])
-                    batch.watch(dict(zip(missing, futures, strict=True)))
             self.batches[name] = batch
             known = f", {batch.counts.ended:,} of them with an outcome" if batch.counts.ended else ""
             self._say(f"stage {name} runs: {stage.trials:,} trials{known}")
-        return "" if fresh else None
+        has_submitted = False
+        for name in running:
+            try:
+                has_submitted |= self._submit(record.stage(name), self.batches[name])
+            except SearchFailed as error:
+                return str(error)
+        return "" if fresh or has_submitted else None
+
+    def _submit(self, stage: StageRecord, batch: Batch) -> bool:
+        """Submit the trials of a batch whose parameters are known. Raises: SearchFailed. Returns: whether there were any."""
+        if stage.name in self.to_give_up or self._fleet is None:
+            return False
+        has_more = batch.asks is not None and batch.asks.advance(batch.rows)
+        if batch.function is not None and not has_more:
+            return False
+        if batch.function is None:
+            batch.function = function_of(batch.spec, stage.round)
+        indexes = batch.to_submit
+        if indexes:
+            calls: list[Any] = [*indexes] if batch.asks is None else [(i, batch.asks.proposed[i]) for i in indexes]
+            futures = self._fleet.submit(batch.function, calls, [stage.key(index) for index in indexes])
+            batch.watch(dict(zip(indexes, futures, strict=True)))
+        return bool(indexes)
+
+    def rows(self, record: StudyRecord) -> list[tuple[StageRecord, Mapping[int, TrialRow]]]:
+        """Return the outcomes that each running stage has so far."""
+        return [(record.stage(name), batch.rows) for name, batch in self.batches.items()]
 
     def over(self) -> str:
         """Return why the session is over; empty if it is open, or not opened yet."""
         return "" if self._fleet is None else self._fleet.over()
 
     def renew(self, record: StudyRecord, over: str) -> str:
-        """Carry the outcomes of a session that is over into a new one; return why that must not be, empty if it was done."""
+        """Carry the outcomes of a session that is over into a new one; return why that must not be, empty if it was done.
+
+        Raises: SessionEnded: this process is a task of the session that is over.
+        """
+        if not self._may_renew:
+            raise SessionEnded(f"the session is over, and run() goes on in a new one: {over}: study={record.name}")
         if over.startswith("broken"):
             return f"the session cannot go on: {over}"
         old = self._fleet
@@ -149,6 +200,11 @@ class Rounds:
         if not self._opened(record) and self._fleet is not None:
             self._fleet.cancel()
 
+    def scale(self, record: StudyRecord, workers: int) -> None:
+        """Change the number of workers of the recorded session, if it is open."""
+        if not self._opened(record) and self._fleet is not None:
+            self._fleet.scale(workers)
+
     def wait(self, timeout_s: float) -> bool:
         """Wait until a trial has ended, or the time has passed; return False at once if none is waited for."""
         waiting = [future for batch in self.batches.values() for future in batch.waiting(_WATCHED)]
@@ -161,10 +217,10 @@ class Rounds:
         """Return the estimated cost of the session so far."""
         return 0.0 if self._fleet is None else self._fleet.cost_usd()
 
-    def leave(self, *, ends: bool = False) -> None:
-        """Detach from the session, or end it. A second call is harmless."""
+    def leave(self, *, ends: bool = False, deletes: bool = False) -> None:
+        """Detach from the session, end it, or delete it. A second call is harmless."""
         if self._fleet is not None:
-            self._fleet.leave(ends=ends)
+            self._fleet.leave(ends=ends, deletes=deletes)
             self._fleet = None
 
     def _opened(self, record: StudyRecord) -> str:
@@ -177,10 +233,16 @@ class Rounds:
 
     def _batch(self, record: StudyRecord, name: str, fleet: Fleet) -> Batch:
         stage = record.stage(name)
+        self._seals.check(record, (name, *self._plan.parents(name)))
         inputs = transitions.inputs_of(record, self._plan, name)
         spec = spec_of(self._plan[name], record, inputs, store=fleet.store_url)
         carried = [] if stage.carried is None else self._objects.read_table(stage.carried)
-        return Batch(spec, stage.trials, carried)
+        if self._plan[name].search is None:
+            return Batch(spec, stage.trials, carried)
+        log = SearchLog(self._objects.store, self._objects.keys, self._sealer, name, stage.edition)
+        log.load()
+        asks = Asks(self._plan[name], spec.seed, log)
+        return Batch(replace(spec, proposed=asks.by_index), stage.trials, carried, asks)
 
     def _found(self, fleet: Fleet, record: StudyRecord, name: str) -> Batch:
         """Return the batch of a stage with what the session has of it, without submitting anything."""

@@ -14,17 +14,18 @@ import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from threading import Event
 from typing import Any
 
-import msgpack
-
 from starburst_executor.clock import Clock, SystemClock
+from starburst_executor.protocol.options import class_names
 from starburst_executor.store.base import ObjectStore
+from starburst_executor.study.artefacts import of_plain
 from starburst_executor.study.failures import kind_of, line_of
 from starburst_executor.study.metrics import taken
+from starburst_executor.study.plain import check_params, plain_copy
 from starburst_executor.study.spec import TrialSpec
-from starburst_executor.study.stage import check_params
 from starburst_executor.study.tables import CANCELLED, COMPLETED, FAILED, TrialRow
 from starburst_executor.study.trial import Trial
 
@@ -51,30 +52,40 @@ class _Of:
         return spec
 
 
-def function_of(spec: TrialSpec, number: int) -> Callable[[int], dict[str, Any]]:
-    """Return the function of the tasks of a stage's round `number`; its only argument is the index of a trial."""
+def function_of(spec: TrialSpec, number: int) -> Callable[[Any], dict[str, Any]]:
+    """Return the function of the tasks of a stage's round `number`.
+
+    Its only argument is the index of a trial, or the index with the parameters that a search proposed.
+    """
     of = _Of(spec.stage, spec.edition, number)
-    of.__dict__["_spec"] = spec
+    of.__dict__["_spec"] = replace(spec, proposed={})
     function = functools.partial(_run, of)
     # Assumes: a partial with an attribute is stored as a whole, once for all calls (`client/functions.py`).
     function.__dict__["stage"] = spec.stage
     return function
 
 
-def _run(of: _Of, index: int) -> dict[str, Any]:
-    return run_trial(of.spec, index)
+def _run(of: _Of, call: int | tuple[int, dict[str, Any]]) -> dict[str, Any]:
+    if isinstance(call, int):
+        return run_trial(of.spec, call)
+    index, proposed = call
+    return run_trial(replace(of.spec, proposed={index: proposed}), index)
 
 
 def run_trial(
     spec: TrialSpec, index: int, *, store: ObjectStore | None = None, clock: Clock | None = None
 ) -> dict[str, Any]:
     """Run one trial, with its stage's retries; return its outcome as plain values. Raises: what the last attempt raised."""
-    clock = clock or SystemClock()
-    for _ in range(spec.options.retries):
+    clock, options = clock or SystemClock(), spec.options
+    for number in range(1, options.retries + 1):
         try:
             return _attempt(spec, index, store, clock)
         except Exception as error:
+            if options.retry_on and set(options.retry_on).isdisjoint(class_names(type(error))):
+                raise
             _log.info("an attempt of trial %s/%s failed, and is made again: %s", spec.stage, index, error)
+        if options.backoff is not None:
+            clock.wait(Event(), options.backoff.pause_s(number))
     return _attempt(spec, index, store, clock)
 
 
@@ -92,6 +103,7 @@ def _attempt(spec: TrialSpec, index: int, store: ObjectStore | None, clock: Cloc
             with _killed_after(spec.options.timeout):
                 metrics = taken(spec.run(trial), spec.metrics if not trial.kept().is_pruned else {})
         check_params(trial.params, f"the parameters of trial {trial.name}")
+        trial.end(metrics)
     finally:
         trial.close()
     kept = trial.kept()
@@ -104,8 +116,7 @@ def _attempt(spec: TrialSpec, index: int, store: ObjectStore | None, clock: Cloc
         "seconds": clock.monotonic() - started,
     }
     # As it will be read from tables: tuples become lists here, so that later stages see one type whatever happened meanwhile.
-    plain: dict[str, Any] = msgpack.unpackb(msgpack.packb(outcome))
-    return plain
+    return plain_copy(outcome)
 
 
 @contextmanager
@@ -130,7 +141,7 @@ def row_of(spec: TrialSpec, index: int, outcome: Mapping[str, Any]) -> TrialRow:
         "pruned" if is_pruned else "",
         metrics=outcome["metrics"],
         params=outcome["params"],
-        artefacts=outcome["artefacts"],
+        artefacts=of_plain(outcome["artefacts"]),
         curve=tuple((step, metrics) for step, metrics in outcome["curve"]),
         seconds=outcome["seconds"],
     )
@@ -139,7 +150,7 @@ def row_of(spec: TrialSpec, index: int, outcome: Mapping[str, Any]) -> TrialRow:
 def row_of_error(spec: TrialSpec, index: int, error: BaseException) -> TrialRow:
     """Return the row of a trial that failed or was cancelled."""
     kind = kind_of(error)
-    params = msgpack.unpackb(msgpack.packb(spec.params(index)))
+    params = plain_copy(spec.params(index))
     return TrialRow(
         spec.stage, index, CANCELLED if kind == "cancelled" else FAILED, kind, line_of(error), params=params
     )

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from starburst_executor.errors import ConfigError
+from starburst_executor.study.own_policies import OWN_SELECTING, OwnPolicy
+from starburst_executor.study.plain import check_params
+from starburst_executor.study.policies import SELECTING, Within, policy_of
 
 if TYPE_CHECKING:
     from starburst_executor.study.tables import TrialRow
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
 __all__ = ["All", "By", "Choice", "Pareto", "Selection", "Top", "Where", "selection_of"]
 
 Directions: TypeAlias = Mapping[str, str]
+_NO_DIRECTIONS: Directions = {}
 _FORMS = (
-    "('metric', k), (('metric', 'metric'), k or None), a predicate of one argument, or a function of table and state"
+    "('metric', k), (('metric', 'metric'), k or None), a predicate of one argument, a function of table and state, or a policy: "
+    + ", ".join(SELECTING)
 )
 
 
@@ -145,14 +150,19 @@ class By:
             if not known[index].is_completed:
                 raise ValueError(f"{_name(self.function)} selects {known[index].name}, which is {known[index].state}")
             chosen[index] = None
+        check_params(changed, f"the state of {_name(self.function)}, which is stored")
         return Choice(tuple(chosen), f"{_name(self.function)} selects {len(chosen)} of {len(table)}", changed)
 
     def described(self) -> dict[str, Any]:
         return {"function": _name(self.function)}
 
 
-def selection_of(given: object, where: str) -> Selection:
-    """Return the selection that a user described. Raises: ConfigError."""
+def selection_of(given: object, where: str, directions: Directions = _NO_DIRECTIONS) -> Selection:
+    """Return the selection that a user described. Raises: ConfigError.
+
+    Args:
+        directions: Of the stage's metrics.
+    """
     if given is None:
         return All()
     if isinstance(given, (All, Top, Pareto, Where, By)):
@@ -165,8 +175,12 @@ def selection_of(given: object, where: str) -> Selection:
         are_names = isinstance(metric, (tuple, list)) and metric and all(isinstance(one, str) for one in metric)
         if are_names and (k is None or is_count):
             return Pareto(tuple(metric), k)
+    elif isinstance(given, Mapping):
+        return selection_of(policy_of(given, SELECTING, OWN_SELECTING, where), where, directions)
+    elif isinstance(given, Within):
+        return By(given.directed(directions))
     elif callable(given):
-        n_arguments = _n_arguments(given)
+        n_arguments = _n_arguments(given.function if isinstance(given, OwnPolicy) else given)
         if n_arguments == 1:
             return Where(given)
         if n_arguments == 2:  # noqa: PLR2004 - the table and the state
@@ -214,4 +228,6 @@ def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _name(function: Callable[..., Any]) -> str:
+    if type(function) in (*SELECTING.values(), OwnPolicy):
+        return str(function.text)  # type: ignore[attr-defined]  # of a policy
     return getattr(function, "__qualname__", type(function).__qualname__)

@@ -12,7 +12,7 @@ from starburst_executor.client.finding import visit
 from starburst_executor.client.submits_once import once_of
 from starburst_executor.clock import Clock
 from starburst_executor.config import SessionKey, Timings
-from starburst_executor.errors import SessionNotFound
+from starburst_executor.errors import RecordInvalid, SessionNotFound
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.store.url import split_url
@@ -37,8 +37,8 @@ class SessionFleet:
     def store_url(self) -> str:
         return split_url(self.executor.url)[0]
 
-    def submit(self, function: Callable[[int], Any], indexes: Sequence[int], keys: Sequence[str]) -> list[Future[Any]]:
-        return [*self.executor.map_once(function, indexes, key=keys)]
+    def submit(self, function: Callable[[Any], Any], calls: Sequence[Any], keys: Sequence[str]) -> list[Future[Any]]:
+        return [*self.executor.map_once(function, calls, key=keys)]
 
     def find(self, keys: Sequence[str]) -> Mapping[str, Future[Any]]:
         found = once_of(self.executor).find(keys)
@@ -46,6 +46,9 @@ class SessionFleet:
 
     def wait(self, futures: Iterable[Future[Any]], timeout_s: float) -> None:
         wait([*futures], timeout_s, FIRST_COMPLETED)
+
+    def scale(self, workers: int) -> None:
+        self.executor.scale(workers)
 
     def cancel(self) -> None:
         self.executor.cancel()
@@ -96,7 +99,15 @@ class SessionWorkers:
         self._launcher = launcher
 
     def open(self, url: str) -> Fleet | None:
-        """Open the session of this URL; a new one if the URL is empty; None if it was deleted."""
+        """Open the session of this URL; a new one if the URL is empty; None if it was deleted.
+
+        Raises: RecordInvalid: it is in another store, which no study names.
+        """
+        if url and split_url(url)[0] != self._store:
+            raise RecordInvalid(
+                f"the record of the study names a session in another store: session={url}, store={self._store}; a program without the "
+                "study's key may have changed it"
+            )
         if url:
             try:
                 executor = DetachedExecutor.reattach(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from starburst_executor.study.metrics import Metric
 from starburst_executor.study.stage import Stage, TrialOptions
 
 if TYPE_CHECKING:
+    from starburst_executor.study.pruners import OptunaPruner
     from starburst_executor.study.record import StudyRecord, Survivor
 
-__all__ = ["TrialSpec", "spec_of", "trial_seed"]
+__all__ = ["TrialSpec", "search_seed", "spec_of", "trial_seed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class TrialSpec:
     Attributes:
         store: The URL of the store.
         study: The study's name, which is part of keys; the trial's function does not see it.
+        proposed: What a search proposed, by index: on a worker, for its own trial alone.
     """
 
     stage: str
@@ -35,9 +37,15 @@ class TrialSpec:
     here: str
     metrics: Mapping[str, Metric]
     options: TrialOptions
-    prune: tuple[str, int] | None
+    prune: tuple[str, int] | OptunaPruner | None
     store: str
     study: str
+    proposed: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+
+    def direction(self, metric: str) -> str:
+        """Return which values of a metric are better, `max` or `min`."""
+        declared = self.metrics.get(metric)
+        return "max" if declared is None else declared.direction
 
     def case(self, index: int) -> Any:
         """Return the case of a trial: with inputs, the survivor index mod K; otherwise the stage's own case; None without."""
@@ -46,14 +54,15 @@ class TrialSpec:
         return self.cases[index % len(self.cases)] if self.cases else None
 
     def params(self, index: int) -> dict[str, Any]:
-        """Return the parameters of a trial: those of its input, and then those of the stage's own case."""
+        """Return the parameters of a trial: those of its input, then those of the stage's own case, then those of its search."""
+        proposed = self.proposed.get(index, {})
         if not self.inputs:
             case = self.case(index)
-            return dict(case) if isinstance(case, Mapping) else {}
+            return {**(case if isinstance(case, Mapping) else {}), **proposed}
         params = dict(self.inputs[index % len(self.inputs)].params)
         if self.cases:
             params.update(self.cases[index // len(self.inputs) % len(self.cases)])
-        return params
+        return {**params, **proposed}
 
 
 def spec_of(stage: Stage, record: StudyRecord, inputs: tuple[Survivor, ...], *, store: str) -> TrialSpec:
@@ -73,6 +82,11 @@ def spec_of(stage: Stage, record: StudyRecord, inputs: tuple[Survivor, ...], *, 
         store=store,
         study=record.name,
     )
+
+
+def search_seed(seed: int, stage: str) -> int:
+    """Return the seed of a stage's search: another one than those of its trials."""
+    return trial_seed(seed, f"{stage}\0search", 0)
 
 
 def trial_seed(seed: int, stage: str, index: int) -> int:

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starburst_executor.errors import ConfigError
+from starburst_executor.protocol.options import DEFAULT, Backoff
+from starburst_executor.study.artefacts import keep_of
 from starburst_executor.study.metrics import Metric, metric_of
-from starburst_executor.study.selection import Selection, selection_of
+from starburst_executor.study.own_policies import OWN_ABORTING, OwnPolicy
+from starburst_executor.study.plain import check_params
+from starburst_executor.study.policies import ABORTING, BudgetLeft, policy_of
 
-__all__ = ["AbortRules", "Gate", "Stage", "TrialOptions", "check_params", "is_name"]
+if TYPE_CHECKING:
+    from starburst_executor.study.search import Search
+    from starburst_executor.study.selection import Selection
+
+__all__ = ["MOST_TRIALS", "OPTIONS_OF_OTHERS", "AbortRules", "Gate", "Stage", "TrialOptions", "is_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-_LATER = ("retry_on", "backoff", "label", "resources", "limit", "seed", "cache")
-_MOST_TRIALS = 1_000_000
+# Options of other tasks, and why trials have none.
+OPTIONS_OF_OTHERS = {
+    "seed": "the stage has seed=, and trial.rng()",
+    "label": "a trial is called by its stage and index",
+    "limit": "they are submitted once by their keys, and such tasks have none; the number of workers limits a study",
+    "resources": "they are submitted once by their keys, and such tasks have none; choose workers that have them: launcher=",
+    "cache": "the outcome of a trial is kept with its study, and it is not run again",
+}
+_OPTIONS = "timeout, retries, retry_on, backoff, priority and artefact_bytes"
+MOST_TRIALS = 1_000_000
 
 
 def is_name(text: object) -> bool:
@@ -34,32 +51,49 @@ class TrialOptions:
         timeout: Seconds after which an attempt of a trial is killed; None for never.
         retries: The number of further attempts for a trial that raises.
         priority: Of stages that become ready together, the trials of a higher one are submitted first.
+        retry_on: Names of exception classes: a trial is only tried again if it raises one of them or a subclass; empty for any.
+        backoff: The pauses before further attempts.
+        artefact_bytes: The most bytes that one trial may save, in all of its artefacts.
     """
 
     timeout: float | None = None
     retries: int = 0
     priority: int = 0
+    artefact_bytes: int = 1_000_000_000
+    retry_on: tuple[str, ...] = ()
+    backoff: Backoff | None = None
 
     @classmethod
     def of(cls, given: object, where: str) -> TrialOptions:
-        """Return the options that a user gave. Raises: ConfigError, also for an option that sessions do not have yet."""
+        """Return the options that a user gave. Raises: ConfigError, also for an option that other tasks have."""
         if given is None:
             return cls()
         if not isinstance(given, Mapping):
-            raise ConfigError(f"{where}={given!r}: must be a mapping of timeout, retries, priority")
+            raise ConfigError(f"{where}={given!r}: must be a mapping of {_OPTIONS}")
         for name in given:
-            if name in _LATER:
-                raise ConfigError(f"{where}: {name} is not possible yet: a stage takes timeout, retries and priority")
+            if name in OPTIONS_OF_OTHERS:
+                raise ConfigError(
+                    f"{where}: trials have no {name}: {OPTIONS_OF_OTHERS[name]}; a stage takes {_OPTIONS}"
+                )
             if name not in cls.__dataclass_fields__:
-                raise ConfigError(f"{where}: unknown option {name!r}: a stage takes timeout, retries and priority")
-        options = cls(**given)
+                raise ConfigError(f"{where}: unknown option {name!r}: a stage takes {_OPTIONS}")
+        named = {name: given[name] for name in ("retry_on", "backoff") if given.get(name) is not None}
+        try:
+            checked = DEFAULT.but(**named)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from error
+        options = cls(**{**given, "retry_on": checked.retry_on or (), "backoff": checked.backoff})
         timeout, retries, priority = options.timeout, options.retries, options.priority
         if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
             raise ConfigError(f"{where}: timeout={timeout!r}: must be a number of seconds greater than 0")
         if not _is_count(retries) or not 0 <= retries <= 100:  # noqa: PLR2004 - as for a session
             raise ConfigError(f"{where}: retries={retries!r}: must be a whole number, 0..100")
+        if named and not retries:
+            raise ConfigError(f"{where}: {' and '.join(named)}: give retries too")
         if type(priority) is not int:
             raise ConfigError(f"{where}: priority={priority!r}: must be a whole number")
+        if not _is_count(options.artefact_bytes):
+            raise ConfigError(f"{where}: artefact_bytes={options.artefact_bytes!r}: must be a whole number, 0 or more")
         return options
 
 
@@ -107,6 +141,7 @@ class AbortRules:
         no_progress: Seconds without the end of any trial, by the driver's clock.
         budget_usd: The estimated cost of the session in dollars above which it aborts.
         function: Called with a `StageProgress`; what it returns, if true, is the reason.
+        policies: Called likewise, of `policies.py`.
     """
 
     failed: float | None = None
@@ -114,6 +149,14 @@ class AbortRules:
     no_progress: float | None = None
     budget_usd: float | None = None
     function: Callable[[Any], Any] | None = None
+    policies: tuple[Callable[[Any], Any], ...] = ()
+
+    @property
+    def needs_cost(self) -> bool:
+        """Whether the cost of the session has to be known."""
+        # What a function looks at is not known.
+        by_cost = any(isinstance(one, (BudgetLeft, OwnPolicy)) for one in self.policies)
+        return self.budget_usd is not None or self.function is not None or by_cost
 
     @classmethod
     def of(cls, given: object, where: str) -> AbortRules:
@@ -123,14 +166,18 @@ class AbortRules:
         if isinstance(given, AbortRules):
             return given
         if isinstance(given, Mapping):
-            unknown = sorted(set(given) - set(cls.__dataclass_fields__))
+            named = {name: value for name, value in given.items() if name in ABORTING or name in OWN_ABORTING}
+            unknown = sorted(set(given) - set(named) - set(cls.__dataclass_fields__) | set(given) & {"policies"})
             if unknown:
-                raise ConfigError(f"{where}: unknown {', '.join(map(str, unknown))}: rules are {_RULES}")
-            rules = cls(**given)
+                raise ConfigError(f"{where}: unknown {', '.join(map(str, unknown))}: rules are {_rules()}")
+            policies = tuple(policy_of({name: value}, ABORTING, OWN_ABORTING, where) for name, value in named.items())
+            rules = cls(**{name: value for name, value in given.items() if name not in named}, policies=policies)
+        elif isinstance(given, (*ABORTING.values(), OwnPolicy)):
+            rules = cls(policies=(given,))  # type: ignore[arg-type]  # a policy is callable
         elif callable(given):
             rules = cls(function=given)
         else:
-            raise ConfigError(f"{where}={given!r}: must be a function, or a mapping of {_RULES}")
+            raise ConfigError(f"{where}={given!r}: must be a function, or a mapping of {_rules()}")
         if rules.failed is not None and not (_is_number(rules.failed) and 0 <= rules.failed < 1):
             raise ConfigError(f"{where}: failed={rules.failed!r}: must be a share, 0 or more and below 1")
         if not _is_count(rules.after):
@@ -142,7 +189,8 @@ class AbortRules:
         return rules
 
 
-_RULES = "failed, after, no_progress, budget_usd"
+def _rules() -> str:
+    return ", ".join(["failed, after, no_progress, budget_usd, function", *ABORTING, *OWN_ABORTING])
 
 
 class Stage:
@@ -153,19 +201,25 @@ class Stage:
         run: Called on a worker with a `Trial`; returns a mapping of metrics.
         trials: Their number, in total and also after a resume; the number of cases if not given.
         cases: Values that the trials get in turn: of mappings, the items become parameters.
+        search: What proposes the parameters of each trial: `{"random": space}`, `{"sobol": space}`, `{"optuna": space, "sampler": …}` or an object
+            with `ask` and `tell`; `{"grid": space}` makes its points the cases. A space has a list of choices or
+            `{"low": 0.1, "high": 10, "log": True}` for each name.
         select: `("score", 10)`: the best 10; `(("area", "delay"), None)`: a Pareto front; a predicate of one trial; a function of
             the table and a stored state. All completed trials survive if not given.
         depends_on: Names of stages whose survivors are its input; the stage before it if not given; `()` for none.
-        options: `timeout` (seconds), `retries`, `priority`.
+        options: `timeout` (seconds), `retries` with `retry_on` and `backoff` as of `executor.options`, `priority`, `artefact_bytes` (the most
+            that a trial may save).
         gate: Whether its survivors wait for `study.approve`; a number of seconds, or `{"timeout": s, "then": "approve"}`.
         abort_if: `{"failed": 0.5, "after": 20, "no_progress": 3600, "budget_usd": 20}`, or a function that returns a reason.
         metrics: By name: `"min"`, `("min", "ns")`, or a mapping of direction, unit, and key, function, regex or file.
         seed: The stage's own seed instead of the study's.
         command: A program instead of `run`, such as `"tool --x {x}"`: words, in which parameters are filled in, and `{index}`,
             `{stage}`, `{seed}`, `{case}`, `{folder}`, `{here}`; no shell. It runs in an empty folder of its own.
-        prune: `("loss", 5)`: `Trial.should_prune` compares with the median of ended trials, once there are 5.
+        prune: What `Trial.should_prune` says. `("loss", 5)`: it compares with the median of ended trials, once there are 5.
+            `("loss", "HyperbandPruner")`: that class of `optuna.pruners`, or a pruner; `{"metric": …, "pruner": …, "options": {…}}` with arguments.
         metadata: Plain values that the record keeps with the stage.
         here: The folder that `{here}` names in a command; the working directory of this process if not given.
+        keep: Whose artefacts stay when the study ends: `all`, `survivors` or `none`; as the study says if not given.
 
     Raises:
         ConfigError: a value is out of range; the message names it.
@@ -180,6 +234,7 @@ class Stage:
         trials: int | None = None,
         *,
         cases: Iterable[Any] | None = None,
+        search: object = None,
         select: object = None,
         depends_on: str | Iterable[str] | None = None,
         options: Mapping[str, Any] | None = None,
@@ -188,10 +243,16 @@ class Stage:
         metrics: Mapping[str, Any] | None = None,
         seed: int | None = None,
         command: str | Iterable[str] | None = None,
-        prune: tuple[str, int] | None = None,
+        prune: object = None,
         metadata: Mapping[str, Any] | None = None,
         here: str | None = None,
+        keep: str | None = None,
     ) -> None:
+        # Imported here: each runner imports this module before its first trial, and makes no stage.
+        from starburst_executor.study.pruners import OptunaPruner, prune_of
+        from starburst_executor.study.search import grid_of, search_of
+        from starburst_executor.study.selection import selection_of
+
         if not is_name(name):
             raise ConfigError(f"name={name!r}: a stage's name is 1 to 63 of letters, digits, '_' and '-'")
         where = f"stage {name}: "
@@ -201,35 +262,52 @@ class Stage:
             raise ConfigError(f"{where}run={run!r}: must be a function")
         self.name = name
         self.run = run
+        grid = grid_of(search, f"{where}search")
+        if grid is not None and cases is not None:
+            raise ConfigError(f"{where}a grid makes the cases of its stage: give either cases or a grid")
+        cases = grid if cases is None else cases
         self.cases = tuple(cases) if cases is not None else ()
         for number, case in enumerate(self.cases):
             if isinstance(case, Mapping):
                 check_params(case, f"{where}cases[{number}]")
         self.command = _command(command, where)
         n_trials = trials if trials is not None else len(self.cases)
-        if not _is_count(n_trials) or not 1 <= n_trials <= _MOST_TRIALS:
+        if not _is_count(n_trials) or not 1 <= n_trials <= MOST_TRIALS:
             raise ConfigError(
-                f"{where}trials={trials!r}: must be a whole number, 1..{_MOST_TRIALS:,}, or cases be given"
+                f"{where}trials={trials!r}: must be a whole number, 1..{MOST_TRIALS:,}, or cases be given"
             )
         self.trials = n_trials
-        self.selection: Selection = selection_of(select, f"{where}select")
+        self.metrics: dict[str, Metric] = {
+            str(metric): metric_of(given, f"{where}metrics: {metric}") for metric, given in (metrics or {}).items()
+        }
+        self.selection: Selection = selection_of(select, f"{where}select", self.directions)
         self.depends_on = _names(depends_on, where)
         self.options = TrialOptions.of(options, f"{where}options")
         self.gate = Gate.of(gate, f"{where}gate")
         self.abort_if = AbortRules.of(abort_if, f"{where}abort_if")
-        self.metrics: dict[str, Metric] = {
-            str(metric): metric_of(given, f"{where}metrics: {metric}") for metric, given in (metrics or {}).items()
-        }
+        self.prune = prune_of(prune, f"{where}prune")
+        self.search: Search | None = None
+        if grid is None:
+            pruner = self.prune if isinstance(self.prune, OptunaPruner) else None
+            self.search = search_of(search, self.directions, self.selection, f"{where}search", pruner=pruner)
         if seed is not None and type(seed) is not int:
             raise ConfigError(f"{where}seed={seed!r}: must be a whole number")
         self.seed = seed
-        self.prune = _prune(prune, where)
+        self.keep = keep_of(keep, where)
         self.here = here if here is not None else str(Path.cwd())
         self.metadata = dict(metadata or {})
         check_params(self.metadata, f"{where}metadata")
 
     def __repr__(self) -> str:
         return f"Stage({self.name!r}, trials={self.trials})"
+
+    def keeping(self, keep: str) -> Stage:
+        """Return this stage with a policy for its artefacts, if it has none."""
+        if self.keep is not None:
+            return self
+        stage = copy.copy(self)
+        stage.keep = keep
+        return stage
 
     @property
     def mode(self) -> str:
@@ -240,25 +318,6 @@ class Stage:
     def directions(self) -> dict[str, str]:
         """The direction of each declared metric."""
         return {name: metric.direction for name, metric in self.metrics.items()}
-
-
-def check_params(values: Mapping[Any, Any], where: str) -> None:
-    """Check that these are plain values, which a record can hold: texts, numbers, bytes, lists and maps. Raises: ConfigError."""
-    for name, value in values.items():
-        if not isinstance(name, str):
-            raise ConfigError(f"{where}: the name {name!r} must be text")
-        if not _is_plain(value):
-            raise ConfigError(
-                f"{where}: {name} is a {type(value).__name__}: a record holds plain values: texts, numbers, lists, mappings"
-            )
-
-
-def _is_plain(value: Any) -> bool:
-    if value is None or type(value) in (str, int, float, bool, bytes):
-        return not (type(value) is int and value.bit_length() > 63)  # noqa: PLR2004 - msgpack's integers
-    if isinstance(value, (list, tuple)):
-        return all(map(_is_plain, value))
-    return isinstance(value, Mapping) and all(isinstance(key, str) and _is_plain(one) for key, one in value.items())
 
 
 def _command(command: str | Iterable[str] | None, where: str) -> str | tuple[str, ...] | None:
@@ -273,16 +332,6 @@ def _command(command: str | Iterable[str] | None, where: str) -> str | tuple[str
     if not words:
         raise ConfigError(f"{where}command is empty")
     return words
-
-
-def _prune(prune: Any, where: str) -> tuple[str, int] | None:
-    if prune is None:
-        return None
-    if isinstance(prune, (tuple, list)) and len(prune) == 2:  # noqa: PLR2004 - a pair
-        metric, n_trials = prune
-        if isinstance(metric, str) and _is_count(n_trials) and n_trials >= 1:
-            return metric, n_trials
-    raise ConfigError(f"{where}prune={prune!r}: must be a metric and a number of trials, as in ('loss', 5)")
 
 
 def _names(depends_on: str | Iterable[str] | None, where: str) -> tuple[str, ...] | None:

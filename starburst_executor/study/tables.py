@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from starburst_executor.errors import RecordInvalid, VersionMismatch
+from starburst_executor.study.artefacts import Artefact, of_plain
 
 __all__ = [
     "CANCELLED",
@@ -30,7 +31,7 @@ __all__ = [
 
 COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
 STATES = (COMPLETED, FAILED, CANCELLED)
-FORMAT = 1
+FORMAT = 2  # 1 had artefacts without their size and kind
 _N_FIELDS = 9
 
 
@@ -46,7 +47,7 @@ class TrialRow:
         error: The first line of its error.
         metrics: What it returned, by name.
         params: Its parameters, including those that it set itself.
-        artefacts: The digests of what it saved, by name.
+        artefacts: What it saved, by name.
         curve: What it reported: pairs of a step and its metrics.
         seconds: How long it ran.
     """
@@ -58,7 +59,7 @@ class TrialRow:
     error: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
-    artefacts: Mapping[str, str] = field(default_factory=dict)
+    artefacts: Mapping[str, Artefact] = field(default_factory=dict)
     curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
     seconds: float = 0.0
 
@@ -108,10 +109,10 @@ def decode_table(body: bytes, digest: str) -> list[TrialRow]:
     try:
         whole = msgpack.unpackb(body, unicode_errors="surrogateescape", strict_map_key=False)
         if whole["format"] != FORMAT:
-            raise VersionMismatch(f"a table of trials of a newer format: format={whole['format']}, known={FORMAT}")
+            raise VersionMismatch(f"a table of trials of another format: format={whole['format']}, known={FORMAT}")
         stage = whole["stage"]
         return [_row(stage, fields) for fields in whole["rows"]]
-    except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
         raise RecordInvalid(f"not a table of trials: {type(error).__name__}: {error}: digest={digest}") from error
 
 
@@ -120,4 +121,4 @@ def _row(stage: str, fields: Any) -> TrialRow:
         raise ValueError(f"a row that is none: {str(fields)[:80]}")
     index, state, kind, error, metrics, params, artefacts, curve, seconds = fields
     points = tuple((step, values) for step, values in curve)
-    return TrialRow(stage, index, state, kind, error, metrics, params, artefacts, points, seconds)
+    return TrialRow(stage, index, state, kind, error, metrics, params, of_plain(artefacts), points, seconds)

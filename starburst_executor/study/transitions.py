@@ -11,12 +11,12 @@ Guarantee: a transition that does not fit the record's state raises `Unfit` and 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import msgpack
-
 from starburst_executor.errors import ConfigError, StarburstError
+from starburst_executor.study.changes import changes_of
+from starburst_executor.study.plain import plain_copy
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import (
     ABORTED,
@@ -28,6 +28,7 @@ from starburst_executor.study.record import (
     WAITING,
     Approval,
     Change,
+    Measure,
     StageRecord,
     StudyRecord,
     Survivor,
@@ -36,21 +37,20 @@ from starburst_executor.study.selection import Choice
 from starburst_executor.study.tables import TrialRow, counted
 
 __all__ = [
-    "Changed",
     "Unfit",
     "aborted",
     "accepted",
     "approved",
     "begun",
     "carried",
-    "changes_of",
+    "cleaned",
     "decided",
     "defined",
     "driven_by",
     "forked",
+    "imported",
     "inputs_of",
     "ready",
-    "renamed",
     "reopened",
     "restarted",
     "started",
@@ -62,26 +62,23 @@ class Unfit(StarburstError):
     """A transition that the record's state does not allow. The caller reads the record again, or gives up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """A difference between a study as recorded and as it is written now: of one stage, in `what`."""
-
-    stage: str
-    what: str
-    before: str
-    after: str
-
-    def __str__(self) -> str:
-        return f"stage {self.stage}: {self.what} was {self.before}, is {self.after}"
-
-
-def begun(plan: Plan, name: str, *, seed: int, settings: Mapping[str, Any], at: float, library: str) -> StudyRecord:
+def begun(
+    plan: Plan,
+    name: str,
+    *,
+    seed: int,
+    settings: Mapping[str, Any],
+    at: float,
+    library: str,
+    definition: str = "",
+) -> StudyRecord:
     """Return the record of a new study, with every stage pending."""
     return StudyRecord(
         name=name,
         created_at=at,
         seed=seed,
         settings=dict(settings),
+        definition=definition,
         stages=tuple(_fresh(plan, stage_name, seed) for stage_name in plan.names),
         library=library,
     )
@@ -97,13 +94,9 @@ def _fresh(plan: Plan, name: str, seed: int, *, edition: int = 1) -> StageRecord
         config=plan.config(name, seed),
         code=plan.code(name),
         metadata=plain_copy(stage.metadata),
+        depends_on=plan.parents(name),
+        measures={metric: Measure(one.direction, one.unit) for metric, one in stage.metrics.items()},
     )
-
-
-def plain_copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain values as they will be read from the store: tuples become lists. Raises: TypeError for others."""
-    copied: dict[str, Any] = msgpack.unpackb(msgpack.packb(dict(values)))
-    return copied
 
 
 def defined(record: StudyRecord, definition: str) -> StudyRecord:
@@ -111,9 +104,9 @@ def defined(record: StudyRecord, definition: str) -> StudyRecord:
     return replace(record, definition=definition)
 
 
-def renamed(record: StudyRecord, name: str) -> StudyRecord:
-    """Return the record under another name, as the first generation of a study that no process drives."""
-    return replace(record, name=name, generation=1, driver="")
+def imported(record: StudyRecord, name: str) -> StudyRecord:
+    """Return an exported record as the first generation of a new study: no process drives it, its session is that of the other study."""
+    return replace(record, name=name, generation=1, driver="", session="", definition="")
 
 
 # ---------------------------------------------------------------------------------------------------------------- of a driver
@@ -243,6 +236,11 @@ def carried(record: StudyRecord, tables: Mapping[str, str | None], *, session: s
     return record
 
 
+def cleaned(record: StudyRecord) -> StudyRecord:
+    """Return the record of a study whose artefacts were cleaned up: it is complete. The same record if that does not fit any more."""
+    return replace(record, state=COMPLETE) if record.needs_cleanup else record
+
+
 def aborted(record: StudyRecord, reason: str) -> StudyRecord:
     """Return the record of an aborted study. Everything is kept. Raises: Unfit: it is aborted or complete already."""
     _check_open(record)
@@ -291,25 +289,6 @@ def restarted(record: StudyRecord, plan: Plan, names: Iterable[str], at: float) 
     return replace(record, state=OPEN, reason="", changes=tuple(changes))
 
 
-def changes_of(record: StudyRecord, plan: Plan) -> list[Changed]:
-    """Return what differs in stages that have started; stages that have not may change freely."""
-    found: list[Changed] = []
-    for stage in record.stages:
-        if not stage.has_started:
-            continue
-        if stage.name not in plan:
-            found.append(Changed(stage.name, "the stage", "there", "gone"))
-            continue
-        fresh = _fresh(plan, stage.name, record.seed)
-        if stage.trials != fresh.trials:
-            found.append(Changed(stage.name, "trials", str(stage.trials), str(fresh.trials)))
-        elif stage.config != fresh.config:
-            found.append(Changed(stage.name, "configuration", stage.config, fresh.config))
-        if stage.code != fresh.code:
-            found.append(Changed(stage.name, "code", stage.code, fresh.code))
-    return found
-
-
 def accepted(record: StudyRecord, plan: Plan, at: float) -> StudyRecord:
     """Return the record with the stages as they are written now: pending ones as they are, started ones with the change listed.
 
@@ -341,9 +320,11 @@ def accepted(record: StudyRecord, plan: Plan, at: float) -> StudyRecord:
                 f"stage {name} has started and cannot depend on {later[0]}, which has not: study={record.name}"
             )
     listed = tuple(Change(change.stage, change.what, change.before, change.after, at) for change in changes)
-    # A complete study to which stages were added goes on.
-    state = OPEN if record.state == COMPLETE and any(stage.state != DONE for stage in stages) else record.state
-    return replace(record, stages=tuple(stages), changes=(*record.changes, *listed), state=state)
+    changed = replace(record, stages=tuple(stages), changes=(*record.changes, *listed))
+    if record.state == COMPLETE and not changed.is_over:  # stages were added: it goes on
+        return replace(changed, state=OPEN)
+    # One that waited for its cleanup alone is complete if its stages keep everything now.
+    return _completed(changed) if record.state == OPEN else changed
 
 
 def forked(record: StudyRecord, plan: Plan, stage: str, *, name: str, at: float) -> StudyRecord:
@@ -360,8 +341,7 @@ def forked(record: StudyRecord, plan: Plan, stage: str, *, name: str, at: float)
 
 
 def _completed(record: StudyRecord) -> StudyRecord:
-    is_complete = all(stage.state == DONE for stage in record.stages)
-    return replace(record, state=COMPLETE) if is_complete else record
+    return replace(record, state=COMPLETE) if record.is_over and not record.needs_cleanup else record
 
 
 def _check_open(record: StudyRecord) -> None:

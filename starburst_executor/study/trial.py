@@ -6,12 +6,9 @@ A checkpoint is plain values, never a pickle, since nothing sealed names it.
 
 from __future__ import annotations
 
-import hashlib
-import io
-import pickle
 import random  # noqa: TID251 - streams that are reproducible by intent
 from collections.abc import Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,23 +16,24 @@ import msgpack
 
 from starburst_executor.clock import Clock, SystemClock
 from starburst_executor.errors import ObjectNotFound, PreconditionFailed, RecordInvalid
-from starburst_executor.protocol import pickling
 from starburst_executor.store.base import ObjectStore
-from starburst_executor.store.open import open_store
-from starburst_executor.store.patient import PatientStore
+from starburst_executor.study.artefact_store import ArtefactStore, size_of
+from starburst_executor.study.artefacts import Artefact, loaded, name_of, opened
 from starburst_executor.study.keys import StudyKeys
 from starburst_executor.study.metrics import number
+from starburst_executor.study.plain import own_copy
 from starburst_executor.study.spec import TrialSpec, trial_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from starburst_executor.study.pruning import Pruning
+
 __all__ = ["Trial"]
 
 _PATIENCE_S = 300.0
 _MOST_POINTS = 10_000
-_LOOK_S = 2.0  # between two looks at how other trials do
-_BYTES, _PICKLE = b"\0", b"\1"
+_MOST_ARTEFACTS = 1_000
 
 
 class Trial:
@@ -58,13 +56,15 @@ class Trial:
     ) -> None:
         self.stage = spec.stage
         self.index = index
-        self.case = spec.case(index)
-        self.params: dict[str, Any] = spec.params(index)
+        # Its own: a runner keeps one copy of the stage for all of its trials, and for all attempts of one.
+        self.case = own_copy(spec.case(index))
+        self.params: dict[str, Any] = own_copy(spec.params(index))
         self.seed = trial_seed(spec.seed, spec.stage, index)
         self._spec = spec
         self._clock = clock or SystemClock()
         self._given = store
         self._kept = _Kept()
+        self._pruning: Pruning | None = None
         self._checkpoint_etag: str | None = None
         self._folder: Path | None = None
 
@@ -105,26 +105,18 @@ class Trial:
         self._kept.curve.append((step, {name: number(name, value) for name, value in metrics.items()}))
 
     def should_prune(self) -> bool:
-        """Return whether the last reported metric is worse than the median of ended trials at that step.
+        """Return whether the trial is to stop, by the rule of its stage: the median of ended trials at that step, or a pruner of Optuna.
 
         Always False unless the stage has `prune`. A trial that gets True returns early, and counts as cancelled.
-        Store: 1 GET, at most one in two seconds.
+
+        Raises: ConfigError: this worker has no Optuna.
+        Store: at most once in two seconds, 1 GET; with a pruner of Optuna 1 LIST per 1,000 reports, 1 GET for each report that is new or
+            has changed and 1 put, and 1 put when the trial ends.
         """
-        rule = self._spec.prune
-        if rule is None or not self._kept.curve:
-            return False
-        metric, _ = rule
-        step, values = self._kept.curve[-1]
-        if metric not in values:
-            return False
-        median = self._medians().get(str(step))
-        if median is None:
-            return False
-        declared = self._spec.metrics.get(metric)
-        is_min = declared is not None and declared.direction == "min"
-        is_worse = values[metric] > median if is_min else values[metric] < median
-        self._kept.is_pruned = self._kept.is_pruned or is_worse
-        return is_worse
+        rule, curve = self._rule(), self._kept.curve
+        says = rule is not None and bool(curve) and rule.says(curve)
+        self._kept.is_pruned = self._kept.is_pruned or says
+        return says
 
     def checkpoint(self, value: Any) -> None:
         """Store how far a long trial has come, for its next attempt: plain values (texts, numbers, bytes, lists, mappings).
@@ -158,53 +150,68 @@ class Trial:
         except (ValueError, TypeError, KeyError, msgpack.UnpackException) as error:
             raise RecordInvalid(f"the checkpoint of trial {self.name} cannot be read") from error
 
-    def save(self, name: str, value: Any) -> str:
-        """Store an artefact under a name: bytes, a file (`Path`), or any object that can be pickled. Return its digest.
+    def save(self, value: Any, *, name: str | None = None) -> Artefact:
+        """Store an artefact: a file (`Path`), bytes, an array of NumPy, a figure of Matplotlib, or any object that can be pickled.
 
-        It is stored by content before the trial ends, and named by its outcome. Store: 1 create.
+        It is stored by content before the trial ends, and only the trial's outcome names it: a trial that fails later has none. Equal
+        bytes are stored once, whatever trials save them. A file is read in parts, so it may be larger than the memory.
+
+        Args:
+            value: A figure is saved in the format that the name's suffix says, or else as PNG.
+            name: Printable text, unique in the trial, such as `model.pt` or `plots/roc.svg`; the file's name if not given. Under a name that
+                the trial has used, the later one counts.
+
+        Raises: ValueError: the name, or more bytes than the stage's option `artefact_bytes` allows in all. Any exception of reading or
+            pickling the value.
+        Store: 1 create up to 8 MiB; of more at most 2, and 1 for each 8 MiB.
         """
-        if not name:
-            raise ValueError(f"name={name!r}: an artefact's name is text")
-        if isinstance(value, Path):
-            body = _BYTES + value.read_bytes()
-        elif isinstance(value, (bytes, bytearray, memoryview)):
-            body = _BYTES + bytes(value)
-        else:
-            body = _PICKLE + pickling.dumps(value)
-        digest = hashlib.sha256(body).hexdigest()
-        with self._store() as store, suppress(PreconditionFailed):  # equal bytes are stored once
-            store.create(StudyKeys(self._spec.study).artefact(digest), body)
-        self._kept.artefacts[name] = digest
-        return digest
+        name = name_of(value, name)
+        kept = self._kept.artefacts
+        with opened(value, name) as (file, kind):
+            size, limit = size_of(file), self._spec.options.artefact_bytes
+            total = size + sum(artefact.size for other, artefact in kept.items() if other != name)
+            if total > limit:
+                raise ValueError(
+                    f"the artefact {name!r} of trial {self.name} has {size:,} bytes, with its others {total:,}; a trial may save {limit:,}: "
+                    f"give its stage options={{'artefact_bytes': …}} for more"
+                )
+            if any(other.startswith(f"{name}/") or name.startswith(f"{other}/") for other in kept):
+                raise ValueError(f"an artefact cannot be a file and a folder: name={name!r}, others={', '.join(kept)}")
+            if len(kept) >= _MOST_ARTEFACTS and name not in kept:
+                raise ValueError(
+                    f"a trial saves at most {_MOST_ARTEFACTS:,} artefacts: trial={self.name}, name={name!r}"
+                )
+            with self._store() as store:
+                kept[name] = ArtefactStore(store, StudyKeys(self._spec.study)).write(file, kind)
+        return kept[name]
 
     def load(self, name: str) -> Any:
-        """Return an artefact by its name: of this trial, or else of its case. Bytes and files come back as bytes. Store: 1 GET.
+        """Return an artefact by its name: of this trial, or else of its case. Files and figures come back as bytes.
 
         Raises: LookupError: neither has one of that name. RecordInvalid: it is missing or has been changed.
+        Store: 1 GET; 1 more for each 8 MiB of a big one.
         """
-        of_case: Mapping[str, str] = getattr(self.case, "artefacts", {})
-        digest = self._kept.artefacts.get(name) or of_case.get(name)
-        if digest is None:
+        of_case: Mapping[str, Artefact] = getattr(self.case, "artefacts", {})
+        artefact = self._kept.artefacts.get(name) or of_case.get(name)
+        if artefact is None:
             known = ", ".join(sorted({*self._kept.artefacts, *of_case})) or "none"
             raise LookupError(f"no artefact {name!r} of trial {self.name} or its case: there are {known}")
         with self._store() as store:
-            try:
-                body = store.get(StudyKeys(self._spec.study).artefact(digest)).body
-            except ObjectNotFound as error:
-                raise RecordInvalid(
-                    f"the artefact {name!r} of trial {self.name} is missing: digest={digest}"
-                ) from error
-        if hashlib.sha256(body).hexdigest() != digest:
-            raise RecordInvalid(f"the artefact {name!r} of trial {self.name} has been changed: digest={digest}")
-        if body[:1] == _BYTES:
-            return body[1:]
-        return pickle.load(io.BytesIO(body[1:]))  # noqa: S301 - its digest comes from a sealed outcome
+            body = ArtefactStore(store, StudyKeys(self._spec.study)).read(artefact)
+        return loaded(body, artefact.kind)
 
     # --- for `running.py` ---------------------------------------------------------------------------------------------
 
     def kept(self) -> _Kept:
         """What it reported and saved so far."""
         return self._kept
+
+    def end(self, metrics: Mapping[str, float]) -> None:
+        """Let the other trials know how it ended, if its stage has a pruner of Optuna. Store: at most 1 put."""
+        # A trial that has reported nothing needs no rule, which might import Optuna.
+        rule = self._rule() if self._kept.curve else None
+        if rule is not None:
+            rule.end(self._kept.curve, metrics, is_pruned=self._kept.is_pruned)
 
     def close(self) -> None:
         """Remove the trial's folder. A second call is harmless."""
@@ -219,28 +226,28 @@ class Trial:
         if self._given is not None:
             yield self._given
             return
+        # Imported here: most trials need no store, and each runner would import it before its first trial.
+        from starburst_executor.store.open import open_store
+        from starburst_executor.store.patient import PatientStore
+
         with closing(PatientStore(open_store(self._spec.store), self._clock, patience_s=_PATIENCE_S)) as store:
             yield store
 
     def _checkpoint_key(self) -> str:
         return StudyKeys(self._spec.study).checkpoint(self.stage, self._spec.edition, self.index)
 
-    def _medians(self) -> Mapping[str, float]:
-        now = self._clock.monotonic()
-        if self._kept.looked_at is None or now - self._kept.looked_at >= _LOOK_S:
-            self._kept.looked_at = now
-            with self._store() as store, suppress(ObjectNotFound):
-                body = store.get(StudyKeys(self._spec.study).curves(self.stage, self._spec.edition)).body
-                self._kept.medians = msgpack.unpackb(body)
-        return self._kept.medians
+    def _rule(self) -> Pruning | None:
+        if self._pruning is None and self._spec.prune is not None:
+            from starburst_executor.study.pruning import pruning_of
+
+            self._pruning = pruning_of(self._spec, self.index, self._clock, self._store)
+        return self._pruning
 
 
 class _Kept:
     """What a trial has reported and saved."""
 
     def __init__(self) -> None:
-        self.artefacts: dict[str, str] = {}
+        self.artefacts: dict[str, Artefact] = {}
         self.curve: list[tuple[int, dict[str, float]]] = []
         self.is_pruned = False
-        self.medians: Mapping[str, float] = {}
-        self.looked_at: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+from starburst_executor.study.artefacts import Artefact
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import ABORTED, COMPLETE, DONE, OPEN, PENDING, StageRecord, StudyRecord
 from starburst_executor.study.tables import TrialRow, counted
@@ -16,7 +17,7 @@ def issues_of(
     plan: Plan | None = None,
     *,
     table_of: Callable[[StageRecord], Iterable[TrialRow]] | None = None,
-    digest_of: Callable[[str], str | None] | None = None,
+    digest_of: Callable[[Artefact], str | None] | None = None,
 ) -> list[str]:
     """Return every fault of a record, in words; an empty list if there is none.
 
@@ -45,10 +46,9 @@ def _of_study(record: StudyRecord) -> Iterator[str]:
         yield "there is no stage"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"stage {name} is there {names.count(name)} times"
-    all_done = all(stage.state == DONE for stage in record.stages)
-    if record.state == COMPLETE and not all_done:
+    if record.state == COMPLETE and not record.is_over:
         yield "the study is complete, and not all of its stages are done"
-    if record.state == OPEN and all_done and names:
+    if record.state == OPEN and record.is_over and names and not record.needs_cleanup:
         yield "all stages are done, and the study is not complete"
     if record.state == ABORTED and not record.reason:
         yield "the study is aborted without a reason"
@@ -134,14 +134,17 @@ def _of_table(stage: StageRecord, table_of: Callable[[StageRecord], Iterable[Tri
             yield f"{name}: survivor {survivor.name} has other metrics than the trial in its table"
 
 
-def _of_artefacts(record: StudyRecord, digest_of: Callable[[str], str | None]) -> Iterator[str]:
-    known: dict[str, str | None] = {}
+def _of_artefacts(record: StudyRecord, digest_of: Callable[[Artefact], str | None]) -> Iterator[str]:
+    known: dict[Artefact, str | None] = {}
+    removed = record.removed
     for stage in record.stages:
+        if stage.name in removed:
+            continue
         for survivor in stage.survivors:
-            for name, digest in survivor.artefacts.items():
-                if digest not in known:
-                    known[digest] = digest_of(digest)
-                if known[digest] is None:
-                    yield f"stage {stage.name}: artefact {name!r} of {survivor.name} is missing: digest={digest}"
-                elif known[digest] != digest:
-                    yield f"stage {stage.name}: artefact {name!r} of {survivor.name} has another digest: {known[digest]}"
+            for name, artefact in survivor.artefacts.items():
+                if artefact not in known:
+                    known[artefact] = digest_of(artefact)
+                if known[artefact] is None:
+                    yield f"stage {stage.name}: artefact {name!r} of {survivor.name} is missing: digest={artefact.digest}"
+                elif known[artefact] != artefact.digest:
+                    yield f"stage {stage.name}: artefact {name!r} of {survivor.name} has another digest: {known[artefact]}"

@@ -22,6 +22,7 @@ from starburst_executor.clock import Clock
 from starburst_executor.errors import AccessDenied, ObjectNotFound, PreconditionFailed, StoreUnavailable
 from starburst_executor.launch.local.processes import has_ended, identity
 from starburst_executor.store.base import ObjectStore
+from starburst_executor.store.latest import Latest
 
 __all__ = ["Beating", "Holder", "Wheel", "read_holder"]
 
@@ -68,16 +69,26 @@ class Wheel:
         self._key = key
         self._clock = clock
         self._looks = looks
-        self._etag = ""
+        self._latest = Latest(store, key, _decoded)
+        self._etag = ""  # of this process's last beat, while the wheel is its own
         self._number = 0
         self._silent = 0
-        self._holder: Holder | None = None
         self._process = identity()
 
     @property
     def holder(self) -> Holder | None:
         """The holder at the last look; None if there was no wheel."""
-        return self._holder
+        return self._latest.value
+
+    def create(self) -> bool:
+        """Take the wheel of a study that no process has ever driven; return whether that is so. Store: 1 create."""
+        self._number += 1
+        try:
+            self._etag = self._store.create(self._key, self._body())
+        except PreconditionFailed:
+            return False
+        self.is_mine = True
+        return True
 
     def take(self) -> bool:
         """Look once, and take the wheel if it is free; return whether it is this process's. Store: 1 GET, 1 create or swap."""
@@ -88,12 +99,13 @@ class Wheel:
             return False
         self._number += 1
         try:
-            if self._holder is None:
+            if (seen := self._latest.version) is None:
                 self._etag = self._store.create(self._key, self._body())
             else:
-                self._etag = self._store.swap(self._key, self._body(), self._etag)
+                # Until this driver has counted itself, people see what the one before has counted.
+                self.progress = dict(seen.value.progress or {})
+                self._etag = self._store.swap(self._key, self._body(), seen.etag)
         except (PreconditionFailed, ObjectNotFound):
-            self._etag = ""
             return False
         self.is_mine = True
         return True
@@ -106,7 +118,7 @@ class Wheel:
         try:
             self._etag = self._store.swap(self._key, self._body(), self._etag)
         except (PreconditionFailed, ObjectNotFound):
-            self.is_mine, self._etag = False, ""
+            self.is_mine = False
         return self.is_mine
 
     def leave(self) -> None:
@@ -120,21 +132,16 @@ class Wheel:
                 _log.debug("the wheel was taken by another driver meanwhile: key=%s", self._key)
 
     def _look(self) -> None:
+        before = self._latest.version
         try:
-            if not self._etag:
-                stored = self._store.get(self._key)
-            elif (changed := self._store.get_if_changed(self._key, self._etag)) is None:
-                self._silent += 1
-                return
-            else:
-                stored = changed
+            is_silent = self._latest.read() is before
         except ObjectNotFound:
-            self._holder, self._etag, self._silent = None, "", 0
-            return
-        self._holder, self._etag, self._silent = _decoded(stored.body), stored.etag, 0
+            self._latest.forget()
+            is_silent = False
+        self._silent = self._silent + 1 if is_silent else 0
 
     def _is_free(self) -> bool:
-        holder = self._holder
+        holder = self.holder
         return holder is None or holder.has_left or holder.is_dead or self._silent >= self._looks
 
     def _body(self, *, has_left: bool = False) -> bytes:

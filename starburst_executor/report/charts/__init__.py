@@ -11,8 +11,9 @@ of Okabe and Ito, which colour-blind readers can distinguish.
 from __future__ import annotations
 
 from starburst_executor.report.charts.durations import durations
+from starburst_executor.report.charts.labels import labels
 from starburst_executor.report.charts.palette import CSS, STATES
 from starburst_executor.report.charts.series import completions, states, utilisation, waiting
 from starburst_executor.report.charts.workers import workers
 
-__all__ = ["CSS", "STATES", "completions", "durations", "states", "utilisation", "waiting", "workers"]
+__all__ = ["CSS", "STATES", "completions", "durations", "labels", "states", "utilisation", "waiting", "workers"]

@@ -67,7 +67,10 @@ class Drawing:
         )
 
     def text(self, x: float, y: float, words: str, *, anchor: str = "start", quiet: bool = False) -> None:
-        """Write words; `anchor` as in SVG."""
+        """Write words; `anchor` as in SVG. Words around a place near an edge are moved until they are inside."""
+        if anchor == "middle":
+            half = len(words) * _CHARACTER / 2
+            x = max(half, min(self.width - half, x))
         kind = ' class="sb-quiet"' if quiet else ""
         anchored = "" if anchor == "start" else f' text-anchor="{anchor}"'
         self._parts.append(
@@ -155,6 +158,4 @@ def time_axis(drawing: Drawing, left: float, right: float, y: float, span_s: flo
     for seconds in time_ticks(span_s, max(2, int(width / 80))):
         x = left + width * seconds / span_s
         drawing.rule("axis", f"M{number(x)} {number(y)}v4")
-        label = time_text(seconds, span_s)
-        is_last = x + len(label) * _CHARACTER / 2 > drawing.width
-        drawing.text(drawing.width if is_last else x, y + 16, label, anchor="end" if is_last else "middle", quiet=True)
+        drawing.text(x, y + 16, time_text(seconds, span_s), anchor="middle", quiet=True)
