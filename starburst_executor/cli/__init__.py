@@ -12,6 +12,7 @@ It needs the extra `cli`, except for `starburst worker`, which runs wherever the
 
 from __future__ import annotations
 
+import os
 import sys
 
 __all__ = ["entry"]
@@ -39,4 +40,15 @@ def entry(arguments: list[str] | None = None) -> int:
         return _USAGE
     from starburst_executor.cli.main import run
 
+    _open_streams()
     return run(words)
+
+
+def _open_streams() -> None:
+    """See to it that every standard stream can be used: one may be closed, and its encoding may lack a character."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - it lasts as long as the process
+        elif mode == "w" and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

@@ -29,6 +29,7 @@ __all__ = [
     "NO",
     "NO_SESSION",
     "NO_WORKERS",
+    "READER_GONE",
     "STORE",
     "TIMED_OUT",
     "USAGE",
@@ -45,6 +46,7 @@ NO_WORKERS = 6
 LIMIT = 7
 FAULT = 70  # as EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130
+READER_GONE = 141  # as shells show a program that SIGPIPE ended
 
 # The first class that an error is of decides.
 _CODES: tuple[tuple[type[BaseException], int], ...] = (

@@ -17,19 +17,22 @@ from typing import IO, Any, NamedTuple
 
 from starburst_executor.errors import ConfigError
 
-__all__ = ["Call", "Inputs", "calls_of", "check_call", "program_call"]
+__all__ = ["Call", "Inputs", "calls_of", "check_call", "program_call", "short"]
 
-_RANGE = re.compile(r"(-?\d+):(-?\d+)(?::(-?\d+))?")
+# No number is longer than Python reads: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
+_RANGE = re.compile(r"(-?\d{1,100})(?::(-?\d{1,100})(?::(-?\d{1,100}))?)?", re.ASCII)
 # As JSON writes numbers: what has leading zeros or a plus, such as a postcode or a telephone number, is text.
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_NUMBER = re.compile(r"-?(0|[1-9]\d{0,4000})(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
+_SHOWN_CHARACTERS = 80
 _PLACE = re.compile(r"\{(\w*)\}")
 
 
 class Call(NamedTuple):
-    """The arguments of one call."""
+    """The arguments of one call, and its label, empty without one."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +125,10 @@ def program_call(words: Sequence[str], call: Call, outputs: Sequence[str]) -> Ca
 
 def _of_range(text: str, _: Mapping[str, Any]) -> Iterator[Call]:
     match = _RANGE.fullmatch(text)
-    if match is None or match[3] == "0":
-        raise ConfigError(f"--range {text!r}: write 0:100, or 0:100:10")
+    if match is None or (match[3] and not int(match[3])):
+        raise ConfigError(f"--range {short(text)}: write 100, 0:100, or 0:100:10")
+    if match[2] is None:
+        return (Call((i,), {}) for i in range(int(match[1])))
     return (Call((i,), {}) for i in range(int(match[1]), int(match[2]), int(match[3] or 1)))
 
 
@@ -137,6 +142,10 @@ def _of_csv(name: str, kinds: Mapping[str, Any]) -> Iterator[Call]:
     with _opened(name, "--csv") as file:
         reader = csv.DictReader(file, restval=None)
         try:
+            columns = reader.fieldnames or ()
+            for i, column in enumerate(columns):
+                if column in columns[:i]:
+                    raise ConfigError(f"--csv {name}: two columns are called {column!r}")
             for row in reader:
                 if None in row or None in row.values():
                     raise ConfigError(f"--csv {name}, line {reader.line_num}: not as many cells as columns")
@@ -174,10 +183,10 @@ def _of_files(pattern: str, _: Mapping[str, Any]) -> Iterator[Call]:
 
 @contextmanager
 def _opened(name: str, option: str) -> Iterator[IO[str]]:
-    if name == "-":
-        yield sys.stdin
-        return
     try:
+        if name == "-":
+            yield sys.stdin
+            return
         with Path(name).open(encoding="utf-8-sig", newline="") as file:
             yield file
     except (OSError, UnicodeDecodeError) as error:
@@ -209,17 +218,22 @@ def _constant(text: str, kinds: Mapping[str, Any]) -> tuple[str, Any]:
     return name, _typed(value, kinds.get(name), f"--arg {name}")
 
 
+def short(text: str) -> str:
+    """Return what was typed, for a message."""
+    return repr(text) if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]!r}…"
+
+
 def _typed(text: str, kind: Any, where: str) -> Any:
     """Return a text as its parameter has it: by its annotation; without one, numbers become numbers."""
     if kind in (int, float, Path):
         try:
             return kind(text)
         except ValueError as error:
-            raise ConfigError(f"{where}: {text!r} is no {kind.__name__}") from error
+            raise ConfigError(f"{where}: {short(text)} is no {kind.__name__}") from error
     if kind is bool:
         known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
         if text.lower() not in known:
-            raise ConfigError(f"{where}: {text!r} is neither true nor false")
+            raise ConfigError(f"{where}: {short(text)} is neither true nor false")
         return known[text.lower()]
     if kind is not str and (match := _NUMBER.fullmatch(text)) is not None:
         return int(text) if match[2] is None and match[3] is None else float(text)

@@ -6,17 +6,20 @@ status is that of `exits.py`. `--debug`, after any command, shows the traceback 
 
 from __future__ import annotations
 
-import difflib
+import errno
 import importlib
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 import click
 from click.shell_completion import CompletionItem
 
 from starburst_executor.cli import exits
+from starburst_executor.cli.groups import CommandGroup
 from starburst_executor.errors import StarburstError
 from starburst_executor.version import __version__
 
@@ -42,6 +45,7 @@ COMMANDS = {
     "extend": "change:extend",
     "scale": "change:scale",
     "cleanup": "cleanup:cleanup",
+    "cache": "cache:cache",
     "study": "study:study",
     "logs": "logs:logs",
     "key": "key:key",
@@ -62,8 +66,10 @@ _HEADINGS = {
     "logs": "Logs, keys, settings",
     "setup": "AWS account",
 }
-_SENTENCE = 300  # no first sentence of a command's help is longer
-_SIGPIPE = 141  # the status that a shell shows for a program that SIGPIPE ended
+# What click raises for a group without a command, with its help as the message; not before click 8.2.
+_HELP: tuple[type[click.UsageError], ...] = tuple(filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)]))
+# Of an output that is a file of the user's, on a disk.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Failed(click.ClickException):
@@ -77,7 +83,34 @@ class Failed(click.ClickException):
         click.echo(f"starburst: {self.format_message()}", file=file, err=file is None)
 
 
-class _Commands(click.Group):
+class _ReaderGone(click.ClickException):
+    """What reads the output, such as `head`, has gone: no output is possible, and none is wanted."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+        vars(self)["exit_code"] = exits.READER_GONE
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        pass
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Turn the errors of standard output into ours; click would end the process with status 1 when the reader has gone."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno != errno.EPIPE and (error.errno not in _UNWRITABLE or error.filename is not None):
+            raise
+        # What is left in the buffer: the interpreter flushes it at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if error.errno == errno.EPIPE:
+            raise _ReaderGone from error
+        raise Failed(f"the output cannot be written: {error.strerror}", exits.USAGE) from error
+
+
+class _Commands(CommandGroup):
     """A group whose commands are loaded on demand."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -91,42 +124,24 @@ class _Commands(click.Group):
         _add_debug(command)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            near = difflib.get_close_matches(args[0], COMMANDS, 1)
-            if near:
-                raise click.UsageError(f"no such command: {args[0]!r}, did you mean {near[0]}?", ctx) from error
-            raise
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows: dict[str, list[tuple[str, str]]] = {}
-        heading = ""
-        for name in COMMANDS:
-            heading = _HEADINGS.get(name, heading)
-            command = self.get_command(ctx, name)
-            if command is not None:
-                rows.setdefault(heading, []).append((name, command.get_short_help_str(_SENTENCE)))
-        for title, listed in rows.items():
-            with formatter.section(title):
-                formatter.write_dl(listed)
-
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(name) for name in COMMANDS if name.startswith(incomplete)] or super().shell_complete(
             ctx, incomplete
         )
 
+    def make_context(self, *args: Any, **attributes: Any) -> click.Context:
+        with _writing():  # `--help` is printed here
+            return super().make_context(*args, **attributes)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _writing():
+                return super().invoke(ctx)
         except (StarburstError, TimeoutError) as error:
             if ctx.meta.get("debug"):
                 traceback.print_exc()
             raise Failed(str(error), exits.code_of(error, in_account=bool(ctx.meta.get("in_account")))) from error
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if ctx.meta.get("debug"):
@@ -155,6 +170,7 @@ def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 @click.command(
     cls=_Commands,
+    headings=_HEADINGS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog="SESSION is an id, a unique beginning of one, a URL, a name, or `last`. `starburst worker URL` runs one worker of a session: "
     "see `starburst worker --help`.",
@@ -169,18 +185,35 @@ def run(words: list[str]) -> int:
     try:
         # In this mode click catches its own Exit and returns the status; for a command that returns normally, None.
         status = starburst.main(words, prog_name="starburst", standalone_mode=False)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as error:
+        if isinstance(error.__context__, EOFError):
+            click.echo("\nstarburst: the input ended before an answer; where --yes exists, it needs none", err=True)
+            return exits.NO
         click.echo("starburst: interrupted", err=True)
         return exits.INTERRUPTED
     except click.UsageError as error:
-        path = "starburst" if error.ctx is None else error.ctx.command_path
-        click.echo(f"starburst: {error.format_message().rstrip('.')}; `{path} --help` shows what it takes", err=True)
+        if isinstance(error, _HELP):
+            click.echo(error.format_message(), err=True)
+            return error.exit_code
+        said = error.format_message().rstrip(".")
+        click.echo(
+            f"starburst: {said}{'' if said.endswith('?') else ';'} `{_path_of(words)} --help` shows what it takes",
+            err=True,
+        )
         return error.exit_code
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except BrokenPipeError:
-        # The reader, such as `head`, has gone: no output is possible. Nor must the interpreter flush into the pipe at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _SIGPIPE
     return status if isinstance(status, int) else exits.DONE
+
+
+def _path_of(words: list[str]) -> str:
+    """Return the command that these words name, as far as they name one: click does not say where an option was wrong."""
+    command: click.Command = starburst
+    path = "starburst"
+    for word in words:
+        inner = command.get_command(click.Context(command), word) if isinstance(command, click.Group) else None
+        if inner is None:
+            break
+        command, path = inner, f"{path} {word}"
+    return path

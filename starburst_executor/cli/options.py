@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -129,7 +130,7 @@ def opened(session: str, store: str | None, *, needs_key: bool = False) -> Itera
         if needs_key and not visited.session.sealer.has_key:
             raise KeyNotFound(
                 f"this needs the session's key: type `starburst key export {visited.session.session_id}` on the machine that "
-                f"started it, and `starburst key import {visited.url}` here"
+                f"started it, and `starburst key import {shlex.quote(visited.url)}` here"
             )
         yield visited
 

@@ -6,11 +6,14 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from starburst_executor.client.report import SessionStatus, duration
+from starburst_executor.client.report import SessionStatus, amount, duration
+
+if TYPE_CHECKING:
+    from rich.console import JustifyMethod
 
 __all__ = [
     "FORMAT",
@@ -18,6 +21,7 @@ __all__ = [
     "age",
     "is_terminal",
     "line_of",
+    "printable",
     "say",
     "show_json",
     "show_status",
@@ -27,6 +31,8 @@ __all__ = [
 
 # The format of everything that `--json` prints. It changes when a field is taken away or changes its meaning.
 FORMAT = 1
+_WORD = 26  # characters; an id has 24
+_GAP = 2  # between columns
 _LINE_S = 60.0  # between two lines of progress where there is no terminal
 _COLOURS = {
     "open": "green",
@@ -79,13 +85,33 @@ def _show_rich(headings: Sequence[str], texts: Sequence[Sequence[str]], right: S
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    least = _least_widths(headings, texts)
+    is_narrow = sum(least) + _GAP * (len(least) - 1) > console.width
+    if texts and is_narrow:  # each row as lines of its own
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for i, row in enumerate(texts):
+            if i:
+                table.add_row()
+            for heading, cell in zip(headings, row, strict=True):
+                table.add_row(Text(heading, style="bold"), Text(cell, style=_COLOURS.get(cell, ""), overflow="fold"))
+        console.print(table)
+        return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
+    for heading, width in zip(headings, least, strict=True):
         # An id that is cut cannot be copied.
-        table.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+        justify: JustifyMethod = "right" if heading in right else "left"
+        table.add_column(heading, justify=justify, overflow="fold", min_width=None if is_narrow else width)
     for row in texts:
         table.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))
-    Console().print(table)
+    console.print(table)
+
+
+def _least_widths(headings: Sequence[str], texts: Sequence[Sequence[str]]) -> list[int]:
+    """Return how narrow each column may be: its heading stays whole, and words as long as an id; longer ones, such as paths, fold."""
+    longest = [[max(map(len, text.split()), default=0) for text in (heading, *column)]
+               for heading, *column in zip(headings, *texts, strict=True)]  # fmt: skip
+    return [max(words[0], max((n for n in words if n <= _WORD), default=0)) for words in longest]
 
 
 def show_status(status: SessionStatus) -> None:
@@ -121,9 +147,10 @@ def line_of(status: SessionStatus) -> str:
     parts += [
         f"{status.running:,} running",
         f"{status.per_s:,.1f} tasks/s",
-        f"{status.workers:,} worker{'' if status.workers == 1 else 's'}",
+        amount(status.workers, "worker"),
     ]
     parts += [f"about {duration(status.seconds_left)} left"] if status.seconds_left is not None else []
+    parts += [status.trouble] if status.trouble else []
     return f"{utc(status.at)}  {', '.join(parts)}"
 
 
@@ -174,8 +201,16 @@ class Progress:
 
 
 def utc(at: float) -> str:
-    """Return a time for people."""
-    return f"{datetime.fromtimestamp(at, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+    """Return a time for people; a dash for one that no calendar has."""
+    try:
+        return f"{datetime.fromtimestamp(at, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+    except (ValueError, OverflowError, OSError):  # of a clock that is wrong, or a forged record
+        return "-"
+
+
+def printable(text: str) -> str:
+    """Return text of a task as one line that changes no terminal: line ends and other controls become what Python writes for them."""
+    return "".join(c if c.isprintable() or c == "\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def age(seconds: float) -> str:

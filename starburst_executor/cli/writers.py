@@ -18,6 +18,7 @@ from typing import IO, Any
 from starburst_executor.cli.render import FORMAT
 from starburst_executor.client.results import Outcome
 from starburst_executor.errors import ConfigError
+from starburst_executor.programs import PROGRAM_FAILED, ProgramFailed
 from starburst_executor.protocol.spans.record import State
 
 __all__ = ["FORMATS", "as_json", "write_all"]
@@ -59,7 +60,7 @@ def write_all(outcomes: Iterable[Outcome], out: Path | None, kind: str) -> None:
             _write_csv(outcomes, file)
         else:
             for outcome in outcomes:
-                file.write(as_json(outcome) + "\n")
+                file.write(as_json(outcome, getattr(file, "encoding", None) or "utf-8") + "\n")
 
 
 @contextmanager
@@ -71,7 +72,11 @@ def _opened(out: Path | None, *, is_binary: bool) -> Iterator[IO[Any]]:
         return
     draft = out.with_name(f".{out.name}.part")
     try:
-        with draft.open("wb") if is_binary else draft.open("w", encoding="utf-8", newline="") as file:
+        with (
+            draft.open("wb")
+            if is_binary
+            else draft.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file
+        ):
             yield file
         draft.replace(out)
     except OSError as error:
@@ -97,7 +102,15 @@ def _write_each(outcomes: Iterable[Outcome], folder: Path, kind: str) -> None:
 
 def _facts(outcome: Outcome) -> dict[str, Any]:
     task = outcome.task
-    return dict(zip(_FACTS, (task.id, task.sequence, task.state.name.lower()), strict=True))
+    facts = dict(zip(_FACTS, (task.id, task.sequence, task.state.name.lower()), strict=True))
+    if outcome.label:
+        facts["label"] = outcome.label
+    if outcome.attempts:
+        facts["attempts"] = [
+            {**dataclasses.asdict(attempt), "error": attempt.error.encode("utf-8", "backslashreplace").decode()}
+            for attempt in outcome.attempts
+        ]
+    return facts
 
 
 def _as_record(outcome: Outcome) -> dict[str, Any]:
@@ -106,31 +119,52 @@ def _as_record(outcome: Outcome) -> dict[str, Any]:
     return {**_facts(outcome), "value": value, "error": error}
 
 
-def as_json(outcome: Outcome) -> str:
-    """Return an outcome as a line of JSON."""
+def as_json(outcome: Outcome, encoding: str = "utf-8") -> str:
+    """Return an outcome as a line of JSON; what this encoding lacks is escaped."""
     fields: dict[str, Any] = {"format": FORMAT, **_facts(outcome)}
     if outcome.task.state == State.COMPLETED and outcome.problem is None:
         try:
             fields["value"] = _plain(outcome.value())
-            return json.dumps(fields, ensure_ascii=False)
+            return _dumped(fields, encoding)
         except Exception as error:  # user code runs here: __setstate__, __repr__
             fields.pop("value", None)
             fields["error"] = {"type": type(error).__name__, "message": str(error), "traceback": ""}
-            return json.dumps(fields)
+            return _dumped(fields, encoding)
     failure = outcome.failure()
     if failure is not None:
         fields["error"] = {"type": failure.type_name, "message": failure.message, "traceback": failure.traceback}
-    return json.dumps(fields, ensure_ascii=False)
+        if failure.type_name == PROGRAM_FAILED:
+            fields["error"].update(_of_program(outcome))
+    return _dumped(fields, encoding)
+
+
+def _of_program(outcome: Outcome) -> dict[str, Any]:
+    """Return what is known of a program that failed."""
+    _, error = outcome.loaded()
+    if not isinstance(error, ProgramFailed):
+        return {}
+    return {"exit_status": error.returncode, "stdout": _text(error.stdout), "stderr": _text(error.stderr)}
+
+
+def _dumped(fields: Mapping[str, Any], encoding: str) -> str:
+    line = json.dumps(fields, ensure_ascii=False)
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(fields)
+    return line
 
 
 def _plain(value: Any) -> Any:
     """Return a value as JSON has it: numbers that JSON lacks become null, arrays lists, other objects their `repr`."""
-    if value is None or isinstance(value, (bool, int, str)):
+    if value is None or isinstance(value, (bool, int)):
         return value
+    if isinstance(value, str):
+        return _text(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_text(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(item) for item in value]
     if isinstance(value, (bytes, bytearray)):
@@ -140,7 +174,12 @@ def _plain(value: Any) -> Any:
     for method in ("tolist", "isoformat"):  # of numpy and of datetime
         if callable(getattr(value, method, None)):
             return _plain(getattr(value, method)())
-    return repr(value)
+    return _text(repr(value))
+
+
+def _text(text: str) -> str:
+    """Return text that every encoding of Unicode has: a file's name that is no UTF-8 is none."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -149,7 +188,7 @@ def _plain(value: Any) -> Any:
 def _row(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome as a row: a mapping gives a column a key, anything else the column `value`."""
     fields = json.loads(as_json(outcome))
-    row = {name: fields[name] for name in _FACTS}
+    row = {name: fields[name] for name in (*_FACTS, "label") if name in fields}
     error = fields.get("error")
     value = fields.get("value")
     row.update(value if isinstance(value, dict) else {"value": value} if error is None else {})
@@ -173,7 +212,7 @@ def _write_csv(outcomes: Iterable[Outcome], file: IO[str]) -> None:
     ]
     if len(columns) == len(_FACTS) + 1:
         columns.insert(-1, "value")
-    writer = csv.DictWriter(file, [*columns, "more"])
+    writer = csv.DictWriter(file, [*columns, "more"], lineterminator="\n")
     writer.writeheader()
     for row in head:
         writer.writerow(_cells(row, columns))

@@ -1,7 +1,8 @@
-"""What a dashboard may change with `--allow-actions`: retry, cancel, scale, extend; each by the same calls as the command's."""
+"""What a dashboard may change with `--allow-actions`: retry, cancel, stop, scale, extend; each by the same calls as the command's."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -16,7 +17,8 @@ from starburst_executor.protocol.records import Manifest
 __all__ = ["ACTIONS", "Action", "checked"]
 
 _MOST_WORKERS = 10_000
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_TIME = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)([smhd]?)", re.ASCII)
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 class Action(NamedTuple):
@@ -37,6 +39,10 @@ class Action(NamedTuple):
     run: Callable[[str, str], str]
 
 
+def _tasks(n: int) -> str:
+    return f"{n:,} {'task' if n == 1 else 'tasks'}"
+
+
 @contextmanager
 def _attached(url: str, *, launcher: str | None) -> Iterator[DetachedExecutor]:
     executor = DetachedExecutor.reattach(url, launcher=launcher)
@@ -48,12 +54,17 @@ def _attached(url: str, *, launcher: str | None) -> Iterator[DetachedExecutor]:
 
 def _retry(url: str, _: str) -> str:
     with _attached(url, launcher=None) as executor:
-        return f"{len(executor.retry_failed()):,} tasks run again"
+        return f"{_tasks(len(executor.retry_failed()))} to run again"
 
 
 def _cancel(url: str, _: str) -> str:
     with _attached(url, launcher="none") as executor:
-        return f"{executor.cancel():,} tasks were cancelled; those that workers hold end as usual"
+        return f"{_tasks(executor.cancel())} cancelled; those that workers hold end as usual"
+
+
+def _stop(url: str, _: str) -> str:
+    with _attached(url, launcher="none") as executor:
+        return f"{_tasks(executor.cancel(running=True))} cancelled; workers on other machines stop theirs with their next beat"
 
 
 def _scale(url: str, value: str) -> str:
@@ -62,15 +73,14 @@ def _scale(url: str, value: str) -> str:
     with _attached(url, launcher=None) as executor, visit(url, SystemClock()) as visited:
         executor.scale(int(value))
         Tending(executor, visited.session).go_on()
-        return f"up to {int(value):,} tasks run at once from now on"
+        return f"up to {_tasks(int(value))} at once from now on"
 
 
 def _extend(url: str, value: str) -> str:
-    number, unit = (value[:-1], value[-1:]) if value[-1:] in _UNITS else (value, "s")
-    try:
-        seconds = float(number) * _UNITS[unit]
-    except ValueError as error:
-        raise ConfigError(f"a time is a number with a unit, such as 30m, 12h or 7d: {value[:20]!r}") from error
+    match = _TIME.fullmatch(value)
+    if match is None:
+        raise ConfigError(f"a time is a number with a unit, such as 30m, 12h or 7d: {value[:20]!r}")
+    seconds = float(match[1]) * _UNITS[match[2]]
     with _attached(url, launcher="none") as executor:
         executor.extend(seconds)
     with visit(url, SystemClock()) as visited:
@@ -82,6 +92,9 @@ ACTIONS: Mapping[str, Action] = {
     "retry": Action("Retry failed tasks", "Run every failed task of this session again?", "", "", _retry),
     "cancel": Action(
         "Cancel waiting tasks", "Cancel every task of this session that no worker holds?", "", "", _cancel
+    ),
+    "stop": Action(
+        "Cancel all tasks", "Cancel every unfinished task of this session, and stop those that run?", "", "", _stop
     ),
     "scale": Action(
         "Change workers", "How many tasks of this session may run at once?", "tasks at once", "1 to 10,000", _scale

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,10 +17,19 @@ from starlette.types import ASGIApp
 
 from starburst_executor.clock import Clock
 from starburst_executor.dashboard.hub import Hub, Places
+from starburst_executor.dashboard.notifier import Notifier
 from starburst_executor.dashboard.pages import Pages
 from starburst_executor.dashboard.safety import Access, Guard
+from starburst_executor.dashboard.study_pages import StudyPages
 from starburst_executor.dashboard.views import templates
-from starburst_executor.errors import AccessDenied, ConfigError, KeyNotFound, SessionNotFound, StarburstError
+from starburst_executor.errors import (
+    AccessDenied,
+    ConfigError,
+    KeyNotFound,
+    SessionNotFound,
+    StarburstError,
+    StudyNotFound,
+)
 
 __all__ = ["make_app"]
 
@@ -28,6 +37,7 @@ _log = logging.getLogger(__name__)
 _STATIC = Path(__file__).parent / "static"
 _CODES: tuple[tuple[type[StarburstError], int, str], ...] = (
     (SessionNotFound, 404, "There is no such session"),
+    (StudyNotFound, 404, "There is no such study"),
     (KeyNotFound, 403, "This needs the session's key"),
     (AccessDenied, 403, "The store refuses access"),
     (ConfigError, 400, "This address cannot be shown"),
@@ -35,22 +45,37 @@ _CODES: tuple[tuple[type[StarburstError], int, str], ...] = (
 )
 
 
-def make_app(places: Places, access: Access, clock: Clock) -> ASGIApp:
-    """Return the application. It opens sessions when they are asked for, and closes them at its end."""
+def make_app(places: Places, access: Access, clock: Clock, *, notify: Sequence[str] = ()) -> ASGIApp:
+    """Return the application. It opens sessions when they are asked for, and closes them at its end.
+
+    Args:
+        notify: Recipients of messages about the session that was named.
+    """
     hub = Hub(places, clock)
     pages = Pages(hub, access)
+    notifier = Notifier(hub, next(iter(places.known)), notify) if notify else None
+    studies = StudyPages(hub, access.root_path, pages.html, pages.problem)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        if notifier is not None:
+            notifier.start()
         try:
             yield
         finally:
+            if notifier is not None:
+                await notifier.close()
+            await pages.close()
+            await studies.close()
             await hub.close()
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, StarburstError)  # registered for it  # noqa: S101
         code, title = next((code, title) for kind, code, title in _CODES if isinstance(error, kind))
-        return pages.problem(code, title, str(error))
+        is_there = not isinstance(error, SessionNotFound)
+        return pages.problem(
+            code, title, str(error), session=request.path_params.get("session", "") if is_there else ""
+        )
 
     async def missing(_: Request, error: Exception) -> Response:
         code = error.status_code if isinstance(error, HTTPException) else 500
@@ -64,6 +89,7 @@ def make_app(places: Places, access: Access, clock: Clock) -> ASGIApp:
     app = Starlette(
         routes=[
             Route("/", pages.sessions),
+            Route("/events", pages.list_events),
             Route("/metrics", pages.metrics),
             Route("/s/{session}", pages.session),
             Route("/s/{session}/metrics", pages.metrics),
@@ -74,6 +100,11 @@ def make_app(places: Places, access: Access, clock: Clock) -> ASGIApp:
             Route("/s/{session}/t/{task}", pages.task),
             Route("/s/{session}/t/{task}/{kind}", pages.shown, methods=["POST"]),
             Route("/s/{session}/actions/{action}", pages.action, methods=["GET", "POST"]),
+            Route("/studies", studies.studies),
+            Route("/studies/{store:int}/{study}", studies.study),
+            Route("/studies/{store:int}/{study}/events", studies.events),
+            Route("/studies/{store:int}/{study}/report", studies.report),
+            Route("/studies/{store:int}/{study}/figures/{figure}.{kind}", studies.figure),
             Mount("/static", StaticFiles(directory=_STATIC)),
         ],
         exception_handlers={StarburstError: refused, HTTPException: missing, Exception: broken},

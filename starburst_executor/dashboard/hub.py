@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
@@ -19,7 +18,6 @@ from starburst_executor.store.url import split_url
 
 __all__ = ["Hub", "Places"]
 
-_T = TypeVar("_T")
 # An index of a million tasks is 20 MB.
 _MOST_OPEN = 8
 _MOST_TASKS = 3_000_000
@@ -48,12 +46,15 @@ class Hub:
         self.clock = clock
         self._watches: OrderedDict[str, Watch] = OrderedDict()
         self._turn = asyncio.Lock()
-        self._alone = asyncio.Lock()
 
     async def watch(self, session_id: str) -> Watch:
         """Return the watch of a session. Raises: SessionNotFound and other errors of opening it."""
         if not is_session_id(session_id):
             raise SessionNotFound(f"not a session's id: {session_id[:80]!r}")
+        found = self._watches.get(session_id)
+        if found is not None:  # at once, also while another one's store does not answer
+            self._watches.move_to_end(session_id)
+            return found
         async with self._turn:
             found = self._watches.get(session_id)
             if found is None:
@@ -73,11 +74,6 @@ class Hub:
                 raise SessionNotFound(f"no such session: {session_id}; `starburst sessions` lists them")
             self.places.known[session_id] = known
         return known
-
-    async def alone(self, function: Callable[[str], _T], value: str) -> _T:
-        """Call a function in a thread, never beside another one of these calls."""
-        async with self._alone:
-            return await run_in_threadpool(function, value)
 
     async def forget(self, session_id: str) -> None:
         """Close a session, so that the next page opens it anew."""

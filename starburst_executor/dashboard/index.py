@@ -3,7 +3,7 @@
     listing ──► which rows are out of date ──read──► blocks ──► columns, one row for each status object
                                                                    └──► kinds of failures, ends over time
 
-A row is 17 bytes a task: state, worker, time, duration, attempt. Objects whose size class determines the states of their tasks need no
+A row is 17 bytes a task: state, worker, time, duration, attempt; labels stay deflated, as they are stored. Objects whose size class determines the states of their tasks need no
 row for a filter by state. Bounds: `MOST_TASKS` tasks, `MOST_OBJECTS` rows, `_MESSAGE_BYTES` of messages of failures.
 """
 
@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import threading
 from array import array
+from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import groupby
 
 from starburst_executor.client.failing import FailureKind, place_of
 from starburst_executor.client.reading import Block, Reading, Task
 from starburst_executor.dashboard.strips import Strip, Timeline
+from starburst_executor.errors import RecordInvalid
+from starburst_executor.protocol.keys import task_id, worker_of
+from starburst_executor.protocol.labels import LABELS, unpacked_labels
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.fan_out import AT_ONCE, fan_out
@@ -32,8 +37,10 @@ _MESSAGE_CHARACTERS = 300
 _MOST_KINDS = 1000
 _EXAMPLES = 3
 _BATCH = 64
+_MOST_ATTEMPTS = 65_535
 # Stands for failures whose outcome is not inline, until it is fetched.
 _NOT_READ = Failure("not read yet", "the error is stored beside its status object", "")
+_COMPLETED = int(State.COMPLETED)
 _NAMES = {int(State.COMPLETED): "completed", int(State.FAILED): "failed", int(State.CANCELLED): "cancelled"}
 
 
@@ -47,6 +54,7 @@ class Columns:
         workers: Numbers in `TaskIndex.worker_ids`; 0 for none.
         kinds: Numbers of kinds of failures, from 1; 0 for tasks that did not fail; None if none did.
         messages: Of failed tasks, by position.
+        packed_labels: The column of labels, as it is stored; empty if no task has one, or it cannot be read.
     """
 
     etag: str
@@ -58,7 +66,12 @@ class Columns:
     attempts: array[int]
     kinds: array[int] | None = None
     messages: dict[int, str] = field(default_factory=dict)
+    packed_labels: bytes = b""
     orders: dict[str, array[int]] = field(default_factory=dict)
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the labels of the tasks; empty if none has one."""
+        return unpacked_labels(self.packed_labels, len(self.states)) if self.packed_labels else ()
 
     def order(self, column: str) -> array[int]:
         """Return the positions, ascending by one of the columns `at` and `seconds`."""
@@ -88,7 +101,7 @@ class TaskIndex:
         self._reading = reading
         self._lock = (
             threading.Lock()
-        )  # guards: _rows, _unfetched, _worker_numbers, _kind_numbers, _strip, _n_message_bytes
+        )  # guards: _rows, _unfetched, _worker_numbers, _kind_numbers, _firsts, _strip, _n_message_bytes
         self._rows: dict[str, Columns] = {}
         self._unfetched: dict[
             str, list[int]
@@ -97,6 +110,7 @@ class TaskIndex:
         self.worker_ids: list[str] = [""]
         self._kind_numbers: dict[tuple[str, str], int] = {}
         self.kinds: list[FailureKind] = []
+        self._firsts: list[list[tuple[float, int, int]]] = []  # of each kind: end, ordinal and sequence of its examples
         self._strip = Strip(began_at)
         self._n_message_bytes = 0
         self._texts: dict[str, str] = {}
@@ -104,6 +118,7 @@ class TaskIndex:
         self.listing: Sequence[ListedStatus] = ()
         self._n_listings = 0
         self.n_tasks = 0
+        self.has_labels = False  # whether a task that was read has one
 
     @property
     def is_too_big(self) -> bool:
@@ -120,6 +135,15 @@ class TaskIndex:
         """Return the columns of an object if they are not out of date."""
         row = self._rows.get(listed.key)  # unlocked: one look-up of a row that is replaced as a whole
         return row if row is not None and (row.etag == listed.etag or row.look >= self._n_listings) else None
+
+    def state_of(self, ordinal: int, sequence: int) -> str:
+        """Return the state of a task as far as it is known, in lower case; else an empty text."""
+        place = bisect_right(self.listing, (ordinal, sequence), key=lambda listed: listed.ref[:2]) - 1
+        listed = self.listing[place] if place >= 0 else None
+        if listed is None or listed.ref.ordinal != ordinal or sequence >= listed.ref.first + listed.ref.n_tasks:
+            return ""
+        row = self.known(listed)
+        return "" if row is None else State(row.states[sequence - listed.ref.first]).name.lower()
 
     def number_of(self, worker: str) -> int | None:
         """Return the number of a worker; None if no task that was read names it."""
@@ -181,11 +205,13 @@ class TaskIndex:
             self._absorb(block, self._n_listings + 1)
 
     def _absorb(self, block: Block, look: int) -> None:
-        failures = {
-            position: self._reading.failure(block, task, may_fetch=False)
-            for position, task in enumerate(block.tasks)
-            if task.state == State.FAILED and (self._reading.has_key or block.problem)
-        }
+        failures = {}
+        if self._reading.has_key or block.problem:
+            failures = {
+                position: self._reading.failure(block, task, may_fetch=False)
+                for position, task in enumerate(block.tasks)
+                if task.state is State.FAILED
+            }
         with self._lock:
             old = self._rows.get(block.listed.key)
             if old is not None and (old.etag == block.listed.etag or old.look > look):
@@ -206,26 +232,36 @@ class TaskIndex:
             self._rows[block.listed.key] = row
 
     def _columns(self, block: Block, look: int) -> Columns:
-        tasks, numbers = block.tasks, self._worker_numbers
-        workers = array("I", bytes(4 * len(tasks)))
-        claim, number = "", 0
-        for position, task in enumerate(tasks):
-            if task.claim != claim:
-                claim, worker = task.claim, task.worker
-                if worker not in numbers:
-                    numbers[worker] = len(self.worker_ids)
-                    self.worker_ids.append(worker)
-                number = numbers[worker]
-            workers[position] = number
+        # By columns: a million tasks are read into the index.
+        _, _, states, _, attempts, _, _, _, claims, times, seconds = zip(*block.tasks, strict=True)
+        numbers, workers = self._worker_numbers, array("I")
+        for claim, tasks in groupby(claims):
+            worker = worker_of(claim)
+            if worker not in numbers:
+                numbers[worker] = len(self.worker_ids)
+                self.worker_ids.append(worker)
+            workers.extend([numbers[worker]] * len(list(tasks)))
         return Columns(
             block.listed.etag,
             look,
-            bytes([task.state for task in tasks]),
+            bytes(states),
             workers,
-            array("d", [task.at for task in tasks]),
-            array("f", [task.seconds for task in tasks]),
-            array("H", [min(task.attempt, 65_535) for task in tasks]),
+            array("d", times),
+            array("f", seconds),
+            array("H", attempts if max(attempts) <= _MOST_ATTEMPTS else [min(n, _MOST_ATTEMPTS) for n in attempts]),
+            packed_labels=self._packed_labels(block),
         )
+
+    def _packed_labels(self, block: Block) -> bytes:
+        packed = (block.stored.more or {}).get(LABELS) if block.stored is not None else None
+        if type(packed) is not bytes:
+            return b""
+        try:
+            unpacked_labels(packed, len(block.tasks))
+        except RecordInvalid:
+            return b""
+        self.has_labels = True
+        return packed
 
     def _kind_of(self, task: Task, failure: Failure | None) -> int:
         """Return the number of the kind of a failure, which gets this task as an example."""
@@ -234,14 +270,20 @@ class TaskIndex:
         if label not in self._kind_numbers and len(self.kinds) >= _MOST_KINDS:
             label = ("other exceptions", "")
         if label not in self._kind_numbers:
-            self.kinds.append(FailureKind(*label, message=found.message, traceback=found.traceback))
+            self.kinds.append(FailureKind(*label))
+            self._firsts.append([])
             self._kind_numbers[label] = len(self.kinds)
         number = self._kind_numbers[label]
-        kind = self.kinds[number - 1]
-        kind.first_at = min(kind.first_at or task.at, task.at)
+        kind, firsts = self.kinds[number - 1], self._firsts[number - 1]
         kind.last_at = max(kind.last_at, task.at)
-        if len(kind.tasks) < _EXAMPLES and task.id not in kind.tasks:
-            kind.tasks.append(task.id)
+        # Objects are read in no order: the first ones are those that ended first, not those that were read first.
+        place = (task.at, task.ordinal, task.sequence)
+        if place not in firsts and (len(firsts) < _EXAMPLES or place < firsts[-1]):
+            insort(firsts, place)
+            del firsts[_EXAMPLES:]
+            if firsts[0] == place:
+                kind.first_at, kind.message, kind.traceback = task.at, found.message, found.traceback
+            kind.tasks = [task_id(ordinal, sequence) for _, ordinal, sequence in firsts]
         return number
 
     def _note(self, row: Columns, position: int, number: int, failure: Failure | None) -> None:
@@ -264,13 +306,18 @@ class TaskIndex:
         """Add the tasks of a row to what is counted of all, or take them out."""
         # Tasks that were committed together have one time: they ran one after the other, the last one up to that time.
         ends: dict[tuple[int, float], float] = {}
-        for position in reversed(range(len(row.states))):
-            state, at, seconds = row.states[position], row.at[position], row.seconds[position]
-            if state >= State.COMPLETED and at:
-                commit = (row.workers[position], at)
-                end = ends.get(commit, at)
-                ends[commit] = end - seconds
-                self._strip.add(_NAMES[state], end, seconds, sign)
+        stop = len(row.states)
+        commits = [(key, len(list(same))) for key, same in groupby(zip(row.workers, row.at, strict=True))]
+        for commit, n in reversed(commits):
+            start = stop - n
+            names = [_NAMES[state] for state in row.states[start:stop] if state >= _COMPLETED]
+            if names and commit[1]:
+                # What the same worker claimed at that moment has no duration.
+                seconds = [row.seconds[i] for i in range(start, stop) if row.states[i] >= _COMPLETED]
+                end = ends.get(commit, commit[1])
+                ends[commit] = end - sum(seconds)
+                self._strip.add(names, end, seconds, sign)
+            stop = start
         for number in row.kinds or ():
             if number:
                 self.kinds[number - 1].n_tasks += sign

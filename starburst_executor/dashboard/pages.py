@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from markupsafe import Markup
 from sse_starlette.event import ServerSentEvent
 from sse_starlette.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
@@ -19,12 +21,14 @@ from starburst_executor.client.logs import LogLine, TaskLogs
 from starburst_executor.client.reading import Block, Reading, Task, parse_task, stored_bytes
 from starburst_executor.dashboard.actions import ACTIONS, checked
 from starburst_executor.dashboard.hub import Hub
+from starburst_executor.dashboard.lister import Lister
+from starburst_executor.dashboard.polling import in_time
 from starburst_executor.dashboard.query import PAGE, Query
 from starburst_executor.dashboard.safety import Access, own_form
 from starburst_executor.dashboard.sessions import Sessions
 from starburst_executor.dashboard.showing import Shown, plain_call, plain_result, unpickled
 from starburst_executor.dashboard.tabs import Tab
-from starburst_executor.dashboard.views import fragments, names_of, templates
+from starburst_executor.dashboard.views import fragments, names_of, part, session_cells, templates
 from starburst_executor.dashboard.watch import Snapshot, Watch
 from starburst_executor.errors import ConfigError, StarburstError
 from starburst_executor.protocol.outcomes import Failure
@@ -40,6 +44,7 @@ _MOST_KINDS = 20
 _MOST_LINES = 500
 _MOST_LINE = 2000
 _PING_S = 15
+_MOST_ID = 100
 
 
 class Pages:
@@ -48,16 +53,26 @@ class Pages:
     def __init__(self, hub: Hub, access: Access) -> None:
         self._hub = hub
         self._access = access
-        self._sessions = Sessions(hub.places, hub.clock)
+        self._lister = Lister(Sessions(hub.places, hub.clock), hub.clock)
         self._named = tuple(hub.places.known)
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
     async def sessions(self, request: Request) -> Response:
         """The list of sessions."""
-        found = await self._hub.alone(self._sessions.page, request.query_params.get("after", ""))
+        after = request.query_params.get("after", "")[:_MOST_ID]
+        found = await in_time(self._lister.page(after))
         stores = [url.partition("?")[0] for url in self._hub.places.stores]
-        return self._html("sessions.html", found=found, stores=stores, now=self._hub.clock.now())
+        return self.html(
+            "sessions.html",
+            found=found,
+            stores=stores,
+            after=after,
+            now=(now := self._hub.clock.now()),
+            rows=names_of(session_cells(found.lines, self._access.root_path, now)),
+            seen=_digest(session_cells(found.lines, self._access.root_path)),
+            usage=Markup(part("usage", self._lister.usage(found))),  # noqa: S704 - from a template, escaped there
+        )
 
     async def session(self, request: Request) -> Response:
         """One session."""
@@ -74,9 +89,9 @@ class Pages:
         """The failures of a session by kind."""
         watch, snapshot = await self._found(request)
         if snapshot.has_key:
-            await watch.page(Query(states=frozenset({State.FAILED})))  # reads what failed
+            await in_time(watch.page(Query(states=frozenset({State.FAILED}))))  # reads what failed
         kinds = watch.index.failures()
-        shown = await run_in_threadpool(_examples, watch, kinds[:_MOST_KINDS])
+        shown = await in_time(run_in_threadpool(_examples, watch, kinds[:_MOST_KINDS]))
         return self._of_session(
             watch,
             snapshot,
@@ -102,19 +117,25 @@ class Pages:
             "tasks.html",
             "tasks",
             query=query,
-            shown=await watch.page(query),
+            shown=await in_time(watch.page(query)),
             states={state.name.lower() for state in query.states},
             page_size=PAGE,
             too_big=too_big,
+            has_labels=watch.index.has_labels,
             unkept=watch.index.n_unkept_messages if query.text else 0,
         )
 
     async def task(self, request: Request) -> Response:
         """One task."""
         watch, snapshot = await self._found(request)
-        name = _task_name(request)
-        values = await run_in_threadpool(_task_values, watch, snapshot, name)
-        return self._of_session(watch, snapshot, "task.html", "task", subject=name, **values)
+        try:
+            name = _task_name(request)
+            values = await in_time(run_in_threadpool(_task_values, watch, snapshot, name))
+        except ConfigError as error:
+            return self.problem(404, "There is no such task", str(error), session=watch.session_id)
+        # What has ended changes no more: such a page is kept up to date as a list of tasks is.
+        page = "tasks" if values["task"].has_ended else "task"
+        return self._of_session(watch, snapshot, "task.html", page, subject=name, **values)
 
     async def shown(self, request: Request) -> Response:
         """The call or the result of a task, unpickled by a process of its own. POST."""
@@ -137,6 +158,8 @@ class Pages:
             return self.problem(
                 404, "There is no such page", "A stream of updates is asked for by the pages themselves."
             )
+        if page == "task":
+            parse_task(request.query_params.get("subject", ""))
         watch = await self._hub.watch(request.path_params["session"])
         tab = Tab(
             page,
@@ -145,14 +168,40 @@ class Pages:
         )
         return EventSourceResponse(self._updates(watch, tab), ping=_PING_S, headers={"cache-control": "no-store"})
 
+    async def list_events(self, request: Request) -> Response:
+        """The stream of updates of a page of the list of sessions."""
+        parameters = request.query_params
+        tab = Tab("sessions", subject=parameters.get("after", "")[:_MOST_ID], is_hidden=parameters.get("hidden") == "1")
+        updates = self._list_updates(tab, parameters.get("seen", ""))
+        return EventSourceResponse(updates, ping=_PING_S, headers={"cache-control": "no-store"})
+
+    async def _list_updates(self, tab: Tab, seen: str) -> AsyncIterator[ServerSentEvent]:
+        self._lister.join(tab)
+        try:
+            async for _ in tab.wakes():
+                found = self._lister.pages.get(tab.subject)
+                if found is None:
+                    continue
+                cells = session_cells(found.lines, self._access.root_path)
+                if seen == _digest(cells):
+                    tab.seed({f"^sessions/{name}": html for name, html in cells.items()})
+                seen = ""
+                changed = {f"^sessions/{name}": html for name, html in reversed(cells.items())}
+                total = {"total": str(found.total), "usage": part("usage", self._lister.usage(found))}
+                data = tab.update({"s-none": "", **changed, **total} if changed else total)
+                if data is not None:
+                    yield ServerSentEvent(data, event="update", sep="\n")
+        finally:
+            self._lister.leave(tab)
+
+    async def close(self) -> None:
+        """End the updates of the list of sessions."""
+        await self._lister.close()
+
     async def _updates(self, watch: Watch, tab: Tab) -> AsyncIterator[ServerSentEvent]:
         watch.join(tab)
         try:
-            while True:
-                await tab.woken.wait()
-                tab.woken.clear()
-                if tab.is_closed:
-                    return
+            async for _ in tab.wakes():
                 snapshot = watch.snapshot
                 if snapshot is None:
                     continue
@@ -201,7 +250,7 @@ class Pages:
     # --- shared -------------------------------------------------------------------------------------------------------
 
     async def _found(self, request: Request) -> tuple[Watch, Snapshot]:
-        watch = await self._hub.watch(request.path_params["session"])
+        watch = await in_time(self._hub.watch(request.path_params["session"]))
         return watch, await watch.fresh()
 
     def _of_session(
@@ -209,7 +258,7 @@ class Pages:
     ) -> Response:
         found = names_of(self._fragments(watch, snapshot, page, subject))
         rows = [(name.rpartition("/")[2], html) for name, html in found.items() if name.startswith("+workers/")]
-        return self._html(
+        return self.html(
             template,
             status=snapshot.status,
             base=f"{self._access.root_path}/s/{snapshot.status.id}",
@@ -232,15 +281,22 @@ class Pages:
             root=self._access.root_path,
             subject=subject,
             most_workers=_MOST_WORKERS,
+            subject_state=watch.index.state_of(*parse_task(subject)) if page == "task" else "",
         )
 
-    def _html(self, template: str, status_code: int = 200, **values: Any) -> Response:
+    def html(self, template: str, status_code: int = 200, **values: Any) -> Response:
+        """Return a page from a template."""
         html = templates().get_template(template).render(root=self._access.root_path, **values)
         return HTMLResponse(html, status_code)
 
-    def problem(self, code: int, title: str, words: str) -> Response:
-        """Return a page that says what went wrong."""
-        return self._html("problem.html", code, status=code, title=title, words=words, is_inside=True)
+    def problem(self, code: int, title: str, words: str, *, session: str = "") -> Response:
+        """Return a page that says what went wrong, and leads back to this session, if there is one."""
+        return self.html("problem.html", code, status=code, title=title, words=words, is_inside=True, session=session)
+
+
+def _digest(cells: Mapping[str, str]) -> str:
+    """Return what tells whether a page shows these rows."""
+    return hashlib.sha256("\0".join([*cells, *cells.values()]).encode()).hexdigest()[:16]
 
 
 def _task_name(request: Request) -> str:
@@ -282,8 +338,10 @@ def _task_values(watch: Watch, snapshot: Snapshot, name: str) -> dict[str, Any]:
     values: dict[str, Any] = {
         "task": task,
         "state": task.state.name.lower(),
-        "sentences": explain_task(_Found(reading.session, block, task), snapshot.status, name),
+        "sentences": explain_task(_Found(reading.session, block, task), snapshot.status, name, with_run=False),
         "host": host,
+        "label": block.label(task),
+        "attempts": block.attempts(task),
         "failure": None,
         "call": None,
         "result": None,

@@ -1,4 +1,4 @@
-"""Pages of tasks: by state, worker and text, in submission order or by duration or time, 100 at a time, with exact totals.
+"""Pages of tasks: by state, label, worker and text, in submission order or by duration or time, 100 at a time, with exact totals.
 
     Query ──► which objects must be read first (`undecided`) ──► `page`: totals from columns, rows after a key
 
@@ -56,6 +56,7 @@ class Query:
 
     Attributes:
         states: In one of these states; all if empty.
+        label: With this label; all if empty.
         worker: With this worker; all if empty.
         text: With this text, in any case, in the kind or message of their failure, or with this id.
         sort: One of `SORTS`; a minus for descending.
@@ -68,6 +69,7 @@ class Query:
     sort: str = "task"
     key: Key | None = None
     is_back: bool = False
+    label: str = ""
 
     @classmethod
     def parse(cls, fields: Sequence[tuple[str, str]]) -> Query:
@@ -90,13 +92,15 @@ class Query:
             sort,
             Key.parse(place) if place else None,
             bool(first.get("before")),
+            first.get("label", ""),
         )
 
     def address(self, **changes: object) -> str:
         """Return the query string of this query with changes; it begins at the first page unless a key is given."""
         new = replace(self, **{"key": None, "is_back": False, **changes})  # type: ignore[arg-type]  # fields of this class
         fields = [("state", state.name.lower()) for state in sorted(new.states)]
-        fields += [(name, value) for name, value in (("worker", new.worker), ("text", new.text)) if value]
+        texts = (("label", new.label), ("worker", new.worker), ("text", new.text))
+        fields += [(name, value) for name, value in texts if value]
         if new.sort != "task":
             fields.append(("sort", new.sort))
         if new.key is not None:
@@ -111,7 +115,7 @@ class Query:
     @property
     def has_filter(self) -> bool:
         """Whether not all tasks are meant."""
-        return bool(self.states or self.worker or self.text)
+        return bool(self.states or self.label or self.worker or self.text)
 
 
 class Row(NamedTuple):
@@ -121,6 +125,7 @@ class Row(NamedTuple):
         worker: Its id; empty while none has it.
         at: When it was claimed or ended, UTC epoch seconds; 0 if neither.
         kind: The kind of its failure; empty if it did not fail, or that is not known here.
+        label: Empty if it has none.
     """
 
     id: str
@@ -131,6 +136,7 @@ class Row(NamedTuple):
     attempt: int
     kind: str
     message: str
+    label: str
 
 
 class Page(NamedTuple):
@@ -154,7 +160,9 @@ def undecided(index: TaskIndex, query: Query) -> list[ListedStatus]:
     """Return the objects that must be read before the query can be answered, those most likely to matter first."""
     if not query.has_filter and query.column == "task":
         return []
-    if query.worker or query.column != "task":
+    if query.label:
+        wanted = list(index.listing)
+    elif query.worker or query.column != "task":
         wanted = [listed for listed in index.listing if listed.size_class != SizeClass.ALL_PENDING]
     else:
         wanted = [listed for listed in index.listing if listed.size_class.all_in is None]
@@ -178,13 +186,15 @@ def page(index: TaskIndex, query: Query, n_rows: int = PAGE) -> tuple[Page, list
         keys[0] if keys and has_before else None,
         keys[-1] if keys and has_after else None,
     )
+    # Also of objects whose tasks all wait: they may have labels.
     unread = {listed.key: listed for listed, _ in places if index.known(listed) is None}
-    return shown, [listed for listed in unread.values() if listed.size_class != SizeClass.ALL_PENDING]
+    return shown, list(unread.values())
 
 
 def _row(index: TaskIndex, listed: ListedStatus, position: int) -> Row:
     columns = _columns(index, listed)
     kind = columns.kinds[position] if columns.kinds is not None else 0
+    labels = columns.labels()
     return Row(
         task_id(listed.ref.ordinal, listed.ref.first + position),
         State(columns.states[position]).name.lower(),
@@ -194,6 +204,7 @@ def _row(index: TaskIndex, listed: ListedStatus, position: int) -> Row:
         columns.attempts[position],
         index.kinds[kind - 1].type_name if kind else "",
         columns.messages.get(position, ""),
+        labels[position] if labels else "",
     )
 
 
@@ -215,6 +226,9 @@ class _Matcher:
         self._worker = index.number_of(query.worker) if query.worker else None
         self._is_nowhere = bool(query.worker) and self._worker is None
         self._text = query.text.lower()
+        self._label = query.label
+        # By key of an object: totals and rows need them, and labels are inflated for each look at them.
+        self._labelled: dict[str, list[int]] = {}
         self._task: tuple[int, int] | None = None
         if self._text:
             try:
@@ -235,18 +249,22 @@ class _Matcher:
             all_in = listed.size_class.all_in
             if self._states and (all_in is None or all_in not in self._states):
                 return None
-            if self._worker is not None or self._is_nowhere or (self._text and self._task is None):
+            if self._worker is not None or self._is_nowhere or self._label or (self._text and self._task is None):
                 return None
             return _columns(self._index, listed)
         if self._is_nowhere or (self._worker is not None and self._worker not in known.workers):
             return None
         if self._text and self._task is None and known.kinds is None:
             return None
+        if self._label and not self._with_label(listed, known):
+            return None
         return known
 
     def positions(self, listed: ListedStatus, columns: Columns) -> range | list[int]:
         """Return the positions of the tasks that it matches, ascending."""
         found: range | list[int] = range(len(columns.states))
+        if self._label:
+            found = self._with_label(listed, columns)
         if self._text:
             found = [i for i in found if self._has_text(listed, columns, i)]
         if self._states and not self._states.issuperset(columns.states):
@@ -264,7 +282,7 @@ class _Matcher:
             columns = self.columns(listed)
             if columns is None:
                 continue
-            if self._text or (self._states and self._worker is not None):
+            if self._text or self._label or (self._states and self._worker is not None):
                 total += len(self.positions(listed, columns))
             elif self._worker is not None:
                 total += columns.workers.count(self._worker)
@@ -273,6 +291,12 @@ class _Matcher:
             else:
                 total += listed.ref.n_tasks
         return total
+
+    def _with_label(self, listed: ListedStatus, columns: Columns) -> list[int]:
+        if listed.key not in self._labelled:
+            # An address has no spaces around its values.
+            self._labelled[listed.key] = [i for i, label in enumerate(columns.labels()) if label.strip() == self._label]
+        return self._labelled[listed.key]
 
     def _has_text(self, listed: ListedStatus, columns: Columns, position: int) -> bool:
         if self._task is not None and self._task == (listed.ref.ordinal, listed.ref.first + position):

@@ -16,7 +16,7 @@ import re
 import secrets
 import socket
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from jinja2 import Environment
 from starlette.datastructures import MutableHeaders
@@ -152,9 +152,9 @@ class Guard:
 
     def _entry(self, request: Request, path: str) -> Response:
         fields = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
-        target = f"{self._access.root_path}{path}{'?' + urlencode(fields) if fields else ''}"
-        # A path that begins with two slashes would lead to another host.
-        target = "/" + target.lstrip("/")
+        # A path that begins with two slashes would lead to another host. Browsers read a backslash as a slash, and skip ends of lines.
+        target = quote("/" + f"{self._access.root_path}{path}".lstrip("/\\"))
+        target += f"?{urlencode(fields)}" if fields else ""
         answer = HTMLResponse(
             self._templates.get_template("entry.html").render(target=target, root=self._access.root_path)
         )
@@ -170,7 +170,7 @@ class Guard:
 
     def _says(self, status: int, title: str, words: str) -> Response:
         html = self._templates.get_template("problem.html").render(
-            root=self._access.root_path, status=status, title=title, words=words, is_inside=False
+            root=self._access.root_path, status=status, title=title, words=words, is_inside=False, session=""
         )
         return HTMLResponse(html, status)
 

@@ -33,6 +33,7 @@ class Dashboard:
         root_path: The path under which a proxy serves it.
         hosts: Further names under which it may be asked for.
         allows_actions: Whether sessions may be changed.
+        notify: Recipients of messages about the session, as Apprise names them.
 
     Raises: ConfigError.
     """
@@ -47,7 +48,10 @@ class Dashboard:
         root_path: str = "",
         hosts: tuple[str, ...] = (),
         allows_actions: bool = False,
+        notify: tuple[str, ...] = (),
     ) -> None:
+        if notify and session_url is None:
+            raise ConfigError("messages are about one session: name it, as in `starburst dashboard last --notify URL`")
         root_path = f"/{root_path.strip('/')}" if root_path.strip("/") else ""
         if not _PATH.fullmatch(root_path):
             raise ConfigError(
@@ -66,7 +70,7 @@ class Dashboard:
             self._page = f"/s/{session_id}"
         self._server = uvicorn.Server(
             uvicorn.Config(
-                make_app(places, self.access, SystemClock()),
+                make_app(places, self.access, SystemClock(), notify=notify),
                 log_config=None,
                 log_level="warning",
                 # The first address has the token in it.

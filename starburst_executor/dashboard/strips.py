@@ -1,7 +1,7 @@
 """Ends of tasks and busy slots over time, in a bounded number of bins, whatever the number of tasks.
 
 A bin keeps how many tasks began and ended in it, and the sums of these times. From them the busy slot-seconds up to each edge of a bin
-follow exactly, so a task costs two additions, however many bins it spans. When time outgrows the bins, pairs of them are joined.
+follow exactly, so tasks that ran one after the other cost two additions, however many bins they span. When time outgrows the bins, pairs of them are joined.
 """
 
 from __future__ import annotations
@@ -53,19 +53,32 @@ class Strip:
         self._runs: dict[str, list[float]] = {name: [0.0] * MOST_BINS for name in ("n0", "t0", "n1", "t1")}
         self._last = 0.0
 
-    def add(self, state: str, ended_at: float, seconds: float, sign: int) -> None:
-        """Add a task that has ended, or take it out again with a `sign` of -1."""
-        end = self._offset(ended_at)
+    def add(self, states: Sequence[str], ended_at: float, seconds: Sequence[float], sign: int) -> None:
+        """Add tasks that ran one after the other, the last one up to `ended_at`, or take them out again with a `sign` of -1.
+
+        Args:
+            states: The state in which each has ended.
+            seconds: The duration of each.
+        """
+        end, total = self._offset(ended_at), sum(seconds)
         self._fit(end)
-        place = self._place(end)
-        self._ends[state][place] += sign
-        if seconds > 0:
-            start, runs = max(0.0, end - seconds), self._runs
-            place_0 = self._place(start)
+        start = max(0.0, end - total)
+        place_0, place_1 = self._place(start), self._place(end)
+        if place_0 == place_1:
+            for state in self._ends:
+                self._ends[state][place_1] += sign * states.count(state)
+        else:
+            at = end
+            for state, task_s in zip(reversed(states), reversed(seconds), strict=True):
+                self._ends[state][self._place(at)] += sign
+                at = max(0.0, at - task_s)
+        if total > 0:
+            # Between them the slot is busy all the time, so that the starts and ends within cancel out.
+            runs = self._runs
             runs["n0"][place_0] += sign
             runs["t0"][place_0] += sign * start
-            runs["n1"][place] += sign
-            runs["t1"][place] += sign * end
+            runs["n1"][place_1] += sign
+            runs["t1"][place_1] += sign * end
         self._last = max(self._last, end)
 
     def at(self, now: float, unread: Iterable[tuple[float, int]], running: Iterable[float]) -> Timeline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 __all__ = ["MOST_BYTES", "Tab"]
 
@@ -31,6 +31,19 @@ class Tab:
         self.is_closed = False
         self._sent: dict[str, str] = {}
         self._late: list[str] = []
+
+    def seed(self, fragments: Mapping[str, str]) -> None:
+        """Note that the page was sent with these fragments."""
+        self._sent.update(fragments)
+
+    async def wakes(self) -> AsyncIterator[None]:
+        """Yield each time that the tab is woken, until it is closed."""
+        while True:
+            await self.woken.wait()
+            self.woken.clear()
+            if self.is_closed:
+                return
+            yield
 
     def update(self, fragments: Mapping[str, str]) -> str | None:
         """Return the changed fragments as JSON, by the ids of their elements; None if nothing has changed.

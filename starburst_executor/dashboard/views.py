@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from starburst_executor.client.report import SessionStatus, WorkerReport, duration
+from starburst_executor.dashboard.sessions import Line
 from starburst_executor.dashboard.strips import Timeline, skyline
 from starburst_executor.dashboard.watch import Snapshot
 from starburst_executor.launch.open import is_on_aws
 from starburst_executor.protocol.records import Manifest
+from starburst_executor.report.templating import environment, visible
 
-__all__ = ["fragments", "log_link", "names_of", "part", "templates", "worker_cells"]
+__all__ = ["fragments", "log_link", "names_of", "part", "session_cells", "templates", "worker_cells"]
 
 # Rows of workers on the session's own page; kinds of failures there; sentences on why tasks wait.
 MOST_WORKERS = 8
 MOST_KINDS = 5
 _MOST_WHY = 3
 _BAR = 1000
+_LEAST = 3
 _STATES = ("completed", "failed", "cancelled", "claimed", "pending")
-# Controls of C0 but tab and newline, as their pictures; DEL; C1; directions and isolates of text.
-_CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421}
-_CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 
@@ -36,16 +36,10 @@ _STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 @cache
 def templates() -> Environment:
     """Return the templates of this package. All values are escaped."""
-    found = Environment(
-        loader=PackageLoader("starburst_executor.dashboard"),
-        autoescape=True,
-        finalize=_visible,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    found = environment("starburst_executor.dashboard")
     found.filters.update(
         coded=_coded,
+        counted=_counted,
         short=_short,
         ago=_ago,
         n=_number,
@@ -59,13 +53,13 @@ def templates() -> Environment:
     return found
 
 
-def _visible(value: Any) -> Any:
-    """Return text with its controls as signs: some are not valid in HTML, others turn the direction of what follows."""
-    return value.translate(_CONTROLS) if type(value) is str else value
-
-
 def _number(value: float) -> str:
     return f"{value:,.0f}"
+
+
+def _counted(number: float, one: str, many: str = "") -> str:
+    """Return a number with its noun: `1 task`, `2 tasks`, `1 retry`, `2 retries`."""
+    return f"{_number(number)} {one if round(number) == 1 else many or f'{one}s'}"
 
 
 def _moment(at: float) -> datetime | None:
@@ -97,7 +91,7 @@ def _coded(sentence: str) -> Markup:
     """Return a sentence with what stands between backticks as code."""
     parts = [
         Markup("<code>{}</code>").format(text) if i % 2 else escape(text)
-        for i, text in enumerate(str(_visible(sentence)).split("`"))
+        for i, text in enumerate(str(visible(sentence)).split("`"))
     ]
     return Markup("").join(parts)
 
@@ -110,14 +104,14 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def _ticking(at: float, now: float) -> Markup:
-    """Return the time that has passed since a moment; the browser counts on."""
+def _ticking(at: float, now: float | None) -> Markup:
+    """Return the time that has passed since a moment; the browser counts on. Without `now` the browser alone counts."""
     return Markup('<time datetime="{}" data-since="{}">{}</time>').format(
-        _iso(at), f"{at:.1f}", duration(max(0.0, now - at))
+        _iso(at), f"{at:.1f}", "" if now is None else duration(max(0.0, now - at))
     )
 
 
-def _since(at: float, now: float) -> Markup:
+def _since(at: float, now: float | None) -> Markup:
     """Return how long ago a moment was, or a dash."""
     return Markup("{} ago").format(_ticking(at, now)) if at else Markup("-")
 
@@ -132,12 +126,20 @@ def part(name: str, *values: Any) -> str:
 
 
 def fragments(
-    page: str, snapshot: Snapshot, manifest: Manifest, *, root: str, subject: str, most_workers: int
+    page: str,
+    snapshot: Snapshot,
+    manifest: Manifest,
+    *,
+    root: str,
+    subject: str,
+    most_workers: int,
+    subject_state: str = "",
 ) -> dict[str, str]:
     """Return the fragments of one page, the most important first: what does not fit into an update comes with the next.
 
     Args:
         subject: The id of the task that the page is about, if any.
+        subject_state: What is known of that task's state; empty for nothing.
         most_workers: Rows of workers on their own page.
     """
     found = _head(snapshot)
@@ -148,14 +150,15 @@ def fragments(
         found |= {"workers-line": part("workers_line", snapshot.status)}
         found |= worker_cells(_shown_first(snapshot.status.members)[:most_workers], snapshot, manifest, root)
     elif page == "task":
-        found["task-now"] = _task_now(snapshot.status, subject)
+        found["task-now"] = _task_now(snapshot.status, subject, subject_state)
+        found |= {"task-state": part("task_state", subject_state)} if subject_state else {}
     found |= {"usage": part("usage", snapshot.usage)}
     return found
 
 
 def _head(snapshot: Snapshot) -> dict[str, str]:
     status = snapshot.status
-    share = f"{100 * status.ended / status.total:.0f} %" if status.total else "no tasks"
+    share = f"{_percent(status)} %" if status.total else "no tasks"
     return {
         "title": str(escape(f"{share} · {status.id}")),
         "say": str(escape(_sentence(status))),
@@ -168,27 +171,35 @@ def _head(snapshot: Snapshot) -> dict[str, str]:
     }
 
 
+def _percent(status: SessionStatus) -> int:
+    """Return the share of the ended tasks; 100 only if all have ended."""
+    return 100 * status.ended // status.total
+
+
 def _sentence(status: SessionStatus) -> str:
     """Return what a screen reader says; it changes once a percent, or when a task fails."""
     if not status.total:
         return f"{status.state}: no tasks yet"
     failed = f", {status.failed:,} failed" if status.failed else ""
-    return f"{status.state}: {100 * status.ended // status.total} percent of {status.total:,} tasks ended{failed}"
+    return f"{status.state}: {_percent(status)} percent of {status.total:,} tasks ended{failed}"
 
 
 def _bar(status: SessionStatus) -> list[tuple[str, int, int]]:
     """Return the parts of the bar: state, left edge, width."""
-    parts, left = [], 0
-    seen = 0
-    for name in _STATES:
-        seen += getattr(status, name)
-        right = round(_BAR * seen / status.total) if status.total else 0
-        # A single failure among a million is seen.
-        if getattr(status, name) and right <= left:
-            right = left + 3
-        if right > left:
-            parts.append((name, left, right - left))
-            left = right
+    counts = {name: n for name in _STATES if (n := getattr(status, name))}
+    # A single failure among a million is seen: what the small ones get in addition, the others give.
+    small = {name for name, n in counts.items() if n * _BAR < _LEAST * status.total}
+    room, n_large = _BAR - _LEAST * len(small), sum(n for name, n in counts.items() if name not in small)
+    parts: list[tuple[str, int, int]] = []
+    left = n_seen = n_small = 0
+    for name, n in counts.items():
+        if name in small:
+            n_small += 1
+        else:
+            n_seen += n
+        right = round(room * n_seen / n_large) + _LEAST * n_small
+        parts.append((name, left, right - left))
+        left = right
     return parts
 
 
@@ -202,6 +213,8 @@ def _session(snapshot: Snapshot, root: str) -> dict[str, str]:
         "strip-ends": _ends(timeline),
         "strip-busy": _busy(timeline, status.slots),
         "strip-times": part("strip_times", timeline),
+        "axis-ends": part("axis_ends", timeline, _most_ends(timeline)),
+        "axis-busy": part("axis_busy", _most_busy(timeline, status.slots)),
         "strip-words": part("strip_words", timeline, _most_ends(timeline), _most_busy(timeline, status.slots)),
     }
 
@@ -257,6 +270,11 @@ def worker_cells(workers: list[WorkerReport], snapshot: Snapshot, manifest: Mani
     }
 
 
+def session_cells(lines: Sequence[Line], root: str, now: float | None = None) -> dict[str, str]:
+    """Return the cells of a row for each session of the list, by the id of the row; without `now`, without times that pass."""
+    return {f"s-{quote(line.id, safe='')[:100]}": part("session_cells", line, root, now) for line in lines}
+
+
 def log_link(manifest: Manifest, worker_id: str) -> str:
     """Return the address of a worker's log in CloudWatch; empty if the manifest does not tell the region and the stack.
 
@@ -278,7 +296,9 @@ def log_link(manifest: Manifest, worker_id: str) -> str:
     return address
 
 
-def _task_now(status: SessionStatus, task_id: str) -> str:
+def _task_now(status: SessionStatus, task_id: str, state: str) -> str:
+    if state in ("completed", "failed", "cancelled"):
+        return part("task_ended", state)
     for worker in status.members:
         for task in worker.tasks:
             if task.id == task_id:

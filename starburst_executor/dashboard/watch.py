@@ -14,9 +14,8 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.concurrency import run_in_threadpool
 
@@ -30,6 +29,7 @@ from starburst_executor.client.reading import Block, Reading
 from starburst_executor.client.report import SessionStatus
 from starburst_executor.clock import Clock
 from starburst_executor.dashboard.index import TaskIndex
+from starburst_executor.dashboard.polling import Poller, run_whole
 from starburst_executor.dashboard.query import Page, Query, page, undecided
 from starburst_executor.dashboard.strips import Timeline
 from starburst_executor.dashboard.tabs import Tab
@@ -53,11 +53,14 @@ _WAIT = 2.0
 _MOST_REST_S = 15.0
 # A request for a page waits for a look only if the last one is older.
 _FRESH_S = 3.0
-# How long a store may be silent before a page says so, and how long one request for tasks may read.
+# How long requests are tried again, and how long a page waits for a look, before it says that the store is silent: a connection that
+# hangs is given up only after half a minute.
 _PATIENCE_S = 5.0
+# How long one request for tasks may read.
 _FILL_S = 3.0
 _KINDS = ("get", "not_modified", "list", "create", "swap", "put", "delete")
 _REMEMBERED = 30
+_SILENT = f"reading the store takes longer than {_PATIENCE_S:.0f} s; this page goes on trying"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +120,8 @@ class Watch:
         self._clock = clock
         self._looks = Looks(opened.session, opened.store.requests.snapshot, take=self._take)
         self._gathering: Gathering | None = None  # only once metrics were asked for
-        self._tabs: set[Tab] = set()
+        self._poller = Poller(self._poll, f"watch-{self.session_id}")
         self._turn = asyncio.Lock()
-        self._stirred = asyncio.Event()
-        self._poller: asyncio.Task[None] | None = None
         self._looked_at = float("-inf")
         self._rest_s = 0.0
         self._changed_at = float("-inf")
@@ -140,48 +141,44 @@ class Watch:
 
     @property
     def n_tabs(self) -> int:
-        return len(self._tabs)
+        return len(self._poller.tabs)
 
     @property
     def is_polling(self) -> bool:
         """Whether the poller runs: only while a tab is open."""
-        return self._poller is not None and not self._poller.done()
+        return self._poller.is_running
 
     async def close(self) -> None:
         """End the poller and close the store. A second call is harmless."""
-        for tab in self._tabs:
-            tab.is_closed = True
-            tab.woken.set()
-        self._tabs.clear()
-        if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.wait([self._poller])
+        await self._poller.close()
         async with self._turn:  # a look that runs in its thread goes on after its task was cancelled
             await run_in_threadpool(self._stack.close)
 
     # --- looks --------------------------------------------------------------------------------------------------------
 
     async def fresh(self, most_s: float = _FRESH_S) -> Snapshot:
-        """Return a snapshot that is not older than this; the last one, with its problem, if the store does not answer.
+        """Return a snapshot that is not older than this; the last one, with its problem, if the store does not answer in time.
 
         Raises: StarburstError if there is none yet.
         """
-        async with self._turn:
-            wanted_s = max(most_s, self._rest_s if self.is_polling else 0.0)
-            if self.snapshot is None or self._clock.monotonic() - self._looked_at > wanted_s:
-                await self._whole(self._look)
+        look = asyncio.ensure_future(self._look_if_older(most_s))
+        try:
+            await asyncio.wait([look], timeout=None if self.snapshot is None else _PATIENCE_S)
+        finally:
+            if is_late := not look.done():
+                look.cancel()  # one that waits for its turn; one that reads goes on to its end, and its snapshot is shown then
+        if not is_late:
+            look.result()
+        elif self.snapshot is not None and not self.snapshot.problem:
+            self.snapshot = replace(self.snapshot, number=self.snapshot.number + 1, problem=_SILENT)
         assert self.snapshot is not None  # `_look` raises otherwise  # noqa: S101
         return self.snapshot
 
-    @staticmethod
-    async def _whole(function: Callable[[], None]) -> None:
-        """Call a function in a thread; if this is cancelled, return only after it, so that a second call cannot meet it."""
-        call = asyncio.ensure_future(run_in_threadpool(function))
-        try:
-            await asyncio.shield(call)
-        except asyncio.CancelledError:
-            await asyncio.wait([call])
-            raise
+    async def _look_if_older(self, most_s: float) -> None:
+        async with self._turn:
+            wanted_s = max(most_s, self._rest_s if self.is_polling else 0.0)
+            if self.snapshot is None or self._clock.monotonic() - self._looked_at > wanted_s:
+                await run_whole(self._look)
 
     def _look(self) -> None:
         began, last = self._clock.monotonic(), self.snapshot
@@ -259,48 +256,38 @@ class Watch:
             texts.append(Metrics(snapshot.status, overview).to_prometheus())
 
         async with self._turn:
-            await self._whole(gather)
+            await run_whole(gather)
         return texts[0]
 
     # --- tabs ---------------------------------------------------------------------------------------------------------
 
     def join(self, tab: Tab) -> None:
         """Let a tab get updates; start the poller for the first one."""
-        self._tabs.add(tab)
         if self.snapshot is not None:
             tab.woken.set()
-        self._stirred.set()
-        if not self.is_polling:
-            self._poller = asyncio.get_running_loop().create_task(self._poll(), name=f"watch-{self.session_id}")
+        self._poller.join(tab)
 
     def leave(self, tab: Tab) -> None:
         """Let a tab get no more; the poller ends with the last one."""
-        self._tabs.discard(tab)
-        if not self._tabs and self._poller is not None:
-            self._poller.cancel()
+        self._poller.leave(tab)
 
     def pause_s(self) -> float:
         """Return the seconds from one update to the next, as things are."""
         pause_s = _EACH_S
         if self._clock.monotonic() - self._changed_at > _QUIET_AFTER_S:
             pause_s = _QUIET_S
-        if self._tabs and all(tab.is_hidden for tab in self._tabs):
+        if self._poller.are_hidden:
             pause_s = _HIDDEN_S
         return max(pause_s, self._rest_s)
 
     async def _poll(self) -> None:
-        while self._tabs:
+        while self._poller.tabs:
             try:
                 await self.fresh(_EACH_S / 2)
             except StarburstError as error:  # no snapshot yet: the page has said so
                 _log.info("a session cannot be watched: session=%s: %s", self.session_id, type(error).__name__)
-            for tab in self._tabs:
-                tab.woken.set()
-            self._stirred.clear()
-            try:
-                await asyncio.wait_for(self._stirred.wait(), self.pause_s())
-            except asyncio.TimeoutError:
-                continue
+            self._poller.wake()
+            await self._poller.pause(self.pause_s())
 
     # --- pages of tasks -----------------------------------------------------------------------------------------------
 

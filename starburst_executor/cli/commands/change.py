@@ -11,6 +11,7 @@ from starburst_executor.cli.options import DURATION, examples, looked_up, sessio
 from starburst_executor.cli.render import utc
 from starburst_executor.client.detached import DetachedExecutor
 from starburst_executor.client.finding import visit
+from starburst_executor.client.report import amount
 from starburst_executor.client.tending import Tending
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError, SessionExpired
@@ -45,13 +46,14 @@ def check_open(url: str) -> None:
         )
 
 
-@click.command(epilog=examples("starburst cancel last"))
+@click.command(epilog=examples("starburst cancel last", "starburst cancel last --running"))
 @session_argument
-def cancel(session: str, store: str | None) -> None:
+@click.option("--running", is_flag=True, help="Also stop the tasks that run.")
+def cancel(session: str, store: str | None, running: bool) -> None:
     """Cancel every task of SESSION that no worker holds. Running ones end as usual, and the session stays open."""
     with attached(session, store) as executor:
-        n_cancelled = executor.cancel()
-    click.echo(f"session {executor.id}: {n_cancelled:,} tasks cancelled")
+        n_cancelled = executor.cancel(running=running)
+    click.echo(f"session {executor.id}: {amount(n_cancelled, 'task')} cancelled")
 
 
 @click.command(epilog=examples("starburst extend last 12h"))
@@ -78,4 +80,4 @@ def scale(session: str, store: str | None, workers: int) -> None:
     with attached(url, store, launcher=None) as executor, visit(url, SystemClock()) as visited:
         executor.scale(workers)
         Tending(executor, visited.session).go_on()
-    click.echo(f"session {executor.id}: {workers:,} tasks at once")
+    click.echo(f"session {executor.id}: {amount(workers, 'task')} at once")

@@ -57,9 +57,7 @@ def cleanup(
     if not yes:
         for summary in chosen:
             say(str(summary))
-        _ask(
-            f"{'delete' if force else 'end'} these {len(chosen)} sessions{' and all their outcomes' if force else ''}?"
-        )
+        _ask(f"{'delete' if force else 'end'} {_these(len(chosen))}{' and all outcomes' if force else ''}?")
     n_left = 0
     for summary in chosen:
         try:
@@ -69,6 +67,10 @@ def cleanup(
             say(f"session {summary.id}: left alone: {error}")
     if n_left:
         raise click.exceptions.Exit(exits.STORE)
+
+
+def _these(n: int) -> str:
+    return "this session" if n == 1 else f"these {n:,} sessions"
 
 
 def _chosen(store: str | None, older_than: float | None, states: tuple[str, ...]) -> list[SessionSummary]:

@@ -8,6 +8,7 @@ import sys
 import click
 
 from starburst_executor import config
+from starburst_executor.cli.groups import CommandGroup
 from starburst_executor.cli.options import examples, json_option
 from starburst_executor.cli.render import show_json, show_table
 from starburst_executor.protocol.records import fields
@@ -17,7 +18,7 @@ from starburst_executor.version import __version__
 __all__ = ["configuration", "version"]
 
 
-@click.group("config")
+@click.group("config", cls=CommandGroup)
 def configuration() -> None:
     """Settings of this machine."""
 

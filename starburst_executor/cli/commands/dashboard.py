@@ -6,8 +6,17 @@ import webbrowser
 
 import click
 
-from starburst_executor.cli.options import examples, looked_up, optional_session_argument, stores_of
+from starburst_executor.cli.commands.status import check_recipients
+from starburst_executor.cli.options import (
+    examples,
+    looked_up,
+    notify_option,
+    optional_session_argument,
+    stores_of,
+)
 from starburst_executor.cli.render import say
+from starburst_executor.client.finding import visit
+from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError
 
 __all__ = ["dashboard"]
@@ -16,6 +25,7 @@ __all__ = ["dashboard"]
 @click.command(
     epilog=examples(
         "starburst dashboard last --open",
+        "starburst dashboard last --notify ntfy://my-topic",
         "starburst dashboard --store s3://bucket/team --port 8700",
         "ssh -N -L 8700:localhost:8700 machine    # then the printed address opens here",
     )
@@ -28,6 +38,7 @@ __all__ = ["dashboard"]
 @click.option(
     "--allow-host", "hosts", multiple=True, metavar="NAME", help="A name that a proxy asks for it by; may be repeated."
 )
+@notify_option
 @click.option("--root-path", default="", metavar="PATH", help="The path under which a proxy serves it.")
 def dashboard(
     session: str | None,
@@ -38,11 +49,13 @@ def dashboard(
     opens: bool,
     allow_actions: bool,
     hosts: tuple[str, ...],
+    notify: tuple[str, ...],
     root_path: str,
 ) -> None:
     """Show sessions live in a browser: SESSION, or all of a store. Reads the store alone; changes nothing without --allow-actions.
 
-    The printed address has a token in it: who has the address and reaches the port sees what you see. Ctrl-C ends it.
+    The printed address has a token in it: who has the address and reaches the port sees what you see. Ctrl-C ends it. With --notify it
+    sends messages about SESSION while it runs, whether a browser looks or not.
     """
     try:
         from starburst_executor.dashboard.hub import Places
@@ -51,15 +64,21 @@ def dashboard(
         raise ConfigError(
             f"{error.name} is not installed: the dashboard needs an extra: pip install 'starburst-executor[dashboard]'"
         ) from error
+    check_recipients(notify)
+    url = None if session is None else looked_up(session, store)
+    if url is not None:
+        with visit(url, SystemClock()):  # what is not there, or refused, is said here and not in the browser
+            pass
     places = Places(stores_of(store), is_given=store is not None)
     page = Dashboard(
         places,
-        None if session is None else looked_up(session, store),
+        url,
         host=host,
         port=port,
         root_path=root_path,
         hosts=hosts,
         allows_actions=allow_actions,
+        notify=notify,
     )
     if not page.is_local:
         say("it listens to other machines too, without encryption: prefer --host 127.0.0.1 and ssh -L")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from starburst_executor.cli.groups import CommandGroup
 from starburst_executor.cli.options import examples, json_option, stack_options
 from starburst_executor.cli.render import show_json
 from starburst_executor.clock import SystemClock
@@ -26,7 +27,7 @@ _base_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def image() -> None:
     """Manage the images in which workers on AWS run."""
 

@@ -7,6 +7,7 @@ import sys
 import click
 
 from starburst_executor import config
+from starburst_executor.cli.groups import CommandGroup
 from starburst_executor.cli.options import examples, looked_up, session_argument
 from starburst_executor.cli.render import say
 from starburst_executor.client import registry
@@ -18,7 +19,7 @@ from starburst_executor.store.url import split_url
 __all__ = ["key"]
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def key() -> None:
     """Keys of sessions: values and errors cannot be read without."""
 

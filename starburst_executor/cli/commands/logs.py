@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import click
 
-from starburst_executor.cli.options import DURATION, examples, looked_up, session_argument
+from starburst_executor.cli.options import DURATION, examples, json_option, looked_up, session_argument
+from starburst_executor.cli.render import show_json
 from starburst_executor.client.logs import LogLine, TaskLogs, WorkerLogs, has_ended
 from starburst_executor.client.opening import attach, own_launcher
 from starburst_executor.clock import SystemClock
@@ -39,6 +40,7 @@ _FOLLOW_S = 2.0
     "--tail", type=click.IntRange(0), metavar="N", help="Only the last N lines; with --follow, then all further ones."
 )
 @click.option("--follow", is_flag=True, help="Continue until every task has ended or the session is over.")
+@json_option
 def logs(
     session: str,
     store: str | None,
@@ -50,6 +52,7 @@ def logs(
     search: str | None,
     tail: int | None,
     follow: bool,
+    as_json: bool,
 ) -> None:
     """Print the output of the ended tasks of SESSION, to the streams that they used.
 
@@ -75,7 +78,10 @@ def logs(
             is_last = not follow or has_ended(found)
             lines: Iterable[LogLine] = (line for line in source.fresh() if pattern.search(line.text))
             for line in lines if tail is None else deque(lines, tail):
-                _show(line, is_one=is_one)
+                if as_json:
+                    _show_json(line, of_worker=worker is not None)
+                else:
+                    _show(line, is_one=is_one)
             tail = None
             if is_last:
                 return
@@ -89,6 +95,13 @@ def _pattern(search: str | None) -> re.Pattern[str]:
         return re.compile(search or "")
     except re.error as error:
         raise ConfigError(f"--search {search!r} is no regular expression: {error}") from error
+
+
+def _show_json(line: LogLine, *, of_worker: bool) -> None:
+    if of_worker:
+        show_json(worker=line.source, text=line.text)
+    else:
+        show_json(task=line.source, stream="stderr" if line.is_error else "stdout", text=line.text)
 
 
 def _show(line: LogLine, *, is_one: bool) -> None:

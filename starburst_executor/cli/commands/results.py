@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import click
 
 from starburst_executor.cli.commands.status import looking
+from starburst_executor.cli.inputs import short
 from starburst_executor.cli.options import examples, json_option, opened, session_argument
-from starburst_executor.cli.render import is_terminal, say, show_json, utc
+from starburst_executor.cli.render import is_terminal, printable, say, show_json, utc
 from starburst_executor.cli.writers import FORMATS, format_for, write_all
 from starburst_executor.client.explaining import explain_session, explain_task
 from starburst_executor.client.failing import FailureKind, failure_kinds
@@ -21,6 +23,9 @@ from starburst_executor.errors import ConfigError
 from starburst_executor.protocol.spans.record import State
 
 __all__ = ["errors", "explain", "joblog", "results"]
+
+
+_INDEX = re.compile(r"\d{1,100}", re.ASCII)
 
 
 @click.command(
@@ -72,8 +77,8 @@ def _ranges(text: str) -> tuple[tuple[int, float], ...]:
     ranges = []
     for part in text.split(","):
         start, colon, stop = part.strip().partition(":")
-        if not all(one.isdecimal() for one in (start, stop) if one) or not (start or colon):
-            raise ConfigError(f"--index {text!r}: write single indices and ranges, as in 1:10,20")
+        if not all(_INDEX.fullmatch(one) for one in (start, stop) if one) or not (start or colon):
+            raise ConfigError(f"--index {short(text)}: write single indices and ranges, as in 1:10,20")
         first = int(start or 0)
         ranges.append((first, (int(stop) if stop else float("inf")) if colon else first + 1))
     return tuple(ranges)
@@ -105,11 +110,14 @@ def _show(one: FailureKind) -> None:
     name = one.type_name.removeprefix("builtins.")
     click.secho(f"{one.n_tasks:,} × {name}{f' at {one.place}' if one.place else ''}", bold=True)
     click.echo(f"  first {utc(one.first_at)}, last {utc(one.last_at)}")
-    click.echo(f"  message: {one.message}")
-    for task, call in zip(one.tasks, one.inputs, strict=True):
-        click.echo(f"  task {task}: {call}")
+    click.echo(f"  message: {printable(one.message)}")
+    for task, call, attempts in zip(one.tasks, one.inputs, one.attempts, strict=True):
+        click.echo(f"  task {task}: {printable(call)}")
+        for earlier in attempts:
+            words = f"attempt {earlier.attempt} on {earlier.worker} until {utc(earlier.at)}: {printable(earlier.error)}"
+            click.echo(f"    {words}")
     for line in one.traceback.splitlines():
-        click.echo(f"    {line}")
+        click.echo(f"    {printable(line)}")
     click.echo()
 
 

@@ -1,4 +1,4 @@
-"""`starburst retry` and `attach`: run failed tasks again, with a fixed version of their function, and follow them."""
+"""`starburst retry`: runs failed tasks again, with a fixed version of their function."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import click
 
 from starburst_executor.cli.commands.change import attached, check_open
 from starburst_executor.cli.options import examples, looked_up, session_argument
+from starburst_executor.cli.render import say
 from starburst_executor.cli.targets import load_target
+from starburst_executor.client.finding import visit
+from starburst_executor.client.reading import Reading
+from starburst_executor.client.report import amount
+from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError
 
 __all__ = ["retry"]
@@ -35,7 +40,16 @@ def retry(session: str, store: str | None, failed: bool, tasks: tuple[str, ...],
     function = None if target is None else load_target(target)
     url = looked_up(session, store)
     check_open(url)
+    if tasks:
+        with visit(url, SystemClock()) as visited:
+            reading = Reading(visited.session)
+            for task in tasks:
+                reading.find(task)  # a mistyped id is one of the user's mistakes, not a task that needs nothing
     with attached(url, store, launcher=None) as executor:
-        retried = executor.retry_failed(function, tasks=tasks or None)
+        retried = [future.task_id for future in executor.retry_failed(function, tasks=tasks or None)]
         session_id = executor.id
-    click.echo(f"session {session_id}: {len(retried):,} tasks run again: `starburst status {session_id} --watch`")
+    for task in sorted({*tasks} - {*retried}):
+        say(f"task {task} does not run again, because it has not failed: `starburst explain {session_id} {task}`")
+    run = "runs" if len(retried) == 1 else "run"
+    way = f": `starburst status {session_id} --watch`" if retried else ""
+    click.echo(f"session {session_id}: {amount(len(retried), 'task')} {run} again{way}")

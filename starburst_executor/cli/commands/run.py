@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from starburst_executor.cli.commands.status import (
 )
 from starburst_executor.cli.inputs import Call, Inputs, calls_of, check_call, program_call
 from starburst_executor.cli.options import DURATION, examples, looked_up, notify_option, session_argument, store_option
-from starburst_executor.cli.render import Progress, say
+from starburst_executor.cli.render import Progress, printable, say, show_json
 from starburst_executor.cli.targets import load_target
 from starburst_executor.cli.writers import as_json as to_json
 from starburst_executor.cli.writers import format_for, write_all
@@ -32,10 +33,10 @@ from starburst_executor.client.finding import Visit, visit
 from starburst_executor.client.following import Following
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.money import hourly_usd
-from starburst_executor.client.once import Call as OnceCall
-from starburst_executor.client.once import signature_text
+from starburst_executor.client.once_wanted import Call as OnceCall
+from starburst_executor.client.once_wanted import signature_text
 from starburst_executor.client.reading import Reading
-from starburst_executor.client.report import SessionStatus
+from starburst_executor.client.report import SessionStatus, amount
 from starburst_executor.client.results import Outcome, Selection, stream
 from starburst_executor.client.submits_once import once_of
 from starburst_executor.client.tending import Tending
@@ -74,7 +75,12 @@ class _Run(click.Command):
     ),
 )
 @click.argument("target", required=False)
-@click.option("--range", "range_", metavar="A:B[:STEP]", help="Call it with each of these numbers.")
+@click.option(
+    "--range",
+    "range_",
+    metavar="[A:]B[:STEP]",
+    help="Call it with each of these numbers, as range does: 100, 0:100, 0:100:10.",
+)
 @click.option("--lines", metavar="FILE", help="With each line of a file; - for standard input.")
 @click.option("--csv", "csv_", metavar="FILE", help="With each row of a table: columns are keyword arguments.")
 @click.option("--jsonl", metavar="FILE", help="With each object of a file of JSON lines: keys are keyword arguments.")
@@ -96,6 +102,7 @@ class _Run(click.Command):
 @click.option("--launcher", metavar="NAME", help="What starts workers: local, fargate, batch, none, …")
 @click.option("--timeout", type=DURATION, metavar="TIME", help="Stop a task that runs longer; it fails.")
 @click.option("--retries", type=int, metavar="N", help="Try a task that fails up to N times more.")
+@click.option("--label", metavar="COLUMN", help="Label each task with the value that this column or argument has.")
 @click.option("--max-fails", metavar="N|P%", help="End the session when more than N tasks, or P% of them, have failed.")
 @click.option(
     "--name", metavar="NAME", help="The session's name: the same name again submits only inputs that are new."
@@ -119,6 +126,12 @@ class _Run(click.Command):
 @click.option("--detach", is_flag=True, help="Do not wait: print the session's id.")
 @notify_option
 @store_option
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print a JSON object: what --dry-run tells, with --detach the session, else its status at the end.",
+)
 def run(
     *,
     target: str | None,
@@ -135,6 +148,7 @@ def run(
     launcher: str | None,
     timeout: float | None,
     retries: int | None,
+    label: str | None,
     max_fails: str | None,
     name: str | None,
     retry_failed: bool,
@@ -146,6 +160,7 @@ def run(
     detach: bool,
     notify: tuple[str, ...],
     store: str | None,
+    as_json: bool,
 ) -> None:
     """Run TARGET, module:function or script.py:function, or the program after --, once for each input, in a session that outlives
     this command.
@@ -167,12 +182,16 @@ def run(
         raise ConfigError(
             "--notify needs a command that watches: leave out --detach, or type `starburst wait last --notify URL` later"
         )
+    if kind is not None and out is None:
+        raise ConfigError("--format is for --out: name the file, or - for standard output")
+    if as_json and str(out) == "-":
+        raise ConfigError("--json and --out - both write to standard output: name a file for the results")
     check_recipients(notify)
     if retry_failed and name is None:
         raise ConfigError(
             "--retry-failed needs --name: what failed in another session is run by `starburst retry SESSION --failed`"
         )
-    function, calls = _prepared(target, program, inputs, outputs)
+    function, calls = _prepared(target, program, inputs, outputs, label)
     settings: dict[str, Any] = {
         "workers": workers,
         "store": store,
@@ -185,18 +204,21 @@ def run(
         "max_hourly_cost": max_hourly_cost,
     }
     if dry_run:
-        _tell(calls, settings)
+        _tell(calls, settings, as_json=as_json)
         return
     if name is None:
         executor = DetachedExecutor(**settings)
-        said = f"{_submit(executor, function, calls):,} tasks"
+        said = amount(_submit(executor, function, calls), "task")
     else:
         executor, said = _submit_once(name, settings, function, calls, retry_failed=retry_failed)
     called = name or executor.id
     say(f"session {executor.id}{f', {name}' if name else ''}: {said}")
     if detach:
         executor.detach()
-        click.echo(executor.id)
+        if as_json:
+            show_json(id=executor.id, url=executor.url, name=name or "")
+        else:
+            click.echo(executor.id)
         say(f"it goes on: `starburst status {called} --watch`, `starburst results {called}`")
         return
     with visit(executor.url, SystemClock(), key=executor.key) as visited:
@@ -205,24 +227,28 @@ def run(
             to = None if str(out) == "-" else out
             write_all(stream(Reading(visited.session), Selection()), to, format_for(to, kind))
         executor.detach()
+        if as_json:
+            show_json(**found.to_dict())
         say(_farewell(found, out))
         raise click.exceptions.Exit(verdict(visited, found))
 
 
 def _prepared(
-    target: str | None, program: tuple[str, ...], inputs: Inputs, outputs: tuple[str, ...]
+    target: str | None, program: tuple[str, ...], inputs: Inputs, outputs: tuple[str, ...], label: str | None
 ) -> tuple[Callable[..., Any], Iterator[Call]]:
     """Return the function and its calls, the first of which was checked."""
     if (target is None) is not bool(program):
         raise ConfigError("name what to run: module:function, script.py:function, or a program after --")
     if target is None:
-        calls: Iterator[Call] = (program_call(program, call, outputs) for call in calls_of(inputs, None))
+        calls: Iterator[Call] = (
+            program_call(program, call, outputs)._replace(label=_label(call, label)) for call in calls_of(inputs, None)
+        )
         function: Callable[..., Any] = run_program
     else:
         if outputs:
             raise ConfigError("--outputs is for programs: a function returns what is its outcome")
         function = load_target(target)
-        calls = calls_of(inputs, function)
+        calls = (call._replace(label=_label(call, label)) for call in calls_of(inputs, function))
     first = next(calls, None)
     if first is None:
         raise ConfigError("no inputs: nothing to run")
@@ -230,11 +256,22 @@ def _prepared(
     return function, chain([first], calls)
 
 
+def _label(call: Call, column: str | None) -> str:
+    if column is None:
+        return ""
+    if column not in call.kwargs:
+        raise ConfigError(
+            f"--label {column}: the inputs have no such column: {', '.join(call.kwargs) or 'they have no names'}"
+        )
+    return str(call.kwargs[column])
+
+
 def _submit(executor: DetachedExecutor, function: Callable[..., Any], calls: Iterator[Call]) -> int:
     n_tasks = 0
     try:
         for call in calls:
-            executor.submit(function, *call.args, **call.kwargs)
+            view = executor.options(label=call.label) if call.label else executor
+            view.submit(function, *call.args, **call.kwargs)
             n_tasks += 1
         executor.flush()
     except BaseException:
@@ -249,8 +286,10 @@ def _submit_once(
 ) -> tuple[DetachedExecutor, str]:
     """Begin the session of this name, or attach to it, and submit the inputs that are new. Return what to say about it."""
     # Before the session begins: an input that cannot be read leaves nothing behind.
-    inputs = [OnceCall(call.args, call.kwargs) for call in calls]
+    given = list(calls)
+    inputs = [OnceCall(call.args, call.kwargs) for call in given]
     executor = DetachedExecutor(name=name, **settings)
+    labels = [call.label for call in given]
     try:
         once = once_of(executor)
         own = f"{function_name(function)}{signature_text(function)}"
@@ -260,22 +299,32 @@ def _submit_once(
                 f"the session named {name} runs {known}, and now it is {own}, so its inputs mean something else: choose another --name, "
                 f"or delete that session by `starburst cleanup {name} --force`"
             )
-        once.submit(function, inputs, retry_failed=retry_failed)
+        once.submit(function, inputs, retry_failed=retry_failed, labels=labels if any(labels) else None)
     except BaseException:
         executor.detach()
         raise
-    return executor, f"{len(inputs):,} inputs, {once.n_submitted:,} of them new"
+    return executor, f"{amount(len(inputs), 'input')}, {once.n_submitted:,} of them new"
 
 
-def _tell(inputs: Iterator[Call], settings: dict[str, Any]) -> None:
+def _tell(inputs: Iterator[Call], settings: dict[str, Any], *, as_json: bool) -> None:
     clock = SystemClock()
     given = GivenLauncher(settings["launcher"], clock, detached=True)
     resolved = config.resolve(detached=True, store_of=given.store_of, **{**settings, "launcher": given.spec})
-    sample = [len(calls.dump_call(*call)) for call in islice(inputs, _SAMPLE)]
+    sample = [len(calls.dump_call(call.args, call.kwargs)) for call in islice(inputs, _SAMPLE)]
     n_tasks = len(sample) + sum(1 for _ in inputs)
     n_bytes = sum(sample) * n_tasks // max(1, len(sample))
     launcher = given.open_for(resolved.launcher, resolved.store)
     usd = hourly_usd(launcher, resolved.workers)
+    if as_json:
+        show_json(
+            tasks=n_tasks,
+            bytes=n_bytes,
+            workers=resolved.workers,
+            launcher=str(resolved.launcher),
+            store=resolved.store,
+            usd_per_hour=usd,
+        )
+        return
     click.echo(f"tasks      {n_tasks:,}, with about {n_bytes:,} bytes of arguments")
     click.echo(f"workers    {resolved.workers:,} at once, by launcher {resolved.launcher}")
     click.echo(f"store      {resolved.store}")
@@ -314,7 +363,7 @@ def attach(session: str, store: str | None, notify: tuple[str, ...], as_json: bo
     try:
         with visit(url, SystemClock(), key=executor.key) as visited:
             if not visited.session.sealer.has_key:
-                raise KeyNotFound(f"attaching needs the session's key: `starburst key import {url}`")
+                raise KeyNotFound(f"attaching needs the session's key: `starburst key import {shlex.quote(url)}`")
             found = _watch(visited, executor, Following(Reading(visited.session)), notify=notify, as_json=as_json)
             code = verdict(visited, found)
     finally:
@@ -357,16 +406,20 @@ def _watch(
 
 def _shown(outcome: Outcome, *, as_json: bool) -> str:
     if as_json:
-        return to_json(outcome)
+        return to_json(outcome, sys.stdout.encoding)
     task, failure = outcome.task, outcome.failure()
     if failure is not None:
         kind = failure.type_name.removeprefix("builtins.")
         return _cut(f"{task.id} {task.state.name.lower()} {kind}: {failure.message}")
     value, error = outcome.loaded()
-    return _cut(f"{task.id} completed {value!r}" if error is None else f"{task.id} completed, not shown: {error}")
+    try:
+        return _cut(f"{task.id} completed {value!r}" if error is None else f"{task.id} completed, not shown: {error}")
+    except Exception as fault:  # user code runs here: __repr__
+        return _cut(f"{task.id} completed, not shown: {type(fault).__name__}: {fault}")
 
 
 def _cut(text: str) -> str:
+    text = printable(text[: _SHOWN_CHARACTERS + 1])
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
@@ -381,12 +434,13 @@ def _interrupted(executor: DetachedExecutor, progress: Progress) -> None:
                 type=click.Choice(["d", "c", "g"]), default="d", show_choices=False, err=True,
             )  # fmt: skip
         except (click.Abort, KeyboardInterrupt):
+            click.echo(err=True)  # the question's line has no end
             answer = "d"
     if answer == "g":
         progress.go_on()
         return
     if answer == "c":
-        say(f"{executor.cancel():,} tasks cancelled")
+        say(f"{amount(executor.cancel(), 'task')} cancelled")
     executor.detach()
-    say(f"session {executor.id} goes on; come back with: starburst attach {executor.url}")
+    say(f"session {executor.id} goes on; come back with: starburst attach {shlex.quote(executor.url)}")
     raise click.exceptions.Exit(exits.INTERRUPTED)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from starburst_executor.cli.options import examples, stack_options
+from starburst_executor.cli.options import examples, json_option, stack_options
+from starburst_executor.cli.render import show_json
 from starburst_executor.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -23,9 +25,12 @@ _AT_REST = (
 
 @click.command(
     epilog=examples(
-        "starburst setup", "starburst setup --ec2 --instance-type c7i.4xlarge --dry-run", "starburst setup --batch"
+        "starburst setup",
+        "starburst setup --ec2 --instance-type c7i.4xlarge --dry-run",
+        "starburst setup --batch --json | jq -r .store",
     )
 )
+@json_option
 @stack_options
 @click.option("--ec2/--no-ec2", default=None, help="Create capacity providers of EC2 instances, On-Demand and Spot.")
 @click.option(
@@ -119,13 +124,13 @@ _AT_REST = (
 @click.option(
     "--template", "show_template", is_flag=True, help="Print the CloudFormation template, for administrators."
 )
-def setup(clients: Clients, *, dry_run: bool, show_template: bool, **wishes: Any) -> None:
+def setup(clients: Clients, *, as_json: bool, dry_run: bool, show_template: bool, **wishes: Any) -> None:
     """Set up an AWS account for workers: one CloudFormation stack, and its name in the config file.
 
     Run it again to change options, after an upgrade, or after an interruption: it changes only differences, and options
     that are not given stay as they were. An option that can be given several times replaces all its earlier values; "none"
     removes the values of --read, --write, --worker-policy, --pass-role and --secret, and from options that name a policy, a role or a
-    key.
+    key. With --json the stack is one object; with --json --dry-run each change is a line.
     """
     from starburst_executor.aws.stack.setup import propose, set_up
     from starburst_executor.aws.stack.template import compact, template
@@ -141,13 +146,21 @@ def setup(clients: Clients, *, dry_run: bool, show_template: bool, **wishes: Any
     clock = SystemClock()
     if dry_run:
         proposed = propose(clients, clock, wished, _say)
-        if proposed is None:
+        if as_json:
+            for change in proposed or ():
+                show_json(**dataclasses.asdict(change))
+        elif proposed is None:
             click.echo("nothing to change")
-        for change in proposed or ():
-            click.echo(str(change))
+        else:
+            for change in proposed:
+                click.echo(str(change))
         click.echo(_AT_REST, err=True)
         return
-    _show(set_up(clients, clock, wished, _say))
+    stack = set_up(clients, clock, wished, _say)
+    if as_json:
+        show_json(store=stack.store_url(), express_store=stack.express_url(), **dataclasses.asdict(stack))
+    else:
+        _show(stack)
     click.echo(_AT_REST, err=True)
 
 

@@ -19,9 +19,13 @@ from starburst_executor.cli.render import (
     show_status,
     show_table,
 )
+from starburst_executor.client.by_label import status_by_label
 from starburst_executor.client.finding import Visit
 from starburst_executor.client.looks import Looks
+from starburst_executor.client.reading import Reading
 from starburst_executor.client.report import SessionStatus, TaskReport, duration
+from starburst_executor.errors import ConfigError
+from starburst_executor.protocol.failures import are_too_many, failures_reason
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.session.store import SessionStore
@@ -45,13 +49,19 @@ LOOK_S = 2.0  # between two looks on a terminal: 15 of them cost a cent an hour 
 @click.option(
     "--watch", is_flag=True, help="Go on until everything has ended: a line a minute where there is no terminal."
 )
+@click.option("--by", type=click.Choice(("label",)), help="Count the tasks of each label instead.")
 @json_option
-def status(session: str, store: str | None, watch: bool, as_json: bool) -> None:
+def status(session: str, store: str | None, watch: bool, by: str | None, as_json: bool) -> None:
     """Show what has ended, what runs and what waits in SESSION. Starts nothing, changes nothing, needs no key.
 
     Failures are counted by kind where the session's key is known. With --watch and --json there is a line for each look.
     """
+    if by is not None and watch:
+        raise ConfigError("--by counts once: leave out --watch")
     with opened(session, store) as visited:
+        if by is not None:
+            _show_labels(visited, as_json=as_json)
+            return
         looks = looking(visited)
         if not watch:
             found = looks.look()
@@ -66,6 +76,16 @@ def status(session: str, store: str | None, watch: bool, as_json: bool) -> None:
                     show_json(**found.to_dict())
                 else:
                     progress.show(found, is_last=found.is_over)
+
+
+def _show_labels(visited: Visit, *, as_json: bool) -> None:
+    labels = status_by_label(Reading(visited.session)).values()
+    if as_json:
+        for label in labels:
+            show_json(**label.to_dict())
+        return
+    names = ("label", "total", "pending", "claimed", "completed", "failed", "cancelled")
+    show_table(names, [tuple(label.to_dict().values()) for label in labels])
 
 
 def looking(visited: Visit) -> Looks:
@@ -148,9 +168,16 @@ def verdict(visited: Visit, status: SessionStatus) -> int:
     """Return the exit status of a command that waited: whether all tasks completed, and if not, whether the session could not go on."""
     if status.completed == status.total:
         return exits.DONE
+    manifest = visited.session.manifest.current
     if status.state == SessionState.EXPIRED.value:
         return exits.LIMIT
-    broken = ended_by(visited.session.manifest.current)
+    # Short tasks may all end before a worker ends the session, which then stays open.
+    limit = manifest.max_failures
+    if are_too_many(limit, status.failed, status.total, status.ended):
+        if not status.reason:
+            say(failures_reason(limit, status.failed, status.total))
+        return exits.LIMIT
+    broken = ended_by(manifest)
     return exits.NO if broken is None else exits.code_of(broken)
 
 
@@ -177,7 +204,8 @@ def top(session: str, store: str | None, show_all: bool, as_json: bool) -> None:
                 n_ended=worker.n_ended,
                 started_at=worker.started_at,
                 beat_at=worker.beat_at,
-                words=worker.words,
+                words=worker.words or worker.trouble,
+                launcher_id=worker.launcher_id,
             )
         return
     if not workers:
@@ -192,7 +220,7 @@ def top(session: str, store: str | None, show_all: bool, as_json: bool) -> None:
                 worker.host,
                 worker.state,
                 worker.slots,
-                running or worker.words or "-",
+                worker.trouble or running or worker.words or "-",
                 worker.n_ended,
                 duration(worker.age_s),
             ]

@@ -28,13 +28,14 @@
       return;
     }
     let element;
-    if (name[0] === "+") {
+    if (name[0] === "+" || name[0] === "^") {
       const [table, row] = name.slice(1).split("/");
       element = document.getElementById(row);
       if (!element && document.getElementById(table)) {
         element = document.createElement("tr");
         element.id = row;
-        document.getElementById(table).append(element);
+        if (name[0] === "+") document.getElementById(table).append(element);
+        else document.getElementById(table).prepend(element);
       }
     } else {
       element = document.getElementById(name);
@@ -71,21 +72,8 @@
   }
 
   document.addEventListener("focusout", () => setTimeout(() => [...late].forEach(([name, html]) => put(name, html))));
-  async function reload() {
-    if (document.hidden) return;
-    try {
-      const answer = await fetch(location.href);
-      if (!answer.ok) return;
-      const main = new DOMParser().parseFromString(await answer.text(), "text/html").getElementById("main");
-      if (main) put("main", main.innerHTML);
-    } catch {
-      // The next time will do.
-    }
-  }
-
   setInterval(tick, 1000);
   tick();
-  if (document.body.dataset.reload) setInterval(reload, 1000 * Number(document.body.dataset.reload));
   if (!document.body.dataset.events) return;
   document.addEventListener("visibilitychange", listen);
   addEventListener("pagehide", () => source && source.close());

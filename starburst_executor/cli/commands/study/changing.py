@@ -1,21 +1,22 @@
-"""`starburst study approve`, `abort`, `export`, `import`, `fork` and `replay`."""
+"""`starburst study approve`, `abort`, `export`, `import`, `delete`, `fork` and `replay`."""
 
 from __future__ import annotations
 
 import json
 import pdb as debugger  # noqa: T100 - what `--pdb` asks for
+from contextlib import closing
 from pathlib import Path
 
 import click
 
 from starburst_executor.cli import exits
-from starburst_executor.cli.commands.study.finding import store_url, stored, studies, study_argument
+from starburst_executor.cli.commands.study.finding import objects_of, place, store_url, stored, studies, study_argument
 from starburst_executor.cli.main import Failed
 from starburst_executor.cli.options import examples, store_option
 from starburst_executor.cli.render import say
 from starburst_executor.errors import ConfigError, StarburstError
 
-__all__ = ["abort", "approve", "export", "fork", "import_", "replay"]
+__all__ = ["abort", "approve", "delete", "export", "fork", "import_", "replay"]
 
 
 @click.command(epilog=examples("starburst study approve shapes coarse --note 'looks right'"))
@@ -46,23 +47,61 @@ def abort(named: str, store: str | None, reason: str) -> None:
     say(f"study {found.name} is aborted; `starburst study run {named} --continue` goes on")
 
 
-@click.command(epilog=examples("starburst study export shapes shapes.json"))
+@click.command(
+    epilog=examples("starburst study export shapes shapes.json", "starburst study export shapes shapes.json --previous")
+)
 @study_argument
-@click.argument("file", type=click.Path(path_type=Path))
-def export(named: str, store: str | None, file: Path) -> None:
-    """Write the record of STUDY, with its tables of trials, as readable JSON to FILE."""
-    stored(named, store).export(file)
-    say(f"{file} is written")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--previous", is_flag=True, help="The generation before the last change, for a record that cannot be read."
+)
+def export(named: str, store: str | None, file: Path, previous: bool) -> None:
+    """Write the record of STUDY, with its tables of trials, as readable JSON to FILE; without artefacts and functions. Needs no key."""
+    from starburst_executor.study.copies import exported
+
+    with objects_of(named, store) as objects:
+        text = exported(objects, objects.previous() if previous else objects.read())
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written: {error.strerror}") from error
+    say(f"{file} is written; `starburst study fetch {named}` fetches artefacts")
 
 
-@click.command("import", epilog=examples("starburst study import shapes.json --store s3://bucket/team"))
+@click.command(
+    "import",
+    epilog=examples(
+        "starburst study import shapes.json --store s3://bucket/team",
+        "starburst study import shapes.json --name shapes-2",
+    ),
+)
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--name", metavar="NAME", help="The study's name.  [default: as it was]")
+@click.option("--replace", is_flag=True, help="Put it in the place of a study whose record cannot be read.")
 @store_option
-def import_(file: Path, store: str | None) -> None:
-    """Take the study of FILE, which `export` wrote, into a store."""
+def import_(file: Path, name: str | None, replace: bool, store: str | None) -> None:
+    """Take the study of FILE, which `export` wrote, into a store. Its artefacts and functions are not in the file."""
     url = store_url(store)
-    name = studies().import_(file, store=url)
-    say(f"study {name} is in {url}")
+    found = studies().import_(file, store=url, name=name, replace=replace)
+    say(
+        f"study {found} is in {url}, without artefacts and functions: the file or the program that defines its stages goes on with it; "
+        f"`starburst study validate {found}` lists what it misses"
+    )
+
+
+@click.command(epilog=examples("starburst study delete shapes"))
+@study_argument
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete(named: str, store: str | None, yes: bool) -> None:
+    """Delete STUDY and its session, with everything that they store; also a study that cannot be read."""
+    found, url = place(named, store)
+    from starburst_executor.study.opened import OpenedStudy, open_studies
+
+    if not yes:
+        click.confirm(f"delete study {found} in {url}, with all outcomes and artefacts?", abort=True)
+    with closing(open_studies(url)) as opened:
+        OpenedStudy(found, opened, None).delete()
+    say(f"study {found} is deleted")
 
 
 @click.command(epilog=examples("starburst study fork shapes fine shapes-2"))

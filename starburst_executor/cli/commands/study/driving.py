@@ -53,10 +53,12 @@ def _driving(command: F) -> F:
 @study_argument
 @click.option("--workers", type=click.IntRange(1, 10_000), metavar="N", help="How many trials run at once.")
 @click.option("--launcher", metavar="NAME", help="What starts workers: local, fargate, batch, none, …")
+@click.option("--name", metavar="NAME", help="Of the study, instead of the one in the file.")
 @_driving
 def run(
     named: str,
     store: str | None,
+    name: str | None,
     workers: int | None,
     launcher: str | None,
     budget_usd: float | None,
@@ -67,10 +69,10 @@ def run(
     SIGTERM and ^C stop at a consistent record; the same command goes on. Several may run at once: one drives, the others watch.
     """
     if is_file(named):
-        _drive(of_file(named, store, workers=workers, launcher=launcher, budget_usd=budget_usd), **options)
+        _drive(of_file(named, store, name, workers=workers, launcher=launcher, budget_usd=budget_usd), **options)
         return
-    if workers is not None or launcher is not None:
-        raise ConfigError("--workers and --launcher belong to a study's file; a stored study has its own")
+    if workers is not None or launcher is not None or name is not None:
+        raise ConfigError("--workers, --launcher and --name belong to a study's file; a stored study has its own")
     _drive(stored(named, store, budget_usd=budget_usd), **options)
 
 
@@ -88,11 +90,24 @@ def _drive(
     if detach:
         if restart or any(options.values()):
             raise ConfigError("--detach goes with none of --restart, --failed, --accept-changes, --continue")
-        study.start()
-        say(f"study {study.name}: workers drive it; `starburst study status {study.name} --watch` shows how far it is")
-        return
-    status = study.run(restart=restart, wait=not no_wait, progress=_tell_json if as_json else None, **options)
+        status = study.start()
+        if status.state == "open":
+            say(
+                f"study {study.name}: workers drive it; `starburst study status {study.name} --watch` shows how far it is"
+            )
+            return
+        show_study(status, as_json=as_json)
+        raise click.exceptions.Exit(exits.NO if status.state == "aborted" else exits.DONE)
+    try:
+        status = study.run(restart=restart, wait=not no_wait, progress=_tell_json if as_json else None, **options)
+    except (KeyboardInterrupt, SystemExit):
+        say(
+            f"study {study.name} is stopped, at a consistent record; its submitted trials go on, and the same command goes on with it"
+        )
+        raise
     show_study(status, as_json=as_json)
+    if status.state == "aborted":
+        say(f"`starburst study run {study.name} --continue` goes on, with --failed also with the trials that failed")
     raise click.exceptions.Exit(exits.NO if status.state == "aborted" else exits.DONE)
 
 

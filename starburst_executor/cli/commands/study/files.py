@@ -37,6 +37,6 @@ def init(file: Path, replace: bool) -> None:
 def schema() -> None:
     """Print the JSON Schema of a study's file, for editors."""
     studies()
-    from starburst_executor.study.yaml import json_schema
+    from starburst_executor.study.yaml_model import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))

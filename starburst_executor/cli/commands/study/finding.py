@@ -14,10 +14,11 @@ from click.shell_completion import CompletionItem
 
 from starburst_executor import config
 from starburst_executor.cli.options import store_option
-from starburst_executor.cli.targets import load_target
+from starburst_executor.cli.targets import load_module, load_target
 from starburst_executor.errors import ConfigError, StarburstError
 
 if TYPE_CHECKING:
+    from starburst_executor.study.objects import StudyObjects
     from starburst_executor.study.status import StudyStatus
     from starburst_executor.study.study import Study
 
@@ -25,7 +26,18 @@ if TYPE_CHECKING:
 else:  # older versions of click have no parameter for it
     _ParamType = click.ParamType
 
-__all__ = ["StudyName", "is_file", "looked_at", "of_file", "store_url", "stored", "studies", "study_argument"]
+__all__ = [
+    "StudyName",
+    "is_file",
+    "looked_at",
+    "objects_of",
+    "of_file",
+    "place",
+    "store_url",
+    "stored",
+    "studies",
+    "study_argument",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SUFFIXES = (".yaml", ".yml")
@@ -75,47 +87,66 @@ def is_file(named: str) -> bool:
     return named.endswith(_SUFFIXES)
 
 
-def of_file(named: str, store: str | None, **settings: Any) -> Study:
-    """Return the study of a YAML file; its functions are looked for from the file's folder."""
+def of_file(named: str, store: str | None, name: str | None = None, **settings: Any) -> Study:
+    """Return the study of a YAML file, perhaps under another name; its functions are looked for from the file's folder."""
     kind = studies()
     from starburst_executor.study.yaml import read_study
 
     path = Path(named)
-    found, stages = read_study(path, functools.partial(_load, path.absolute().parent))
+    folder = path.absolute().parent
+    found, stages = read_study(path, functools.partial(_load, folder), functools.partial(_load_module, folder))
     given: dict[str, Any] = {"launcher": found.launcher, "workers": found.workers, "budget_usd": found.budget_usd}
     given |= {name: value for name, value in settings.items() if value is not None}
-    return kind(found.study, stages, store=store_url(store or found.store), seed=found.seed, **given)
+    url = store_url(store or found.store)
+    return kind(name or found.study, stages, store=url, seed=found.seed, keep=found.keep, **given)
 
 
 def _load(folder: Path, target: str) -> Callable[..., Any]:
-    where, _, name = target.rpartition(":")
+    where, colon, name = target.rpartition(":")
+    return load_target(f"{_seen_from(folder, where)}{colon}{name}")
+
+
+def _load_module(folder: Path, where: str) -> Any:
+    return load_module(_seen_from(folder, where))
+
+
+def _seen_from(folder: Path, where: str) -> str:
+    """Return the path of a script, or the name of a module, which can be imported from the folder too."""
     if where.endswith(".py"):
-        return load_target(f"{folder / where}:{name}")
+        return str(folder / where)
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    return load_target(target)
+    return where
 
 
 def stored(named: str, store: str | None, **settings: Any) -> Study:
     """Return a study that is in the store, with its stored functions, by its name or by the file that describes it."""
-    name, url = _place(named, store)
+    name, url = place(named, store)
     return studies().resume(name, store=url, **settings)
+
+
+@contextmanager
+def objects_of(named: str, store: str | None) -> Iterator[StudyObjects]:
+    """Yield the stored objects of a study. It loads no function and needs no key."""
+    name, url = place(named, store)
+    from starburst_executor.study.opened import OpenedStudy, open_studies
+
+    opened = OpenedStudy(name, open_studies(url), None)
+    with closing(opened.store):
+        yield opened.objects
 
 
 @contextmanager
 def looked_at(named: str, store: str | None) -> Iterator[Callable[[], StudyStatus]]:
     """Yield what reads the status of a study. It loads no function and needs no key."""
-    name, url = _place(named, store)
-    from starburst_executor.study.opened import OpenedStudy, open_studies
     from starburst_executor.study.status import status_of
     from starburst_executor.study.wheel import read_holder
 
-    opened = OpenedStudy(name, open_studies(url), None)
-    with closing(opened.store):
-        yield lambda: status_of(opened.objects.read(), read_holder(opened.store, opened.objects.keys.driver))
+    with objects_of(named, store) as objects:
+        yield lambda: status_of(objects.read(), read_holder(objects.store, objects.keys.driver))
 
 
-def _place(named: str, store: str | None) -> tuple[str, str]:
+def place(named: str, store: str | None) -> tuple[str, str]:
     """Return a study's name and its store."""
     studies()
     if not is_file(named):

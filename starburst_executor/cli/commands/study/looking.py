@@ -25,7 +25,7 @@ from starburst_executor.cli.commands.study.showing import funnel, show_study, ta
 from starburst_executor.cli.options import examples, json_option, store_option
 from starburst_executor.cli.render import FORMAT, is_terminal, say, show_json, show_table
 from starburst_executor.clock import SystemClock
-from starburst_executor.errors import RecordInvalid, VersionMismatch
+from starburst_executor.errors import RecordInvalid, StudyNotFound, VersionMismatch
 
 if TYPE_CHECKING:
     from starburst_executor.study.status import StudyStatus
@@ -50,6 +50,8 @@ def list_(store: str | None, as_json: bool) -> None:
         try:
             with looked_at(name, url) as look:
                 found.append(look())
+        except StudyNotFound:
+            continue  # its process died before it had created the record, or it was just deleted
         except (RecordInvalid, VersionMismatch) as error:
             say(f"study {name} cannot be read: {error}")
     if as_json:
@@ -131,5 +133,5 @@ def validate(named: str, store: str | None, file_only: bool, as_json: bool) -> N
     else:
         for issue in issues:
             click.echo(issue)
-        say(f"{named}: {f'{len(issues)} faults' if issues else 'no faults'}")
+        say(f"{named}: {len(issues) or 'no'} fault{'' if len(issues) == 1 else 's'}")
     raise click.exceptions.Exit(exits.NO if issues else exits.DONE)

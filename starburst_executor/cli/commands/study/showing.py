@@ -29,10 +29,11 @@ def show_study(found: StudyStatus, *, as_json: bool) -> None:
 
 
 def funnel(found: StudyStatus) -> str:
-    """Return how many trials each stage has ended, and how many survived: `coarse 40/40 > 4, fine 3/20`."""
+    """Return how many trials each stage has ended, and how many survived: `coarse 40/40 > 4, fine 20/20 > 2 (waits for approval)`."""
     return ", ".join(
         f"{stage.name} {stage.completed + stage.failed + stage.cancelled}/{stage.trials}"
-        + (f" > {len(stage.survivors)}" if stage.state == "done" else "")
+        + (f" > {len(stage.survivors)}" if stage.state in ("done", "waiting") else "")
+        + (" (waits for approval)" if stage.state == "waiting" else "")
         for stage in found.stages
     )
 
