@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support.left_behind import LeftBehind
 
+# No test asks for a machine image, and moto makes a thousand of them each time that an account begins.
+os.environ.setdefault("MOTO_AMIS_PATH", str(Path(__file__).with_name("support") / "no_amis.json"))
+# A busy machine draws examples slowly, and now and then stops over one, which says nothing about them; `within_cpu_s` bounds
+# what they cost.
+hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("busy")
+
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell without job control starts what runs in its background with SIGINT ignored, and children inherit that: then no
+    # test could interrupt one.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.pluginmanager.register(LeftBehind(config), "left-behind")
 
 

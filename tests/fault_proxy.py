@@ -3,7 +3,7 @@
 One thread accepts, one serves each connection; the server behind it is asked over a connection of its own per request.
 What goes wrong is a plan, changed by the test while requests fly: for each request it says which fault, if any.
 
-    with FaultProxy(moto_server.endpoint_url) as proxy:
+    with FaultProxy(s3_server.endpoint_url) as proxy:
         proxy.plan = in_turn(Fault.ANSWER_LOST, Fault.RESET, of=is_write)
 """
 
@@ -14,7 +14,6 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -119,6 +118,7 @@ class FaultProxy:
         self._lock = threading.Lock()  # guards: counts, _connections
         self._connections: set[socket.socket] = set()
         self._down = threading.Event()
+        self._ended = threading.Event()  # what is late waits for this, so that the end does not wait for it
         self._late: list[threading.Thread] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._server.daemon_threads = True
@@ -147,6 +147,7 @@ class FaultProxy:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._ended.set()
         self.go_down()
         self._server.shutdown()
         self._server.server_close()
@@ -175,9 +176,13 @@ class FaultProxy:
         finally:
             behind.close()
 
+    def pause(self) -> None:
+        """Be late: this is the fault itself, and no wait for a condition. The end of the proxy ends it."""
+        self._ended.wait(_SLOW_S)
+
     def forward_later(self, asked: Asked, body: bytes) -> None:
         def land() -> None:
-            time.sleep(_SLOW_S)
+            self.pause()
             with suppress(OSError, http.client.HTTPException):
                 self.forward(asked, body)
 
@@ -215,7 +220,7 @@ def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
                 return
             answer = None if fault in _NOT_CARRIED_OUT else proxy.forward(asked, body)
             if fault is Fault.SLOW:
-                time.sleep(_SLOW_S)
+                proxy.pause()
             if fault is Fault.ANSWER_LOST:
                 self.reset()
             elif fault in _CODES:

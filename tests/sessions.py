@@ -22,7 +22,8 @@ from starburst_executor.client.handles import handle_of
 from starburst_executor.launch.local.processes import started_at
 from starburst_executor.session.store import SessionStore
 from tests.support.inside import session_of
-from tests.support.moto_server import ROOT, MotoServer
+from tests.support.moto_server import ROOT
+from tests.support.s3_server import S3Server
 
 # A worker is lost after a second and a half instead of a minute. Everything else about the protocol is as in use.
 EMBEDDED = replace(Timings.embedded(), beat_s=0.3, look_s=0.3, rank_s=1.0, grace_s=5.0, retry_first_s=0.05)
@@ -32,13 +33,13 @@ REMOTE = replace(Timings.remote(), beat_s=0.5, look_s=0.5, rank_s=1.0, grace_s=5
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], timeout_s: float = 60.0) -> T:
+def wait_until(condition: Callable[[], T], timeout_s: float = 60.0, *, every_s: float = 0.01) -> T:
     """Wait for a condition, not for a time; what it says when it has come true. Fail when it does not come."""
     deadline = time.monotonic() + timeout_s
     while not (said := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"did not come true within {timeout_s:g} s: {condition}")
-        time.sleep(0.01)
+        time.sleep(every_s)
     return said
 
 
@@ -49,19 +50,24 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
 
 
 def store_of(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The store that a fixture's parameter names, `sqlite` or `s3`: its URL; workers that are left end with the fixture."""
+    """The store that a fixture's parameter names, `sqlite` or `s3`: its URL, which holds the test's whole folder.
+
+    Workers that are left end with the fixture.
+    """
     if request.param == "sqlite":
         yield f"sqlite://{tmp_path}/sessions"
     else:
-        server: MotoServer = request.getfixturevalue("moto_server")
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        yield f"s3://{server.bucket}/{tmp_path.name}"
-    kill_workers(f"/{tmp_path.name}/")
+        server: S3Server = request.getfixturevalue("s3_server")
+        server.use(monkeypatch)
+        yield f"s3://{server.bucket}{tmp_path}"
+    kill_workers(f"{tmp_path}/")
 
 
 def kill_workers(marker: str) -> None:
-    """Kill the workers whose session's URL holds `marker`: those of a test that failed before it had cleaned up."""
+    """Kill the workers whose session's URL holds `marker`: those of a test that failed before it had cleaned up.
+
+    A folder of tests must be whole in it: the tests that run beside this one may have folders of the same last name.
+    """
     # Again until there is none: one that is being forked has its parent's command line, and is seen at the next look.
     deadline = time.monotonic() + _NURSERY_S
 

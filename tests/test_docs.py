@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
 import starburst_executor
 from starburst_executor import Timings, errors
@@ -69,6 +70,21 @@ def blocks(text: str) -> Iterator[Block]:
 
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
+
+
+def _yaml_blocks() -> list[Any]:
+    return [
+        pytest.param(block.text, id=f"{name_of(page)}:{block.line}")
+        for page in PAGES
+        for block in blocks(page.read_text(encoding="utf-8"))
+        if block.words[:1] in (["yaml"], ["yml"])
+    ]
+
+
+@pytest.mark.parametrize("text", _yaml_blocks())
+def test_yaml_of_the_pages_can_be_read(text: str) -> None:
+    found = yaml.safe_load(text)
+    assert isinstance(found, dict)
 
 
 # ----------------------------------------------------------------------------------------------------- pages are run

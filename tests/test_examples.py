@@ -24,6 +24,7 @@ SHORT = {
     "backtest": "7 settings of 9",
     "reads": "sample-5.fastq: 2,000 reads, 40.1% G or C",
     "images": "12 images of 256 x 256",
+    "scraping": "24 pages, from 'Page 0' to 'Page 23'",
     "study_sklearn": "best: depth",
 }
 RUN_S = 100

@@ -64,6 +64,7 @@ ALLOWED = [
     Allowed("blob", "*", "github.com/.*/blob/", "part of an address"),
     Allowed("group", "*", r"process groups?|own groups?", "processes of POSIX"),
     Allowed("group", "starburst_executor/worker/runner/*", "", "process groups"),
+    Allowed("group", "starburst_executor/worker/listener.py", "by group", "process groups"),
     Allowed("group", "docs/design/0003*", "", "process groups"),
     Allowed("group", "*", r"(log|security|scaling)[ -]?groups?", "resources of AWS"),
     Allowed("group", "starburst_executor/aws/stack/*", "", "Auto Scaling groups, and groups of IAM"),
@@ -80,6 +81,7 @@ ALLOWED = [
     Allowed("backend", "starburst_executor/integrations/joblib.py", "", "the term of joblib"),
     Allowed("backend", "docs/howto/integrations.md", "", "the term of joblib"),
     Allowed("backend", "CHANGELOG.md", "", "the term of joblib"),
+    Allowed("backend", "starburst_executor/study/samplers.py", "journal backend", "a class of Optuna"),
     Allowed("checksum", "starburst_executor/store/s3/boto.py", "checksum (calculation|validation)", "options of boto3"),
     Allowed("engine", "starburst_executor/client/*", "", "the engine of a client"),
     Allowed("engine", "starburst_executor/testing/*", "", "the engine of a simulated client"),
@@ -92,18 +94,19 @@ ALLOWED = [
 # Words in public names that have their ordinary meaning, or that of Python's library or of AWS. All others are in the glossary.
 ORDINARY = frozenset(
     """
-    message observed timeline
-    gathered holder submits too many changed
-    absolute access address alert arrived assembled awaited begin big bodies boto break broken busy
-    bytes canceller capacity captured child config connection consumed context cost crashed crew current deaths declined
-    denied departure descriptors died durations ec2 elsewhere end error etags exceeded exit expired failure
-    fargate fields files finished first folder following found future gap given gone grace heard hourly idle inbox
-    initargs invalid keep kept kind leaving line listed load local located logged logger mapper mark max min mismatch most mp
-    no not now obstore opened outbox outgoing output own parallel parts patience patient per phase pickler pickles place placed
-    poll prepared queue quota rank reader received recent record ref remote report requests result returned returning
-    ring root running s3 screen seen selection sending shared sign silent spending sqlite starburst start state staying step
+    message observed timeline latency latencies
+    memory out share shortage unavailable
+    gathered has holder submits too many changed
+    absolute access address alert announcer arrived more retirement assembled awaited begin big bodies boto break broken busy
+    bytes callback canceller capacity captured child completing config connection consumed context cost crashed crew current deaths declined
+    denied departure descriptors died durations ec2 elsewhere end error etags exceeded exit expired facts failure
+    fargate fields file files finished first folder following found future gap given gone grace heard hourly idle inbox
+    initargs invalid keep kept kind leaving line listed load local located logged logger map mapper mark max min mismatch most mp
+    neighbours no not now obstore opened ordered outbox outgoing output own parallel part parts patience patient per phase pickler pickles place placed plain
+    poll prepared putting queue quota rank reader received recent record ref released remote report requests result returned returning
+    ring root row running s3 screen seen selection sending sent sign silent source spending sqlite starburst start state staying step
     stepped stop stream summary tally tending threads threshold timeout traceback try unavailable unchanged
-    unpickler unproven usage version wait waker wanted warner watch workforce write
+    unpickler unproven upstream usage version wait waker wanted warner watch workforce write
     """.split()  # noqa: SIM905 - shorter than a list of strings
 )
 

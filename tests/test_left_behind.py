@@ -73,8 +73,10 @@ class Run:
         patience_s = "60" if kind == "process_that_ends_soon" else "0.5"
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "TESTS"))}
         environment |= {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT), "PIDS": str(pids)}
+        environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # half of such a run is importing those of others
+        plugins = ["-p", "no:cacheprovider", *(("-p", "xdist") if "-n" in options else ())]
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore", *options, "test_some.py"],
+            [sys.executable, "-m", "pytest", *plugins, "-W", "ignore", *options, "test_some.py"],
             cwd=folder, env={**environment, "TESTS_PATIENCE_S": patience_s}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         self.output = done.stdout + done.stderr

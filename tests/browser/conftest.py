@@ -10,11 +10,12 @@ import pytest
 
 from tests.sessions import store_url
 from tests.support.moto_server import moto_server
+from tests.support.s3_server import s3_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-__all__ = ["moto_server", "store_url"]
+__all__ = ["moto_server", "s3_server", "store_url"]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

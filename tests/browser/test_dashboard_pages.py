@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +13,8 @@ import pytest
 
 from starburst_executor import DetachedExecutor
 from starburst_executor.dashboard.serve import Dashboard
-from tests.sessions import kill_workers
-from tests.support.dashboard import Odd, busy_session, hostile, running
+from tests.sessions import kill_workers, wait_until
+from tests.support.dashboard import BREAKOUTS, Odd, busy_session, hostile, running
 from tests.support.watched import watched
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ def session(tmp_path: Path) -> Iterator[DetachedExecutor]:
     executor = busy_session(f"sqlite://{tmp_path}/sessions")
     yield executor
     executor.cleanup(force=True)
-    kill_workers(f"/{tmp_path.name}/")
+    kill_workers(f"{tmp_path}/")
 
 
 @pytest.fixture
@@ -56,7 +59,16 @@ def test_every_page_by_mouse_and_keyboard(browser: Browser, session: DetachedExe
         assert page.locator("th[aria-sort]").inner_text().startswith("Duration")
         page.get_by_role("link", name="0-13", exact=True).click()
         assert "ValueError" in page.inner_text("main")
+        assert page.locator("section:has(#h-attempts) tbody tr").count() == 2
+        assert "bad reading 13" in page.locator("section:has(#h-attempts) tbody tr").first.inner_text()
         seen.check()
+        page.locator("dt:text-is('Label') + dd a").click()
+        page.wait_for_url("**label=**")
+        assert page.locator("tbody tr").count() == 6
+        assert page.get_by_label("Label").input_value() == BREAKOUTS[1]
+        assert page.locator(f"tbody td:nth-child(2) >> text={json.dumps(BREAKOUTS[1])}").count() == 6
+        seen.check()
+        page.go_back()
         page.get_by_role("button", name="Run its code and show it").click()
         page.get_by_text("13, payload=<Odd x>").wait_for()
         seen.check()
@@ -78,6 +90,16 @@ def test_every_page_by_mouse_and_keyboard(browser: Browser, session: DetachedExe
         page.get_by_text("Done").wait_for()
         seen.check()
 
+        future = session.submit(time.sleep, 3600)
+        wait_until(future.running)
+        seen.go(base)
+        page.get_by_role("link", name="Cancel all tasks").click()
+        page.get_by_role("button", name="Cancel all tasks").click()
+        page.get_by_text("Done: 1 task cancelled").wait_for()
+        wait([future], timeout=60)
+        assert future.cancelled()
+        seen.check()
+
 
 def test_a_page_moves_by_itself_and_says_so(browser: Browser, session: DetachedExecutor, dashboard: Dashboard) -> None:
     with watched(browser, dashboard, theme="dark", width=390) as seen:
@@ -96,6 +118,28 @@ def test_a_page_moves_by_itself_and_says_so(browser: Browser, session: DetachedE
             seen.check()
         seen.go("/")
         seen.check()
+
+
+def test_the_list_of_sessions_moves_by_itself(
+    browser: Browser, session: DetachedExecutor, dashboard: Dashboard, tmp_path: Path
+) -> None:
+    with watched(browser, dashboard) as seen:
+        page = seen.page
+        seen.go("/")
+        page.evaluate("window.stays = true")
+        row = page.locator(f"tr#s-{session.id}")
+        assert "60 of 60" in row.inner_text()
+        session.submit(hostile, 3).exception()
+        row.get_by_text("61 of 61").wait_for()
+        assert row.locator(".bad").inner_text() == "7"
+        newer = busy_session(f"sqlite://{tmp_path}/sessions", 5)
+        page.locator("tbody tr").first.get_by_text(newer.id).wait_for()
+        assert page.locator("tbody tr").count() == 2
+        assert page.inner_text("#total") == "2"
+        assert page.evaluate("window.stays") is True
+        assert "requests/s" in page.inner_text("#usage")
+        seen.check()
+        newer.cleanup(force=True)
 
 
 def test_without_the_token_a_browser_sees_nothing(

@@ -27,6 +27,11 @@ _AT_ONCE = 4
 _LIMIT_S = 240.0
 
 INTERPRETERS = find_interpreters()
+# The newest one always, the others with the stress tests.
+EACH = [
+    pytest.param(found, id=found.version, marks=[] if found is INTERPRETERS[-1] else pytest.mark.stress)
+    for found in INTERPRETERS
+]
 # Its run tells of all that is left out.
 _ANY_CLASS = "FutureTests"
 pytestmark = pytest.mark.timeout(600)
@@ -118,7 +123,7 @@ def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("class_name", CLASSES)
-@pytest.mark.parametrize("interpreter", INTERPRETERS, ids=lambda found: found.version)
+@pytest.mark.parametrize("interpreter", EACH)
 def test_cpython_suite(runs: Runs, interpreter: Interpreter, class_name: str) -> None:
     run = runs.get(interpreter, class_name)
     print(_table(run))
@@ -129,7 +134,7 @@ def test_cpython_suite(runs: Runs, interpreter: Interpreter, class_name: str) ->
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)
-@pytest.mark.parametrize("interpreter", INTERPRETERS, ids=lambda found: found.version)
+@pytest.mark.parametrize("interpreter", EACH)
 def test_left_out(runs: Runs, interpreter: Interpreter, name: str) -> None:
     has_it = name in runs.get(interpreter, _ANY_CLASS).left_out
     version = tuple(map(int, interpreter.version.split(".")))

@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -186,11 +185,3 @@ def emulated_account(home: Path, *, checks_rights: bool) -> Iterator[Account]:
                     process.communicate()
         finally:
             emulator.stdin.close()
-
-
-def wait_until(condition: Callable[[], object], timeout_s: float = STEP_S) -> None:
-    """Wait for a condition, not for a time; fail when it does not come."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"did not come true within {timeout_s:g} s: {condition}"
-        time.sleep(0.3)

@@ -10,13 +10,17 @@ import json
 
 import pytest
 
-from tests.emulated.account import emulated_account, wait_until
+from tests.emulated.account import STEP_S, emulated_account
+from tests.sessions import wait_until
 
 pytestmark = [pytest.mark.emulated, pytest.mark.timeout(1500)]
 
 N_WORKERS = 50
 # Checks of `starburst doctor` that the emulator cannot pass: it drops lifecycle rules.
 KNOWN_WRONG = {"bucket"}
+
+# Each look asks the emulator and the machine.
+ASKS_EVERY_S = 0.3
 
 RUN = f"""
 import time
@@ -32,7 +36,7 @@ if __name__ == "__main__":
 """
 
 DETACHED = """
-import sys, time
+import signal, sys, time
 from starburst_executor import DetachedExecutor
 
 def slow(x):
@@ -47,7 +51,7 @@ if __name__ == "__main__":
         ex.flush()
         futures[0].result(timeout=300)
         print(ex.id, flush=True)
-        time.sleep(1000)
+        signal.pause()
     else:
         ex = DetachedExecutor.reattach(sys.argv[1])
         print(sum(future.result(timeout=300) for future in ex.futures))
@@ -79,12 +83,12 @@ def test_from_an_empty_account_to_fifty_workers_and_back(tmp_path_factory: pytes
         assert len(account.client("codebuild").list_builds()["ids"]) == 1
 
         run = account.begin("run.py")
-        wait_until(lambda: len(account.containers()) >= N_WORKERS)
+        wait_until(lambda: len(account.containers()) >= N_WORKERS, STEP_S, every_s=ASKS_EVERY_S)
         for container in account.containers()[: N_WORKERS // 3]:
             account.take(container)
         said, _ = run.communicate(timeout=600)
         assert (run.returncode, said.strip()) == (0, str(sum(x * x for x in range(30 * N_WORKERS))))
-        wait_until(lambda: not account.containers() and not account.running_tasks())
+        wait_until(lambda: not account.containers() and not account.running_tasks(), STEP_S, every_s=ASKS_EVERY_S)
 
         client = account.begin("detached.py", "begin")
         assert client.stdout is not None
@@ -94,7 +98,7 @@ def test_from_an_empty_account_to_fifty_workers_and_back(tmp_path_factory: pytes
         assert session in account.starburst("sessions"), "the stack's bucket is looked into"
         assert "task 0" in account.starburst("logs", session)
         assert account.python("detached.py", session, "end") == str(sum(x + 1 for x in range(40)))
-        wait_until(lambda: not account.containers() and not account.running_tasks())
+        wait_until(lambda: not account.containers() and not account.running_tasks(), STEP_S, every_s=ASKS_EVERY_S)
 
         made = account.resources()
         # With a choice, since the emulator takes a change of outputs alone for none.

@@ -1,4 +1,4 @@
-"""Sessions on AWS Batch, whole: the real launcher, a fake of Batch that runs each job as a process, S3 by moto."""
+"""Sessions on AWS Batch, whole: the real launcher, a fake of Batch that runs each job as a process, S3 by the benchmarks' endpoint."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ import pytest
 
 from starburst_executor import Batch, ConfigError, DetachedExecutor, ExecutorBroken, StarburstExecutor
 from starburst_executor.launch.aws import batch_submitting, launches_seen
+from starburst_executor.session.beats import read_beats
 from tests.sessions import REMOTE, run_python, wait_until
 from tests.support.aws_fakes.batch import FakeBatch
 from tests.support.aws_fakes.refusal import Page
 from tests.support.aws_fakes.server import IMAGE, FakeAws
+from tests.support.inside import session_of
 
 _CLIENT = """
 import sys
 from dataclasses import replace
 sys.path[:0] = ["tests/integration"]
 from starburst_executor import Batch, DetachedExecutor
+from starburst_executor.session.beats import read_beats
 from test_batch import slow_square
 from tests.sessions import REMOTE
 ex = DetachedExecutor(workers=4, launcher=Batch(image=sys.argv[1], spot=True), timings=replace(REMOTE, launch_s=60))
@@ -80,6 +83,7 @@ def test_a_submission_whose_answer_was_lost_is_found_and_not_made_twice(aws: Fak
     aws.batch.lose_next = True
     with executor(1) as ex:
         assert ex.submit(abs, -1).result(timeout=60) == 1
+        assert [beat.launcher_id for beat, _ in read_beats(session_of(ex))] == list(aws.batch.jobs)
     assert aws.batch.n_calls("submitjob") == 1
     assert "arrayProperties" not in next(iter(aws.batch.requests.values())), "one worker is a plain job"
     wait_until(lambda: not aws.batch.running())

@@ -64,7 +64,7 @@ def test_failures_are_looked_into_mended_and_run_again_in_place(store_url: str, 
         measure = load_target("measure.py:measure")
         # One argument is too big to be stored with its task.
         for x in range(5):
-            executor.submit(measure, x, scale=2)
+            (executor.options(retries=1) if x == 4 else executor).submit(measure, x, scale=2)
         executor.submit(measure, 6, scale="s" * 200_000)
     url = executor.url
     wait_until(lambda: ended(url))
@@ -78,7 +78,12 @@ def test_failures_are_looked_into_mended_and_run_again_in_place(store_url: str, 
     assert 'raise ValueError(f"no threes: {x}")' in str(first["traceback"])
     assert str(first["inputs"]).startswith("['0, scale=2', '3, scale=2', \"6, scale='sss")
     assert second["type_name"] == "builtins.KeyError"
-    assert "4, scale=2" in run("errors", url).stdout
+    (tried,) = second["attempts"][0]
+    assert (tried["attempt"], tried["error"].partition(":")[0]) == (1, "KeyError")
+    assert first["attempts"] == [[], [], []]
+    shown = run("errors", url).stdout
+    assert "4, scale=2" in shown
+    assert f"attempt 1 on {tried['worker']} until " in shown
     assert "failed" in run("explain", url, "0-3").stdout
     assert "all tasks have ended" in run("explain", url).stdout
 

@@ -94,16 +94,52 @@ def test_an_interrupted_run_goes_on_and_attach_comes_back(folder: Path) -> None:
     run("cleanup", url, "--force", "--yes")
 
 
+ODD = """
+class Odd:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+def odd(x):
+    if x:
+        raise ValueError("two\\nlines \\x1b[31m")
+    return Odd()
+"""
+
+
+def test_values_and_messages_that_a_terminal_cannot_show_are_a_line_each(folder: Path) -> None:
+    store = f"sqlite://{folder}/sessions"
+    (folder / "odd.py").write_text(ODD)
+    result = run("run", "odd.py:odd", "--range", "2", "--workers", "1", "--store", store, "--json")
+    assert result.exit_code == exits.NO
+    assert (json.loads(result.stdout)["completed"], json.loads(result.stdout)["failed"]) == (1, 1)
+    assert run("attach", "last", "--store", store).stdout.splitlines() == [
+        "0-0 completed, not shown: RuntimeError: no repr",
+        r"0-1 failed ValueError: two\nlines \x1b[31m",
+    ]
+    assert r"message: two\nlines \x1b[31m" in run("errors", "last", "--store", store).stdout
+    assert "1 task runs again" in run("retry", "last", "--store", store).stdout
+    run("cleanup", "last", "--store", store, "--force", "--yes")
+
+
 def test_programs_are_run_and_their_files_are_the_outcome(folder: Path) -> None:
     store = f"sqlite://{folder}/sessions"
-    program = "import sys; open(f'{sys.argv[1]}.txt', 'w').write('x' * int(sys.argv[1])); print(sys.argv); sys.exit(sys.argv[1] == '2')"
+    program = (
+        "import sys; open(f'{sys.argv[1]}.txt', 'w').write('x' * int(sys.argv[1])); print(sys.argv); "
+        "sys.exit('it was two' if sys.argv[1] == '2' else 0)"
+    )
     words = ["--range", "1:3", "--store", store, "--workers", "1", "--outputs", "*.txt", "--out", "out.jsonl"]
     result = run("run", *words, "--", sys.executable, "-c", program, "{}")
     assert result.exit_code == exits.NO, result.stderr
     first, second = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
     assert first["value"]["exit_status"] == 0
     assert first["value"]["outputs"] == {"1.txt": "eA=="}
-    assert "non-zero exit status 1" in second["error"]["message"]
+    assert second["error"]["message"].endswith(" 2: exit status 1: it was two")
+    assert {name: second["error"][name] for name in ("exit_status", "stdout", "stderr")} == {
+        "exit_status": 1,
+        "stdout": "['-c', '2']\n",
+        "stderr": "it was two\n",
+    }
+    assert "exit status 1: it was two" in run("errors", "last", "--store", store).stdout
     assert "['-c', '2']" in run("logs", "last", "--store", store, "--task", "0-1").stdout
     run("cleanup", "last", "--store", store, "--force", "--yes")
 
@@ -112,10 +148,15 @@ def test_what_cannot_run_is_refused_before_a_session_starts(folder: Path) -> Non
     store = ("--store", f"sqlite://{folder}/sessions")
     (folder / "half.jsonl").write_text('{"x": 1}\nnope\n')
     (folder / "broken.py").write_text("1 / 0\n")
+    (folder / "syntax.py").write_text("def f(:\n")
+    (folder / "leaves.py").write_text("import sys\nsys.exit(0)\n")
     for words, says in (
         (["tool.py:nothing"], "there are double, wait_for"),
         (["nowhere.py:f"], "the script cannot be read"),
         (["broken.py:f"], "ZeroDivisionError: division by zero (line 1 of"),
+        (["syntax.py:f"], "syntax.py cannot be run: SyntaxError: invalid syntax (syntax.py, line 1)\n"),
+        (["leaves.py:f"], "leaves.py cannot be run: SystemExit: 0 (line 2 of"),
+        (["no_such_module:f"], "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'\n"),
         (["tool"], "write module:function or script.py:function"),
         ([], "name what to run"),
         (["tool.py:double", "--arg", "y=1"], "cannot be called with these inputs"),
@@ -126,8 +167,11 @@ def test_what_cannot_run_is_refused_before_a_session_starts(folder: Path) -> Non
         result = run("run", *words, *store)
         assert (result.exit_code, says in result.stderr) == (exits.USAGE, True), result.stderr
     assert run("sessions", *store).stdout == ""
-    dry = run("run", "tool.py:double", "--range", "0:5000", "--dry-run", *store)
-    assert "tasks      5,000" in dry.stdout
+    dry = ("run", "tool.py:double", "--range", "0:5000", "--workers", "3", "--dry-run", *store)
+    assert "tasks      5,000" in run(*dry).stdout
+    found = json.loads(run(*dry, "--json").stdout)
+    assert (found["format"], found["tasks"], found["workers"], found["launcher"]) == (1, 5000, 3, "local")
+    assert run(*dry, "--json", "--out", "-").exit_code == exits.USAGE
     assert run("sessions", *store).stdout == ""
 
 

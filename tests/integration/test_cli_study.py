@@ -139,6 +139,19 @@ def test_a_gate_and_an_abort(folder: Path) -> None:
     Study.resume("small").delete()
 
 
+@pytest.mark.parametrize("ends", [KeyboardInterrupt(), SystemExit(143)])
+def test_an_interruption_says_that_the_same_command_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, ends: BaseException
+) -> None:
+    def interrupted(self: Study, **_: object) -> None:
+        raise ends
+
+    monkeypatch.setattr(Study, "run", interrupted)
+    result = run("study", "run", "study.yaml")
+    assert result.exit_code
+    assert "study small is stopped, at a consistent record; its submitted trials go on" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [

@@ -16,7 +16,6 @@ from starburst_executor.launch.aws import ecs_placing, launches_seen
 from tests.sessions import REMOTE, wait_until
 from tests.support.aws_fakes.server import IMAGE, FakeAws
 from tests.support.inside import parts_of
-from tests.support.moto_server import BUCKET
 
 # Each of them costs more than a cent an hour for ten slots, and 10,000 of them more than twenty dollars.
 KINDS = ["fargate", "fargate-spot", "ec2", "batch"]
@@ -46,7 +45,7 @@ def test_the_hourly_limit_holds_on_every_path(aws: FakeAws, kind: str) -> None:
     with pytest.raises(BudgetExceeded, match="max_hourly_cost is"):
         DetachedExecutor.reattach(ex.url, key=ex.key, max_hourly_cost=DEAR)
     with DetachedExecutor(
-        workers=10, launcher="none", store=f"s3://{BUCKET}/none?region=us-east-1", max_hourly_cost=DEAR
+        workers=10, launcher="none", store=f"s3://{aws.outputs['Bucket']}/none?region=us-east-1", max_hourly_cost=DEAR
     ) as ex:
         pass
     with pytest.raises(BudgetExceeded, match="max_hourly_cost is"):

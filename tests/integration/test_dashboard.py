@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
+from concurrent.futures import wait
 from contextlib import closing, contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,10 +21,10 @@ from starburst_executor.dashboard.app import make_app
 from starburst_executor.dashboard.hub import Places
 from starburst_executor.dashboard.safety import POLICY, Access
 from starburst_executor.dashboard.tabs import MOST_BYTES
-from tests.sessions import kill_workers, run_python
+from tests.sessions import detached, kill_workers, run_python, wait_until
 from tests.support.dashboard import BREAKOUTS, Client, busy_session, running
 from tests.support.inside import key_of
-from tests.support.moto_server import MotoServer
+from tests.support.s3_server import S3Server
 
 
 class Session:
@@ -45,14 +47,13 @@ def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         if request.param == "sqlite":
             store_url = f"sqlite://{folder}/sessions"
         else:
-            server: MotoServer = request.getfixturevalue("moto_server")
-            for name, value in server.environment.items():
-                patch.setenv(name, value)
-            store_url = f"s3://{server.bucket}/{folder.name}"
+            server: S3Server = request.getfixturevalue("s3_server")
+            server.use(patch)
+            store_url = f"s3://{server.bucket}{folder}"
         executor = busy_session(store_url)
         executor.detach()
         yield Session(store_url, executor)
-        kill_workers(f"/{folder.name}/")
+        kill_workers(f"{folder}/")
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +88,7 @@ TAGS = frozenset(
 )
 ATTRIBUTES = frozenset(
     """
-    lang charset name content http-equiv rel href type src defer data-events data-reload data-now data-since
+    lang charset name content http-equiv rel href type src defer data-events data-now data-since
     class id tabindex aria-label aria-current aria-labelledby aria-hidden aria-live aria-sort role scope
     colspan datetime viewbox preserveaspectratio focusable x width height d alt method action value checked
     placeholder maxlength open title required autocomplete for
@@ -168,7 +169,7 @@ def test_the_first_answer_of_a_session_holds_its_counts(session: Session, client
     assert "failed6" in text
     assert "ValueError" in text
     assert "nothingwaits" in text
-    assert "requests/s" in text
+    assert re.search(r"thelasttimeby\d+requests,whichcostsnothinghere", text)
 
 
 def test_tasks_are_filtered_sorted_and_counted(session: Session, client: Client) -> None:
@@ -179,6 +180,11 @@ def test_tasks_are_filtered_sorted_and_counted(session: Session, client: Client)
     assert "6 tasks match" in page.text
     assert {link for link in page.links if "/t/" in link} == {f"{session.base}/t/0-{i}" for i in range(3, 60, 10)}
     assert "1 task matches" in page_of(client.get(f"{session.base}/tasks?text=reading 13")).text
+    page = page_of(client.get(f"{session.base}/tasks", params={"label": BREAKOUTS[1], "state": "failed"}))
+    assert "3 tasks match" in page.text
+    assert page.text.count(BREAKOUTS[1]) == 4, "three labels, and the message of 0-13"
+    assert {link for link in page.links if "/t/" in link} == {f"{session.base}/t/0-{i}" for i in (13, 33, 53)}
+    assert "0 tasks match" in page_of(client.get(f"{session.base}/tasks", params={"label": BREAKOUTS[1][:-1]})).text
     assert "0 tasks match" in page_of(client.get(f"{session.base}/tasks?worker=%3Cscript%3Ealert(1)%3C/script%3E")).text
     forged = page_of(client.get(f"{session.base}/tasks?sort=%3Cscript%3E&after=x"), 400)
     assert "choose on the page" in forged.text
@@ -193,6 +199,20 @@ def test_what_a_task_wrote_is_text_on_every_page(session: Session, client: Clien
         assert squeezed(failed_task(i)) in squeezed(page_of(client.get(f"{session.base}/t/0-{i}")).text)
     for path in ("", "/tasks", "/tasks?state=failed", "/failures", "/workers"):
         page_of(client.get(f"{session.base}{path}"))
+
+
+def test_a_task_has_its_label_and_its_attempts(session: Session, client: Client) -> None:
+    # The second one, or a later one if a worker gave the task back before it had started it.
+    text = squeezed(page_of(client.get(f"{session.base}/t/0-3")).text)
+    (attempt,) = re.findall(r"Attempt(\d)Failedattempts2", text)
+    assert int(attempt) >= 2
+    assert re.search(rf"{int(attempt) - 1}ValueError.*{attempt}failed", text)
+    page = page_of(client.get(f"{session.base}/t/0-13"))
+    text = squeezed(page.text)
+    assert squeezed(f"Label{BREAKOUTS[1]}") in text
+    assert squeezed(f"1ValueError: bad reading 13: {failed_task(13)}")[:200] in text
+    assert re.search(r"2failed\S{5,80}\d\d:\d\d:\d\dOfattempts", text)
+    assert "followedbyanotherone" not in squeezed(page_of(client.get(f"{session.base}/t/0-14")).text)
 
 
 def test_failures_are_sorted_by_kind_with_a_traceback_and_inputs(session: Session, client: Client) -> None:
@@ -245,9 +265,10 @@ def test_without_the_key_counts_are_shown_and_values_are_not(session: Session, m
         ("/s/..%2f..%2fetc", 404),
         ("/s/A<script>", 404),
         ("/nothing", 404),
-        ("{base}/t/0-99999", 400),
-        ("{base}/t/x", 400),
+        ("{base}/t/0-99999", 404),
+        ("{base}/t/x", 404),
         ("{base}/events?page=other", 404),
+        ("{base}/events?page=task&subject=x", 400),
         ("{base}/actions/retry", 404),
         ("{base}/actions/other", 404),
         ("/static/../app.py", 404),
@@ -265,10 +286,38 @@ def test_a_session_is_changed_only_if_allowed_and_asked(session: Session, tmp_pa
         assert "How much later" in page_of(client.get(path)).text
         page_of(client.post(path, data={"value": "1h"}), 403)
         form = {"form_token": access.form_token, "value": "<b>never</b>"}
-        assert "such as 30m" in page_of(client.post(path, data=form)).text
+        for value in ("<b>never</b>", "1e400d", "nan", "inf", "-5m"):
+            form["value"] = value
+            assert "such as 30m" in page_of(client.post(path, data=form)).text
         form["value"] = "1h"
         assert "Done" in page_of(client.post(path, data=form)).text
-        assert "tasks were cancelled" in page_of(client.post(f"{session.base}/actions/cancel", data=form)).text
+        assert "tasks cancelled" in page_of(client.post(f"{session.base}/actions/cancel", data=form)).text
+
+
+@pytest.mark.parametrize("session", ["sqlite"], indirect=True)
+def test_a_running_task_is_stopped_by_its_button(session: Session, tmp_path: Path) -> None:
+    access = Access(allows_actions=True)
+    executor = detached(f"sqlite://{tmp_path}/sessions", workers=1)
+    own = Session(f"sqlite://{tmp_path}/sessions", executor)
+    try:
+        stop_by_button(own, executor, access)
+    finally:
+        executor.cleanup(force=True)
+        kill_workers(f"{tmp_path}/")
+
+
+def stop_by_button(own: Session, executor: DetachedExecutor, access: Access) -> None:
+    with client_of(own, access) as client:
+        future = executor.submit(time.sleep, 3600)
+        wait_until(future.running)
+        path = f"{own.base}/actions/stop"
+        assert path in page_of(client.get(own.base)).links
+        page_of(client.post(path, data={"form_token": "forged"}), 403)
+        assert future.running()
+        assert "Cancel every unfinished task" in page_of(client.get(path)).text
+        assert "Done: 1 task cancelled" in page_of(client.post(path, data={"form_token": access.form_token})).text
+        wait([future], timeout=60)
+        assert future.cancelled()
 
 
 def test_metrics_are_what_prometheus_reads(session: Session) -> None:
@@ -310,6 +359,18 @@ def test_updates_are_small_and_come_as_events(session: Session) -> None:
         assert "bad reading" in first["failures"]
         assert Page(first["failures"]).tags <= TAGS
         assert httpx.get(f"{base}/events?page=session").status_code == 401
+        root = base.partition("/s/")[0]
+        shown = client.get(f"{root}/").text
+        seen = re.search(r"seen=(\w+)", shown)
+        assert seen is not None
+        # Who has the rows already is sent none; another tab is.
+        for query, names in ((f"seen={seen[1]}", set()), ("", {f"^sessions/s-{session.id}"})):
+            with client.stream("GET", f"{root}/events?{query}") as stream:
+                size, first = next(updates(stream))
+            assert size <= MOST_BYTES
+            assert {name for name in first if name.startswith("^")} == names
+            assert "requests/s" in first["usage"]
+        assert httpx.get(f"{root}/events").status_code == 401
 
 
 @pytest.mark.parametrize("session", ["sqlite"], indirect=True)

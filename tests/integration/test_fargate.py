@@ -1,4 +1,4 @@
-"""Sessions on Fargate, whole: the real launcher, a fake of ECS that runs each ECS task as a process, S3 by moto."""
+"""Sessions on Fargate, whole: the real launcher, a fake of ECS that runs each ECS task as a process, S3 by the benchmarks' endpoint."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from starburst_executor.client.looks import Looks
 from starburst_executor.errors import StarburstError
 from starburst_executor.launch.aws import ecs_placing, launches_seen
 from starburst_executor.launch.aws.ecs_handle import EcsHandle
+from starburst_executor.session.beats import read_beats
 from tests.sessions import REMOTE, wait_until
 from tests.support.aws_fakes.ecs import CAPACITY, VCPUS, Step, failing, losing, refusing
 from tests.support.aws_fakes.refusal import Page, Refusal
@@ -378,6 +379,9 @@ def test_ids_with_hyphens_are_ids(aws: FakeAws) -> None:
     with executor(2) as ex:
         assert list(ex.map(abs, range(-4, 0), timeout=60)) == [4, 3, 2, 1]
         assert all("-" in one for one in aws.ecs.tasks)
+        names = [beat.launcher_id for beat, _ in read_beats(session_of(ex))]
+        assert all(name.startswith("arn:") for name in names)
+        assert {name.rpartition("/")[2] for name in names} == set(aws.ecs.tasks)
     wait_until(lambda: not aws.ecs.not_stopped())
 
 
@@ -452,7 +456,7 @@ def test_a_worker_that_never_beats_is_stopped_and_replaced_while_others_work(
     aws: FakeAws, caplog: pytest.LogCaptureFixture
 ) -> None:
     aws.ecs.n_hang = 1
-    with caplog.at_level(logging.WARNING), executor(2, launch_s=4.0) as ex:
+    with caplog.at_level(logging.WARNING), executor(2, launch_s=8.0) as ex:
         futures = [ex.submit(slow_square, n) for n in range(120)]
         wait_until(lambda: sum(task.get("stopCode") == "UserInitiated" for task in aws.ecs.tasks.values()) == 1)
         wait_until(lambda: len(aws.ecs.tasks) == 3)

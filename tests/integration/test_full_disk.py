@@ -6,8 +6,6 @@ Captured output needs no disk on Linux, where these tests run: a task's output i
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import wait
 from dataclasses import replace
@@ -16,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from starburst_executor import DetachedExecutor, StarburstExecutor, StoreUnavailable
-from tests.sessions import EMBEDDED, kill_workers
+from tests.sessions import EMBEDDED, kill_workers, wait_until
+from tests.support.small_disk import grow, mounted
 
 _DISK_BYTES = 4 << 20
 _RESULT_BYTES = 300_000
@@ -27,31 +26,15 @@ TIMINGS = replace(EMBEDDED, patience_s=2.0)
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of four megabytes; it grows by `free_space`."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if sys.platform != "linux":
-        pytest.skip("needs a small file system of its own: mounts one on Linux only")
-    done = _mount("-t", "tmpfs", "-o", f"size={_DISK_BYTES}", "tmpfs", str(folder))
-    if done.returncode:
-        pytest.skip(f"needs to mount a small file system, as root: {done.stderr.splitlines()[0]}")
-    try:
-        yield folder
-    finally:
-        kill_workers(f"/{tmp_path.name}/")
-        # Lazily: a worker that is ending may have a file open still.
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def _mount(*arguments: str) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(["mount", *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        return subprocess.CompletedProcess(["mount"], 1, "", str(error))
+    with mounted(tmp_path / "disk", _DISK_BYTES) as folder:
+        try:
+            yield folder
+        finally:
+            kill_workers(f"{tmp_path}/")
 
 
 def free_space(folder: Path) -> None:
-    """Free space, as a user who deletes other files."""
-    assert _mount("-o", f"remount,size={_DISK_BYTES * 16}", str(folder)).returncode == 0
+    grow(folder, _DISK_BYTES * 16)
 
 
 def large(value: int) -> bytes:
@@ -75,6 +58,16 @@ def test_results_that_do_not_fit_end_in_an_error_and_go_on_once_there_is_space(s
     again = DetachedExecutor.reattach(executor.url)
     assert [future.result(60) for future in again.futures] == [large(n) for n in range(_N_TASKS)]
     again.cleanup(force=True)
+
+
+def test_workers_that_wait_for_space_say_so_while_they_wait(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    executor = DetachedExecutor(workers=2, store=f"sqlite://{small_disk}/sessions", timings=EMBEDDED)
+    futures = [executor.submit(large, n) for n in range(_N_TASKS)]
+    # Who says it depends on which writes find no room: those of workers, or those of the client as well.
+    wait_until(lambda: "disk full" in executor.status().trouble or "disk full" in caplog.text)
+    free_space(small_disk)
+    assert [future.result(60) for future in futures] == [large(n) for n in range(_N_TASKS)]
+    executor.cleanup(force=True)
 
 
 def test_calls_that_do_not_fit_end_in_an_error_and_what_was_acknowledged_goes_on(small_disk: Path) -> None:

@@ -30,7 +30,8 @@ from tests.sessions import (
     worker_pids,
 )
 from tests.support.inside import session_of
-from tests.support.moto_server import ROOT, MotoServer
+from tests.support.moto_server import ROOT
+from tests.support.s3_server import S3Server
 
 
 def join_worker(
@@ -150,17 +151,16 @@ def test_a_worker_whose_log_is_not_read_works_and_leaves(tmp_path: Path, full_pi
 
 
 @pytest.fixture
-def proxy(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
-    with FaultProxy(moto_server.endpoint_url) as proxy:
-        for name, value in {**moto_server.environment, "AWS_ENDPOINT_URL": proxy.url}.items():
-            monkeypatch.setenv(name, value)
+def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_server.endpoint_url) as proxy:
+        s3_server.use(monkeypatch, at=proxy.url)
         yield proxy
-        kill_workers(f"/{tmp_path.name}/")
+        kill_workers(f"{tmp_path}/")
 
 
 @pytest.fixture
-def url(moto_server: MotoServer, tmp_path: Path) -> str:
-    return f"s3://{moto_server.bucket}/{tmp_path.name}"
+def url(s3_server: S3Server, tmp_path: Path) -> str:
+    return f"s3://{s3_server.bucket}{tmp_path}"
 
 
 class Outage:

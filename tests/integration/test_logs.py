@@ -38,6 +38,8 @@ def test_what_tasks_wrote_comes_from_the_store_to_the_stream_that_they_used() ->
     assert result.stdout.splitlines() == ["[0-0] out 0", "[0-0] and more", "[0-2] out 2", "[0-2] and more"]
     assert result.stderr.splitlines()[-2:] == ["[0-0] err 0", "[0-2] err 2"]
     assert run("logs", ex.id, "--task", "0-2").stdout == "out 2\nand more\n"
+    first, *_ = map(json.loads, run("logs", ex.id, "--task", "0-2", "--json").stdout.splitlines())
+    assert first == {"format": 1, "task": "0-2", "stream": "stdout", "text": "out 2"}
     assert run("logs", ex.id, "--task", "0-1").stdout == ""
     for words, error in (
         (("--task", "0-3"), "no such task: task=0-3"),

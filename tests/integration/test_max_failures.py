@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor import DetachedExecutor, TooManyFailures
+from starburst_executor import DependencyFailed, DetachedExecutor, TooManyFailures
 from starburst_executor.errors import ConfigError
 from tests.sessions import detached, wait_until
 from tests.support.inside import session_of
@@ -41,6 +41,21 @@ def test_workers_end_it_and_unfinished_tasks_say_how_many_failed(store_url: str,
     finally:
         (tmp_path / "go").touch()
         reader.cleanup(force=True)
+
+
+def test_tasks_that_fail_because_of_another_one_count(tmp_path: Path) -> None:
+    with detached(f"sqlite://{tmp_path}/store", workers=2, max_failures=5) as ex:
+        held = ex.submit(_fails, str(tmp_path), 0)
+        failing = ex.submit(_fails, str(tmp_path), 1)
+        futures = [ex.submit(pow, failing, n) for n in range(8)]
+        try:
+            wait_until(lambda: session_of(ex).manifest.refresh().state.is_over)
+            assert session_of(ex).manifest.current.reason.startswith("9 of 10 tasks failed")
+            assert {type(future.exception(60)) for future in futures} == {DependencyFailed}
+        finally:
+            (tmp_path / "go").touch()
+            ex.cleanup(force=True)
+        assert held.done()
 
 
 @pytest.mark.parametrize("limit", [-1, True, "ten", "101%", "10 %", 1.5])

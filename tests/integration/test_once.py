@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor import DetachedExecutor, Timings
+from starburst_executor import DetachedExecutor, Limit, Timings
 from starburst_executor.protocol.records.once import ONCE
 from tests.sessions import kill, run_python, timings_for, wait_until
 from tests.support.inside import session_of
@@ -83,6 +83,37 @@ def test_a_second_client_submits_only_what_is_new(store_url: str, tmp_path: Path
 
 def _marked_pair(pair: tuple[str, int]) -> object:
     return marked(*pair)
+
+
+def _alone(folder: str, number: int) -> int:
+    """Fail if another task with the limit runs at the same time."""
+    lock = Path(folder) / "alone"
+    lock.mkdir()
+    lock.rmdir()
+    return number
+
+
+def test_priority_limit_and_resources_hold_although_another_client_creates_the_objects(
+    store_url: str, tmp_path: Path
+) -> None:
+    items = [(str(tmp_path), n) for n in range(12)]
+    with named(store_url, workers=4) as first:
+        view = first.options(priority=-5, limit=Limit("api", 1), resources={"cpu": 1})
+        view.map_once(_alone_pair, items)
+        keys = status_keys(first)
+        assert len(keys) > 1
+        assert {key.partition("-p")[2] for key in keys} == {"-5-lapi-r1xcpu"}
+        # As a client leaves them that dies after the entry.
+        session_of(first).store.delete(keys)
+    with named(store_url, launcher="local") as second:
+        futures = second.map_once(_alone_pair, items)  # without the options: known tasks keep theirs
+        assert [future.result(60) for future in futures] == list(range(12))
+        assert status_keys(second) == keys
+    stop(store_url)
+
+
+def _alone_pair(pair: tuple[str, int]) -> int:
+    return _alone(*pair)
 
 
 SIZES = [10, 2_000, 100_000]

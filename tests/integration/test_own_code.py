@@ -99,14 +99,14 @@ class Client:
 
 @pytest.fixture
 def store(tmp_path: Path, moto_server: MotoServer) -> Iterator[str]:
-    yield f"s3://{moto_server.bucket}/{tmp_path.name}"
-    kill_workers(f"/{tmp_path.name}/")
+    yield f"s3://{moto_server.bucket}{tmp_path}"
+    kill_workers(f"{tmp_path}/")
 
 
 def stored(server: MotoServer, tmp_path: Path) -> dict[str, object]:
     """The code in the store: when each was written, by key."""
     client = boto3.client("s3")
-    listed = client.list_objects_v2(Bucket=server.bucket, Prefix=f"{tmp_path.name}/code/").get("Contents", ())
+    listed = client.list_objects_v2(Bucket=server.bucket, Prefix=f"{str(tmp_path)[1:]}/code/").get("Contents", ())
     return {line["Key"]: line["LastModified"] for line in listed}
 
 

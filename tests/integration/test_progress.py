@@ -17,7 +17,7 @@ import pytest
 from nbclient import NotebookClient
 
 from starburst_executor import DetachedExecutor
-from tests.sessions import detached, wait_until
+from tests.sessions import agent_pids, detached, wait_until
 from tests.support.aws_rig import run
 from tests.support.moto_server import ROOT
 
@@ -47,6 +47,7 @@ def test_what_a_task_reports_is_seen_from_the_store_while_it_runs(
         )
         assert (task.id, task.done, task.total, task.text) == ("0-0", 17.0, 50.0, "reading lines")
         assert task.memory_bytes is not None
+        assert reader.status().members[0].launcher_id == str(agent_pids(executor.url)[0])
         assert "34% (17 of 50) reading lines" in run("top", executor.url).stdout
         (line,) = run("top", executor.url, "--json").stdout.splitlines()
         (shown,) = json.loads(line)["running"]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
+from dataclasses import replace
+from email import message_from_string
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -20,7 +25,11 @@ import pytest
 from aiosmtpd.controller import Controller
 
 from starburst_executor import DetachedExecutor
+from starburst_executor.protocol.failures import TOO_MANY_FAILURES
+from starburst_executor.protocol.money import BUDGET_EXCEEDED
+from starburst_executor.protocol.records import SessionState
 from tests.sessions import agent_pids, detached, wait_until
+from tests.support.inside import session_of
 from tests.support.moto_server import MotoServer
 
 COMMAND_S = 100
@@ -116,33 +125,108 @@ def test_a_message_arrives_although_its_sender_is_killed(store_url: str, hook: H
     executor.cleanup(force=True)
 
 
+def test_the_dashboard_sends_messages_while_no_browser_looks(tmp_path: Any, hook: Hook) -> None:
+    executor = ended(f"sqlite://{tmp_path}/sessions")
+    command = [sys.executable, "-m", "starburst_executor.cli", "dashboard", executor.url, "--notify", hook.url]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as sender:
+        hook.before_answer = sender.kill
+        assert sender.wait(COMMAND_S) == -signal.SIGKILL
+    assert hook.ids == ["first-failure"]
+    hook.before_answer = lambda: None
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as sender:
+        wait_until(lambda: not executor.status().unsent and "completed-4" in hook.ids)
+        sender.terminate()
+    assert hook.ids == ["first-failure", "first-failure", "completed-4"]
+    executor.cleanup(force=True)
+
+
 class Mails:
+    """A mail server that keeps what it gets, and may do something before it answers."""
+
     def __init__(self) -> None:
         self.got: list[str] = []
+        self.before_answer: Callable[[], None] = lambda: None
+        with socket.socket() as free:  # aiosmtpd does not choose one itself
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.controller = Controller(self, hostname="127.0.0.1", port=self.port)
+        self.controller.start()
+
+    @property
+    def url(self) -> str:
+        address = f"smtp=127.0.0.1&port={self.port}&mode=insecure&from=me@example.org&to=you@example.org"
+        return f"mailto://127.0.0.1:{self.port}?{address}"
+
+    @property
+    def ids(self) -> list[str]:
+        texts = [message_from_string(text).get_payload(decode=True) for text in self.got]
+        return [re.findall(r"message \S+/(\S+)", text.decode())[-1] for text in texts if isinstance(text, bytes)]
 
     async def handle_DATA(self, server: object, session: object, envelope: Any) -> str:
         self.got.append(envelope.content.decode())
+        self.before_answer()
         return "250 OK"
 
 
-def test_mail_arrives_and_a_recipient_that_is_down_changes_nothing(tmp_path: Any) -> None:
-    executor = ended(f"sqlite://{tmp_path}/sessions")
+@pytest.fixture
+def mails() -> Iterator[Mails]:
     mails = Mails()
-    with socket.socket() as free:  # aiosmtpd does not choose one itself
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    controller = Controller(mails, hostname="127.0.0.1", port=port)
-    controller.start()
-    try:
-        address = f"smtp=127.0.0.1&port={port}&mode=insecure&from=me@example.org&to=you@example.org"
-        sender = waiting(executor, f"mailto://127.0.0.1:{port}?{address}")
-        output, _ = sender.communicate(timeout=COMMAND_S)
-        assert sender.returncode == 1, output
-        assert len(mails.got) == 2
-        assert "Subject:" in mails.got[1]
-        assert executor.id in mails.got[1]
-    finally:
-        controller.stop()
+    yield mails
+    mails.controller.stop()
+
+
+def test_mail_arrives_although_its_sender_is_killed(tmp_path: Any, mails: Mails) -> None:
+    executor = ended(f"sqlite://{tmp_path}/sessions")
+    sender = waiting(executor, mails.url)
+    mails.before_answer = sender.kill
+    sender.communicate(timeout=COMMAND_S)
+    assert mails.ids == ["first-failure"]
+    mails.before_answer = lambda: None
+    sender = waiting(executor, mails.url)
+    output, _ = sender.communicate(timeout=COMMAND_S)
+    assert sender.returncode == 1, output
+    assert mails.ids == ["first-failure", "first-failure", "completed-4"]
+    assert "Subject:" in mails.got[1]
+    assert executor.id in mails.got[1]
+    executor.cleanup(force=True)
+
+
+ENDS = {
+    "max-failures": (SessionState.BROKEN, TOO_MANY_FAILURES),
+    "budget": (SessionState.BROKEN, BUDGET_EXCEEDED),
+    "broken": (SessionState.BROKEN, ""),
+    "expired": (SessionState.EXPIRED, ""),
+}
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("event", ENDS)
+def test_every_message_reaches_every_recipient_although_each_one_kills_its_sender(
+    tmp_path: Any, hook: Hook, mails: Mails, event: str
+) -> None:
+    executor = ended(f"sqlite://{tmp_path}/sessions")
+    state, error = ENDS[event]
+    session_of(executor).manifest.change(lambda manifest: replace(manifest, state=state, error=error, reason="a test"))
+    n_runs = 0
+    while n_runs < 9:
+        n_runs += 1
+        sender = waiting(executor, hook.url, mails.url)
+        n_before = [len(hook.ids), len(mails.ids)]
+
+        def kill(server: Hook | Mails, n: int, sender: subprocess.Popen[str] = sender) -> None:
+            # Each server kills the sender of what it gets for the first time.
+            if any(server.ids.count(message) == 1 for message in server.ids[n:]):
+                sender.kill()
+
+        hook.before_answer = partial(kill, hook, n_before[0])
+        mails.before_answer = partial(kill, mails, n_before[1])
+        sender.communicate(timeout=COMMAND_S)
+        if sender.returncode != -signal.SIGKILL:
+            break
+    assert n_runs == 5  # four deaths: of two messages to two recipients
+    for server in (hook, mails):
+        assert Counter(server.ids) == {"first-failure": 2, event: 2}
+    assert executor.status().unsent == ()
     executor.cleanup(force=True)
 
 

@@ -39,7 +39,7 @@ def test_a_report_by_command_and_by_method_has_every_task(store_url: str, tmp_pa
     path = tmp_path / "run.html"
     command = [sys.executable, "-m", "starburst_executor.cli", "report", executor.url, "--out", str(path)]
     subprocess.run(command, check=True, capture_output=True, timeout=100)
-    assert "6 × <code>builtins.ValueError</code>" in path.read_text(encoding="utf-8")
+    assert "6 × <code>ValueError</code>" in path.read_text(encoding="utf-8")
     executor.cleanup(force=True)
 
 

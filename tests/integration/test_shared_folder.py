@@ -107,4 +107,4 @@ def test_what_is_no_session_is_in_nobodys_way(store: str, tmp_path: Path, how: s
     assert [summary.id for summary in DetachedExecutor.list_sessions(store=store)] == [executor.id]
     assert file.exists()
     executor.cleanup(force=True)
-    kill_workers(f"/{tmp_path.name}/")
+    kill_workers(f"{tmp_path}/")

@@ -57,10 +57,10 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OwnStore]:
     server = MotoServer(json.loads(process.stdout.readline()))
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
-    yield OwnStore(process, f"s3://{server.bucket}/{tmp_path.name}")
+    yield OwnStore(process, f"s3://{server.bucket}{tmp_path}")
     process.kill()
     process.communicate()
-    kill_workers(f"/{tmp_path.name}/")
+    kill_workers(f"{tmp_path}/")
 
 
 def test_a_missing_bucket_is_named_at_once(s3: MotoServer) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
-from starburst_executor import Stage, Study, StudyChanged, StudyNotFound
+from starburst_executor import DetachedExecutor, Stage, Study, StudyChanged, StudyNotFound
 from starburst_executor.study.events import Event
 from tests.sessions import store_of, timings_for, wait_until
-from tests.support import campaign
+from tests.support.campaign import SURVIVORS, TRIALS
+from tests.support.inside import session_of
 from tests.support.moto_server import ROOT
+from tests.support.small_disk import mounted
 
 # Each test runs on the embedded store with `make test`, and on S3 too with `make stress`: there a study makes the same requests.
 STORES = ["sqlite", pytest.param("s3", marks=pytest.mark.stress)]
@@ -31,10 +33,28 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     yield from store_of(request, tmp_path, monkeypatch)
 
 
-def drive(name: str, store: str, folder: Path, moment: str = "none") -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    words = [sys.executable, "-m", "tests.support.campaign", name, store, str(folder), moment]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+def drive(
+    folder: Path, store: str, *words: str, moment: str = "none", cwd: Path | None = None
+) -> subprocess.Popen[str]:
+    """Start the command `starburst study …` on the campaign, in a process that kills itself at a moment."""
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "CAMPAIGN_FOLDER": str(folder),
+        # The campaign's `python3` is this one.
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }  # fmt: skip
+    line = [sys.executable, "-m", "tests.support.campaign.dying", moment, "study", *words, "--store", store]
+    return subprocess.Popen(
+        line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=cwd or folder
+    )
+
+
+def campaign_in(folder: Path, name: str) -> Path:
+    """Write the campaign's file, trials and program to a folder, as a study of that name."""
+    folder.mkdir()
+    for file in ("trials.py", "tool.py", "study.yaml"):
+        text = (ROOT / "tests/support/campaign" / file).read_text(encoding="utf-8")
+        (folder / file).write_text(text.replace("study: campaign", f"study: {name}"), encoding="utf-8")
+    return folder
 
 
 def essence(study: Study) -> list[Any]:
@@ -57,45 +77,49 @@ def make(name: str, store: str, stages: list[Stage], **options: Any) -> Study:
     return Study(name, stages, store=store, timings=timings_for(store), **{"workers": 2, **options})
 
 
-MOMENTS = ["decided:s0", "middle:s1", "decided:s2", "before the record", "choosing", "after the record"]
+MOMENTS = ["decided s0", "middle s1", "decided s2", "writing lost", "choosing", "writing landed"]
 
 
 @pytest.mark.timeout(900)
 def test_a_driver_killed_at_each_moment_ends_as_an_undisturbed_one(store_url: str, tmp_path: Path) -> None:
-    folders = [tmp_path / "killed", tmp_path / "plain"]
-    for folder in folders:
-        folder.mkdir()
-    for moment in MOMENTS:
-        driver = drive("killed", store_url, folders[0], moment)
+    killed, plain = (campaign_in(tmp_path / name, name) for name in ("killed", "plain"))
+    for number, moment in enumerate(MOMENTS):
+        # By the file; or by the name, from another folder.
+        words, cwd = (("run", "study.yaml"), killed) if number % 2 == 0 else (("resume", "killed"), tmp_path)
+        driver = drive(killed, store_url, *words, moment=moment, cwd=cwd)
         said, errors = driver.communicate(timeout=300)
         assert driver.returncode == -signal.SIGKILL, (moment, said, errors)
-    for name, folder in zip(("killed", "plain"), folders, strict=True):
-        driver = drive(name, store_url, folder)
+    for folder in (killed, plain):
+        driver = drive(folder, store_url, "run", "study.yaml")
         said, errors = driver.communicate(timeout=300)
-        assert said == "complete\n", errors
-    killed, plain = campaign.study("killed", store_url), campaign.study("plain", store_url)
-    assert essence(killed) == essence(plain)
-    assert [len(stage.survivors) for stage in killed.status().stages] == list(campaign.SURVIVORS)
-    assert killed.validate() == plain.validate() == []
-    # No finished trial ran again, and none was left out.
-    assert ended(folders[0]) == ended(folders[1])
-    assert set(ended(folders[0]).values()) == {1}
-    assert sum(ended(folders[0]).values()) == sum(campaign.TRIALS)
-    for study in (killed, plain):
+        assert driver.returncode == 0, errors
+        assert f"study {folder.name}: complete" in said
+    studies = [Study.resume(name, store=store_url) for name in ("killed", "plain")]
+    assert essence(studies[0]) == essence(studies[1])
+    assert [len(stage.survivors) for stage in studies[0].status().stages] == list(SURVIVORS)
+    kinds = {row.kind for stage in studies[0].status().stages for row in studies[0].table(stage.name)}
+    assert kinds == {"", "raised", "crashed", "timed out"}
+    assert studies[0].validate() == studies[1].validate() == []
+    # No finished trial ran again, and none was left out. One that hangs until its time is over did not finish.
+    assert ended(killed) == ended(plain)
+    assert set(ended(killed).values()) == {1}
+    assert sum(ended(killed).values()) == sum(TRIALS) - 1
+    for study in studies:
         study.delete()
         study.close()
     with pytest.raises(StudyNotFound):
-        campaign.study("killed", store_url).status()
+        Study.resume("killed", store=store_url)
 
 
 @pytest.mark.timeout(900)
 def test_two_drivers_at_once_do_each_trial_once(store_url: str, tmp_path: Path) -> None:
-    drivers = [drive("both", store_url, tmp_path) for _ in range(2)]
+    folder = campaign_in(tmp_path / "both", "both")
+    drivers = [drive(folder, store_url, "run", "study.yaml") for _ in range(2)]
     for driver in drivers:
         said, errors = driver.communicate(timeout=300)
-        assert said == "complete\n", errors
-    assert set(ended(tmp_path).values()) == {1}
-    study = campaign.study("both", store_url)
+        assert "study both: complete" in said, errors
+    assert set(ended(folder).values()) == {1}
+    study = Study.resume("both", store=store_url)
     assert study.validate() == []
     study.delete()
     study.close()
@@ -115,8 +139,9 @@ def misbehave(trial: Any) -> dict[str, float]:
         resource.setrlimit(resource.RLIMIT_AS, (2**31, resource.getrlimit(resource.RLIMIT_AS)[1]))
         return {"score": len(bytearray(2**34))}
     elif kind == "disk full":
-        with open("/dev/full", "w") as file:
-            file.write("x" * 100_000)
+        with open(trial.params["file"], "ab", buffering=0) as file:
+            while True:
+                file.write(b"x" * 10_000)
     elif kind == "raised":
         raise ValueError("oops")
     return {"score": trial.index}
@@ -125,11 +150,10 @@ def misbehave(trial: Any) -> dict[str, float]:
 KINDS = ["crashed", "timed out", "memory", "disk full", "raised"]
 
 
-def fails_by_kind(store_url: str, n_good: int, n_each: int) -> None:
+def fails_by_kind(store_url: str, n_good: int, n_each: int, file: Path) -> None:
     kinds = ["fine"] * n_good + KINDS * n_each
-    stage = Stage(
-        "all", misbehave, cases=[{"kind": kind} for kind in kinds], select=("score", 2), options={"timeout": 1.0}
-    )
+    cases = [{"kind": kind, "file": str(file)} for kind in kinds]
+    stage = Stage("all", misbehave, cases=cases, select=("score", 2), options={"timeout": 1.0})
     study = make("kinds", store_url, [stage, Stage("next", misbehave, 1)])
     status = study.run(progress=False)
     found = {(row.params["kind"], row.kind) for row in study.table("all") if row.state == "failed"}
@@ -147,13 +171,17 @@ def fails_by_kind(store_url: str, n_good: int, n_each: int) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full, and limits of memory")
 def test_failures_have_their_kind_and_the_study_goes_on(store_url: str) -> None:
-    fails_by_kind(store_url, 4, 1)
+    fails_by_kind(store_url, 4, 1, Path("/dev/full"))
 
 
 @pytest.mark.stress
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full, and limits of memory")
-def test_a_hundred_trials_of_which_a_third_fail(store_url: str) -> None:
-    fails_by_kind(store_url, 65, 7)
+@pytest.mark.timeout(600)
+def test_a_hundred_trials_of_which_a_third_crash_hang_exhaust_memory_or_fill_a_small_disk(
+    store_url: str, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "disk", 1 << 20) as disk:
+        fails_by_kind(store_url, 65, 7, disk / "filled")
+        assert (disk / "filled").stat().st_size > 900_000
 
 
 COUNTER = "import sys, time; print('n =', sys.argv[1]); time.sleep(0 if sys.argv[1] != '3' else 600); sys.exit(int(sys.argv[1]) == 2)"
@@ -248,7 +276,7 @@ def test_changed_code_is_refused_or_accepted_and_written_down(store_url: str) ->
 
     first = study(pass_on)
     assert first.run(progress=False).is_complete
-    with pytest.raises(StudyChanged, match=r"stage first: code was .*, is .*: study=changing; undo that"):
+    with pytest.raises(StudyChanged, match=r"stage first: run was pass_on, is double: study=changing; undo that"):
         study(double).run(progress=False)
     with pytest.raises(StudyChanged, match="stage second: trials was 4, is 9"):
         study(pass_on, 9).run(progress=False)
@@ -312,6 +340,41 @@ def test_sigterm_stops_a_driver_and_its_trials_go_on(store_url: str, tmp_path: P
     study.close()
 
 
+def stay(trial: Any) -> dict[str, float]:
+    folder = Path(trial.params["folder"])
+    (folder / str(trial.index)).touch()
+    wait_until(lambda: (folder / "go").exists())
+    return {"score": trial.index}
+
+
+def test_an_abort_without_a_driver_cancels_what_waits_and_more_workers_go_on(store_url: str, tmp_path: Path) -> None:
+    def made(workers: int) -> Study:
+        stage = Stage("only", stay, 9, cases=[{"folder": str(tmp_path)}], select=("score", 1))
+        return make("enough", store_url, [stage], workers=workers)
+
+    study = made(2)
+    driver = threading.Thread(target=lambda: study.run(progress=False))
+    driver.start()
+    wait_until(lambda: len(list(tmp_path.glob("[0-9]"))) == 2)
+    study.stop()
+    driver.join(60)
+    assert not study.status().is_driven
+    study.abort("enough")
+    session = DetachedExecutor.reattach(study.status().session)
+    assert session.status().cancelled == 7
+    (tmp_path / "go").touch()
+    assert study.run(progress=False).state == "aborted"
+    more = made(3)
+    status = more.run(progress=False, continue_aborted=True)
+    assert (status.is_complete, status.stages[0].completed) == (True, 9)
+    assert session_of(session).manifest.refresh().slots == 3
+    session.detach()
+    assert more.validate() == []
+    more.delete()
+    for one in (study, more):
+        one.close()
+
+
 def test_the_workers_drive_a_study_that_is_started(store_url: str) -> None:
     study = make("started", store_url, [Stage("first", pass_on, 6, select=("score", 2)), Stage("second", pass_on, 3)])
     assert study.start().state == "open"
@@ -341,7 +404,7 @@ def test_a_trial_goes_on_from_its_checkpoint(store_url: str) -> None:
 
 def learn(trial: Any) -> dict[str, float]:
     """Trials with an odd index are bad; they look whether they should stop until that is so."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600  # so that a fault ends the test, not a busy machine
     step = 0
     while step < 3 or (trial.index % 2 and time.monotonic() < deadline):
         trial.report(step % 3, score=-1.0 if trial.index % 2 else 1.0)
@@ -353,8 +416,12 @@ def learn(trial: Any) -> dict[str, float]:
     return {"score": 1.0}
 
 
-def test_trials_worse_than_the_median_are_pruned(store_url: str) -> None:
-    study = make("pruned", store_url, [Stage("only", learn, 6, prune=("score", 1))])
+OF_OPTUNA = {"metric": "score", "pruner": "MedianPruner", "options": {"n_startup_trials": 1}}
+
+
+@pytest.mark.parametrize("prune", [("score", 1), OF_OPTUNA], ids=["ours", "optuna"])
+def test_trials_worse_than_the_median_are_pruned(store_url: str, prune: Any) -> None:
+    study = make("pruned", store_url, [Stage("only", learn, 6, prune=prune)])
     status = study.run(progress=False)
     assert (status.stages[0].completed, status.stages[0].cancelled) == (3, 3)
     assert {row.kind for row in study.table("only") if row.index % 2} == {"pruned"}

@@ -503,7 +503,7 @@ def test_a_spoilt_status_object_costs_its_tasks_alone(store_url: str, how: str, 
     bodies = {
         "garbage": b"\xc1" * 64,
         "pickle": trap + b"." * (-len(trap) % 8),
-        "newer format": body.replace(b"\xa6format\x03", b"\xa6format\x04"),
+        "newer format": body.replace(b"\xa6format\x03", b"\xa6format\x05"),
         "another object's": body_of(session, key_of(executor, 2)[0]),
         "empty": b"",
     }

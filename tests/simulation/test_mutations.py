@@ -14,30 +14,37 @@ from typing import Any
 
 import pytest
 
+from starburst_executor.client import cancelling, tasks
 from starburst_executor.client import keeper as client_keeper
-from starburst_executor.client import tasks
 from starburst_executor.client.batch_writer import BatchWriter
 from starburst_executor.client.cancelling import FuturesOfClient
 from starburst_executor.client.staying import Staying
 from starburst_executor.client.submitter import Submitter
 from starburst_executor.protocol import liveness
-from starburst_executor.protocol.records import Manifest, SessionState, WorkerState
+from starburst_executor.protocol.records import LimitRecord, Manifest, SessionState, WorkerState
 from starburst_executor.protocol.spans import blocks, transitions
 from starburst_executor.protocol.spans.record import ENDED, OutcomeBlock, Span, State, Status, ranges_of
-from starburst_executor.session import beats, epochs, own, repair
+from starburst_executor.session import beats, dependencies, epochs, own, repair, stops
+from starburst_executor.session.limits import SessionLimits
 from starburst_executor.session.manifest import SessionManifest
 from starburst_executor.session.store import SessionStore
-from starburst_executor.store import patient, writes
+from starburst_executor.store import limiter, patient, writes
+from starburst_executor.testing.simulation import simulate
 from starburst_executor.testing.simulation.lots import Lots
 from starburst_executor.testing.simulation.plot import Plot, draw_plot
 from starburst_executor.testing.simulation.tasks import Behaviour
 from starburst_executor.testing.simulation.weather import Weather
 from starburst_executor.worker import agent, keeper
+from starburst_executor.worker.candidates import Candidates
 from starburst_executor.worker.claims import Claim, Claims
+from starburst_executor.worker.doubts import Doubts
+from starburst_executor.worker.feeder import Feeder
 from starburst_executor.worker.finder import Finder
 from starburst_executor.worker.leaving import Leaving
 from starburst_executor.worker.listener import Listener
 from starburst_executor.worker.outcome_writer import OutcomeWriter
+from starburst_executor.worker.pace import Pace
+from starburst_executor.worker.permits import Permit
 from starburst_executor.worker.slot import Slot
 from tests.support.mutations import Patch, assert_found
 
@@ -154,6 +161,20 @@ def never_look_unasked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Finder, "_rest_s", lambda self: math.inf)
 
 
+def wait_for_the_turn_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """A pace that starves: a worker leaves the objects whose turn is another worker's, though that one may be gone."""
+    take = Candidates.take
+
+    def take_own(self: Candidates, *, worth_sharing: int = 1) -> str | None:
+        key = take(self, worth_sharing=worth_sharing)
+        if key is None or self.rank.has(self._places.get(key, -1), self.n_all_slots()):
+            return key
+        self.wanted.set()
+        return None
+
+    patch.setattr(Candidates, "take", take_own)
+
+
 def close_an_epoch_without_listing_again(patch: pytest.MonkeyPatch) -> None:
     """The listing of a moment ago decides."""
 
@@ -205,7 +226,8 @@ def claim_a_task_with_a_loss_beside_others(patch: pytest.MonkeyPatch) -> None:
     """A poisonous task is claimed as any other."""
 
     def claim(seen: Status, claim_id: str, *, at_most: int, now: float, **_: Any) -> tuple[Status, list[int]]:
-        taken = [i for i, entry in enumerate(seen.entries) if entry.state == State.PENDING][:at_most]
+        pending = ((start, span) for start, span in seen.placed() if span.state == State.PENDING)
+        taken = [i for start, span in pending for i in range(start, start + span.n)][:at_most]
 
         def claimed(span: Span, _: int) -> Span:
             return span._replace(state=State.CLAIMED, attempt=span.attempt + 1, claim=claim_id, at=now)
@@ -259,7 +281,7 @@ def retry_without_a_hold(patch: pytest.MonkeyPatch) -> None:
 
 
 def cancel_what_is_claimed(patch: pytest.MonkeyPatch) -> None:
-    def cancel(seen: Status, positions: Any, now: float) -> tuple[Status, list[int]]:
+    def cancel(seen: Status, positions: Any, now: float, **_: Any) -> tuple[Status, list[int]]:
         mine: list[int] = []
 
         def end(span: Span, start: int, stop: int) -> Span:
@@ -271,6 +293,77 @@ def cancel_what_is_claimed(patch: pytest.MonkeyPatch) -> None:
         return transitions._over_parts(seen, ranges_of(sorted(set(positions))), end), mine
 
     patch.setattr(transitions, "cancel", cancel)
+
+
+def cancel_before_the_claim_is_named(patch: pytest.MonkeyPatch) -> None:
+    """If the client dies in between, the worker runs a task whose result is not wanted, to its end."""
+    right, waiting = stops.name_claims, list[Callable[[], None]]()
+
+    def cancelled(*args: Any) -> Any:
+        result = stops.cancel_in(*args)
+        while waiting:
+            waiting.pop()()
+        return result
+
+    patch.setattr(cancelling, "name_claims", lambda session, claims: waiting.append(partial(right, session, claims)))
+    patch.setattr(cancelling, "cancel_in", cancelled)
+
+
+def stop_nothing_that_runs(patch: pytest.MonkeyPatch) -> None:
+    """A worker does not care which of its claims are named."""
+    patch.setattr(Doubts, "heard", lambda self, stops, **_: False)
+
+
+def look_for_cancellations_with_beats_alone(patch: pytest.MonkeyPatch) -> None:
+    """A worker with a long task reads the manifest with its beats and not in between."""
+    patch.setattr(Doubts, "wants_news", lambda *_: False)
+
+
+def read_a_named_claim_only_once(patch: pytest.MonkeyPatch) -> None:
+    """A worker that reads the object before the client has cancelled the task never looks again."""
+    is_due, seen = Doubts.is_due, set[str]()
+
+    def once(self: Any, claim_id: str) -> bool:
+        due = claim_id not in seen and is_due(self, claim_id)
+        seen.update({claim_id} if due else ())
+        return due
+
+    patch.setattr(Doubts, "is_due", once)
+
+
+def keep_a_task_that_was_cancelled(patch: pytest.MonkeyPatch) -> None:
+    """The slot drops the task, and leaves its process alone."""
+    patch.setattr(Feeder, "drop_lost", lambda self: None)
+
+
+def claim_without_a_permit(patch: pytest.MonkeyPatch) -> None:
+    """A slot takes tasks of a limit as any others."""
+    patch.setattr(Permit, "take", lambda self, name: True)
+
+
+def take_a_permit_whatever_the_limit(patch: pytest.MonkeyPatch) -> None:
+    right = SessionLimits._change
+
+    def change(self: Any, name: str, step: Any) -> Any:
+        def wide(found: LimitRecord) -> LimitRecord:
+            return replace(step(replace(found, most=99)), most=found.most)
+
+        return right(self, name, wide)
+
+    patch.setattr(SessionLimits, "_change", change)
+
+
+def keep_permits_for_ever(patch: pytest.MonkeyPatch) -> None:
+    """A slot without work does not give its permit back."""
+    patch.setattr(Permit, "give_back", lambda self: None)
+
+
+def leave_the_permits_of_lost_workers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(repair.Watcher, "_free_permits", lambda self: None)
+
+
+def free_permits_without_reading_the_beat_again(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(repair.Watcher, "_has_lost", lambda self, worker_id: self.watch.is_lost(worker_id))
 
 
 def lose_a_task_in_a_split(patch: pytest.MonkeyPatch) -> None:
@@ -482,11 +575,11 @@ def take_two_locks_in_both_orders(patch: pytest.MonkeyPatch) -> None:
     held, claim = Claims.held, Claims.claim
 
     def bell_first(self: Any) -> dict[str, str]:
-        with self._session.bell._lock, self._session.manifest._lock:
+        with self._session.bell._lock, self._session.manifest._latest._lock:
             return held(self)
 
     def manifest_first(self: Any, *args: Any, **how: Any) -> Any:
-        with self._session.manifest._lock, self._session.bell._lock:
+        with self._session.manifest._latest._lock, self._session.bell._lock:
             pass
         return claim(self, *args, **how)
 
@@ -494,21 +587,67 @@ def take_two_locks_in_both_orders(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Claims, "claim", manifest_first)
 
 
+def release_what_still_waits(patch: pytest.MonkeyPatch) -> None:
+    """A task may run as soon as the tasks for which it waits are stored."""
+    patch.setattr(dependencies, "ready", lambda waits, ends: ([*waits], {}))
+
+
+def release_what_waits_for_a_failed_task(patch: pytest.MonkeyPatch) -> None:
+    """It is enough that the others have ended, however."""
+    right = dependencies.ready
+
+    def ready(waits: Any, ends: Any) -> Any:
+        return right(waits, lambda task: None if ends(task) is None else State.COMPLETED)
+
+    patch.setattr(dependencies, "ready", ready)
+
+
+def release_only_for_own_commits(patch: pytest.MonkeyPatch) -> None:
+    """The worker that commits a result releases what waits for it; if it dies between these two writes, no other does."""
+    turn = dependencies.Dependencies.turn
+    patch.setattr(dependencies.Dependencies, "turn", lambda self, listing: turn(self, listing) if self.is_due else [])
+
+
+def leave_what_waits_for_a_failed_task(patch: pytest.MonkeyPatch) -> None:
+    """A task whose result will never come is waited for."""
+    right = dependencies.ready
+    patch.setattr(dependencies, "ready", lambda waits, ends: (right(waits, ends)[0], {}))
+
+
+def never_start_what_waits(patch: pytest.MonkeyPatch) -> None:
+    """A limiter that has refused to start a request never starts it."""
+    patch.setattr(limiter.Limiter, "start_queued", lambda *_: 5.0)
+
+
+def claim_nothing_of_the_last_tasks(patch: pytest.MonkeyPatch) -> None:
+    """With fewer tasks than slots the fair share is less than one, and is rounded down."""
+    right = Pace.slice_size
+
+    def slice_size(self: Pace, estimate_s: float | None, fair_share: int, *rest: Any, **how: Any) -> int:
+        return 0 if fair_share <= 1 else right(self, estimate_s, fair_share, *rest, **how)
+
+    patch.setattr(Pace, "slice_size", slice_size)
+
+
 # Each with the number of seeds that it may take, and words of what is then found broken.
 MUTATIONS: dict[Patch, tuple[int, str]] = {
     skip_the_nonce_check: (
         60,
-        "outcome has changed|claim was replaced|epoch was forgotten|committed|pending task cannot|in no open epoch|had given up",
+        "outcome has changed|claim was replaced|epoch was forgotten|committed|pending task cannot|in no open epoch|had given up|without a permit",
     ),
     trust_every_412: (60, "does not know of"),
     trust_a_lost_claim: (60, "does not know of"),
     commit_without_the_claim_id: (60, "committed for another worker|under a wrong seal"),
-    commit_what_has_ended: (60, "pending task cannot|outcome has changed|claim was replaced|committed"),
+    commit_what_has_ended: (
+        60,
+        "more blocks than tasks|pending task cannot|outcome has changed|claim was replaced|committed",
+    ),
     take_back_without_reading_the_beat_again: (60, "another beat than its newest|still holds|judged lost after"),
     count_every_look_twice: (60, "judged lost after"),
     name_claims_only_once_they_are_written: (60, "does not know of"),
     never_look_unasked: (60, "not found by an idle worker"),
-    close_an_epoch_without_listing_again: (300, "in no open epoch"),
+    wait_for_the_turn_for_ever: (60, "not end in time|not found by an idle worker"),
+    close_an_epoch_without_listing_again: (20, "in no open epoch"),
     close_an_epoch_before_it_is_full: (150, "in no open epoch"),
     close_an_epoch_too_early: (150, "in no open epoch"),
     read_all_beats_in_the_thread_that_beats: (60, "read again and again"),
@@ -518,6 +657,11 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     release_what_has_ended: (60, "outcome has changed|not end in time|not found by an idle"),
     retry_without_a_hold: (150, "in no open epoch"),
     cancel_what_is_claimed: (60, "claimed task was cancelled"),
+    cancel_before_the_claim_is_named: (60, "claimed task was cancelled"),
+    stop_nothing_that_runs: (60, "runs on that was cancelled"),
+    look_for_cancellations_with_beats_alone: (60, "runs on that was cancelled"),
+    read_a_named_claim_only_once: (90, "runs on that was cancelled"),
+    keep_a_task_that_was_cancelled: (60, "runs on that was cancelled"),
     acknowledge_before_the_store_does: (150, "acknowledged task"),
     store_functions_after_the_tasks: (60, "before its function"),
     store_pieces_after_the_tasks: (60, "before a piece"),
@@ -535,10 +679,27 @@ MUTATIONS: dict[Patch, tuple[int, str]] = {
     keep_failures_in_memory: (60, "before its failure was stored"),
     take_two_locks_in_both_orders: (10, "in both orders"),
     lose_a_task_in_a_split: (60, "replaced by another"),
-    commit_the_outcome_of_a_neighbour: (60, "another task's|one submit became two|another task's call"),
-    join_spans_over_runs: (60, "attempt has changed|run was opened|outcome has changed|claim was replaced|wrong seal"),
+    commit_the_outcome_of_a_neighbour: (
+        60,
+        "another task's|one submit became two|another task's call|that its call needs",
+    ),
+    join_spans_over_runs: (
+        60,
+        "attempt has changed|run was opened|outcome has changed|claim was replaced|wrong seal|pending task cannot do that",
+    ),
     blame_all_that_were_lost_together: (60, "was blamed"),
     drop_calls_that_failed_tasks_need: (60, "may be needed"),
+    claim_without_a_permit: (60, "without a permit"),
+    take_a_permit_whatever_the_limit: (60, "more permits are held"),
+    keep_permits_for_ever: (60, "keeps a permit"),
+    leave_the_permits_of_lost_workers: (90, "not end in time"),
+    free_permits_without_reading_the_beat_again: (90, "judged lost"),
+    release_what_still_waits: (60, "changed too early|started before the task"),
+    release_what_waits_for_a_failed_task: (60, "changed too early|started before the task"),
+    release_only_for_own_commits: (60, "not found by an idle worker|not end in time"),
+    leave_what_waits_for_a_failed_task: (60, "not found by an idle worker|not end in time"),
+    never_start_what_waits: (60, "not found by an idle worker|not end in time"),
+    claim_nothing_of_the_last_tasks: (60, "not found by an idle worker|not end in time"),
 }
 
 
@@ -571,17 +732,62 @@ def late_answers_and_stops(seed: int) -> Plot:
     return replace(plot, weather=weather, n_workers=3, slots_each=1, storm_s=60.0)
 
 
+def long_tasks_that_are_cancelled(seed: int) -> Plot:
+    """A seed's plot, in whose storm clients cancel tasks that run for long; some of them die meanwhile."""
+    tasks = ((Behaviour.WELL, 90.0),) * 4
+    plot = replace(draw_plot(Lots(seed).fork()), tasks=tasks, task_timeout=None, absolute_timeout=None, stops=True)
+    weather = Weather(slow=0.02, kill=0.01)
+    return replace(
+        plot, weather=weather, is_detached=True, n_workers=3, storm_s=60.0, n_clients=3, latency_s=0.3, n_once=0
+    )
+
+
+def cancelled_between_rare_beats(seed: int) -> Plot:
+    """The same with fewer faults, and with beats so rare that no task is stopped in time because of one."""
+    plot = long_tasks_that_are_cancelled(seed)
+    return replace(plot, weather=Weather(lost=0.02, skew=0.15), timings=replace(plot.timings, beat_s=20.0, look_s=20.0))
+
+
+def tasks_with_a_limit(seed: int) -> Plot:
+    """A seed's plot, in which two of six tasks have a limit of one at once, and workers die and are stopped."""
+    tasks = ((Behaviour.WELL, 6.0),) * 12
+    plot = replace(draw_plot(Lots(seed).fork()), tasks=tasks, task_timeout=None, absolute_timeout=None, n_at_once=1)
+    weather = Weather(kill=0.03, stop=0.1, slow=0.02)
+    return replace(plot, weather=weather, n_workers=3, slots_each=1, storm_s=60.0, n_once=0, is_detached=True)
+
+
 def where_no_bell_is_heard(seed: int) -> Plot:
     """A seed's plot, in whose storm every ring is lost."""
     plot = draw_plot(Lots(seed).fork())
     return replace(plot, weather=Weather(no_bell=1.0), n_workers=3, storm_s=60.0)
 
 
-def with_a_deadline(seed: int) -> Plot:
-    """A seed's plot, with an `absolute_timeout`, which one seed in seven has by itself."""
+def where_the_store_is_busy(seed: int) -> Plot:
+    """A seed's plot, in whose storm two thirds of the requests are refused because there are too many."""
     plot = draw_plot(Lots(seed).fork())
-    return replace(plot, absolute_timeout=plot.absolute_timeout or 10.0 + seed * 7 % 60)
+    return replace(plot, weather=Weather(busy=0.67), n_workers=3, storm_s=60.0)
 
+
+def with_a_deadline(seed: int) -> Plot:
+    """A seed's plot, with an `absolute_timeout`, which one seed in seven has by itself, and with answers so late that another's extension fits in."""
+    plot = draw_plot(Lots(seed).fork())
+    deadline_s = plot.absolute_timeout or 10.0 + seed * 7 % 60
+    late = replace(plot, weather=Weather(slow=0.1), latency_s=0.5, n_clients=3, n_at_once=None)
+    return replace(late, is_detached=True, absolute_timeout=deadline_s)
+
+
+# Where the search begins, for a bug that few seeds find: those before are known to find nothing, and take seconds to play.
+FIRST_SEEDS: dict[Patch, int] = {
+    acknowledge_before_the_store_does: 15,
+    cancel_before_the_claim_is_named: 12,
+    close_an_epoch_without_listing_again: 800,
+    commit_without_the_claim_id: 80,
+    expire_on_what_is_remembered: 30,
+    leave_what_is_left_of_a_session_that_is_over: 25,
+    release_only_for_own_commits: 17,
+    retry_without_a_hold: 70,
+    wait_for_the_store_as_long_as_it_takes: 20,
+}
 
 # Bugs that need one kind of trouble, and that kind alone: beside all others they are found by one seed in a thousand, or in
 # hundreds, which takes half a minute.
@@ -592,12 +798,35 @@ PLOTS: dict[Patch, Callable[[int], Plot]] = {
     take_back_without_reading_the_beat_again: late_answers_and_stops,
     count_every_look_twice: cut_off_from_the_store,
     never_look_unasked: where_no_bell_is_heard,
+    claim_without_a_permit: tasks_with_a_limit,
+    take_a_permit_whatever_the_limit: tasks_with_a_limit,
+    keep_permits_for_ever: tasks_with_a_limit,
+    leave_the_permits_of_lost_workers: tasks_with_a_limit,
+    free_permits_without_reading_the_beat_again: tasks_with_a_limit,
+    stop_nothing_that_runs: long_tasks_that_are_cancelled,
+    look_for_cancellations_with_beats_alone: cancelled_between_rare_beats,
+    read_a_named_claim_only_once: long_tasks_that_are_cancelled,
+    keep_a_task_that_was_cancelled: long_tasks_that_are_cancelled,
     expire_on_what_is_remembered: with_a_deadline,
+    never_start_what_waits: where_the_store_is_busy,
 }
+
+
+def test_a_task_that_is_cancelled_is_stopped_long_before_the_next_beat() -> None:
+    for seed in range(4):
+        report = simulate(seed, cancelled_between_rare_beats(seed))
+        assert not report.violations, report.story()
+
+
+def test_a_store_that_is_busy_for_a_minute_breaks_no_promise() -> None:
+    for seed in range(6):
+        report = simulate(seed, where_the_store_is_busy(seed))
+        assert not report.violations, report.story()
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
 def test_a_bug_is_found(mutation: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
     n_seeds, words = MUTATIONS[mutation]
     plot_of = PLOTS.get(mutation, lambda _: None)
-    assert_found(mutation, monkeypatch, n_seeds=n_seeds, words=words, plot_of=plot_of)
+    first = FIRST_SEEDS.get(mutation, 0)
+    assert_found(mutation, monkeypatch, first=first, n_seeds=n_seeds, words=words, plot_of=plot_of)

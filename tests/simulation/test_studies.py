@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
+import io
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.study import batch, driver, objects, rounds, running, transitions
+from starburst_executor.study import batch, beginning, driver, objects, running, transitions
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import COMPLETE, DONE, RUNNING, Approval
 from starburst_executor.study.running import run_trial
@@ -39,7 +41,7 @@ def explore(trial: Any) -> dict[str, float]:
     if trial.index % 5 == 4:
         raise ValueError(f"trial {trial.index} is bad")
     trial.params["x"] = trial.rng().uniform(-1, 1)
-    trial.save("point", {"x": trial.params["x"]})
+    trial.save({"x": trial.params["x"]}, name="point")
     return {"score": -(trial.params["x"] ** 2), "cost": trial.params["x"]}
 
 
@@ -47,7 +49,7 @@ def refine(trial: Any) -> dict[str, float]:
     start = trial.load("point")["x"] if "point" in trial.case.artefacts else trial.params["x"]
     assert start == trial.params["x"]
     trial.params["x"] += trial.rng().gauss(0, 0.01)
-    trial.save("point", {"x": trial.params["x"]})
+    trial.save({"x": trial.params["x"]}, name="point")
     return {"score": -(trial.params["x"] ** 2), "cost": trial.index}
 
 
@@ -186,22 +188,18 @@ def test_many_studies_to_which_much_happens(part: int, expected: dict[str, list[
 
 
 def decide_twice(patch: pytest.MonkeyPatch) -> None:
-    """A driver that resumes decides stages again that were decided, and the record lets it."""
-    of_record = rounds.Rounds.running
-
-    def running_too(self: Any, record: Any) -> list[str]:
-        return of_record(self, record)
+    """A driver whose study another drives decides stages again that were decided, and the record lets it; what it writes has its seals."""
+    plain = transitions.decided
 
     def decided(record: Any, plan: Any, name: str, rows: Any, choice: Any, *, table: str, at: float) -> Any:
         stages = tuple(replace(one, state=RUNNING) if one.name == name else one for one in record.stages)
-        return transitions_decided(
-            replace(record, stages=stages, state="open"), plan, name, rows, choice, table=table, at=at
-        )
+        return plain(replace(record, stages=stages, state="open"), plan, name, rows, choice, table=table, at=at)
 
-    transitions_decided = transitions.decided
-    patch.setattr(rounds.Rounds, "running", running_too)
+    def change(self: Any, step: Any) -> Any:
+        return self._objects.change(lambda record: self._seals.sealed(step(record), record))
+
     patch.setattr(transitions, "decided", decided)
-    patch.setattr(driver.Driver, "_change", lambda self, step: self._objects.change(step))
+    patch.setattr(driver.Driver, "_change", change)
 
 
 def count_a_failure_as_completed(patch: pytest.MonkeyPatch) -> None:
@@ -215,12 +213,12 @@ def count_a_failure_as_completed(patch: pytest.MonkeyPatch) -> None:
 
 def skip_an_unfinished_stage(patch: pytest.MonkeyPatch) -> None:
     """A stage that was running when its driver died counts as finished: its trials without an outcome are not run."""
-    plain = driver.Driver._begin
+    plain = beginning.Beginning.take_over
 
-    def begin(self: Any, options: Any) -> None:
-        plain(self, replace(options, unfinished=False))
+    def take_over(self: Any, options: Any, *more: Any) -> Any:
+        return plain(self, replace(options, unfinished=False), *more)
 
-    patch.setattr(driver.Driver, "_begin", begin)
+    patch.setattr(beginning.Beginning, "take_over", take_over)
 
 
 def take_survivors_of_an_older_generation(patch: pytest.MonkeyPatch) -> None:
@@ -241,11 +239,12 @@ def read_the_generation_before(patch: pytest.MonkeyPatch) -> None:
     plain = objects.StudyObjects.read
 
     def read(self: Any) -> Any:
-        is_first = self._known is None
+        is_first = self._latest.version is None
         record = plain(self)
         if is_first:
             with contextlib.suppress(LookupError):
-                self._known = record = self.previous()
+                record = self.previous()
+                self._latest._version = replace(self._latest.version, value=record)
         return record
 
     patch.setattr(objects.StudyObjects, "read", read)
@@ -292,6 +291,84 @@ def story_of_stalls(seed: int, expected: dict[str, list[Any]]) -> None:
     life.stalled = lambda: world.drive()
     world.drive(life)
     assert result(world) == expected["linear"]
+
+
+# --------------------------------------------------------------------------------------------------------------- cleanup
+
+
+@functools.cache
+def keeping() -> Plan:
+    return Plan(
+        [
+            Stage("explore", explore, 6, select=("score", 2), keep="survivors"),
+            Stage("refine", refine, 2, select=("score", 1)),
+            Stage("last", refine, 2, keep="none"),
+        ]
+    )
+
+
+def check_kept(world: World) -> None:
+    """What is left are the artefacts of the first stage's survivors, of all trials of the second, and of the baseline."""
+    record, objects = world.record, world.objects()
+    assert record.state == COMPLETE, record.reason
+    named = {artefact.digest for one in record.stage("explore").survivors for artefact in one.artefacts.values()}
+    rows = objects.read_table(record.stage("refine").table or "")
+    named |= {artefact.digest for row in rows for artefact in row.artefacts.values()}
+    assert len(named) == 4
+    folder = objects.keys.artefacts
+    assert {one.key.removeprefix(folder) for one in world.store.list(folder)} == named | {BASELINE}
+
+
+BASELINE = hashlib.sha256(b"of a baseline").hexdigest()
+
+
+def world_with_baseline() -> World:
+    world = World(keeping)
+    artefacts = world.objects().artefacts
+    artefacts.keep_for("base", [artefacts.write(io.BytesIO(b"of a baseline"), "bytes")])
+    return world
+
+
+def kill_at_each_request() -> None:
+    expected = essence(undisturbed(keeping).record)
+    for is_after in (False, True):
+        number = 0
+        while True:
+            world = world_with_baseline()
+            if world.drive(Life(at=number, is_after=is_after)) is not None:
+                break
+            assert world.drive().state == COMPLETE
+            assert essence(world.record) == expected, f"killed at request {number}"
+            check_kept(world)
+            number += 1
+        check_kept(world)
+
+
+def test_a_driver_killed_at_every_request_keeps_what_the_policies_say() -> None:
+    kill_at_each_request()
+
+
+def test_a_driver_that_stalls_in_a_cleanup_while_another_takes_over_keeps_what_the_policies_say() -> None:
+    n_requests = Life()
+    world_with_baseline().drive(n_requests)
+    for number in range(n_requests.n_asked - 14, n_requests.n_asked):
+        world = world_with_baseline()
+        life = Life(at=number, is_after=number % 2 == 1)
+        life.stalled = lambda world=world: world.drive()
+        assert world.drive(life).state == COMPLETE
+        check_kept(world)
+
+
+def test_the_simulation_finds_a_study_that_is_complete_before_its_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = driver.Driver._clean
+
+    def complete_first(self: Any, record: Any) -> None:
+        self._change(transitions.cleaned)
+        plain(self, record)
+
+    monkeypatch.setattr(driver.Driver, "_clean", complete_first)
+    with pytest.raises(AssertionError):
+        kill_at_each_request()
 
 
 # ---------------------------------------------------------------------------------------------------------------- people
@@ -343,7 +420,7 @@ def test_too_many_failures_abort_and_a_change_goes_on() -> None:
     assert world.drive(continue_aborted=True, is_changed=True).state == "aborted"
     record = world.drive(continue_aborted=True, failed=True)
     assert (record.state, record.stage("only").failed) == (COMPLETE, 1)
-    assert [change.what for change in record.changes] == ["configuration", "code"]
+    assert [change.what for change in record.changes] == ["select", "abort_if.failed", "run"]
 
 
 def test_failed_trials_run_again_if_that_is_asked_for() -> None:
@@ -355,7 +432,9 @@ def test_failed_trials_run_again_if_that_is_asked_for() -> None:
         return {"score": trial.index}
 
     world = World(lambda: Plan([Stage("only", flaky, 6, select=("score", 2))]))
-    assert world.drive(Life(at=26)) is None
+    assert world.drive(Life(at=20)) is None
+    assert world.record.stage("only").state == RUNNING
+    assert sum(world.ended.values()) == 6
     fails["now"] = False
     record = world.drive(failed=True)
     assert (record.state, record.stage("only").completed) == (COMPLETE, 6)
@@ -394,16 +473,17 @@ def test_a_selection_that_raises_aborts_the_study_with_its_reason() -> None:
     assert "IndexError" in record.reason
 
 
-def test_the_record_costs_at_most_four_requests_a_stage() -> None:
-    n_stages = 10
+@pytest.mark.parametrize("n_stages", [1, 2, 10])
+def test_the_record_costs_at_most_four_requests_a_stage(n_stages: int) -> None:
     world = World(
         lambda: Plan([Stage(f"s{i}", explore if i == 0 else refine, 4, select=("score", 2)) for i in range(n_stages)])
     )
     assert world.drive().state == COMPLETE
-    writes = sum(n for kind, n in world.record_requests.items() if kind != "get")
-    assert writes <= 4 * n_stages
-    # Reads: at the start, and conditional ones with the beats, which go by time.
-    assert world.record_requests["get"] <= 4 + world.clock.monotonic()
+    requests = dict(world.record_requests)
+    # Conditional reads go by time, one a beat.
+    assert requests.pop("get", 0) <= world.clock.monotonic()
+    assert requests == {"create": 1 + n_stages, "put": n_stages, "swap": n_stages}
+    assert sum(requests.values()) <= 4 * n_stages
 
 
 def test_a_complete_study_is_no_error_and_new_stages_go_on() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.client import once
+from starburst_executor.client import once, once_statuses
 from starburst_executor.client.once import Once
 from starburst_executor.protocol import records
 from starburst_executor.protocol.keys import StatusRef
@@ -71,11 +71,17 @@ def open_no_epochs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(once, "open_epoch", lambda *_: None)
 
 
+def forget_for_what_a_call_waits(patch: pytest.MonkeyPatch) -> None:
+    """A call with the result of another task counts as one that may run."""
+    patch.setattr(once_statuses, "_upstream_in", lambda *_: ())
+
+
 MUTATIONS: dict[Patch, tuple[int, str]] = {
     skip_an_entry: (30, "one submit became two tasks"),
     leave_what_a_killed_client_left_out: (30, "is not in the store"),
     write_entries_over_each_other: (30, "written once was changed|replaced by another"),
     open_no_epochs: (10, "in no open epoch"),
+    forget_for_what_a_call_waits: (10, "does not wait for a result"),
 }
 
 

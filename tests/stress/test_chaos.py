@@ -41,7 +41,7 @@ _N_VICTIMS = 14
 _STUCK_S = 120.0
 _LOST_S = 2.0  # four looks of these timings on S3; 1.2 s embedded
 _SEEDS = os.environ.get("CHAOS_SEEDS", "")
-SEEDS = [int(seed) for seed in _SEEDS.split(",")] if _SEEDS else range(int(os.environ.get("CHAOS_RUNS", "50")))
+SEEDS = [int(seed) for seed in _SEEDS.split(",")] if _SEEDS else range(int(os.environ.get("CHAOS_RUNS", "100")))
 
 SUBMIT = """
 import sys
@@ -86,7 +86,7 @@ def proxy(
     if store_url.startswith("sqlite"):
         yield None
         return
-    with FaultProxy(request.getfixturevalue("moto_server").endpoint_url) as proxy:
+    with FaultProxy(request.getfixturevalue("s3_server").endpoint_url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
         yield proxy
 

@@ -14,8 +14,9 @@ from tests.support.aws_fakes.ecs import CAPACITY, failing, losing
 from tests.support.aws_fakes.refusal import Bucket
 from tests.support.aws_fakes.server import IMAGE, FakeAws, aws
 from tests.support.moto_server import moto_server
+from tests.support.s3_server import s3_server
 
-__all__ = ["aws", "moto_server"]
+__all__ = ["aws", "moto_server", "s3_server"]
 
 pytestmark = pytest.mark.stress
 

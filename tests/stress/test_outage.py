@@ -13,7 +13,7 @@ from starburst_executor.protocol.spans.record import Entry
 from tests.fault_proxy import Fault, FaultProxy, by_chance
 from tests.sessions import is_alive, kill, kill_workers, wait_until, worker_pids
 from tests.support.inside import session_of
-from tests.support.moto_server import MotoServer
+from tests.support.s3_server import S3Server
 
 pytestmark = pytest.mark.stress
 # Longer than a lease: four looks of fifteen seconds.
@@ -21,12 +21,11 @@ _AWAY_S = 75.0
 
 
 @pytest.fixture
-def proxy(moto_server: MotoServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
-    with FaultProxy(moto_server.endpoint_url) as proxy:
-        for name, value in {**moto_server.environment, "AWS_ENDPOINT_URL": proxy.url}.items():
-            monkeypatch.setenv(name, value)
+def proxy(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_server.endpoint_url) as proxy:
+        s3_server.use(monkeypatch, at=proxy.url)
         yield proxy
-        kill_workers(f"/{tmp_path.name}/")
+        kill_workers(f"{tmp_path}/")
 
 
 def work(folder: str, value: int) -> int:
@@ -43,12 +42,12 @@ def entries(executor: DetachedExecutor) -> list[Entry]:
 
 @pytest.mark.timeout(400)
 def test_a_store_that_is_away_for_longer_than_four_looks(
-    proxy: FaultProxy, moto_server: MotoServer, tmp_path: Path
+    proxy: FaultProxy, s3_server: S3Server, tmp_path: Path
 ) -> None:
     """Default timings. No watcher that could not look judges a worker lost; no task runs twice; all processes continue by themselves."""
     folder = tmp_path / "starts"
     folder.mkdir()
-    url = f"s3://{moto_server.bucket}/{tmp_path.name}"
+    url = f"s3://{s3_server.bucket}{tmp_path}"
     executor = DetachedExecutor(workers=4, store=url, launcher=Local(agents=2), timings=Timings.remote())
     futures = [executor.submit(work, str(folder), n) for n in range(200)]
     wait_until(lambda: sum(future.done() for future in futures) >= 20)
@@ -68,12 +67,12 @@ def test_a_store_that_is_away_for_longer_than_four_looks(
 
 @pytest.mark.timeout(400)
 def test_a_worker_that_dies_unseen_is_lost_after_a_lease_of_full_length(
-    proxy: FaultProxy, moto_server: MotoServer, tmp_path: Path
+    proxy: FaultProxy, s3_server: S3Server, tmp_path: Path
 ) -> None:
     """Default timings, and a launcher that is not asked: only missing beats tell."""
     folder = tmp_path / "starts"
     folder.mkdir()
-    url = f"s3://{moto_server.bucket}/{tmp_path.name}"
+    url = f"s3://{s3_server.bucket}{tmp_path}"
     executor = DetachedExecutor(workers=2, store=url, launcher=Local(agents=2), timings=Timings.remote())
     futures = [executor.submit(work, str(folder), n) for n in range(300)]
     wait_until(lambda: sum(future.done() for future in futures) >= 20)
@@ -86,17 +85,17 @@ def test_a_worker_that_dies_unseen_is_lost_after_a_lease_of_full_length(
     print(f"all done {time.monotonic() - died:.0f} s after a worker died unseen")
     assert max(entry.losses for entry in entries(again)) <= 1
     again.cleanup(force=True)
-    kill_workers(f"/{tmp_path.name}/")
+    kill_workers(f"{tmp_path}/")
 
 
 @pytest.mark.timeout(400)
-def test_bad_requests_and_two_outages(proxy: FaultProxy, moto_server: MotoServer, tmp_path: Path) -> None:
+def test_bad_requests_and_two_outages(proxy: FaultProxy, s3_server: S3Server, tmp_path: Path) -> None:
     """A thousand tasks while a tenth of all requests fails in every way, and two outages on top."""
     folder = tmp_path / "starts"
     folder.mkdir()
     executor = DetachedExecutor(
         workers=4,
-        store=f"s3://{moto_server.bucket}/{tmp_path.name}",
+        store=f"s3://{s3_server.bucket}{tmp_path}",
         launcher=Local(agents=2),
         timings=Timings.remote(),
     )

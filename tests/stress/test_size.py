@@ -56,6 +56,39 @@ def test_a_million_tasks_in_bounded_memory(store_url: str) -> None:
     alone(a_million, store_url)
 
 
+def _label(n: int) -> str:
+    return f"batch {n % 100}" if n % 2 else f"item {n}"
+
+
+def labelled(store_url: str) -> None:
+    """A hundred thousand tasks, half of them with a label of their own: submitted and run, then read by another client."""
+    n_tasks, started = 100_000, time.monotonic()
+    executor = DetachedExecutor(workers=2, store=store_url)
+    futures = executor.options(label=_label).map(abs, range(n_tasks))
+    assert sum(futures) == n_tasks * (n_tasks - 1) // 2
+    print(f"{n_tasks} labelled tasks: {time.monotonic() - started:.1f} s, {most_mb():.0f} MB")
+    executor.detach()
+    asked = time.monotonic()
+    again = DetachedExecutor.reattach(executor.url, launcher="none")
+    states = again.status(by="label")
+    print(f"status by label: {time.monotonic() - asked:.1f} s, {most_mb():.0f} MB")
+    assert len(states) == n_tasks // 2 + 50
+    assert (states["batch 7"].total, states["batch 7"].completed, states["item 8"].total) == (1000, 1000, 1)
+    asked = time.monotonic()
+    outcomes = again.collect(by="label")
+    print(f"outcomes by label: {time.monotonic() - asked:.1f} s, {most_mb():.0f} MB")
+    assert [outcome.value for outcome in outcomes["item 8"]] == [8]
+    assert [outcome.value for outcome in outcomes["batch 7"]] == list(range(7, n_tasks, 100))
+    again.cleanup(force=True)
+    assert most_mb() < 1000
+
+
+@SQLITE
+@pytest.mark.timeout(900)
+def test_a_hundred_thousand_labelled_tasks(store_url: str) -> None:
+    alone(labelled, store_url)
+
+
 @SQLITE
 @pytest.mark.timeout(900)
 def test_ten_thousand_status_objects(store_url: str) -> None:

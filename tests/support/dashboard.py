@@ -18,7 +18,7 @@ from starburst_executor.dashboard.hub import Places
 from starburst_executor.dashboard.serve import Dashboard
 from tests.sessions import detached
 
-__all__ = ["BREAKOUTS", "Client", "Odd", "busy_session", "hostile", "long_run", "running"]
+__all__ = ["BREAKOUTS", "Client", "Odd", "busy_session", "hostile", "hostile_label", "long_run", "running"]
 
 # What tries to leave the text that it stands in: markup, attributes, comments, closing tags, JSON, events, controls.
 BREAKOUTS = (
@@ -54,10 +54,19 @@ def hostile(i: int, payload: Any = None) -> Any:
     return Odd(text) if i % 10 == 9 else {"i": i, "text": text}
 
 
+def hostile_label(i: int, payload: Any = None) -> str:
+    """A label that tries to break out of a page; one of four."""
+    return BREAKOUTS[i % 4]
+
+
 def busy_session(store_url: str, n_tasks: int = 60) -> DetachedExecutor:
     """A session whose tasks have all ended; its executor is still attached."""
     executor = detached(store_url, workers=2, retries=1)
-    futures = [executor.submit(hostile, i, payload=Odd("x") if i == 13 else None) for i in range(n_tasks)]
+    labelled = executor.options(label=hostile_label)
+    futures = [
+        (labelled if i % 10 in (3, 9) else executor).submit(hostile, i, payload=Odd("x") if i == 13 else None)
+        for i in range(n_tasks)
+    ]
     for future in futures:
         future.exception()
     return executor

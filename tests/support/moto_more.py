@@ -517,7 +517,9 @@ def _holds(condition: dict[str, dict[str, str]], headers: Mapping[str, str]) -> 
                     return False
             else:
                 # A policy with a condition that is not judged here must not pass.
-                raise NotImplementedError(f"{operator} on {key}")
+                raise AssertionError(
+                    f"this bucket's policy has a condition that is not judged here: {operator} on {key}"
+                )
     return True
 
 

@@ -8,15 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from starburst_executor.protocol import calls, outcomes
 from starburst_executor.worker.runner.handle import Died, Event, Finished, Job, Runner
+from starburst_executor.worker.runner.jobs import Jobs, each_event
 from starburst_executor.worker.runner.spawn import Nursery
 
 PATIENCE_S = 30.0
+_SMALL_BYTES = 512
 
 
 class Rig:
@@ -46,12 +49,13 @@ class Rig:
 
     def send_body(self, runner: Runner, body: bytes, *arguments: tuple[Any, ...]) -> list[int]:
         digest = hashlib.sha256(body).hexdigest()
-        jobs = [
-            Job(next(self._numbers), 0, index, 1, digest, calls.dump_call(args, {}))
-            for index, args in enumerate(arguments)
-        ]
+        dumped = [calls.dump_call(args, {}) for args in arguments]
+        numbers = list(islice(self._numbers, len(dumped)))
+        jobs: list[Job | Jobs] = [Job(number, 0, i, 1, digest, dumped[i]) for i, number in enumerate(numbers)]
+        if max(map(len, dumped)) < _SMALL_BYTES:  # as a slot sends them
+            jobs = [Jobs(numbers[0], 0, 0, 1, digest, dumped)]
         runner.send(jobs, {digest: body})
-        return [job.number for job in jobs]
+        return numbers
 
     def run(self, runner: Runner, function: Callable[..., Any], *args: Any) -> Any:
         """One job's value, or its exception raised."""
@@ -65,7 +69,7 @@ def events(runner: Runner, enough: Callable[[list[Event]], bool]) -> list[Event]
     deadline = time.monotonic() + PATIENCE_S
     while not enough(received) and not any(isinstance(event, Died) for event in received):
         assert time.monotonic() < deadline, f"only {received!r:.500} after {PATIENCE_S} s"
-        received += runner.poll(1.0)
+        received += each_event(runner.poll(1.0))
     return received
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.reading import Reading
 from starburst_executor.client.report import SessionStatus
+from starburst_executor.protocol.labels import packed_labels
 from starburst_executor.protocol.spans.record import BLOCK_TASKS, ENDED, OutcomeBlock, Span, State, Status
 from starburst_executor.report.gathering import Gathering, Overview
 from tests.support.session_rig import Rig
@@ -25,6 +26,7 @@ def ran(
     *,
     states: Sequence[State] = (),
     submitted_at: float = 0.0,
+    labels: Sequence[str] = (),
 ) -> None:
     """One commit of this worker ended all tasks of a status object."""
     kinds = states or [State.COMPLETED] * len(seconds)
@@ -39,7 +41,9 @@ def ran(
             lengths = array("f", [seconds[i] for i in of_block]).tobytes()
             found.append(OutcomeBlock(first, len(of_block), 1, 1, claim, b"", failed, seconds=lengths))
         spans = (Span(len(seconds), ENDED, attempt=1, claim=claim, at=end),)
-        return replace(current, spans=spans, outcomes=tuple(found), submitted_at=submitted_at)
+        return replace(
+            current, spans=spans, outcomes=tuple(found), submitted_at=submitted_at, more=packed_labels(labels) or None
+        )
 
     rig.write(key, step)
 

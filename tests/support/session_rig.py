@@ -111,9 +111,20 @@ class Rig:
 
     # --- status objects -----------------------------------------------------------------------------------------------
 
-    def submit(self, n_tasks: int, *, first: int = 0, epoch: int = 0, call: Any = (2, 3), digest: str = DIGEST) -> str:
+    def submit(
+        self,
+        n_tasks: int,
+        *,
+        first: int = 0,
+        epoch: int = 0,
+        call: Any = (2, 3),
+        digest: str = DIGEST,
+        priority: int = 0,
+        limit: str = "",
+        resources: str = "",
+    ) -> str:
         """A status object of pending tasks, each `pow(*call)`; its key."""
-        ref = StatusRef(0, first, n_tasks, epoch)
+        ref = StatusRef(0, first, n_tasks, epoch, priority, limit, resources)
         record = pending(self.sealer, [calls.dump_call(call, {})] * n_tasks, first=first, digest=digest)
         key: str = self.keys.status(ref)
         self.objects.create(key, encoding.encode(record, self.clock.new_id()))

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starburst_executor.errors import SessionExpired
+from starburst_executor.protocol.seal import Sealer
 from starburst_executor.store.base import Body, Listed, Stored
-from starburst_executor.study import record as records
+from starburst_executor.study import record_form as records
 from starburst_executor.study import transitions
-from starburst_executor.study.driver import Driver, Pace, RunOptions
+from starburst_executor.study.driver import Driver
 from starburst_executor.study.objects import StudyObjects
+from starburst_executor.study.options import Pace, RunOptions
 from starburst_executor.study.plan import Plan
-from starburst_executor.study.record import StudyRecord
+from starburst_executor.study.record import RUNNING, StudyRecord
 from starburst_executor.study.validation import issues_of
 from starburst_executor.study.wheel import Wheel
 from starburst_executor.testing import MemoryStore
@@ -127,11 +129,15 @@ class MortalStore:
 
 @dataclass
 class Task:
-    function: Callable[[int], Any]
-    index: int
+    function: Callable[[Any], Any]
+    call: Any
     value: Any = None
     error: BaseException | None = None
     is_done: bool = False
+
+    @property
+    def index(self) -> int:
+        return self.call if isinstance(self.call, int) else self.call[0]
 
 
 @dataclass
@@ -156,7 +162,7 @@ class MortalFleet:
     def store_url(self) -> str:
         return self._world.store.url
 
-    def submit(self, function: Callable[[int], Any], indexes: Sequence[int], keys: Sequence[str]) -> list[Future[Any]]:
+    def submit(self, function: Callable[[int], Any], calls: Sequence[Any], keys: Sequence[str]) -> list[Future[Any]]:
         order = list(range(len(keys)))
         self._world.random.shuffle(order)
         tasks = self._session.tasks
@@ -166,7 +172,7 @@ class MortalFleet:
                 def put(i: int = i) -> None:
                     if keys[i] not in tasks:
                         self._world.oracle.submitted(function, keys[i])
-                        tasks[keys[i]] = Task(function, indexes[i])
+                        tasks[keys[i]] = Task(function, calls[i])
 
                 self._life.ask(put)
         return [self._future(tasks[key]) for key in keys]
@@ -182,6 +188,9 @@ class MortalFleet:
         self._world.clock.advance(timeout_s)
         self._world.work(self._session)
         self._complete()
+
+    def scale(self, workers: int) -> None:
+        self._life.ask(lambda: None)
 
     def cancel(self) -> None:
         def cancel() -> None:
@@ -272,12 +281,8 @@ class World:
         life = life or Life()
         self.n_drivers += 1
         try:
-            objects = self.objects(life)
-            if not objects.exists():
-                objects.create(
-                    transitions.begun(self.plan(), NAME, seed=7, settings={}, at=self.clock.now(), library="test")
-                )
-            wheel = Wheel(objects.store, objects.keys.driver, self.clock, f"driver-{self.n_drivers}", looks=LOOKS)
+            objects, name = self.objects(life), f"driver-{self.n_drivers}"
+            wheel = Wheel(objects.store, objects.keys.driver, self.clock, name, looks=LOOKS)
             driver = Driver(
                 objects,
                 self.plan(),
@@ -285,13 +290,18 @@ class World:
                 MortalWorkers(self, life),
                 self.clock,
                 definition="none",
-                options=RunOptions(**options),
+                settings={},
                 pace=Pace(beat_s=1.0, look_s=1.0),
                 tell=lambda event: self.said.append(event.text),
                 stop=threading.Event(),
                 beats=False,
+                sealer=Sealer(b"k" * 32, f"study/{NAME}"),
             )
-            return driver.run()
+            fresh = transitions.begun(
+                self.plan(), NAME, seed=7, settings={}, at=self.clock.now(), library="test", definition="none"
+            )
+            driver.create(fresh) or objects.create(fresh)
+            return driver.run(RunOptions(**options))
         except Killed:
             return None
 
@@ -309,7 +319,7 @@ class World:
         for key in self.random.sample(pending, self.random.randint(0, min(4, len(pending)))):
             task = session.tasks[key]
             try:
-                task.value = task.function(task.index)
+                task.value = task.function(task.call)
             except Exception as error:  # the trial's own
                 task.error = error
             task.is_done = True
@@ -329,7 +339,10 @@ class Oracle:
         before, self._last = self._last, record
         objects = StudyObjects(self._world.store, NAME, self._world.clock)
         faults = issues_of(
-            record, None, table_of=lambda stage: objects.read_table(stage.table or ""), digest_of=objects.digest_of
+            record,
+            None,
+            table_of=lambda stage: objects.read_table(stage.table or ""),
+            digest_of=objects.artefacts.digest_of,
         )
         assert not faults, "; ".join(faults)
         if before is None:
@@ -383,7 +396,7 @@ class Oracle:
         stage = record.stage(spec.stage)
         # A driver that stalled may submit what is of an earlier edition or round: wasted, and seen by no one.
         if key == stage.key(int(key.rpartition("/")[2])):
-            assert stage.state == records.RUNNING, f"submitted while {stage.state}: {key}"
+            assert stage.state == RUNNING, f"submitted while {stage.state}: {key}"
             assert spec.inputs == transitions.inputs_of(record, self._world.plan(), spec.stage)
 
     def ended(self, key: str) -> None:

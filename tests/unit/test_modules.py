@@ -80,3 +80,33 @@ def later():
 def test_what_no_import_needs_is_hidden(name: str) -> None:
     assert is_hidden(name)
     assert not is_hidden(name.strip("._") + ".py")
+
+
+def test_imports_are_found_wherever_a_statement_may_stand(tmp_path: Path) -> None:
+    text = """
+import m0
+if m0: import m1
+elif m0.x: import m2
+else: import m3
+for _ in (): import m4
+else: import m5
+while False: import m6
+else: import m7
+try: import m8
+except OSError: import m9
+else: import m10
+finally: import m11
+with m0.y as _: import m12
+class C:
+    import m13
+    async def f(self):
+        async with self: import m14
+        async for _ in self: import m15
+        return [lambda: (yield)]
+match m0:
+    case [_]: import m16
+"""
+    (tmp_path / "main.py").write_text(text)
+    for i in range(17):
+        (tmp_path / f"m{i}.py").touch()
+    assert find_modules(tmp_path / "main.py").own.keys() == {f"m{i}" for i in range(17)}

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import boto3
 import pytest
 
+from starburst_executor.study.keys import STUDIES, StudyKeys
 from starburst_executor.testing.simulation import simulate
 from starburst_executor.testing.simulation.scheduler import Process, current_strand
 from starburst_executor.testing.simulation.store import Vault
@@ -24,6 +25,8 @@ from starburst_executor.testing.simulation.store import Vault
 ROOT = Path(__file__).parents[2]
 EXPLANATION = ROOT / "docs/explanation"
 ROLES = ("client", "worker")
+# What a worker may do in addition whose tasks submit tasks.
+POLICIES = (*ROLES, "nesting")
 BUCKET = "arn:aws:s3:::my-bucket"
 N_SEEDS = 40
 
@@ -108,11 +111,19 @@ METHODS = {
 SESSION = "sessions/20250102-030405-0a1b2c3d/"
 NEEDED = {
     "client": {
-        "create": ["manifest", "functions/5f", "status/0000.000000/0000.0000000000-1", "clients/c", "once/00000000"],
+        "create": [
+            "manifest",
+            "functions/5f",
+            "status/0000.000000/0000.0000000000-1",
+            "clients/c",
+            "once/00000000",
+            "shared/5f/0",
+        ],
         "create_big": ["functions/5f", "calls/0000.0000000000"],
-        "swap": ["manifest", "status/0000.000000/0000.0000000000-1", "clients/c"],
+        "swap": ["manifest", "limits/gpu", "status/0000.000000/0000.0000000000-1", "clients/c"],
         "put": ["bell"],
         "get": [
+            "limits/gpu",
             "manifest",
             "functions/5f",
             "calls/0",
@@ -122,18 +133,60 @@ NEEDED = {
             "workers/w",
             "once/0",
         ],
-        "list": ["", "status/", "workers/", "once/"],
-        "delete": ["manifest", "bell", "functions/5f", "calls/0", "status/0/0-1", "outcomes/0/w.1-0", "workers/w"],
+        "list": ["", "status/", "workers/", "once/", "shared/5f/"],
+        "delete": [
+            "manifest",
+            "bell",
+            "functions/5f",
+            "calls/0",
+            "status/0/0-1",
+            "outcomes/0/w.1-0",
+            "workers/w",
+            "shared/5f/0",
+        ],
     },
     "worker": {
         "create": ["workers/w", "outcomes/0000.0000000000/w.1-0", "logs/0000.0000000000/w.1-0"],
         "create_big": ["outcomes/0000.0000000000/w.1-0", "logs/0000.0000000000/w.1-0"],
-        "swap": ["manifest", "status/0000.000000/0000.0000000000-1", "workers/w"],
+        "swap": ["manifest", "limits/gpu", "status/0000.000000/0000.0000000000-1", "workers/w"],
         "put": ["bell"],
-        "get": ["manifest", "bell", "functions/5f", "calls/0000.0000000000", "status/0/0-1", "workers/w"],
+        "get": [
+            "limits/gpu",
+            "manifest",
+            "bell",
+            "functions/5f",
+            "calls/0000.0000000000",
+            "status/0/0-1",
+            "workers/w",
+            "shared/5f/0",
+        ],
         "list": ["status/", "status/0000.000000/", "workers/", "clients/"],
     },
 }
+NEEDED["nesting"] = {
+    "create": ["functions/5f", "once/00000000", "shared/5f/0"],
+    "create_big": ["functions/5f", "calls/0000.0000000000"],
+}
+# As in `study/keys.py`: what its driver and its commands ask as a client, and what a trial asks as a worker.
+STUDY = StudyKeys("mine")
+OF_STUDIES = {
+    "client": {
+        "create": [STUDY.record, STUDY.driver, STUDY.definition("5f"), STUDY.trials("5f"), STUDY.artefact("5f"), STUDY.artefact_part("5f"), f"{STUDY.searches('s', 1)}00000001"],
+        "swap": [STUDY.record, STUDY.driver],
+        "put": [STUDY.previous, STUDY.curves("s", 1), STUDY.live("s", 1), f"{STUDY.reports('s', 1)}ended", STUDY.baseline("s.base.json")],
+        "get": [STUDY.record, STUDY.previous, STUDY.driver, STUDY.definition("5f"), STUDY.trials("5f"), STUDY.artefact("5f"), STUDY.artefact_part("5f"), f"{STUDY.searches('s', 1)}00000001", STUDY.baseline("s.base.json")],
+        "list": [STUDY.folder, STUDY.artefacts, STUDY.baselines, STUDY.searches("s", 1)],
+        "list_folders": [STUDIES],
+        "delete": [STUDY.record, STUDY.artefact("5f"), STUDY.checkpoint("s", 1, 0)],
+    },
+    "worker": {
+        "create": [STUDY.artefact("5f"), STUDY.artefact_part("5f"), STUDY.checkpoint("s", 1, 0)],
+        "swap": [STUDY.checkpoint("s", 1, 0)],
+        "put": [f"{STUDY.reports('s', 1)}0"],
+        "get": [STUDY.artefact("5f"), STUDY.artefact_part("5f"), STUDY.curves("s", 1), STUDY.checkpoint("s", 1, 0), f"{STUDY.reports('s', 1)}0"],
+        "list": [STUDY.reports("s", 1)],
+    },
+}  # fmt: skip
 PROBE = "probes/5f"
 CODE = "code/2026-04/5f"
 
@@ -143,11 +196,18 @@ def needed(role: str) -> Iterator[Asked]:
         for key in keys:
             for action in METHODS[method]:
                 yield Asked(action, SESSION + key)
+    if role not in ROLES:
+        return
+    for method, keys in OF_STUDIES[role].items():
+        yield from (Asked(action, key) for key in keys for action in METHODS[method])
     yield Asked("s3:GetObject", CODE)
     if role == "client":
         yield from (Asked(action, CODE) for action in METHODS["create_big"])
         yield Asked("s3:ListBucket", "sessions/")
         yield Asked("s3:ListBucket", "names/")
+        yield Asked("s3:ListBucket", "cache/features/")
+        for method in ("create_big", "get", "delete"):
+            yield from (Asked(action, "cache/features/5f") for action in METHODS[method])
         for method in ("create", "swap", "get"):
             yield from (Asked(action, "names/nightly") for action in METHODS[method])
         for method in ("create", "swap", "get", "delete"):
@@ -155,13 +215,13 @@ def needed(role: str) -> Iterator[Asked]:
                 yield Asked(action, PROBE)
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", POLICIES)
 def test_what_a_role_needs_is_allowed(role: str) -> None:
     rights = rights_of(role)
     assert [asked for asked in needed(role) if not is_allowed(rights, asked)] == []
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", POLICIES)
 def test_every_right_is_needed(role: str) -> None:
     asked = list(needed(role))
     assert [right for right in rights_of(role) if not any(one.is_given_by(right) for one in asked)] == []
@@ -176,6 +236,11 @@ def test_every_right_is_needed(role: str) -> None:
         ("worker", "s3:PutObject", f"{SESSION}clients/c"),
         ("worker", "s3:DeleteObject", f"{SESSION}manifest"),
         ("worker", "s3:DeleteObject", f"{SESSION}outcomes/0000.0000000000/w.1-0"),
+        *(
+            ("worker", "s3:PutObject", key)
+            for key in (STUDY.record, STUDY.driver, STUDY.definition("5f"), STUDY.trials("5f"))
+        ),
+        ("worker", "s3:DeleteObject", STUDY.artefact("5f")),
         ("worker", "s3:PutObject", PROBE),
         ("worker", "s3:PutObject", CODE),
         ("client", "s3:DeleteObject", CODE),
@@ -229,7 +294,7 @@ def test_every_operation_of_the_store_is_thought_of() -> None:
     assert set(ACTIONS.values()) == {action for actions in METHODS.values() for action in actions}
 
 
-@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("role", POLICIES)
 def test_the_page_shows_the_policy(role: str) -> None:
     page = (EXPLANATION / "security.md").read_text(encoding="utf-8")
     assert f"(iam/{role}.json)" in page

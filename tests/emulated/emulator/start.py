@@ -22,6 +22,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -130,9 +131,11 @@ def answers(endpoint: str) -> bool:
 def wait(is_ready: Callable[[], bool], child: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_S
     while not is_ready():
-        if child.poll() is not None or time.monotonic() > deadline:
+        # Between two looks it waits for the child's end, which it so sees at once.
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(0.1)
+        if child.returncode is not None or time.monotonic() > deadline:
             raise SystemExit(f"{child.args[1]} did not start: see --log")
-        time.sleep(0.1)
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:

@@ -5,5 +5,5 @@
     batch.py       arrays of jobs, with retries
     containers.py  a container is a real process with the container's environment
 
-Time is pressed: what takes Amazon a minute takes a moment here. S3 is moto's.
+Time is pressed: what takes Amazon a minute takes a moment here. S3 is the benchmarks' endpoint, or moto's.
 """

@@ -24,6 +24,7 @@ from tests.support.aws_fakes.batch import FakeBatch
 from tests.support.aws_fakes.ecs import FakeEcs
 from tests.support.aws_fakes.refusal import LostAnswer, Page, Refusal
 from tests.support.moto_server import MotoServer
+from tests.support.s3_server import S3Server
 
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/starburst:test"
 _ROLE = "arn:aws:iam::123456789012:role"
@@ -35,11 +36,15 @@ class FakeAws:
 
     image = IMAGE
 
-    def __init__(self, moto: MotoServer, folder: Path) -> None:
-        self._moto, self._folder = moto, folder
+    def __init__(self, moto: MotoServer, folder: Path, s3: S3Server | None = None) -> None:
+        """
+        Args:
+            s3: Where the bucket is; moto's by default.
+        """
+        self._moto, self._folder, self._s3 = moto, folder, s3
         self.outputs = {
             "AccountId": "123456789012",
-            "Bucket": moto.bucket,
+            "Bucket": (s3 or moto).bucket,
             "Cluster": FakeEcs.cluster,
             "Subnets": "subnet-a,subnet-b",
             "SecurityGroup": "sg-1",
@@ -76,7 +81,10 @@ class FakeAws:
     @property
     def environment(self) -> dict[str, str]:
         """What makes boto3 in any process use this."""
-        return {**self._moto.environment, **{f"AWS_ENDPOINT_URL_{name}": self.url for name in _SERVICES}}
+        urls = {f"AWS_ENDPOINT_URL_{name}": self.url for name in _SERVICES}
+        if self._s3 is not None:
+            urls["AWS_ENDPOINT_URL_S3"] = self._s3.endpoint_url
+        return {**self._moto.environment, **urls}
 
     def _platform(self, ecs_task_id: str) -> dict[str, str]:
         return {**self.environment, "ECS_CONTAINER_METADATA_URI_V4": f"{self.url}/metadata/{ecs_task_id}"}
@@ -246,9 +254,11 @@ def _handler(aws: FakeAws) -> type[BaseHTTPRequestHandler]:
 
 
 @pytest.fixture
-def aws(moto_server: MotoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeAws]:
+def aws(
+    moto_server: MotoServer, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[FakeAws]:
     """A fake AWS with one stack, for this process; what it starts ends with the test."""
-    fake = FakeAws(moto_server, tmp_path)
+    fake = FakeAws(moto_server, tmp_path, s3_server)
     for name, value in fake.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("STARBURST_AWS_REGION", "us-east-1")

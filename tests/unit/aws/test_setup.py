@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +40,8 @@ def test_a_dry_run_changes_nothing(account, starburst_home):
     assert result.exit_code == 0
     assert "add      Bucket                     AWS::S3::Bucket" in result.stdout
     assert "While nothing runs, only storage costs money" in result.stderr
+    changes = [json.loads(line) for line in run("setup", "--dry-run", "--json").stdout.splitlines()]
+    assert {"format": 1, "action": "Add", "resource": "Bucket", "kind": "AWS::S3::Bucket", "replaced": False} in changes
     assert stacks(account) == {}
     assert list(starburst_home.iterdir()) == []
 
@@ -61,8 +64,10 @@ def test_a_second_setup_changes_nothing_and_keeps_choices(account):
     assert run("setup", "--instance-type", "m5.xlarge", "--no-codebuild", "--session-days", "9").exit_code == 0
     first = read()
     assert (first.ec2_instance_types, first.ec2_arch, first.codebuild_project) == (("m5.xlarge",), "x86_64", None)
-    result = run("setup")
+    result = run("setup", "--json")
     assert "nothing to change" in result.stderr
+    shown = json.loads(result.stdout)
+    assert (shown["format"], shown["name"], shown["store"]) == (1, "starburst", first.store_url())
     assert read() == first
     run("setup", "--batch")
     second = read()

@@ -196,7 +196,7 @@ def test_a_fleet_at_the_limits_is_refused_and_still_ends() -> None:
 
 def test_rates_are_of_the_middle_half() -> None:
     seconds = [Counter(get=n, swap=1) for n in (100, 4, 4, 100)]
-    flight = Flight(4.0, seconds, 1.0, 1.0, 0, sum(seconds, Counter()))
+    flight = Flight(4.0, seconds, 1.0, 1.0, 0, 0, sum(seconds, Counter()))
     rows = scale.rows(flight, {"workers": 2, "n_tasks": 8, "task_s": 1.0, "limits": None})
     by_measure = {row.conditions["measure"]: row.values for row in rows}
     assert by_measure["reads"] == [4.0, 4.0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks._far import Played, play
+from benchmarks._far import Played, lone_calls, play
 
 WORKERS = 50
 
@@ -17,10 +17,11 @@ def per_task(played: Played, n_tasks: int) -> float:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_tiny_tasks_cost_a_fifth_of_a_request(seed: int) -> None:
-    played = play([1e-4] * 10_000, WORKERS, seed=seed)
-    assert per_task(played, 10_000) <= 0.2
-    assert played.seconds <= 5.0
+def test_tiny_tasks_cost_a_tenth_of_a_request(seed: int) -> None:
+    played = play([20e-6] * 10_000, WORKERS, seed=seed)
+    # 0.11, 1.1 to 1.3 s; 0.17 and 1.7 s with objects of the burst so far, tries at what others are about to take, and claims before commits.
+    assert per_task(played, 10_000) <= 0.12
+    assert played.seconds <= 1.4
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -33,8 +34,39 @@ def test_tasks_of_a_second_cost_six_requests(seed: int) -> None:
 
 def test_workers_are_busy_while_there_is_work() -> None:
     played = play([1.0] * 2000, WORKERS)
-    assert 2000 / WORKERS / played.seconds >= 0.95
-    assert per_task(played, 2000) <= 4.0
+    # 0.974 to 0.977; 0.96 with two objects for each worker, or if they hear of the first ones only.
+    assert 2000 / WORKERS / played.seconds >= 0.97
+    # 1.7; 2.3 with two objects for each worker.
+    assert per_task(played, 2000) <= 1.85
+
+
+@pytest.mark.stress
+def test_ten_thousand_tasks_of_a_second_cost_one_and_a_half_requests() -> None:
+    played = play([1.0] * 10_000, WORKERS)
+    # 1.18; 1.5 if only a part of the workers has a second object.
+    assert per_task(played, 10_000) <= 1.3
+    assert played.first_s <= 2.0
+    assert 10_000 / WORKERS / played.seconds >= 0.97
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_tasks_of_ten_seconds_cost_five_requests(seed: int) -> None:
+    played = play([10.0] * 1000, WORKERS, seed=seed)
+    # 4.3; 5.1 with two objects for each worker.
+    assert per_task(played, 1000) <= 4.6
+    assert 10.0 * 1000 / WORKERS / played.seconds >= 0.985
+
+
+# Calls that follow at once come before some workers have heard that the last one was answered.
+@pytest.mark.parametrize(("rest_s", "most_s", "most_requests"), [(0.0, 0.42, 35), (10.0, 0.7, 15)])
+def test_a_lone_call_to_many_idle_workers_is_quick_and_answered_by_one(
+    rest_s: float, most_s: float, most_requests: int
+) -> None:
+    lone = lone_calls(12, rest_s, WORKERS)
+    assert sorted(lone.seconds)[6] <= most_s
+    n_requests = sorted(sum(requests.values()) for requests in lone.requests)
+    # About eight of them are the client's, which waits, and six are the way of the task. 18 if a worker answers after its claim is written.
+    assert n_requests[6] <= most_requests
 
 
 def test_a_lone_task_costs_what_its_way_costs() -> None:

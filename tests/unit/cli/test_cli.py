@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import pytest
 
 from starburst_executor import DetachedExecutor
 from starburst_executor.cli import entry
-from starburst_executor.cli.main import COMMANDS
+from starburst_executor.cli.main import COMMANDS, starburst
+from starburst_executor.cli.render import printable, show_table
 from starburst_executor.protocol.records import SessionState
 from tests.support.aws_rig import run
 from tests.support.inside import session_of
@@ -102,9 +106,11 @@ def test_usage_errors_are_one_sentence_with_the_way_on(capsys):
     for words, says in (
         (["status"], "Missing argument 'SESSION'; `starburst status --help` shows what it takes"),
         (["status", "last", "--wach"], "`starburst status --help` shows"),
-        (["staus", "last"], "no such command: 'staus', did you mean status?; `starburst --help` shows"),
+        (["staus", "last"], "no such command: 'staus', did you mean status? `starburst --help` shows"),
         (["nonsense"], "No such command 'nonsense'; `starburst --help` shows"),
         (["extend", "last", "soon"], "write seconds, or 30m, 12h, 7d"),
+        (["key", "export", "--nonsense"], "`starburst key export --help` shows"),
+        (["run", "--arg"], "requires an argument; `starburst run --help` shows"),
     ):
         assert entry(words) == 2
         error = capsys.readouterr().err
@@ -215,3 +221,101 @@ def test_sessions_of_the_stack_are_listed_too_once_there_is_one(session, monkeyp
     assert ex.id in said
     assert session.id in said
     assert ex.id not in run("sessions", "--store", f"sqlite://{tmp_path}/none").stdout
+
+
+def test_a_group_without_a_command_shows_its_help(capsys):
+    for words in ([], ["key"], ["config"]):
+        entry(words)
+        said = "".join(capsys.readouterr())
+        assert said.startswith("Usage: starburst")
+        assert "shows what it takes" not in said
+
+
+def test_an_input_that_ends_before_an_answer_is_no_interrupt(session, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert entry(["cleanup", session.id]) == 1
+    assert "starburst: the input ended before an answer; where --yes exists, it needs none" in capsys.readouterr().err
+
+
+def shell(line, **variables):
+    """What a shell makes of the command."""
+    script = f"set -o pipefail; {line.replace('starburst', f'{sys.executable} -m starburst_executor.cli')}"
+    return subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **variables}
+    )
+
+
+@pytest.mark.parametrize("words", ["version", "--help", "config show"])
+def test_output_that_cannot_be_written_is_no_fault_of_ours(words):
+    # The pipe has no reader: the other end is closed before the command starts.
+    assert shell(f"(sleep 0.001; exec starburst {words}) 2>&1 | true").returncode in (0, 141)
+    gone = shell(f"exec 3> >(true); wait $!; starburst {words} >&3")
+    assert (gone.returncode, gone.stderr) == (141, "")
+    closed = shell(f"starburst {words} >&- 2>&-")
+    assert closed.returncode == 0
+    if Path("/dev/full").exists():  # not on macOS
+        full = shell(f"starburst {words} >/dev/full")
+        assert (full.returncode, full.stderr) == (
+            2,
+            "starburst: the output cannot be written: No space left on device\n",
+        )
+
+
+def test_standard_input_that_is_closed_is_empty():
+    done = shell("starburst run math:sqrt --lines - <&-")
+    assert (done.returncode, done.stderr) == (2, "starburst: no inputs: nothing to run\n")
+
+
+def test_tables_that_are_too_wide_for_the_terminal_are_lists(monkeypatch, capsys):
+    monkeypatch.setattr("starburst_executor.cli.render.is_terminal", lambda: True)
+    rows = [["20260401-083000-1f2e3d4c", "open", 3], ["20260401-083000-1f2e3d4d", "broken", 1200]]
+    shown = {}
+    for width in (80, 40):
+        monkeypatch.setenv("COLUMNS", str(width))
+        show_table(["session", "state", "completed"], rows, right=("completed",))
+        shown[width] = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert shown[80][0] == "session                   state   completed"
+    assert shown[40] == [
+        *["session    20260401-083000-1f2e3d4c", "state      open", "completed  3", ""],
+        *["session    20260401-083000-1f2e3d4d", "state      broken", "completed  1,200"],
+    ]
+
+
+def test_a_url_that_names_no_session_is_answered_with_the_nearest(session):
+    url = f"{session.url[:-1]}{'0' if session.url[-1] != '0' else '1'}"
+    result = run("status", url)
+    assert result.exit_code == 3
+    assert f"did you mean {session.id}? `starburst sessions --store" in result.stderr
+    assert "list_sessions" not in result.stderr
+
+
+def test_text_of_tasks_is_one_line_that_changes_no_terminal():
+    assert printable("it's\tü\n\x1b[31mred\x07\udcff") == r"it's	ü\n\x1b[31mred\x07\udcff".replace(r"\t", "\t")
+
+
+def test_a_session_that_is_left_is_told_in_json():
+    found = json.loads(run("run", "math:sqrt", "--range", "2", "--launcher", "none", "--detach", "--json").stdout)
+    assert (found["format"], found["name"], found["url"].endswith(found["id"])) == (1, "", True)
+
+
+# What they do is said in a sentence; what they show is a key, a page or a file.
+WITHOUT_JSON = """cache clear; cancel; cleanup; config set; dashboard; extend; image build; image context; key export; key import; retry; scale; shell;
+study abort; study approve; study delete; study events; study export; study fork; study import; study init; study replay; study schema; teardown"""
+
+
+def leaves(command, name=""):
+    if not isinstance(command, click.Group):
+        return [(name, command)]
+    context = click.Context(command)
+    return [
+        leaf
+        for inner in command.list_commands(context)
+        for leaf in leaves(command.get_command(context, inner), f"{name} {inner}".strip())
+    ]
+
+
+def test_every_command_that_shows_data_has_json():
+    lacking = [
+        name for name, command in leaves(starburst) if all("--json" not in param.opts for param in command.params)
+    ]
+    assert sorted(lacking) == [name.strip() for name in WITHOUT_JSON.replace("\n", " ").split(";")]

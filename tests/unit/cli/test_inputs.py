@@ -51,9 +51,12 @@ def test_cells_become_what_annotations_say_and_numbers_without(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("sources", "words"),
     [
-        ({"range_": "0-5"}, "write 0:100"),
-        ({"range_": "0:5:0"}, "write 0:100"),
+        ({"range_": "0-5"}, "write 100, 0:100"),
+        ({"range_": "0:5:0"}, "write 100, 0:100"),
         ({"range_": "0:5", "lines": "x"}, "--range and --lines"),
+        ({"range_": "9" * 5000}, "--range '99999"),
+        ({"csv": "doubled.csv"}, "--csv doubled.csv: two columns are called 'x'"),
+        ({"lines": "latin"}, "--lines latin: cannot be read: 'utf-8' codec can't decode byte 0xff"),
         ({"lines": "nowhere"}, "--lines nowhere: cannot be read: No such file"),
         ({"files": "*.nothing"}, "quote the pattern"),
         ({"constants": ("2x=3",)}, "write name=value"),
@@ -68,11 +71,23 @@ def test_inputs_that_cannot_be_used_are_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("short.csv").write_text("sample,x\na,1\nb\n")
+    Path("doubled.csv").write_text("x,sample,x\n1,a,2\n")
+    Path("latin").write_bytes(b"\xff\n")
     Path("wrong.csv").write_text("sample,x\na,three\n")
     Path("bad.jsonl").write_text("{}\nnope\n")
     with pytest.raises(ConfigError) as raised:
         given(measure, **sources)
     assert words in str(raised.value)
+
+
+def test_a_number_that_python_does_not_read_stays_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(f"sample\n{'9' * 5000}\n")
+    assert given(csv=str(path)) == [Call((), {"sample": "9" * 5000})]
+    path.write_text(f"x\n{'9' * 5000}\n")
+    with pytest.raises(ConfigError) as raised:
+        given(measure, csv=str(path))
+    assert len(str(raised.value)) < 300
 
 
 def test_a_function_that_does_not_take_the_inputs_is_refused_before_anything_starts() -> None:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.shell_completion import ShellComplete
 
 from starburst_executor import DetachedExecutor
-from starburst_executor.cli import exits
+from starburst_executor.cli import exits, options
 from starburst_executor.cli.main import starburst
+from starburst_executor.errors import KeyNotFound
 from tests.support.aws_rig import run
 
 
 @pytest.fixture
 def sessions() -> list[DetachedExecutor]:
-    """Two sessions in the default store, oldest first; ids within a second are ordered by lot."""
+    """Two sessions in the default store, oldest first."""
     made = [DetachedExecutor(launcher="none") for _ in range(2)]
     for executor in made:
         executor.detach()
-    return sorted(made, key=lambda executor: executor.id)
+    return made
 
 
 def shown(*words: str) -> str:
@@ -38,6 +42,23 @@ def test_a_session_is_named_by_id_url_unique_beginning_or_last(sessions: list[De
     assert shown("last") == new.id
     store = old.url.rpartition("/")[0]
     assert shown("last", "--store", store) == new.id
+
+
+def test_the_last_of_several_within_a_second_is_the_one_that_was_created_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starburst_home: Path
+) -> None:
+    store = f"sqlite://{tmp_path}/shared"
+    second = tmp_path / "second"
+    second.mkdir(mode=0o700)
+    for _ in range(8):
+        with DetachedExecutor(launcher="none", store=store) as newest:
+            pass
+        # By what this machine knows of sessions, and by the user's key alone.
+        assert shown("last") == newest.id
+        shutil.copy(starburst_home / "key", second / "key")
+        with monkeypatch.context() as patch:
+            patch.setenv("STARBURST_HOME", str(second))
+            assert shown("last", "--store", store) == newest.id
 
 
 def test_a_beginning_of_several_is_refused_with_their_ids(sessions: list[DetachedExecutor]) -> None:
@@ -57,7 +78,7 @@ def test_an_unknown_session_suggests_the_nearest_and_the_command_that_lists(sess
     assert "did you mean last?" in run("status", "lst").stderr
     gone = run("status", sessions[0].url[:-8] + "ffffffff")
     assert gone.exit_code == exits.NO_SESSION
-    assert "`starburst sessions`" in gone.stderr
+    assert "`starburst sessions --store sqlite://" in gone.stderr
 
 
 def test_last_is_what_this_user_started_not_what_another_did(
@@ -106,7 +127,7 @@ def test_shells_complete_commands_and_sessions(sessions: list[DetachedExecutor])
     complete = ShellComplete(starburst, {}, "starburst", "_STARBURST_COMPLETE")
     assert "sessions" in [item.value for item in complete.get_completions([], "ses")]
     values = [item.value for item in complete.get_completions(["status"], "")]
-    assert values == ["last", sessions[1].id, sessions[0].id]
+    assert values == ["last", *sorted((executor.id for executor in sessions), reverse=True)]
     assert [item.value for item in complete.get_completions(["status"], sessions[0].id)] == [sessions[0].id]
 
 
@@ -158,3 +179,14 @@ def test_the_most_special_class_of_an_error_decides() -> None:
     }
     assert {kind: exits.code_of(kind("")) for kind in expected} == expected
     assert exits.code_of(errors.LaunchError(""), in_account=True) == 4
+
+
+def test_a_command_that_is_printed_can_be_pasted_into_a_shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "s3://bucket/team/20260401-083000-1f2e3d4c?endpoint_url=http://127.0.0.1:9000&region=eu-west-1"
+    session = SimpleNamespace(sealer=SimpleNamespace(has_key=False), session_id="20260401-083000-1f2e3d4c")
+    monkeypatch.setattr(options, "visit", lambda *_: nullcontext(SimpleNamespace(session=session, url=url)))
+    with pytest.raises(KeyNotFound) as caught, options.opened(url, None, needs_key=True):
+        pass
+    printed = str(caught.value).split("`")[3]
+    assert shlex.split(printed) == ["starburst", "key", "import", url]
+    assert "&" not in printed.replace(shlex.quote(url), "")

@@ -19,6 +19,7 @@ from starburst_executor.client.reading import Task
 from starburst_executor.client.results import Outcome
 from starburst_executor.errors import ConfigError, PayloadError
 from starburst_executor.protocol import outcomes
+from starburst_executor.protocol.attempts import Attempt
 from starburst_executor.protocol.spans.record import State
 
 
@@ -81,6 +82,16 @@ def test_what_has_no_value_has_an_error() -> None:
     assert json.loads(as_json(cancelled))["error"]["type"] == "concurrent.futures.CancelledError"
 
 
+def test_attempts_before_the_last_are_written_where_there_are_some(tmp_path: Path) -> None:
+    path = tmp_path / "out.jsonl"
+    tried = outcome(1, 5)._replace(attempts=(Attempt(1, "ValueError: \udc80 <no>", "w", 2.5),), label="a")
+    write_all(iter([outcome(0, 4), tried]), path, "jsonl")
+    first, second = map(json.loads, path.read_text("utf-8").splitlines())
+    assert "attempts" not in first
+    assert second["attempts"] == [{"attempt": 1, "error": "ValueError: \\udc80 <no>", "worker": "w", "at": 2.5}]
+    assert (second["label"], second["value"]) == ("a", 5)
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -125,3 +136,16 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match="pip install pyarrow"):
         write_all(iter([outcome(0, 1)]), tmp_path / "out.parquet", format_for(tmp_path / "out.parquet", None))
+
+
+def test_names_that_are_no_unicode_are_written_as_text(tmp_path: Path) -> None:
+    found = [outcome(0, {"file\udcff": ["é\udcff"]}), outcome(1, error=ValueError("\udcff"))]
+    for name in ("out.jsonl", "out.csv"):
+        write_all(iter(found), tmp_path / name, format_for(tmp_path / name, None))
+    first, second = map(json.loads, (tmp_path / "out.jsonl").read_text("utf-8").splitlines())
+    assert first["value"] == {r"file\udcff": [r"é\udcff"]}
+    assert second["error"]["type"] == "builtins.ValueError"
+    assert rows(tmp_path / "out.csv")[0][r"file\udcff"] == r'["é\\udcff"]'
+    assert b"\r" not in (tmp_path / "out.csv").read_bytes()
+    assert json.loads(as_json(outcome(0, "é"), "ascii"))["value"] == "é"
+    assert as_json(outcome(0, "é"), "ascii").isascii()

@@ -167,6 +167,18 @@ def test_nothing_is_started_for_a_session_that_ends_at_that_moment() -> None:
     assert launcher.orders == []
 
 
+def test_workers_that_another_client_ended_with_the_session_are_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    client.keeper.turn()
+    rig.another().manifest.end(SessionState.TERMINATED, "over")
+    launcher.kill("w0", "", by_signal=True)
+    rig.clock.advance(1.0)
+    client.keeper.turn()
+    assert client.keeper.buried == {"w0"}
+    assert caplog.messages == []
+
+
 def test_only_what_is_missing_is_started() -> None:
     rig, launcher = Rig(workers=4), FakeLauncher()
     client = Client(rig, launcher)
@@ -247,6 +259,27 @@ def test_three_futile_starts_in_a_row_break_the_session_with_the_last_words() ->
     error = reason_of(rig, key)
     assert isinstance(error, ExecutorBroken)
     assert "no worker could be started: no module named x" in str(error)
+
+
+def test_workers_that_die_between_the_look_at_deaths_and_the_next_start_count_too() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    client = Client(rig, launcher)
+    doomed: set[str] = set()
+    slots_alive = launcher.slots_alive
+
+    def dies(handle: str) -> int:
+        if handle in doomed and handle not in launcher.dead:
+            launcher.kill(handle)
+        return slots_alive(handle)
+
+    launcher.slots_alive = dies  # type: ignore[method-assign]
+    for number in range(3):
+        client.turns(2.5)
+        assert len(launcher.orders) == number + 1
+        doomed.add(f"w{number}")
+    client.turns(5.0)
+    assert rig.another().manifest.current.state == SessionState.BROKEN
+    assert len(launcher.orders) == 3
 
 
 def test_workers_that_have_worked_in_between_keep_the_session_going() -> None:
@@ -450,7 +483,26 @@ def test_a_client_that_cannot_leave_its_work_to_anybody_says_so() -> None:
     assert Client(rig).leaves()
 
 
-def test_a_client_that_is_asked_to_leave_in_the_middle_of_a_turn_still_looks_for_a_worker_that_stays():
+class Failing(Client):
+    """Its tasks fail as soon as the session is broken."""
+
+    @property
+    def needs(self) -> bool:
+        return self.session.manifest.current.state is SessionState.OPEN
+
+    @needs.setter
+    def needs(self, _: bool) -> None:
+        pass
+
+
+def test_a_client_that_leaves_says_why_there_are_no_workers_also_where_its_tasks_have_failed_by_then() -> None:
+    rig, launcher = Rig(), FakeLauncher()
+    launcher.refusal = LaunchError("no room")
+    with pytest.raises(LaunchError, match="no room"):
+        Failing(rig, launcher).leaves()
+
+
+def test_a_client_that_is_asked_to_leave_in_the_middle_of_a_turn_still_looks_for_a_worker_that_stays() -> None:
     rig, launcher = Rig(), FakeLauncher()
     client = Client(rig, launcher)
     start = launcher.start

@@ -122,7 +122,7 @@ def test_of_two_senders_one_stores_it_and_the_other_waits_for_that() -> None:
     assert order.count("calls") == 1
     assert order.index("calls") < order.index("status")
     assert calls_stored(client) == [MB]
-    assert len(all_calls(client)) == len(first.queued) + len(second.queued)
+    assert len(all_calls(client)) == first.n_tasks + second.n_tasks
 
 
 def test_senders_that_wait_for_each_others_pieces_do_not_wait_for_ever() -> None:

@@ -7,71 +7,26 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from starburst_executor import config
 from starburst_executor.client import exits
 from starburst_executor.client.batches import Acknowledged
 from starburst_executor.client.engine import Engine
-from starburst_executor.client.opening import Opened
-from starburst_executor.client.sending import Sending
-from starburst_executor.clock import SystemClock
-from starburst_executor.config import SessionKey, Timings
 from starburst_executor.errors import AccessDenied, ExecutorBroken, SessionExpired, SessionNotFound, StarburstError
 from starburst_executor.protocol.records import SessionState
 from starburst_executor.protocol.spans.record import State
-from starburst_executor.session.store import SessionStore
-from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import Fault
-from tests.support.session_rig import KEY, SESSION, Rig
-
-PATIENCE_S = 20.0
-
-
-class Client:
-    """An engine whose threads run; `work` does what workers would."""
-
-    def __init__(self) -> None:
-        clock = SystemClock()
-        self.rig = Rig(clock=clock, timings=replace(Timings.embedded(), beat_s=0.2))
-        store = PatientStore(self.rig.faulty, clock, patience_s=0.2)
-        session = SessionStore(store, SESSION, self.rig.sealer, clock)
-        session.manifest.refresh()
-        settings = config.resolve(detached=False, store="sqlite:///unused", workers=4)
-        opened = Opened(session, store, SessionKey(KEY))
-        self.engine = Engine(opened, None, clock, detached=False, ordinal=0, settings=settings)
-
-    @property
-    def sending(self) -> Sending:
-        return self.engine.parts.sending
-
-    def submit(self, function: Any = pow, *args: Any) -> Any:
-        return self.sending.submit(function, args or (2, 3), {})
-
-    def work(self) -> None:
-        """Complete every task that is pending."""
-        for group in self.rig.another().statuses.all():
-            if group.size_class.has_pending:
-                self.rig.end(group.key, claim_id=f"w.{group.etag}")
-
-    def end(self) -> None:
-        self.engine.ending.begin()
-        self.engine.ending.wait_done()
-        self.engine.ending.end_session()
+from tests.support.engine_rig import PATIENCE_S, Client
+from tests.support.rows import parts_of
 
 
 @pytest.fixture
 def client() -> Iterator[Client]:
     client = Client()
     yield client
-    client.rig.plan = lambda _: None
-    for future in client.engine.parts.futures.unfinished():
-        future.mark_cancelled()
-    client.engine.ending.begin()
-    client.engine.ending.end_session()
+    client.close()
 
 
 def ends(target: Any) -> bool:
@@ -88,6 +43,23 @@ def test_submits_are_stored_and_outcomes_come_back(client: Client) -> None:
     client.work()
     assert [future.result(PATIENCE_S) for future in futures] == [8] * 50
     assert ends(client.engine.ending.wait_done)
+
+
+class Interrupted:
+    """What is being pickled as the user presses ^C."""
+
+    def __reduce__(self) -> Any:
+        raise KeyboardInterrupt
+
+    def __call__(self) -> None:
+        """As a function that is being pickled."""
+
+
+def test_an_interrupt_while_a_call_is_pickled_is_the_callers(client: Client) -> None:
+    for function, args in ((pow, (Interrupted(), 2)), (Interrupted(), ())):
+        with pytest.raises(KeyboardInterrupt):
+            client.sending.submit(function, args, {})
+    assert client.submit().index == 0, "nothing was queued"
 
 
 def test_calls_that_cannot_be_pickled_fail_on_their_futures_and_hold_nothing_up(client: Client) -> None:
@@ -112,7 +84,7 @@ def test_an_object_that_had_ended_before_its_futures_were_done_is_collected(clie
     client.sending._submitter._writer._acknowledged = sent.append  # type: ignore[union-attr]
     client.submit(pow, threading.Lock())
     assert client.sending.flush(PATIENCE_S)
-    client.sending._on_acknowledged(Acknowledged(group.key, group.ref, sent[0].etag, [twin]))
+    client.sending._on_acknowledged(Acknowledged(group.key, group.ref, sent[0].etag, parts_of([twin])))
     assert isinstance(twin.exception(PATIENCE_S), TypeError)
     assert str(twin.exception(0)) == str(future.exception(0))
 
@@ -159,7 +131,7 @@ def test_what_is_acknowledged_after_all_was_given_up_is_told_too(client: Client)
     assert isinstance(future.exception(PATIENCE_S), StarburstError)
     late = engine._new_future(0, 1)
     key = client.rig.submit(1, first=1)
-    client.sending._on_acknowledged(Acknowledged(key, client.rig.keys.parse_status(key), "", [late]))
+    client.sending._on_acknowledged(Acknowledged(key, client.rig.keys.parse_status(key), "", parts_of([late])))
     assert isinstance(late.exception(0), StarburstError)
     assert ends(engine.ending.wait_done)
 

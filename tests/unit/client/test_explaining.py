@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from starburst_executor.cli.render import line_of
 from starburst_executor.client.explaining import explain_session, explain_task
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.reading import Reading
 from starburst_executor.errors import ConfigError
 from starburst_executor.protocol.records import Launch, SessionState, WorkerState
 from starburst_executor.protocol.spans import transitions
+from starburst_executor.protocol.spans.after import AFTER, Upstream, encoded
+from starburst_executor.protocol.spans.record import BLOCKED
 from tests.support.session_rig import Rig
 
 
@@ -29,11 +34,25 @@ def test_a_session_without_workers_says_what_brings_some() -> None:
     asked.submit(2)
     asked.clock.advance(120.0)
     assert "workers for 4 tasks were requested from fargate" in why(asked)
-    assert "0 were started: the platform has no capacity for more yet" in why(asked)
+    assert "0 of them started: the platform has no capacity for more yet" in why(asked)
     asked.beat("w1", state=WorkerState.LEFT, words="out of disk")
     said = why(asked)
     assert "`starburst attach a-session` starts them" in said
     assert "one said: out of disk" in said
+
+
+def test_workers_that_wait_for_the_store_say_for_which_error() -> None:
+    rig = Rig()
+    rig.submit(3)
+    rig.beat("w1", where="host:1")
+    assert not Looks(rig.session).look().trouble
+    rig.beat("w1", number=2, where="host:1", trouble="disk full, free some space")
+    assert "1 worker waits for the store, and what it has done is not lost: disk full, free some space" in why(rig)
+    rig.beat("w2", where="host:1", trouble="disk full, free some space")
+    found = Looks(rig.session).look()
+    words = "2 workers wait for the store, and what they have done is not lost: disk full, free some space"
+    assert ("warning", words) in found.rows()
+    assert words in line_of(found)
 
 
 def test_busy_free_and_lost_workers_are_told_apart() -> None:
@@ -41,13 +60,13 @@ def test_busy_free_and_lost_workers_are_told_apart() -> None:
     rig.beat("w1", where="host:1")
     key = rig.submit(3)
     rig.claim(key, "w1.1", 1)
-    assert "all 1 slots of 1 workers are busy, so 2 tasks wait for one" in why(rig)
+    assert "every slot is busy (1 of 1 worker), so 2 tasks wait for one" in why(rig)
     assert "`starburst extend a-session 12h`" in why(rig)
     rig.beat("w2")
-    assert "1 of 2 slots are free" in why(rig)
+    assert "1 of 2 slots is free" in why(rig)
     rig.clock.advance(1000.0)
     rig.beat("w2", number=2)
-    assert "1 workers are lost" in why(rig)
+    assert "1 worker is lost" in why(rig)
     assert "held since" in why(rig, "0-0")
     assert "by worker w1 on host, which is lost" in why(rig, "0-0")
 
@@ -65,17 +84,44 @@ def test_a_task_is_explained_in_each_state() -> None:
         rig, "0-1"
     )
     rig.write(key, lambda seen: transitions.commit(seen, "w1.2", {}, 0.0, failures={1: 2})[0])
-    assert "task 0-1 failed 2 times and is tried again by worker w1 on host, which paused for 1 s" in why(rig, "0-1")
+    assert "task 0-1 failed in 2 tries and is tried again by worker w1 on host, which paused for 1 s" in why(rig, "0-1")
     assert "2 tries are left" in why(rig, "0-1")
     rig.write(key, lambda seen: transitions.release(seen, "w1.2", [1], refused=True))
     said = why(rig, "0-1")
-    assert "task 0-1 waits for a worker again, after 1 claims" in said
-    assert "1 workers could not load its function" in said
-    assert "all 1 slots of 1 workers are busy" in said
+    assert "task 0-1 waits for a worker again, after 1 claim\n" in said
+    assert "1 worker could not load its function" in said
+    assert "every slot is busy (1 of 1 worker)" in said
     rig.end(key, claim_id="w1.3")
     assert "task 0-3 completed" in why(rig, "0-3")
     with pytest.raises(ConfigError, match="no such task: task=0-9"):
         why(rig, "0-9")
+
+
+def test_a_task_says_for_what_it_waits_beside_a_slot() -> None:
+    rig = Rig()
+    rig.beat("w1", resources={"gpu": 1})
+    first = rig.submit(3)
+    waiting = rig.submit(2, first=3)
+    place = first.removeprefix(rig.keys.statuses)
+    more = {AFTER: encoded({1: [Upstream(place, 0), Upstream(place, 2)]})}
+    rig.write(waiting, lambda seen: replace(seen, more=more))
+    rig.write_spans(waiting, 1, state=BLOCKED)
+    assert "it waits until 2 other tasks have completed: 0-0, 0-2" in why(rig, "0-4")
+    assert "other tasks" not in why(rig, "0-3")
+    rig.write_spans(first, 1, at=rig.clock.now() + 30)
+    assert "its pause before the next try ends in 30 s" in why(rig, "0-1")
+    rig.submit(1, first=5, limit="api", priority=-5)
+    rig.session.limits.set("api", 2)
+    rig.session.limits.take("api", "w1.0")
+    said = why(rig, "0-5")
+    assert "at most 2 tasks with the limit 'api' run at once, and 1 of these places is taken" in said
+    assert "its priority is -5" in said
+    rig.submit(1, first=6, resources="1xgpu")
+    rig.submit(1, first=7, resources="2xgpu")
+    assert "it needs gpu=1, which 1 of 1 worker has: it waits until one of them has it free" in why(rig, "0-6")
+    assert "it needs gpu=2, which no worker has; the most that one has: gpu=1" in why(rig, "0-7")
+    assert "slots are free" not in why(rig, "0-6")
+    assert "`starburst explain a-session TASK` says for what" in why(rig)
 
 
 def test_a_session_that_is_over_or_near_its_budget_says_so() -> None:

@@ -47,11 +47,11 @@ def n_dumps(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 def test_a_loop_of_submits_pickles_its_function_once(script: ModuleType, n_dumps: Callable[[], int]) -> None:
     pickles = FunctionPickles()
-    for function in (script.scale, script.typed, calls.digest):
+    for function in (script.scale, script.typed, calls.digest, abs, math.floor):
         prepared = [pickles.prepare(function) for _ in range(100)]
         assert len(set(prepared)) == 1
         assert prepared[0].digest == calls.digest(prepared[0].pickled)
-    assert n_dumps() == 3
+    assert n_dumps() == 5
     assert calls.load_function(pickles.prepare(script.scale).pickled)(1.5) == 8
 
 
@@ -95,13 +95,31 @@ def test_new_modules_of_the_users_own_show(script: ModuleType, n_dumps: Callable
     assert n_dumps() == 2
 
 
+def test_a_function_of_a_c_module_is_pickled_again_if_its_name_is_anothers(
+    n_dumps: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickles, floor = FunctionPickles(), math.floor
+    assert pickles.prepare(floor).error is None
+    monkeypatch.setattr(math, "floor", math.ceil)
+    assert pickles.prepare(floor).error is not None
+    assert n_dumps() == 2
+    monkeypatch.setattr(math, "floor", floor)
+    cloudpickle.register_pickle_by_value(math)
+    try:
+        pickles.prepare(floor)
+        pickles.prepare(floor)
+    finally:
+        cloudpickle.unregister_pickle_by_value(math)
+    assert n_dumps() == 4
+
+
 def test_what_may_change_inside_is_pickled_each_time(script: ModuleType, n_dumps: Callable[[], int]) -> None:
     pickles = FunctionPickles()
     first = pickles.prepare(script.first)
     script.names[0] = "b"
     second = pickles.prepare(script.first)
     assert [calls.load_function(each.pickled)(0) for each in (first, second)] == ["a", "b"]
-    for function in (script.make(1), print, math.floor, Callable, lambda: script):
+    for function in (script.make(1), [].append, math.pi.hex, Callable, lambda: script):
         n_before = n_dumps()
         pickles.prepare(function)
         pickles.prepare(function)

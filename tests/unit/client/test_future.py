@@ -28,7 +28,7 @@ class Store:
         self.asked: list[StarburstFuture[Any]] = []
         self.asked_again: list[StarburstFuture[Any]] = []
 
-    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+    def cancel(self, futures: list[StarburstFuture[Any]], *, running: bool = False) -> int:
         self.asked += futures
         for future in futures:
             if self.grants:

@@ -10,7 +10,7 @@ import pytest
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.report import SessionStatus, TaskReport
 from starburst_executor.protocol import outcomes
-from starburst_executor.protocol.records import Running, Submitter, WorkerState
+from starburst_executor.protocol.records import Latency, Running, Submitter, WorkerState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.spans import transitions
 from starburst_executor.protocol.spans.record import Status
@@ -91,10 +91,9 @@ def test_the_stores_latency_is_that_of_all_workers_together() -> None:
     rig = Rig()
     rig.submit(1)
     assert (Looks(rig.session).look().read_ms, "store" in str(Looks(rig.session).look())) == (None, False)
-    rig.beat(
-        "w1", requests={"get": 1, "get_us": 10_000, "swap": 2, "swap_us": 120_000, "create": 1, "create_us": 60_000}
-    )
-    rig.beat("w2", requests={"not_modified": 2, "get_us": 80_000, "list": 1, "list_us": 30_000})
+    rig.beat("w1", latency=Latency(1, 10_000, 3, 180_000))
+    rig.beat("w2", latency=Latency(3, 110_000))
+    rig.beat("w3", latency=Latency(9, 9), state=WorkerState.LEFT)
     found = Looks(rig.session).look()
     assert (found.read_ms, found.write_ms) == (30.0, 60.0)
     assert "a read takes 30 ms, a write 60 ms" in str(found)
@@ -131,6 +130,26 @@ def test_rates_durations_and_the_time_left_come_from_what_has_ended() -> None:
     assert found.seconds_left_most is not None
     assert 70 < found.seconds_left_least < 95
     assert 110 < found.seconds_left_most < 150
+
+
+def test_the_time_left_of_the_last_tasks_is_that_of_tasks_that_ran_as_long() -> None:
+    rig = Rig()
+    rig.beat("w1")
+    key = rig.submit(103)
+    claim(rig, key, "w1.1", 101)
+    for _ in range(100):
+        rig.clock.advance(0.1)
+        end(rig, key, "w1.1", [0.1])
+    end(rig, key, "w1.1", [60.0])
+    rig.beat("w1", number=2)
+    rig.beat("w2")
+    claim(rig, key, "w1.2", 1)
+    claim(rig, key, "w2.1", 1)
+    rig.clock.advance(40.0)
+    # A thousand such tasks a minute have ended, but these two are not such tasks.
+    assert Looks(rig.session).look().seconds_left == pytest.approx(20.0, abs=1.0)
+    rig.clock.advance(30.0)
+    assert Looks(rig.session).look().seconds_left is None
 
 
 def test_failures_are_counted_by_kind_with_the_key_and_all_else_without() -> None:

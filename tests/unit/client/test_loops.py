@@ -51,11 +51,11 @@ class Owner:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def cancel(self, _: list[StarburstFuture[Any]]) -> int:
+    def cancel(self, _: list[StarburstFuture[Any]], *, running: bool = False) -> int:
         self.asked.append("waits")
         return 0
 
-    def ask_to_cancel(self, _: StarburstFuture[Any]) -> None:
+    def ask_to_cancel(self, _: StarburstFuture[Any], *, running: bool = False) -> None:
         self.asked.append("does not wait")
 
     def ask_again(self, _: StarburstFuture[Any]) -> None:
@@ -81,7 +81,7 @@ def test_cancelling_waits_for_the_store_except_in_an_event_loop() -> None:
 
 def test_many_that_are_cancelled_at_once_share_a_thread() -> None:
     class Slow(FuturesOfClient):
-        def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+        def cancel(self, futures: list[StarburstFuture[Any]], *, running: bool = False) -> int:
             cancelled.append(len(futures))
             threads.add(threading.current_thread())
             begun.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,7 +147,13 @@ def test_two_clients_at_once_get_the_same_session(begin: Callable[..., DetachedE
     assert len(set(ids)) == 1
 
 
-@pytest.mark.parametrize("name", ["last", "20260401", "2026-x", "", "a/b", "-a", "a b", "é", "a" * 64])
-def test_what_could_be_taken_for_an_id_is_no_name(begin: Callable[..., DetachedExecutor], name: str) -> None:
+@pytest.mark.parametrize("name", ["last", "20260401", "2026-x", "", "a/b", "-a", "a b", "é", "a" * 64, 5, b"a"])
+def test_what_could_be_taken_for_an_id_is_no_name(begin: Callable[..., DetachedExecutor], name: object) -> None:
     with pytest.raises(ConfigError, match="not a name"):
         begin(name=name)
+
+
+@pytest.mark.parametrize("given", [None, 5, b"a"])
+def test_a_session_is_attached_to_by_a_text(given: Any) -> None:
+    with pytest.raises(TypeError, match="by its id, its name or its URL"):
+        DetachedExecutor.reattach(given)

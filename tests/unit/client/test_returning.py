@@ -42,7 +42,7 @@ class Visitor:
         self.found += [future for future in futures if future.index < self.n_stored]
         return [future for future in futures if future.index >= self.n_stored]
 
-    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+    def cancel(self, futures: list[StarburstFuture[Any]], *, running: bool = False) -> int:
         self.cancelled += futures
         return len(futures)
 

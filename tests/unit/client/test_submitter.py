@@ -5,31 +5,40 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from starburst_executor.client import stored_functions
+from starburst_executor.client import batches, stored_functions, submitter
 from starburst_executor.client.batches import Acknowledged, Batch
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.pieces import BigCall
+from starburst_executor.client.rows import FutureRow
 from starburst_executor.client.submitter import Submitter
+from starburst_executor.client.task_options import CallOptions
 from starburst_executor.errors import StoreUnavailable
 from starburst_executor.protocol import calls, outcomes
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH
+from starburst_executor.protocol.labels import labels_of
+from starburst_executor.protocol.options import DEFAULT
 from starburst_executor.protocol.spans import transitions
 from starburst_executor.protocol.spans.record import Entry, Located, Place, SizeClass, State
+from starburst_executor.session import fan_out
 from starburst_executor.testing import Asked, Fault
+from tests.sessions import wait_until
 from tests.support.session_rig import DIGEST, FUNCTION, Rig
 
+PATIENCE_S = 20.0
 MAX_BYTES = 128 * 1024  # of a status object
 
 
 class NoCanceller:
-    def cancel(self, futures: list[StarburstFuture[Any]]) -> int:
+    def cancel(self, futures: list[StarburstFuture[Any]], *, running: bool = False) -> int:
         return 0
 
-    def ask_to_cancel(self, future: StarburstFuture[Any]) -> None:
+    def ask_to_cancel(self, future: StarburstFuture[Any], *, running: bool = False) -> None:
         """Do nothing."""
 
     def reattacher(self) -> None:
@@ -44,8 +53,10 @@ class NoCanceller:
 class Client:
     """A submitter that the test steps: it takes and sends on request."""
 
-    def __init__(self, *, queue_bytes: int = 2**28, workers: int = 4, ordinal: int = 0) -> None:
+    def __init__(self, *, queue_bytes: int = 2**28, workers: int = 4, ordinal: int = 0, is_far: bool = False) -> None:
         self.n_short: int | None = None
+        self.n_ahead = 0
+        self.options: dict[bytes, CallOptions] = {}
         self.rig = Rig(workers=workers)
         self.rig.objects.delete([self.rig.keys.function(DIGEST)])
         session = self.rig.another()
@@ -56,13 +67,21 @@ class Client:
             ordinal=ordinal,
             n_workers=lambda: workers,
             n_short=lambda: self.n_short,
+            n_ahead=lambda: self.n_ahead,
             queue_bytes=queue_bytes,
             acknowledged=self.acknowledged.append,
+            is_far=is_far,
         )
         self.rig.asked.clear()
 
     def add(
-        self, call: tuple[Any, ...] = (2, 3), *, failed: Exception | None = None, function: bytes = FUNCTION
+        self,
+        call: tuple[Any, ...] = (2, 3),
+        *,
+        failed: Exception | None = None,
+        function: bytes = FUNCTION,
+        options: bytes = b"",
+        label: str = "",
     ) -> StarburstFuture[Any]:
         pickled: bytes | BigCall = b""
         if failed is None:
@@ -70,8 +89,16 @@ class Client:
             pickled = parts if isinstance(parts, bytes) else BigCall(parts)
         outcome = None if failed is None else outcomes.dump_error(failed)
         return self.submitter.add(
-            lambda index: StarburstFuture(NoCanceller(), 0, index), calls.digest(function), function, pickled, outcome
+            lambda index: StarburstFuture(NoCanceller(), 0, index),
+            *(calls.digest(function), function, pickled, outcome),
+            given=self.given(options, label),
         )
+
+    def given(self, options: bytes, label: str) -> CallOptions:
+        """Return the same object for the same options, as executors do."""
+        if label:
+            return CallOptions(DEFAULT, options, label)
+        return self.options.setdefault(options, CallOptions(DEFAULT, options))
 
     def take(self) -> Batch | None:
         return self.submitter.take(timeout_s=0.0)
@@ -94,13 +121,33 @@ def test_a_lone_submit_leaves_at_once_and_is_stored_in_order() -> None:
     kinds = [(asked.kind, asked.key.rsplit("/", 2)[-2]) for asked in client.rig.asked]
     assert kinds == [("create", "functions"), ("create", "0000.000000"), ("put", "a-session")]
     (batch,) = client.acknowledged
-    assert batch.futures == [future]
+    assert [waiting for part in batch.parts for waiting in part.futures()] == [future]
     assert client.rig.states(batch.key) == [State.PENDING]
     assert client.rig.objects.get_if_changed(batch.key, batch.etag) is None
     assert client.submitter.is_empty()
     bell = client.rig.bell()
     assert bell is not None
     assert bell.keys == (batch.key,)
+
+
+@pytest.mark.parametrize(("late_s", "n_rings"), [(0.1, 1), (0.3, 2)])
+def test_a_few_tasks_are_rung_for_while_they_are_written_and_again_if_that_takes_long(
+    monkeypatch: pytest.MonkeyPatch, late_s: float, n_rings: int
+) -> None:
+    monkeypatch.setattr(fan_out, "_ON_THIS_MACHINE", ())
+    client = Client(workers=4)
+    rig = client.rig
+
+    def plan(asked: Asked) -> None:
+        if asked.kind == "create" and "/status/" in asked.key:
+            wait_until(lambda: rig.bell() is not None)  # a ring after the answer would never come
+            rig.clock.advance(late_s)
+
+    rig.plan = plan
+    client.add()
+    client.send_all()
+    assert len(client.acknowledged) == 1
+    assert [asked.kind for asked in rig.asked].count("put") == n_rings
 
 
 def test_a_stored_call_is_what_a_worker_can_open() -> None:
@@ -110,6 +157,25 @@ def test_a_stored_call_is_what_a_worker_can_open() -> None:
     seen = client.rig.read(client.acknowledged[0].key)
     assert client.rig.call(client.acknowledged[0].ref, 0) == ((2, 10), {})
     assert client.rig.session.payloads.function(seen.functions[0]) == FUNCTION
+
+
+def test_options_are_stored_once_and_labels_as_a_column() -> None:
+    client = Client()
+    client.add()
+    client.send_all()
+    plain = client.rig.read(client.acknowledged[0].key)
+    assert (plain.options, plain.more) == ((), None)
+    first, second = DEFAULT.but(retries=1).encode(), DEFAULT.but(retries=2).encode()
+    flying = (client.add(), client.take())[1]
+    for options, label in [(first, "a"), (b"", ""), (second, "b"), (first, "c")]:
+        client.add(options=options, label=label)
+    assert flying is not None
+    client.submitter.send(flying)
+    client.send_all()
+    stored = client.rig.read(client.acknowledged[-1].key)
+    assert [stored.options_of(span) for span in stored.spans] == [first, b"", second, first]
+    assert stored.options == (first, second)
+    assert labels_of(stored) == ("a", "", "b", "c")
 
 
 def test_while_one_flies_the_others_gather() -> None:
@@ -123,17 +189,68 @@ def test_while_one_flies_the_others_gather() -> None:
     client.submitter.send(first)
     second = client.take()
     assert second is not None
-    assert [one.future.index for one in second.queued] == [1, 2, 3, 4]
+    assert [future.index for future in second.futures()] == [1, 2, 3, 4]
 
 
 def test_a_burst_becomes_about_two_objects_a_worker() -> None:
     client = Client(workers=4)
     for _ in range(800):
         client.add()
-    sizes = [len(batch.queued) for batch in client.send_all()]
+    sizes = [batch.n_tasks for batch in client.send_all()]
     assert sum(sizes) == 800
     assert 6 <= len(sizes) <= 12
     assert max(sizes) <= 256
+
+
+def test_on_s3_each_worker_gets_one_object_of_a_burst_and_all_are_of_the_same_size() -> None:
+    client = Client(workers=8, is_far=True)
+    client.add()
+    first = client.take()
+    assert first is not None
+    assert first.n_tasks == 1
+    for _ in range(799):
+        client.add()
+    client.submitter._queue[0].function.is_stored.set()
+    others = []
+    while (batch := client.submitter.take(timeout_s=0.0)) is not None:
+        others.append(batch)
+    assert [batch.n_tasks for batch in others] == [100] * 7
+    client.submitter.send(first)
+    assert [batch.n_tasks for batch in client.send_all()] == []
+
+
+def test_a_burst_on_s3_is_cut_once_its_function_is_stored() -> None:
+    client = Client(workers=8, is_far=True)
+    client.add()
+    first = client.take()
+    assert first is not None
+    for _ in range(80):
+        client.add()
+    with ThreadPoolExecutor(1) as threads:
+        taken = threads.submit(client.submitter.take)
+        wait_until(lambda: client.submitter._is_beginning)
+        for _ in range(720):
+            client.add()
+        assert not taken.done()
+        client.submitter.send(first)
+        batch = taken.result(PATIENCE_S)
+    assert batch is not None
+    assert batch.n_tasks == 100
+    client.submitter.send(batch)
+
+
+def test_the_first_object_of_a_burst_rings_for_all_of_it() -> None:
+    client = Client(workers=4, is_far=True)
+    client.add()
+    first = client.take()
+    for n_more, n_rung in ((2, 1), (2, 5)):
+        for _ in range(n_more):
+            client.add()
+        assert first is not None
+        client.submitter._writer.write(first)
+        bell = client.rig.bell()
+        assert bell is not None
+        assert bell.n_tasks == n_rung
 
 
 def test_objects_double_while_so_many_tasks_are_less_than_a_slice_of_work() -> None:
@@ -146,7 +263,7 @@ def test_objects_double_while_so_many_tasks_are_less_than_a_slice_of_work() -> N
         for batch in batches:
             assert batch is not None
             client.submitter.send(batch)
-        return [len(batch.queued) for batch in batches if batch is not None]
+        return [batch.n_tasks for batch in batches if batch is not None]
 
     assert sizes(2) == [256, 256]  # nothing is known of them
     client.n_short = 1_000
@@ -162,7 +279,7 @@ def test_short_tasks_are_still_about_two_objects_a_worker() -> None:
     client.n_short = 10**6
     for _ in range(8_000):
         client.add()
-    sizes = [len(batch.queued) for batch in client.send_all()]
+    sizes = [batch.n_tasks for batch in client.send_all()]
     assert max(sizes) == 1_000
     assert len(sizes) <= 12
 
@@ -339,6 +456,19 @@ def test_what_is_sent_or_done_is_not_cancelled_here() -> None:
     assert client.rig.states(client.acknowledged[-1].key) == [State.PENDING]
 
 
+def test_all_that_are_cancelled_know_it_even_if_the_callback_of_one_raises() -> None:
+    client = Client()
+    futures = [client.add() for _ in range(3)]
+
+    def leave(_: object) -> None:
+        raise SystemExit(3)
+
+    futures[0].add_done_callback(leave)
+    with pytest.raises(SystemExit):
+        client.submitter.cancel_unsent(futures)
+    assert [future.cancelled() for future in futures] == [True] * 3
+
+
 def test_a_batch_that_is_cancelled_as_a_whole_costs_nothing_and_leaves_no_gap_in_its_epoch() -> None:
     client = Client()
     client.submitter.cancel_unsent([client.add() for _ in range(3)])
@@ -442,7 +572,7 @@ def test_a_flush_waits_for_every_acknowledgement() -> None:
     batch = client.take()
     assert batch is not None
     assert not client.submitter.flush(0.0)
-    assert client.submitter.unacknowledged() == [one.future for one in batch.queued]
+    assert client.submitter.unacknowledged() == batch.futures()
     client.submitter.send(batch)
     assert client.submitter.flush(0.0)
     assert client.submitter.unacknowledged() == []
@@ -488,7 +618,7 @@ def test_senders_side_by_side_store_each_task_once() -> None:
     client.submitter.close()
     for thread in threads:
         thread.join(10.0)
-    indices = sorted(future.index for batch in client.acknowledged for future in batch.futures)
+    indices = sorted(future.index for batch in client.acknowledged for part in batch.parts for future in part.futures())
     assert indices == list(range(2000))
     asked: list[Asked] = [each for each in client.rig.asked if "/functions/" in each.key]
     assert len(asked) == 3
@@ -578,6 +708,50 @@ def test_nothing_is_kept_of_what_was_sent(monkeypatch: pytest.MonkeyPatch) -> No
     assert not submitter._cancelled
 
 
+def test_only_the_places_of_the_last_tasks_are_kept_and_older_ones_are_found_in_the_store(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batches, "_REMEMBERED", 3)
+    client = Client()
+    for i in range(10):
+        future = client.add()
+        if i == 5:
+            client.submitter.cancel_unsent([future])
+        client.send_all()
+    submitter, batching = client.submitter, client.submitter._batching
+    assert len(batching._sent) == 3
+    client.rig.asked.clear()
+    recent = submitter._sent(9)
+    assert recent is not None
+    assert not client.rig.asked
+    old = submitter._sent(2)
+    assert old is not None
+    assert old.is_stored.is_set()
+    assert [asked.kind for asked in client.rig.asked] == ["list"]
+    assert [client.rig.keys.status(sent.ref) for sent in (old, recent)] == [
+        client.acknowledged[2].key,
+        client.acknowledged[-1].key,
+    ]
+    assert submitter._sent(5) is None  # cancelled
+
+
+def test_the_place_of_a_task_that_is_not_stored_yet_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_REMEMBERED", 1)
+    client = Client()
+    client.add()
+    flying = client.take()
+    assert flying is not None
+    for _ in range(3):
+        for _ in range(5):
+            client.add()
+        client.send_all()
+    assert client.submitter._sent(0) is flying.sent
+    client.submitter.send(flying)
+    client.add()
+    client.send_all()
+    assert len(client.submitter._batching._sent) == 1
+
+
 def test_a_function_that_was_forgotten_is_stored_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_functions, "_REMEMBERED", 1)
     client = Client()
@@ -587,3 +761,117 @@ def test_a_function_that_was_forgotten_is_stored_again(monkeypatch: pytest.Monke
     assert len(client.acknowledged) == 4
     stored = [asked.key for asked in client.rig.asked if asked.kind == "create" and "/functions/" in asked.key]
     assert stored == [client.rig.keys.function(calls.digest(body)) for body in (b"one", b"two", b"one")]
+
+
+# --- neighbours -------------------------------------------------------------------------------------------------------
+
+
+def test_a_submit_that_is_interrupted_leaves_the_others_their_futures(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+    in_flight = client.add()
+    batch = client.take()
+    assert batch is not None
+    add = FutureRow.add
+
+    def add_and_stop(row: FutureRow, i: int, future: StarburstFuture[Any]) -> None:
+        add(row, i, future)
+        raise KeyboardInterrupt
+
+    futures = [client.add((0,)), client.add((1,))]
+    monkeypatch.setattr(FutureRow, "add", add_and_stop)
+    for options in (b"", b"other"):
+        with pytest.raises(KeyboardInterrupt):
+            client.add((99,), options=options)
+    monkeypatch.undo()
+    futures += [client.add((2,)), client.add((3,), options=b"other")]
+    client.submitter.send(batch)
+    client.send_all()
+    assert [future.index for future in (in_flight, *futures)] == [0, 1, 2, 3, 4]
+    stored = [
+        (done, part.position + i, future)
+        for done in client.acknowledged[1:]
+        for part in done.parts
+        for i, future in enumerate(part.futures())
+    ]
+    assert [future for _, _, future in stored] == futures
+    assert [client.rig.call(done.ref, position)[0] for done, position, _ in stored] == [(0,), (1,), (2,), (3,)]
+
+
+def test_neighbours_are_cut_where_an_object_would_have_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "_MAX_CALLS_BYTES", 1000)
+    client = Client(workers=1)
+    first = client.add(function=b"f" * 10)
+    in_flight = client.take()
+    sizes = [100, 100, 800, 900, 2000, 50, 50]
+    futures = [client.add(("x" * size,), function=b"f" * 10) for size in sizes]
+    assert in_flight is not None
+    client.submitter.send(in_flight)
+    client.submitter.close()  # so that everything queued is due
+    sent = client.send_all()
+    assert [batch.n_tasks for batch in sent] == [2, 1, 1, 1, 2]
+    assert [future for batch in (in_flight, *sent) for future in batch.futures()] == [first, *futures]
+    assert [
+        len(client.rig.call(done.ref, i)[0][0]) for done in client.acknowledged[1:] for i in range(done.ref.n_tasks)
+    ] == sizes
+
+
+@pytest.mark.parametrize("end", ["full", "flush", "close"])
+def test_a_sender_waits_for_a_full_object_while_enough_tasks_are_ahead(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(submitter, "_GATHERS_S", PATIENCE_S)
+    client = Client(workers=1)
+    client.n_ahead = 1_000_000
+    for _ in range(3 * 256):
+        client.add()
+    client.send_all()
+    client.add()
+    with ThreadPoolExecutor(2) as threads:
+        taken = threads.submit(client.submitter.take)
+        wait_until(lambda: client.submitter._full_at == 256)
+        if end == "full":
+            for _ in range(254):
+                client.add()
+            assert not taken.done()
+            client.add()
+        elif end == "flush":
+            flushed = threads.submit(client.submitter.flush, PATIENCE_S)
+        else:
+            client.submitter.close()
+        batch = taken.result(PATIENCE_S)
+        assert batch is not None
+        assert batch.n_tasks == (256 if end == "full" else 1)
+        client.submitter.send(batch)
+        assert end != "flush" or flushed.result(PATIENCE_S)
+
+
+@pytest.mark.parametrize(("n_ahead", "priority"), [(1000, 0), (1_000_000, 1)])
+def test_no_sender_waits_while_workers_may_or_for_tasks_that_go_first(
+    monkeypatch: pytest.MonkeyPatch, n_ahead: int, priority: int
+) -> None:
+    monkeypatch.setattr(submitter, "_GATHERS_S", PATIENCE_S)
+    client = Client(workers=1)
+    client.n_ahead = 1_000_000
+    for _ in range(3 * 256):
+        client.add()
+    client.send_all()
+    client.n_ahead = n_ahead
+    client.options[b""] = CallOptions.of(replace(DEFAULT, priority=priority))
+    client.add()
+    batch = client.take()
+    assert batch is not None
+    assert batch.n_tasks == 1
+
+
+def test_what_was_submitted_long_ago_makes_no_objects_larger() -> None:
+    client = Client(workers=4)
+    for _ in range(4000):
+        client.add()
+    client.n_ahead = 4000  # when the last of these is sent, most have not run
+    client.send_all()
+    client.n_ahead = 0
+    for _ in range(100):
+        client.add()
+    batch = client.take()
+    assert batch is not None
+    assert batch.n_tasks == 100 // (2 * 4)

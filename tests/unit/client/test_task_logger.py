@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import msgpack
 import pytest
 
+from starburst_executor.client.completing import FoundBlock
 from starburst_executor.client.task_logs import TaskLogger, level_number
 from starburst_executor.errors import ConfigError
 from starburst_executor.protocol.keys import StatusRef
@@ -18,11 +18,11 @@ from tests.support.session_rig import Rig
 REF = StatusRef(0, 10, 4, 0)
 
 
-def stored(rig: Rig, position: int, *records: Logged) -> tuple[OutcomeBlock, list[Any]]:
+def stored(rig: Rig, position: int, *records: Logged) -> FoundBlock:
     body = msgpack.packb((b"", b"", b"".join(map(encode_logged, records))))
     rig.objects.put(rig.keys.logs(REF.status_id, "w1.1-1"), body)
     block = OutcomeBlock(0, 4, 1, 1, "w1.1", b"", logs=((position, 1, 0, len(body)),))
-    return block, [(position, [])]
+    return FoundBlock(block, [], position, b"\1")
 
 
 def test_levels_of_this_process_hold(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,11 +15,13 @@ from starburst_executor.dashboard.index import TaskIndex
 from starburst_executor.dashboard.query import SORTS, Key, Page, Query, page, undecided
 from starburst_executor.errors import ConfigError
 from starburst_executor.protocol.keys import StatusRef
+from starburst_executor.protocol.labels import LABELS, packed_labels
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.spans.record import SizeClass, State
 from starburst_executor.session.statuses import ListedStatus
 from tests.support.session_rig import Rig
 
+LABELLED = ("plate 7", "", '<b>&"', " spaced ")
 MESSAGES = ["no reading for <b>", "out of range", "Sensor OFFLINE"]
 
 
@@ -63,8 +66,12 @@ class FakeReading:
         return [task for block in self.objects.values() for task in block.tasks]
 
 
-def made(seed: int, n_objects: int = 30) -> FakeReading:
-    """Objects of 1 to 40 tasks of two submitters, in every mixture of states, with many equal durations."""
+def made(seed: int, n_objects: int = 30, *, labels: Sequence[str] = ()) -> FakeReading:
+    """Objects of 1 to 40 tasks of two submitters, in every mixture of states, with many equal durations.
+
+    Args:
+        labels: The tasks of every second object have these in turn, by their number.
+    """
     lots = random.Random(seed)
     objects: dict[str, Block] = {}
     for ordinal in (0, 1):
@@ -82,9 +89,24 @@ def made(seed: int, n_objects: int = 30) -> FakeReading:
                 tasks.append(Task(ordinal, first + i, state, 1, int(bool(claim)), 0, 0, 0, claim, at, seconds))
             ref = StatusRef(ordinal, first, n_tasks, 0)
             listed = ListedStatus(f"{ordinal}.{first:06}", ref, size_class({t.state for t in tasks}), "e1", 1060.0)
-            objects[listed.key] = Block(listed, None, tuple(tasks))
+            objects[listed.key] = Block(listed, labelled(tasks, labels) if number % 2 else None, tuple(tasks))
             first += n_tasks
     return FakeReading(objects)
+
+
+def labelled(tasks: Sequence[Task], labels: Sequence[str]) -> Any:
+    """What a block is decoded from, as far as labels are read from it."""
+    return SimpleNamespace(
+        more=packed_labels(labels[task.sequence % len(labels)] for task in tasks) if labels else None
+    )
+
+
+def label_of(reading: FakeReading, task: Task) -> str:
+    """The label of a task, by its object and its number."""
+    for block in reading.objects.values():
+        if task in block.tasks and block.stored is not None and block.stored.more:
+            return LABELLED[task.sequence % len(LABELLED)]
+    return ""
 
 
 def indexed(reading: FakeReading) -> TaskIndex:
@@ -110,6 +132,7 @@ def expected(reading: FakeReading, query: Query) -> list[str]:
         return (
             (not query.states or task.state in query.states)
             and (not query.worker or task.worker == query.worker)
+            and (not query.label or label_of(reading, task).strip() == query.label)
             and (not query.text or query.text.lower() in text or query.text == task.id)
         )
 
@@ -132,13 +155,18 @@ QUERIES = [
     Query(text="ValueError", worker="w-b"),
     Query(text="1-3"),
     Query(text="nothing like it"),
+    Query(label="plate 7"),
+    Query(label="spaced", states=frozenset({State.PENDING, State.FAILED})),
+    Query(label='<b>&"', worker="w-a"),
+    Query(label="plate 7", text="range"),
+    Query(label="plate"),
 ]
 
 
 @pytest.mark.parametrize("sort", SORTS)
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.address())
 def test_pages_forwards_and_back_are_all_that_matches_once_and_in_order(query: Query, sort: str) -> None:
-    reading = made(3)
+    reading = made(3, labels=LABELLED)
     index, query = indexed(reading), replace(query, sort=sort)
     wanted = expected(reading, query)
     forwards: list[list[str]] = []
@@ -161,7 +189,7 @@ def test_pages_forwards_and_back_are_all_that_matches_once_and_in_order(query: Q
 
 
 def test_rows_have_the_facts_of_their_task() -> None:
-    reading = made(5)
+    reading = made(5, labels=LABELLED)
     tasks = {task.id: task for task in reading.tasks}
     for row in asked(indexed(reading), Query(), 1000).rows:
         task = tasks[row.id]
@@ -173,6 +201,7 @@ def test_rows_have_the_facts_of_their_task() -> None:
         )
         assert row.seconds == pytest.approx(task.seconds)
         assert bool(row.kind) == (task.state == State.FAILED)
+        assert row.label == label_of(reading, task)
 
 
 def test_only_what_a_query_needs_is_read_and_only_once() -> None:
@@ -191,6 +220,17 @@ def test_only_what_a_query_needs_is_read_and_only_once() -> None:
     assert reading.n_read == n_read
     asked(index, Query(worker="w-a", sort="-seconds"))
     assert reading.n_read <= len(reading.objects)
+
+
+def test_labels_that_cannot_be_read_are_none_and_break_nothing() -> None:
+    reading = made(5)
+    for key, block in reading.objects.items():
+        spoilt: Any = SimpleNamespace(more={LABELS: b"garbage"})
+        reading.objects[key] = Block(block.listed, spoilt, block.tasks)
+    index = indexed(reading)
+    assert {row.label for row in asked(index, Query(), 1000).rows} == {""}
+    assert asked(index, Query(label="plate 7")).total == 0
+    assert not index.has_labels
 
 
 def test_what_changed_is_read_again_and_totals_follow() -> None:
@@ -245,6 +285,30 @@ def test_failures_that_are_not_inline_are_fetched_on_demand() -> None:
     assert sum(kind.n_tasks for kind in index.failures()) == len(failed)
     query = Query(text="range")
     assert asked(index, query).total == len(expected(reading, query))
+
+
+def test_the_first_failures_of_a_kind_are_those_that_ended_first() -> None:
+    reading = made(15)
+    kinds = []
+    for listing in (reading.listing, reading.listing[::-1]):
+        index = indexed(reading)
+        index.fill(listing, lambda: True)
+        kinds.append(sorted(index.failures(), key=lambda kind: kind.type_name))
+    assert kinds[0] == kinds[1]
+    failed = [task for task in reading.tasks if task.state == State.FAILED and task.sequence % 2]
+    failed.sort(key=lambda task: (task.at, task.ordinal, task.sequence))
+    kind = kinds[0][-1]
+    assert (kind.type_name, kind.tasks) == ("builtins.ValueError", [task.id for task in failed[:3]])
+    assert (kind.first_at, kind.message) == (failed[0].at, MESSAGES[failed[0].sequence % 3])
+
+
+def test_the_state_of_a_task_is_known_once_its_object_was_read() -> None:
+    reading = made(15)
+    index = indexed(reading)
+    assert index.state_of(0, 0) == ""
+    index.fill(reading.listing, lambda: True)
+    assert all(index.state_of(task.ordinal, task.sequence) == task.state.name.lower() for task in reading.tasks)
+    assert index.state_of(0, 10**9) == index.state_of(7, 0) == ""
 
 
 def test_without_the_key_no_failure_is_described() -> None:

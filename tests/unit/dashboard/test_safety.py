@@ -81,12 +81,15 @@ def test_the_token_is_exchanged_for_a_cookie_and_leaves_the_address() -> None:
     assert inside(access, "/s/some-session").text == "inside /s/some-session"
 
 
-@pytest.mark.parametrize("path", ["//evil.example/", "///evil.example/x", "/s/x"])
+@pytest.mark.parametrize(
+    "path",
+    ["//evil.example/", "///evil.example/x", "/s/x", "/\\evil.example/", "/%0a/evil.example/", "/%09/evil.example/"],
+)
 def test_the_entry_page_leads_to_no_other_host(path: str) -> None:
     access = Access()
     answer = ask(access, f"http://127.0.0.1:8000{path}?token={access.token}")
     [target] = re.findall(r'url=([^"]*)"', answer.text)
-    assert re.fullmatch(r"/[^/].*|/", target)
+    assert re.fullmatch(r"/([\w.~%-][\w.~%/-]*)?", target)
 
 
 @pytest.mark.parametrize("how", ["no cookie", "wrong cookie", "wrong token", "token as cookie", "token by POST"])

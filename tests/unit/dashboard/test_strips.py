@@ -30,7 +30,8 @@ def test_bins_are_what_laying_out_every_task_gives(span_s: float) -> None:
         tasks.append(
             (lots.choice(["completed", "failed", "cancelled"]), BEGAN + lots.uniform(seconds, span_s), seconds)
         )
-        strip.add(*tasks[-1], 1)
+        state, end, seconds = tasks[-1]
+        strip.add([state], end, [seconds], 1)
     shown = strip.at(BEGAN + span_s, [], [])
     assert len(shown.busy) <= MOST_DRAWN
     assert shown.bin_s * len(shown.busy) >= max(end for _, end, _ in tasks) - BEGAN
@@ -40,12 +41,29 @@ def test_bins_are_what_laying_out_every_task_gives(span_s: float) -> None:
         assert sum(bins) == sum(state == name for state, _, _ in tasks)
 
 
+@pytest.mark.parametrize("span_s", [3.0, 86_400.0])
+def test_tasks_that_ran_one_after_the_other_are_as_many_tasks_alone(span_s: float) -> None:
+    lots = random.Random(span_s)
+    one_by_one, together = Strip(BEGAN), Strip(BEGAN)
+    for _ in range(40):
+        n = lots.randrange(1, 30)
+        states = lots.choices(["completed", "failed"], k=n)
+        seconds = [lots.choice([0.0, lots.uniform(0, span_s / 200)]) for _ in range(n)]
+        end = BEGAN + lots.uniform(0, span_s)  # some begin before the session, by another clock
+        together.add(states, end, seconds, 1)
+        for i in reversed(range(n)):
+            one_by_one.add([states[i]], end, [seconds[i]], 1)
+            end -= seconds[i]
+    for shown, expected in zip(together.at(BEGAN + span_s, [], []), one_by_one.at(BEGAN + span_s, [], []), strict=True):
+        assert shown == pytest.approx(expected, abs=1e-3)
+
+
 def test_a_task_that_is_taken_out_leaves_nothing() -> None:
     strip = Strip(BEGAN)
-    strip.add("completed", BEGAN + 5, 2.0, 1)
+    strip.add(["completed"], BEGAN + 5, [2.0], 1)
     before = strip.at(BEGAN + 5, [], [])
-    strip.add("failed", BEGAN + 4, 3.0, 1)
-    strip.add("failed", BEGAN + 4, 3.0, -1)
+    strip.add(["failed"] * 2, BEGAN + 4, [3.0, 0.5], 1)
+    strip.add(["failed"] * 2, BEGAN + 4, [3.0, 0.5], -1)
     assert strip.at(BEGAN + 5, [], []) == before
 
 
@@ -60,7 +78,7 @@ def test_running_tasks_and_objects_that_were_not_read_are_shown_at_their_place()
 @pytest.mark.parametrize("at", [0.0, -1e18, BEGAN - 100, BEGAN + 1e12, float("inf")])
 def test_a_wrong_clock_breaks_nothing(at: float) -> None:
     strip = Strip(BEGAN)
-    strip.add("completed", at, 1.0, 1)
+    strip.add(["completed"], at, [1.0], 1)
     shown = strip.at(BEGAN + 1, [(at, 1)], [at])
     assert sum(shown.completed) == 1
     assert len(shown.completed) <= MOST_BINS

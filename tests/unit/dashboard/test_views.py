@@ -12,7 +12,7 @@ import pytest
 from starburst_executor.client.finding import Visit
 from starburst_executor.client.report import TaskReport, WorkerReport
 from starburst_executor.dashboard.tabs import MOST_BYTES, Tab
-from starburst_executor.dashboard.views import fragments, log_link, part, templates
+from starburst_executor.dashboard.views import _STATES, _bar, fragments, log_link, part, templates, worker_cells
 from starburst_executor.dashboard.watch import Snapshot, Watch
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.store.patient import PatientStore
@@ -48,7 +48,7 @@ def snapshot_of(rig: Rig) -> tuple[Snapshot, Manifest]:
 
 def forged_worker(number: int = 0) -> WorkerReport:
     task = TaskReport(FORGED, 3.0, done=1.0, total=2.0, text=FORGED)
-    return WorkerReport(f"{number}{FORGED}", "working", FORGED, 4, (task,) * 8, 17, 0.0, 0.0, 5.0, FORGED)
+    return WorkerReport(f"{number}{FORGED}", "working", FORGED, 4, (task,) * 8, 17, 0.0, 0.0, 5.0, FORGED, FORGED)
 
 
 @pytest.mark.parametrize("page", ["session", "tasks", "task", "workers", "failures"])
@@ -82,6 +82,13 @@ def test_a_running_task_is_found_on_its_page() -> None:
     assert "25% (1 of 4) reading" in shown
     assert "50% CPU, 1 MB" in shown
     assert "host-a" in shown
+    for name, words in (
+        ("4711", "process 4711"),
+        ("arn:aws:ecs:eu-west-1:123456789012:task/team/0f1e", "ECS task 0f1e"),
+        ("0f1e-aa:3", "Batch job 0f1e-aa:3"),
+    ):
+        (cells,) = worker_cells([replace(worker, launcher_id=name)], snapshot, manifest, "").values()
+        assert words in cells
     assert fragments("task", snapshot, manifest, root="", subject="0-8", most_workers=20)["task-now"] == ""
 
 
@@ -128,3 +135,83 @@ def test_every_template_escapes() -> None:
         assert "<style" not in source
         assert " on" + "click" not in source
         assert source.count("<script") == source.count("<script src=")
+
+
+def status_of(snapshot: Snapshot, **counts: int) -> Snapshot:
+    return replace(snapshot, status=replace(snapshot.status, **{"total": sum(counts.values()), **counts}))
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        {"completed": 3},
+        {"completed": 999_999, "failed": 1},
+        {"completed": 1, "failed": 999_999},
+        {"completed": 2835, "failed": 172, "claimed": 2},
+        {"completed": 1, "failed": 1, "cancelled": 1, "claimed": 1, "pending": 999_996},
+        {"failed": 500, "pending": 500},
+    ],
+)
+def test_the_bar_shows_each_state_and_ends_at_its_edge(counts: dict[str, int]) -> None:
+    snapshot, _ = snapshot_of(Rig())
+    parts = _bar(status_of(snapshot, **counts).status)
+    assert [name for name, _, _ in parts] == [name for name in _STATES if counts.get(name)]
+    assert [left for _, left, _ in parts] == [sum(width for _, _, width in parts[:i]) for i in range(len(parts))]
+    assert sum(width for _, _, width in parts) == 1000
+    assert min(width for _, _, width in parts) >= 3
+
+
+def test_a_session_with_a_task_left_is_not_at_100_percent() -> None:
+    snapshot, manifest = snapshot_of(Rig())
+
+    def share(**counts: int) -> str:
+        return shown(status_of(snapshot, **counts), manifest)["share"]
+
+    assert share(completed=3007, claimed=2) == "99 %"
+    assert share(completed=3007) == "100 %"
+    assert share() == "no tasks"
+
+
+def shown(snapshot: Snapshot, manifest: Manifest, page: str = "session") -> dict[str, str]:
+    return fragments(page, snapshot, manifest, root="", subject="", most_workers=20)
+
+
+def test_one_of_a_thing_is_singular() -> None:
+    snapshot, manifest = snapshot_of(Rig())
+    status = replace(snapshot.status, workers=1, slots=1, retries=1, losses=1, hosts=(("a", 1),), utilisation=1.0)
+    usage = replace(snapshot.usage, n_requests=1, per_s=0.0)
+    found = shown(replace(snapshot, status=status, usage=usage), manifest) | shown(
+        replace(snapshot, status=status), manifest, "workers"
+    )
+    assert "with 1 slot<" in found["facts"]
+    assert "retry<" in found["facts"]
+    assert "1 loss of a worker" in found["facts"]
+    assert "1 alive with 1 slot," in found["workers-line"]
+    assert "on 1 host" in found["workers-line"]
+    assert "by 1 request, which" in shown(replace(snapshot, usage=usage), manifest)["usage"]
+
+
+def test_an_estimate_says_where_it_comes_from() -> None:
+    snapshot, manifest = snapshot_of(Rig())
+    status = replace(snapshot.status, state="open", total=3, pending=3, seconds_left=7.0)
+    facts = shown(replace(snapshot, status=status), manifest)["facts"]
+    assert "7 s" in facts
+    assert "by the durations of tasks" in facts
+    assert "no task has ended lately" not in facts
+
+
+def test_the_page_of_a_task_that_has_ended_meanwhile_says_so() -> None:
+    snapshot, manifest = snapshot_of(Rig())
+    found = fragments("task", snapshot, manifest, root="", subject="0-7", most_workers=20, subject_state="failed")
+    assert "load this page again" in found["task-now"]
+    assert "state-failed" in found["task-state"]
+    assert "task-state" not in shown(snapshot, manifest, "task")
+
+
+def test_a_worker_that_is_gone_is_not_up_any_longer() -> None:
+    snapshot, manifest = snapshot_of(Rig())
+    worker = WorkerReport("w-1", "working", "host-a", 1, (), 0, 1000.0, 1300.0, 5.0)
+    for state, clocks in (("working", 2), ("left", 1), ("lost", 1)):
+        (cells,) = worker_cells([replace(worker, state=state)], snapshot, manifest, "").values()
+        assert cells.count("data-since") == clocks
+        assert ("5 min<" in cells) == (state != "working")

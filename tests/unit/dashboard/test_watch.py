@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 import pytest
+from starlette.concurrency import run_in_threadpool
 
 from starburst_executor.client.finding import Visit
 from starburst_executor.clock import SystemClock
+from starburst_executor.dashboard.hub import Hub, Places
+from starburst_executor.dashboard.polling import in_time
 from starburst_executor.dashboard.query import Query
 from starburst_executor.dashboard.tabs import Tab
 from starburst_executor.dashboard.watch import MOST_REQUESTS, Watch
 from starburst_executor.errors import StoreUnavailable
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import Fault
+from tests.support.event_loops import run, until
 from tests.support.session_rig import Rig
 
 
@@ -25,18 +28,6 @@ def watching(rig: Rig) -> Watch:
     assert isinstance(session.store, PatientStore)
     session.manifest.refresh()
     return Watch(Visit(session, session.store), ExitStack(), rig.clock)
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def limited() -> None:
-        await asyncio.wait_for(test(), 60)
-
-    asyncio.run(limited())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -60,9 +51,9 @@ def test_the_poller_runs_only_while_a_tab_is_open() -> None:
         tabs = [Tab("session") for _ in range(5)]
         for tab in tabs:
             watch.join(tab)
-        poller = watch._poller
+        task = watch._poller.task
         await until(lambda: watch.snapshot is not None and watch.snapshot.number >= 4)
-        assert watch._poller is poller
+        assert watch._poller.task is task
         assert all(tab.woken.is_set() for tab in tabs)
         for tab in tabs:
             watch.leave(tab)
@@ -142,6 +133,58 @@ def test_a_store_that_is_silent_shows_as_a_problem_and_the_rest_stays() -> None:
     run(test)
 
 
+def test_a_store_that_hangs_shows_as_a_problem_and_holds_up_no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("starburst_executor.dashboard.watch._PATIENCE_S", 0.05)
+    monkeypatch.setattr("starburst_executor.dashboard.polling._MOST_S", 0.05)
+    rig = Rig(clock=SystemClock())
+    rig.submit(5)
+    hangs = threading.Event()
+
+    async def test() -> None:
+        watch = watching(rig)
+        assert (await watch.fresh()).problem == ""
+        real = watch._looks.look
+
+        def hanging() -> object:
+            hangs.wait(60)
+            return real()
+
+        monkeypatch.setattr(watch._looks, "look", hanging)
+        tab = Tab("session")
+        watch.join(tab)
+        found = await asyncio.gather(*(watch.fresh(0.0) for _ in range(5)))
+        assert all("takes longer" in snapshot.problem and snapshot.status.total == 5 for snapshot in found)
+        await until(tab.woken.is_set)  # open pages show it too
+        with pytest.raises(StoreUnavailable):
+            await in_time(run_in_threadpool(hangs.wait, 60))
+        hangs.set()
+        await until(lambda: watch.snapshot is not None and watch.snapshot.problem == "")
+        watch.leave(tab)
+        await watch.close()
+
+    run(test)
+
+
+def test_a_session_that_is_open_is_shown_while_another_one_does_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(clock=SystemClock())
+    rig.submit(5)
+    hangs = threading.Event()
+
+    async def test() -> None:
+        watch = watching(rig)
+        hub = Hub(Places([], known={"20260401-slow": "x"}), rig.clock)
+        hub._watches["20260401-known"] = watch
+        monkeypatch.setattr(Watch, "open", lambda *_: hangs.wait(60))
+        opening = asyncio.ensure_future(hub.watch("20260401-slow"))
+        await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(hub.watch("20260401-known"), 5) is watch
+        hangs.set()
+        await asyncio.wait([opening])
+        await watch.close()
+
+    run(test)
+
+
 def test_a_session_that_never_answered_is_an_error() -> None:
     rig = Rig(clock=SystemClock())
 
@@ -194,9 +237,9 @@ def test_the_pause_grows_when_tabs_are_hidden_nothing_changes_or_looks_are_slow(
         await watch.fresh()
         assert watch.pause_s() == pytest.approx(2.0, abs=1.5)
         hidden, seen = Tab("session", is_hidden=True), Tab("session")
-        watch._tabs = {hidden}
+        watch._poller.tabs = {hidden}
         assert watch.pause_s() >= 15
-        watch._tabs = {hidden, seen}
+        watch._poller.tabs = {hidden, seen}
         assert watch.pause_s() < 15
         watch._changed_at -= 60
         assert watch.pause_s() >= 10

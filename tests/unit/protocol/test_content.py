@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import itertools
@@ -74,9 +75,15 @@ def test_the_order_of_a_dict_and_the_identity_of_its_parts_do_not_count() -> Non
 
 
 def test_a_value_that_contains_itself_has_a_digest() -> None:
+    def ring(value: object) -> Plain:
+        first = Plain(value)
+        first.next = Plain(first)  # type: ignore[attr-defined]
+        return first
+
     endless: list[Any] = [1]
     endless.append(endless)
     assert digest_of(endless) == digest_of(endless)
+    assert digest_of(ring(1)) == digest_of(ring(1)) != digest_of(ring(2))
 
 
 def test_digests_do_not_depend_on_the_process() -> None:
@@ -98,6 +105,64 @@ print(digest_of(set(words), {"b": frozenset(words), "a": words}, Sample("x", fro
         for seed in ("1", "2")
     ]
     assert said[0] == said[1] != ""
+
+
+# A script's own classes, of every kind; the pickle of such a class has a random id in each process.
+SCRIPT = """
+import collections, enum, functools, sys, typing
+from starburst_executor.client.call_keys import call_key
+from starburst_executor.protocol.content import digest_of
+
+class Color(enum.Enum):
+    RED, BLUE = 1, 2
+class Flags(enum.IntFlag):
+    A, B = 1, 2
+class Row(typing.NamedTuple):
+    a: int
+    color: Color
+Point = collections.namedtuple("Point", "x y")
+class Table(dict): pass
+class Column(list): pass
+class Text(str): pass
+class Refused(Exception): pass
+class Stated:
+    def __init__(self, x): self.x = x
+    def __getstate__(self): return {"x": self.x}
+    def __setstate__(self, state): self.__dict__.update(state)
+class Reduced:
+    def __init__(self, x): self.x = x
+    def __reduce__(self): return Reduced, (self.x,)
+class Tree:
+    def __init__(self, kind):
+        self.children = [kind(self)]
+def f(x, among=frozenset({Color.RED, Color.BLUE})): return Color.RED, among
+def make(): return lambda x: Row(x, Color.RED)
+
+values = [
+    Color.RED, Color.BLUE, Flags.A | Flags.B, Row(1, Color.RED), Row(2, Color.RED), Point(1, 2), Table(a=Color.RED), Column([Row(1, Color.RED)]), Text("a"),
+    Refused("a"), Stated({"q", "r", "s"}), Reduced(3), Reduced(4), Tree(Stated), {Color.RED, Color.BLUE}, make(), functools.partial(f, Color.RED),
+    collections.deque([Color.RED]), collections.Counter([Color.RED]), Color, collections.OrderedDict(a=Row(1, Color.BLUE)),
+]
+print([digest_of(value).hex() for value in values])
+print([call_key(b"k" * 32, f, (value,), {}) for value in values])
+"""
+
+
+def test_objects_of_a_scripts_own_classes_have_the_same_digests_when_it_runs_again() -> None:
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0] == said[1]
+    for line in said[0].splitlines():
+        digests = ast.literal_eval(line)
+        assert len(digests) == len(set(digests)) == 21
 
 
 def test_a_function_is_known_by_its_name_and_not_by_its_code() -> None:

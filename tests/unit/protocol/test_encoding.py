@@ -8,7 +8,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starburst_executor.errors import RecordInvalid, VersionMismatch
@@ -16,6 +16,7 @@ from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.spans import blocks, encoding, transitions
 from starburst_executor.protocol.spans.record import (
     BLOCK_TASKS,
+    BLOCKED,
     MAX_TASKS,
     CallBlock,
     Located,
@@ -24,6 +25,7 @@ from starburst_executor.protocol.spans.record import (
     State,
     Status,
 )
+from tests.support.cpu_time import within_cpu_s
 from tests.support.plain_values import plain_values
 
 SEALER = Sealer(b"k" * 32, "a-session")
@@ -44,7 +46,9 @@ def statuses(draw: Any) -> Status:
             st.builds(
                 Span,
                 n=st.integers(1, 90),
-                state=st.sampled_from([State.PENDING, State.CLAIMED, State.COMPLETED, State.CANCELLED]).map(int),
+                state=st.sampled_from([State.PENDING, State.CLAIMED, State.COMPLETED, State.CANCELLED, BLOCKED]).map(
+                    int
+                ),
                 run=st.integers(1, 9),
                 attempt=st.integers(0, 300),
                 failures=st.integers(0, 100),
@@ -94,7 +98,7 @@ def statuses(draw: Any) -> Status:
 
 
 @given(statuses(), st.text(max_size=20))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 def test_bytes_come_back_as_they_were_and_tell_their_class(seen: Status, nonce: str) -> None:
     body = encoding.encode(seen, nonce)
     assert encoding.decode(body) == seen
@@ -110,6 +114,14 @@ def test_the_order_of_what_is_pending(n_pending: int, order: int) -> None:
     assert encoding.pending_order(replace(pending(1), spans=(Span(9, State.CANCELLED),))) == 0
 
 
+@given(statuses())
+@settings(max_examples=100)
+@within_cpu_s(0.4)
+def test_all_entries_together_are_what_each_is_alone(status: Status) -> None:
+    assert status.entries == tuple(status.entry(position) for position in range(status.n_tasks))
+
+
+@within_cpu_s(0.5)
 def decodes_or_refuses(body: bytes) -> None:
     try:
         seen = encoding.decode(body)
@@ -120,7 +132,8 @@ def decodes_or_refuses(body: bytes) -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=200, deadline=200)
+@settings(max_examples=200)
+@within_cpu_s(0.2)
 def test_random_bytes_are_refused(body: bytes) -> None:
     with pytest.raises((RecordInvalid, VersionMismatch)):
         encoding.decode(body)
@@ -130,7 +143,7 @@ values = plain_values(most_items=14, most_leaves=15)
 
 
 @given(statuses(), st.data())
-@settings(max_examples=150, deadline=500, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 def test_changed_records_are_refused_or_are_records(seen: Status, data: st.DataObject) -> None:
     record: dict[str, Any] = msgpack.unpackb(encoding.encode(seen, "n"))
     where: Any = record
@@ -146,7 +159,7 @@ def test_changed_records_are_refused_or_are_records(seen: Status, data: st.DataO
 
 
 @given(statuses(), st.data())
-@settings(max_examples=100, deadline=500)
+@settings(max_examples=100)
 def test_flipped_and_cut_bytes_are_refused_or_are_records(seen: Status, data: st.DataObject) -> None:
     body = bytearray(encoding.encode(seen, "n"))
     at = data.draw(st.integers(0, len(body) - 1))
@@ -267,6 +280,12 @@ def test_any_content_is_read_or_refused(content: bytes, n: int) -> None:
     except RecordInvalid:
         return
     assert len(payloads) == n
+
+
+@given(st.lists(st.sampled_from([0, 9, 1_000, 4_000, 8_192, 8_193, 40_000]), max_size=200))
+def test_neighbours_alike_are_cut_into_the_same_blocks(sizes: list[int]) -> None:
+    cut = [range(start, start + n) for start, n in blocks.cut_neighbours(sizes)]
+    assert [list(block) for block in cut] == list(blocks.cut((i, 0, size) for i, size in enumerate(sizes)))
 
 
 @given(st.lists(st.tuples(st.integers(0, 300), st.integers(0, 1), st.sampled_from([9, 4_000, 40_000])), max_size=90))

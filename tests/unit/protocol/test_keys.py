@@ -20,6 +20,9 @@ refs = st.builds(
     first=st.integers(0, 16**10 - 1),
     n_tasks=st.integers(1, 2048),
     epoch=st.integers(0, 16**6 - 1),
+    priority=st.integers(-100, 100),
+    limit=st.sampled_from(["", "api", "A_1", "p1", "x" * 32]),
+    resources=st.sampled_from(["", "1xgpu", "2xcpu.1xgpu.8000000000xmemory", "1xx1"]),
 )
 
 
@@ -134,3 +137,14 @@ def test_code_is_named_by_month_and_content() -> None:
 def test_no_other_name_is_one_of_code(name: str) -> None:
     with pytest.raises(RecordInvalid):
         keys.code_key(name)
+
+
+def test_a_priority_is_the_end_of_a_key_and_none_of_it_is_the_default() -> None:
+    ref = StatusRef(0, 3, 7, 0)
+    assert KEYS.status(ref).endswith("-7")
+    for priority in (-100, -1, 1, 100):
+        ranked = ref._replace(priority=priority)
+        assert KEYS.status(ranked) == f"{KEYS.status(ref)}-p{priority}"
+        assert KEYS.parse_status(KEYS.status(ranked)) == ranked
+    for end in ("-p0", "-p", "-p01", "-p+1", "-p-0", "-p1000", "-p1-p1", "-q1"):
+        assert KEYS.parse_status(KEYS.status(ref) + end) is None

@@ -148,11 +148,12 @@ def test_what_the_user_changes_afterwards_is_not_sent() -> None:
 
 
 def test_what_an_initializer_left_is_there_for_functions_in_big_calls() -> None:
-    kept, loader = Kept(), Loader()
+    kept = Kept()
+    loader = Loader(kept.bodies)
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec("def initialize():\n global left\n left = 5\ndef read(): return left", namespace)
     loader.initialize(calls.dump_function(namespace["initialize"]))
-    (_, read), _ = loader.load_call(kept.dump([0.5] * 20_000, namespace["read"]), kept.bodies)
+    (_, read), _ = loader.load_call(kept.dump([0.5] * 20_000, namespace["read"]))
     assert read() == 5
 
 

@@ -196,6 +196,19 @@ def test_as_an_argument_or_result_a_lock_is_refused_as_by_a_pool(value: Any) -> 
             dump()
 
 
+class Refusing:
+    def __init__(self) -> None:
+        self.inner = [threading.Lock()]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("these stay here")
+
+
+def test_an_object_that_refuses_to_be_pickled_is_at_fault_itself() -> None:
+    with pytest.raises(TypeError, match=r"these stay here: item 1 \([^()]*Refusing\) of argument 0$"):
+        calls.dump_call_in_parts(([1, Refusing()],), {}, lambda piece: piece)
+
+
 def test_a_function_in_an_argument_has_its_locks_and_the_argument_beside_it_has_none(
     script: ModuleType, elsewhere: Callable[[], None]
 ) -> None:

@@ -299,7 +299,7 @@ def class_by_hand(states: list[State]) -> SizeClass:
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestLife.settings = settings(max_examples=40, stateful_step_count=25)
 
 
 # --- spans ------------------------------------------------------------------------------------------------------------

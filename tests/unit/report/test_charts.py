@@ -10,6 +10,7 @@ import pytest
 from starburst_executor.protocol.spans.record import State
 from starburst_executor.report import charts
 from starburst_executor.report.charts.ticks import count_text, number_ticks, seconds_text, time_text, time_ticks
+from starburst_executor.report.durations import Durations, LabelDurations
 from tests.support.session_pictures import gathered, ran
 from tests.support.session_rig import Rig
 
@@ -113,3 +114,17 @@ def test_durations_in_words() -> None:
     assert [seconds_text(s) for s in (0, 2e-6, 0.05, 20, 90, 7200, 259_200)] == [
         "0", "2 µs", "50 ms", "20 s", "1.5 min", "2 h", "3 d",
     ]  # fmt: skip
+
+
+def test_every_label_is_inside_its_chart() -> None:
+    durations = Durations()
+    durations.add([0.03, 0.0999])
+    labelled = LabelDurations()
+    labelled.of("a").add([0.03, 0.0999])
+    for svg in (charts.durations(durations), charts.labels(labelled.rows()), *all_charts(a_session())):
+        root = ET.fromstring(svg)
+        width = float(root.get("viewBox", "").split()[2])
+        for text in root.iter("{http://www.w3.org/2000/svg}text"):
+            half = 0.5 * 6.2 * len(text.text or "")
+            if text.get("text-anchor") == "middle":
+                assert half - 0.1 <= float(text.get("x", "")) <= width - half + 0.1, text.text

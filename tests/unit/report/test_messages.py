@@ -90,6 +90,8 @@ def test_a_message_says_what_a_reader_needs() -> None:
         assert words in last.body
     assert first.id == f"{SESSION}/first-failure"
     assert "7 of 8 ended, 2 failed" in last.title
+    named = next(messages.due(replace(manifest, name="night-run"), counts, now=rig.clock.now()))
+    assert named.title.startswith(f"starburst night-run {SESSION}: ")
 
 
 def test_a_mark_is_for_one_recipient_and_one_message() -> None:

@@ -69,7 +69,7 @@ def test_it_says_what_was_stored(rig: Rig) -> None:
     for words in (
         "28",
         "23 ended",
-        "3 × <code>builtins.ValueError</code>",
+        "3 × <code>ValueError</code>",
         "<code>pow</code>",
         "The session was not over",
     ):
@@ -81,6 +81,23 @@ def test_it_says_what_was_stored(rig: Rig) -> None:
     assert plain["durations"]["n"] == 23
     assert plain["series"]["completed"][-1] == 20
     assert len(plain["series"]["times"]) == len(plain["series"]["completed"]) + 1
+
+
+def test_durations_by_label_have_a_chart_and_stay_text(rig: Rig) -> None:
+    assert "Durations by label" not in SessionReport.of(rig.session).to_html()
+    labels = [HOSTILE, *(f"label {i}" for i in range(14))]
+    ran(rig, rig.submit(15, first=28), "w", rig.clock.now(), [0.1 + i for i in range(15)], labels=labels)
+    report = SessionReport.of(rig.session)
+    page = report.to_html()
+    assert "<script" not in page
+    assert "&lt;/pre&gt;&lt;script&gt;" in page
+    assert ">Durations by label</title>" in page
+    assert "all other labels are joined in the last row" in page
+    assert "label 10: 1 tasks, median" in page
+    assert "label 11:" not in page
+    plain = json.loads(json.dumps(report.to_dict()))
+    assert [row["label"] for row in plain["by_label"]][:3] == ["", HOSTILE, "label 0"]
+    assert plain["other_labels"]["n"] == 3
 
 
 def test_without_the_key_failures_are_missing_and_the_page_says_so(rig: Rig) -> None:
@@ -126,11 +143,17 @@ def test_a_figure_of_many_workers_and_of_no_task(tmp_path: Path) -> None:
     assert (tmp_path / "many.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["run.txt", "run", "no/such/folder/run.json"])
+@pytest.mark.parametrize("name", ["run.txt", "run", "a-file/run.json"])
 def test_a_file_that_cannot_be_written_is_named(rig: Rig, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"\.html, \.png|no/such/folder"):
+    (tmp_path / "a-file").touch()
+    with pytest.raises(ConfigError, match=r"\.html, \.png|a-file"):
         SessionReport.of(rig.session).save(tmp_path / name)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a-file"]
+
+
+def test_a_report_makes_the_folder_of_its_file(rig: Rig, tmp_path: Path) -> None:
+    SessionReport.of(rig.session).save(tmp_path / "a/new/run.json")
+    assert [path.name for path in (tmp_path / "a/new").iterdir()] == ["run.json"]
 
 
 @pytest.mark.parametrize(("module", "kind"), [("markupsafe", "html"), ("matplotlib", "png")])

@@ -10,6 +10,7 @@ from starburst_executor.client.timeline import Timeline
 from starburst_executor.protocol.spans import transitions
 from starburst_executor.protocol.spans.record import State
 from starburst_executor.report.gathering import Gathering
+from starburst_executor.report.metrics import Metrics
 from tests.support.session_pictures import gathered, ran
 from tests.support.session_rig import Rig
 
@@ -107,6 +108,43 @@ def test_the_sums_are_those_of_the_records() -> None:
     assert overview.waited.mean_s == pytest.approx(sum(waits) / len(waits))
 
 
+def test_a_task_that_runs_keeps_its_slot_busy() -> None:
+    rig = Rig()
+    at = rig.clock.now()
+    ran(rig, rig.submit(2), "w", at + 10, [2.0, 3.0], submitted_at=at)
+    rig.beat("w")
+    key = rig.submit(1, first=2)
+    rig.write(key, lambda now: transitions.claim(now, "w.2", at_most=1, now=at + 10, max_losses=3, alone=True)[0])
+    rig.clock.advance(110)
+    overview, status = gathered(rig)
+    assert overview.busy_s == pytest.approx(5 + 100)
+    assert sum(overview.running) * (overview.times[1] - overview.times[0]) == pytest.approx(105, rel=0.01)
+    metrics = Metrics(status, overview)
+    assert metrics.utilisation == pytest.approx(105 / overview.slot_s)
+
+
+def test_durations_by_label_are_those_of_the_records_and_the_rest_is_joined() -> None:
+    rig = Rig()
+    at = rig.clock.now()
+    seconds = [0.1 * (i + 1) for i in range(32)]
+    labels = ["", *(f"label {i % 15}" for i in range(31))]
+    ran(rig, rig.submit(32), "w", at + 200, seconds, submitted_at=at, labels=labels)
+    ran(rig, rig.submit(2, first=32), "w", at + 210, [7.0, 8.0], submitted_at=at)
+    rig.clock.advance(300)
+    overview, _ = gathered(rig)
+    records = list(Timeline(Reading(rig.session)))
+    assert [record.label for record in records] == [*labels, "", ""]
+    shown = overview.by_label.shown
+    assert list(shown) == ["", *(f"label {i}" for i in range(12))]
+    for label, durations in shown.items():
+        own = [record.seconds or 0.0 for record in records if record.label == label]
+        assert (durations.n, durations.total_s) == (len(own), pytest.approx(sum(own)))
+    others = overview.by_label.others
+    assert others.n == sum(record.label in ("label 12", "label 13", "label 14") for record in records) == 6
+    assert overview.durations.n == 34 == sum(durations.n for _, durations in overview.by_label.rows())
+    assert overview.by_label.rows()[-1] == ("(other labels)", others)
+
+
 def test_what_was_not_read_is_estimated_and_the_overview_says_so() -> None:
     rig = Rig()
     for i in range(40):
@@ -144,3 +182,13 @@ def test_a_live_page_needs_no_requests_beyond_those_of_its_looks_and_follows_ret
     seen = looks.look()
     overview = gathering.overview(looks.listing, seen)
     assert (overview.failed[-1], overview.completed[-1], overview.submitted[-1]) == (0, 0, 12)
+
+
+def test_on_a_store_of_this_machine_objects_are_read_one_by_one() -> None:
+    rig = Rig()
+    for i in range(5):
+        rig.submit(2, first=2 * i)
+    reading = Reading(rig.another())
+    with rig.requests() as asked:
+        next(reading.all())
+    assert asked["get"] <= 2  # the manifest and one object: no more are held than are used

@@ -157,11 +157,11 @@ def test_a_claim_that_its_worker_forgot_goes_back_without_a_loss_after_two_more_
     rig.claim(key, "w.2", 1)
     watcher = Watcher(rig.session, LOOKS)
     n_tasks = []
-    for number in (5, 6, 7, 8):
+    for number in (5, 6, 7, 8, 9):
         rig.beat("w", number, claims={"w.2": key})
         watcher.look()
         n_tasks.append(watcher.repair())
-    assert n_tasks == [0, 0, 0, 1]
+    assert n_tasks == [0, 0, 0, 0, 1]
     assert rig.states(key) == [State.PENDING, State.CLAIMED]
     assert rig.read(key).entries[0].losses == 0
 
@@ -171,7 +171,8 @@ def test_the_third_loss_of_a_task_that_was_alone_fails_it() -> None:
     key = rig.submit(1)
     for nth in range(3):
         rig.claim(key, f"gone{nth}.1")
-        assert watching(rig, 0).repair() == 1
+        watcher = watching(rig, 0)
+        assert [watcher.repair() for _ in range(2)] == [0, 1]
     assert rig.states(key) == [State.FAILED]
     error = error_of(rig, key, 0)
     assert isinstance(error, WorkerLost)
@@ -305,8 +306,8 @@ def test_a_repair_reads_again_only_what_has_changed() -> None:
             assert watcher.repair() == 0
         assert counts["list"] == 1
         n_gets.append(counts["get"] - 1)  # and the manifest
-    # The objects; the beats after two repairs; the changed object; the beats after four; …
-    assert n_gets == [20, 20, 0, 19, 1, 1, 0, 20, 0]
+    # Nothing, since all may be changing; the objects; the beats after two repairs; the changed object; the beats after four; …
+    assert n_gets == [0, 20, 20, 1, 20, 0, 0, 0, 20]
 
 
 def test_objects_that_change_are_read_at_each_fourth_repair() -> None:
@@ -323,7 +324,7 @@ def test_objects_that_change_are_read_at_each_fourth_repair() -> None:
         with rig.requests() as counts:
             assert watcher.repair() == 0
         n_gets.append(counts["get"] - 1)
-    assert n_gets == [20, 0, 0, 0, 20, 0, 0, 0, 20]
+    assert n_gets == [0, 0, 0, 20, 0, 0, 0, 20, 0]
 
 
 def test_a_lost_worker_makes_a_repair_read_all_objects_until_it_holds_nothing() -> None:
@@ -338,7 +339,7 @@ def test_a_lost_worker_makes_a_repair_read_all_objects_until_it_holds_nothing() 
     watcher = watching(rig, 1)
     assert watcher.repair() == 0
     n_tasks, n_gets = [], []
-    for number in range(2, 2 * LOOKS):
+    for number in range(2, 2 * LOOKS + 1):
         for i, key in enumerate(keys):
             if i != 7:
                 rig.beat(f"w{i}", number, claims={f"w{i}.{number}": key})
@@ -349,9 +350,9 @@ def test_a_lost_worker_makes_a_repair_read_all_objects_until_it_holds_nothing() 
             with rig.requests() as counts:
                 n_tasks.append(watcher.repair())
             n_gets.append(counts["get"])
-    assert n_tasks == [2, 0, 0]
+    assert n_tasks == [2, 0, 0, 0]
     assert n_gets[0] > 20
-    assert n_gets[2] == 1
+    assert n_gets[3] == 1  # the repair before is a fourth one
 
 
 @pytest.mark.parametrize("n_left", [0, 500])
@@ -388,6 +389,7 @@ def test_between_the_requests_of_a_long_repair_other_things_are_done() -> None:
     for i in range(100):
         rig.claim(rig.submit(1, first=i), f"gone{i}.1")
     watcher = watching(rig, 1)
+    assert watcher.repair() == 0  # at the first repair all objects may be changing
     n_before: list[int] = []
     assert watcher.repair(lambda: n_before.append(len(rig.asked))) == 100
     gaps = [after - before for before, after in pairwise(n_before)]

@@ -159,7 +159,7 @@ OPEN = {
         "launcher",
         "launcher_seal",
     ),
-    *("submitters", "launches", "spent_usd", "n_taken", "messages", "seal"),
+    *("submitters", "launches", "spent_usd", "n_taken", "messages", "stops", "has_priorities", "has_limits", "seal"),
 }
 
 
@@ -339,7 +339,7 @@ def spoilt_body(how: str, size: int) -> bytes:
         "garbage": b"\xc1" * size,
         "cut": whole[: len(whole) // 8 * 8 - 8],
         "empty": b"",
-        "newer": whole.replace(bytes([0xA6]) + b"format\x03", bytes([0xA6]) + b"format\x04"),
+        "newer": whole.replace(bytes([0xA6]) + b"format\x03", bytes([0xA6]) + b"format\x05"),
         "another's": encoding.encode(Status(0, 7, (DIGEST,), (Span(1),)), "n"),
     }
     return bodies[how]

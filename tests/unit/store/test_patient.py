@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections.abc import Callable
@@ -245,6 +246,43 @@ def test_a_try_that_hangs_over_the_end_of_patience_is_not_the_last() -> None:
     assert line.store.put(KEY, b"x")
     assert line.clock.monotonic() - began > 299
     assert n_tries[0] < 20
+
+
+@pytest.mark.parametrize(("patience_s", "words"), [(300.0, "again for up to "), (math.inf, "again: last error")])
+def test_a_long_wait_says_why_after_ten_seconds_and_then_each_minute(
+    caplog: pytest.LogCaptureFixture, patience_s: float, words: str
+) -> None:
+    line = Line(lambda _: Fault.RESET if line.clock.monotonic() - began < 150.0 else None, patience_s=patience_s)
+    began = line.clock.monotonic()
+    line.store.create(KEY, b"mine")
+    said = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 3
+    assert "no clear answer from memory://" in said[0].getMessage()
+    assert words in said[0].getMessage()
+
+
+def test_what_a_long_wait_is_for_can_be_asked_while_it_lasts() -> None:
+    asked: list[tuple[float, str]] = []
+
+    def plan(_: object) -> Fault | None:
+        waited_s = line.clock.monotonic() - began
+        asked.append((waited_s, line.store.trouble))
+        return Fault.RESET if waited_s < 30.0 else None
+
+    line = Line(plan)
+    began = line.clock.monotonic()
+    line.store.create(KEY, b"mine")
+    assert {trouble for waited_s, trouble in asked if waited_s < 10.0} == {""}
+    assert "connection reset" in asked[-1][1]
+    assert not line.store.trouble
+
+
+def test_a_short_wait_is_not_worth_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    line = Line(lambda _: Fault.RESET if line.clock.monotonic() - began < 8.0 else None)
+    began = line.clock.monotonic()
+    line.store.create(KEY, b"mine")
+    assert line.n("retried") > 3
+    assert not caplog.records
 
 
 def test_endless_patience_ends_when_stopped() -> None:

@@ -223,10 +223,17 @@ def test_a_server_that_does_not_answer(
     monkeypatch.setitem(s3_obstore._CLIENT, "read_timeout", timedelta(seconds=0.1))
     store = store_by(transport, server.url)
     server.status = "stall"
-    with pytest.raises(StoreUnavailable, match="no answer from S3"):
-        ASKS[name](store)
-    wait_until(lambda: server.asked)  # on a busy machine the client gives up before the server has read
-    assert len(server.asked) == 1
+    tries = 0
+
+    def is_asked() -> bool:
+        nonlocal tries
+        tries += 1
+        with pytest.raises(StoreUnavailable, match="no answer from S3"):
+            ASKS[name](store)
+        return bool(server.asked)
+
+    wait_until(is_asked)  # on a busy machine the client gives up before the server has read, or before it is connected
+    assert len(server.asked) <= tries
     store.close()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starburst_executor.errors import ConfigError
+from starburst_executor.protocol import calls
+from starburst_executor.study.changes import code_changes, config_changes
 from starburst_executor.study.fingerprints import codes_of
 from starburst_executor.study.metrics import Metric, Output, metric_of, taken
 from starburst_executor.study.plan import Plan
+from starburst_executor.study.running import run_trial
 from starburst_executor.study.selection import All, By, Pareto, Top, Where, selection_of
 from starburst_executor.study.spec import TrialSpec, trial_seed
 from starburst_executor.study.stage import Stage, TrialOptions
 from starburst_executor.study.tables import COMPLETED, FAILED, TrialRow
+from starburst_executor.testing.clock import FakeClock
 
 
 def trial(_: Any) -> dict[str, float]:
@@ -36,10 +42,18 @@ def trial(_: Any) -> dict[str, float]:
         ({"select": ("score", 0)}, r"stage s: select=\('score', 0\): must be"),
         ({"select": lambda: 0}, "stage s: select="),
         ({"depends_on": "a b"}, "stage s: depends_on: 'a b' is no name of a stage"),
-        ({"options": {"resources": {"gpu": 1}}}, "stage s: options: resources is not possible yet"),
+        (
+            {"options": {"resources": {"gpu": 1}}},
+            "stage s: options: trials have no resources: they are submitted once by their keys, and such tasks have none; choose workers",
+        ),
+        ({"options": {"limit": ("api", 1)}}, "trials have no limit: they are submitted once"),
+        ({"options": {"cache": "x"}}, "trials have no cache: the outcome of a trial is kept with its study"),
+        ({"options": {"retries": 1, "retry_on": "x"}}, "stage s: options: retry_on='x': must be an exception class"),
+        ({"options": {"retries": 1, "backoff": -1}}, "stage s: options: backoff=-1: pauses must be 0"),
+        ({"options": {"backoff": 1}}, "stage s: options: backoff: give retries too"),
         (
             {"options": {"retires": 1}},
-            "stage s: options: unknown option 'retires': a stage takes timeout, retries and priority",
+            "stage s: options: unknown option 'retires': a stage takes timeout, retries, retry_on, backoff, priority and",
         ),
         ({"options": {"timeout": -1}}, "timeout=-1: must be a number of seconds greater than 0"),
         ({"options": {"retries": 101}}, "retries=101: must be a whole number, 0..100"),
@@ -53,6 +67,7 @@ def trial(_: Any) -> dict[str, float]:
         ({"metrics": {"x": {"dir": "min"}}}, "unknown dir; a metric has direction"),
         ({"seed": "7"}, "seed='7': must be a whole number"),
         ({"prune": "loss"}, "prune='loss': must be a metric and a number of trials"),
+        ({"keep": "best"}, "stage s: keep='best': must be one of all, survivors, none"),
         ({"cases": [{"x": object()}]}, r"cases\[0\]: x is a object: a record holds plain values"),
         ({"metadata": {"x": {1: 2}}}, "metadata: x is a dict"),
     ],
@@ -195,6 +210,7 @@ def test_ways_to_take_a_metric(tmp_path: Path) -> None:
     assert taken(output, metrics) == {"score": -1500.0, "power": 3.5, "area": 11.0, "n": 22}
     assert taken({"a": 1, "b": True, "loss": 2.5}, {"l": Metric("min", key="loss")}) == {"a": 1, "b": 1, "l": 2.5}
     assert taken(None, {}) == {}
+    assert taken(output, {}) == {}  # a program that only writes what later stages read
     assert taken("x=4", {"x": Metric(regex=r"x=(\d)")}) == {"x": 4.0}
 
 
@@ -226,7 +242,7 @@ def uses_helper(trial: Any) -> dict[str, float]:
     return {"score": helper(trial.index)}
 
 
-def code(function: Any) -> str:
+def code(function: Any) -> dict[str, str]:
     return codes_of([Stage("s", function, 1)])["s"]
 
 
@@ -260,6 +276,20 @@ def test_a_fingerprint_sees_closures_defaults_classes_and_constants() -> None:
     assert code(made(source)) != code(made(source.replace("k=1", "k=2")))
 
 
+def test_a_difference_in_code_is_named() -> None:
+    source = "LIMIT = 3\nKEY = 'secret'\ndef help(x):\n    return x + LIMIT\ndef run(trial):\n    return {'s': help(trial.index), 'n': len(KEY)}\n"
+
+    def changed(old: str, new: str) -> list[str]:
+        before, after = code(made(source)), code(made(source.replace(old, new)))
+        assert "secret" not in str(before)
+        return [str(change) for change in code_changes("s", before, after)]
+
+    assert changed("LIMIT = 3", "LIMIT = 40") == ["stage s: value of LIMIT was 3, is 40"]
+    [of_helper] = changed("x + LIMIT", "x - LIMIT")
+    assert re.fullmatch(r"stage s: code of help was [0-9a-f]{12}, is [0-9a-f]{12}", of_helper)
+    assert [one.partition(" was ")[0] for one in changed("'secret'", "'other'")] == ["stage s: code of run"]
+
+
 def test_a_fingerprint_is_the_same_in_a_script_and_in_a_module_of_its_name() -> None:
     source = "class Run:\n    def __init__(self, n):\n        self.n = n\n    def __call__(self, trial):\n        return {'s': self.n}\nrun = Run(3)\n"
     as_script = made(source)
@@ -270,18 +300,76 @@ def test_a_fingerprint_is_the_same_in_a_script_and_in_a_module_of_its_name() -> 
     assert code(as_script) != code(as_module)
 
 
-def test_a_configuration_has_one_fingerprint() -> None:
-    def config(**given: Any) -> str:
+_REFERRING = """
+import abc, dataclasses, enum, functools, json, random, time
+from pathlib import Path
+LIMIT, TABLE, HERE = 3, {"a": [1, 2]}, Path("/tmp")
+@dataclasses.dataclass
+class Point:
+    x: int = 3
+class Kind(enum.Enum):
+    A = 1
+class Base(abc.ABC):
+    @abc.abstractmethod
+    def fit(self): ...
+class Model(Base):
+    def fit(self): return LIMIT
+def traced(function):
+    @functools.wraps(function)
+    def inner(trial): return function(trial)
+    return inner
+class Run:
+    def __init__(self): self.n = LIMIT
+    def __call__(self, trial): return {"s": self.n}
+"""
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        "def run(trial): return {'s': trial.rng().random(), 'at': trial.time}",  # attributes with the names of modules
+        "def run(trial):\n    import json\n    return {'s': len(json.dumps(TABLE))}",
+        "def run(trial):\n    class Own:\n        random = 3\n        time = random\n    return {'s': Own.time}",
+        "def run(trial): return {'s': Model().fit() + Kind.A.value + Point().x, 'n': len(str(HERE))}",
+        "def run(trial): return {'s': sum(x * LIMIT for x in TABLE['a'])}",
+        "@traced\ndef run(trial): return {'s': 1}",
+        "run = functools.partial(lambda n, trial: {'s': n + LIMIT}, 3)",
+        "run = Run()",
+    ],
+)
+def test_a_fingerprint_is_the_same_after_the_stage_was_stored_and_loaded(function: str) -> None:
+    before = made(_REFERRING + function)
+    [after] = calls.load_function(calls.dump_function(functools.partial(tuple, [before])))()
+    assert code(after) == code(before) == code(made(_REFERRING + function))
+
+
+def test_a_difference_in_the_configuration_is_named() -> None:
+    def config(**given: Any) -> dict[str, str]:
         return Plan([Stage("s", trial, **{"trials": 3, **given})]).config("s", 7)
 
-    assert config() == config()
-    assert config() == config(options={"priority": 3})  # where it is submitted first changes no result
-    others = [
-        {"trials": 4}, {"cases": [{"x": 1}]}, {"select": ("score", 2)}, {"options": {"timeout": 3}}, {"gate": True},
-        {"abort_if": {"failed": 0.5}}, {"metrics": {"score": "min"}}, {"seed": 8}, {"prune": ("score", 2)},
-    ]  # fmt: skip
-    prints = [config(), *(config(**given) for given in others)]
-    assert len(set(prints)) == len(prints)
+    def changed(given: dict[str, Any], before: dict[str, Any] | None = None) -> list[str]:
+        return [
+            str(one).removeprefix("stage s: ") for one in config_changes("s", config(**(before or {})), config(**given))
+        ]
+
+    assert changed({}) == []
+    assert changed({"options": {"priority": 3}}) == []  # where it is submitted first changes no result
+    assert changed({"trials": 4}) == ["trials was 3, is 4"]
+    assert changed({"options": {"timeout": 3}}, {"options": {"timeout": 60.5}}) == ["options.timeout was 60.5, is 3"]
+    assert changed({"cases": [{"x": 1}]}) == ['cases was not given, is [{"x": 1}]']
+    assert changed({"select": ("score", 2)}) == ['select was {"all": true}, is {"top": {"k": 2, "metric": "score"}}']
+    assert changed({"gate": True}) == ['gate was not given, is {"then": "abort", "timeout": null}']
+    assert changed({"abort_if": {"failed": 0.5}}) == ["abort_if.failed was not given, is 0.5"]
+    assert changed({"metrics": {"score": "min"}}) == ['metrics.score was not given, is {"direction": "min"}']
+    assert changed({"seed": 8}) == ["seed was 7, is 8"]
+    assert changed({"keep": "none"}) == ['keep was not given, is "none"']
+    assert changed({"keep": "all"}) == []
+    assert changed({"prune": ("score", 2)}) == ['prune was not given, is ["score", 2]']
+    many = [{"x": i} for i in range(1000)]
+    [of_cases] = changed({"cases": many}, {"cases": [*many[:-1], {"x": 7}]})
+    assert re.fullmatch(r"cases was \[.*… \(1000 of them, \w{12}\), is \[.*… \(1000 of them, \w{12}\)", of_cases)
+    [of_objects] = changed({"cases": [object, 3]}, {"cases": [object, 4]})
+    assert re.fullmatch(r"cases was 2 objects \(\w{12}\), is 2 objects \(\w{12}\)", of_objects)
 
 
 # ------------------------------------------------------------------------------------------------------------------- trials
@@ -317,3 +405,19 @@ def test_a_seed_depends_on_seed_stage_and_index_alone() -> None:
     assert len(seeds) == 300
     assert trial_seed(0, "a", 1) == trial_seed(0, "a", 1)
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_trial_is_tried_again_after_the_errors_that_are_named_with_pauses() -> None:
+    clock, raised = FakeClock(1), [ConnectionResetError(), ConnectionResetError(), KeyError("fatal"), ValueError()]
+    began = clock.monotonic()
+
+    def flaky(trial: Any) -> dict[str, float]:
+        raise raised.pop(0)
+
+    options = TrialOptions.of({"retries": 5, "retry_on": OSError, "backoff": (1, 3, 60)}, "options")
+    with pytest.raises(KeyError):
+        run_trial(spec(run=flaky, options=options), 0, clock=clock)
+    assert len(raised) == 1
+    assert clock.monotonic() - began == 4  # 1 s, then 3 s
+    both = Plan([Stage("s", flaky, 1, options={"retries": 5, "retry_on": OSError, "backoff": 2})]).config("s", 0)
+    assert (both["options.retry_on"], both["options.backoff"]) == ('["builtins.OSError"]', "[2.0, 1.0, 2.0]")

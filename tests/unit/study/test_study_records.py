@@ -14,9 +14,13 @@ from hypothesis import strategies as st
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ObjectNotFound, RecordInvalid, StudyNotFound, VersionMismatch
-from starburst_executor.study import record as records
+from starburst_executor.study import record_form as records
+from starburst_executor.study.artefacts import KINDS, Artefact
+from starburst_executor.study.exporting import from_json
 from starburst_executor.study.objects import StudyObjects
-from starburst_executor.study.record import Approval, Change, StageRecord, StudyRecord, Survivor, decode, encode
+from starburst_executor.study.record import Approval, Change, StageRecord, StudyRecord, Survivor
+from starburst_executor.study.record_form import decode, encode
+from starburst_executor.study.stage import MOST_TRIALS
 from starburst_executor.study.tables import STATES, TrialRow, counted, decode_table, encode_table
 from starburst_executor.testing import MemoryStore
 
@@ -30,12 +34,13 @@ plain = st.recursive(
 params = st.dictionaries(texts, plain, max_size=3)
 metrics = st.dictionaries(texts, numbers, max_size=3)
 counts = st.integers(0, 2**31)
-survivors = st.builds(Survivor, texts, metrics, params, st.dictionaries(texts, texts, max_size=2))
+artefacts = st.builds(Artefact, texts, counts, st.sampled_from(KINDS))
+survivors = st.builds(Survivor, texts, metrics, params, st.dictionaries(texts, artefacts, max_size=2))
 stages = st.builds(
     StageRecord,
     name=texts,
     state=st.sampled_from(records.STAGE_STATES),
-    trials=counts,
+    trials=st.integers(0, MOST_TRIALS),
     edition=counts,
     round=counts,
     started_at=st.none() | numbers,
@@ -61,6 +66,7 @@ studies = st.builds(
     stages=st.lists(stages, max_size=3).map(tuple),
     changes=st.lists(st.builds(Change, texts, texts, texts, texts, numbers), max_size=2).map(tuple),
 )
+
 rows = st.lists(
     st.builds(
         TrialRow,
@@ -71,7 +77,7 @@ rows = st.lists(
         error=texts,
         metrics=metrics,
         params=params,
-        artefacts=st.dictionaries(texts, texts, max_size=2),
+        artefacts=st.dictionaries(texts, artefacts, max_size=2),
         curve=st.lists(st.tuples(counts, metrics), max_size=2).map(tuple),
         seconds=st.floats(0, 1e9),
     ),
@@ -123,7 +129,7 @@ def stored(change: dict[str, Any], **whole: Any) -> bytes:
         else:
             place[last] = value
     body = msgpack.packb(fields)
-    return msgpack.packb({"format": 1, "digest": hashlib.sha256(body).hexdigest(), "nonce": "n", "body": body, **whole})
+    return msgpack.packb({"format": 3, "digest": hashlib.sha256(body).hexdigest(), "nonce": "n", "body": body, **whole})
 
 
 @pytest.mark.parametrize(
@@ -138,10 +144,20 @@ def stored(change: dict[str, Any], **whole: Any) -> bytes:
             {"stages.1.survivors.0.metrics": {"x": "high"}},
             r"field stages\[1\]\.survivors\[0\]\.metrics\.x: must be a number",
         ),
+        (
+            {"stages.1.trials": 10**18},
+            r"malformed: field stages\[1\]\.trials: must be a number, 0\.\.1,000,000, not 1000000000000000000",
+        ),
         ({"stages": "none"}, "malformed: field stages: must be a list, not 'none'"),
         ({"generation": KeyError}, "malformed: field generation: must be a value, not 'nothing'"),
         ({"state": "broken"}, "malformed: field state: must be one of open, aborted, complete"),
         ({"seed": 1.5}, "malformed: field seed: must be int"),
+        (
+            {"stages.1.survivors.0.artefacts": {"model": ["digest", -1]}},
+            r"field stages\[1\]\.survivors\[0\]\.artefacts\.model: must be a digest, a size and a kind",
+        ),
+        ({"stages.0.measures": {"loss": "min"}}, r"field stages\[0\]\.measures\.loss: must be a direction and a unit"),
+        ({"stages.0.code": {"run": 1}}, r"field stages\[0\]\.code\.run: must be str"),
     ],
 )
 def test_a_malformed_record_names_its_field(change: dict[str, Any], says: str) -> None:
@@ -151,8 +167,10 @@ def test_a_malformed_record_names_its_field(change: dict[str, Any], says: str) -
 
 def test_each_way_of_being_broken_says_which_it_is() -> None:
     assert decode(stored({})).names == ["one", "two"]
-    with pytest.raises(VersionMismatch, match="newer format: format=2, known=1"):
-        decode(stored({}, format=2))
+    with pytest.raises(VersionMismatch, match="newer format: format=4, known=3"):
+        decode(stored({}, format=4))
+    with pytest.raises(VersionMismatch, match="older format: format=1, known=3; finish it with the version"):
+        decode(stored({}, format=1))
     with pytest.raises(RecordInvalid, match="does not have its digest"):
         decode(stored({}, digest="0" * 64))
     with pytest.raises(RecordInvalid, match="malformed: field body"):
@@ -198,7 +216,7 @@ def test_a_change_is_made_of_the_newest_record_and_of_nothing_else() -> None:
         one.change(lambda record: (_ for _ in ()).throw(ValueError("no")))
 
 
-def test_tables_and_artefacts_are_checked_against_their_digests() -> None:
+def test_tables_are_checked_against_their_digests() -> None:
     store = MemoryStore()
     study = StudyObjects(store, "mine", SystemClock())
     digest = study.write_table("one", [TrialRow("one", 0, "completed", metrics={"x": 1.5})])
@@ -209,13 +227,14 @@ def test_tables_and_artefacts_are_checked_against_their_digests() -> None:
         study.read_table(digest)
     with pytest.raises(RecordInvalid, match="is missing"):
         study.read_table("0" * 64)
-    artefact = study.write_artefact(b"bytes")
-    assert (study.read_artefact(artefact), study.digest_of(artefact)) == (b"bytes", artefact)
-    store.put(f"studies/mine/artefacts/{artefact}", b"other")
-    with pytest.raises(RecordInvalid, match="has been changed"):
-        study.read_artefact(artefact)
-    with pytest.raises(RecordInvalid, match="is missing"):
-        study.read_artefact("0" * 64)
     study.delete()
     with pytest.raises(ObjectNotFound):
-        store.get(f"studies/mine/artefacts/{artefact}")
+        store.get(f"studies/mine/trials/{digest}")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": ' * 100_000, "{", "[]"], ids=["lists", "maps", "open", "list"]
+)
+def test_what_is_no_export_is_an_error_whatever_its_depth(text: str) -> None:
+    with pytest.raises(RecordInvalid, match="not an exported study"):
+        from_json(text)

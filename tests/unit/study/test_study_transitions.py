@@ -12,8 +12,19 @@ from hypothesis import strategies as st
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.study import transitions
+from starburst_executor.study.artefacts import Artefact
 from starburst_executor.study.plan import Plan
-from starburst_executor.study.record import COMPLETE, DONE, PENDING, RUNNING, WAITING, Approval, StudyRecord, Survivor
+from starburst_executor.study.record import (
+    COMPLETE,
+    DONE,
+    OPEN,
+    PENDING,
+    RUNNING,
+    WAITING,
+    Approval,
+    StudyRecord,
+    Survivor,
+)
 from starburst_executor.study.selection import Choice
 from starburst_executor.study.stage import Stage
 from starburst_executor.study.tables import CANCELLED, COMPLETED, FAILED, TrialRow, counted
@@ -66,7 +77,7 @@ def moved(record: StudyRecord, lot: random.Random, name: str, rows: list[TrialRo
     return lot.choice(moves)()
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32))
 def test_any_sequence_of_transitions_is_without_fault(seed: int) -> None:
     lot = random.Random(seed)
@@ -171,6 +182,23 @@ def test_a_fork_keeps_what_is_before_its_stage() -> None:
     assert (other.name, other.parent, other.generation, other.session, other.driver) == ("other", "s", 1, "", "")
 
 
+def test_a_study_is_complete_after_the_cleanup_that_its_stages_ask_for() -> None:
+    stages = [Stage("a", trial, 1, keep="survivors", gate=True), Stage("b", trial, 1, depends_on=())]
+    plan = Plan(stages)
+    record = transitions.started(transitions.begun(plan, "s", seed=1, settings={}, at=1.0, library="test"), plan, 1.0)
+    for name in plan.names:
+        rows = rows_of(name, [COMPLETED])
+        record = transitions.decided(record, plan, name, rows, Choice((0,), "first"), table=f"t-{name}", at=2.0)
+    assert not record.needs_cleanup  # the gate is still there
+    record = transitions.approved(record, None, "a", Approval("me", "", 3.0))
+    assert (record.state, record.needs_cleanup, issues_of(record, plan)) == (OPEN, True, [])
+    assert transitions.cleaned(record).state == COMPLETE
+    # Or it is to keep everything now.
+    plan = Plan([Stage("a", trial, 1, gate=True), stages[1]])
+    assert [str(one) for one in transitions.changes_of(record, plan)] == ['stage a: keep was "survivors", is not given']
+    assert transitions.accepted(record, plan, 4.0).state == COMPLETE
+
+
 def test_each_fault_is_found_and_all_at_once() -> None:
     good = decide(transitions.started(begun(), PLAN, 1.0), "a", [COMPLETED, FAILED, COMPLETED])
     tables = {"table-a": rows_of("a", [COMPLETED, FAILED, COMPLETED])}
@@ -207,8 +235,10 @@ def test_each_fault_is_found_and_all_at_once() -> None:
         assert any(any(word in issue for word in words.split("|")) for issue in issues(record)), (words, issues(record))
     several = with_stage("a", completed=3, survivors=(replace(survivor, name="a/9"), replace(survivor, name="a/1")))
     assert len(issues(several)) >= 4
-    saved = with_stage("a", survivors=(replace(survivor, artefacts={"model": "d1", "log": "d2"}),))
-    found = issues(saved, digest_of={"d1": None, "d2": "other"}.get)
+    saved = with_stage(
+        "a", survivors=(replace(survivor, artefacts={"model": Artefact("d1", 1), "log": Artefact("d2", 2)}),)
+    )
+    found = issues(saved, digest_of=lambda artefact: {"d1": None, "d2": "other"}[artefact.digest])
     assert any("artefact 'model' of a/0 is missing" in issue for issue in found)
     assert any("artefact 'log' of a/0 has another digest" in issue for issue in found)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgpack
 import pytest
 
-from starburst_executor.errors import RecordInvalid, StoreUnavailable
+from starburst_executor.errors import ObjectNotFound, RecordInvalid, StoreUnavailable, VersionMismatch
 from starburst_executor.protocol import outcomes
+from starburst_executor.protocol.options import DEFAULT
 from starburst_executor.protocol.spans import blocks, transitions
-from starburst_executor.protocol.spans.record import Located, State, Status
+from starburst_executor.protocol.spans.record import Located, Span, State, Status
 from starburst_executor.testing import Asked, Fault
 from starburst_executor.worker.claims import Claim, Claims
-from starburst_executor.worker.runner.jobs import Finished
+from starburst_executor.worker.runner.jobs import Completed, Finished
 from tests.support.session_rig import Rig
 from tests.support.spans import with_outcome
 
@@ -77,6 +80,26 @@ def test_the_size_is_told_by_the_object() -> None:
     assert after.entries[0].state == State.CLAIMED
 
 
+def test_options_of_a_later_version_are_refused_before_anything_is_written() -> None:
+    worker = Worker()
+    key = worker.rig.submit(2)
+    worker.rig.session.statuses.update(key, lambda status: replace(status, options=(msgpack.packb({"gpus": 1}),)))
+    with worker.rig.requests() as counts, pytest.raises(VersionMismatch, match="gpus"):
+        worker.take(key)
+    assert counts == {"get": 1}
+    assert worker.claims.held() == {}
+
+
+def test_a_claim_has_tasks_of_one_set_of_options_and_knows_it() -> None:
+    worker = Worker()
+    key = worker.rig.submit(3)
+    packed = DEFAULT.but(retries=7).encode()
+    spans = (Span(1), Span(1, options=1), Span(1))
+    worker.rig.session.statuses.update(key, lambda status: replace(status, options=(packed,), spans=spans))
+    claims = [worker.take(key), worker.take(key)]
+    assert [(claim.open, claim.options.retries) for claim in claims] == [({0, 2}, None), ({1}, 7)]
+
+
 def test_a_lost_race_gives_nothing_and_leaves_the_object_alone() -> None:
     worker = Worker()
     key = worker.rig.submit(2)
@@ -98,8 +121,10 @@ def test_where_nothing_is_pending_nothing_is_written() -> None:
     assert seen is not None
     assert counts == {"get": 1}
     assert worker.claims.held() == {}
-    assert worker.claims.claim(key.replace("-1", "-2"), size=lambda _: 1) == (None, None)
-    assert worker.claims.claim("no key of ours", size=lambda _: 1) == (None, None)
+    for other in (key.replace("-1", "-2"), "no key of ours"):
+        with pytest.raises(ObjectNotFound):
+            worker.claims.claim(other, size=lambda _: 1)
+    assert worker.claims.held() == {}
 
 
 @pytest.mark.parametrize("fault", UNCLEAR)
@@ -507,6 +532,16 @@ def test_a_release_makes_tasks_pending_and_rings() -> None:
     assert counts == {}
 
 
+def test_the_outcome_of_a_task_that_is_released_no_longer_counts_for_the_next_commit() -> None:
+    worker = Worker()
+    claim = worker.take(worker.rig.submit(2), 2)
+    for position in (0, 1):
+        claim.end(position, finding())
+    worker.claims.release(claim, [1])
+    assert claim.ended == {0: finding()}
+    assert claim.ended_bytes == finding().n_bytes
+
+
 @pytest.mark.parametrize("fault", UNCLEAR + NOT_LANDED)
 def test_a_release_whose_answer_was_lost_does_not_touch_who_claimed_since(fault: Fault) -> None:
     worker = Worker()
@@ -528,3 +563,50 @@ def test_a_release_whose_answer_was_lost_does_not_touch_who_claimed_since(fault:
     entry = worker.rig.read(key).entries[0]
     assert entry.claim == ("other.1" if fault in UNCLEAR else "")
     assert worker.claims.held() == {}
+
+
+def test_the_ends_of_neighbours_count_for_those_that_the_claim_still_holds() -> None:
+    worker = Worker()
+    key = worker.rig.submit(6)
+    claim = worker.take(key, 6)
+    claim.keep({0, 1, 3, 5})
+    claim.end_run(1, Completed(1, [outcomes.dump_value(value) for value in "bcde"], [0.5] * 4))
+    assert (sorted(claim.ended), claim.returned) == ([1, 3], [])
+    assert [outcomes.load_outcome(claim.ended[i].outcome)[0] for i in (1, 3)] == ["b", "d"]
+    assert claim.ended_bytes == sum(end.n_bytes for end in claim.ended.values())
+
+
+def test_tasks_that_returned_are_dropped_when_the_claim_loses_them() -> None:
+    worker = Worker()
+    claim = worker.take(worker.rig.submit(6), 6)
+    run = Completed(1, [outcomes.dump_value(value) for value in "abc"], [0.5] * 3)
+    claim.end_run(2, run)
+    claim.keep({0, 2, 3, 4})
+    assert (claim.returned, claim.n_ended) == ([(2, run)], 3)
+    claim.keep({0, 2, 4})
+    assert (sorted(claim.ended), claim.returned, claim.n_ended) == ([2, 4], [], 2)
+    assert claim.ended_bytes == sum(end.n_bytes for end in claim.ended.values())
+
+
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_runs_of_tasks_that_returned_are_committed_in_blocks(has_failed: bool) -> None:
+    """In any order, with gaps between them, and beside tasks that ended by themselves."""
+    worker = Worker()
+    key = worker.rig.submit(200)
+    claim = worker.take(key, 200)
+    values = [bytes(9000) if i == 70 else i for i in range(200)]
+    for first, n in ((100, 30), (0, 60), (60, 39)):
+        run = Completed(1, [outcomes.dump_value(value) for value in values[first : first + n]], [0.25] * n)
+        claim.end_run(first, run)
+    if has_failed:
+        claim.end(199, finding(199, State.FAILED))
+    worker.claims.commit(claim)
+    ended = [*range(99), *range(100, 130)]
+    assert [outcome(worker.rig, key, i) for i in ended] == [values[i] for i in ended]
+    assert (claim.n_ended, claim.ended_bytes) == (0, 0)
+    assert claim.open == set(range(200)) - {*ended, *([199] if has_failed else [])}
+    blocks = worker.rig.read(key).outcomes
+    assert [(block.first, block.n) for block in blocks if block.first < 199] == [
+        (0, 64), (64, 6), (70, 1), (71, 28), (100, 30)
+    ]  # fmt: skip
+    assert all(set(block.durations()) == {0.25} for block in blocks if block.first < 199)

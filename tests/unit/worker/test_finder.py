@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from starburst_executor.errors import RecordInvalid, StoreUnavailable
+from starburst_executor.errors import ObjectNotFound, RecordInvalid, StoreUnavailable
 from starburst_executor.protocol.keys import STATUSES_PER_EPOCH, StatusRef
 from starburst_executor.protocol.spans import encoding
-from starburst_executor.protocol.spans.record import ENDED, OutcomeBlock, Span, Status
+from starburst_executor.protocol.spans.record import ENDED, OutcomeBlock, Span, State, Status
 from starburst_executor.worker.finder import Finder
 from tests.support.session_rig import DIGEST, Rig
 
@@ -120,6 +120,19 @@ def test_a_look_closes_epochs_that_are_over() -> None:
     assert rig.session.manifest.refresh().open_epochs() == []
 
 
+def test_the_places_of_objects_that_have_ended_are_not_kept() -> None:
+    rig = Rig()
+    done, end = Span(1, ENDED, claim="w.1"), OutcomeBlock(0, 1, 1, 0, "w.1", b"")
+    ended = Status(0, 0, (DIGEST,), (done,), (), (end,))
+    rig.objects.create(rig.keys.status(StatusRef(0, 0, 1, 0)), encoding.encode(ended, "n"))
+    key = rig.submit(1, first=1)
+    finder = finder_of(rig)
+    finder.look()
+    assert finder.candidates._places == {key: 1}  # as workers number it that have looked before the other one ended
+    finder.candidates.saw(key, replace(ended, first=1))
+    assert finder.candidates._places == {}
+
+
 # --- the bell ---------------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +173,152 @@ def test_about_as_many_react_as_are_needed_and_more_while_it_stays_unanswered() 
     assert 1 <= n_reacting[0] <= 15
     assert n_reacting == sorted(n_reacting)
     assert n_reacting[-1] >= 90
+
+
+def fleet(rig: Rig, n_workers: int) -> list[Finder]:
+    """Idle workers that know each other; `rig.submit` and a ring come after."""
+    finders = [settled(rig) for _ in range(n_workers)]
+    workers = [f"w{number:03}" for number in range(n_workers)]
+    for worker, finder in zip(workers, finders, strict=True):
+        finder.candidates.rank.learn(worker, workers)
+    return finders
+
+
+def claimed_by(rig: Rig, finder: Finder) -> bool:
+    """Have a slot of this worker try what it knows; return whether it got a claim."""
+    key = finder.candidates.take()
+    if key is None:
+        return False
+    with finder.candidates.trying(key) as tried:
+        tried.has_claim = bool(rig.read(key).counts()[State.PENDING])
+        rig.claim(key, "w.1")
+        tried.current = rig.read(key)
+    finder.answered()
+    return tried.has_claim
+
+
+@pytest.mark.parametrize("n_tasks", [1, 4])
+def test_a_lone_ring_is_answered_by_rank_and_the_answer_spares_the_others_the_read(n_tasks: int) -> None:
+    rig = Rig(workers=50)
+    finders = fleet(rig, 50)
+    key = rig.submit(n_tasks)
+    rig.session.bell.ring([key], n_tasks)
+    with rig.requests() as heard:
+        pauses = [finder.step() for finder in finders]
+    assert heard == {"get": 50}
+    first = [finder for finder in finders if finder.candidates.has_any()]
+    assert len(first) == n_tasks
+    assert pauses.count(max(pauses)) < 50  # the others wait for their turns, at different times
+    with rig.requests() as answer:
+        assert claimed_by(rig, first[0])
+    assert answer == {"swap": 1}
+    rig.clock.advance(0.5)
+    with rig.requests() as counts:
+        for finder in finders:
+            finder.step()
+    assert counts["list"] == 0
+    assert not any(finder.candidates.has_any() for finder in finders if finder not in first)
+    # It counts as heard: the next ring has not missed it.
+    rig.session.bell.ring([rig.submit(1, first=n_tasks)], 1)
+    for finder in finders[1:]:
+        finder.step()
+        assert finder._ring is None or finder._ring.n_missed == 0
+
+
+def test_a_lone_ring_that_the_first_do_not_answer_reaches_each_worker_in_time() -> None:
+    rig = Rig(workers=50)
+    finders = fleet(rig, 50)
+    rig.session.bell.ring([rig.submit(1)], 1)
+    numbers = []
+    for _ in range(9):
+        for finder in finders:
+            if not finder.candidates.has_any():
+                finder.step()
+        numbers.append(sum(finder.candidates.has_any() for finder in finders))
+        rig.clock.advance(2.0 * rig.timings.bell_min_s + 1e-6)
+    assert numbers[:7] == [1, 2, 4, 8, 16, 32, 50]
+
+
+def test_an_answer_never_replaces_a_newer_ring() -> None:
+    rig = Rig(workers=4)
+    finders = fleet(rig, 4)
+    one, other = rig.submit(1), rig.submit(1, first=1)
+    rig.session.bell.ring([one], 1)
+    for finder in finders:
+        finder.step()
+    (first,) = [finder for finder in finders if finder.candidates.has_any()]
+    rig.clock.advance(1.0)
+    rig.session.bell.ring([other], 1)
+    assert claimed_by(rig, first)
+    newest = rig.session.bell.read(None)
+    assert newest is not None
+    assert newest[0].keys == (other,)
+
+
+def test_a_worker_that_answered_a_lone_ring_answers_the_next_at_once() -> None:
+    rig = Rig(workers=4)
+    finders = fleet(rig, 4)
+    rig.session.bell.ring([rig.submit(1)], 1)
+    for finder in finders:
+        finder.step()
+    (first,) = [finder for finder in finders if finder.candidates.has_any()]
+    assert claimed_by(rig, first)
+    for number in range(1, 5):
+        rig.clock.advance(1.0)
+        rig.session.bell.ring([rig.submit(1, first=number)], 1)
+        first.step()
+        assert first.candidates.has_any()
+        assert claimed_by(rig, first)
+
+
+def test_a_ring_for_others_leaves_a_worker_its_long_pauses() -> None:
+    rig = Rig(workers=50)
+    finders = fleet(rig, 50)
+    for finder in finders:
+        for _ in range(20):
+            finder.step()
+    rig.session.bell.ring([rig.submit(1)], 1)
+    for finder in finders:
+        finder.step()
+    (first,) = [finder for finder in finders if finder.candidates.has_any()]
+    assert claimed_by(rig, first)
+    rig.clock.advance(1.0)
+    assert all(finder.step() > 5 * rig.timings.bell_min_s for finder in finders if finder is not first)
+
+
+def test_a_ring_for_many_tasks_leads_to_a_listing_in_which_each_worker_has_its_turn() -> None:
+    rig = Rig(workers=8)
+    finders = fleet(rig, 8)
+    keys = [rig.submit(4, first=4 * number) for number in range(16)]
+    rig.session.bell.ring(keys[:10], 40)
+    with rig.requests() as counts:
+        for finder in finders:
+            finder.step()
+    assert counts == {"get": 8, "list": 8}
+    for number, finder in enumerate(finders):
+        assert {finder.candidates.take() for _ in range(20)} == {keys[number]}
+        finder.candidates.begins(keys[number])
+        assert {finder.candidates.take() for _ in range(20)} == {keys[8 + number]}
+
+
+def test_places_stay_when_objects_end_and_epochs_close() -> None:
+    rig = Rig(workers=4)
+    keys = [rig.submit(1, first=number) for number in range(6)]
+    finder = fleet(rig, 4)[1]
+    assert finder.candidates.take() == keys[1]
+    rig.claim(keys[0], "w.1")
+    rig.claim(keys[1], "w.2")
+    finder.look()
+    assert {finder.candidates.take() for _ in range(20)} == {keys[5]}
+    # The next epoch goes on where this one ends, though it is not full.
+    others = [rig.submit(1, first=6 + number, epoch=1) for number in range(4)]
+    for key in keys[2:]:
+        rig.claim(key, "w.3")
+    rig.session.manifest.change(
+        lambda manifest: manifest.with_submitter(0, replace(manifest.submitters[0], epochs=2, open=(1,)))
+    )
+    finder.look()
+    assert {finder.candidates.take() for _ in range(20)} == {others[1]}
 
 
 def test_a_ring_that_was_not_looked_after_is_kept_when_the_next_one_comes() -> None:
@@ -206,14 +365,14 @@ def test_a_ring_that_names_not_all_that_is_new_leads_to_a_look_at_once_or_when_t
 def test_what_was_missed_counts_for_the_chance_to_react() -> None:
     rig = Rig(workers=1000)
     finder = settled(rig)
-    rig.submit(1000)
-    rig.session.bell.ring([rig.submit(1, first=1000)], 1)
+    keys = [rig.submit(1000), rig.submit(1, first=1000)]
+    rig.session.bell.ring(keys[1:], 1)
     finder.step()
     assert finder.candidates.has_any()
     # Only once: of the next ring nothing has been missed.
-    drained(finder)
+    for key in keys:
+        rig.claim(key, "w.1", 1000)
     finder.look()
-    drained(finder)
     rig.session.bell.ring([rig.submit(1, first=1001)], 1)
     finder.step()
     assert not finder.candidates.has_any()
@@ -227,6 +386,24 @@ def test_after_a_ring_it_soon_looks_for_itself() -> None:
     finder.step()
     drained(finder)
     other = rig.submit(1, first=1)
+    rig.clock.advance(rig.timings.bell_max_s)
+    finder.step()
+    assert other in drained(finder)
+
+
+def test_a_look_among_known_epochs_does_not_put_off_the_one_that_finds_a_new_one() -> None:
+    """A new client's first rings may replace each other: what only the lost one named is in an epoch that no listing covers yet."""
+    rig = Rig()
+    finder = settled(rig, n_slots=4)
+    rig.session.manifest.change(
+        lambda manifest: manifest.with_submitter(0, replace(manifest.submitters[0], epochs=2, open=(0, 1)))
+    )
+    key = rig.submit(1, epoch=1)
+    rig.session.bell.ring([key], 1)
+    finder.step()
+    assert drained(finder) == [key]
+    other = rig.submit(1, first=1, epoch=1)
+    assert not finder.look(among_open=True)
     rig.clock.advance(rig.timings.bell_max_s)
     finder.step()
     assert other in drained(finder)
@@ -293,6 +470,104 @@ def test_an_object_is_passed_over_only_for_one_that_would_be_taken() -> None:
     assert not finder.candidates.has_untouched()
     # A worker with all slots takes the oldest object, even if another works on it.
     assert not settled(rig, n_slots=3).candidates.has_untouched()
+
+
+# --- priorities -------------------------------------------------------------------------------------------------------
+
+
+def test_the_highest_priority_comes_first_and_one_claim_in_ten_goes_to_the_longest_waiting() -> None:
+    rig = Rig(workers=10)
+    levels = [0, 5, 0, -3, 5, 0]
+    keys = []
+    for first, level in enumerate(levels):
+        rig.clock.advance(10.0)
+        keys.append(rig.submit(1, first=first, priority=level))
+    finder = settled(rig)
+    taken = Counter(finder.candidates.take() for _ in range(3000))
+    high = taken[keys[1]] + taken[keys[4]]
+    assert 2700 < high < 2900, "nine in ten, and two of six of the others"
+    # The others in turn, whatever their priority: none waits for ever.
+    assert all(30 < taken[key] < 80 for key in (keys[0], keys[2], keys[3], keys[5]))
+
+
+def test_without_priorities_nothing_is_drawn_for_them() -> None:
+    rig = Rig(workers=2)
+    key = rig.submit(2)
+    finder = settled(rig)
+    assert not finder.candidates.has_priorities()
+    assert all(finder.candidates.goes_on(key) for _ in range(100))
+
+
+def test_a_slot_leaves_its_object_for_one_of_a_higher_priority() -> None:
+    rig = Rig(workers=1)
+    low = rig.submit(50)
+    finder = settled(rig)
+    assert finder.candidates.take() == low
+    high = rig.submit(2, first=50, priority=1)
+    ref = rig.keys.parse_status(high)
+    finder.candidates.rung_for([(ref, high)], 0)
+    assert not finder.candidates.goes_on(low)
+    taken = Counter(finder.candidates.take() for _ in range(500))
+    assert taken[high] > 400
+    # One turn in ten goes to the others.
+    n_left = sum(not finder.candidates.goes_on(high) for _ in range(500) if finder.candidates.take())
+    assert 20 < n_left < 80
+
+
+def test_a_lost_race_leaves_an_object_among_those_of_its_priority() -> None:
+    rig = Rig(workers=1)
+    keys = [rig.submit(2, first=2 * i, priority=level) for i, level in enumerate((0, 4, 4))]
+    finder = settled(rig)
+    finder.candidates.avoid(keys[1])
+    assert drained(finder)[:2] != keys[:2]
+    finder.look()
+    finder.candidates.avoid(keys[1])
+    assert [*finder.candidates._pending] == [keys[2], keys[1], keys[0]]
+
+
+def test_an_untouched_object_of_a_lower_priority_is_not_waited_for() -> None:
+    rig = Rig(workers=3)
+    low, high = rig.submit(2), rig.submit(2, first=2, priority=1)
+    rig.claim(high, "w.1", 1)
+    finder = settled(rig)
+    assert not finder.candidates.has_untouched(high)
+    assert finder.candidates.has_untouched(low)
+
+
+def test_only_a_session_with_priorities_is_listed_again_before_a_claim() -> None:
+    rig = Rig()
+    rig.submit(5)
+    finder = settled(rig)
+    rig.clock.advance(10.0)
+    with rig.requests() as counts:
+        finder.freshen()
+    assert not counts
+    rig.session.manifest.change(lambda manifest: replace(manifest, has_priorities=True))
+    finder._session.manifest.refresh()
+    with rig.requests() as counts:
+        for _ in range(10):
+            finder.freshen()
+    assert counts == {"list": 1}
+    rig.clock.advance(1.5 * rig.timings.slice_s)
+    with rig.requests() as counts:
+        finder.freshen()
+    assert not counts
+
+
+def test_a_worker_that_has_met_a_priority_expects_others() -> None:
+    """Also before a beat shows it the manifest that says so."""
+    rig = Rig()
+    urgent = rig.submit(1, priority=5)
+    finder = settled(rig)
+    finder.freshen()
+    rig.claim(urgent, "w.1", 1)
+    finder.look()
+    assert not finder.candidates.has_priorities()
+    assert not finder._session.manifest.current.has_priorities
+    rig.clock.advance(10.0)
+    with rig.requests() as counts:
+        finder.freshen()
+    assert counts["list"] == 1
 
 
 def test_after_two_tries_in_vain_what_is_known_counts_as_out_of_date() -> None:
@@ -395,6 +670,30 @@ def test_the_loser_of_the_race_for_the_only_object_looks_again_at_once() -> None
     assert finder.candidates.take() == key
 
 
+def test_an_object_that_is_not_there_yet_is_asked_for_again_three_times() -> None:
+    rig = Rig()
+    finder = settled(rig, n_slots=4)
+    key = rig.keys.status(StatusRef(0, 0, 1, 0))
+    rig.session.bell.ring([key], 1)
+    began, asked_at = rig.clock.monotonic(), []
+    while rig.clock.monotonic() - began < 0.9:
+        pause_s = finder.step()
+        if finder.candidates.take() is not None:
+            asked_at.append(rig.clock.monotonic() - began)
+            with pytest.raises(ObjectNotFound), finder.candidates.trying(key):
+                raise ObjectNotFound("not yet")
+            assert finder.candidates.wanted.is_set()  # the finder computes its pause again
+            pause_s = min(pause_s, finder.step())
+        rig.clock.advance(pause_s)
+    # After 60, 120 and 240 ms; then only a look would find it.
+    gaps = [asked_at[i + 1] - asked_at[i] for i in range(len(asked_at) - 1)]
+    assert gaps == pytest.approx([0.06, 0.12, 0.24], abs=0.055)
+    assert not finder.candidates.is_missing(key)
+    assert rig.submit(1) == key
+    finder.look()
+    assert finder.candidates.take() == key
+
+
 def test_the_loser_of_the_race_for_a_lone_task_does_not() -> None:
     rig = Rig()
     finder = settled(rig, n_slots=4)
@@ -442,6 +741,28 @@ def test_what_is_known_is_believed_until_the_others_may_have_used_it_up() -> Non
     with rig.requests() as counts:
         assert not finder.is_plenty(1.0)
     assert counts == {}
+
+
+def test_a_share_is_of_what_the_others_should_have_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(workers=4)
+    key = rig.submit(200)
+    finder = settled(rig)
+    with rig.requests() as counts:
+        assert finder.fair_share(1.0) == 50
+        rig.clock.advance(30.0)
+        assert finder.fair_share(1.0) == 50  # the other three may have taken 90
+        assert finder.fair_share() == 50  # of unknown duration
+    assert counts == {}
+    rig.claim(key, "w.1", 150)
+    rig.clock.advance(4.0)
+    with monkeypatch.context() as patch, rig.requests() as counts:
+        patch.setattr(finder, "_wait_s", lambda: 9.0)
+        assert finder.fair_share(1.0) == 50  # in a busy store the others have taken a tenth of that
+    assert counts == {}
+    with rig.requests() as counts:
+        assert finder.fair_share(1.0) == 8  # by the listing about 32
+        assert finder.fair_share(1.0) == 8
+    assert counts["list"] == 1
 
 
 @pytest.mark.parametrize(("n_left", "about"), [(255, 128), (64, 128), (63, 32), (5, 8), (3, 2), (1, 2)])

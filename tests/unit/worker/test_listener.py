@@ -14,10 +14,12 @@ import pytest
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.protocol import calls
+from starburst_executor.protocol.options import DEFAULT
 from starburst_executor.testing import FakeClock
 from starburst_executor.worker.listener import Listener
 from starburst_executor.worker.runner import process
 from starburst_executor.worker.runner.handle import Died, Event, Finished, Job, Started
+from starburst_executor.worker.runner.jobs import Jobs, each_event
 from tests.support.runner_rig import Rig, is_running, number_of, value_of, wait_until
 
 DIGEST = "0" * 32
@@ -36,18 +38,17 @@ class Heard:
     def hear(self) -> None:
         self.n_news += 1
 
-    def send(self, function: Callable[..., Any], *arguments: tuple[Any, ...]) -> list[int]:
-        jobs = []
-        for args in arguments:
-            self._number += 1
-            jobs.append(Job(self._number, 0, self._number, 1, DIGEST, calls.dump_call(args, {})))
-        self.listener.send(jobs, {DIGEST: calls.dump_function(function)})
-        return [job.number for job in jobs]
+    def send(self, function: Callable[..., Any], *arguments: tuple[Any, ...], options: bytes = b"") -> list[int]:
+        first = self._number + 1
+        jobs = Jobs(first, 0, first, 1, DIGEST, [calls.dump_call(args, {}) for args in arguments], options)
+        self._number += len(arguments)
+        self.listener.send([jobs], {DIGEST: calls.dump_function(function)})
+        return [*jobs.numbers]
 
     def take(self, n: int) -> list[Event]:
         """The next `n` events."""
         events: list[Event] = []
-        wait_until(lambda: events.extend(self.listener.take()) or len(events) >= n)  # type: ignore[func-returns-value]
+        wait_until(lambda: events.extend(each_event(self.listener.take())) or len(events) >= n)  # type: ignore[func-returns-value]
         return events
 
 
@@ -66,6 +67,18 @@ def test_outcomes_are_taken_in_while_nobody_asks_for_them() -> None:
         one.send(lambda i: i, *((i,) for i in range(20)))
         wait_until(lambda: one.n_news)
         assert [value_of(event) for event in one.take(20) if isinstance(event, Finished)] == list(range(20))
+
+
+@pytest.mark.parametrize("session_s", [None, 0.2])
+def test_a_limit_in_a_jobs_options_is_that_of_this_job_alone(session_s: float | None) -> None:
+    with heard(task_timeout=session_s) as one:
+        (patient,) = one.send(time.sleep, (0.5,), options=DEFAULT.but(timeout=math.inf).encode())
+        (late,) = one.send(time.sleep, (60,), options=DEFAULT.but(timeout=0.3).encode())
+        ended, died = one.take(2)
+        assert isinstance(ended, Finished)
+        assert (ended.number, ended.ok) == (patient, True)
+        assert isinstance(died, Died)
+        assert (died.culprit, died.timed_out) == (late, late)
 
 
 def test_tiny_tasks_wake_the_slot_by_the_batch_and_the_last_at_once() -> None:

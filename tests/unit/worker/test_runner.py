@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from starburst_executor.context import current_task
 from starburst_executor.errors import RemoteTraceback
 from starburst_executor.protocol import calls, outcomes
 from starburst_executor.worker.runner.handle import BrokenStart, Died, Event, Finished, Job
+from starburst_executor.worker.runner.jobs import each_event
 from tests.support.runner_rig import Rig, death, events, finished, number_of, value_of, wait_until
 
 
@@ -359,7 +361,7 @@ def test_a_thread_that_listens_hears_of_jobs_that_another_sends() -> None:
 
         def listen() -> None:
             while len(heard) < 3:
-                heard.extend(runner.poll(60))
+                heard.extend(each_event(runner.poll(60)))
 
         listener = threading.Thread(target=listen)
         listener.start()
@@ -379,3 +381,26 @@ def test_wait_ends_when_time_is_up() -> None:
         assert runner.poll(0.0) == []
         wait_until(lambda: runner.poll(0.01) or runner.is_ready)
         assert runner.poll(0.06) == []
+
+
+def test_a_process_that_exits_while_its_runner_is_closed_closes_no_descriptor_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The number of a closed descriptor may be another file's."""
+    with Rig() as rig:
+        runner = rig.spawn()
+        at_exit = [f for f in weakref.finalize._registry if (alive := f.peek()) and alive[0] is runner]  # type: ignore[attr-defined]
+        assert len(at_exit) == 1
+        closed: list[int] = []
+        close = os.close
+
+        def close_while_exiting(fd: int) -> None:
+            close(fd)
+            closed.append(fd)
+            at_exit[0]()
+
+        monkeypatch.setattr(os, "close", close_while_exiting)
+        runner.close()
+        monkeypatch.undo()
+        assert closed
+        assert len(closed) == len(set(closed))

@@ -20,6 +20,7 @@ import pytest
 
 from starburst_executor.errors import LaunchError
 from starburst_executor.worker.runner.handle import Died, Finished, Runner
+from starburst_executor.worker.runner.jobs import each_event
 from tests.support.runner_rig import Rig, death, finished, is_running, number_of, value_of, wait_until
 
 LINUX = sys.platform == "linux"
@@ -168,7 +169,7 @@ def test_the_nursery_dying_takes_runners_along_and_is_told() -> None:
 _AGENT = """
 import json, os, subprocess, sys, threading
 from starburst_executor.protocol import calls, outcomes
-from starburst_executor.worker.runner.jobs import Job
+from starburst_executor.worker.runner.jobs import Job, each_event
 from starburst_executor.worker.runner.spawn import Nursery
 
 def task():
@@ -182,7 +183,7 @@ for runner in runners:
     jobs = [Job(1, 0, 0, 1, "task", call), Job(2, 0, 0, 1, "hang", call)]
     hang = calls.dump_function(lambda: __import__("threading").Event().wait())
     runner.send(jobs, {"task": calls.dump_function(task), "hang": hang})
-    while not (events := runner.poll(10)):
+    while not (events := list(each_event(runner.poll(10)))):
         pass
     pids += outcomes.load_outcome(events[0].outcome)[0]
 print(json.dumps(pids), flush=True)
@@ -271,7 +272,7 @@ def test_each_job_is_finished_or_retracted_or_the_culprit_exactly_once(seed: int
                 accounted += runner.retract()
             elif step < 0.6:
                 runner.kill()
-            for event in runner.poll(chance.choice([0, 0, 0.0005])):
+            for event in each_event(runner.poll(chance.choice([0, 0, 0.0005]))):
                 if isinstance(event, Finished):
                     assert event.ok
                     accounted.append(event.number)
@@ -295,7 +296,7 @@ def test_retracting_while_jobs_start_gives_each_to_one_side() -> None:
             numbers = rig.send(runner, abs, *[(-1,)] * 40)
             started: list[int] = []
             while not started:
-                started += [event.number for event in runner.poll(1) if isinstance(event, Finished)]
+                started += [event.number for event in each_event(runner.poll(1)) if isinstance(event, Finished)]
             retracted = runner.retract()
             started += [event.number for event in finished(runner, len(numbers) - len(retracted) - len(started))]
             assert started + retracted == numbers
@@ -409,3 +410,33 @@ def test_nothing_is_killed_by_the_number_of_a_runner_that_was_reaped(monkeypatch
         runner.kill()
         assert killed == []
         assert death(runner)[1].reason == "exited with status 3"
+
+
+def test_whatever_a_task_among_neighbours_does_the_others_are_as_if_they_were_alone() -> None:
+    """All are sent in one message; the ends of some come together."""
+
+    def behave(how: str) -> object:
+        if how == "prints":
+            print("printed by it")
+        if how == "raises":
+            raise ValueError(how)
+        if how == "exits":
+            sys.exit(3)
+        if how == "dies":
+            os._exit(7)
+        return threading.Lock() if how == "cannot be pickled" else how * (100_000 if how == "big " else 1)
+
+    hows = ["a", "b", "prints", "c", "raises", "d", "cannot be pickled", "exits", "big ", "e", "dies", "f", "g"]
+    with Rig() as rig:
+        runner = rig.spawn()
+        numbers = rig.send(runner, behave, *((how,) for how in hows))
+        before, died = death(runner)
+        ended = [event for event in before if isinstance(event, Finished)]
+        assert [event.number for event in ended] == numbers[:10]
+        assert [hows[i] for i, event in enumerate(ended) if not event.ok] == ["raises", "cannot be pickled", "exits"]
+        assert [(hows[i], event.stdout) for i, event in enumerate(ended) if event.stdout] == [
+            ("prints", b"printed by it\n")
+        ]
+        values = [value_of(event) for event in ended if event.ok]
+        assert values == ["a", "b", "prints", "c", "d", "big " * 100_000, "e"]
+        assert (died.culprit, runner.retract()) == (numbers[10], numbers[11:])

@@ -13,12 +13,12 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from starburst_executor.worker.runner import process, wire
-from starburst_executor.worker.runner.handle import Finished, Runner
+from starburst_executor.worker.runner.handle import Completed, Finished, Runner
 from starburst_executor.worker.runner.lifeline import Lifeline
 from tests.support.runner_rig import Rig, death, finished, is_running, value_of, wait_until
 
@@ -46,6 +46,27 @@ def test_a_slice_crosses_in_one_frame_and_outcomes_need_few(monkeypatch: pytest.
         assert sent == {wire.SETUP: 1, wire.FUNCTION: 1, wire.JOBS: 4}
         assert heard[wire.OUTCOME] == 0
         assert heard[wire.WAKE] < 500
+
+
+def test_jobs_that_end_together_come_in_runs_without_gaps(tmp_path: Path) -> None:
+    def wait_for_go(name: str) -> None:
+        (tmp_path / "started").touch()
+        wait_until((tmp_path / name).exists)
+
+    with Rig() as rig:
+        runner = rig.spawn()
+        running, *others = rig.send(runner, wait_for_go, ("go",), ("no",), ("no",))
+        wait_until((tmp_path / "started").exists)
+        assert runner.retract() == others
+        later = rig.send(runner, abs, *((-i,) for i in range(5)))
+        (tmp_path / "go").touch()
+        # Nothing is taken before all have ended, so that the ledger has all of them.
+        wait_until(lambda: runner._ledger.started()[0] == later[-1])
+        runs: list[Completed] = []
+        wait_until(lambda: runs.extend(cast("list[Completed]", runner.poll(0.1))) or sum(run.n for run in runs) == 6)
+        numbers = [[end.number for end in run.each()] for run in runs]
+        assert list(itertools.chain(*numbers)) == [running, *later]
+        assert all(run == [*range(run[0], run[0] + len(run))] for run in numbers)
 
 
 def test_a_runner_that_has_nothing_more_to_do_wakes_its_agent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from starburst_executor.worker.runner import capture
 from starburst_executor.worker.runner.capture import CapturedStream
+from starburst_executor.worker.runner.jobs import each_event
 from starburst_executor.worker.runner.screen import Screen
 from tests.support.runner_rig import Rig, death, finished, value_of, wait_until
 
@@ -71,6 +72,30 @@ def test_a_closed_or_replaced_stdout_does_no_harm() -> None:
         assert rig.run(runner, abs, -1) == 1
 
 
+def test_output_behind_a_replaced_descriptor_belongs_to_its_task() -> None:
+    """What a task leaves at descriptor 1 may be as long as the output was, such as a device without a length."""
+
+    def replace() -> None:
+        os.dup2(1, 190)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+    with Rig() as rig:
+        runner = rig.spawn()
+        rig.send(runner, replace, ())
+        rig.send(runner, os.write, (190, b"late"))
+        rig.send(runner, abs, (-1,))
+        assert [event.stdout for event in finished(runner, 3)] == [b"", b"late", b""]
+
+
+def test_what_a_task_leaves_at_a_descriptor_stays_also_if_it_is_the_other_stream() -> None:
+    with Rig() as rig:
+        runner = rig.spawn()
+        rig.send(runner, os.dup2, (2, 1))
+        rig.send(runner, os.write, (1, b"to both"))
+        _, event = finished(runner, 2)
+        assert (event.stdout, event.stderr) == (b"", b"to both")
+
+
 def test_last_words_of_a_killed_task_are_read(tmp_path: Path) -> None:
     def talk() -> None:
         print("so far")
@@ -112,7 +137,7 @@ def test_endless_output_does_not_fill_the_disk() -> None:
         most_bytes = 0
         ended: list[object] = []
         while not ended:
-            ended += runner.poll(0.01)
+            ended += each_event(runner.poll(0.01))
             most_bytes = max(most_bytes, os.fstat(runner._streams[0].fd).st_blocks * 512)
         rig.send(runner, lambda: print("the next"), ())
         (following,) = finished(runner, 1)
@@ -129,7 +154,7 @@ def test_endless_output_does_not_fill_the_disk() -> None:
 _TEE = """
 import sys
 from starburst_executor.protocol import calls
-from starburst_executor.worker.runner.jobs import Job
+from starburst_executor.worker.runner.jobs import Job, each_event
 from starburst_executor.worker.runner.spawn import Nursery
 
 def talk(i):
@@ -150,7 +175,7 @@ runner = nursery.spawn()
 runner.send([Job(i + 1, 0, i, 1, "f", calls.dump_call((i,), {})) for i in range(3)], {"f": calls.dump_function(talk)})
 n = 0
 while n < 3:
-    n += len(runner.poll(10))
+    n += len(list(each_event(runner.poll(10))))
 nursery.close()
 nursery.stdout.drain(10)
 nursery.stderr.drain(10)

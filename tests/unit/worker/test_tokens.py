@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from starburst_executor.worker.runner.tokens import TokenReader, Tokens
+from starburst_executor.worker.runner.tokens import TokenReader, Tokens, number_of
 
 MANY = 100_000  # more than any system's pipe holds
 
@@ -15,7 +15,7 @@ def test_giving_more_tokens_than_the_pipe_holds_does_not_wait_for_the_runner() -
         for number in range(1, MANY + 1):
             tokens.give([number])
         assert tokens  # some wait for room
-        assert reader.next() == 1
+        assert number_of(reader.read()) == (1,)
         assert tokens.n_unread() == MANY - 1
         tokens.flush()
         assert tokens.take_back() == list(range(2, MANY + 1))
