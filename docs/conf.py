@@ -52,6 +52,7 @@ html_theme = "furo"
 html_title = f"starburst_executor {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(HERE / "_scorer.js")
 html_copy_source = False
 # Prompts and outputs are not copied.
 copybutton_prompt_text = r"\$ |>>> |\.\.\. "
