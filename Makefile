@@ -10,6 +10,8 @@
 # Kept to what GNU make 3.81 knows: macOS ships it.
 
 SHELL := /bin/sh
+# The tests start some thousands of interpreters. Where this is set, each of them compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check

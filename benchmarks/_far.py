@@ -15,9 +15,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from benchmarks.s3_endpoint.latency import Latency
-from starburst_executor.client import batch_writer, batches, keeper, parts, sending
+from starburst_executor.client import keeper, parts
 from starburst_executor.client.executor import StarburstExecutor
-from starburst_executor.session import epochs
 from starburst_executor.testing.simulation import threads
 from starburst_executor.testing.simulation.plot import Plot
 from starburst_executor.testing.simulation.processes import ClientProcess, WorkerProcess
@@ -33,10 +32,12 @@ from starburst_executor.worker import leaving
 from starburst_executor.worker.leaving import Stop
 from starburst_executor.worker.runner.jobs import Job
 
-__all__ = ["Played", "play"]
+__all__ = ["Lone", "Played", "lone_calls", "play"]
 
 SUBMIT_S = 40e-6
 _MOST_S = 10 * 86400.0
+# The keys of beats and what is read with each.
+_BEATS = ("/workers", "/clients", "/manifest")
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -58,15 +59,41 @@ class Played:
     whole: Counter[str] = field(default_factory=Counter)
 
 
+@dataclass
+class Lone:
+    """The measurements of lone calls.
+
+    Attributes:
+        seconds: From each submit to its result, in simulated time.
+        requests: For each call, from all sides until the next one, by kind; without polls of the bell and what beats cost.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    requests: list[Counter[str]] = field(default_factory=list)
+
+
 def play(naps: list[float], workers: int, *, seed: int = 1) -> Played:
     """Run tasks of these lengths on `n_workers` workers, which have just run other tasks."""
     played = Played()
+    played.whole = _run(workers, seed, partial(_main, naps=naps, played=played))
+    return played
+
+
+def lone_calls(n_calls: int, rest_s: float, workers: int, *, seed: int = 1) -> Lone:
+    """Make calls one after the other, each after a rest, on workers that have nothing else to do."""
+    lone = Lone()
+    _run(workers, seed, partial(_calls, n_calls=n_calls, rest_s=rest_s, lone=lone))
+    return lone
+
+
+def _run(workers: int, seed: int, main: Callable[[_World, Any, Any], None]) -> Counter[str]:
+    """Play one session whose workers have just run other tasks; return all its requests by kind."""
     world = _World(seed, workers)
     client = ClientProcess(world.scheduler, "client")
     client.clock = ProcessClock(client, world.lots.fork())
     world.clients.append(client)
     with _stage(world):
-        client.spawn("main", partial(guarded, world, client, partial(_main, world, client, naps, workers, played)))
+        client.spawn("main", partial(guarded, world, client, partial(_session, world, client, workers, main)))
         world.scheduler.run(lambda: not client.is_alive or bool(world.scheduler.errors), _MOST_S)
         for process in world.processes():
             process.kill("it is over")
@@ -78,19 +105,17 @@ def play(naps: list[float], workers: int, *, seed: int = 1) -> Played:
     if world.scheduler.errors:
         where, error = world.scheduler.errors[0]
         raise RuntimeError(f"a simulated thread failed: {where}") from error
-    if not played.seconds:
+    if not world.is_complete:
         raise RuntimeError(f"the simulated client failed: {client.why}")
-    played.whole = world.counts
-    return played
+    return world.counts
 
 
-def _main(world: _World, client: Any, naps: list[float], workers: int, played: Played) -> None:
-    strand, scheduler = current_strand(), world.scheduler
+def _session(world: _World, client: Any, workers: int, main: Callable[[_World, Any, Any], None]) -> None:
+    strand = current_strand()
     launcher: Any = SimulatedLauncher(world, client)
     executor = StarburstExecutor(workers=workers, store="sim://far", launcher=launcher, key=KEY)
     client.executor = executor
     world.url = executor.url
-    # Not the function of the tasks: no worker has measured that one yet.
     executor.submit(_warm_up, 0, Behaviour.WELL.value, 0.0, b"")
     while sum("/workers/" in key for key in world.vault.objects) < workers:
         strand.sleep(0.5)
@@ -98,6 +123,14 @@ def _main(world: _World, client: Any, naps: list[float], workers: int, played: P
     for future in [executor.submit(_warm_up, i, Behaviour.WELL.value, 0.2, b"") for i in range(4 * workers)]:
         while not future.done():
             strand.sleep(0.01)
+    main(world, executor, strand)
+    world.is_complete = True
+    executor.shutdown()
+    client.executor = None
+
+
+def _main(world: _World, executor: Any, strand: Any, *, naps: list[float], played: Played) -> None:
+    scheduler = world.scheduler
     before, began = world.counts.copy(), scheduler.now
     futures = []
     for number, seconds in enumerate(naps, 1):
@@ -112,13 +145,23 @@ def _main(world: _World, client: Any, naps: list[float], workers: int, played: P
         future.result()
     played.seconds = scheduler.now - began
     played.requests = world.counts - before
-    executor.shutdown()
-    client.executor = None
+
+
+def _calls(world: _World, executor: Any, strand: Any, *, n_calls: int, rest_s: float, lone: Lone) -> None:
+    for number in range(n_calls):
+        strand.sleep(rest_s)
+        before, polls, began = world.counts.copy(), world.polls.copy(), world.scheduler.now
+        future = executor.submit(_warm_up, number, Behaviour.WELL.value, 0.0, b"")
+        while not future.done():
+            strand.sleep(0.001)
+        lone.seconds.append(world.scheduler.now - began)
+        strand.sleep(min(0.5, rest_s))
+        lone.requests.append(world.counts - before - (world.polls - polls))
 
 
 def _warm_up(number: int, behaviour: str, seconds: float, shared: bytes) -> str:
-    """Never called, as `simulated_task`."""
-    raise NotImplementedError(f"{number} {behaviour} {seconds} {len(shared)}")
+    """Another function than that of the tasks, which no worker has measured before they come."""
+    return simulated_task(number, behaviour, seconds, shared)
 
 
 class _World(World):
@@ -132,6 +175,8 @@ class _World(World):
         )  # fmt: skip
         super().__init__(seed, plot)
         self.counts: Counter[str] = Counter()
+        self.polls: Counter[str] = Counter()  # those among them that are made with and without tasks
+        self.is_complete = False
         self.vault = _Far(self)
 
     @property
@@ -140,6 +185,10 @@ class _World(World):
 
     def started(self, _: WorkerProcess, job: Job, number: int) -> str:
         return f"{number}/{job.task_id}"
+
+    def limit_of(self, _: str) -> str:
+        """Return that no task has a limit."""
+        return ""
 
     def log(self, who: str, what: str) -> None:
         """Keep no history. A worker that cannot go on ends the run, since its replacement would fail as well."""
@@ -160,8 +209,9 @@ class _Far(Vault):
         )  # fmt: skip
         self._latency = Latency("aws", world.lots.bits() % 2**32)
         self._counts = world.counts
+        self._polls = world.polls
 
-    def ask(self, kind: str, key: str, effect: Callable[[Process], _A]) -> _A:  # noqa: ARG002 - as the vault's
+    def ask(self, kind: str, key: str, effect: Callable[[Process], _A]) -> _A:
         strand = current_strand()
         strand.sleep(self._latency.draw_s(kind))
         kind = "list" if kind == "list_folders" else kind
@@ -172,6 +222,8 @@ class _Far(Vault):
             self._counts["not_modified"] += 1
         elif kind == "list" and isinstance(answer, list):
             self._counts["list"] += max(0, -(-len(answer) // 1000) - 1)
+        if (kind == "get" and key.endswith("/bell")) or any(part in key for part in _BEATS):
+            self._polls["not_modified" if kind == "get" and answer is None else kind] += 1
         return answer
 
 
@@ -198,22 +250,15 @@ class _Pool:
         pass
 
 
-# The stage shrinks these limits, so that a few tasks reach them. Measurements need the real ones.
-_SIZES = (
-    (batches, "_LEAST_STATUS"),
-    (batch_writer, "STATUSES_PER_EPOCH"),
-    (epochs, "STATUSES_PER_EPOCH"),
-    (keeper, "_DEATHS_S"),
-    (leaving, "_SIGNAL_S"),
-    (sending, "_REMOTE_SENDERS"),
-)
+# The stage makes these longer, for fewer steps. Measurements need the real ones.
+_PAUSES = ((keeper, "_DEATHS_S"), (leaving, "_SIGNAL_S"))
 
 
 @contextmanager
 def _stage(world: _World) -> Iterator[None]:
-    sizes = [(module, name, getattr(module, name)) for module, name in _SIZES]
-    with on_stage(lambda: Line(world.vault)):
+    pauses = [(module, name, getattr(module, name)) for module, name in _PAUSES]
+    with on_stage(lambda: Line(world.vault), small=False):
         # The stage restores all of them at its end.
-        for module, name, value in [*sizes, (parts, "ThreadPoolExecutor", _Pool)]:
+        for module, name, value in [*pauses, (parts, "ThreadPoolExecutor", _Pool)]:
             setattr(module, name, value)
         yield

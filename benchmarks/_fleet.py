@@ -55,6 +55,7 @@ class Flight:
         useful: Share of the workers' time between these two moments that they spent in tasks.
         steady: The same over the middle half, without the first claims and the last tasks.
         n_steps: Number of steps of the simulation.
+        n_started: How often tasks were started; more often than there are tasks if a worker counted as lost.
     """
 
     seconds: float
@@ -62,6 +63,7 @@ class Flight:
     useful: float
     steady: float
     n_steps: int
+    n_started: int
     requests: Counter[str] = field(default_factory=Counter)
 
 
@@ -120,6 +122,7 @@ class Fleet:
             useful=n_tasks * task_s / (self._n_workers * seconds),
             steady=in_tasks_s / (self._n_workers * seconds / 2),
             n_steps=scheduler.n_steps,
+            n_started=len(self._starts.at),
             requests=sum(by_second, Counter()),
         )
 

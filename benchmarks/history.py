@@ -115,8 +115,7 @@ class _StayingClient:
         return None
 
     def ask_again(self, future: StarburstFuture[Any]) -> None:
-        # Only a client that has left is asked again.
-        raise NotImplementedError(f"asked of one that stays: {future}")
+        raise AssertionError(f"only the future of a client that has left asks again: {future}")
 
 
 class LoneSubmits:
@@ -158,7 +157,7 @@ class LoneSubmits:
             raise SystemExit(f"a wrong result: call={number}")
 
     def _acknowledged(self, batch: Acknowledged) -> None:
-        self._collector.watch(batch.key, batch.ref, batch.etag, enumerate(batch.futures))
+        self._collector.watch_rows(batch.key, batch.ref, batch.etag, batch.parts)
 
 
 def _future(index: int) -> StarburstFuture[Any]:

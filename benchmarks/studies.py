@@ -3,8 +3,10 @@
     python benchmarks/studies.py [--quick] [--out FOLDER]
 
 The embedded store and local workers. Overhead: trials of 1 s that sleep, in one stage, and the same tasks with `map` in a detached session, in
-turns; starting and ending the session is included in both. Requests: of ten stages, those for record and tables. Resuming: all but two
-of 100,000 trials have ended when the driver stops; the time is that of a new process, from the call of `run` until it has all outcomes.
+turns; starting and ending the session is included in both. What a study costs more does not grow with its trials, so it is also measured by
+itself: of one trial a worker, in many turns. Requests: of ten stages and of one, those for record and tables, counted at the store. Resuming: all but
+two of 100,000 trials have ended when the driver stops; the time is that of a new process, from the call of `run` until it has all outcomes.
+Far: 1,000 trials of 1 s on fifty workers whose store has S3's latency, beside `map` there.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks._rows import Row, Run, arguments
-from starburst_executor import DetachedExecutor, Stage, Study
+from benchmarks.s3_endpoint.process import running
+from starburst_executor import DetachedExecutor, Local, Stage, Study
+from starburst_executor.study.objects import StudyObjects
 
 WORKERS = 8
 LEFT = 2  # trials that have not ended when a study resumes
@@ -60,43 +64,77 @@ def overhead(*, quick: bool) -> list[Row]:
             plain.append(mapped(f"sqlite://{folder}/sessions", n))
             ours.append(studied(f"sqlite://{folder}/sessions", n))
     ratios = [100 * (one / other - 1) for one, other in zip(ours, plain, strict=True)]
+    more = fixed(3 if quick else 15)
     conditions = {"trials": n, "workers": WORKERS}
     return [
         Row(f"map, {n} tasks of 1 s", "s", plain, conditions=conditions),
         Row(f"study, {n} trials of 1 s", "s", ours, conditions=conditions),
         Row("overhead of the study", "%", ratios, conditions=conditions, budget="≤ 1"),
+        Row(
+            f"seconds more than map, of {WORKERS} trials", "s", more, conditions={"trials": WORKERS, "workers": WORKERS}
+        ),
+        Row(
+            f"these of {n} trials of 1 s",
+            "%",
+            [100 * s / (n / WORKERS) for s in more],
+            conditions=conditions,
+            budget="≤ 1",
+        ),
     ]
 
 
-def requests(*, quick: bool) -> list[Row]:
-    n = 3 if quick else 10
-    counts: Counter[str] = Counter()
+def fixed(n_turns: int) -> list[float]:
+    """Return by how many seconds a study of one trial a worker takes longer than `map`, in turns whose order changes."""
+    found = []
     with tempfile.TemporaryDirectory() as folder:
-        stages = [Stage(f"s{i}", score, 20, select=("score", 5)) for i in range(n)]
-        study = Study("counted", stages, store=f"sqlite://{folder}/sessions", workers=2)
-        objects = study._objects  # noqa: SLF001 - what this process asks for the record and the tables goes through it
-        objects.store = _Counting(objects.store, counts)
-        study.run(progress=False)
-        study.delete()
-    row = Row("writes for the record and its tables, a stage", "requests", [counts.total() / n], budget="≤ 4")
-    row.requests, row.conditions = dict(counts), {"stages": n}
-    return [row]
+        store = f"sqlite://{folder}/sessions"
+        for turn in range(n_turns):
+            if turn % 2:
+                plain = mapped(store, WORKERS)
+                found.append(studied(store, WORKERS) - plain)
+            else:
+                ours = studied(store, WORKERS)
+                found.append(ours - mapped(store, WORKERS))
+    return found
+
+
+def requests(*, quick: bool) -> list[Row]:
+    rows = []
+    for n in (1, 3) if quick else (1, 10):
+        counts: Counter[str] = Counter()
+        with tempfile.TemporaryDirectory() as folder:
+            stages = [Stage(f"s{i}", score, 20, select=("score", 5)) for i in range(n)]
+            study = Study("counted", stages, store=f"sqlite://{folder}/sessions", workers=2)
+            opened = study._opened  # noqa: SLF001 - what this process asks for the record and the tables goes through it
+            counting: Any = _Counting(opened.store, counts)
+            opened.objects = StudyObjects(counting, "counted", opened.clock)
+            study.run(progress=False)
+            study.delete()
+        writes = sum(number for kind, number in counts.items() if kind not in _READS)
+        row = Row(f"writes for the record and its tables, a stage of {n}", "requests", [writes / n], budget="≤ 4")
+        row.note = f"reads: {counts.total() - writes}, at most one a beat"
+        row.requests, row.conditions = dict(counts), {"stages": n}
+        rows.append(row)
+    return rows
+
+
+_READS = ("get", "get_if_changed")
 
 
 class _Counting:
-    """A store that counts the writes of records and tables."""
+    """A store that counts the requests for records and tables."""
 
     def __init__(self, store: Any, counts: Counter[str]) -> None:
         self._store, self._counts = store, counts
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._store, name)
-        if name not in ("create", "swap", "put"):
+        if name not in ("create", "swap", "put", *_READS):
             return method
 
-        def counted(key: str, *more: Any) -> Any:
+        def counted(key: str, *more: Any, **options: Any) -> Any:
             self._counts[name] += key.rpartition("/")[2] in ("record", "previous") or "/trials/" in key
-            return method(key, *more)
+            return method(key, *more, **options)
 
         return counted
 
@@ -153,11 +191,42 @@ def resuming(*, quick: bool) -> list[Row]:
     ]
 
 
+def far(*, quick: bool) -> list[Row]:
+    n, workers, rounds = (40, 4, 1) if quick else (1_000, 50, 3)
+    plain, ours, counts = [], [], {}
+    with running("aws") as endpoint:
+        for turn in range(rounds):
+            began = time.perf_counter()
+            with DetachedExecutor(
+                workers=workers, launcher=Local(agents=workers), store=endpoint.store(f"map-{turn}")
+            ) as executor:
+                assert len(list(executor.map(nap, range(n)))) == n
+                executor.cleanup()
+            plain.append(time.perf_counter() - began)
+            before, began = endpoint.counts(), time.perf_counter()
+            stage = Stage("only", nap, n, select=("score", 3))
+            study = Study(
+                "far", [stage], store=endpoint.store(f"study-{turn}"), workers=workers, launcher=Local(agents=workers)
+            )
+            assert study.run(progress=False).is_complete
+            ours.append(time.perf_counter() - began)
+            counts = {kind: int(number - before.get(kind, 0)) for kind, number in endpoint.counts().items()}
+            study.delete()
+    conditions = {"trials": n, "workers": workers, "store": "S3 latency"}
+    more = [100 * (one / other - 1) for one, other in zip(ours, plain, strict=True)]
+    return [
+        Row(f"map, {n:,} tasks of 1 s at S3's latency", "s", plain, conditions=conditions),
+        Row(f"study, {n:,} trials of 1 s at S3's latency", "s", ours, conditions=conditions, requests=counts),
+        Row("longer than map", "%", more, conditions=conditions),
+    ]
+
+
 def main() -> None:
     run = Run(__file__, arguments(__doc__).parse_args())
     run.table("overhead", overhead(quick=run.quick))
     run.table("requests", requests(quick=run.quick))
     run.table("resuming", resuming(quick=run.quick))
+    run.table("far", far(quick=run.quick))
 
 
 if __name__ == "__main__":
