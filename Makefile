@@ -84,6 +84,7 @@ types: $(VENV)/.dev
 # Where there is no atheris to install, its tests are skipped and say so.
 stress: $(VENV)/.dev
 	-$(BIN)/python $(LOCKED) --only-binary atheris $(EDITABLE) '.[fuzz]'
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile search -n 2 $(PYTEST_ARGS)
 	$(BIN)/python -m pytest -m stress $(PYTEST_ARGS)
 
 bench: $(VENV)/.bench

@@ -15,7 +15,10 @@ from tests.support.left_behind import LeftBehind
 os.environ.setdefault("MOTO_AMIS_PATH", str(Path(__file__).with_name("support") / "no_amis.json"))
 # A busy machine draws examples slowly, and now and then stops over one, which says nothing about them; `within_cpu_s` bounds
 # what they cost.
-hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# The same examples in every run, so that a commit is green on any day; `make stress` searches with fresh ones (profile `search`).
+_BUSY = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile("busy", _BUSY, derandomize=True)
+hypothesis.settings.register_profile("search", _BUSY, derandomize=False, max_examples=2_000)
 hypothesis.settings.load_profile("busy")
 
 

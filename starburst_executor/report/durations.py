@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,6 +12,9 @@ __all__ = ["Durations", "LabelDurations"]
 _PER_DECADE = 24
 # Of a bin's middle to its edges: what a quantile may be wrong by.
 ERROR = 10 ** (0.5 / _PER_DECADE) - 1
+_MOST_BARS = 60
+# Bins that one bar joins: parts of a decade, then whole ones, up to all that a float can be.
+_STEPS = (1, 2, 4, 8, 24, 48, 96, 192, 384)
 
 
 class Durations:
@@ -68,19 +72,17 @@ class Durations:
         if not self._bins:
             return []
         first, last = min(self._bins), max(self._bins)
-        step = next(step for step in (1, 2, 4, 8, 24) if (last - first) // step < _MOST_BARS or step == 24)  # noqa: PLR2004 - a decade
+        step = next(step for step in _STEPS if last // step - first // step < _MOST_BARS)
         first -= first % step
         return [
-            (
-                10 ** (start / _PER_DECADE),
-                10 ** ((start + step) / _PER_DECADE),
-                sum(self._bins[number] for number in range(start, start + step)),
-            )
+            (_edge(start), _edge(start + step), sum(self._bins[number] for number in range(start, start + step)))
             for start in range(first, last + 1, step)
         ]
 
 
-_MOST_BARS = 60
+def _edge(number: int) -> float:
+    """Return where a bin begins, in seconds."""
+    return 10 ** min(sys.float_info.max_10_exp, number / _PER_DECADE)
 
 
 class LabelDurations:

@@ -56,6 +56,19 @@ def test_quantiles_are_right_within_the_error_that_they_state(seconds: list[floa
     assert len(durations.histogram()) <= 60
 
 
+@given(st.integers(-308, 306), st.integers(0, 24 * 400), st.integers(0, 23))
+def test_a_histogram_has_at_most_sixty_bars_wherever_it_begins(decade: int, length: int, within: int) -> None:
+    shortest = 10 ** (decade + (within + 0.5) / 24)
+    longest = 10 ** min(307.9, decade + (within + length + 0.5) / 24)
+    durations = Durations()
+    durations.add([shortest, max(shortest, longest)])
+    bars = durations.histogram()
+    assert len(bars) <= 60
+    assert [end for _, end, _ in bars[:-1]] == [start for start, _, _ in bars[1:]]
+    assert (bars[0][0] <= shortest * 1.001, longest <= bars[-1][1] * 1.001) == (True, True)
+    assert sum(n for _, _, n in bars) == 2
+
+
 def test_without_durations_there_are_no_numbers() -> None:
     durations = Durations()
     durations.add([])
