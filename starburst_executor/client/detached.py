@@ -321,20 +321,22 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
 
         Args:
             function: A replacement, which these tasks call from now on with the arguments that they were submitted with, those
-                of a partial included; the one that failed if not given.
+                of a partial included; the one that failed if not given. Its signature is compared with those arguments first, those of up
+                to 10,000 tasks of up to 256 status objects. Tasks that failed because of another one keep their function.
             tasks: The ids of the tasks to run again, such as `"0-17"`, as far as they failed; all failed ones if not given.
 
         Raises: SessionExpired, RuntimeError if the session is not open; PayloadError if the function cannot be pickled; ConfigError: it
-            cannot take the place of the one that failed.
+            cannot take the place of the one that failed, or does not accept the arguments of a task; nothing was retried.
         Store: 1 LIST per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs; with a
-        function 1 create, 1 GET for each function that failed, and for each call that is not inline.
+        function 1 create, 1 GET for each function that failed, and for each call that is not inline, and up to 256 GETs more, and as many
+        for calls that are not inline.
         """
         engine = self._engine
         engine.parts.state.check_open(engine.session.manifest.current)
         replacement = None
         if function is not None:
             check_replacement(function)
-            replacement = Replacement(engine.session, engine.parts.sending.prepare_now(function))
+            replacement = Replacement(engine.session, engine.parts.sending.prepare_now(function), function)
         retried = engine.tasks.retry_failed(replacement, None if tasks is None else set(map(parse_task, tasks)))
         engine.start()
         return retried

@@ -28,11 +28,12 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from starburst_executor.client.announcer import Announcer
+from starburst_executor.client.fitting import signature_text
 from starburst_executor.client.functions import Prepared, without_partials
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.once_calls import Gathered, gather, sizes_of
 from starburst_executor.client.once_statuses import status_of
-from starburst_executor.client.once_wanted import Call, Wanted, call_text, placing, signature_text
+from starburst_executor.client.once_wanted import Call, Wanted, call_text, placing
 from starburst_executor.client.pieces import Pieces
 from starburst_executor.client.replacement import Replacement
 from starburst_executor.client.task_options import NO_OPTIONS, CallOptions
@@ -104,8 +105,9 @@ class Once:
             labels: The label of each call; made by `options` if not given.
             key_of: Without `keys`: returns the digest of a call's key, of that of its content.
 
-        Raises: ValueError: a key is known with other arguments, or another function; nothing was submitted. Any exception of pickling;
-            the errors of `submit`.
+        Raises: ValueError: a key is known with other arguments, or another function; nothing was submitted. ConfigError: the same, with
+            `retry_failed` and a function that does not accept the arguments of a failed task. Any exception of pickling; the errors of
+            `submit`.
         Store: 1 GET; the first time 1 LIST per 1,000 entries, 1 GET an entry. 1 LIST for each epoch, or 1 GET for each of up to 4 status
         objects, that hold known tasks. For unknown keys: 1 create for each 10,000 and for each status object, 1 for each new function, 1
         for calls that are not small; 1 ring.
@@ -128,8 +130,12 @@ class Once:
             if retry_failed:
                 cancelled = self._cancelled(listing, set(known.values()))
                 known = {key: sequence for key, sequence in known.items() if sequence not in cancelled}
+                replacement = self._replacement(wanted, known) if known else None
+                if replacement is not None:
+                    # Before anything is submitted.
+                    engine.tasks.check_calls(replacement, {(ordinal, sequence) for sequence in known.values()})
             else:
-                cancelled = set()
+                cancelled, replacement = set(), None
             fresh += self._submit_rest(ordinal, wanted, known, cancelled, futures)
             if fresh:
                 with suppress(StoreUnavailable):  # a hint
@@ -137,7 +143,10 @@ class Once:
             engine.start()
             engine.parts.wake_keeper.set()
             if retry_failed:
-                self._retry(wanted, ordinal, known, futures)
+                replacement = replacement or self._replacement(wanted, known)
+                ids = {(ordinal, sequence) for sequence in known.values()}
+                retried = engine.tasks.retry_failed(replacement, ids)
+                futures.update((future.index, future) for future in retried)
             return [futures[known[key]] for key in wanted.keys]
 
     def function(self) -> str | None:
@@ -322,15 +331,11 @@ class Once:
             return self._session.statuses.read(listed.key)
         return None
 
-    def _retry(
-        self, wanted: Wanted, ordinal: int, known: Mapping[bytes, int], futures: dict[int, StarburstFuture[Any]]
-    ) -> None:
-        ids = {(ordinal, sequence) for sequence in known.values()}
-        # With the function as it is now: it may have been mended. Unless it is the one that failed.
-        is_same = {self._log.entry_of(sequence).function for sequence in known.values()} == {wanted.prepared.digest}
-        replacement = None if is_same else Replacement(self._session, wanted.prepared)
-        retried = self._engine.tasks.retry_failed(replacement, ids)
-        futures.update((future.index, future) for future in retried)
+    def _replacement(self, wanted: Wanted, known: Mapping[bytes, int]) -> Replacement | None:
+        """Return the function as it is now, which may have been mended; None if it is the one that failed."""
+        if {self._log.entry_of(sequence).function for sequence in known.values()} == {wanted.prepared.digest}:
+            return None
+        return Replacement(self._session, wanted.prepared, wanted.function)
 
     # --- tasks that are not -------------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from starburst_executor.client.task_options import NO_OPTIONS, CallOptions
 from starburst_executor.protocol.content import short_text
 from starburst_executor.protocol.keys import StatusRef
 
-__all__ = ["Call", "Wanted", "call_text", "placing", "signature_text"]
+__all__ = ["Call", "Wanted", "call_text", "placing"]
 
 
 class Call(NamedTuple):
@@ -75,13 +74,3 @@ def call_text(call: Call) -> str:
     """Return the arguments of a call as a short text, for messages."""
     parts = [short_text(arg) for arg in call.args] + [f"{name}={short_text(arg)}" for name, arg in call.kwargs.items()]
     return f"({', '.join(parts[:8])}{', …' if len(parts) > 8 else ''})"  # noqa: PLR2004 - as many as fit into a line
-
-
-def signature_text(function: Callable[..., Any]) -> str:
-    """Return a function's signature without annotations; empty if it does not tell."""
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return ""
-    parameters = [one.replace(annotation=inspect.Parameter.empty) for one in signature.parameters.values()]
-    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))

@@ -261,16 +261,27 @@ class Reading:
         except (RecordInvalid, PayloadError) as error:
             return Failure(f"starburst_executor.errors.{type(error).__name__}", str(error), "")
 
-    def call(self, block: Block, task: Task) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call(
+        self, block: Block, task: Task, bodies: dict[bytes, bytes] | None = None, most_bytes: int | None = None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of a task that has not completed.
 
-        Raises: PayloadError: they are not stored any more; RecordInvalid, KeyNotFound; any exception of unpickling.
-        Store: 1 GET for each part that is not inline.
+        Args:
+            bodies: The big pieces of calls that were read before, by name; those of this one are added.
+            most_bytes: How many bytes `bodies` may hold.
+
+        Raises: PayloadError: they are not stored any more, or too big; RecordInvalid, KeyNotFound; any exception of unpickling.
+        Store: 1 GET for each part that is not inline, nor in `bodies`.
         """
         record, _ = self.call_record(block, task)
+        bodies = {} if bodies is None else bodies
         parts = pieces.decode(record)
-        refs = [] if parts is None else [part for part in parts if isinstance(part, Piece)]
-        args, kwargs = calls.load_call(record, {ref.name: self._piece(ref) for ref in refs})
+        new = {part for part in parts or () if isinstance(part, Piece) and part.name not in bodies}
+        n_bytes = sum(part.length for part in new) + sum(map(len, bodies.values()))
+        if most_bytes is not None and n_bytes > most_bytes:
+            raise PayloadError(f"the arguments of this task are too big to be read here: task={task.id}")
+        bodies.update({ref.name: self._piece(ref) for ref in new})
+        args, kwargs = calls.load_call(record, bodies)
         kwargs.pop(tracing.CARRIER, None)
         return args, kwargs
 

@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 from starburst_executor.client.cancelling import FuturesOfClient
 from starburst_executor.client.collector import Collector
 from starburst_executor.client.future import StarburstFuture
-from starburst_executor.client.replacement import Replacement
+from starburst_executor.client.replacement import Replacement, called_itself
 from starburst_executor.client.task_logs import output_of
 from starburst_executor.client.upstream import dependants, with_dependants
 from starburst_executor.errors import RecordInvalid, VersionMismatch
@@ -195,21 +195,22 @@ class SessionTasks:
         """Run the failed tasks again; return new futures for them, in submission order.
 
         Args:
-            replacement: The function that they call from now on; None for the one that failed.
+            replacement: The function that they call from now on, but for those that have failed because of another task: their own has not
+                failed; None for the one that failed.
             tasks: Only these, as ordinal and index, and those that have failed because of them; None for all.
+
+        Raises: ConfigError: the replacement does not accept the arguments of one of these tasks; nothing was retried.
 
         Store: 2 LISTs per 1,000 status objects; 1 GET, 1 swap for each with failed tasks; 2 swaps for each of its epochs; the
         requests of `replacement`; with `tasks` 1 GET for each that has not ended well. 2 GETs and 1 swap more for each with tasks that wait for
         these.
         """
         session = self._session
-        listing = [
-            listed
-            for listed in session.statuses.all()
-            if listed.size_class not in (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING)
-        ]
+        listing = self._with_failed()
         if tasks is not None:
             tasks = with_dependants(session, listing, tasks)
+        if replacement is not None:
+            replacement.check(_with_any(listing, tasks), tasks)
         may_wait = {listed.key for listed in listing if listed.has_blocked}
         fresh = self._retry_listed(listing, replacement, tasks, may_wait)
         retried = {(future.ordinal, future.index): future for future in fresh}
@@ -220,9 +221,18 @@ class SessionTasks:
             listing = [listed for listed in session.statuses.all() if listed.has_blocked or listed.key in may_wait]
             affected = dependants(session, listing, {(future.ordinal, future.index) for future in fresh})
             # Ends: each turn's tasks wait for some of the turn before.
-            fresh = self._retry_listed(listing, replacement, affected, may_wait, touch=True)
+            fresh = self._retry_listed(listing, None, affected, may_wait, touch=True)
             retried.update({(future.ordinal, future.index): future for future in fresh})
         return [future for _, future in sorted(retried.items())]
+
+    def check_calls(self, replacement: Replacement, tasks: Collection[_Task]) -> None:
+        """As `retry_failed` does before it retries anything. Raises: ConfigError. Store: 1 LIST per 1,000 status objects; as `Replacement.check`."""
+        replacement.check(_with_any(self._with_failed(), tasks), tasks)
+
+    def _with_failed(self) -> list[ListedStatus]:
+        """Return the status objects that may hold failed tasks."""
+        without = (SizeClass.ALL_COMPLETED, SizeClass.ALL_PENDING)
+        return [listed for listed in self._session.statuses.all() if listed.size_class not in without]
 
     def _retry_listed(
         self,
@@ -242,11 +252,9 @@ class SessionTasks:
         session = self._session
         retried: list[StarburstFuture[Any]] = []
         by_epoch: dict[tuple[int, int], list[ListedStatus]] = {}
-        ordered = None if tasks is None else sorted(tasks)
         # In submission order: a task that waits for another must not be seen to wait while that one has still failed.
-        for listed in listing:
-            if ordered is None or _has_any(ordered, listed.ref):
-                by_epoch.setdefault((listed.ref.ordinal, listed.ref.epoch), []).append(listed)
+        for listed in _with_any(listing, tasks):
+            by_epoch.setdefault((listed.ref.ordinal, listed.ref.epoch), []).append(listed)
         for (ordinal, epoch), of_epoch in by_epoch.items():
             hold = hold_of(self._client_id, session.clock.new_id())
             session.manifest.change(partial(_held, ordinal=ordinal, epoch=epoch, hold=hold))
@@ -282,8 +290,8 @@ class SessionTasks:
                     if is_wanted and not (touch and span.claim) and current.call_block(i, span.function) is not None:
                         runs[i] = span.run
                 before[:] = [current]
-                if replacement is not None and runs:
-                    calls[:] = replacement.calls(listed, current, runs)
+                own = called_itself(current, runs) if replacement is not None else []
+                calls[:] = replacement.calls(listed, current, own) if replacement is not None and own else ()
             changed = transitions.retry(current, runs, None if replacement is None else replacement.digest, calls)
             return replace(changed) if touch and changed is current else changed
 
@@ -317,6 +325,14 @@ class SessionTasks:
             },
             running=running,
         )
+
+
+def _with_any(listing: Iterable[ListedStatus], tasks: Collection[_Task] | None) -> list[ListedStatus]:
+    """Return those of these status objects that hold any of these tasks; all for None."""
+    if tasks is None:
+        return list(listing)
+    ordered = sorted(tasks)
+    return [listed for listed in listing if _has_any(ordered, listed.ref)]
 
 
 def _has_any(ordered: Sequence[_Task], ref: StatusRef) -> bool:

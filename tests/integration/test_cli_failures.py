@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import pickle
-from functools import partial
+import re
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from starburst_executor import ConfigError, DetachedExecutor
+from starburst_executor import ConfigError, DependencyFailed, DetachedExecutor
 from starburst_executor.cli import exits
 from tests.sessions import detached, kill_workers, store_url, wait_until
 from tests.support.aws_rig import run
@@ -140,6 +143,126 @@ def test_chosen_tasks_run_again_and_unfit_functions_are_refused(tmp_path: Path) 
     with pytest.raises(ConfigError, match="made anew for each call"):
         ex.retry_failed(pow, tasks=[closures[-1].task_id])
     ex.cleanup(force=True)
+
+
+def fail(*args: object, **kwargs: object) -> None:
+    raise ValueError(args, kwargs)
+
+
+def one(x: int) -> None: ...
+
+
+def three(x: int, y: int, z: int) -> None: ...
+
+
+def other_keyword(x: int, y: int, *, offset: int = 0) -> None: ...
+
+
+def add(x: int, y: int, *, scale: int = 0) -> int:
+    return x + y + scale
+
+
+@pytest.mark.parametrize(
+    ("unfit", "why"),
+    [
+        (one, "one(x) cannot be called with the arguments of task 0-1: too many positional arguments"),
+        (three, "three(x, y, z) cannot be called with the arguments of task 0-1: missing a required argument: 'z'"),
+        (
+            other_keyword,
+            "other_keyword(x, y, *, offset=0) cannot be .* task 0-2: got an unexpected keyword argument 'scale'",
+        ),
+    ],
+)
+def test_a_function_that_does_not_accept_the_stored_arguments_is_refused_before_any_retry(
+    tmp_path: Path, unfit: Callable[..., object], why: str
+) -> None:
+    executor = detached(f"sqlite://{tmp_path}/sessions", workers=1)
+    done = executor.submit(add, 1, 2)
+    futures = [executor.submit(fail, 1, 2), executor.submit(fail, 3, 4, scale=5)]
+    assert done.result() == 3
+    assert all(future.exception() for future in futures)
+    why = (
+        f"{__name__}.{why}; nothing was retried: arguments=".replace("(", r"\(")
+        .replace(")", r"\)")
+        .replace("*,", r"\*,")
+    )
+    with pytest.raises(ConfigError, match=why):
+        executor.retry_failed(unfit)
+    target = f"{__file__}:{unfit.__name__}"
+    refused = run("retry", executor.url, "--failed", "--with", target)
+    assert refused.exit_code == exits.USAGE
+    assert re.search(why.partition(r"\(")[2], refused.stderr), refused.stderr
+    assert [row["run"] for row in lines("joblog", executor.url, "--json")] == [1, 1, 1]
+    # Whatever cannot be read passes: a worker decides.
+    assert [future.task_id for future in executor.retry_failed(max, tasks=["0-1"])] == ["0-1"]
+    executor.collect(wait=True)
+    assert [future.result() for future in executor.retry_failed(add)] == [12]
+    executor.cleanup(force=True)
+
+
+def test_a_wrapper_is_asked_and_not_what_it_wraps(tmp_path: Path) -> None:
+    @wraps(add)
+    def ten_added(x: int) -> int:
+        return add(x, 10)
+
+    executor = detached(f"sqlite://{tmp_path}/sessions", workers=1)
+    assert executor.submit(fail, 1).exception()
+    (again,) = executor.retry_failed(ten_added)
+    assert again.result() == 11
+    executor.cleanup(force=True)
+
+
+def test_inputs_that_are_given_again_with_an_unfit_function_are_not_submitted(tmp_path: Path) -> None:
+    executor = detached(f"sqlite://{tmp_path}/sessions", workers=1)
+    (future,) = executor.map_once(make_mended(None), [1], key=str)
+    assert future.exception()
+    with pytest.raises(
+        ConfigError, match="cannot be called with the arguments of task 1-0: missing a required argument: 'y'"
+    ):
+        executor.map_once(make_mended(add), [1, 2], key=str, retry_failed=True)
+    assert executor.status().total == 1
+    (again,) = executor.map_once(make_mended(abs), [1], key=str, retry_failed=True)
+    assert again.result() == 1
+    executor.cleanup(force=True)
+
+
+def make_mended(function: object) -> Any:
+    """Three functions of one name, as a script has them that is mended twice."""
+    if function is None:
+
+        def mended(x: int) -> None:
+            raise ValueError(x)
+    elif function is abs:
+
+        def mended(x: int) -> int:  # type: ignore[misc]
+            return x
+    else:
+
+        def mended(x: int, y: int) -> int:  # type: ignore[misc]
+            return x + y
+
+    return mended
+
+
+def test_big_arguments_are_compared_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = detached(f"sqlite://{tmp_path}/sessions", workers=1)
+    assert executor.submit(fail, b"b" * 200_000, 2).exception()
+    with pytest.raises(ConfigError, match=r"task 0-0: too many positional arguments; .* arguments=\(b'bbb"):
+        executor.retry_failed(one)
+    monkeypatch.setattr("starburst_executor.client.replacement._CHECKED_BYTES", 100_000)
+    (again,) = executor.retry_failed(one)
+    assert isinstance(again.exception(), TypeError)
+    executor.cleanup(force=True)
+
+
+def test_what_failed_because_of_another_task_keeps_its_function(tmp_path: Path) -> None:
+    executor = detached(f"sqlite://{tmp_path}/sessions", workers=1)
+    first = executor.submit(fail, -3)
+    second = executor.submit(add, first, 1)
+    assert isinstance(second.exception(), DependencyFailed)
+    again = {future.task_id: future for future in executor.retry_failed(abs)}
+    assert (again[first.task_id].result(), again[second.task_id].result()) == (3, 4)
+    executor.cleanup(force=True)
 
 
 def make_closure(i: int):

@@ -33,7 +33,8 @@ __all__ = ["retry"]
 def retry(session: str, store: str | None, failed: bool, tasks: tuple[str, ...], target: str | None) -> None:
     """Run tasks of SESSION that failed again, in place: under the same ids, with the same arguments, from any machine.
 
-    With --with they call that version of the function. What has completed does not run again. Needs the session's key.
+    With --with they call that version of the function, but for tasks that failed because another one did. It is refused if it does not accept
+    the arguments of one of them: all are compared, or evenly chosen 10,000. What has completed does not run again. Needs the session's key.
     """
     if failed and tasks:
         raise ConfigError("--failed and --task: give one of them")

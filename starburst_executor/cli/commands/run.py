@@ -30,11 +30,11 @@ from starburst_executor.cli.writers import as_json as to_json
 from starburst_executor.cli.writers import format_for, write_all
 from starburst_executor.client.detached import DetachedExecutor
 from starburst_executor.client.finding import Visit, visit
+from starburst_executor.client.fitting import signature_text
 from starburst_executor.client.following import Following
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.client.money import hourly_usd
 from starburst_executor.client.once_wanted import Call as OnceCall
-from starburst_executor.client.once_wanted import signature_text
 from starburst_executor.client.reading import Reading
 from starburst_executor.client.report import SessionStatus, amount
 from starburst_executor.client.results import Outcome, Selection, stream

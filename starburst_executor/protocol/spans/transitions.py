@@ -333,18 +333,18 @@ def retry(
     Tasks that wait for others are blocked again: those may run again as well.
 
     Args:
-        function: The digest of the function that they call from now on; None for the one that failed.
-        calls: With a function: their call blocks, sealed for it: first position, number, and where it is.
+        function: The digest of the function that those with new calls call from now on; the others keep theirs.
+        calls: The call blocks sealed for that function: first position, number, and where it is.
     """
     functions = status.functions
-    if function is not None and function not in functions:
+    if calls and function is not None and function not in functions:
         functions = (*functions, function)
-    kind = None if function is None else functions.index(function)
+    kind = functions.index(function) if calls and function is not None else None
     sealed = {first + i for first, n, _ in calls for i in range(n)}
     opened: list[int] = []
     for position in status.failed():
         span = status.span(position)
-        has_call = position in sealed if kind is not None else status.call_block(position, span.function) is not None
+        has_call = position in sealed or status.call_block(position, span.function) is not None
         if runs.get(position) == span.run and has_call:
             opened.append(position)
     if not opened:
@@ -352,14 +352,19 @@ def retry(
 
     waiting = upstream_of(status)
 
-    def again(state: int) -> Callable[[Span, int], Span]:
+    def again(state: int, function: int | None) -> Callable[[Span, int], Span]:
         return lambda span, _: Span(
             span.n, state, span.run + 1, span.attempt, options=span.options,
-            function=span.function if kind is None else kind,
+            function=span.function if function is None else function,
         )  # fmt: skip
 
-    changed = _over(status, ranges_of(position for position in opened if position not in waiting), again(_PENDING))
-    changed = _over(changed, ranges_of(position for position in opened if position in waiting), again(BLOCKED))
+    by_kind: dict[tuple[int, int | None], list[int]] = {}
+    for position in opened:
+        state = BLOCKED if position in waiting else _PENDING
+        by_kind.setdefault((state, kind if position in sealed else None), []).append(position)
+    changed = status
+    for (state, new_function), positions in by_kind.items():
+        changed = _over(changed, ranges_of(positions), again(state, new_function))
     if kind is not None:
         new = (CallBlock(first, n, kind, place) for first, n, place in calls)
         changed = replace(changed, functions=functions, calls=(*changed.calls, *new))
