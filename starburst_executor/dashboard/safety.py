@@ -16,7 +16,7 @@ import re
 import secrets
 import socket
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from jinja2 import Environment
 from starlette.datastructures import MutableHeaders
@@ -24,7 +24,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["POLICY", "Access", "Guard", "own_form"]
+from starburst_executor.errors import ConfigError
+
+__all__ = ["POLICY", "Access", "Guard", "own_form", "public_origin"]
 
 _log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ _HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 _HOST = re.compile(r"(?P<name>\[[0-9a-fA-F:.]+\]|[^:\[\]/@]+)(:\d{1,5})?")
+_OWN_HOST = re.compile(r"\[[0-9a-f:.]+\]|[\w.-]+", re.ASCII)
+_PORTS = {"http": 80, "https": 443}
 _TOKEN_BYTES = 32
 _MOST_FORM_BYTES = 4096
 
@@ -55,6 +59,7 @@ class Access:
         token: In the printed URL.
         cookie: The value of the cookie that the token is exchanged for.
         hosts: Names under which it may be asked for, in addition to addresses, `localhost` and this machine's names.
+        origin: What browsers that come through a proxy send as Origin, as `public_origin` returns it; empty without a proxy.
         root_path: The path under which a proxy serves it, without a slash at its end.
         allows_actions: Whether sessions may be changed.
     """
@@ -63,6 +68,7 @@ class Access:
     cookie: str = field(default_factory=lambda: secrets.token_urlsafe(_TOKEN_BYTES), repr=False)
     port: int = 0
     hosts: frozenset[str] = frozenset()
+    origin: str = ""
     root_path: str = ""
     allows_actions: bool = False
 
@@ -86,8 +92,14 @@ class Access:
             ipaddress.ip_address(name)
         except ValueError:
             own = {"localhost", socket.gethostname().lower(), *(known.lower() for known in self.hosts)}
+            own.add(urlsplit(self.origin).hostname or "localhost")
             return name in own or name.endswith(".localhost")
         return True
+
+    def is_own(self, origin: str, host: str) -> bool:
+        """Whether a browser sends this Origin with requests of this server's pages: the host that it asked for, or the proxy's."""
+        scheme, _, rest = origin.lower().partition("://")
+        return scheme in _PORTS and (rest == host.strip().lower() or origin.lower() == self.origin)
 
     def is_right(self, secret: str, given: str | None) -> bool:
         """Whether a secret is this one, in a time that does not depend on it."""
@@ -146,8 +158,10 @@ class Guard:
             return None  # a program, such as Prometheus: no browser sends this by itself
         if not access.is_right(access.cookie, request.cookies.get(access.cookie_name)):
             return self._says(401, "Open the printed address first", _PRINTED_WORDS)
-        if not _is_same_site(request, hosts[0]):
-            return self._says(403, "Another site sent this request", "It was not carried out.")
+        if not _is_same_site(request, hosts[0], access):
+            origin = request.headers.get("origin", "")
+            words = _ORIGIN_WORDS.format(origin[:200]) if origin.startswith("http") else ""
+            return self._says(403, "Another site sent this request", f"It was not carried out. {words}".strip())
         return None
 
     def _entry(self, request: Request, path: str) -> Response:
@@ -164,7 +178,7 @@ class Guard:
             path=self._access.root_path or "/",
             httponly=True,
             samesite="strict",
-            secure=request.url.scheme == "https",
+            secure="https" in (request.url.scheme, urlsplit(self._access.origin).scheme),
         )
         return answer
 
@@ -176,8 +190,12 @@ class Guard:
 
 
 _HOST_WORDS = (
-    "The dashboard answers to addresses, to localhost, and to this machine's name. For another name, such as a proxy's, start it with "
-    "--allow-host NAME."
+    "The dashboard answers to addresses, to localhost, and to this machine's name. Behind a proxy, start it with `--origin` and the "
+    "address that browsers see, such as `--origin https://hub.example.org`; for another name of this machine use `--allow-host NAME`."
+)
+_ORIGIN_WORDS = (
+    "If this is your own dashboard behind a proxy that changes the host of requests, start it with the address that your browser "
+    "shows: `--origin {}`."
 )
 _PRINTED_WORDS = (
     "Use the whole address that `starburst dashboard` printed, with its token. It is valid until that command ends; start the command "
@@ -190,20 +208,40 @@ def _bearer(request: Request) -> str | None:
     return token.strip() if kind.lower() == "bearer" else None
 
 
-def _is_same_site(request: Request, host: str) -> bool:
-    origins = request.headers.getlist("origin")
-    if any(not _is_of(origin, host) for origin in origins):
+def _is_same_site(request: Request, host: str, access: Access) -> bool:
+    """Whether no page of another site has sent this.
+
+    Assumes: browsers compare origins for `Sec-Fetch-Site` by the address that the user sees, and no script can set it. So it also counts
+    behind a proxy that changes Host. They send it over https and to localhost only; otherwise Origin must be known here.
+    """
+    site = request.headers.get("sec-fetch-site", "")
+    if site != "same-origin" and not all(access.is_own(origin, host) for origin in request.headers.getlist("origin")):
         return False
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    if site in ("same-origin", "none"):
+    if site in ("", "same-origin", "none"):
         return True
     # A link on another site may lead here; the cookie is not sent with it in any case.
     return request.method == "GET" and request.headers.get("sec-fetch-mode") == "navigate"
 
 
-def _is_of(origin: str, host: str) -> bool:
-    scheme, _, rest = origin.partition("://")
-    return scheme in ("http", "https") and rest.lower() == host.strip().lower()
+def public_origin(address: str) -> str:
+    """Return the Origin that browsers send for this address of a proxy. Raises: ConfigError."""
+    try:
+        parts = urlsplit(address.strip().lower())
+        port = parts.port
+    except ValueError:
+        parts, port = urlsplit(""), None
+    name = parts.netloc.rpartition(":")[0] if port is not None else parts.netloc.removesuffix(":")
+    if (
+        parts.scheme not in _PORTS
+        or _OWN_HOST.fullmatch(name) is None
+        or parts.path.strip("/")
+        or parts.query
+        or parts.fragment
+    ):
+        raise ConfigError(
+            f"--origin {address!r}: the scheme, host and port that browsers see, such as https://hub.example.org; a path is for --root-path"
+        )
+    return f"{parts.scheme}://{name}" + ("" if port in (None, _PORTS[parts.scheme]) else f":{port}")
 
 
 async def own_form(access: Access, request: Request) -> dict[str, str] | None:

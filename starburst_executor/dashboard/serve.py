@@ -11,7 +11,7 @@ import uvicorn
 from starburst_executor.clock import SystemClock
 from starburst_executor.dashboard.app import make_app
 from starburst_executor.dashboard.hub import Places
-from starburst_executor.dashboard.safety import Access
+from starburst_executor.dashboard.safety import Access, public_origin
 from starburst_executor.errors import ConfigError
 from starburst_executor.store.url import split_url
 
@@ -32,6 +32,7 @@ class Dashboard:
         port: The port; 0 for any that is free.
         root_path: The path under which a proxy serves it.
         hosts: Further names under which it may be asked for.
+        origin: The address at which browsers see it behind a proxy: scheme, host and port.
         allows_actions: Whether sessions may be changed.
         notify: Recipients of messages about the session, as Apprise names them.
 
@@ -47,6 +48,7 @@ class Dashboard:
         port: int = 0,
         root_path: str = "",
         hosts: tuple[str, ...] = (),
+        origin: str = "",
         allows_actions: bool = False,
         notify: tuple[str, ...] = (),
     ) -> None:
@@ -57,11 +59,16 @@ class Dashboard:
             raise ConfigError(
                 f"--root-path {root_path!r}: only letters, digits and -._~ between slashes, such as /user/me/proxy"
             )
+        origin = public_origin(origin) if origin else ""
         self._host = host
         self._socket = _bound(host, port)
         self._port: int = self._socket.getsockname()[1]
         self.access = Access(
-            port=self._port, hosts=frozenset({*hosts, host}), root_path=root_path, allows_actions=allows_actions
+            port=self._port,
+            hosts=frozenset({*hosts, host}),
+            origin=origin,
+            root_path=root_path,
+            allows_actions=allows_actions,
         )
         self._page = "/"
         if session_url is not None:
@@ -88,7 +95,8 @@ class Dashboard:
         name = f"[{self._host}]" if ":" in self._host else self._host
         if _is_any(self._host):
             name = socket.gethostname()
-        return f"http://{name}:{self._port}{self.access.root_path}{self._page}?token={self.access.token}"
+        origin = self.access.origin or f"http://{name}:{self._port}"
+        return f"{origin}{self.access.root_path}{self._page}?token={self.access.token}"
 
     @property
     def is_local(self) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["moto_server", "s3_server", "store_url"]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Names that end in .example lead here, as they do behind a proxy, or by the DNS of another site.
+ARGS = ["--no-sandbox", "--disable-dev-shm-usage", "--host-resolver-rules=MAP *.example 127.0.0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,6 @@ def browser() -> Iterator[Browser]:
     if path is None:
         pytest.skip("no Chromium is installed: apt install chromium")
     with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        found = started.chromium.launch(executable_path=path, args=ARGS)
         yield found
         found.close()

@@ -27,6 +27,7 @@ __all__ = ["dashboard"]
         "starburst dashboard last --open",
         "starburst dashboard last --notify ntfy://my-topic",
         "starburst dashboard --store s3://bucket/team --port 8700",
+        "starburst dashboard --port 8700 --origin https://hub.example.org --root-path /starburst    # behind a proxy",
         "ssh -N -L 8700:localhost:8700 machine    # then the printed address opens here",
     )
 )
@@ -36,9 +37,12 @@ __all__ = ["dashboard"]
 @click.option("--open", "opens", is_flag=True, help="Open it in the browser.")
 @click.option("--allow-actions", is_flag=True, help="Let the page retry, cancel, scale and extend sessions.")
 @click.option(
-    "--allow-host", "hosts", multiple=True, metavar="NAME", help="A name that a proxy asks for it by; may be repeated."
+    "--allow-host", "hosts", multiple=True, metavar="NAME", help="A further name of this machine; may be repeated."
 )
 @notify_option
+@click.option(
+    "--origin", default="", metavar="URL", help="Where a proxy serves it, as browsers see it: https://hub.example.org"
+)
 @click.option("--root-path", default="", metavar="PATH", help="The path under which a proxy serves it.")
 def dashboard(
     session: str | None,
@@ -50,6 +54,7 @@ def dashboard(
     allow_actions: bool,
     hosts: tuple[str, ...],
     notify: tuple[str, ...],
+    origin: str,
     root_path: str,
 ) -> None:
     """Show sessions live in a browser: SESSION, or all of a store. Reads the store alone; changes nothing without --allow-actions.
@@ -77,6 +82,7 @@ def dashboard(
         port=port,
         root_path=root_path,
         hosts=hosts,
+        origin=origin,
         allows_actions=allow_actions,
         notify=notify,
     )

@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from starburst_executor.dashboard.safety import POLICY, Access, Guard, own_form
+from starburst_executor.dashboard.safety import POLICY, Access, Guard, own_form, public_origin
 from starburst_executor.dashboard.views import templates
+from starburst_executor.errors import ConfigError
 
 
 async def inner(scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,6 +148,86 @@ def test_a_link_on_another_site_may_lead_here_but_not_post() -> None:
     link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
     assert inside(Access(), **link).status_code == 200
     assert inside(Access(), method="POST", **link).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("headers", "passes"),
+    [
+        # A proxy that leaves the Host of its upstream, or passes the browser's on, whole or without its port.
+        ({"host": "127.0.0.1:8000", "origin": "http://hub.example.org:8080"}, True),
+        ({"host": "hub.example.org:8080", "origin": "http://hub.example.org:8080"}, True),
+        ({"host": "hub.example.org", "origin": "http://hub.example.org:8080"}, True),
+        ({"host": "HUB.example.org", "origin": "http://HUB.example.org:8080"}, True),
+        # Other sites, also those of the same host, and a name whose DNS leads to the proxy.
+        ({"host": "127.0.0.1:8000", "origin": "http://evil.example"}, False),
+        ({"host": "127.0.0.1:8000", "origin": "http://evil.example:8080"}, False),
+        ({"host": "127.0.0.1:8000", "origin": "https://hub.example.org:8080"}, False),
+        ({"host": "127.0.0.1:8000", "origin": "http://hub.example.org"}, False),
+        ({"host": "127.0.0.1:8000", "origin": "http://hub.example.org:8080.evil.example"}, False),
+        ({"host": "127.0.0.1:8000", "origin": "null"}, False),
+        ({"host": "127.0.0.1:8000", "origin": "http://evil.example", "x_forwarded_host": "evil.example"}, False),
+        ({"host": "127.0.0.1:8000", "origin": "http://hub.example.org:8080", "sec_fetch_site": "cross-site"}, False),
+        ({"host": "127.0.0.1:8000", "origin": "http://hub.example.org:8080", "sec_fetch_site": "same-site"}, False),
+    ],
+)
+def test_behind_a_proxy_its_origin_passes_and_no_other(headers: dict[str, str], passes: bool) -> None:
+    access = Access(origin=public_origin("http://hub.example.org:8080/"))
+    assert inside(access, method="POST", **headers).status_code == (200 if passes else 403)
+
+
+def test_a_browser_that_says_that_the_page_is_of_the_same_origin_is_believed() -> None:
+    """It compares what the user sees: so forms work behind a proxy that replaces Host, or has browsers send no Origin."""
+    for origin in ("https://hub.example.org", "null"):
+        assert inside(Access(), method="POST", origin=origin, sec_fetch_site="same-origin").status_code == 200
+        assert inside(Access(), method="POST", origin=origin, sec_fetch_site="none").status_code == 403
+        assert inside(Access(), method="POST", origin=origin).status_code == 403
+
+
+def test_a_refusal_says_which_option_a_proxy_needs() -> None:
+    refused = inside(Access(), method="POST", origin="http://hub.example.org:8080")
+    assert "--origin http://hub.example.org:8080" in refused.text
+    assert "--origin" not in inside(Access(), method="POST", origin="null").text
+    assert "<script>" not in inside(Access(), method="POST", origin="http://<script>").text
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "hub.example.org.evil.example"])
+def test_behind_a_proxy_another_name_is_not_answered(host: str) -> None:
+    access = Access(origin="http://hub.example.org:8080")
+    assert inside(access, host=host, origin=f"http://{host}", sec_fetch_site="same-origin").status_code == 400
+
+
+def test_a_cookie_of_an_encrypted_proxy_is_sent_encrypted_only() -> None:
+    access = Access(origin="https://hub.example.org")
+    assert "Secure" in ask(access, f"/?token={access.token}").headers["set-cookie"]
+    access = Access(origin="http://hub.example.org")
+    assert "Secure" not in ask(access, f"/?token={access.token}").headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    ("address", "origin"),
+    [
+        ("https://hub.example.org", "https://hub.example.org"),
+        ("HTTPS://Hub.Example.org:443/", "https://hub.example.org"),
+        ("http://hub.example.org:80", "http://hub.example.org"),
+        ("http://hub.example.org:443", "http://hub.example.org:443"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("https://[::1]", "https://[::1]"),
+    ],
+)
+def test_an_origin_is_written_as_browsers_write_it(address: str, origin: str) -> None:
+    assert public_origin(address) == origin
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "hub.example.org", "https://", "ftp://hub.example.org", "https://hub.example.org/starburst", "https://hub.example.org?a",
+        "https://me@hub.example.org", "https://hub.example.org:port", "https://hub.example.org:99999", "https://a b", "null", "*",
+    ],
+)  # fmt: skip
+def test_what_is_no_origin_is_an_error(address: str) -> None:
+    with pytest.raises(ConfigError, match="--origin"):
+        public_origin(address)
 
 
 @pytest.mark.parametrize("path", ["/", "/static/dashboard.css", "/?token=wrong"])

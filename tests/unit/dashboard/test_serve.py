@@ -37,6 +37,12 @@ def test_the_address_leads_to_the_session_under_the_root_path() -> None:
         assert dashboard.is_local
 
 
+def test_behind_a_proxy_the_address_is_the_proxys() -> None:
+    with made(origin="https://Hub.example.org/", root_path="/starburst") as dashboard:
+        assert dashboard.url == f"https://hub.example.org/starburst/?token={dashboard.access.token}"
+        assert dashboard.access.knows("hub.example.org")
+
+
 @pytest.mark.parametrize("root_path", ["/a b", "/a/<script>", "/a//b", "/\u00e4", "/a?b"])
 def test_a_root_path_that_is_none_is_an_error(root_path: str) -> None:
     with pytest.raises(ConfigError, match="root-path"), made(root_path=root_path):
