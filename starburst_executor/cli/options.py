@@ -103,8 +103,8 @@ def optional_session_argument(command: F) -> F:
 
 def stores_of(named: str | None) -> list[str]:
     """Return where sessions may be: in the named store, else in the configured one and in those of the stack that was set up."""
-    own = config.resolve(detached=True, store=named).store
-    if named is not None or own != config.default_store(detached=True) or not config.has_stack():
+    own = config.store_to_read(named)
+    if named is not None or own != config.default_store_to_read()[0] or not config.has_stack():
         return [own]
     from starburst_executor.aws.clients import Clients  # loads boto3, which is needed only with a stack
     from starburst_executor.aws.stack.outputs import stores_of as stores_of_stack

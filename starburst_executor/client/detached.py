@@ -159,7 +159,7 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
 
         Store: 1 LIST; 1 GET and 1 LIST per session.
         """
-        url = config.resolve(detached=True, store=store).store
+        url = config.store_to_read(store)
         return list(list_sessions(url, SystemClock()))
 
     # --- outcomes -----------------------------------------------------------------------------------------------------

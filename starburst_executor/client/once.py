@@ -71,7 +71,9 @@ class Once:
     """The keys of one session, in one client. Thread-safe: one call after another.
 
     Attributes:
-        n_submitted: The number of tasks that this client has submitted here.
+        n_submitted: The number of tasks that this client has submitted here for keys that the session did not have.
+        n_retried: The number of tasks that it has had run again: failed ones, and others' that failed because of them, in place; for cancelled
+            ones, new tasks.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -82,7 +84,7 @@ class Once:
         self._announcer = Announcer(engine.session)
         self._upstream = UpstreamOf(engine.session.session_id)
         self._stored: set[str] = set()  # functions
-        self.n_submitted = 0
+        self.n_submitted = self.n_retried = 0
         self._turn = threading.Lock()  # held during a call
 
     def submit(
@@ -129,13 +131,15 @@ class Once:
             listing, fresh = self._find(ordinal, known.values(), futures)
             if retry_failed:
                 cancelled = self._cancelled(listing, set(known.values()))
+                n_known = len(known)
                 known = {key: sequence for key, sequence in known.items() if sequence not in cancelled}
+                n_again = n_known - len(known)
                 replacement = self._replacement(wanted, known) if known else None
                 if replacement is not None:
                     # Before anything is submitted.
                     engine.tasks.check_calls(replacement, {(ordinal, sequence) for sequence in known.values()})
             else:
-                cancelled, replacement = set(), None
+                cancelled, n_again, replacement = set(), 0, None
             fresh += self._submit_rest(ordinal, wanted, known, cancelled, futures)
             if fresh:
                 with suppress(StoreUnavailable):  # a hint
@@ -147,6 +151,8 @@ class Once:
                 ids = {(ordinal, sequence) for sequence in known.values()}
                 retried = engine.tasks.retry_failed(replacement, ids)
                 futures.update((future.index, future) for future in retried)
+                self.n_submitted -= n_again
+                self.n_retried += n_again + len(retried)
             return [futures[known[key]] for key in wanted.keys]
 
     def function(self) -> str | None:

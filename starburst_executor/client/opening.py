@@ -335,7 +335,7 @@ def _locate(id_or_url: str, store: str | None, clock: Clock) -> tuple[str, str]:
     if "://" in id_or_url:
         return split_url(id_or_url)
     if is_name(id_or_url):
-        named = find_name(id_or_url, [store or config.resolve(detached=True).store], clock, is_given=store is not None)
+        named = find_name(id_or_url, [store or config.store_to_read()], clock, is_given=store is not None)
         if named is not None:
             return named
     if not is_session_id(id_or_url):
@@ -344,7 +344,7 @@ def _locate(id_or_url: str, store: str | None, clock: Clock) -> tuple[str, str]:
         )
     if store is None and (known := registry.known_url(id_or_url)) is not None:
         return split_url(known)
-    return (store or config.resolve(detached=True).store), id_or_url
+    return (store or config.store_to_read()), id_or_url
 
 
 def open_submitter(session: SessionStore, client_id: str) -> int:

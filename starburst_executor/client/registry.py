@@ -20,7 +20,7 @@ _LAST = 1000
 
 def remember(session_id: str, url: str) -> None:
     """Note a session's URL; do nothing if no file can be written."""
-    folder = config.registry_folder()
+    folder = config.registry_folder(to_write=True)
     if folder is not None:
         with suppress(OSError):
             (folder / session_id).write_text(url, encoding="utf-8")
@@ -28,7 +28,7 @@ def remember(session_id: str, url: str) -> None:
 
 def known_url(session_id: str) -> str | None:
     """Return the URL that was noted for a session, or None."""
-    folder = config.registry_folder()
+    folder = config.registry_folder(to_write=False)
     if folder is None or not is_session_id(session_id):
         return None
     try:
@@ -40,7 +40,7 @@ def known_url(session_id: str) -> str | None:
 
 def all_ids() -> list[str]:
     """Return the ids of all noted sessions, the oldest first."""
-    folder = config.registry_folder()
+    folder = config.registry_folder(to_write=False)
     if folder is None:
         return []
     with suppress(OSError):
@@ -57,7 +57,7 @@ def known_stores() -> list[str]:
 def forget(session_id: str) -> None:
     """Remove the note of a session that was deleted, and its key, if one was imported."""
     config.forget_session_key(session_id)
-    folder = config.registry_folder()
+    folder = config.registry_folder(to_write=False)
     if folder is not None and is_session_id(session_id):
         with suppress(OSError):
             (folder / session_id).unlink()

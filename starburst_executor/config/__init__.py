@@ -30,8 +30,16 @@ from starburst_executor.config.container import (
     worker_topic,
 )
 from starburst_executor.config.environment import endpoint_in_environment, pin_gpus, variable_names, visible_gpus
-from starburst_executor.config.folders import default_store, log_folder, machine_boot, price_file, registry_folder
-from starburst_executor.config.settings import LAUNCHERS, Settings, explained, resolve, write_setting
+from starburst_executor.config.folders import (
+    default_store,
+    default_store_to_read,
+    log_folder,
+    log_folders,
+    machine_boot,
+    price_file,
+    registry_folder,
+)
+from starburst_executor.config.settings import LAUNCHERS, Settings, explained, resolve, store_to_read, write_setting
 from starburst_executor.config.timings import Timings
 from starburst_executor.config.user_keys import (
     SessionKey,
@@ -61,6 +69,7 @@ __all__ = [
     "container_environment",
     "container_start",
     "default_store",
+    "default_store_to_read",
     "drop_secrets",
     "endpoint_in_environment",
     "ephemeral_session_key",
@@ -73,6 +82,7 @@ __all__ = [
     "import_session_key",
     "inherited_environment",
     "log_folder",
+    "log_folders",
     "machine_boot",
     "new_session_key",
     "pin_gpus",
@@ -84,6 +94,7 @@ __all__ = [
     "secret_names",
     "session_key",
     "size_environment",
+    "store_to_read",
     "take_secret_environment",
     "user_key",
     "variable_names",

@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 
 from starburst_executor.config.aws import TABLE, aws_table
 from starburst_executor.config.file import read_config_file, write_value
-from starburst_executor.config.folders import default_store
+from starburst_executor.config.folders import default_store, default_store_to_read
 from starburst_executor.errors import ConfigError
 
-__all__ = ["LAUNCHERS", "Settings", "explained", "resolve", "write_setting"]
+__all__ = ["LAUNCHERS", "Settings", "explained", "resolve", "store_to_read", "write_setting"]
 
 _MIB = 2**20
 LAUNCHERS = ("local", "none", "aws", "fargate", "fargate-spot", "ec2", "batch", "batch-spot")
@@ -158,13 +158,30 @@ def _settled(given: dict[str, object]) -> dict[str, tuple[Any, str]]:
     return settled
 
 
-def explained(detached: bool) -> dict[str, tuple[Any, str]]:
-    """Return every setting with its value and its origin: a variable, the config file, or "default".
+def explained() -> dict[str, tuple[Any, str]]:
+    """Return every setting of detached sessions with its value and its origin: a variable, the config file, or "default".
+
+    Creates nothing; where sessions cannot be kept in the default store, its origin says why.
 
     Raises: ConfigError: a value is out of range.
     """
-    settled, whole = _settled({}), resolve(detached)
-    return {one.name: settled.get(one.name, (getattr(whole, one.name), "default")) for one in fields(Settings)}
+    settled = _settled({})
+    if "store" not in settled:
+        store, problem = default_store_to_read()
+        settled["store"] = store, f"default, which cannot be used: {problem}" if problem else "default"
+    settled.setdefault("workers", (_cpu_count(), "default"))
+    return {one.name: settled.get(one.name, (one.default, "default")) for one in fields(Settings)}
+
+
+def store_to_read(named: str | None = None) -> str:
+    """Return the URL of the store in which detached sessions are: the named one, else that of the variable, the config file or the default.
+
+    For what only reads: unlike `resolve` it creates nothing, and a default store that cannot be written is one without sessions.
+
+    Raises: ConfigError: a value is out of range.
+    """
+    settled = _settled({} if named is None else {"store": named})
+    return str(settled["store"][0]) if "store" in settled else default_store_to_read()[0]
 
 
 def write_setting(name: str, text: str | None) -> Path:

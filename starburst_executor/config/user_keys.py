@@ -257,6 +257,9 @@ def _read_key(path: Path) -> UserKey | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        # A home that this user cannot enter, such as that of another user: nothing of this user's is in it.
+        if isinstance(error, PermissionError) and not os.access(path.parent, os.X_OK):
+            return None
         raise ConfigError(f"the key file cannot be read: {error.strerror}: file={path}") from error
     if mode & 0o077:
         raise ConfigError(f"the key file is open to other users: type `chmod 600 '{path}'`: mode={mode & 0o777:o}")

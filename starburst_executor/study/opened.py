@@ -52,7 +52,7 @@ _EMBEDDED_LOOKS = 10
 
 def open_studies(store: str | None) -> PatientStore:
     """Open the store of studies: the one of this URL, or the configured one."""
-    url = config.resolve(detached=True, store=store).store
+    url = config.store_to_read(store)
     return PatientStore(open_store(url), SystemClock(), patience_s=_PATIENCE_S)
 
 

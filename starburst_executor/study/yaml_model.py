@@ -44,7 +44,7 @@ def _launcher_of(given: str) -> str:
 
 def _store_of(given: str) -> str:
     try:
-        open_store(config.resolve(detached=True, store=given).store)  # makes no request
+        open_store(config.store_to_read(given))  # makes no request
     except ConfigError as error:
         raise ValueError(str(error)) from error
     return given

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from starburst_executor import DetachedExecutor
 from starburst_executor.cli import exits
 from tests.sessions import kill_workers, store_url, wait_until
 from tests.support.aws_rig import run
@@ -199,9 +200,14 @@ def test_the_same_name_again_submits_only_what_is_new(folder: Path, store_url: s
     (folder / "mended").touch()
     again = run(*words)
     assert again.exit_code == exits.NO, again.stderr
-    assert "nightly: 4 inputs, 1 of them new" in again.stderr
+    assert "nightly: 4 inputs, 1 of them new\n" in again.stderr
     assert sorted((folder / "runs").read_text().split()) == ["a", "bad", "bad", "bb", "ccc"]
-    assert run(*words, "--retry-failed").exit_code == exits.DONE
+    retried = run(*words, "--retry-failed")
+    assert retried.exit_code == exits.DONE, retried.stderr
+    assert "nightly: 4 inputs, 0 of them new; 1 task runs again\n" in retried.stderr
+    counted = run(*words, "--retry-failed", "--json")
+    assert "nightly: 4 inputs, 0 of them new; 0 tasks run again\n" in counted.stderr
+    assert {"inputs": 4, "new": 0, "retried": 0, "completed": 4}.items() <= json.loads(counted.stdout).items()
     results = run("results", "nightly", "--store", store_url).stdout
     assert sorted(json.loads(line)["value"] for line in results.splitlines()) == [1, 2, 3, 3]
     (folder / "named.py").write_text(NAMED.format(folder=folder).replace("scale: int = 1", "scale"))
@@ -210,6 +216,25 @@ def test_the_same_name_again_submits_only_what_is_new(folder: Path, store_url: s
     assert "runs __main__.length(x, scale=1), and now it is __main__.length(x, scale)" in refused.stderr
     assert "`starburst cleanup nightly --force`" in refused.stderr
     assert run("cleanup", "nightly", "--force", "--yes", "--store", store_url).exit_code == exits.DONE
+
+
+def test_what_was_cancelled_counts_as_run_again_and_not_as_new(folder: Path) -> None:
+    words = [
+        "run",
+        "tool.py:double",
+        "--name",
+        "nightly",
+        "--store",
+        f"sqlite://{folder}/sessions",
+        "--detach",
+        "--json",
+    ]
+    with DetachedExecutor(name="nightly", launcher="none", store=f"sqlite://{folder}/sessions") as executor:
+        begun = run(*words, "--range", "0:3", "--launcher", "none")
+        assert {"inputs": 3, "new": 3, "retried": 0}.items() <= json.loads(begun.stdout).items()
+        assert executor.cancel() == 3
+    again = run(*words, "--range", "0:5", "--launcher", "none", "--retry-failed")
+    assert {"inputs": 5, "new": 2, "retried": 3}.items() <= json.loads(again.stdout).items()
 
 
 def test_inputs_that_cannot_be_read_begin_no_session_under_a_name(folder: Path) -> None:

@@ -148,7 +148,7 @@ class Pricing:
         return (_Rates(usd, "AWS", _date(at)), at) if is_sound else (None, 0.0)
 
     def _file(self) -> dict[str, Any]:
-        path = config.price_file()
+        path = config.price_file(to_write=False)
         try:
             cached = json.loads(path.read_text(encoding="utf-8")) if path is not None else {}
         except (OSError, ValueError):
@@ -156,7 +156,7 @@ class Pricing:
         return cached if isinstance(cached, dict) else {}
 
     def _keep(self, name: str, usd: dict[str, float], at: float) -> None:
-        path = config.price_file()
+        path = config.price_file(to_write=True)
         if path is None:
             return
         # If two processes write at once, the prices of one are lost and requested again.

@@ -27,7 +27,7 @@ def configuration() -> None:
 @json_option
 def show(as_json: bool) -> None:
     """Show every setting of detached sessions: its value, and whether it is a variable's, the config file's, or the default."""
-    found = config.explained(detached=True)
+    found = config.explained()
     if as_json:
         for name, (value, origin) in found.items():
             show_json(name=name, value=value, origin=origin)

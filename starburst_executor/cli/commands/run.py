@@ -206,17 +206,22 @@ def run(
     if dry_run:
         _tell(calls, settings, as_json=as_json)
         return
+    counts: dict[str, int] = {}
     if name is None:
         executor = DetachedExecutor(**settings)
         said = amount(_submit(executor, function, calls), "task")
     else:
-        executor, said = _submit_once(name, settings, function, calls, retry_failed=retry_failed)
+        executor, counts = _submit_once(name, settings, function, calls, retry_failed=retry_failed)
+        said = f"{amount(counts['inputs'], 'input')}, {counts['new']:,} of them new"
+        if retry_failed:
+            run_again = "runs" if counts["retried"] == 1 else "run"
+            said += f"; {amount(counts['retried'], 'task')} {run_again} again"
     called = name or executor.id
     say(f"session {executor.id}{f', {name}' if name else ''}: {said}")
     if detach:
         executor.detach()
         if as_json:
-            show_json(id=executor.id, url=executor.url, name=name or "")
+            show_json(id=executor.id, url=executor.url, name=name or "", **counts)
         else:
             click.echo(executor.id)
         say(f"it goes on: `starburst status {called} --watch`, `starburst results {called}`")
@@ -228,7 +233,7 @@ def run(
             write_all(stream(Reading(visited.session), Selection()), to, format_for(to, kind))
         executor.detach()
         if as_json:
-            show_json(**found.to_dict())
+            show_json(**found.to_dict(), **counts)
         say(_farewell(found, out))
         raise click.exceptions.Exit(verdict(visited, found))
 
@@ -283,8 +288,8 @@ def _submit(executor: DetachedExecutor, function: Callable[..., Any], calls: Ite
 
 def _submit_once(
     name: str, settings: dict[str, Any], function: Callable[..., Any], calls: Iterator[Call], *, retry_failed: bool
-) -> tuple[DetachedExecutor, str]:
-    """Begin the session of this name, or attach to it, and submit the inputs that are new. Return what to say about it."""
+) -> tuple[DetachedExecutor, dict[str, int]]:
+    """Begin the session of this name, or attach to it, and submit the inputs that are new. Return how many there are, are new and run again."""
     # Before the session begins: an input that cannot be read leaves nothing behind.
     given = list(calls)
     inputs = [OnceCall(call.args, call.kwargs) for call in given]
@@ -303,7 +308,7 @@ def _submit_once(
     except BaseException:
         executor.detach()
         raise
-    return executor, f"{amount(len(inputs), 'input')}, {once.n_submitted:,} of them new"
+    return executor, {"inputs": len(inputs), "new": once.n_submitted, "retried": once.n_retried}
 
 
 def _tell(inputs: Iterator[Call], settings: dict[str, Any], *, as_json: bool) -> None:

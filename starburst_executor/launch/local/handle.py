@@ -34,7 +34,9 @@ class AgentRecord(NamedTuple):
     @property
     def log_path(self) -> Path:
         """Its log file. Uses only the name in the handle, which must not make this client show or remove any other file."""
-        return config.log_folder() / (Path(self.log).name or "-")
+        name = Path(self.log).name or "-"
+        paths = [folder / name for folder in config.log_folders()]
+        return next((path for path in paths if path.exists()), paths[0])
 
 
 def dump_agents(agents: list[AgentRecord]) -> str:

@@ -93,6 +93,7 @@ def _last_words(agent: AgentRecord) -> str:
 def forget_session(session_id: str) -> None:
     """Remove the log files of all workers of a deleted session on this machine, also of long dead ones."""
     # Session ids consist of letters, digits and "-": an id contains no pattern.
-    for log in config.log_folder().glob(f"{session_id}-*.log"):
-        with suppress(OSError):
-            log.unlink()
+    for folder in config.log_folders():
+        for log in folder.glob(f"{session_id}-*.log"):
+            with suppress(OSError):
+                log.unlink()

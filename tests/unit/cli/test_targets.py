@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
+
 from starburst_executor.cli.targets import load_module, load_target
+
+
+@pytest.fixture(autouse=True)
+def own_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that is run takes the place of this process's program: afterwards it is the old one."""
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__file__", getattr(main, "__file__", None), raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 def test_a_script_runs_once_whatever_number_of_its_functions_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_every_folder_that_is_made_is_private(tmp_path, monkeypatch):
     home = tmp_path / "home"
     monkeypatch.setenv("STARBURST_HOME", str(home))
     config.default_store(detached=True)
-    config.registry_folder()
+    config.registry_folder(to_write=True)
     config.log_folder()
     config.user_key(create=True)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (home, *home.iterdir()) if path.is_dir()}
@@ -41,7 +41,7 @@ def test_without_starburst_home_the_system_s_own_folders_are_used(tmp_path, monk
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert config.default_store(detached=True).startswith(f"sqlite://{tmp_path}/")
-    registry = config.registry_folder()
+    registry = config.registry_folder(to_write=True)
     assert registry is not None
     assert registry.is_relative_to(tmp_path)
     assert config.log_folder().is_relative_to(tmp_path)
@@ -53,7 +53,7 @@ def test_without_a_home_attached_sessions_use_a_temporary_folder(no_home):
     assert folder.is_relative_to(no_home / "tmp")
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
     assert config.default_store(detached=False) == url
-    assert config.registry_folder() is None
+    assert config.registry_folder(to_write=True) is None
     assert config.log_folder().is_dir()
 
 

@@ -79,7 +79,7 @@ def studies() -> type[Study]:
 
 def store_url(named: str | None) -> str:
     """Return the URL of the store that is named, or else configured. Raises: ConfigError."""
-    return config.resolve(detached=True, store=named).store
+    return config.store_to_read(named)
 
 
 def is_file(named: str) -> bool:
