@@ -64,6 +64,8 @@ ALLOWED = [
     Allowed("blob", "*", "github.com/.*/blob/", "part of an address"),
     Allowed("group", "*", r"process groups?|own groups?", "processes of POSIX"),
     Allowed("group", "starburst_executor/worker/runner/*", "", "process groups"),
+    Allowed("group", "starburst_executor/families.py", "", "process groups"),
+    Allowed("group", "starburst_executor/programs.py", "", "process groups"),
     Allowed("group", "starburst_executor/worker/listener.py", "by group", "process groups"),
     Allowed("group", "docs/design/0003*", "", "process groups"),
     Allowed("group", "*", r"(log|security|scaling)[ -]?groups?", "resources of AWS"),

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
+from starburst_executor.programs import run_to_end
 from starburst_executor.study.failures import RAISED, TIMED_OUT, TrialFailed, kind_of_signal
 from starburst_executor.study.metrics import Output
 from starburst_executor.study.trial import Trial
 
 __all__ = ["filled", "run_command"]
 
-_PR_SET_PDEATHSIG = 1
 _LAST_LINES = 3
 
 
@@ -38,7 +34,7 @@ def run_command(trial: Trial, command: str | tuple[str, ...], *, here: str, time
     """Run a trial's command to its end; print what it printed, and return it.
 
     Raises: TrialFailed: it cannot be started, ends with another status than 0, or takes longer than `timeout` seconds: it is then killed
-        with the processes that it started.
+        with the processes that it started. What it leaves in the background is killed when it ends.
     """
     values = {
         **trial.params,
@@ -51,28 +47,16 @@ def run_command(trial: Trial, command: str | tuple[str, ...], *, here: str, time
     }
     words = filled(command, values)
     try:
-        process = subprocess.Popen(
-            words,
-            cwd=trial.folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=_dying_with_its_parent(),  # noqa: PLW1509 - calls one function of the C library
-        )
+        code, printed, _ = run_to_end(words, folder=trial.folder, timeout=timeout, joins=True)
     except OSError as error:
         raise TrialFailed(f"the command cannot be started: {error.strerror}: {words[0]}") from error
-    try:
-        printed, _ = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
         raise TrialFailed(
             f"the command took longer than {timeout:g} s and was killed: {words[0]}", TIMED_OUT
         ) from error
-    finally:
-        _end(process)
     text = printed.decode("utf-8", "replace")
     sys.stdout.write(text)
-    _check(process.returncode, words, text)
+    _check(code, words, text)
     return Output(text, trial.folder)
 
 
@@ -86,20 +70,3 @@ def _check(code: int, words: list[str], text: str) -> None:
         raise TrialFailed(f"the command was killed by {name}: {words[0]}{said}", kind_of_signal(-code))
     kind = "disk full" if "No space left on device" in text else RAISED
     raise TrialFailed(f"the command exited with status {code}: {words[0]}{said}", kind)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill what is left of a command's process group, and reap it."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
-
-
-def _dying_with_its_parent() -> Callable[[], None] | None:
-    """Return a function for the child that has it killed when the runner dies; None where the system cannot."""
-    if sys.platform != "linux":
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

@@ -1,6 +1,6 @@
 """The life of a runner as the agent controls and observes it: killing it, the reason of its end, signs that it must be killed.
 
-The nursery holds the other end of the lifeline. It kills the runner's process group when it reads `KILL`, or when the agent
+The nursery holds the other end of the lifeline. It kills the runner's processes when it reads `KILL`, or when the agent
 is gone, and it writes the runner's exit code before it closes its end.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from starburst_executor.clock import SystemClock
+from starburst_executor.families import kill_family
 from starburst_executor.worker.runner import nursery
 from starburst_executor.worker.runner.exits import DEAF_WORDS, OVERWRITTEN_WORDS, SIGTERM_WORDS, exit_words
 
@@ -69,9 +70,10 @@ class Lifeline:
         self._sock.close()
 
     def _kill_orphans(self) -> None:
-        """Kill the group without the nursery, which is gone. The group id cannot have been reused while it has members."""
+        """Kill the session without the nursery, which is gone. Its id cannot have been reused while it has members."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._pid, signal.SIGKILL)
+        kill_family(self._pid)
 
 
 class Signs:

@@ -6,8 +6,8 @@ safe and quick (every module that a runner needs is imported), and it answers ev
     agent ── control: one byte and seven descriptors per runner; its end means "kill everything and exit" ─► nursery
     agent ◄─ lifeline, one per runner: pid, later the exit code ── "K" or its end: kill the group ───────► nursery
 
-Guarantee: no runner and no process of its group outlives the agent, however the agent ends. The nursery kills a runner's
-group while its leader is still a zombie, so that the group's id cannot belong to another process.
+Guarantee: no runner and no process of its session outlives the agent, however the agent ends; nor does one outlive its runner. The nursery
+kills a runner's session while its leader is still a zombie, so that the session's id cannot belong to another process.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from starburst_executor.clock import SystemClock
+from starburst_executor.families import kill_family
 from starburst_executor.protocol import outcomes
 from starburst_executor.worker import code_root
 from starburst_executor.worker.runner import process as child
@@ -164,7 +165,7 @@ class _Nursery:
                 lifeline.close()
 
     def _wait_for_one(self) -> tuple[int, int] | None:
-        """Kill the group of a child that has ended and return its pid and exit code; None if there is no such child now.
+        """Kill the session of a child that has ended and return its pid and exit code; None if there is no such child now.
 
         A child that is not a runner is an orphan of user code that the nursery has adopted (see `_isolate`).
         """
@@ -178,12 +179,14 @@ class _Nursery:
                 pid = ended.si_pid
                 if pid in self._runners:
                     self._kill(pid)
+                    kill_family(pid)
             pid, status = os.waitpid(pid, os.WNOHANG)
             if pid == 0:
                 return None
             if not hasattr(os, "waitid") and pid in self._runners:
-                # macOS before Python 3.13. A group id is not reused while the group has members.
+                # macOS before Python 3.13. The id of a group or session is not reused while it has members.
                 self._kill(pid)
+                kill_family(pid)
             return pid, os.waitstatus_to_exitcode(status)
         return None
 
