@@ -43,6 +43,15 @@ def wait_until(condition: Callable[[], T], timeout_s: float = 60.0, *, every_s: 
     return said
 
 
+@pytest.fixture(autouse=True)
+def no_code_of_tests(starburst_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No snapshot holds the tests: those are hundreds of files, which each worker on S3 would unpack, and workers here have them on their path.
+
+    Snapshots are tested with modules made for that: `test_own_code.py`.
+    """
+    monkeypatch.setenv("STARBURST_CODE_EXCLUDE", "tests benchmarks conftest.py test_*.py")
+
+
 @pytest.fixture(params=["sqlite", "s3"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Each store in turn, for this process and those that it starts."""
