@@ -63,6 +63,8 @@ class Notifier:
             while not tab.is_closed:
                 await tab.woken.wait()
                 tab.woken.clear()
+                if watch.is_gone:
+                    return
                 snapshot = watch.snapshot
                 if snapshot is None or snapshot.problem:
                     continue

@@ -27,10 +27,10 @@ from starburst_executor.dashboard.query import PAGE, Query
 from starburst_executor.dashboard.safety import Access, own_form
 from starburst_executor.dashboard.sessions import Sessions
 from starburst_executor.dashboard.showing import Shown, plain_call, plain_result, unpickled
-from starburst_executor.dashboard.tabs import Tab
-from starburst_executor.dashboard.views import fragments, names_of, part, session_cells, templates
+from starburst_executor.dashboard.tabs import Tab, last_events
+from starburst_executor.dashboard.views import deleted, fragments, names_of, part, session_cells, templates
 from starburst_executor.dashboard.watch import Snapshot, Watch
-from starburst_executor.errors import ConfigError, StarburstError
+from starburst_executor.errors import ConfigError, SessionNotFound, StarburstError
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.spans.record import State
 from starburst_executor.report.metrics import PROMETHEUS_TYPE
@@ -160,7 +160,12 @@ class Pages:
             )
         if page == "task":
             parse_task(request.query_params.get("subject", ""))
-        watch = await self._hub.watch(request.path_params["session"])
+        session_id = request.path_params["session"]
+        try:
+            watch = await self._hub.watch(session_id)
+        except SessionNotFound:
+            # Not an error: to a browser that is like a server that does not answer, and it would ask for ever.
+            return EventSourceResponse(last_events(self._deleted(session_id)), headers={"cache-control": "no-store"})
         tab = Tab(
             page,
             subject=request.query_params.get("subject", "")[:60],
@@ -183,12 +188,13 @@ class Pages:
                 if found is None:
                     continue
                 cells = session_cells(found.lines, self._access.root_path)
+                order = {"=sessions": " ".join(cells)}
+                rows = {f"^sessions/{name}": html for name, html in reversed(cells.items())}
                 if seen == _digest(cells):
-                    tab.seed({f"^sessions/{name}": html for name, html in cells.items()})
+                    tab.seed({**order, **rows})
                 seen = ""
-                changed = {f"^sessions/{name}": html for name, html in reversed(cells.items())}
                 total = {"total": str(found.total), "usage": part("usage", self._lister.usage(found))}
-                data = tab.update({"s-none": "", **changed, **total} if changed else total)
+                data = tab.update({**order, **rows, **total})
                 if data is not None:
                     yield ServerSentEvent(data, event="update", sep="\n")
         finally:
@@ -202,6 +208,10 @@ class Pages:
         watch.join(tab)
         try:
             async for _ in tab.wakes():
+                if watch.is_gone:
+                    async for event in last_events(self._deleted(watch.session_id)):
+                        yield event
+                    return
                 snapshot = watch.snapshot
                 if snapshot is None:
                     continue
@@ -251,7 +261,14 @@ class Pages:
 
     async def _found(self, request: Request) -> tuple[Watch, Snapshot]:
         watch = await in_time(self._hub.watch(request.path_params["session"]))
-        return watch, await watch.fresh()
+        try:
+            return watch, await watch.fresh()
+        except SessionNotFound:
+            await self._hub.forget(watch.session_id)
+            raise
+
+    def _deleted(self, session_id: str) -> dict[str, str]:
+        return deleted("session", session_id, f"{self._access.root_path}/")
 
     def _of_session(
         self, watch: Watch, snapshot: Snapshot, template: str, page: str, *, subject: str = "", **values: Any

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
+from urllib.parse import parse_qsl
 
 from starburst_executor import config
 from starburst_executor.client import registry
@@ -154,19 +155,21 @@ class Sessions:
         return counts
 
     def _all(self, problems: list[str]) -> dict[str, str]:
-        urls = dict(self._places.known)
+        urls: dict[str, str] = {}
+        listed: set[str] = set()
         for store_url in self._places.stores:
             try:
                 store = self._store(store_url)
                 names = [name for name in store.list_folders(SESSIONS) if is_session_id(name)]
                 urls.update({name: join_url(store_url, name) for name in names})
+                listed |= {_place(store_url), _place(store.url)}
             except StarburstError as error:
                 problems.append(f"{store_url}: {error}")
+        known = dict(self._places.known)
         if not self._places.is_given:
-            for name in registry.all_ids():
-                if name not in urls and (known := registry.known_url(name)) is not None:
-                    urls[name] = known
-        return urls
+            known |= {name: url for name in registry.all_ids() if (url := registry.known_url(name)) is not None}
+        # What a store was known to have, and does not list, was deleted.
+        return {name: url for name, url in known.items() if _store_of(url) not in listed} | urls
 
     def _store(self, store_url: str) -> PatientStore:
         if store_url not in self._stores:
@@ -276,6 +279,20 @@ class Sessions:
             for key, beat in known.items():
                 _keep(self._beats, key, beat, _MOST_READ * _REMEMBERED)
         return [beat for _, beat in known.values()]
+
+
+def _place(store_url: str) -> str:
+    """Return where a store is: without the options by which this process reaches it, except for another endpoint."""
+    base, _, query = store_url.partition("?")
+    endpoint = dict(parse_qsl(query)).get("endpoint_url", "")
+    return f"{base.rstrip('/')} {endpoint}"
+
+
+def _store_of(url: str) -> str:
+    try:
+        return _place(split_url(url)[0])
+    except StarburstError:  # a damaged note in the registry: its line says so
+        return ""
 
 
 def _key(session_id: str) -> bytes:

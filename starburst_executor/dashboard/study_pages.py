@@ -18,8 +18,8 @@ from starlette.responses import Response
 
 from starburst_executor.dashboard.hub import Hub
 from starburst_executor.dashboard.study_watch import StudySnapshot, StudyWatch
-from starburst_executor.dashboard.tabs import Tab
-from starburst_executor.dashboard.views import names_of, templates
+from starburst_executor.dashboard.tabs import Tab, last_events
+from starburst_executor.dashboard.views import deleted, names_of, templates
 from starburst_executor.errors import StarburstError, StudyNotFound
 from starburst_executor.report.study.facts import StudyFacts
 from starburst_executor.report.study.page import artefacts_in, study_page_of
@@ -135,7 +135,10 @@ class StudyPages:
     async def events(self, request: Request) -> Response:
         """The stream of updates of a study's page."""
         watch, base = await self._found(request)
-        await watch.fresh()
+        try:
+            await watch.fresh()
+        except StudyNotFound:
+            return EventSourceResponse(last_events(self._deleted(watch)), headers={"cache-control": "no-store"})
         tab = Tab("study", is_hidden=request.query_params.get("hidden") == "1")
         return EventSourceResponse(self._updates(watch, tab, base), ping=_PING_S, headers={"cache-control": "no-store"})
 
@@ -143,6 +146,10 @@ class StudyPages:
         watch.join(tab)
         try:
             async for _ in tab.wakes():
+                if watch.is_gone:
+                    async for event in last_events(self._deleted(watch)):
+                        yield event
+                    return
                 if watch.snapshot is None:
                     continue
                 data = tab.update(self._fragments(watch.snapshot, base))
@@ -150,6 +157,9 @@ class StudyPages:
                     yield ServerSentEvent(data, event="update", sep="\n")
         finally:
             watch.leave(tab)
+
+    def _deleted(self, watch: StudyWatch) -> dict[str, str]:
+        return deleted("study", watch.name, f"{self._root}/studies")
 
     async def figure(self, request: Request) -> Response:
         """A figure: for the page in the colours of its theme, or as a file for print, or its data."""

@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starburst_executor.clock import Clock
 from starburst_executor.dashboard.polling import Poller, run_whole
 from starburst_executor.dashboard.tabs import Tab
-from starburst_executor.errors import StarburstError
+from starburst_executor.errors import StarburstError, StudyNotFound
 from starburst_executor.report.study.facts import StudyFacts, cost_of_session, facts_of
 from starburst_executor.report.study.figure import Figure
 from starburst_executor.report.study.figures import figures_of
@@ -65,7 +65,11 @@ class StudySnapshot(NamedTuple):
 
 
 class StudyWatch:
-    """One study of one store. Made and used in the server's event loop; reads and draws in threads."""
+    """One study of one store. Made and used in the server's event loop; reads and draws in threads.
+
+    Attributes:
+        is_gone: Whether the study was deleted when it was read last. Another one of this name may begin.
+    """
 
     def __init__(self, store_url: str, name: str, clock: Clock) -> None:
         self.name = name
@@ -77,6 +81,7 @@ class StudyWatch:
         self._live_of, self._live_at = 0, float("-inf")  # the generation and the time of the last look
         self._drawn: OrderedDict[tuple[str, str, str], bytes] = OrderedDict()
         self._snapshot: StudySnapshot | None = None
+        self.is_gone = False
         self._read_at = float("-inf")
         self._turn = asyncio.Lock()
         self._drawing = asyncio.Lock()
@@ -100,11 +105,16 @@ class StudyWatch:
     async def fresh(self, most_s: float = 1.0) -> StudySnapshot:
         """Return a snapshot that is not older than this; the last one, with its problem, if the store does not answer.
 
-        Raises: StarburstError if there is none yet. Store: 2 GETs, 1 GET for each stage that was decided meanwhile; 1 for each running stage, at most every 20 s.
+        Raises: StudyNotFound: it was deleted. StarburstError if there is none yet. Store: 2 GETs, 1 GET for each stage that was decided meanwhile; 1 for each running stage, at most every 20 s.
         """
         async with self._turn:
             if self._snapshot is None or self._clock.monotonic() - self._read_at > most_s:
-                self._snapshot = await run_whole(self._read, self._snapshot)
+                try:
+                    self._snapshot = await run_whole(self._read, self._snapshot)
+                except StudyNotFound:
+                    self._snapshot, self.is_gone = None, True
+                    raise
+                self.is_gone = False
                 self._read_at = self._clock.monotonic()
         return self._snapshot
 
@@ -123,6 +133,8 @@ class StudyWatch:
                 digest: self._tables.get(digest) or self._objects.read_table(digest) for digest in digests.values()
             }
             cost = cost_of_session(record.session) if last is None or record != last.facts.record else last.facts.cost
+        except StudyNotFound:
+            raise
         except StarburstError as error:
             if last is None:
                 raise
@@ -184,8 +196,10 @@ class StudyWatch:
             try:
                 snapshot = await self.fresh(_EACH_S / 2)
                 is_quiet = snapshot.facts.status.state != "open" or self._poller.are_hidden
-            except StarburstError as error:  # it was deleted, before anything was read
+            except StarburstError as error:
                 _log.info("a study cannot be watched: study=%s: %s", self.name, type(error).__name__)
                 is_quiet = True
             self._poller.wake()
+            if self.is_gone:  # tabs say so, once
+                return
             await asyncio.sleep(_QUIET_S if is_quiet else _EACH_S)

@@ -6,7 +6,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 
-__all__ = ["MOST_BYTES", "Tab"]
+from sse_starlette.event import ServerSentEvent
+
+__all__ = ["MOST_BYTES", "Tab", "last_events"]
 
 # All that one update sends, with the field names of server-sent events.
 MOST_BYTES = 4096
@@ -53,6 +55,7 @@ class Tab:
         changed = {name: html for name, html in fragments.items() if self._sent.get(name) != html}
         order = [name for name in self._late if name in changed]
         order += [name for name in changed if name not in self._late]
+        order.sort(key=lambda name: name[0] != "=")  # which rows a table has comes before its rows
         data: dict[str, str] = {}
         room = MOST_BYTES - _AROUND
         self._late = []
@@ -73,3 +76,9 @@ class Tab:
 
 def _size(name: str, html: str) -> int:
     return len(json.dumps({name: html}, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+async def last_events(fragments: Mapping[str, str]) -> AsyncIterator[ServerSentEvent]:
+    """Yield the last update of a page whose subject was deleted, and the event after which its browser asks no more."""
+    yield ServerSentEvent(json.dumps(fragments, ensure_ascii=False), event="update", sep="\n")
+    yield ServerSentEvent("", event="gone", sep="\n")

@@ -20,7 +20,7 @@ from starburst_executor.launch.open import is_on_aws
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.report.templating import environment, visible
 
-__all__ = ["fragments", "log_link", "names_of", "part", "session_cells", "templates", "worker_cells"]
+__all__ = ["deleted", "fragments", "log_link", "names_of", "part", "session_cells", "templates", "worker_cells"]
 
 # Rows of workers on the session's own page; kinds of failures there; sentences on why tasks wait.
 MOST_WORKERS = 8
@@ -28,6 +28,7 @@ MOST_KINDS = 5
 _MOST_WHY = 3
 _BAR = 1000
 _LEAST = 3
+_MOST_ORDER = 2000
 _STATES = ("completed", "failed", "cancelled", "claimed", "pending")
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
@@ -156,6 +157,21 @@ def fragments(
     return found
 
 
+def deleted(what: str, name: str, home: str) -> dict[str, str]:
+    """Return the last fragments of a page whose subject is no more.
+
+    Args:
+        what: A session, or a study.
+        home: The address of the list of those that are there.
+    """
+    return {
+        "title": str(escape(f"deleted · {name}")),
+        "say": f"This {what} was deleted",
+        "state": part("state_deleted"),
+        "notice": part("notice_deleted", what, home),
+    }
+
+
 def _head(snapshot: Snapshot) -> dict[str, str]:
     status = snapshot.status
     share = f"{_percent(status)} %" if status.total else "no tasks"
@@ -259,20 +275,28 @@ def _shown_first(workers: tuple[WorkerReport, ...]) -> list[WorkerReport]:
 
 
 def worker_cells(workers: list[WorkerReport], snapshot: Snapshot, manifest: Manifest, root: str) -> dict[str, str]:
-    """Return the cells of a row for each worker. The name begins with `+`, the id of the table and a slash."""
+    """Return the cells of a row for each worker, and the order of all rows.
+
+    The name of a row begins with `+`, the id of the table and a slash, that of the order with `=`.
+    """
     base = f"{root}/s/{snapshot.status.id}"
     links = is_on_aws(manifest.launcher)
-    return {
-        f"+workers/w-{quote(worker.id, safe='')[:100]}": part(
+    cells = {
+        f"w-{quote(worker.id, safe='')[:100]}": part(
             "worker_cells", worker, base, snapshot.status.at, log_link(manifest, worker.id) if links else ""
         )
         for worker in workers
-    }
+    } or {"w-none": part("no_worker")}
+    order = " ".join(cells)
+    # Of more workers than that no row leaves the table, unless there are more than the table shows.
+    rows = {"=workers": order} if len(order) <= _MOST_ORDER else {}
+    return rows | {f"+workers/{row}": html for row, html in cells.items()}
 
 
 def session_cells(lines: Sequence[Line], root: str, now: float | None = None) -> dict[str, str]:
     """Return the cells of a row for each session of the list, by the id of the row; without `now`, without times that pass."""
-    return {f"s-{quote(line.id, safe='')[:100]}": part("session_cells", line, root, now) for line in lines}
+    cells = {f"s-{quote(line.id, safe='')[:100]}": part("session_cells", line, root, now) for line in lines}
+    return cells or {"s-none": part("no_session")}
 
 
 def log_link(manifest: Manifest, worker_id: str) -> str:

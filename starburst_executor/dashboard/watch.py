@@ -33,7 +33,7 @@ from starburst_executor.dashboard.polling import Poller, run_whole
 from starburst_executor.dashboard.query import Page, Query, page, undecided
 from starburst_executor.dashboard.strips import Timeline
 from starburst_executor.dashboard.tabs import Tab
-from starburst_executor.errors import StarburstError
+from starburst_executor.errors import SessionNotFound, StarburstError
 from starburst_executor.protocol.spans.record import State
 from starburst_executor.report.gathering import Gathering
 from starburst_executor.report.metrics import Metrics
@@ -109,6 +109,7 @@ class Watch:
     Attributes:
         visit: The open session.
         index: What is known of its tasks.
+        is_gone: Whether the session was deleted. It is not looked at again then, and `fresh` raises SessionNotFound.
     """
 
     def __init__(self, opened: Visit, stack: ExitStack, clock: Clock) -> None:
@@ -116,6 +117,7 @@ class Watch:
         self.reading = Reading(opened.session)
         self.index = TaskIndex(self.reading, opened.session.manifest.current.created_at)
         self.snapshot: Snapshot | None = None
+        self.is_gone = False
         self._stack = stack
         self._clock = clock
         self._looks = Looks(opened.session, opened.store.requests.snapshot, take=self._take)
@@ -159,8 +161,10 @@ class Watch:
     async def fresh(self, most_s: float = _FRESH_S) -> Snapshot:
         """Return a snapshot that is not older than this; the last one, with its problem, if the store does not answer in time.
 
-        Raises: StarburstError if there is none yet.
+        Raises: SessionNotFound: it was deleted. StarburstError if there is none yet.
         """
+        if self.is_gone:
+            raise _deleted(self.session_id)
         look = asyncio.ensure_future(self._look_if_older(most_s))
         try:
             await asyncio.wait([look], timeout=None if self.snapshot is None else _PATIENCE_S)
@@ -185,6 +189,9 @@ class Watch:
         cpu_s = _cpu_s()
         try:
             self.snapshot = self._snapshot(last)
+        except SessionNotFound as error:
+            self.is_gone = True
+            raise _deleted(self.session_id) from error
         except StarburstError as error:
             _log.info("a look failed: session=%s: %s", self.session_id, type(error).__name__)
             if last is None:
@@ -263,7 +270,7 @@ class Watch:
 
     def join(self, tab: Tab) -> None:
         """Let a tab get updates; start the poller for the first one."""
-        if self.snapshot is not None:
+        if self.snapshot is not None or self.is_gone:
             tab.woken.set()
         self._poller.join(tab)
 
@@ -287,6 +294,8 @@ class Watch:
             except StarburstError as error:  # no snapshot yet: the page has said so
                 _log.info("a session cannot be watched: session=%s: %s", self.session_id, type(error).__name__)
             self._poller.wake()
+            if self.is_gone:  # tabs say so, once
+                return
             await self._poller.pause(self.pause_s())
 
     # --- pages of tasks -----------------------------------------------------------------------------------------------
@@ -311,6 +320,10 @@ class Watch:
         if unread and self.index.fill(unread, has_time):
             shown, _ = page(self.index, query)
         return shown
+
+
+def _deleted(session_id: str) -> SessionNotFound:
+    return SessionNotFound(f"the session was deleted: {session_id}")
 
 
 def _cpu_s() -> float:

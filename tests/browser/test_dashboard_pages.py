@@ -139,7 +139,57 @@ def test_the_list_of_sessions_moves_by_itself(
         assert page.evaluate("window.stays") is True
         assert "requests/s" in page.inner_text("#usage")
         seen.check()
+        page.locator("tbody tr").nth(1).get_by_role("link").focus()
         newer.cleanup(force=True)
+        page.locator(f"tr#s-{newer.id}").wait_for(state="detached")
+        assert page.inner_text("#total") == "1"
+        assert page.evaluate("document.activeElement.closest('tr').id") == f"s-{session.id}"
+        session.cleanup(force=True)
+        page.get_by_text("There is no session here").wait_for()
+        assert page.locator("tbody tr").count() == 1
+        newest = busy_session(f"sqlite://{tmp_path}/sessions", 5)
+        page.get_by_text(newest.id).wait_for()
+        assert page.locator("tbody tr").count() == 1
+        assert page.evaluate("window.stays") is True
+        seen.check()
+        newest.cleanup(force=True)
+
+
+@pytest.mark.parametrize("path", ["", "/tasks", "/t/0-3", "/t/0-5000", "/workers", "/failures"])
+def test_a_page_of_a_session_that_is_deleted_says_so_and_asks_no_more(
+    browser: Browser, session: DetachedExecutor, dashboard: Dashboard, path: str
+) -> None:
+    if path.endswith("5000"):  # one that runs
+        future = session.submit(time.sleep, 3600)
+        wait_until(future.running)
+        path = f"/t/{future.task_id}"
+    with watched(browser, dashboard) as seen:
+        page = seen.page
+        seen.go(f"/s/{session.id}{path}")
+        session.cleanup(force=True)
+        page.get_by_role("alert").filter(has_text="This session was deleted").wait_for()
+        assert "deleted" in page.title()
+        assert page.inner_text("#link") == ""
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        seen.check()
+        page.get_by_role("link", name="Go on to those that are there").click()
+        page.get_by_text("There is no session here").wait_for()
+        assert not [url for url in asked if f"{session.id}" in url]
+        seen.check()
+
+
+def test_a_dashboard_that_was_started_again_says_so(
+    browser: Browser, session: DetachedExecutor, tmp_path: Path
+) -> None:
+    store = f"sqlite://{tmp_path}/sessions"
+    with running(store, session.url) as first, watched(browser, first) as seen:
+        port = first.access.port
+        first.stop()
+        seen.page.locator("#link", has_text="does not answer").wait_for()
+        with running(store, session.url, port=port):
+            seen.page.locator("#link", has_text="open the address that it printed").wait_for()
 
 
 def test_without_the_token_a_browser_sees_nothing(

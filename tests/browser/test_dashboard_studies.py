@@ -111,3 +111,28 @@ def test_the_page_moves_as_the_study_goes_on(browser: Browser, url: str, dashboa
         page.locator("#say", has_text="2 of 2 stages decided").wait_for(state="attached")
         assert page.evaluate("window.stays") is True
         seen.check()
+
+
+def test_the_list_of_studies_is_read_again_and_a_deleted_study_says_so(
+    browser: Browser, url: str, dashboard: Dashboard
+) -> None:
+    first = write(url, "first")
+    with watched(browser, dashboard) as seen:
+        page = seen.page
+        page.clock.install()
+        seen.go("/studies")
+        page.evaluate("window.stays = true")
+        assert page.locator("tbody tr").count() == 1
+        write(url, "second")
+        page.clock.fast_forward(31_000)
+        page.get_by_role("link", name="second").wait_for()
+        assert page.evaluate("window.stays") is True
+        seen.check()
+        seen.go("/studies/0/first")
+        page.locator("#ended", has_text="80 of 80").wait_for()
+        first.store.delete([line.key for line in first.store.list("studies/first/")])
+        page.get_by_role("alert").filter(has_text="This study was deleted").wait_for()
+        page.get_by_role("link", name="Go on to those that are there").click()
+        page.get_by_role("link", name="second").wait_for()
+        assert page.locator("tbody tr").count() == 1
+        seen.check()

@@ -373,6 +373,28 @@ def test_updates_are_small_and_come_as_events(session: Session) -> None:
         assert httpx.get(f"{root}/events").status_code == 401
 
 
+def test_a_session_that_is_deleted_ends_the_updates_of_its_pages(session: Session) -> None:
+    doomed = detached(session.store_url, workers=1)
+    assert doomed.submit(abs, -1).result() == 1
+    with running(session.store_url, doomed.url) as dashboard, httpx.Client(timeout=60) as client:
+        assert client.get(dashboard.url).status_code == 200
+        base = dashboard.url.partition("?")[0]
+        with client.stream("GET", f"{base}/events?page=task&subject=0-0") as stream:
+            found = updates(stream)
+            next(found)
+            doomed.cleanup(force=True)
+            last = [update for _, update in found][-1]  # the stream ends by itself
+        assert "was deleted" in last["notice"]
+        answer = client.get(base)
+        assert answer.status_code == 404
+        assert "The session" not in re.findall(r'class="button"[^>]*>([^<]*)', answer.text)
+        # A browser that asks again, which it does after an error for ever, is told the same.
+        answer = client.get(f"{base}/events?page=session")
+        assert answer.status_code == 200
+        assert "event: gone" in answer.text
+        assert doomed.id not in client.get(f"{base.partition('/s/')[0]}/").text
+
+
 @pytest.mark.parametrize("session", ["sqlite"], indirect=True)
 def test_the_command_serves_a_page_and_logs_no_token(session: Session) -> None:
     program = "import faulthandler, sys; faulthandler.dump_traceback_later(90); from starburst_executor.cli import entry; sys.exit(entry(sys.argv[1:]))"

@@ -42,7 +42,8 @@ class Stored:
         self.rig.objects.delete([line.key for line in self.rig.objects.list("")])
         register_scheme("listed", lambda _: self.rig.faulty)
         self.sessions = [self._session(f"2026-{i:03}") for i in range(n_sessions)]
-        self.read = Sessions(Places([STORE], is_given=True), self.rig.clock)
+        self.places = Places([STORE], is_given=True)
+        self.read = Sessions(self.places, self.rig.clock)
         self.rig.asked.clear()
 
     def _session(self, session_id: str) -> SessionStore:
@@ -118,6 +119,20 @@ def test_a_new_session_and_an_end_are_in_the_next_updates() -> None:
     for _ in range(4):
         stored.read.page(whole=False)
     assert not [asked for asked in stored.rig.asked if "2026-001" in asked.key]
+
+
+def test_a_session_that_was_deleted_is_not_in_the_next_update() -> None:
+    """Also one that was named or opened before, which is known without the listing."""
+    stored = Stored(3)
+    for session in stored.sessions[:2]:
+        stored.places.known[session.session_id] = f"{STORE}/{session.session_id}"
+    stored.places.known["2026-elsewhere"] = "listed://elsewhere/2026-elsewhere"
+    assert len(stored.read.page().lines) == 4
+    keys = [line.key for line in stored.rig.objects.list("") if "2026-001" in line.key]
+    stored.rig.objects.delete(keys)
+    found = stored.read.page(whole=False)
+    assert [line.id for line in found.lines] == ["2026-elsewhere", "2026-002", "2026-000"]
+    assert found.total == 3
 
 
 def test_it_polls_only_while_a_tab_is_open_and_each_tab_gets_its_page(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,12 +129,23 @@ def test_figures_as_files(url: str, client: Client, kind: str, head: bytes, medi
         "/studies/0/good/figures/pie.svg",
         "/studies/0/good/figures/funnel.gif",
         "/studies/0/good/figures/funnel.dark",
-        "/studies/0/nothing/events",
     ],
 )
 def test_what_is_not_there(url: str, client: Client, path: str) -> None:
     study(url, "good")
     assert client.get(path).status_code == 404
+
+
+def test_a_study_that_was_deleted_ends_the_updates_of_its_page(url: str, client: Client) -> None:
+    objects = study(url, "good")
+    assert client.get("/studies/0/good").status_code == 200
+    objects.store.delete([line.key for line in objects.store.list("studies/")])
+    stream = client.get("/studies/0/good/events")
+    assert "This study was deleted" in stream.text
+    assert stream.text.rstrip().endswith("event: gone\ndata:")
+    assert client.get("/studies/0/good").status_code == 404
+    study(url, "good", 20, 10)  # another one of that name
+    assert "30 trials ended" in client.get("/studies/0/good").text
 
 
 def test_the_report_is_a_file(url: str, client: Client) -> None:

@@ -41,3 +41,13 @@ def test_what_never_fits_is_replaced_by_a_link() -> None:
     assert "load again" in json.loads(data)["failures"]
     assert json.loads(data)["a"] == "1"
     assert tab.update({"failures": "x" * 5000, "a": "1"}) is None
+
+
+def test_which_rows_a_table_has_is_sent_before_the_rows() -> None:
+    """Also before rows that did not fit last time: a browser puts new rows where the order says."""
+    tab = Tab("sessions")
+    rows = {f"^t/{i}": "x" * 1500 for i in range(4)}
+    assert tab.update({"=t": "3 2 1 0", **rows}) is not None
+    late = tab.update({**rows, "=t": "4 3 2 1 0"})
+    assert late is not None
+    assert [name[0] for name in json.loads(late)][:2] == ["=", "^"]

@@ -87,9 +87,18 @@ def test_a_running_task_is_found_on_its_page() -> None:
         ("arn:aws:ecs:eu-west-1:123456789012:task/team/0f1e", "ECS task 0f1e"),
         ("0f1e-aa:3", "Batch job 0f1e-aa:3"),
     ):
-        (cells,) = worker_cells([replace(worker, launcher_id=name)], snapshot, manifest, "").values()
+        cells = worker_cells([replace(worker, launcher_id=name)], snapshot, manifest, "")["+workers/w-w-1"]
         assert words in cells
     assert fragments("task", snapshot, manifest, root="", subject="0-8", most_workers=20)["task-now"] == ""
+
+
+def test_the_rows_of_workers_have_an_order_and_one_says_that_there_is_none() -> None:
+    snapshot, manifest = snapshot_of(Rig())
+    workers = [WorkerReport(f"w{i}", "working", "host", 1, (), 0, 1.0, 1.0, 5.0) for i in range(3)]
+    assert worker_cells(workers, snapshot, manifest, "")["=workers"] == "w-w0 w-w1 w-w2"
+    none = worker_cells([], snapshot, manifest, "")
+    assert none["=workers"] == "w-none"
+    assert "No worker" in none["+workers/w-none"]
 
 
 @pytest.mark.parametrize(
@@ -212,6 +221,6 @@ def test_a_worker_that_is_gone_is_not_up_any_longer() -> None:
     snapshot, manifest = snapshot_of(Rig())
     worker = WorkerReport("w-1", "working", "host-a", 1, (), 0, 1000.0, 1300.0, 5.0)
     for state, clocks in (("working", 2), ("left", 1), ("lost", 1)):
-        (cells,) = worker_cells([replace(worker, state=state)], snapshot, manifest, "").values()
+        cells = worker_cells([replace(worker, state=state)], snapshot, manifest, "")["+workers/w-w-1"]
         assert cells.count("data-since") == clocks
         assert ("5 min<" in cells) == (state != "working")

@@ -16,7 +16,7 @@ from starburst_executor.dashboard.polling import in_time
 from starburst_executor.dashboard.query import Query
 from starburst_executor.dashboard.tabs import Tab
 from starburst_executor.dashboard.watch import MOST_REQUESTS, Watch
-from starburst_executor.errors import StoreUnavailable
+from starburst_executor.errors import SessionNotFound, StoreUnavailable
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.testing import Fault
 from tests.support.event_loops import run, until
@@ -70,6 +70,35 @@ def test_the_poller_runs_only_while_a_tab_is_open() -> None:
     run(test)
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("was_read", [True, False])
+def test_a_session_that_is_deleted_wakes_its_tabs_and_is_asked_for_no_more(*, was_read: bool) -> None:
+    rig = Rig(clock=SystemClock())
+    rig.submit(5)
+
+    async def test() -> None:
+        watch, tab = watching(rig), Tab("session")
+        if was_read:
+            await watch.fresh()
+        rig.objects.delete([line.key for line in rig.objects.list("")])
+        watch.join(tab)
+        await until(lambda: watch.is_gone)
+        await until(lambda: not watch.is_polling)
+        assert tab.woken.is_set()
+        n_asked = len(rig.asked)
+        with pytest.raises(SessionNotFound, match="was deleted"):
+            await watch.fresh()
+        late = Tab("session")
+        watch.join(late)
+        assert late.woken.is_set()
+        await until(lambda: not watch.is_polling)
+        assert len(rig.asked) == n_asked
+        await watch.close()
+
+    run(test)
+
+
+@pytest.mark.usefixtures("quick")
 def test_an_update_asks_at_most_twenty_times_while_much_changes() -> None:
     rig = Rig(clock=SystemClock())
     keys = [rig.submit(10, first=10 * i) for i in range(80)]
