@@ -52,6 +52,19 @@ html_theme = "furo"
 html_title = f"starburst_executor {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+# The list of versions: `_versions.py` puts several sites side by side.
+html_js_files = [("versions.js", {"defer": "defer"}), ("switcher.js", {"defer": "defer"})]
+templates_path = ["_templates"]
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/versions.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
 html_search_scorer = str(HERE / "_scorer.js")
 html_copy_source = False
 # Prompts and outputs are not copied.

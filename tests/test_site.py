@@ -56,3 +56,33 @@ def test_a_page_asks_for_nothing_from_elsewhere(site: Path) -> None:
 def test_a_page_finds_names_of_the_standard_library(site: Path) -> None:
     page = (site / "reference" / "api.html").read_text(encoding="utf-8")
     assert "https://docs.python.org/3/library/concurrent.futures.html#concurrent.futures" in page
+
+
+def test_every_page_has_the_list_of_versions(site: Path) -> None:
+    pages = {page.relative_to(site): page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    lacking = [
+        name
+        for name, text in pages.items()
+        if f'<option value="">{starburst_executor.__version__}</option>' not in text
+    ]
+    assert lacking == []
+    # Both files that a page of several versions reads are there in a site by itself.
+    assert all((site / "_static" / name).exists() for name in ("versions.js", "switcher.js"))
+
+
+def test_versions_stand_side_by_side(site: Path, tmp_path: Path) -> None:
+    for name in ("v0.9.0", "v0.10.0", "main"):
+        words = [sys.executable, DOCS / "_versions.py", site, tmp_path / "all", name]
+        subprocess.run(words, check=True, timeout=BUILD_S)
+    for version in ("0.9.0", "0.10.0", "main"):
+        text = (tmp_path / "all" / version / "_static" / "versions.js").read_text(encoding="utf-8")
+        assert re.findall('"(.+?)"', text) == ["main", "0.10.0", "0.9.0"]
+        assert "howto/costs.html" in (tmp_path / "all" / version / "_static" / "pages.js").read_text(encoding="utf-8")
+    assert "0.10.0/index.html" in (tmp_path / "all" / "index.html").read_text(encoding="utf-8")
+    odd = subprocess.run(
+        [sys.executable, DOCS / "_versions.py", site, tmp_path / "all", "../x"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert (odd.returncode, "not the name of a version" in odd.stderr) == (1, True)
