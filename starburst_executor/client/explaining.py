@@ -136,7 +136,7 @@ def explain_task(reading: Reading, status: SessionStatus, name: str, *, with_run
     workers = {worker.id: worker for worker in status.members}
     worker = workers.get(task.worker)
     is_running = worker is not None and worker.is_alive and any(run.id == task.id for run in worker.tasks)
-    attempt = max([task.attempt, *(earlier.attempt + 1 for earlier in failed)])
+    attempt = block.attempt(task)
     sentences = list(_of_task(task, attempt, manifest, worker, status)) if with_run or not is_running else []
     for earlier in failed[-_SHOWN_ATTEMPTS:] if with_run else ():
         ago = duration(max(0.0, status.at - earlier.at))

@@ -128,6 +128,11 @@ class Block:
             self._attempts = attempts_of(self.stored)
         return self._attempts.get(task.sequence - self.stored.first, ())
 
+    def attempt(self, task: Task) -> int:
+        """Return the number of a task's newest attempt, as `current_task().attempt` in it: a claim may have several."""
+        earlier = self.attempts(task)
+        return max(task.attempt, earlier[-1].attempt + 1) if earlier else task.attempt
+
     def entry(self, task: Task) -> Entry | None:
         """Return what is stored of one of these tasks."""
         if self.stored is None:

@@ -233,7 +233,9 @@ class TaskIndex:
 
     def _columns(self, block: Block, look: int) -> Columns:
         # By columns: a million tasks are read into the index.
-        _, _, states, _, attempts, _, _, _, claims, times, seconds = zip(*block.tasks, strict=True)
+        _, _, states, _, attempts, failures, _, _, claims, times, seconds = zip(*block.tasks, strict=True)
+        if any(failures):
+            attempts = tuple(block.attempt(task) for task in block.tasks)
         numbers, workers = self._worker_numbers, array("I")
         for claim, tasks in groupby(claims):
             worker = worker_of(claim)

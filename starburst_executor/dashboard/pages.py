@@ -358,6 +358,7 @@ def _task_values(watch: Watch, snapshot: Snapshot, name: str) -> dict[str, Any]:
         "sentences": explain_task(_Found(reading.session, block, task), snapshot.status, name, with_run=False),
         "host": host,
         "label": block.label(task),
+        "attempt": block.attempt(task),
         "attempts": block.attempts(task),
         "failure": None,
         "call": None,

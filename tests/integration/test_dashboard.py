@@ -207,6 +207,12 @@ def test_a_task_has_its_label_and_its_attempts(session: Session, client: Client)
     (attempt,) = re.findall(r"Attempt(\d)Failedattempts2", text)
     assert int(attempt) >= 2
     assert re.search(rf"{int(attempt) - 1}ValueError.*{attempt}failed", text)
+    # The list says the same, of tasks that were tried again under one claim too.
+    _, *rows = re.findall(r"<tr>.*?</tr>", client.get(f"{session.base}/tasks?state=failed").text, re.DOTALL)
+    assert len(rows) == 6
+    (row,) = (row for row in rows if '/t/0-3"' in row)
+    assert f'<td class="num">{attempt}</td>' in row
+    assert not [row for row in rows if '<td class="num">1</td>' in row]
     page = page_of(client.get(f"{session.base}/t/0-13"))
     text = squeezed(page.text)
     assert squeezed(f"Label{BREAKOUTS[1]}") in text

@@ -166,7 +166,7 @@ def joblog(session: str, store: str | None, as_json: bool) -> None:
                 if as_json:
                     show_json(
                         seq=seq, task=task.id, host=host, started_at=began_at, seconds=task.seconds, exitval=exitval,
-                        state=task.state.name.lower(), attempt=task.attempt, run=task.run, worker=task.worker,
+                        state=task.state.name.lower(), attempt=block.attempt(task), run=task.run, worker=task.worker,
                     )  # fmt: skip
                 else:
                     cells = (seq, host, f"{began_at:.3f}", f"{task.seconds:.3f}", 0, 0, exitval, 0, task.id)
