@@ -77,6 +77,26 @@ def rates(found: Found) -> str:
     return table(("tasks a second, `map`, 10,000 tasks", *heads, "ours over it (first column)"), lines)
 
 
+def many(found: Found) -> str:
+    """Return the table of no-op tasks by the hundred thousand and the million, each library's rate and ours over it."""
+    rows = found["throughput"]
+    settings = [("submit", 100_000), ("map", 100_000), ("map", 1_000_000)]
+    of = [
+        [row for row in needed(rows, task="no-op", workers=2, how=how, n_tasks=n_tasks) if row["unit"] != "µs"]
+        for how, n_tasks in settings
+    ]
+    rates = [{row["conditions"]["library"]: row["value"] for row in mine if not is_ratio(row)} for mine in of]
+    over = [{row["conditions"]["ours_over"]: row["value"] for row in mine if is_ratio(row)} for mine in of]
+    lines = []
+    for library in dict.fromkeys(name for mine in rates for name in mine):
+        cells: list[str] = []
+        for rate, ratio in zip(rates, over, strict=True):
+            cells += (figure(rate.get(library)), figure(ratio[library]) if library in ratio else "")
+        lines.append((library, *cells))
+    heads = [text for how, n_tasks in settings for text in (f"{n_tasks:,}, `{how}`", "ours over it")]
+    return table(("no-op tasks a second, 2 workers", *heads), lines)
+
+
 def scale(found: Found) -> str:
     """Return the table of fleets in virtual time."""
     rows = found["scale"]
@@ -119,6 +139,7 @@ TABLES: dict[str, Callable[[Found], str]] = {
     "conditions": conditions,
     "budgets": budgets,
     "rates": rates,
+    "many": many,
     "scale": scale,
 }
 

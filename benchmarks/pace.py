@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -22,7 +23,7 @@ WORKERS = 50
 _POINT = 20e-6
 # Fleets at this share of S3's limits, with the same number of tasks each: the second size has the highest rate, the last one
 # is four times the size at which requests are first refused all the time.
-_SHARE, _SIZES, _N_TASKS = 0.01, (30, 60, 120), 2400
+_SHARE, _SIZES, _N_TASKS, _SEEDS = 0.01, (30, 60, 120), 2400, (1, 2, 3)
 
 
 def runs(task_s: float, n_tasks: int, goals: tuple[str, str, str]) -> list[Row]:
@@ -58,16 +59,22 @@ def lone(rest_s: float, goal: str) -> list[Row]:
 
 
 def saturated(sizes: tuple[int, ...], n_tasks: int) -> list[Row]:
-    """Run the same tasks of 1 s with fleets of these sizes on an S3 with low limits; return tasks a second."""
-    rates = {n: n_tasks / Fleet(n, limits=_SHARE).run(n_tasks, 1.0).seconds for n in sizes}
-    peak, found = max(rates.values()), []
-    for n_workers, rate in rates.items():
-        row = Row(f"throughput: {n_workers} workers, tasks of 1 s, S3 at {_SHARE:g} of its limits", "tasks/s", [rate])
+    """Run the same tasks of 1 s with fleets of these sizes on an S3 with low limits; return tasks a second, and the last size over the best."""
+    rates = {
+        n: [n_tasks / Fleet(n, limits=_SHARE, seed=seed).run(n_tasks, 1.0).seconds for seed in _SEEDS] for n in sizes
+    }
+    found = []
+    for n_workers, each in rates.items():
+        row = Row(f"throughput: {n_workers} workers, tasks of 1 s, S3 at {_SHARE:g} of its limits", "tasks/s", each)
         row.conditions = {"workers": n_workers, "limits": _SHARE, "n_tasks": n_tasks}
-        row.note = f"{rate / peak:.0%} of the highest of these sizes"
-        row.budget = f"≥ {0.95 * peak:.1f}" if n_workers == max(sizes) else ""
         found.append(row)
-    return found
+    last = max(sizes)
+    # Seed by seed, over the best of the smaller sizes.
+    shares = [rate / max(rates[n][i] for n in sizes if n < last) for i, rate in enumerate(rates[last])]
+    row = Row(f"throughput over the peak: {last} workers", "share", [fmean(shares)], budget="≥ 0.95")
+    row.conditions = {"workers": last, "limits": _SHARE, "n_tasks": n_tasks}
+    row.note = f"the mean of {len(shares)} seeds: {', '.join(f'{share:.0%}' for share in shares)}"
+    return [*found, row]
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/throughput.py [--quick] [--out FOLDER] [--seconds S]
 
-Tasks that do nothing and tasks of 1 ms; 10,000 and 100,000; `submit` in a loop and `map`, not batched by hand; 2 and 8
+Tasks that do nothing and tasks of 1 ms; 10,000, 100,000 and a million; `submit` in a loop and `map`, not batched by hand; 2 and 8
 local workers; ours with the embedded store. Then, on one S3 endpoint, ours and Lithops, which keeps its state there too.
 Libraries take turns within each setting, each in a process of its own (`benchmarks/peers`). Workers have
 started and run the function before the timing begins. Ours runs all tasks, and each peer as many as it completes in
@@ -25,8 +25,7 @@ from benchmarks.s3_endpoint.process import BUCKET, Running, running
 
 OURS = "StarburstExecutor"
 BASELINE = "ProcessPoolExecutor, chunksize 1"
-# This includes writing each task's state to disk; a process pool keeps no state.
-BUDGET = "≥ 3"
+JOBLIB = "joblib, automatic batches"
 _ALL_S = 600.0
 
 
@@ -45,7 +44,7 @@ CONTENDERS = (
     Contender(BASELINE, "process_pool", options={"chunksize": 1}),
     Contender("ProcessPoolExecutor, chunksize 64", "process_pool", ("map",), {"chunksize": 64}),
     Contender("loky", "loky_executor"),
-    Contender("joblib, automatic batches", "joblib_parallel", ("map",)),
+    Contender(JOBLIB, "joblib_parallel", ("map",)),
     Contender("dask.distributed", "dask_executor"),
     Contender("Lithops, local files", "lithops_executor", ("map",)),
 )
@@ -70,20 +69,34 @@ class Setting:
 
 
 FIRST = Setting("no-op", "map", 2, 10_000, n_turns=5)
+LOOP = Setting("no-op", "submit", 2, 100_000)
+LONG = Setting("no-op", "map", 2, 100_000)
+LONGEST = Setting("no-op", "map", 2, 1_000_000)
+
+# Our rate over that of a library, by that library's label and setting. Ours writes each task's state to disk, theirs keep none.
+BUDGETS = {
+    (BASELINE, str(FIRST)): "≥ 3",
+    (BASELINE, str(LOOP)): "≥ 8",
+    (BASELINE, str(LONG)): "≥ 20",
+    (BASELINE, str(LONGEST)): "≥ 20",
+    (JOBLIB, str(LONGEST)): "≥ 1",
+}
+# Microseconds of processor time a task: of the client, and of agents and runners together.
+CPU_BUDGETS = {str(LOOP): ("≤ 6", "≤ 4"), str(LONGEST): ("≤ 6", "≤ 4")}
 
 
 def settings(*, quick: bool) -> list[Setting]:
-    """Return the settings; the first one has a budget."""
+    """Return the settings, those of 10,000 no-op tasks on two workers first."""
     if quick:
         return [Setting("no-op", "map", 2, 10_000)]
     some = [
         Setting(task, how, n_workers, n_tasks)
         for task in ("no-op", "1 ms")
         for n_workers in (2, 8)
-        # 100,000 tasks are submitted in one way only.
+        # 100,000 tasks are submitted in one way only, but for no-op tasks on two workers.
         for how, n_tasks in (("submit", 10_000), ("map", 10_000), ("map", 100_000))
     ]
-    return [FIRST, *(one for one in some if one.conditions != FIRST.conditions)]
+    return [FIRST, LOOP, LONGEST, *(one for one in some if one.conditions != FIRST.conditions)]
 
 
 class Throughput:
@@ -106,7 +119,8 @@ class Throughput:
                 answers[one.label].append(self._ask(one, setting))
         rows = [rate_row(label, setting, found) for label, found in answers.items()]
         ours = answers.pop(OURS)
-        return rows + [ratio_row(label, setting, ours, found) for label, found in answers.items()]
+        rows += [ratio_row(label, setting, ours, found) for label, found in answers.items()]
+        return rows + cpu_rows(setting, ours)
 
     def _ask(self, one: Contender, setting: Setting) -> Answer:
         place = (one.label, setting.task, setting.how, setting.n_workers)
@@ -145,12 +159,23 @@ def rate_row(label: str, setting: Setting, answers: Sequence[Answer]) -> Row:
 def ratio_row(label: str, setting: Setting, ours: Sequence[Answer], theirs: Sequence[Answer]) -> Row:
     """Return our rate over theirs, turn by turn; without a value if either was not measured."""
     pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if not a.absent and not b.absent]
-    is_budget = label == BASELINE and setting == FIRST
     row = Row(f"ours over {label}: {setting}", "times", [a.rate / b.rate for a, b in pairs])
     row.conditions = {**setting.conditions, "ours_over": label}
-    row.budget = BUDGET if is_budget else ""
+    row.budget = BUDGETS.get((label, str(setting)), "")
     row.note = "" if pairs else (next((one.absent for one in (*theirs, *ours) if one.absent), "not measured"))
     return row
+
+
+def cpu_rows(setting: Setting, ours: Sequence[Answer]) -> list[Row]:
+    """Return the processor time of one of our tasks, in the client and in its workers, where there are budgets for it."""
+    rows = []
+    budgets = CPU_BUDGETS.get(str(setting))
+    for whose, budget in zip(("client", "workers"), budgets, strict=True) if budgets else ():
+        seconds = [getattr(answer, f"cpu_{whose}_s") / answer.n_tasks * 1e6 for answer in ours if not answer.absent]
+        row = Row(f"processor time a task, {whose}: {setting}", "µs", seconds, budget=budget)
+        row.conditions = {**setting.conditions, "cpu_of": whose}
+        rows.append(row)
+    return rows
 
 
 def on_s3(endpoint: Running) -> tuple[Contender, ...]:
