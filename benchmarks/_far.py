@@ -34,7 +34,7 @@ from starburst_executor.worker.runner.jobs import Job
 
 __all__ = ["Lone", "Played", "lone_calls", "play"]
 
-SUBMIT_S = 40e-6
+SUBMIT_S = 15e-6
 _MOST_S = 10 * 86400.0
 # The keys of beats and what is read with each.
 _BEATS = ("/workers", "/clients", "/manifest")

@@ -59,6 +59,8 @@ _SOONEST_POLLS = 3.0
 _LATE_SHARE = 1 / 6
 # While many tasks are outstanding, a result may wait to be read for this fraction of a task's duration.
 _PACE = 0.25
+# … and for this share of the run's time so far, so that the first results of a run are read soon.
+_FIRST_SHARE = 1 / 32
 # While many tasks are outstanding, a poll may also be as late as this share of the run's time so far: as late as workers store.
 _SHARE = 0.02
 # An object without news is read again after this many of the longest polls: 20 s on S3, for a twentieth more requests.
@@ -209,8 +211,8 @@ class Collector:
     def pause_s(self) -> float:
         """Return the pause before the next poll, in seconds.
 
-        While more tasks wait than can run, more results follow, and a delay of a quarter of a task's duration or of 2 % of the
-        run's time does not matter. The last results, for which the user waits, are read with the shortest pauses.
+        While more tasks wait than can run, more results follow, and a delay of a quarter of a task's duration, at first 3 % of the run's
+        time, or of 2 % of it later does not matter. The last results, for which the user waits, are read with the shortest pauses.
         """
         pause_s = self._backoff.next_s()
         manifest = self._session.manifest.current
@@ -222,7 +224,7 @@ class Collector:
             return max(min(pause_s, timings.poll_min_s / 2), self._too_soon_s(elapsed_s))
         return max(
             pause_s,
-            min(_PACE * (self.completing.mean_task_s or 0.0), timings.poll_max_s),
+            min(_PACE * (self.completing.mean_task_s or 0.0), timings.poll_max_s, _FIRST_SHARE * elapsed_s),
             min(_SHARE * elapsed_s, timings.commit_most_s),
         )
 

@@ -78,6 +78,11 @@ class Timings:
         """
         return 2 * self.beat_s + _RETRY_S
 
+    @property
+    def swap_s(self) -> float:
+        """About how long a swap and the read before it take: twice the shortest poll, which is about the time of a request."""
+        return 2 * self.bell_min_s
+
     @classmethod
     def remote(cls) -> Timings:
         """The default for stores that answer in tens of milliseconds and charge per request."""

@@ -124,7 +124,9 @@ class Acquirer:
         size = shared.durations.size_of_next(current)
         n_left = sum(span.n for span in current.spans if span.state == State.PENDING)
         fair_share = shared.finder.fair_share(estimate_s)
-        return self._pace.slice_size(estimate_s, fair_share, busy_s, size=size, n_left=n_left)
+        # The others look for tasks where there are some.
+        n_meet = shared.candidates.n_all_slots() * n_left / max(1, n_left, shared.candidates.n_pending())
+        return self._pace.slice_size(estimate_s, fair_share, busy_s, size=size, n_left=n_left, n_meet=n_meet)
 
     def _share_size(self, key: str, current: Status) -> int:
         """Like `slice_size`, but 0 for an object with other workers while there are objects that no worker has claimed from."""

@@ -26,7 +26,7 @@ from starburst_executor.errors import (
 )
 from starburst_executor.protocol import options
 from starburst_executor.protocol.attempts import with_errors
-from starburst_executor.protocol.keys import StatusRef
+from starburst_executor.protocol.keys import StatusRef, worker_of
 from starburst_executor.protocol.spans import transitions
 from starburst_executor.protocol.spans.record import ENDED, OutcomeBlock, State, Status
 from starburst_executor.session.fan_out import fan_out
@@ -41,6 +41,10 @@ __all__ = ["Claim", "Claims"]
 _log = logging.getLogger(__name__)
 
 _CLAIMED = int(State.CLAIMED)
+# After a lost race about this many of the workers that share an object try again at the same time: with fewer some of the time is lost in
+# which a swap could succeed, with more most swaps fail.
+_AT_ONCE = 8
+_PAUSE_MOST_S = 2.0
 
 
 class Claims:
@@ -66,6 +70,7 @@ class Claims:
         self.n_ended = 0
         self.n_failed = 0
         self.has_worked = threading.Event()
+        self._never = threading.Event()
 
     def held(self) -> dict[str, str]:
         """Return claim id and key of every claim that is held or being written, for the next beat."""
@@ -171,7 +176,7 @@ class Claims:
                     break
                 except PreconditionFailed:
                     # Another writer won, or the swap landed and its answer was lost: the object as it is now decides both.
-                    pass
+                    self._pause(latest.status)
             is_old = False
             fresh = self._read_again(claim)
             if fresh is None:
@@ -281,6 +286,17 @@ class Claims:
         """
         own_prefix = f"{self.worker_id}."
         return any(not claim_id.startswith(own_prefix) for claim_id in current.claims())
+
+    def _pause(self, current: Status) -> None:
+        """Wait after a lost race if many workers share the object, so that about `_AT_ONCE` of them try at the same time.
+
+        Each swap makes those of all others fail that began before its end: fifty workers that try again at once make fifty requests for
+        one that succeeds, and end hardly sooner.
+        """
+        n_workers = len(set(map(worker_of, current.claims())))
+        if n_workers > _AT_ONCE:
+            longest_s = n_workers / _AT_ONCE * self._session.manifest.current.timings.swap_s
+            self._clock.wait(self._never, self._clock.random() * min(longest_s, _PAUSE_MOST_S))
 
     def _landed(self, key: str, claim_id: str) -> Versioned | None:
         """Return the object if it has a claim whose answer was lost; otherwise None."""

@@ -64,19 +64,28 @@ class Pace:
         commit_most_s: The limit of its growth.
         wait_s: Returns how long a request waits because the store is busy; slices and commit intervals grow with it, also where
             few tasks are left.
+        swap_s: How long a swap of an object excludes other workers from it.
     """
 
     slice_s: float
     commit_s: float
     commit_most_s: float
     wait_s: Callable[[], float] = lambda: 0.0
+    swap_s: float = 0.0
 
     def is_single(self, estimate_s: float | None, busy_s: float) -> bool:
         """Return whether a slice is one task, whatever its fair share."""
         return estimate_s is None or max(self.slice_s, self.commit_within_s(busy_s, is_scarce=False)) < estimate_s
 
     def slice_size(
-        self, estimate_s: float | None, fair_share: int, busy_s: float = 0.0, *, size: float = 0.0, n_left: int = 0
+        self,
+        estimate_s: float | None,
+        fair_share: int,
+        busy_s: float = 0.0,
+        *,
+        size: float = 0.0,
+        n_left: int = 0,
+        n_meet: float = 0.0,
     ) -> int:
         """Return how many tasks to claim: about one slice of work, one task while unknown, little more than a fair share.
 
@@ -86,6 +95,7 @@ class Pace:
 
         Args:
             n_left: The object's pending tasks.
+            n_meet: How many slots look for tasks in this object.
             size: The estimated bytes of a task's outcome and output. It limits the slice: the outcomes are kept until the commit,
                 which may have to wait for the store while the tasks go on.
         """
@@ -94,11 +104,13 @@ class Pace:
         estimate_s = max(estimate_s, _LEAST_S)
         first = min(int(self.slice_s / estimate_s), max(fair_share, self.least_slice(estimate_s)))
         grown = min(1 + int(self._grown_s(busy_s) / estimate_s), fair_share // 2)
+        # A slice of k of n pending tasks lasts k tasks and leaves n / k slices, whose requests wait for each other: because one swap of an
+        # object at a time succeeds, or because the store is busy. The sum is least for the geometric mean of the slice that this permits
+        # and the fair share.
+        crowded = _mean_slice(n_meet * self.swap_s / estimate_s, fair_share)
+        grown = max(grown, min(crowded, 1 + int(self._grown_s(busy_s) / estimate_s)))
         if busy_store_s := self._busy_store_s():
-            # A slice of k of n pending tasks lasts k tasks and leaves n / k slices, whose requests wait for each other. The sum is
-            # least for the geometric mean of the slice that the store permits and the fair share.
-            permitted = busy_store_s / estimate_s
-            grown = max(grown, round(math.sqrt(permitted * min(permitted, fair_share))))
+            grown = max(grown, _mean_slice(busy_store_s / estimate_s, fair_share))
             # Two workers in one object make swaps that fail after a long wait.
             grown = n_left if grown < n_left <= _WHOLE * grown else grown
         return max(1, min(max(first, grown), int(_MOST_BYTES / max(1.0, size)), MAX_TASKS))
@@ -159,9 +171,14 @@ class Pace:
         return min(_WAITS * self.wait_s(), _WAITS_MOST_S)
 
 
+def _mean_slice(permitted: float, fair_share: int) -> int:
+    """Return the geometric mean of two slices, or the first one if it is smaller."""
+    return round(math.sqrt(permitted * min(permitted, fair_share)))
+
+
 def pace_of(timings: Timings, wait_s: Callable[[], float] = lambda: 0.0) -> Pace:
     """Return the pace of a session with these timings; `wait_s` is as in `Pace`."""
-    return Pace(timings.slice_s, timings.commit_s, timings.commit_most_s, wait_s)
+    return Pace(timings.slice_s, timings.commit_s, timings.commit_most_s, wait_s, timings.swap_s)
 
 
 def has_plenty(current: Status) -> bool:

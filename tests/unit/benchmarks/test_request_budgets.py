@@ -5,9 +5,12 @@ The figures come from seeds, not from this machine: the same lots at any speed. 
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import pytest
 
 from benchmarks._far import Played, lone_calls, play
+from starburst_executor.client import batches
 
 WORKERS = 50
 
@@ -19,9 +22,9 @@ def per_task(played: Played, n_tasks: int) -> float:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_tiny_tasks_cost_a_tenth_of_a_request(seed: int) -> None:
     played = play([20e-6] * 10_000, WORKERS, seed=seed)
-    # 0.11, 1.1 to 1.3 s; 0.17 and 1.7 s with objects of the burst so far, tries at what others are about to take, and claims before commits.
+    # 0.09, 1.0 to 1.15 s; half as much again with objects of the burst so far, tries at what others are about to take, and claims before commits.
     assert per_task(played, 10_000) <= 0.12
-    assert played.seconds <= 1.4
+    assert played.seconds <= 1.2
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -41,12 +44,30 @@ def test_workers_are_busy_while_there_is_work() -> None:
 
 
 @pytest.mark.stress
-def test_ten_thousand_tasks_of_a_second_cost_one_and_a_half_requests() -> None:
-    played = play([1.0] * 10_000, WORKERS)
-    # 1.18; 1.5 if only a part of the workers has a second object.
-    assert per_task(played, 10_000) <= 1.3
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_ten_thousand_tasks_of_a_second_cost_one_and_a_half_requests(seed: int) -> None:
+    played = play([1.0] * 10_000, WORKERS, seed=seed)
+    # 1.32 to 1.36; up to 1.6 if workers that meet in the last objects take one task at a time and try again at once.
+    assert per_task(played, 10_000) <= 1.42
     assert played.first_s <= 2.0
     assert 10_000 / WORKERS / played.seconds >= 0.97
+
+
+@pytest.mark.stress
+def test_workers_that_meet_in_one_object_do_not_only_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where fifty workers have joined by hand after a client for one had submitted its tasks."""
+    monkeypatch.setattr(batches, "_MOST_UNKNOWN", 256)
+    monkeypatch.setattr(batches.Batching, "n_slots", 1)
+    played = play([1.0] * 256, WORKERS)
+    # 22; 57 if all of them take one task at a time and try again at once. One swap after the other succeeds, so they need 17 s for 5 s of work.
+    assert per_task(played, 256) <= 27
+    assert played.seconds <= 20.0
+
+
+def test_the_first_results_of_a_run_come_soon() -> None:
+    played = [play([1.0] * 600, WORKERS, seed=seed) for seed in (11, 12, 13, 14)]
+    # 1.6; 1.9 if the client's first polls after the first results pause for a quarter of a task.
+    assert fmean(one.first_s for one in played) <= 1.75
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import msgpack
 import pytest
 
+from starburst_executor import Timings
 from starburst_executor.errors import ObjectNotFound, RecordInvalid, StoreUnavailable, VersionMismatch
 from starburst_executor.protocol import outcomes
 from starburst_executor.protocol.options import DEFAULT
@@ -281,6 +283,33 @@ def test_a_commit_reads_first_what_another_worker_works_on_too() -> None:
     assert counts == {"get": 1, "swap": 1}
     assert following is not None
     assert following.open == {3}
+
+
+def _claim_and_release(rig: Rig, key: str, claim_id: str) -> None:
+    rig.claim(key, claim_id, 1)
+    rig.write(key, lambda seen: transitions.release(seen, claim_id, seen.under(claim_id)))
+
+
+@pytest.mark.parametrize(("n_others", "most_s"), [(3, 0.0), (49, 50 / 8 * 0.1), (255, 2.0)])
+def test_after_a_lost_race_many_workers_do_not_try_again_at_once(n_others: int, most_s: float) -> None:
+    rig = Rig(timings=Timings.remote())
+    key = rig.submit(n_others + 21)
+    workers = [Worker(rig, f"w{i}") for i in range(n_others)]
+    for other in workers:
+        other.take(key, 1)
+    worker = Worker(rig)
+    pauses = []
+    for number in range(20):
+        claim = worker.take(key, 1)
+        claim.ended = {position: finding() for position in claim.open}
+        # Another one is faster: it claims a task after this worker has read the object, and gives it back.
+        rig.before("swap", key, partial(_claim_and_release, rig, key, f"w0.{2 + number}"))
+        before = rig.clock.monotonic()
+        worker.claims.commit(claim)
+        assert not claim.open
+        pauses.append(rig.clock.monotonic() - before)
+    assert max(pauses) <= most_s
+    assert (max(pauses) > most_s / 2, len(set(pauses)) > 10) == (most_s > 0, most_s > 0)
 
 
 def test_a_claim_ahead_on_what_is_shared_and_used_up_costs_nothing() -> None:

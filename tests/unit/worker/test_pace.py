@@ -49,8 +49,11 @@ def test_a_slice_is_what_may_wait_and_leaves_others_their_share(
 @pytest.mark.parametrize("estimate_s", [0.001, 0.01, 0.3, 1.0, 2.5, 7.0, 20.0])
 @pytest.mark.parametrize("busy_s", [0.0, 60.0, 300.0, 5000.0])
 @pytest.mark.parametrize("fair_share", [1, 2, 9, 100, 10_000])
-def test_no_outcome_of_a_slice_waits_too_long_for_its_end(estimate_s: float, busy_s: float, fair_share: int) -> None:
-    size = REMOTE.slice_size(estimate_s, fair_share, busy_s)
+@pytest.mark.parametrize("n_meet", [0.0, 1.0, 50.0, 1000.0])
+def test_no_outcome_of_a_slice_waits_too_long_for_its_end(
+    estimate_s: float, busy_s: float, fair_share: int, n_meet: float
+) -> None:
+    size = REMOTE.slice_size(estimate_s, fair_share, busy_s, n_meet=n_meet)
     assert (size - 1) * estimate_s <= REMOTE.commit_within_s(busy_s, is_scarce=False) + 1e-9
     # What waits behind the first task of a slice, with the next slice, is not released at once as too much.
     assert not REMOTE.holds_too_much(2 * size - 1, estimate_s, busy_s)
@@ -76,6 +79,26 @@ def test_a_worker_is_busy_until_it_has_had_nothing_to_do_for_a_while() -> None:
     busy.begin(0)
     clock.advance(1.0)
     assert busy.seconds() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("estimate_s", "fair_share", "busy_s", "n_meet", "size"),
+    [
+        (1.0, 1, 200, 1, 1),  # nobody else looks for tasks there
+        (1.0, 1, 200, 50, 2),  # a swap excludes fifty workers for 5 s in all: more than a task takes
+        (1.0, 4, 200, 50, 4),
+        (1.0, 4, 200, 1000, 5),  # no outcome waits for longer than 4 s
+        (1.0, 1, 0, 1000, 2),
+        (10.0, 1, 200, 50, 1),  # tasks that take longer than that are taken one by one
+        (10.0, 1, 1e6, 1000, 2),
+    ],
+)
+def test_where_many_workers_meet_a_slice_is_longer_than_their_share(
+    estimate_s: float, fair_share: int, busy_s: float, n_meet: float, size: int
+) -> None:
+    assert REMOTE.slice_size(estimate_s, fair_share, busy_s, n_meet=n_meet) == size
+    # A swap of the embedded store takes a millisecond.
+    assert EMBEDDED.slice_size(estimate_s, fair_share, busy_s, n_meet=n_meet) <= max(1, fair_share // 2)
 
 
 def test_a_slice_holds_only_so_many_bytes_of_outcomes() -> None:
