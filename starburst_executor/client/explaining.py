@@ -21,6 +21,8 @@ from starburst_executor.store.url import join_url
 
 __all__ = ["explain_session", "explain_task"]
 
+_MESSAGE_CHARACTERS = 300
+
 # Fewer tasks than this share of what the session may cost are not worth a word.
 _NEAR_BUDGET = 0.9
 _SHOWN_ATTEMPTS = 5
@@ -127,7 +129,7 @@ def explain_task(reading: Reading, status: SessionStatus, name: str, *, with_run
     Args:
         with_run: Whether to say where it runs, what it has reported, and why earlier attempts failed; if not, a caller shows that itself.
 
-    Raises: ConfigError if there is no such task. Store: as `Reading.find`.
+    Raises: ConfigError if there is no such task. Store: as `Reading.find`; 1 GET more for a failure that is too big to be inline.
     """
     parse_task(name)
     block, task = reading.find(name)
@@ -141,6 +143,8 @@ def explain_task(reading: Reading, status: SessionStatus, name: str, *, with_run
     for earlier in failed[-_SHOWN_ATTEMPTS:] if with_run else ():
         ago = duration(max(0.0, status.at - earlier.at))
         sentences.append(f"its attempt {earlier.attempt} failed {ago} ago on worker {earlier.worker}: {earlier.error}")
+    if with_run and task.state == State.FAILED:
+        sentences.append(_why_failed(reading, block, task))
     if task.run > 1:
         sentences.append(f"it was retried by hand: this is run {task.run}")
     if task.losses:
@@ -155,6 +159,17 @@ def explain_task(reading: Reading, status: SessionStatus, name: str, *, with_run
         if not conditions or not _has_free_slots(status):
             sentences += _of_session(reading.session, manifest, status)
     return sentences
+
+
+def _why_failed(reading: Reading, block: Block, task: Task) -> str:
+    if not reading.has_key and not block.problem:
+        return "why it failed needs the session's key"
+    failure = reading.failure(block, task)
+    if failure is None:
+        return "why it failed is not stored"
+    words = " ".join(failure.message.split())
+    message = words if len(words) <= _MESSAGE_CHARACTERS else f"{words[:_MESSAGE_CHARACTERS]}…"
+    return f"it failed with {failure.type_name.removeprefix('builtins.')}: {message}"
 
 
 def _conditions(session: SessionStore, block: Block, task: Task, status: SessionStatus) -> Iterator[str]:

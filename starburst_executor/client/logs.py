@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from starburst_executor.client.handles import handle_of
+from starburst_executor.client.reading import no_such_task
 from starburst_executor.errors import ConfigError, ObjectNotFound, PayloadError, RecordInvalid, VersionMismatch
 from starburst_executor.launch.aws.on_aws import AwsLauncher
+from starburst_executor.protocol.keys import task_id
 from starburst_executor.protocol.logged import decode_logged
 from starburst_executor.protocol.spans.record import State, Status
 from starburst_executor.session.statuses import ListedStatus
@@ -105,9 +107,10 @@ class TaskLogs:
         Raises: ConfigError: the session has no such task.
         Store: 1 LIST per 1,000 status objects, 1 GET for each changed one, 1 GET for each task with output.
         """
-        listing = [listed for listed in self._session.statuses.all() if self._is_asked(listed)]
+        known = self._session.statuses.all()
+        listing = [listed for listed in known if self._is_asked(listed)]
         if self._task is not None and not listing:
-            raise ConfigError(f"the session has no such task: task={self._task[0]}-{self._task[1]}")
+            raise no_such_task(task_id(*self._task), known)
         # Guarantee: bounded by the listing. Of a status object whose tasks have all ended, one record stays, not one a task.
         self._printed = {listed.key: self._printed.get(listed.key) or _Printed() for listed in listing}
         for listed in listing:

@@ -38,10 +38,11 @@ from starburst_executor.session.fan_out import at_once, fan_out
 from starburst_executor.session.statuses import ListedStatus
 from starburst_executor.session.store import SessionStore
 
-__all__ = ["Block", "Reading", "Task", "parse_task", "stored_bytes"]
+__all__ = ["Block", "Reading", "Task", "no_such_task", "parse_task", "stored_bytes"]
 
 # Entries of one object that are looked up one by one; then all are made at once.
 _FEW_ENTRIES = 8
+_SHOWN_RANGES = 5
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -206,15 +207,16 @@ class Reading:
         Raises: ConfigError if there is no such task. Store: 1 GET, 1 LIST an epoch up to the task's, 1 GET.
         """
         ordinal, index = parse_task(name)
+        known: list[ListedStatus] = []
         for epoch in self.epochs():
-            if epoch[0] != ordinal:
-                continue
-            for listed in self.listing(epoch):
+            listing = self.listing(epoch)
+            known += listing
+            for listed in listing if epoch[0] == ordinal else ():
                 if listed.ref.first <= index < listed.ref.first + listed.ref.n_tasks:
                     block = self.block(listed)
                     if block is not None:
                         return block, block.tasks[index - listed.ref.first]
-        raise ConfigError(f"the session has no such task: task={name}, session={self.session.session_id}")
+        raise no_such_task(name, known)
 
     def _ahead(self, function: Callable[[_A], _B], items: Iterable[_A]) -> Iterator[_B]:
         """Yield `function` of each item, in order; a few calls at a time if the store is far away."""
@@ -340,6 +342,21 @@ def stored_bytes(block: Block, task: Task) -> int:
         return 0
     place = entry.outcome.place
     return place.length if isinstance(place, Located) else len(place)
+
+
+def no_such_task(name: str, listing: Iterable[ListedStatus]) -> ConfigError:
+    """Return the error for a task that the session, with these status objects, does not have: it tells which there are."""
+    ends: dict[int, int] = {}
+    for ref in (listed.ref for listed in listing):
+        ends[ref.ordinal] = max(ends.get(ref.ordinal, 0), ref.first + ref.n_tasks)
+    ranges = [
+        task_id(ordinal, 0) + (f" to {task_id(ordinal, end - 1)}" if end > 1 else "")
+        for ordinal, end in sorted(ends.items())
+    ]
+    more = f" and those of {len(ranges) - _SHOWN_RANGES} more clients" if len(ranges) > _SHOWN_RANGES else ""
+    return ConfigError(
+        f"the session has no such task: task={name}; its tasks are {', '.join(ranges[:_SHOWN_RANGES]) or 'none yet'}{more}"
+    )
 
 
 def parse_task(name: str) -> tuple[int, int]:

@@ -87,7 +87,7 @@ def test_failures_are_looked_into_mended_and_run_again_in_place(store_url: str, 
     shown = run("errors", url).stdout
     assert "4, scale=2" in shown
     assert f"attempt 1 on {tried['worker']} until " in shown
-    assert "failed" in run("explain", url, "0-3").stdout
+    assert "it failed with ValueError: no threes: 3" in run("explain", url, "0-3").stdout
     assert "all tasks have ended" in run("explain", url).stdout
 
     outcomes = lines("results", url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,7 +141,12 @@ def test_programs_are_run_and_their_files_are_the_outcome(folder: Path) -> None:
         "stdout": "['-c', '2']\n",
         "stderr": "it was two\n",
     }
-    assert "exit status 1: it was two" in run("errors", "last", "--store", store).stdout
+    errors = run("errors", "last", "--store", store)
+    assert "exit status 1: it was two" in errors.stdout
+    assert re.fullmatch(
+        r"fix the program where workers find it, and run only what failed: starburst retry \S+ --failed\n",
+        errors.stderr,
+    )
     assert "['-c', '2']" in run("logs", "last", "--store", store, "--task", "0-1").stdout
     run("cleanup", "last", "--store", store, "--force", "--yes")
 

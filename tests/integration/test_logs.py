@@ -42,7 +42,7 @@ def test_what_tasks_wrote_comes_from_the_store_to_the_stream_that_they_used() ->
     assert first == {"format": 1, "task": "0-2", "stream": "stdout", "text": "out 2"}
     assert run("logs", ex.id, "--task", "0-1").stdout == ""
     for words, error in (
-        (("--task", "0-3"), "no such task: task=0-3"),
+        (("--task", "0-3"), "no such task: task=0-3; its tasks are 0-0 to 0-2"),
         (("--task", "two"), "not a task's id: 'two'"),
         (("--worker", "all"), "only workers on AWS log to CloudWatch: launcher='local"),
         (("--worker", "all", "--task", "0-1"), "exclude each other"),

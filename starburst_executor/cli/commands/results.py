@@ -20,6 +20,7 @@ from starburst_executor.client.failing import FailureKind, failure_kinds
 from starburst_executor.client.reading import Reading
 from starburst_executor.client.results import Outcome, Selection, stream
 from starburst_executor.errors import ConfigError
+from starburst_executor.programs import PROGRAM_FAILED
 from starburst_executor.protocol.spans.record import State
 
 __all__ = ["errors", "explain", "joblog", "results"]
@@ -100,10 +101,11 @@ def errors(session: str, store: str | None, as_json: bool) -> None:
         say(f"no task of session {session_id} has failed")
     for one in kinds:
         _show(one)
-    if kinds:
-        say(
-            f"fix the function, and run only what failed: starburst retry {session_id} --failed --with script.py:function"
-        )
+    again = f"run only what failed: starburst retry {session_id} --failed"
+    if kinds and all(one.type_name == PROGRAM_FAILED for one in kinds):
+        say(f"fix the program where workers find it, and {again}")
+    elif kinds:
+        say(f"fix the function, and {again} --with script.py:function")
 
 
 def _show(one: FailureKind) -> None:
@@ -126,7 +128,7 @@ def _show(one: FailureKind) -> None:
 @click.argument("task", required=False)
 @json_option
 def explain(session: str, store: str | None, task: str | None, as_json: bool) -> None:
-    """Explain why tasks of SESSION wait, or what became of TASK, such as 0-17. Needs no key."""
+    """Explain why tasks of SESSION wait, or what became of TASK, such as 0-17. Needs no key, but for why a task failed."""
     with opened(session, store) as visited:
         status = looking(visited).look()
         if task is None:
@@ -137,7 +139,7 @@ def explain(session: str, store: str | None, task: str | None, as_json: bool) ->
         show_json(session=status.id, task=task, reasons=sentences)
         return
     for sentence in sentences:
-        click.echo(f"{'- ' if len(sentences) > 1 else ''}{sentence}")
+        click.echo(f"{'- ' if len(sentences) > 1 else ''}{printable(sentence)}")
 
 
 _COLUMNS = ("Seq", "Host", "Starttime", "JobRuntime", "Send", "Receive", "Exitval", "Signal", "Command")

@@ -11,11 +11,15 @@ from starburst_executor.client.explaining import explain_session, explain_task
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.reading import Reading
 from starburst_executor.errors import ConfigError
+from starburst_executor.protocol import outcomes
 from starburst_executor.protocol.records import Launch, SessionState, WorkerState
+from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.spans import transitions
 from starburst_executor.protocol.spans.after import AFTER, Upstream, encoded
 from starburst_executor.protocol.spans.record import BLOCKED
-from tests.support.session_rig import Rig
+from starburst_executor.session.store import SessionStore
+from tests.support.session_rig import SESSION, Rig
+from tests.support.spans import end
 
 
 def why(rig: Rig, task: str | None = None) -> str:
@@ -93,8 +97,21 @@ def test_a_task_is_explained_in_each_state() -> None:
     assert "every slot is busy (1 of 1 worker)" in said
     rig.end(key, claim_id="w1.3")
     assert "task 0-3 completed" in why(rig, "0-3")
-    with pytest.raises(ConfigError, match="no such task: task=0-9"):
+    with pytest.raises(ConfigError, match="no such task: task=0-9; its tasks are 0-0 to 0-3"):
         why(rig, "0-9")
+
+
+def test_a_failed_task_says_why_with_the_key_alone() -> None:
+    rig = Rig()
+    key = rig.submit(1)
+    rig.write(key, lambda seen: transitions.claim(seen, "w1.1", at_most=1, now=1.0, max_losses=3)[0])
+    error = outcomes.dump_error(ValueError("no\n  more " + "x" * 400))
+    rig.write(key, lambda seen: end(rig.sealer, seen, "w1.1", [0], error, failed=True))
+    said = why(rig, "0-0")
+    assert "it failed with ValueError: no more xxx" in said
+    assert said.count("x") < 320
+    rig.session = SessionStore(rig.session.store, SESSION, Sealer(b"", SESSION), rig.clock)
+    assert "why it failed needs the session's key" in why(rig, "0-0")
 
 
 def test_a_task_says_for_what_it_waits_beside_a_slot() -> None:
