@@ -169,6 +169,8 @@ def deleted(what: str, name: str, home: str) -> dict[str, str]:
         "say": f"This {what} was deleted",
         "state": part("state_deleted"),
         "notice": part("notice_deleted", what, home),
+        "actions": "",
+        "usage": "This page asks the store for nothing any more.",
     }
 
 

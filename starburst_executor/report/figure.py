@@ -87,7 +87,9 @@ def _time_axis(axis: Any, span_s: float, n: int) -> None:
     axis.set_xticks(ticks, [time_text(tick, span_s) for tick in ticks])
 
 
-def _counts(axis: Any) -> None:
+def _counts(axis: Any, *, are_whole: bool = True) -> None:
+    if are_whole:
+        axis.yaxis.get_major_locator().set_params(integer=True)
     axis.yaxis.set_major_formatter(lambda value, _: count_text(value) if value >= 0 else "")
 
 
@@ -153,10 +155,19 @@ def _lanes(axis: Any, facts: Facts) -> None:
     elif lanes:
         shares = [[min(1.0, n / max(1, slots.get(lane.worker, 1))) for n in lane.busy] for lane in lanes]
         image = axis.pcolormesh(
-            _edges(facts), range(len(lanes) + 1), shares, cmap="Blues", vmin=0, vmax=1, rasterized=True
+            _edges(facts),
+            [i + 0.5 for i in range(len(lanes) + 1)],
+            shares,
+            cmap="Blues",
+            vmin=0,
+            vmax=1,
+            rasterized=True,
         )
         axis.figure.colorbar(image, ax=axis, label="share of slots that are busy", pad=0.01, aspect=15)
         axis.invert_yaxis()
+        axis.yaxis.get_major_locator().set_params(
+            integer=True, min_n_ticks=1
+        )  # a worker's number is in the middle of its row
         axis.set_ylabel("worker")
     axis.grid(visible=False)
     _time_axis(axis, _edges(facts)[-1], 10)
@@ -179,7 +190,7 @@ def _ends(axis: Any, facts: Facts) -> None:
     axis.stairs(failing, edges, fill=True, color=LIGHT["failed"])
     axis.set_title("c  Tasks that end, per second")
     axis.set_ylim(0)
-    _counts(axis)
+    _counts(axis, are_whole=False)
     _time_axis(axis, edges[-1], 5)
 
 

@@ -170,6 +170,8 @@ def test_a_page_of_a_session_that_is_deleted_says_so_and_asks_no_more(
         page.get_by_role("alert").filter(has_text="This session was deleted").wait_for()
         assert "deleted" in page.title()
         assert page.inner_text("#link") == ""
+        assert page.get_by_role("link", name="Cancel all tasks").count() == 0
+        assert "asks the store for nothing" in page.inner_text("footer")
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")

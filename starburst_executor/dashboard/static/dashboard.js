@@ -14,7 +14,7 @@
   }
 
   function tick() {
-    if (document.hidden) return;
+    if (document.hidden || isOver) return;
     const now = Date.now() / 1000 - skew;
     for (const time of document.querySelectorAll("time[data-since]")) {
       const shown = text(Math.max(0, now - Number(time.dataset.since)));

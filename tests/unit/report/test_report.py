@@ -15,6 +15,7 @@ from starburst_executor.protocol import calls, outcomes
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.spans import transitions
 from starburst_executor.protocol.spans.record import Status
+from starburst_executor.report import figure
 from starburst_executor.report.facts import read_facts
 from starburst_executor.report.function_names import name_in
 from starburst_executor.report.lanes import Bar, rows_of
@@ -141,6 +142,26 @@ def test_a_figure_of_many_workers_and_of_no_task(tmp_path: Path) -> None:
         ran(rig, rig.submit(4, first=4 * i), f"w{i:03}", at + 5 + i % 7, [0.1] * 4)
     SessionReport.of(rig.session).save(tmp_path / "many.png")
     assert (tmp_path / "many.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("n", [1, 2, 30])
+def test_workers_and_counts_have_whole_numbers_on_axes(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = pytest.importorskip("matplotlib.figure")
+    monkeypatch.setattr(figure, "_MOST_ROWS", 0)  # as with many tasks
+    rig = Rig()
+    for i in range(n):
+        ran(rig, rig.submit(2, first=2 * i), f"w{i:03}", rig.clock.now() + 5, [0.1] * 2)
+        rig.beat(f"w{i:03}")
+    facts = read_facts(rig.session)
+    lanes, states = figures.Figure().subplots(2)
+    figure._lanes(lanes, facts)
+    figure._states(states, facts)
+    for axis in (lanes, states):
+        low, high = sorted(axis.get_ylim())
+        ticks = [tick for tick in axis.get_yticks() if low <= tick <= high]
+        assert ticks
+        assert all(tick == int(tick) for tick in ticks)
+    assert sorted(lanes.get_ylim()) == [0.5, n + 0.5]
 
 
 @pytest.mark.parametrize("name", ["run.txt", "run", "a-file/run.json"])
