@@ -10,7 +10,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Container
+from collections.abc import Collection, Container
 from contextlib import suppress
 
 __all__ = ["groups_of", "kill_family"]
@@ -23,15 +23,16 @@ def groups_of(session: int) -> set[int]:
     return set(_members(session).values())
 
 
-def kill_family(session: int, *, spare: Container[int] = ()) -> None:
+def kill_family(session: int, *, spare: Container[int] = (), ended: Collection[int] = ()) -> None:
     """Kill all processes of a session, also those that it starts meanwhile.
 
     Assumes: a session's number is not given to another process while the session has members, or its leader is not reaped.
 
     Args:
         spare: Process groups that live on.
+        ended: Pids that are not reaped, and need not be killed: without others, this looks once.
     """
-    killed: set[int] = set()
+    killed = set(ended)
     # Linux: a process that has been sent SIGKILL cannot fork any more. So the loop ends.
     while found := [pid for pid, group in _members(session).items() if group not in spare and pid not in killed]:
         for pid in found:

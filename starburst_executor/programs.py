@@ -204,8 +204,9 @@ def _end(process: subprocess.Popen[bytes], spared: Collection[int], *, leads: bo
     """Kill what is left of a program: its group, and the groups that its children have made. Reap it."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # it may have gone to another group
     if leads:
-        kill_family(os.getpid(), spare=spared)
+        kill_family(os.getpid(), spare=spared, ended=[process.pid])
     else:
-        kill_family(process.pid)
+        kill_family(process.pid, ended=[process.pid])
     process.wait()

@@ -179,7 +179,7 @@ class _Nursery:
                 pid = ended.si_pid
                 if pid in self._runners:
                     self._kill(pid)
-                    kill_family(pid)
+                    kill_family(pid, ended=[pid])
             pid, status = os.waitpid(pid, os.WNOHANG)
             if pid == 0:
                 return None
