@@ -126,7 +126,7 @@ def _place(name: str, beside: str | None = None) -> Place:
     """
     folders = tuple(folder for folder in _all_folders(name, beside) if _is_users(folder) and Path(folder).is_dir())
     file = _file(name, beside)
-    if file is not None and (not _is_users(file) or not Path(file).is_file()):
+    if file is not None and (not _is_users(file.rpartition(os.sep)[0]) or not Path(file).is_file()):
         return Place((), None)  # a package that is installed, whatever was added to its path
     return Place(folders, None if folders else file)
 
@@ -157,16 +157,18 @@ def _spec(name: str, beside: str | None) -> importlib.machinery.ModuleSpec | Non
         return None
 
 
-def _is_users(path: str) -> bool:
-    return not _is_installed(path) and not _is_standard(path)
+@lru_cache(maxsize=10_000)
+def _is_users(folder: str) -> bool:
+    """Remembered: a process has hundreds of modules in a few folders, and each link on the way to a folder is read."""
+    return not _is_installed(folder) and not _is_standard(folder)
 
 
-def _is_installed(path: str) -> bool:
-    return not _INSTALLED.isdisjoint(Path(path).parts)
+def _is_installed(folder: str) -> bool:
+    return not _INSTALLED.isdisjoint(Path(folder).parts)
 
 
-def _is_standard(path: str) -> bool:
-    return os.path.realpath(path).startswith(_standard_folders())
+def _is_standard(folder: str) -> bool:
+    return f"{os.path.realpath(folder)}{os.sep}".startswith(_standard_folders())
 
 
 @lru_cache(maxsize=1)
@@ -181,7 +183,7 @@ def _sources(place: Place) -> Iterator[str]:
     for top in place.folders:
         for folder, names, files in os.walk(top):
             names[:] = [name for name in names if not is_hidden(name)]
-            yield from (str(Path(folder, file)) for file in files if file.endswith(".py"))
+            yield from (f"{folder}{os.sep}{file}" for file in files if file.endswith(".py"))
 
 
 def _imports_of(paths: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor.modules import Modules, find_modules, is_hidden
+from starburst_executor.modules import Modules, find_modules, is_hidden, own_loaded
 from tests.support.moto_server import ROOT
 
 PROJECT = {
@@ -74,6 +74,16 @@ def later():
         [sys.executable, "program.py"], cwd=project, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert done.stdout.strip() == "['dawdler', 'dynamic', 'lazy'] _LazyModule", done.stderr
+
+
+def test_where_a_folder_leads_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each session asks for the modules that are loaded, of which a program may have hundreds."""
+    own = own_loaded()
+    assert "tests" in own
+    read: list[str] = []
+    monkeypatch.setattr("os.path.realpath", lambda path: read.append(path) or path)
+    assert own_loaded() == own
+    assert read == []
 
 
 @pytest.mark.parametrize("name", [".env", ".git", "__pycache__", "x.pyc", "x.egg-info"])
