@@ -114,6 +114,13 @@ def timings_for(store_url: str) -> Timings:
     return EMBEDDED if store_url.startswith("sqlite") else REMOTE
 
 
+@pytest.fixture
+def short_timings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of this process begin sessions with the timings of tests: what they learn with their beats they learn at once."""
+    for name, timings in (("embedded", EMBEDDED), ("remote", REMOTE)):
+        monkeypatch.setattr(Timings, name, lambda timings=timings: timings)
+
+
 def worker_pids(executor: StarburstExecutor) -> list[int]:
     """Process ids of an executor's local workers that live; none that it is about to start is missing.
 

@@ -14,10 +14,11 @@ import pytest
 
 from starburst_executor import DetachedExecutor
 from starburst_executor.cli import exits
-from tests.sessions import kill_workers, store_url, wait_until
+from tests.sessions import kill_workers, short_timings, store_url, wait_until
 from tests.support.aws_rig import run
 from tests.support.moto_server import ROOT
 
+assert short_timings
 assert store_url
 
 SCRIPT = """
@@ -36,7 +37,7 @@ def wait_for(path):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_timings: None) -> Path:
     (tmp_path / "tool.py").write_text(SCRIPT)
     monkeypatch.chdir(tmp_path)
     return tmp_path

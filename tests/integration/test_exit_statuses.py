@@ -25,11 +25,12 @@ from starburst_executor.errors import (
 )
 from starburst_executor.protocol.failures import TOO_MANY_FAILURES
 from starburst_executor.protocol.records import SessionState
-from tests.sessions import detached, kill_workers
+from tests.sessions import detached, kill_workers, short_timings
 from tests.support.inside import session_of
 
 # Of a plugin of Apprise, at its import.
 pytestmark = pytest.mark.filterwarnings("ignore:'imghdr':DeprecationWarning")
+assert short_timings
 NOT_THERE = "20200101-000000-00000000"
 
 
@@ -71,7 +72,7 @@ def sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str
 
 
 @pytest.fixture
-def home(sessions: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+def home(sessions: dict[str, str], monkeypatch: pytest.MonkeyPatch, short_timings: None) -> str:
     """The home with the sessions' keys."""
     monkeypatch.setenv("STARBURST_HOME", f"{sessions['folder']}/home")
     monkeypatch.chdir(sessions["folder"])
