@@ -15,9 +15,9 @@ import click
 from starburst_executor import config
 from starburst_executor.cli import exits
 from starburst_executor.cli.commands.status import (
-    LOOK_S,
     check_recipients,
     finish_messages,
+    look_pauses,
     looking,
     messenger_for,
     verdict,
@@ -390,7 +390,7 @@ def _watch(
     """
     looks, tending = looking(visited), Tending(executor, visited.session)
     messenger = messenger_for(visited.session, notify)
-    clock, never = visited.session.clock, threading.Event()
+    clock, never, pauses = visited.session.clock, threading.Event(), look_pauses()
     with Progress() as progress:
         while True:
             try:
@@ -404,7 +404,7 @@ def _watch(
                     finish_messages(messenger, found)
                     return found
                 tending.go_on()
-                clock.wait(never, LOOK_S)
+                clock.wait(never, next(pauses))
             except KeyboardInterrupt:
                 _interrupted(executor, progress)
 

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from starburst_executor.report.messages import Messenger
 
 __all__ = [
-    "LOOK_S", "check_recipients", "finish_messages", "looking", "messenger_for", "status", "top", "until_over", "verdict", "wait",
+    "check_recipients", "finish_messages", "look_pauses", "looking", "messenger_for", "status", "top", "until_over", "verdict", "wait",
 ]  # fmt: skip
 
-LOOK_S = 2.0  # between two looks on a terminal: 15 of them cost a cent an hour on S3
+_LOOK_S = 2.0  # between two looks on a terminal: 15 of them cost a cent an hour on S3
+_FIRST_LOOK_S = 0.125  # … and between the first two, since a small session is over at once
 
 
 @click.command(
@@ -93,16 +94,25 @@ def looking(visited: Visit) -> Looks:
     return Looks(visited.session, visited.store.requests.snapshot)
 
 
+def look_pauses() -> Iterator[float]:
+    """Yield the seconds between each two looks: twice as long each time, up to two."""
+    pause_s = _FIRST_LOOK_S
+    while True:
+        yield pause_s
+        pause_s = min(2 * pause_s, _LOOK_S)
+
+
 def until_over(visited: Visit, looks: Looks, *, timeout_s: float | None = None) -> Iterator[SessionStatus]:
-    """Look every two seconds until nothing is left to do. Raises: TimeoutError."""
-    clock, never = visited.session.clock, threading.Event()
+    """Look every two seconds, at first more often, until nothing is left to do. Raises: TimeoutError."""
+    clock, never, pauses = visited.session.clock, threading.Event(), look_pauses()
     deadline = None if timeout_s is None else clock.monotonic() + timeout_s
     while True:
         found = looks.look()
         yield found
         if found.is_over:
             return
-        left_s = LOOK_S if deadline is None else min(LOOK_S, deadline - clock.monotonic())
+        pause_s = next(pauses)
+        left_s = pause_s if deadline is None else min(pause_s, deadline - clock.monotonic())
         if left_s <= 0:
             raise TimeoutError(
                 f"not all tasks have ended within {timeout_s:g} s: {line_of(found)}; the session goes on: "

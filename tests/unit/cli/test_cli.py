@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ import pytest
 
 from starburst_executor import DetachedExecutor
 from starburst_executor.cli import entry
+from starburst_executor.cli.commands.status import look_pauses
 from starburst_executor.cli.main import COMMANDS, starburst
 from starburst_executor.cli.render import printable, show_table
 from starburst_executor.protocol.records import SessionState
@@ -319,3 +321,7 @@ def test_every_command_that_shows_data_has_json():
         name for name, command in leaves(starburst) if all("--json" not in param.opts for param in command.params)
     ]
     assert sorted(lacking) == [name.strip() for name in WITHOUT_JSON.replace("\n", " ").split(";")]
+
+
+def test_a_small_session_is_seen_to_be_over_at_once_and_a_long_one_is_looked_at_every_two_seconds() -> None:
+    assert list(islice(look_pauses(), 6)) == [0.125, 0.25, 0.5, 1.0, 2.0, 2.0]
