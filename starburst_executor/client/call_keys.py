@@ -51,9 +51,9 @@ def call_key(key: bytes, function: Callable[..., Any], args: tuple[Any, ...], kw
     return mac.hexdigest()
 
 
-def _content(name: str, value: object) -> str:
+def _content(name: str, value: object, code: list[FunctionType | type] | None = None) -> str:
     try:
-        return digest_of(value).hex()
+        return digest_of(value, code=code).hex()
     except Exception as error:  # user code runs here: __reduce__
         raise TypeError(
             f"a call cannot be cached: {name} has no content that can be compared: {short_text(value)}: {type(error).__name__}: {error}"
@@ -66,7 +66,9 @@ class _ExactReader(CodeReader):
     def __init__(self, own: frozenset[str]) -> None:
         super().__init__(own)
         self._numbers: dict[int, int] = {}
-        self._is_in_class = False
+        self._is_in_class = (
+            False  # or in the closure of a library's function: what cannot be compared counts by its class
+        )
 
     def _again(self, value: Any) -> str:
         number = self._numbers.setdefault(id(value), len(self._numbers))
@@ -79,10 +81,17 @@ class _ExactReader(CodeReader):
             raise TypeError(
                 f"a call cannot be cached: {type(value).__name__} belongs to one session: {value!r}; pass the value itself"
             )
-        if self._is_in_class or type(value) in _PLAIN or isinstance(value, _CODE) or hasattr(value, "__wrapped__"):
+        if (
+            self._is_in_class
+            or type(value) in _PLAIN
+            or isinstance(value, _CODE)
+            or (hasattr(value, "__wrapped__") and not self._is_own(type(value).__module__))
+        ):
             yield from super()._of(value)
             return
-        yield _content(f"a value of {type(value).__qualname__}", value)
+        code: list[FunctionType | type] = []
+        yield _content(f"a value of {type(value).__qualname__}", value, code)
+        yield from self._codes(code)
         if isinstance(value, _CONTAINERS):
             if _has_more(value):
                 yield from super()._of(value)
@@ -92,9 +101,23 @@ class _ExactReader(CodeReader):
     def _object(self, value: Any) -> Iterator[str]:
         if self._is_in_class:
             # An attribute of a class: a table, or a lock or descriptor of which the class alone counts.
+            code: list[FunctionType | type] = []
             with suppress(Exception):  # user code runs here: __reduce__
-                yield digest_of(value).hex()
+                yield digest_of(value, code=code).hex()
+            yield from self._codes(code)
         yield from super()._object(value)
+
+    def _codes(self, code: list[FunctionType | type]) -> Iterator[str]:
+        """Yield what describes the functions and classes that were found in a value, such as a library's object around a function."""
+        for part in sorted({id(part): part for part in code}.values(), key=function_name):
+            yield from self._of(part)
+
+    def _captured(self, function: FunctionType) -> Iterator[str]:
+        before, self._is_in_class = self._is_in_class, self._is_in_class or not self._is_own(function.__module__)
+        try:
+            yield from super()._captured(function)
+        finally:
+            self._is_in_class = before
 
     def _class(self, kind: type) -> Iterator[str]:
         before, self._is_in_class = self._is_in_class, True

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -17,12 +18,13 @@ from typing import Any
 from starburst_executor import source
 from starburst_executor.protocol.content import digest_of
 
-__all__ = ["CodeReader", "digest_words"]
+__all__ = ["CodeReader", "code_words", "digest_words"]
 
 _DIGITS = 12
 _MOST = 5_000  # objects of one function; what comes later is not looked at
 _NUMBERS = (int, float, complex, bool, type(None))
 _SCALARS = (str, bytes, *_NUMBERS)
+_WEAK = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
 # What Python itself writes into a class, some of it only when an instance is pickled or an abstract class is asked.
 _OF_PYTHON = (
     "__dict__",
@@ -43,6 +45,22 @@ def digest_words(words: Iterable[str], digits: int = _DIGITS) -> str:
         digest.update(word.encode("utf-8", "surrogateescape"))
         digest.update(b"\0")
     return digest.hexdigest()[:digits]
+
+
+def code_words(code: CodeType, doc: str | None = None) -> Iterator[str]:
+    """Yield what describes a code object, wherever its source stands; without the text that documents it."""
+    yield code.co_code.hex()
+    # Which of the names are parameters of which kind, and what is inside of a `try`, is not in the byte code.
+    yield f"{code.co_argcount} {code.co_posonlyargcount} {code.co_kwonlyargcount} {code.co_flags}"
+    yield getattr(code, "co_exceptiontable", b"").hex()  # from Python 3.11
+    yield " ".join(code.co_names + code.co_varnames + code.co_freevars)
+    for number, constant in enumerate(code.co_consts):
+        if number == 0 and constant == doc:
+            continue
+        if isinstance(constant, CodeType):
+            yield from code_words(constant)
+        else:
+            yield repr(sorted(map(repr, constant))) if isinstance(constant, frozenset) else repr(constant)
 
 
 class CodeReader:
@@ -88,12 +106,16 @@ class CodeReader:
         elif isinstance(value, (set, frozenset)):
             for one in _in_order(value):
                 yield from self._of(one)
+        elif isinstance(value, _WEAK):  # what else the program holds decides what is in it
+            yield type(value).__qualname__
         elif isinstance(value, Mapping):
             for key, one in sorted(value.items(), key=lambda item: repr(item[0])):
                 yield repr(key)
                 yield from self._of(one)
         elif (wrapped := getattr(value, "__wrapped__", None)) is not None:
             yield from self._of(wrapped)
+            if self._is_own(type(value).__module__):
+                yield from self._object(value)
         else:
             yield from self._object(value)
 
@@ -105,6 +127,8 @@ class CodeReader:
         name = value.__qualname__
         if not self._is_own(value.__module__):
             yield f"{value.__module__}.{name}"
+            if isinstance(value, FunctionType) and value.__closure__:
+                yield from self._captured(value)
             return
         yield name
         words = list(self._class(value) if isinstance(value, type) else self._function(value))
@@ -112,14 +136,13 @@ class CodeReader:
         self.parts.setdefault(name, []).extend(words)
 
     def _function(self, function: FunctionType) -> Iterator[str]:
-        yield from self._code(function.__code__, function.__doc__)
+        yield from code_words(function.__code__, function.__doc__)
         yield from self._of(function.__defaults__)
         yield from self._of(function.__kwdefaults__)
-        for cell in function.__closure__ or ():
-            try:
-                yield from self._of(cell.cell_contents)
-            except ValueError:  # the cell is empty
-                yield "empty"
+        yield from self._captured(function)
+        for name, attribute in sorted(vars(function).items()):
+            yield name
+            yield from self._of(attribute)
         namespace = function.__globals__
         for name in source.used_globals(function.__code__):
             if name not in namespace:
@@ -131,26 +154,24 @@ class CodeReader:
                 continue
             yield from self._of(value)
 
-    def _code(self, code: CodeType, doc: str | None = None) -> Iterator[str]:
-        yield code.co_code.hex()
-        yield " ".join(code.co_names + code.co_varnames + code.co_freevars)
-        for number, constant in enumerate(code.co_consts):
-            if number == 0 and constant == doc:
-                continue
-            if isinstance(constant, CodeType):
-                yield from self._code(constant)
-            else:
-                yield repr(sorted(map(repr, constant))) if isinstance(constant, frozenset) else repr(constant)
+    def _captured(self, function: FunctionType) -> Iterator[str]:
+        """Yield what describes the values in a function's closure: of a library's decorator, the program's functions among them."""
+        for cell in function.__closure__ or ():
+            try:
+                yield from self._of(cell.cell_contents)
+            except ValueError:  # the cell is empty
+                yield "empty"
 
     def _class(self, kind: type) -> Iterator[str]:
-        for base in kind.__bases__:
+        for base in (*kind.__bases__, *([] if type(kind) is type else [type(kind)])):
             yield from self._of(base)
         for name, attribute in sorted(vars(kind).items()):
             if name in _OF_PYTHON:
                 continue
             yield name
             inner = attribute.__func__ if isinstance(attribute, (staticmethod, classmethod)) else attribute
-            yield from self._of(inner.fget if isinstance(inner, property) else inner)
+            for part in (inner.fget, inner.fset, inner.fdel) if isinstance(inner, property) else (inner,):
+                yield from self._of(part)
 
     def _module(self, module: ModuleType) -> Iterator[str]:
         yield module.__name__

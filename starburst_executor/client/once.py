@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from starburst_executor.client.announcer import Announcer
+from starburst_executor.client.code_words import code_words
 from starburst_executor.client.fitting import signature_text
 from starburst_executor.client.functions import Prepared, without_partials
 from starburst_executor.client.future import StarburstFuture
@@ -197,7 +198,7 @@ class Once:
         if prepared.error is not None:
             raise prepared.error
         wanted = Wanted(function, prepared, calls, keys)
-        kind = digest_of(function)
+        kind = _digest_of_function(function, has_keys=keys is not None)
         for i, call in enumerate(calls):
             content = digest_of(kind, call.args, call.kwargs)
             key = digest_of(keys[i]) if keys is not None else content if key_of is None else key_of(content)
@@ -430,3 +431,11 @@ class Once:
             return ListedStatus(key, ref, encoding.size_class(record), etag, 0.0)
 
         return fan_out(session.store, create, refs)
+
+
+def _digest_of_function(function: Callable[..., Any], *, has_keys: bool) -> bytes:
+    """Return what tells a function from others: its name, and of lambdas the code too, as all have the same name; a key is name enough."""
+    found: list[Any] = []
+    digest = digest_of(function, code=found)
+    lambdas = [] if has_keys else [one for one in found if one.__qualname__.endswith("<lambda>")]
+    return digest_of(digest, [list(code_words(one.__code__)) for one in lambdas]) if lambdas else digest

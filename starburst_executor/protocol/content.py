@@ -6,8 +6,8 @@ class of the main module. So values are digested by their contents, in a fixed o
     None, numbers, text, bytes        type and value: 1, 1.0 and True are three values
     tuples, lists                     item by item
     dicts, sets                       in the order of their items' digests
-    dataclasses                       class and fields
-    objects of plain classes          class and attributes, if the class does not say how it is pickled
+    objects of plain classes          class and attributes, if the class does not say how it is pickled; of dataclasses the fields, and
+                                      what an object has beside them
     functions, classes, methods       module and qualified name; what a closure has captured, defaults, the object of a method
     other objects                     what they are rebuilt from: what `__reduce_ex__` returns, in the same way
 
@@ -21,6 +21,7 @@ import dataclasses
 import functools
 import hashlib
 import struct
+import weakref
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
@@ -41,10 +42,16 @@ _CHARACTERS = 60
 _ITEMS = 4
 
 
-def digest_of(*values: object) -> bytes:
-    """Return 16 bytes that only these values give. Raises: any exception that pickling raises."""
+def digest_of(*values: object, code: list[FunctionType | type] | None = None) -> bytes:
+    """Return 16 bytes that only these values give.
+
+    Args:
+        code: Gets the functions and classes on the way, of which the digest has only the names.
+
+    Raises: any exception that pickling raises; `code` has what came before.
+    """
     try:
-        encoded = _Encoder().of(values)
+        encoded = _Encoder([] if code is None else code).of(values)
     except RecursionError:  # a very deep list
         encoded = b"p" + pickling.dumps(values)
     return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
@@ -66,7 +73,8 @@ def short_text(value: object) -> str:
 class _Encoder:
     """Encodes one value, part by part. A value that contains itself is encoded there by how deep it began."""
 
-    def __init__(self) -> None:
+    def __init__(self, code: list[FunctionType | type]) -> None:
+        self._code = code
         self._open: dict[int, int] = {}  # the values around the current one: by id, how deep they are
 
     def of(self, value: object) -> bytes:
@@ -96,6 +104,8 @@ class _Encoder:
         return self._object(value)
 
     def _object(self, value: object) -> bytes:
+        if isinstance(value, (FunctionType, type)):
+            self._code.append(value)
         if isinstance(value, FunctionType):
             captured = [self.of(_contents(cell, value)) for cell in value.__closure__ or ()]
             defaults = [self.of(value.__defaults__), self.of(value.__kwdefaults__)]
@@ -109,11 +119,21 @@ class _Encoder:
         if isinstance(value, BuiltinFunctionType) and getattr(value, "__self__", None) is None:
             return _joined(b"C", [self.of(function_name(value))])
         kind = type(value)
-        if dataclasses.is_dataclass(value) and kind.__reduce_ex__ is object.__reduce_ex__:
+        if kind is weakref.WeakKeyDictionary:  # the cache in a function made by `singledispatch`
+            return _joined(b"C", [self.of(function_name(kind))])
+        is_plain = _is_plain_class(kind)  # type: ignore[arg-type]  # mypy doubts that every class has a hash
+        attributes = _attributes(value) if is_plain else {}
+        if is_plain:
+            self._code.append(kind)
+        if (
+            is_plain
+            and dataclasses.is_dataclass(value)
+            and set(attributes) == {field.name for field in dataclasses.fields(value)}
+        ):
             fields = [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
             return _joined(b"D", [self.of(function_name(kind)), self.of(fields)])
-        if _is_plain_class(kind):  # type: ignore[arg-type]  # mypy doubts that every class has a hash
-            return _joined(b"O", [self.of(function_name(kind)), self.of(_attributes(value))])
+        if is_plain:
+            return _joined(b"O", [self.of(function_name(kind)), self.of(attributes)])
         return self._reduced(value)
 
     def _reduced(self, value: object) -> bytes:

@@ -149,6 +149,18 @@ def test_whatever_status_objects_are_missing_the_next_client_creates_them(
     stop(store_url)
 
 
+def test_lambdas_with_other_code_are_other_functions_unless_keys_name_the_calls(store_url: str) -> None:
+    with named(store_url) as ex:
+        ex.map_once(lambda x: x + 1, [1, 2])
+        ex.map_once(lambda x: x * 2, [1, 2])
+        ex.map_once(lambda y: y + 1, [1, 2], key=str)
+        ex.map_once(lambda y: y * 3, [1, 2], key=str)
+        assert len(ex.futures) == 6
+        ex.map_once(lambda x: x * 2, [1, 2])
+        assert len(ex.futures) == 6
+    stop(store_url)
+
+
 def test_two_clients_at_once_submit_nothing_twice(store_url: str, tmp_path: Path) -> None:
     items = [(str(tmp_path), n) for n in range(60)]
     with named(store_url, launcher="local") as one, named(store_url) as other:

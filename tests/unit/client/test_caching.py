@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, InvalidStateError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -127,6 +128,49 @@ def test_a_change_of_code_closure_or_used_globals_is_another_key(monkeypatch: py
         assert key(uses, 1) == before
     assert key(adding(1), 1) != key(adding(2), 1)
     assert call_key(b"another" * 4, uses, (1,), {}) != before
+
+
+CHANGES = {
+    "kind of parameter": ("def f(a): return a", "def f(*a): return a"),
+    "end of try": (
+        "def f(a):\n try:\n  g(a)\n  h(a)\n except ValueError: return 1\n return 2",
+        "def f(a):\n try:\n  g(a)\n except ValueError: return 1\n else:\n  h(a)\n return 2",
+    ),
+    "attribute of a function": ("def f(a): return a * f.n\nf.n = 2", "def f(a): return a * f.n\nf.n = 3"),
+}
+# With a number in its place.
+CHANGED = {
+    "setter": "class C:\n @property\n def x(s): return s.y\n @x.setter\n def x(s, v): s.y = v * %d\ndef f(a):\n c = C()\n c.x = a\n return c.x",
+    "cached property": "class C:\n @functools.cached_property\n def x(s): return %d\ndef f(a): return C().x",
+    "method by type": "class C:\n @functools.singledispatchmethod\n def x(s, a): return %d\ndef f(a): return C().x(a)",
+    "function by type": "@functools.singledispatch\ndef g(a): 1\n@g.register(int)\ndef _(a): return %d\ndef f(a): return g(a)",
+    "called by type": "@functools.singledispatch\ndef f(a): 1\n@f.register(int)\ndef _(a): return %d",
+    "metaclass": "class M(type):\n def go(c): return %d\nclass C(metaclass=M): pass\ndef f(a): return C.go()",
+    "deque": "d = collections.deque([lambda x: x * %d])\ndef f(a): return d[0](a)",
+    "object in a deque": "class C:\n def go(s): return %d\nd = collections.deque([C()])\ndef f(a): return d[0].go()",
+    "default of a dict": "d = collections.defaultdict(lambda: %d)\ndef f(a): return d[a]",
+    "class's deque": "class C:\n d = collections.deque([lambda x: x * %d])\ndef f(a): return C.d[0](a)",
+    "object of a library": "v = np.vectorize(lambda x: x * %d)\ndef f(a): return v(a)",
+    "slot": "class C:\n __slots__ = ('x',)\nc = C()\nc.x = lambda a: a * %d\ndef f(a): return c.x(a)",
+    "decorator that is an object": "class D:\n def __init__(s, g): functools.update_wrapper(s, g)\n def __call__(s, x): return x * %d\n@D\ndef f(a): return a",
+}
+CHANGES |= {name: (text % 2, text % 3) for name, text in CHANGED.items()}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_every_change_of_what_a_function_does_is_another_key(name: str) -> None:
+    def made(text: str) -> str:
+        names: dict[str, object] = {
+            "__name__": "__main__",
+            "functools": functools,
+            "collections": collections,
+            "np": np,
+        }
+        exec(text, names)
+        return key(cast("Callable[..., object]", names["f"]), 1)
+
+    before, after = CHANGES[name]
+    assert made(before) == made(before) != made(after)
 
 
 @pytest.mark.parametrize(("name", "value"), [("weights", np.arange(3.0) + 1), ("scales", (np.zeros(2), "x"))])
