@@ -5,14 +5,13 @@ The code's fingerprint is that of `client/code_words.py`. Each function and clas
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import FunctionType
 from typing import Any
 
 from starburst_executor.client.code_words import CodeReader, digest_words
 from starburst_executor.modules import own_loaded
-from starburst_executor.protocol import pickling
+from starburst_executor.protocol.content import digest_of
 from starburst_executor.study.artefacts import KEEP_ALL
 from starburst_executor.study.own_policies import OwnPolicy
 from starburst_executor.study.selection import By, Where
@@ -20,6 +19,7 @@ from starburst_executor.study.stage import AbortRules, Stage
 
 __all__ = ["codes_of", "config_of"]
 
+_PLAIN = (str, bytes, int, float, type(None), Mapping)  # cases without code
 _TEXT = 60  # characters of a setting that are kept; of a longer one its digest too
 _MOST_NAMED = 64  # functions and classes of one stage; later ones have one digest in all
 
@@ -65,7 +65,8 @@ def _text(value: Any) -> str:
         text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     except (TypeError, ValueError):  # cases may be any objects
         text = f"{len(value)} objects" if isinstance(value, list) else type(value).__name__
-        return f"{text} ({digest_words([hashlib.sha256(pickling.dumps(value)).hexdigest()])})"
+        # By content: pickles of equal sets, or of equal objects of a script's class, differ between processes.
+        return f"{text} ({digest_words([digest_of(value).hex()])})"
     if len(text) <= _TEXT:
         return text
     count = f"{len(value)} of them, " if isinstance(value, list) else ""
@@ -104,6 +105,8 @@ def _code_of(stage: Stage, own: frozenset[str]) -> dict[str, str]:
         name = getattr(function, "__qualname__", type(function).__qualname__)
         # A function has its own digest; of another object, such as a partial, this is all that there is.
         found[role] = name if isinstance(function, FunctionType) else f"{name} ({digest_words(words)})"
+    for _ in walk.words([case for case in stage.cases if not isinstance(case, _PLAIN)]):
+        pass  # only for the code of their classes: what they hold is a setting
     named = dict(list(walk.parts.items())[:_MOST_NAMED])
     found |= {f"code of {name}": digest_words(words) for name, words in named.items()}
     if rest := [word for name in walk.parts if name not in named for word in walk.parts[name]]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from starburst_executor.errors import ConfigError
 from starburst_executor.protocol import calls
 from starburst_executor.study.changes import code_changes, config_changes
-from starburst_executor.study.fingerprints import codes_of
+from starburst_executor.study.fingerprints import codes_of, config_of
 from starburst_executor.study.metrics import Metric, Output, metric_of, taken
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.running import run_trial
@@ -288,6 +288,21 @@ def test_a_difference_in_code_is_named() -> None:
     [of_helper] = changed("x + LIMIT", "x - LIMIT")
     assert re.fullmatch(r"stage s: code of help was [0-9a-f]{12}, is [0-9a-f]{12}", of_helper)
     assert [one.partition(" was ")[0] for one in changed("'secret'", "'other'")] == ["stage s: code of run"]
+
+
+def test_cases_of_a_scripts_own_class_are_compared_by_what_they_hold() -> None:
+    source = (
+        "import dataclasses\n@dataclasses.dataclass\nclass Data:\n    x: object\n"
+        "class Plain:\n    def __init__(self, x):\n        self.x = x\n    def size(self):\n        return 1\n"
+    )
+
+    def seen(x: Any, text: str = source) -> tuple[dict[str, str], dict[str, str]]:
+        stage = Stage("s", uses_helper, cases=[made(text, name)(x) for name in ("Data", "Plain")])
+        return config_of(stage, (), 0), codes_of([stage])["s"]
+
+    assert seen({"a", "b"}) == seen({"b", "a"})  # a class of a script has a random id in each pickle
+    assert seen({"a", "b"})[0] != seen({"a", "c"})[0]
+    assert seen(1)[1] != seen(1, source.replace("return 1", "return 2"))[1]
 
 
 def test_a_fingerprint_is_the_same_in_a_script_and_in_a_module_of_its_name() -> None:
