@@ -26,6 +26,7 @@ __all__ = [
     "show_json",
     "show_status",
     "show_table",
+    "to_json",
     "utc",
 ]
 
@@ -58,7 +59,17 @@ def say(line: str) -> None:
 
 def show_json(**fields: Any) -> None:
     """Print one line of JSON, with the number of the format."""
-    click.echo(json.dumps({"format": FORMAT, **fields}, default=str))
+    click.echo(to_json({"format": FORMAT, **fields}))
+
+
+def to_json(value: Any) -> str:
+    """Return one line of JSON. Numbers that JSON does not have are as in an exported study: `{"float": "nan"}`."""
+    try:
+        return json.dumps(value, default=str, allow_nan=False)
+    except ValueError:
+        from starburst_executor.study.exporting import plain_value
+
+        return json.dumps(plain_value(value), default=str, allow_nan=False)
 
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,16 @@ from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.record import StageRecord
 from starburst_executor.study.tables import TrialRow
 
-__all__ = ["Case", "Measured", "directions_of", "keep_artefacts", "measured", "read_baseline", "write_baseline"]
+__all__ = [
+    "Case",
+    "Measured",
+    "directions_of",
+    "keep_artefacts",
+    "mean_of",
+    "measured",
+    "read_baseline",
+    "write_baseline",
+]
 
 FORMAT = 1
 _DIRECTION = re.compile(r'"direction": "(max|min)"')
@@ -36,7 +46,7 @@ class Case:
     Attributes:
         params: The parameters.
         trials: How many trials have them, also failed ones.
-        metrics: The values of the completed ones, by metric, in the order of the trials.
+        metrics: The finite values of the completed ones, by metric, in the order of the trials.
     """
 
     params: Mapping[str, Any]
@@ -173,7 +183,8 @@ def _by_case(rows: Iterable[TrialRow], by: tuple[str, ...] | None) -> tuple[Case
         for row in members:
             if row.is_completed:
                 for name, value in row.metrics.items():
-                    metrics[name] = (*metrics.get(name, ()), float(value))
+                    if math.isfinite(value):
+                        metrics[name] = (*metrics.get(name, ()), float(value))
         found.append(Case(params_of[key], len(members), metrics))
     return tuple(found)
 
@@ -185,6 +196,16 @@ def directions_of(stage: StageRecord) -> dict[str, str]:
         if name.startswith("metrics.") and (match := _DIRECTION.search(text)):
             found[name.removeprefix("metrics.")] = match[1]
     return found
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean of at least one number; not a number if the infinite ones have both signs."""
+    try:
+        return statistics.fmean(values)
+    except OverflowError:  # the sum is too large for a float, the mean is not
+        return math.fsum(value / len(values) for value in values)
+    except ValueError:
+        return math.nan
 
 
 def _number(value: Any) -> float:

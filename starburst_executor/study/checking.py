@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from starburst_executor.errors import ConfigError
-from starburst_executor.study.baselines import Case, Measured
+from starburst_executor.study.baselines import Case, Measured, mean_of
 
 __all__ = ["CheckReport", "Comparison", "Tolerance", "checked", "tolerances_of"]
 
@@ -129,7 +128,7 @@ def line_of(one: Comparison) -> str:
         side = (
             "the baseline has no value"
             if one.baseline is None
-            else "the study has no value: none of its trials completed"
+            else "the study has no value: none of its completed trials has a finite one"
         )
         return f"{one.metric} of {one.case}: {side}"
     change = "" if one.change is None else f" ({one.change * 100:+.2f} %, tolerance {one.tolerance})"
@@ -218,7 +217,7 @@ def _compared(
     confidence: float,
 ) -> Comparison:
     """Return a comparison with its test, and no verdict yet."""
-    means = [statistics.fmean(values) if values else None for values in (before, after)]
+    means = [mean_of(values) if values else None for values in (before, after)]
     one = Comparison(case, metric, direction, str(tolerance), "", means[0], means[1], len(before), len(after))
     if means[0] is None or means[1] is None:
         return one

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from starburst_executor.study.baselines import directions_of
+from starburst_executor.study.baselines import directions_of, mean_of
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.record import StageRecord, StudyRecord
 from starburst_executor.study.tables import TrialRow
@@ -137,9 +137,7 @@ def _pair(metric: str, direction: str, rows: Sequence[Sequence[TrialRow]]) -> Me
         values = [float(row.metrics[metric]) for row in table if row.is_completed and metric in row.metrics]
         values = [value for value in values if not math.isnan(value)]
         best = min if direction == "min" else max
-        found.append(
-            Summary(len(values), best(values), statistics.fmean(values), statistics.median(values)) if values else None
-        )
+        found.append(Summary(len(values), best(values), mean_of(values), statistics.median(values)) if values else None)
     return MetricPair(metric, direction, found[0], found[1])
 
 
@@ -182,7 +180,7 @@ def _summary(one: Summary | None) -> str:
 
 
 def _change(pair: MetricPair) -> str:
-    if pair.a is None or pair.b is None or not pair.a.mean or not math.isfinite(pair.a.mean):
+    if pair.a is None or pair.b is None or not pair.a.mean or not all(map(math.isfinite, (pair.a.mean, pair.b.mean))):
         return ""
     return f" ({(pair.b.mean - pair.a.mean) / abs(pair.a.mean) * 100:+.2f} % of the mean)"
 

@@ -13,7 +13,7 @@ from starburst_executor.study.artefacts import BYTES, KEEP_ALL, KEEP_SURVIVORS, 
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.record import RUNNING, StudyRecord
 
-__all__ = ["Cleaned", "TrialArtefact", "artefacts_of", "chosen_of", "clean", "fetch"]
+__all__ = ["Cleaned", "TrialArtefact", "artefacts_of", "check_trials", "chosen_of", "clean", "fetch"]
 
 _READ_BYTES = 2**20
 
@@ -101,6 +101,21 @@ def fetch(objects: StudyObjects, chosen: Iterable[TrialArtefact], folder: Path) 
             finally:
                 begun.unlink(missing_ok=True)
         yield one, path
+
+
+def check_trials(record: StudyRecord, trials: Iterable[str]) -> None:
+    """Check that these are trials or stages of a study. Raises: LookupError: it says which there are."""
+    for named in trials:
+        if named in record.names:
+            continue
+        name, _, index = named.rpartition("/")
+        if not name:
+            record.stage(named)  # raises
+        stage = record.stage(name)
+        if not index.isdecimal() or int(index) >= stage.trials:
+            raise LookupError(
+                f"no such trial: {named!r}: stage {name} has {name}/0 to {name}/{stage.trials - 1}: study={record.name}"
+            )
 
 
 def chosen_of(

@@ -103,7 +103,7 @@ def replayed(
             f"no such trial: {name!r}: a trial is named by its stage and index, as in {record.names[0]}/0"
         )
     stage = record.stage(stage_name)
-    if not index.isdigit() or int(index) >= stage.trials:
+    if not index.isdecimal() or int(index) >= stage.trials:
         raise LookupError(
             f"no such trial: {name!r}: stage {stage_name} has {stage_name}/0 to {stage_name}/{stage.trials - 1}"
         )

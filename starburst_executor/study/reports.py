@@ -74,7 +74,7 @@ class Reports:
         if etags.get(_ENDED) != self._etags.get(_ENDED):
             self._ended = _read_ended(store, f"{self._folder}{_ENDED}")
         for name, etag in etags.items():
-            if not name.isdigit() or int(name) == self._index or self._etags.get(name) == etag:
+            if not name.isdecimal() or int(name) == self._index or self._etags.get(name) == etag:
                 continue
             known = self._ended.get(int(name))
             if known is not None and known[0] == etag:

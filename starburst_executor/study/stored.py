@@ -81,12 +81,14 @@ class StoredStudy:
             name: A shell pattern of names, such as `*.png`.
             survivors: Only those of trials that were selected.
 
-        Raises: RecordInvalid: an artefact is missing or has been changed.
+        Raises: LookupError: there is no such trial or stage. RecordInvalid: an artefact is missing or has been changed.
         Store: as `artefacts`, and at least 1 GET for each artefact; 1 more for each 8 MiB of a big one.
         """
-        from starburst_executor.study.fetching import chosen_of, fetch
+        from starburst_executor.study.fetching import artefacts_of, check_trials, chosen_of, fetch
 
-        chosen = chosen_of(self.artefacts(), trials=trials, name=name, survivors=survivors)
+        record = self._objects.read()
+        check_trials(record, trials)
+        chosen = chosen_of(artefacts_of(self._objects, record), trials=trials, name=name, survivors=survivors)
         return [path for _, path in fetch(self._objects, chosen, Path(folder))]
 
     def report(self) -> StudyReport:

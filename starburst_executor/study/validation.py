@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from starburst_executor.study.artefacts import Artefact
+from starburst_executor.study.exporting import plain_value
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.record import ABORTED, COMPLETE, DONE, OPEN, PENDING, StageRecord, StudyRecord
 from starburst_executor.study.tables import TrialRow, counted
@@ -78,7 +79,7 @@ def _of_stage(stage: StageRecord) -> Iterator[str]:
     seen: set[str] = set()
     for survivor in stage.survivors:
         of, _, index = survivor.name.rpartition("/")
-        if of != stage.name or not index.isdigit() or int(index) >= stage.trials:
+        if of != stage.name or not index.isdecimal() or int(index) >= stage.trials:
             yield f"{name}: survivor {survivor.name} is unknown: it is no trial of this stage"
         if survivor.name in seen:
             yield f"{name}: survivor {survivor.name} is there twice"
@@ -125,12 +126,14 @@ def _of_table(stage: StageRecord, table_of: Callable[[StageRecord], Iterable[Tri
             f"{stage.completed}, {stage.failed} and {stage.cancelled}"
         )
     for survivor in stage.survivors:
-        if not survivor.name.rpartition("/")[2].isdigit():
+        if not survivor.name.rpartition("/")[2].isdecimal():
             continue
         row = by_index.get(survivor.index)
         if row is not None and not row.is_completed:
             yield f"{name}: survivor {survivor.name} did not finish: it {row.state}"
-        elif row is not None and dict(row.metrics) != dict(survivor.metrics):
+        elif row is not None and plain_value(row.metrics) != plain_value(
+            survivor.metrics
+        ):  # one that is NaN is equal, too
             yield f"{name}: survivor {survivor.name} has other metrics than the trial in its table"
 
 

@@ -96,7 +96,11 @@ def test_looking_and_changing(folder: Path, tmp_path: Path) -> None:
     failed = run("study", "replay", "small", "first/3")
     assert failed.exit_code == exits.NO
     assert "three" in failed.stderr
-    assert run("study", "replay", "small", "first/99").exit_code == exits.USAGE
+    for named in ("first/99", "first/²", "first/x", "no/1"):
+        assert run("study", "replay", "small", named).exit_code == exits.USAGE
+        fetched = run("study", "fetch", "small", named)
+        assert fetched.exit_code == exits.USAGE
+        assert "first" in fetched.stderr
 
     changed = FILE.replace("k: 2", "k: 1")
     (folder / "study.yaml").write_text(changed)

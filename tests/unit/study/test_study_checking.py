@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -206,3 +207,18 @@ def test_trials_of_a_study_with_equal_parameters_are_repeats() -> None:
     aborted.drive()
     with pytest.raises(ConfigError, match="stage t of study campaign is running: a check needs a decided stage"):
         measured(aborted.objects())
+
+
+def without_end(trial: Any) -> dict[str, float]:
+    return {"loss": [math.nan, math.inf, 3.0][trial.index], "never": math.nan}
+
+
+def test_a_baseline_of_numbers_that_are_not_finite_can_be_read(tmp_path: Path) -> None:
+    world = World(lambda: Plan([Stage("s", without_end, 3, metrics={"loss": "min", "never": "min"})]))
+    world.drive()
+    found = measured(world.objects())
+    write_baseline(tmp_path / "base.json", found)
+    assert read_baseline(tmp_path / "base.json") == found
+    assert [(case.trials, case.metrics) for case in found.cases] == [(3, {"loss": (3.0,)})]
+    with pytest.raises(ConfigError, match="there is no metric 'never'"):
+        checked(found, found, tolerances_of(["never=1%"]))

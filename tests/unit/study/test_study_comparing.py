@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
+
+import pytest
 
 from starburst_executor.study.comparing import StudyComparison, compared, side_of
 from starburst_executor.study.plan import Plan
@@ -61,3 +64,18 @@ def test_equal_studies_have_no_difference() -> None:
     assert found.differences == ()
     assert found.stages[0].differences == ()
     assert "configuration and code are the same" in str(found)
+
+
+def infinite(trial: Any) -> dict[str, float]:
+    values = {"loss": (math.inf, -math.inf, 1.0), "size": (1.7e308, 1.7e308, 1.7e308)}
+    return {name: of_trials[trial.index] for name, of_trials in values.items()}
+
+
+def test_numbers_without_a_sum_are_compared_too() -> None:
+    found = compare(plan_of(infinite, 3), plan_of(measure, 3))
+    pairs = {pair.metric: pair.a for pair in found.stages[0].metrics}
+    assert pairs["loss"] is not None
+    assert pairs["size"] is not None
+    assert math.isnan(pairs["loss"].mean)
+    assert pairs["size"].mean == pytest.approx(1.7e308)
+    assert "loss (min): best -inf, mean nan" in str(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pdb as debugger  # noqa: T100 - what `--pdb` asks for
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +12,7 @@ from starburst_executor.cli import exits
 from starburst_executor.cli.commands.study.finding import objects_of, place, store_url, stored, studies, study_argument
 from starburst_executor.cli.main import Failed
 from starburst_executor.cli.options import examples, store_option
-from starburst_executor.cli.render import say
+from starburst_executor.cli.render import say, to_json
 from starburst_executor.errors import ConfigError, StarburstError
 
 __all__ = ["abort", "approve", "delete", "export", "fork", "import_", "replay"]
@@ -140,4 +139,4 @@ def replay(named: str, store: str | None, trial: str, pdb: bool) -> None:
         if pdb:
             debugger.post_mortem(error.__traceback__)
         raise Failed(f"trial {trial} raises {type(error).__name__}: {error}", exits.NO) from error
-    click.echo(json.dumps(metrics, default=str))
+    click.echo(to_json(metrics))

@@ -48,11 +48,16 @@ def fetch(
 
     What is there already with the same content is not fetched again. Needs no key.
     """
-    from starburst_executor.study.fetching import artefacts_of, chosen_of
+    from starburst_executor.study.fetching import artefacts_of, check_trials, chosen_of
     from starburst_executor.study.fetching import fetch as fetched
 
     with objects_of(named, store) as objects:
-        chosen = chosen_of(artefacts_of(objects, objects.read()), trials=trials, name=name, survivors=survivors)
+        record = objects.read()
+        try:
+            check_trials(record, trials)
+        except LookupError as error:
+            raise ConfigError(str(error.args[0])) from error
+        chosen = chosen_of(artefacts_of(objects, record), trials=trials, name=name, survivors=survivors)
         paths = {}
         if not lists:
             folder = folder or Path(objects.keys.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event as Signal
@@ -23,7 +22,7 @@ from starburst_executor.cli.commands.study.finding import (
 )
 from starburst_executor.cli.commands.study.showing import funnel, show_study, table_of
 from starburst_executor.cli.options import examples, json_option, store_option
-from starburst_executor.cli.render import FORMAT, is_terminal, say, show_json, show_table
+from starburst_executor.cli.render import is_terminal, say, show_json, show_table
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import RecordInvalid, StudyNotFound, VersionMismatch
 
@@ -110,11 +109,7 @@ def _watching(as_json: bool) -> Iterator[Callable[[StudyStatus], None]]:
 def events(named: str, store: str | None) -> None:
     """Print what has happened in STUDY: JSON lines of study, stages and trials, in the order of time."""
     for event in stored(named, store).events():
-        click.echo(
-            json.dumps(
-                {"format": FORMAT, "kind": event.kind, "at": event.at, "text": event.text, **event.data}, default=str
-            )
-        )
+        show_json(kind=event.kind, at=event.at, text=event.text, **event.data)
 
 
 @click.command(epilog=examples("starburst study validate study.yaml", "starburst study validate shapes"))
