@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,16 @@ def say(line: str) -> None:
 
 def show_json(**fields: Any) -> None:
     """Print one line of JSON, with the number of the format."""
-    click.echo(to_json({"format": FORMAT, **fields}))
+    click.echo(_numbered(fields))
+
+
+def show_json_array(items: Iterable[Mapping[str, Any]]) -> None:
+    """Print an array of JSON objects, each in a line of its own and with the number of the format."""
+    click.echo("[" + ",\n".join(map(_numbered, items)) + "]")
+
+
+def _numbered(fields: Mapping[str, Any]) -> str:
+    return to_json({"format": FORMAT, **fields})
 
 
 def to_json(value: Any) -> str:

@@ -9,7 +9,7 @@ import click
 
 from starburst_executor.cli import exits
 from starburst_executor.cli.options import examples, json_option, stack_options
-from starburst_executor.cli.render import show_json
+from starburst_executor.cli.render import show_json_array
 from starburst_executor.clock import SystemClock
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def doctor(clients: Clients, as_json: bool) -> None:
         if not as_json:
             _show(finding)
     if as_json:
-        for finding in findings:
-            show_json(**dataclasses.asdict(finding))
+        show_json_array(map(dataclasses.asdict, findings))
     if any(finding.verdict == WRONG for finding in findings):
         raise click.exceptions.Exit(exits.NO)
 

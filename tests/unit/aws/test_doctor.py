@@ -23,9 +23,10 @@ def test_a_whole_stack_is_right(stack):
     assert result.exit_code == 0, result.stdout
     assert "WRONG" not in result.stdout
     assert "conditional writes   honoured, and writes without a condition are refused" in result.stdout
-    findings = [json.loads(line) for line in run("doctor", "--json").stdout.splitlines()]
+    findings = json.loads(run("doctor", "--json").stdout)
     assert [one["check"] for one in findings] == ["identity", "stack", *checks.CHECKS]
     assert {one["verdict"] for one in findings} == {"right"}
+    assert {one["format"] for one in findings} == {1}
 
 
 def test_a_stack_without_choices_is_right_too(account):
@@ -151,7 +152,7 @@ def test_few_vcpus_are_said_with_the_quota_to_raise(stack, monkeypatch):
 def test_without_a_stack_nothing_else_is_tried(account):
     result = run("doctor", "--json")
     assert result.exit_code == 1
-    assert [(one["check"], one["verdict"]) for one in map(json.loads, result.stdout.splitlines())] == [
+    assert [(one["check"], one["verdict"]) for one in json.loads(result.stdout)] == [
         ("identity", "right"),
         ("stack", "wrong"),
     ]
@@ -189,6 +190,6 @@ def test_without_credentials_the_first_check_says_so(account, monkeypatch):
 def test_an_account_that_may_build_nothing_is_said_to_and_what_to_do(stack, monkeypatch):
     (name,) = moto_more.BUILDS
     monkeypatch.setitem(moto_more.BUILDS, name, 0.0)
-    found = {one["check"]: one for one in map(json.loads, run("doctor", "--json").stdout.splitlines())}
+    found = {one["check"]: one for one in json.loads(run("doctor", "--json").stdout)}
     assert found["builds"]["words"] == "the quota of CodeBuild allows no builds in this account"
     assert "Service Quotas console" in found["builds"]["todo"]
