@@ -208,7 +208,7 @@ def test_a_big_result_over_a_line_that_cuts_it(proxy: FaultProxy, url: str) -> N
 
 
 def test_patience_ends_in_an_error_that_names_the_store(proxy: FaultProxy, url: str) -> None:
-    executor = DetachedExecutor(workers=1, store=url, timings=replace(REMOTE, patience_s=1.0), launcher="none")
+    executor = DetachedExecutor(workers=1, store=url, timings=replace(REMOTE, patience_s=0.2), launcher="none")
     future = executor.submit(pow, 2, 3)
     executor.flush()
     proxy.plan = lambda _: Fault.SLOW_DOWN
