@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 from collections.abc import Generator
@@ -22,6 +23,7 @@ _BUSY = hypothesis.settings(deadline=None, suppress_health_check=[hypothesis.Hea
 hypothesis.settings.register_profile("busy", _BUSY, derandomize=True)
 hypothesis.settings.register_profile("search", _BUSY, derandomize=False, max_examples=2_000)
 hypothesis.settings.load_profile("busy")
+_numbers = itertools.count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,6 +59,7 @@ def starburst_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     for name in list(os.environ):
         if name.startswith("STARBURST_"):
             monkeypatch.delenv(name)
-    home = tmp_path_factory.mktemp("starburst_home")
+    # With a number of our own: pytest's needs a look at all folders there are, which are thousands in a whole run.
+    home = tmp_path_factory.mktemp(f"starburst_home-{next(_numbers)}", numbered=False)
     monkeypatch.setenv("STARBURST_HOME", str(home))
     return home

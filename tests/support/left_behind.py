@@ -67,7 +67,9 @@ class LeftBehind:
     def __init__(self, config: pytest.Config) -> None:
         self._patience_s = float(os.environ.get("TESTS_PATIENCE_S", _PATIENCE_S))
         self._is_led = hasattr(config, "workerinput")
-        self._older = set(psutil.pids())  # none of these was started by a test
+        self._others = set(
+            psutil.pids()
+        )  # none of these was started by a test; nor those that are found to have another mark
         self._failed: set[str] = set()
         self._words: list[str] = []
         self._is_kept = False
@@ -172,12 +174,14 @@ class LeftBehind:
     def _living(self) -> Iterator[Process]:
         """All live processes with this run's mark, except this process and the helpers of its interpreter."""
         pids = set(psutil.pids())
-        self._older &= pids
-        for pid in pids - self._older - {os.getpid()}:
+        self._others &= pids
+        for pid in pids - self._others - {os.getpid()}:
             with suppress(psutil.Error, OSError):
                 process = psutil.Process(pid)
                 environment = process.environ()
                 if environment.get(RUN) != self._run or process.status() == psutil.STATUS_ZOMBIE:
+                    if environment:  # one that ends, or is only beginning, has none to read
+                        self._others.add(pid)
                     continue
                 command = " ".join(process.cmdline())
                 if not (_OF_THE_INTERPRETER.search(command) and process.ppid() == os.getpid()):
