@@ -9,6 +9,7 @@ class of the main module. So values are digested by their contents, in a fixed o
     objects of plain classes          class and attributes, if the class does not say how it is pickled; of dataclasses the fields, and
                                       what an object has beside them
     functions, classes, methods       module and qualified name; what a closure has captured, defaults, the object of a method
+    objects with a method `CONTENT`   class and what that method returns
     other objects                     what they are rebuilt from: what `__reduce_ex__` returns, in the same way
 
 The code of a function does not count: a script is mended and run again. A function in another module, or of another name, is another one.
@@ -29,8 +30,10 @@ from typing import Any
 from starburst_executor.protocol import pickling
 from starburst_executor.protocol.records.once import DIGEST_BYTES
 
-__all__ = ["digest_of", "function_name", "short_text"]
+__all__ = ["CONTENT", "digest_of", "function_name", "short_text"]
 
+# The method of a class whose objects are compared by what it returns, whatever else they carry.
+CONTENT = "__starburst_content__"
 # As multiprocessing names a main module in its children, and `starburst run` the script that it loads.
 _MAIN = {"__mp_main__": "__main__"}
 # Of `type.__flags__`: a class that was made by a class statement.
@@ -121,6 +124,9 @@ class _Encoder:
         kind = type(value)
         if kind is weakref.WeakKeyDictionary:  # the cache in a function made by `singledispatch`
             return _joined(b"C", [self.of(function_name(kind))])
+        if (said := getattr(kind, CONTENT, None)) is not None:
+            self._code.append(kind)
+            return _joined(b"S", [self.of(function_name(kind)), self.of(said(value))])
         is_plain = _is_plain_class(kind)  # type: ignore[arg-type]  # mypy doubts that every class has a hash
         attributes = _attributes(value) if is_plain else {}
         if is_plain:

@@ -38,13 +38,16 @@ _log = logging.getLogger(__name__)
 class _Of:
     """Which trials a function runs: of which stage, edition and round. What they need is beside these fields.
 
-    Assumes: `map_once` compares functions by the fields of a dataclass. So a driver that resumes, and whose copy of the stage has
-    other bytes, submits the same calls.
+    Guarantee: a driver that resumes, and whose copy of the stage has other bytes, such as another folder, submits the same calls:
+    `map_once` compares these fields alone.
     """
 
     stage: str
     edition: int
     round: int
+
+    def __starburst_content__(self) -> tuple[str, int, int]:
+        return self.stage, self.edition, self.round
 
     @property
     def spec(self) -> TrialSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starburst_executor.errors import ConfigError
+from starburst_executor.protocol.content import digest_of
 from starburst_executor.study.metrics import number
 from starburst_executor.study.plain import check_params, own_copy, plain_copy
-from starburst_executor.study.running import run_trial
+from starburst_executor.study.running import function_of, run_trial
 from starburst_executor.study.selection import By
 from starburst_executor.study.spec import TrialSpec
 from starburst_executor.study.stage import TrialOptions
@@ -86,6 +88,28 @@ def test_the_state_of_a_selection_is_plain_when_it_is_chosen() -> None:
 
 def spec_of(run: Any, cases: tuple[Any, ...], **options: Any) -> TrialSpec:
     return TrialSpec("a", 1, 7, cases, (), run, None, "", {}, TrialOptions(**options), None, "", "s")
+
+
+def test_the_calls_of_a_stage_are_the_same_from_another_folder_and_with_other_code() -> None:
+    one = spec_of(lambda trial: {"m": 1}, ())
+    other = replace(spec_of(lambda trial: {"m": 2}, ({"x": 1},)), here="/elsewhere")
+    assert digest_of(function_of(one, 1)) == digest_of(function_of(other, 1))
+    for spec, turn in ((one, 2), (replace(one, edition=2), 1), (replace(one, stage="b"), 1)):
+        assert digest_of(function_of(spec, turn)) != digest_of(function_of(one, 1))
+
+
+def test_steps_of_a_curve_are_whole_numbers_also_of_numpy() -> None:
+    def run(trial: Any) -> dict[str, float]:
+        for step in np.arange(3):
+            trial.report(step, loss=step)
+        for wrong in (-1, 1.0, True, "1", None, 2**63):
+            with pytest.raises(ValueError, match="must be a whole number"):
+                trial.report(wrong, loss=1)
+        return {}
+
+    curve = run_trial(spec_of(run, ()), 0)["curve"]
+    assert curve == [[0, {"loss": 0.0}], [1, {"loss": 1.0}], [2, {"loss": 2.0}]]
+    assert [type(step) for step, _ in curve] == [int, int, int]
 
 
 def test_a_trial_and_an_attempt_share_no_value_with_others() -> None:
