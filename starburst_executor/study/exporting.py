@@ -1,6 +1,7 @@
 """A study as readable JSON, and back: its record, the tables of its trials, and the logs of its searches, which stay sealed.
 
-Numbers that JSON does not have are `{"float": "nan"}`, `"inf"` or `"-inf"`; bytes are `{"base64": …}`. Everything else is as in the
+Numbers that JSON does not have are `{"float": "nan"}`, `"inf"` or `"-inf"`; bytes are `{"base64": …}`; a map that looks like one of these is
+`{"map": …}`. Everything else is as in the
 record (docs/design/0013-studies.md).
 """
 
@@ -19,6 +20,8 @@ from starburst_executor.study.record_form import FORMAT, from_plain, to_plain
 from starburst_executor.study.tables import STATES, TrialRow
 
 __all__ = ["from_json", "plain_json", "plain_value", "to_json"]
+
+_MARKS = ("float", "base64", "map")  # the only key of a map that stands for something else
 
 
 def to_json(
@@ -115,7 +118,8 @@ def plain_value(value: Any) -> Any:
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode("ascii")}
     if isinstance(value, Mapping):
-        return {key: plain_value(one) for key, one in value.items()}
+        plain = {key: plain_value(one) for key, one in value.items()}
+        return {"map": plain} if len(plain) == 1 and next(iter(plain)) in _MARKS else plain
     return [plain_value(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -123,6 +127,8 @@ def _read(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {"base64"} and isinstance(value["base64"], str):
             return base64.b64decode(value["base64"])
+        if set(value) == {"map"} and isinstance(value["map"], dict):
+            return {key: _read(one) for key, one in value["map"].items()}
         if set(value) == {"float"} and value["float"] in ("nan", "inf", "-inf"):
             return float(value["float"])
         return {key: _read(one) for key, one in value.items()}

@@ -63,6 +63,12 @@ def metric_of(given: object, where: str) -> Metric:
         metric = Metric(**given)
     else:
         raise ConfigError(f"{where}: a metric is 'max' or 'min', a pair of direction and unit, a function or a mapping")
+    for name in ("unit", "key", "regex", "file"):
+        text = getattr(metric, name)
+        if not isinstance(text, (str, type(None))) or (name == "unit" and text is None):
+            raise ConfigError(f"{where}: {name}={text!r}: must be text")
+    if metric.function is not None and not callable(metric.function):
+        raise ConfigError(f"{where}: function={metric.function!r}: must be a function")
     if metric.direction not in DIRECTIONS:
         raise ConfigError(f"{where}: direction={metric.direction!r}: must be 'max' or 'min'")
     if metric.regex is not None:

@@ -53,12 +53,12 @@ class StudyObjects:
 
     def create(self, record: StudyRecord) -> StudyRecord:
         """Create the record; return the one that is there, which another process may have created first. Store: 1 create."""
-        body = records.encode(record, self._clock.new_id())
+        body, decoded = self._encoded(record)
         try:
             etag = self.store.create(self.keys.record, body)
         except PreconditionFailed:
             return self.read()
-        return self._remember(body, etag, after=None)
+        return self._remember(decoded, body, etag, after=None)
 
     def read(self) -> StudyRecord:
         """Read the record. Store: 1 GET, usually a 304.
@@ -119,7 +119,7 @@ class StudyObjects:
                 if self.read() is record:
                     return record
                 continue
-            body = records.encode(replace(changed, generation=record.generation + 1), self._clock.new_id())
+            body, decoded = self._encoded(replace(changed, generation=record.generation + 1))
             # The generation that is replaced is kept first. A crash here leaves it there twice.
             self.store.put(self.keys.previous, version.body)
             try:
@@ -129,7 +129,7 @@ class StudyObjects:
                 continue
             except ObjectNotFound as error:
                 raise self._not_found() from error
-            return self._remember(body, etag, after=version)
+            return self._remember(decoded, body, etag, after=version)
 
     def replace(self, record: StudyRecord) -> StudyRecord:
         """Swap in a record in place of one that cannot be read. Raises: ConfigError: it can. Store: 1 GET, 1 swap."""
@@ -142,8 +142,8 @@ class StudyObjects:
             )
         # A session of this store is that of the broken record, so that the trials that run there are not run again.
         session = record.session if record.session and split_url(record.session)[0] == self.store.url else ""
-        body = records.encode(replace(record, name=self.keys.name, driver="", session=session), self._clock.new_id())
-        return self._remember(body, self.store.swap(self.keys.record, body, stored.etag), after=None)
+        body, decoded = self._encoded(replace(record, name=self.keys.name, driver="", session=session))
+        return self._remember(decoded, body, self.store.swap(self.keys.record, body, stored.etag), after=None)
 
     def write_table(self, stage: str, rows: Sequence[TrialRow]) -> str:
         """Write a table of trials; return its digest. Harmless twice. Store: 1 create."""
@@ -166,9 +166,17 @@ class StudyObjects:
         self.store.delete([key for key in keys if key != self.keys.record])
         self.store.delete([self.keys.record])
 
-    def _remember(self, body: bytes, etag: str, *, after: Version[StudyRecord] | None) -> StudyRecord:
-        # Decoded again after a write: a value is then the same object in this process and in one that resumes.
-        version = Version(records.decode(body), etag, body)
+    def _encoded(self, record: StudyRecord) -> tuple[bytes, StudyRecord]:
+        """Return the bytes of a record, and what is read from them. Raises: RecordInvalid: no process could read them."""
+        body = records.encode(record, self._clock.new_id())
+        # Guarantee: before a write, so that no record is stored that makes its study unreadable. What was read from the bytes is used after it,
+        # too: a value is then the same object in this process and in one that resumes.
+        return body, records.decode(body)
+
+    def _remember(
+        self, record: StudyRecord, body: bytes, etag: str, *, after: Version[StudyRecord] | None
+    ) -> StudyRecord:
+        version = Version(record, etag, body)
         self._latest.remember(version, after=after)
         return version.value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import shlex
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["MOST_TRIALS", "OPTIONS_OF_OTHERS", "AbortRules", "Gate", "Stage", "TrialOptions", "is_name"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+_NO_NAME = re.compile(r"\d*([.\[]|$)")  # what stands in the braces of `{}`, `{0}` and `{0.x}`
 # Options of other tasks, and why trials have none.
 OPTIONS_OF_OTHERS = {
     "seed": "the stage has seed=, and trial.rng()",
@@ -36,6 +38,7 @@ OPTIONS_OF_OTHERS = {
 }
 _OPTIONS = "timeout, retries, retry_on, backoff, priority and artefact_bytes"
 MOST_TRIALS = 1_000_000
+_LONGEST_S = 1e9  # 31 years; no timer of the operating system takes much more
 
 
 def is_name(text: object) -> bool:
@@ -84,8 +87,10 @@ class TrialOptions:
             raise ConfigError(f"{where}: {error}") from error
         options = cls(**{**given, "retry_on": checked.retry_on or (), "backoff": checked.backoff})
         timeout, retries, priority = options.timeout, options.retries, options.priority
-        if timeout is not None and not (_is_number(timeout) and 0 < timeout < math.inf):
-            raise ConfigError(f"{where}: timeout={timeout!r}: must be a number of seconds greater than 0")
+        if timeout is not None and not (_is_number(timeout) and 0 < timeout <= _LONGEST_S):
+            raise ConfigError(
+                f"{where}: timeout={timeout!r}: must be a number of seconds greater than 0, and at most {_LONGEST_S:,.0f}"
+            )
         if not _is_count(retries) or not 0 <= retries <= 100:  # noqa: PLR2004 - as for a session
             raise ConfigError(f"{where}: retries={retries!r}: must be a whole number, 0..100")
         if named and not retries:
@@ -265,8 +270,7 @@ class Stage:
         grid = grid_of(search, f"{where}search")
         if grid is not None and cases is not None:
             raise ConfigError(f"{where}a grid makes the cases of its stage: give either cases or a grid")
-        cases = grid if cases is None else cases
-        self.cases = tuple(cases) if cases is not None else ()
+        self.cases = _cases(grid if cases is None else cases, where)
         for number, case in enumerate(self.cases):
             if isinstance(case, Mapping):
                 check_params(case, f"{where}cases[{number}]")
@@ -277,6 +281,8 @@ class Stage:
                 f"{where}trials={trials!r}: must be a whole number, 1..{MOST_TRIALS:,}, or cases be given"
             )
         self.trials = n_trials
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise ConfigError(f"{where}metrics={metrics!r}: must be a mapping of names to directions, or to mappings")
         self.metrics: dict[str, Metric] = {
             str(metric): metric_of(given, f"{where}metrics: {metric}") for metric, given in (metrics or {}).items()
         }
@@ -294,7 +300,9 @@ class Stage:
             raise ConfigError(f"{where}seed={seed!r}: must be a whole number")
         self.seed = seed
         self.keep = keep_of(keep, where)
-        self.here = here if here is not None else str(Path.cwd())
+        self.here = str(here) if here is not None else str(Path.cwd())
+        if metadata is not None and not isinstance(metadata, Mapping):
+            raise ConfigError(f"{where}metadata={metadata!r}: must be a mapping of names to plain values")
         self.metadata = dict(metadata or {})
         check_params(self.metadata, f"{where}metadata")
 
@@ -323,20 +331,44 @@ class Stage:
 def _command(command: str | Iterable[str] | None, where: str) -> str | tuple[str, ...] | None:
     if command is None:
         return None
-    words = command if isinstance(command, str) else tuple(command)
-    for word in [words] if isinstance(words, str) else words:
+    if not isinstance(command, Iterable):
+        raise ConfigError(f"{where}command={command!r}: must be text, or a list of words")
+    given = command if isinstance(command, str) else tuple(command)
+    try:
+        words = shlex.split(given) if isinstance(given, str) else given
+    except ValueError as error:
+        raise ConfigError(f"{where}command={given!r}: {error}; a list of words needs no quotes") from error
+    for word in [given] if isinstance(given, str) else given:
         try:
-            list(string.Formatter().parse(word))
+            parts = list(string.Formatter().parse(word))
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{where}command={word!r}: {error}; write {{{{ for a brace") from error
+        if any(field is not None and _NO_NAME.match(field) for _, field, _, _ in parts):
+            raise ConfigError(f"{where}command={word!r}: braces without a name; write {{{{ for a brace")
+        if "\0" in word:
+            raise ConfigError(f"{where}command={word!r}: no program takes a null character")
     if not words:
         raise ConfigError(f"{where}command is empty")
-    return words
+    return given
+
+
+def _cases(cases: Iterable[Any] | None, where: str) -> tuple[Any, ...]:
+    if cases is None:
+        return ()
+    # Of these, the items are letters or keys alone, which no user means.
+    if isinstance(cases, (str, bytes, Mapping)) or not isinstance(cases, Iterable):
+        shown = repr(cases)
+        raise ConfigError(
+            f"{where}cases={shown[:60]}{'…' * (len(shown) > 60)}: must be a list of them, also if there is one"  # noqa: PLR2004 - a line
+        )
+    return tuple(cases)
 
 
 def _names(depends_on: str | Iterable[str] | None, where: str) -> tuple[str, ...] | None:
     if depends_on is None:
         return None
+    if not isinstance(depends_on, Iterable):
+        raise ConfigError(f"{where}depends_on={depends_on!r}: must be the names of stages")
     names = (depends_on,) if isinstance(depends_on, str) else tuple(depends_on)
     for name in names:
         if not is_name(name):

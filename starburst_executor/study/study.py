@@ -16,7 +16,7 @@ from starburst_executor import config, context
 from starburst_executor.client.given import GivenLauncher
 from starburst_executor.clock import SystemClock
 from starburst_executor.config import SessionKey, Timings
-from starburst_executor.errors import ConfigError, StarburstError
+from starburst_executor.errors import ConfigError, RecordInvalid, StarburstError
 from starburst_executor.launch.base import Options
 from starburst_executor.study.artefacts import KEEP_ALL, keep_of
 from starburst_executor.study.compared import ComparedStudy
@@ -87,10 +87,15 @@ class Study(ComparedStudy):
         from starburst_executor.study.opened import OpenedStudy, open_studies
         from starburst_executor.study.plan import Plan
 
-        if type(seed) is not int:
-            raise ConfigError(f"seed={seed!r}: must be a whole number")
+        if type(seed) is not int or not -(2**63) <= seed < 2**64:  # what a record holds
+            raise ConfigError(f"seed={seed!r}: must be a whole number, -2**63 up to 2**64 - 1")
+        written: object = stages
+        every_stage: tuple[Any, ...] = tuple(written) if isinstance(written, Iterable) else (written,)
+        for stage in every_stage:
+            if not isinstance(stage, Stage):
+                raise ConfigError(f"stages: {stage!r} is none: must be a list of Stage(…)")
         keep = keep_of(keep) or KEEP_ALL
-        kept_stages = [stage.keeping(keep) for stage in stages]
+        kept_stages = [stage.keeping(keep) for stage in every_stage]
         clock = SystemClock()
         given = GivenLauncher(launcher, clock, detached=True)
         resolved = config.resolve(
@@ -147,6 +152,7 @@ class Study(ComparedStudy):
         opened = OpenedStudy(name, open_studies(store), key)
         record = opened.objects.read()
         if budget_usd is not None:
+            config.resolve(detached=True, store=opened.store.url, budget_usd=budget_usd)  # whether it is one
             opened.settings["budget_usd"] = budget_usd
         self = cls.__new__(cls)
         self._begin(opened, None, record.seed)
@@ -322,4 +328,8 @@ class Study(ComparedStudy):
         from starburst_executor.study.opened import open_studies
 
         with closing(open_studies(store)) as opened:
-            return imported(Path(path).read_text(encoding="utf-8"), opened, name, replaces=replace).name
+            try:
+                text = Path(path).read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise RecordInvalid(f"not an exported study: {path}: {error}") from error
+            return imported(text, opened, name, replaces=replace).name

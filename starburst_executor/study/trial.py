@@ -6,6 +6,7 @@ A checkpoint is plain values, never a pickle, since nothing sealed names it.
 
 from __future__ import annotations
 
+import operator
 import random  # noqa: TID251 - streams that are reproducible by intent
 from collections.abc import Mapping
 from contextlib import closing, contextmanager
@@ -33,6 +34,7 @@ __all__ = ["Trial"]
 
 _PATIENCE_S = 300.0
 _MOST_POINTS = 10_000
+_STEPS = 2**63
 _MOST_ARTEFACTS = 1_000
 
 
@@ -98,11 +100,13 @@ class Trial:
 
     def report(self, step: int, **metrics: Any) -> None:
         """Record a point of the trial's learning curve, of at most 10,000. No store request."""
-        if type(step) is not int or step < 0:
-            raise ValueError(f"step={step!r}: must be a whole number, 0 or more")
+        # Of NumPy, too: loops over `np.arange` are common.
+        whole = operator.index(step) if hasattr(step, "__index__") and not isinstance(step, bool) else -1
+        if not 0 <= whole < _STEPS:
+            raise ValueError(f"step={step!r}: must be a whole number, 0 up to 2**63 - 1")
         if len(self._kept.curve) >= _MOST_POINTS:
             raise ValueError(f"a trial reports at most {_MOST_POINTS:,} points: trial={self.name}")
-        self._kept.curve.append((step, {name: number(name, value) for name, value in metrics.items()}))
+        self._kept.curve.append((whole, {name: number(name, value) for name, value in metrics.items()}))
 
     def should_prune(self) -> bool:
         """Return whether the trial is to stop, by the rule of its stage: the median of ended trials at that step, or a pruner of Optuna.

@@ -23,6 +23,7 @@ from starburst_executor.study.running import run_trial
 from starburst_executor.study.selection import All, By, Pareto, Top, Where, selection_of
 from starburst_executor.study.spec import TrialSpec, trial_seed
 from starburst_executor.study.stage import Stage, TrialOptions
+from starburst_executor.study.study import Study
 from starburst_executor.study.tables import COMPLETED, FAILED, TrialRow
 from starburst_executor.testing.clock import FakeClock
 
@@ -37,6 +38,23 @@ def trial(_: Any) -> dict[str, float]:
         ({"name": "a/b"}, "a stage's name is 1 to 63 of letters"),
         ({"run": None}, "stage s: give either run, a function, or command, a program"),
         ({"run": None, "command": "x {y"}, "stage s: command='x {y': expected '}'"),
+        ({"run": None, "command": "x 'y"}, 'stage s: command="x \'y": No closing quotation'),
+        ({"run": None, "command": " "}, "stage s: command is empty"),
+        ({"run": None, "command": "x {}"}, "stage s: command='x {}': braces without a name"),
+        ({"run": None, "command": ["x", "{0.y}"]}, "stage s: command='{0.y}': braces without a name"),
+        ({"run": None, "command": ["x\0"]}, "no program takes a null character"),
+        ({"run": None, "command": 5}, "stage s: command=5: must be text, or a list of words"),
+        ({"cases": "abc"}, "stage s: cases='abc': must be a list"),
+        ({"cases": {"x": [1, 2]}}, "stage s: cases={'x': .*: must be a list"),
+        ({"cases": 5}, "stage s: cases=5: must be a list"),
+        ({"depends_on": 5}, "stage s: depends_on=5: must be the names of stages"),
+        ({"metrics": ["m"]}, r"stage s: metrics=\['m'\]: must be a mapping"),
+        ({"metrics": {"m": {"unit": 5}}}, "stage s: metrics: m: unit=5: must be text"),
+        ({"metrics": {"m": {"key": 5}}}, "stage s: metrics: m: key=5: must be text"),
+        ({"metrics": {"m": {"regex": 5}}}, "stage s: metrics: m: regex=5: must be text"),
+        ({"metrics": {"m": {"function": 5}}}, "stage s: metrics: m: function=5: must be a function"),
+        ({"metadata": [1]}, r"stage s: metadata=\[1\]: must be a mapping"),
+        ({"options": {"timeout": 1e300}}, "timeout=1e.300: must be a number of seconds greater than 0, and at most"),
         ({"trials": 0}, "stage s: trials=0: must be a whole number, 1..1,000,000"),
         ({"trials": None}, "or cases be given"),
         ({"select": ("score", 0)}, r"stage s: select=\('score', 0\): must be"),
@@ -250,6 +268,25 @@ def made(source: str, name: str = "run") -> Any:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(source, "<made>", "exec"), namespace)
     return namespace[name]
+
+
+def test_a_command_with_names_in_braces_is_one() -> None:
+    for word in ("{x}", "{x.y}", "{2x}", "{x[0]}", "{{}}", "{x:5}", "{x!r}"):
+        assert Stage("s", command=["tool", word], trials=1).command == ("tool", word)
+
+
+@pytest.mark.parametrize(
+    ("stages", "seed", "says"),
+    [
+        (None, 0, "stages: None is none: must be a list of Stage"),
+        (["a"], 0, "stages: 'a' is none: must be a list of Stage"),
+        ([Stage("s", trial, 1)], 2**64, "seed=18446744073709551616: must be a whole number, -2"),
+        ([Stage("s", trial, 1)], 1.0, "seed=1.0: must be a whole number"),
+    ],
+)
+def test_a_study_of_wrong_arguments_says_what_is_wrong(stages: Any, seed: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Study("some", stages, seed=seed)
 
 
 def test_a_fingerprint_follows_what_a_function_does() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ObjectNotFound, RecordInvalid, StudyNotFound, VersionMismatch
 from starburst_executor.study import record_form as records
 from starburst_executor.study.artefacts import KINDS, Artefact
-from starburst_executor.study.exporting import from_json
+from starburst_executor.study.exporting import from_json, to_json
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.record import Approval, Change, StageRecord, StudyRecord, Survivor
 from starburst_executor.study.record_form import decode, encode
@@ -214,6 +215,37 @@ def test_a_change_is_made_of_the_newest_record_and_of_nothing_else() -> None:
     assert store.get("studies/mine/record").etag == before
     with pytest.raises(ValueError, match="no"):
         one.change(lambda record: (_ for _ in ()).throw(ValueError("no")))
+
+
+def test_a_record_that_no_process_could_read_is_not_written() -> None:
+    store = MemoryStore()
+    study = StudyObjects(store, "mine", SystemClock())
+    wrong: Any = 5
+    with pytest.raises(RecordInvalid, match="field reason: must be str, not 5"):
+        study.create(StudyRecord("mine", reason=wrong))
+    assert not study.exists()
+    study.create(StudyRecord("mine", stages=(StageRecord("one"),)))
+    with pytest.raises(RecordInvalid, match=r"field stages\[0\]\.approval\.by: must be str, not 5"):
+        study.change(lambda record: replace(record, stages=(StageRecord("one", approval=Approval(wrong, "", 0.0)),)))
+    assert StudyObjects(store, "mine", SystemClock()).read().stages == (StageRecord("one"),)
+
+
+marks = st.sampled_from(["float", "base64", "map", "x"])
+marked = st.dictionaries(
+    marks,
+    st.recursive(
+        st.sampled_from(["nan", "aGk=", math.inf, b"hi", 1]), lambda inner: st.dictionaries(marks, inner, max_size=2)
+    ),
+    max_size=2,
+)
+
+
+@given(marked, st.dictionaries(marks, st.sampled_from([1, math.inf]), max_size=2))
+def test_an_export_is_read_as_it_was_written(params: dict[str, Any], metrics: dict[str, float]) -> None:
+    survivor = Survivor("one/0", metrics, params, {})
+    study = StudyRecord("mine", settings=params, stages=(StageRecord("one", survivors=(survivor,), metadata=params),))
+    row = TrialRow("one", 0, "completed", metrics=metrics, params=params, curve=((1, metrics),))
+    assert from_json(to_json(study, {"d": [row]}, {"one": [b"entry"]})) == (study, {"d": [row]}, {"one": [b"entry"]})
 
 
 def test_tables_are_checked_against_their_digests() -> None:
