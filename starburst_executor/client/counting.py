@@ -95,36 +95,38 @@ def census(session: SessionStore) -> Counter[State]:
 def list_sessions(store_url: str, clock: Clock) -> Iterator[SessionSummary]:
     """Yield every session in a store, the oldest first; skip those that cannot be read, with one warning each.
 
-    Store: 1 LIST; 1 GET and 1 LIST per session.
+    Raises: AccessDenied, VersionMismatch, StoreUnavailable: there are sessions, and none can be read. Store: 1 LIST; 1 GET and 1 LIST per session.
     """
     store = PatientStore(open_store(store_url), clock, patience_s=FIRST_PATIENCE_S)
     with closing(store):
         names = [name for name in store.list_folders(SESSIONS) if is_session_id(name)]
         if is_embedded(store.url):
             store.patience_s = _FILE_PATIENCE_S
+        n_read, refused = 0, None
         for name in names:
-            summary = _summary(store, name, clock)
-            if summary is not None:
-                yield summary
+            try:
+                summary = _summary(store, name, clock)
+            except SessionNotFound:
+                continue
+            except (RecordInvalid, VersionMismatch, AccessDenied, StoreUnavailable) as error:
+                # In an embedded store each session is a separate file, and this one may be locked or damaged.
+                if isinstance(error, StoreUnavailable) and not is_embedded(store.url):
+                    raise
+                say_skipped(store.url, name, error)
+                # What is no record is none of this library's sessions.
+                refused = refused if isinstance(error, RecordInvalid) else error
+                continue
+            n_read += 1
+            yield summary
+        if refused is not None and not n_read:
+            raise refused
 
 
-def _summary(store: ObjectStore, session_id: str, clock: Clock) -> SessionSummary | None:
+def _summary(store: ObjectStore, session_id: str, clock: Clock) -> SessionSummary:
     # No key is needed to count: metadata is not sealed.
     session = SessionStore(store, session_id, Sealer(b"", session_id), clock)
-    try:
-        manifest = session.manifest.refresh()
-        listing = session.statuses.all()
-    except SessionNotFound:
-        return None
-    except (RecordInvalid, VersionMismatch, AccessDenied) as error:
-        say_skipped(store.url, session_id, error)
-        return None
-    except StoreUnavailable as error:
-        if not is_embedded(store.url):
-            raise
-        # In an embedded store each session is a separate file, and this one is locked or damaged.
-        say_skipped(store.url, session_id, error)
-        return None
+    manifest = session.manifest.refresh()
+    listing = session.statuses.all()
     return SessionSummary(
         id=session_id,
         url=join_url(store.url, session_id),

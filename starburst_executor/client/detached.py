@@ -157,6 +157,7 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
     def list_sessions(cls, store: str | None = None) -> list[SessionSummary]:
         """Return every session in a store, the oldest first, without those that cannot be read.
 
+        Raises: AccessDenied, VersionMismatch, StoreUnavailable: there are sessions, and none can be read.
         Store: 1 LIST; 1 GET and 1 LIST per session.
         """
         url = config.store_to_read(store)

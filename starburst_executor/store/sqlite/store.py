@@ -119,8 +119,9 @@ class SqliteStore:
 
     def list(self, prefix: str) -> list[Listed]:
         listed: list[Listed] = []
+        is_alone = not _SESSIONS.startswith(prefix)
         for path in self._paths(prefix):
-            with self._skipping(path, prefix), self._files.reading(path) as connection:
+            with self._skipping(path, is_alone=is_alone), self._files.reading(path) as connection:
                 listed += objects.listed(connection, prefix)
         return sorted(listed)
 
@@ -177,14 +178,14 @@ class SqliteStore:
             raise StoreUnavailable(str(error)) if meaning is None else meaning from error
 
     @contextmanager
-    def _skipping(self, path: str, prefix: str) -> Iterator[None]:
+    def _skipping(self, path: str, *, is_alone: bool) -> Iterator[None]:
         """Skip a file without objects and, in a listing of several files, a file that is not a store."""
         try:
             yield
         except Gone:
             return
         except (RecordInvalid, AccessDenied) as error:
-            if prefix.startswith(_SESSIONS) and prefix != _SESSIONS:
+            if is_alone:
                 raise
             if path not in self._skipped:
                 self._skipped.add(path)

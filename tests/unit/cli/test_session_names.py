@@ -190,3 +190,47 @@ def test_a_command_that_is_printed_can_be_pasted_into_a_shell(monkeypatch: pytes
     printed = str(caught.value).split("`")[3]
     assert shlex.split(printed) == ["starburst", "key", "import", url]
     assert "&" not in printed.replace(shlex.quote(url), "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sessions"],
+        ["sessions", "--json"],
+        ["cleanup", "--older-than", "1s", "--yes"],
+        ["cache", "ls"],
+        ["cache", "clear", "squares"],
+        ["study", "list"],
+    ],
+)
+def test_a_store_of_which_nothing_can_be_read_is_an_error_and_not_an_empty_list(
+    sessions: list[DetachedExecutor], tmp_path: Path, words: list[str]
+) -> None:
+    store, folder = sessions[0].url.rpartition("/")[0], tmp_path / "copied"
+    DetachedExecutor(
+        launcher="none", store=store, name="nightly"
+    ).detach()  # names are in the store's own file, as are caches
+    shutil.copytree(store.removeprefix("sqlite://"), folder)
+    # As where it may not be written, also for root.
+    (folder / "_lock").unlink()
+    (folder / "_lock").symlink_to("_lock")
+    result = run(*words, "--store", f"sqlite://{folder}")
+    assert result.exit_code == exits.STORE
+    assert result.stdout == ""
+    assert "cannot use the embedded store" in result.stderr
+    assert "no s" not in result.stderr
+
+
+def test_a_file_that_is_no_session_is_no_error_and_some_that_cannot_be_read_hide_no_others(
+    sessions: list[DetachedExecutor], tmp_path: Path
+) -> None:
+    folder = tmp_path / "copied"
+    folder.mkdir()
+    (folder / "photos.db").write_text("not a database")
+    result = run("sessions", "--store", f"sqlite://{folder}")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert "no sessions" in result.stderr
+    shutil.copytree(sessions[0].url.rpartition("/")[0].removeprefix("sqlite://"), folder, dirs_exist_ok=True)
+    result = run("sessions", "--store", f"sqlite://{folder}")
+    assert result.exit_code == 0
+    assert all(executor.id in result.stdout for executor in sessions)
