@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from starburst_executor import DetachedExecutor, StarburstExecutor, StoreUnavailable
+from starburst_executor.store import patience
 from tests.sessions import EMBEDDED, kill_workers, wait_until
 from tests.support.small_disk import grow, mounted
 
 _DISK_BYTES = 4 << 20
 _RESULT_BYTES = 300_000
 _N_TASKS = 30  # nine megabytes of results
-TIMINGS = replace(EMBEDDED, patience_s=2.0)
+TIMINGS = replace(EMBEDDED, patience_s=0.5)
 
 
 @pytest.fixture
@@ -60,7 +61,10 @@ def test_results_that_do_not_fit_end_in_an_error_and_go_on_once_there_is_space(s
     again.cleanup(force=True)
 
 
-def test_workers_that_wait_for_space_say_so_while_they_wait(small_disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_workers_that_wait_for_space_say_so_while_they_wait(
+    small_disk: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "_QUIET_S", 1.0)  # of this process; workers say it after ten seconds
     executor = DetachedExecutor(workers=2, store=f"sqlite://{small_disk}/sessions", timings=EMBEDDED)
     futures = [executor.submit(large, n) for n in range(_N_TASKS)]
     # Who says it depends on which writes find no room: those of workers, or those of the client as well.

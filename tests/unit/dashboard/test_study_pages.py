@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor.clock import SystemClock
+from starburst_executor.dashboard import study_watch
 from starburst_executor.dashboard.app import make_app
 from starburst_executor.dashboard.hub import Places
 from starburst_executor.dashboard.safety import POLICY, Access
@@ -136,7 +137,10 @@ def test_what_is_not_there(url: str, client: Client, path: str) -> None:
     assert client.get(path).status_code == 404
 
 
-def test_a_study_that_was_deleted_ends_the_updates_of_its_page(url: str, client: Client) -> None:
+def test_a_study_that_was_deleted_ends_the_updates_of_its_page(
+    url: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_watch, "_QUIET_S", 0.1)  # it is complete, and so seldom looked at
     objects = study(url, "good")
     assert client.get("/studies/0/good").status_code == 200
     objects.store.delete([line.key for line in objects.store.list("studies/")])
