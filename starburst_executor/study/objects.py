@@ -105,7 +105,7 @@ class StudyObjects:
 
         Args:
             step: A pure function. It may raise: then nothing is written.
-        Store: 1 put, 1 swap; 1 GET and both again for each lost race.
+        Store: 1 put, 1 swap; 1 GET and both again for each lost race; 1 delete if the study was deleted.
         """
         if self._latest.version is None:
             self.read()
@@ -128,6 +128,8 @@ class StudyObjects:
                 self.read()
                 continue
             except ObjectNotFound as error:
+                # It was deleted meanwhile, and nothing of it is to stay.
+                self.store.delete([self.keys.previous])
                 raise self._not_found() from error
             return self._remember(decoded, body, etag, after=version)
 

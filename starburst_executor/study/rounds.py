@@ -156,6 +156,8 @@ class Rounds:
             raise SessionEnded(f"the session is over, and run() goes on in a new one: {over}: study={record.name}")
         if over.startswith("broken"):
             return f"the session cannot go on: {over}"
+        # A study that was deleted, whose session is over for that reason, gets neither tables nor a session.
+        self._objects.read()
         old = self._fleet
         tables = self.gathered(record, self.running(record)) if record.session else {}
         if old is not None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import pickle
+from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from starburst_executor import StarburstExecutor
+from starburst_executor import DetachedExecutor, StarburstExecutor, cached
 from starburst_executor.cli.main import starburst
 from starburst_executor.session.cache import cache_sizes
 from starburst_executor.store.open import open_store
@@ -70,6 +74,63 @@ def test_results_outlive_the_session_and_a_client_that_is_killed(store_url: str,
     assert kept.output == "deleted 0 entries of squares\n"
     cleared = CliRunner().invoke(starburst, ["cache", "clear", "squares", "--store", store_url])
     assert cleared.output == "deleted 8 entries of squares\n"
+
+
+class Meter:
+    def __init__(self, scale: int) -> None:
+        self.scale = scale
+
+    @cached("meters")
+    def read(self, x: int) -> int:
+        return self.scale * x
+
+    @classmethod
+    @cached("meters")
+    def kind(cls, x: int) -> str:
+        return cls.__name__ * x
+
+    @staticmethod
+    @cached("meters")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+
+def test_methods_and_partials_of_cached_functions_are_cached(store_url: str) -> None:
+    def functions() -> list[Callable[..., object]]:
+        return [
+            Meter(2).read,
+            Meter(3).read,
+            Meter.kind,
+            Meter.add,
+            functools.partial(Meter.add, y=5),
+            functools.partial(Meter(4).read),
+        ]
+
+    args = [(3,), (3,), (2,), (1, 2), (1,), (3,)]
+    assert [function(*of) for function, of in zip(functions(), args, strict=True)] == [6, 9, "MeterMeter", 3, 6, 12]
+    for is_kept in (False, True):
+        with StarburstExecutor(workers=1, store=store_url) as ex:
+            futures = [ex.submit(function, *of) for function, of in zip(functions(), args, strict=True)]
+            assert [future.result() for future in futures] == [6, 9, "MeterMeter", 3, 6, 12]
+            assert [bool(future.task_id) for future in futures] == [not is_kept] * 6
+
+
+def power(x: Any, exponent: int) -> Any:
+    return x**exponent
+
+
+def test_the_future_of_a_cached_call_can_be_an_argument_whether_the_result_was_kept_or_not(store_url: str) -> None:
+    for is_kept in (False, True):
+        with DetachedExecutor(workers=1, store=store_url, name="n") as ex:
+            kept = ex.submit(Meter.add, 1, 2)
+            assert bool(kept.task_id) is not is_kept
+            assert ex.submit(power, kept, 2).result() == 9
+            assert list(ex.options(label="x").map(power, [kept], [3])) == [27]
+            assert ex.submit_once(f"key {is_kept}", power, kept, 4).result() == 81
+            if is_kept:
+                with pytest.raises(TypeError, match="was in a cache has no task"):
+                    pickle.dumps(kept)
+    DetachedExecutor.reattach("n", store=store_url, launcher="none").cleanup(force=True)
 
 
 def test_the_output_of_a_call_without_a_task_is_not_that_of_another_one() -> None:
