@@ -42,6 +42,7 @@ KINDS = (BYTES, ARRAY, PICKLE)
 KEEP_ALL, KEEP_SURVIVORS, KEEP_NONE = "all", "survivors", "none"
 POLICIES = (KEEP_ALL, KEEP_SURVIVORS, KEEP_NONE)  # whose artefacts a cleanup keeps
 _MOST_CHARACTERS = 200
+_MOST_BYTES = 255  # of a file's name, where it is fetched
 _IN_MEMORY = 16 * 2**20  # of an array or a figure; the rest of it goes to a temporary file
 _FIGURES = ("png", "pdf", "svg", "eps", "jpg", "jpeg", "webp")
 
@@ -64,11 +65,11 @@ def check_name(name: object) -> str:
     """Return a name that is safe as a path below any folder. Raises: ValueError."""
     if isinstance(name, str) and name.isprintable() and 0 < len(name) <= _MOST_CHARACTERS and "\\" not in name:
         parts = name.split("/")
-        if all(part not in ("", ".", "..") for part in parts):
+        if all(part not in ("", ".", "..") and len(part.encode()) <= _MOST_BYTES for part in parts):
             return name
     raise ValueError(
         f"name={name!r}: an artefact's name is printable text of 1 to {_MOST_CHARACTERS} characters, such as 'model.pt' or 'plots/roc.svg', "
-        "without '..' and '\\'"
+        f"without '..' and '\\', its parts of at most {_MOST_BYTES} bytes"
     )
 
 
@@ -92,7 +93,11 @@ def name_of(value: object, name: str | None) -> str:
 def opened(value: Any, name: str) -> Iterator[tuple[IO[bytes], str]]:
     """Yield a value's bytes as a file that can be read twice, and their kind. Raises: any exception of opening or pickling it."""
     if isinstance(value, os.PathLike):
-        with Path(os.fsdecode(value)).open("rb") as file:
+        path = Path(os.fsdecode(value))
+        # Of a pipe there may never be an end, and it cannot be read twice.
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"an artefact is a regular file, and {path} is none: name={name!r}")
+        with path.open("rb") as file:
             yield file, BYTES
     elif isinstance(value, (bytes, bytearray, memoryview)):
         yield io.BytesIO(value), BYTES

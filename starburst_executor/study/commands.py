@@ -11,6 +11,7 @@ from typing import Any
 from starburst_executor.programs import run_to_end
 from starburst_executor.study.failures import RAISED, TIMED_OUT, TrialFailed, kind_of_signal
 from starburst_executor.study.metrics import Output
+from starburst_executor.study.stage import OWN_NAMES, names_in
 from starburst_executor.study.trial import Trial
 
 __all__ = ["filled", "run_command"]
@@ -36,6 +37,11 @@ def run_command(trial: Trial, command: str | tuple[str, ...], *, here: str, time
     Raises: TrialFailed: it cannot be started, ends with another status than 0, or takes longer than `timeout` seconds: it is then killed
         with the processes that it started. What it leaves in the background is killed when it ends.
     """
+    if hidden := sorted(OWN_NAMES & trial.params.keys() & names_in(command)):
+        raise TrialFailed(
+            f"the command cannot be filled in: {', '.join(hidden)} is a parameter of this trial, and the trial's own value: call the parameter "
+            "something else"
+        )
     values = {
         **trial.params,
         "index": trial.index,
@@ -60,13 +66,19 @@ def run_command(trial: Trial, command: str | tuple[str, ...], *, here: str, time
     return Output(text, trial.folder)
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those for real-time programs
+        return f"signal {number}"
+
+
 def _check(code: int, words: list[str], text: str) -> None:
     if code == 0:
         return
     last = " | ".join(line.strip() for line in text.strip().splitlines()[-_LAST_LINES:])
     said = f": {last}" if last else ""
     if code < 0:
-        name = signal.Signals(-code).name
-        raise TrialFailed(f"the command was killed by {name}: {words[0]}{said}", kind_of_signal(-code))
+        raise TrialFailed(f"the command was killed by {_signal_name(-code)}: {words[0]}{said}", kind_of_signal(-code))
     kind = "disk full" if "No space left on device" in text else RAISED
     raise TrialFailed(f"the command exited with status {code}: {words[0]}{said}", kind)

@@ -106,7 +106,7 @@ def _kind_of_exception(error: BaseException) -> str:
 
 def kind_of_signal(number: int) -> str:
     """Return the kind of a command that this signal ended."""
-    return {signal.SIGKILL: MEMORY, signal.SIGALRM: TIMED_OUT}.get(signal.Signals(number), CRASHED)
+    return {int(signal.SIGKILL): MEMORY, int(signal.SIGALRM): TIMED_OUT}.get(number, CRASHED)
 
 
 def line_of(error: BaseException) -> str:

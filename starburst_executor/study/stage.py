@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from starburst_executor.study.search import Search
     from starburst_executor.study.selection import Selection
 
-__all__ = ["MOST_TRIALS", "OPTIONS_OF_OTHERS", "AbortRules", "Gate", "Stage", "TrialOptions", "is_name"]
+__all__ = [
+    "MOST_TRIALS",
+    "OPTIONS_OF_OTHERS",
+    "OWN_NAMES",
+    "AbortRules",
+    "Gate",
+    "Stage",
+    "TrialOptions",
+    "is_name",
+    "names_in",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _NO_NAME = re.compile(r"\d*([.\[]|$)")  # what stands in the braces of `{}`, `{0}` and `{0.x}`
@@ -38,6 +48,8 @@ OPTIONS_OF_OTHERS = {
 }
 _OPTIONS = "timeout, retries, retry_on, backoff, priority and artefact_bytes"
 MOST_TRIALS = 1_000_000
+# What braces in a command name besides parameters.
+OWN_NAMES = frozenset({"index", "stage", "seed", "case", "folder", "here"})
 _LONGEST_S = 1e9  # 31 years; no timer of the operating system takes much more
 
 
@@ -275,6 +287,13 @@ class Stage:
             if isinstance(case, Mapping):
                 check_params(case, f"{where}cases[{number}]")
         self.command = _command(command, where)
+        own = OWN_NAMES & names_in(self.command or ())
+        hidden = sorted(own & {name for case in self.cases if isinstance(case, Mapping) for name in case})
+        if hidden:
+            raise ConfigError(
+                f"{where}command: {{{hidden[0]}}} is the trial's own, and a parameter of its cases is called {hidden[0]!r} too: call that "
+                "something else"
+            )
         n_trials = trials if trials is not None else len(self.cases)
         if not _is_count(n_trials) or not 1 <= n_trials <= MOST_TRIALS:
             raise ConfigError(
@@ -350,6 +369,16 @@ def _command(command: str | Iterable[str] | None, where: str) -> str | tuple[str
     if not words:
         raise ConfigError(f"{where}command is empty")
     return given
+
+
+def names_in(command: str | tuple[str, ...]) -> set[str]:
+    """Return the names in the braces of a command."""
+    fields = [
+        field
+        for word in ([command] if isinstance(command, str) else command)
+        for _, field, _, _ in string.Formatter().parse(word)
+    ]
+    return {re.split(r"[.\[]", field, maxsplit=1)[0] for field in fields if field}
 
 
 def _cases(cases: Iterable[Any] | None, where: str) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -135,12 +136,25 @@ def test_each_kind_of_value_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/etc/passwd", "a/../b", "..", "a//b", "a/", "a\\b", "a\nb", "x" * 201, "\x1b[31m", 3]
+    "name",
+    ["", "/etc/passwd", "a/../b", "..", "a//b", "a/", "a\\b", "a\nb", "x" * 201, "a/" + "é" * 128, "\x1b[31m", 3],
 )
 def test_a_name_that_is_no_safe_path_is_refused(name: Any) -> None:
     with pytest.raises(ValueError, match="printable text of 1 to 200"):
         Trial.here("one", 0).save(b"", name=name)
     assert check_name("plots/roc curve ü.svg")
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    trial = Trial.here("one", 0)
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ValueError, match=r"an artefact is a regular file, and .* is none"):
+            trial.save(path)
+    with pytest.raises(FileNotFoundError):
+        trial.save(tmp_path / "none")
+    with pytest.raises(IsADirectoryError):
+        trial.save(tmp_path)
 
 
 def test_limits_name_their_option() -> None:

@@ -6,6 +6,7 @@ import functools
 import math
 import random
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from starburst_executor.errors import ConfigError
 from starburst_executor.protocol import calls
 from starburst_executor.study.changes import code_changes, config_changes
+from starburst_executor.study.failures import TrialFailed
 from starburst_executor.study.fingerprints import codes_of, config_of
 from starburst_executor.study.metrics import Metric, Output, metric_of, taken
 from starburst_executor.study.plan import Plan
@@ -39,6 +41,10 @@ def trial(_: Any) -> dict[str, float]:
         ({"run": None}, "stage s: give either run, a function, or command, a program"),
         ({"run": None, "command": "x {y"}, "stage s: command='x {y': expected '}'"),
         ({"run": None, "command": "x 'y"}, 'stage s: command="x \'y": No closing quotation'),
+        (
+            {"run": None, "command": "x {seed}", "cases": [{"x": 1}, {"seed": 2}]},
+            "stage s: command: {seed} is the trial's own, and a parameter of its cases is called 'seed' too",
+        ),
         ({"run": None, "command": " "}, "stage s: command is empty"),
         ({"run": None, "command": "x {}"}, "stage s: command='x {}': braces without a name"),
         ({"run": None, "command": ["x", "{0.y}"]}, "stage s: command='{0.y}': braces without a name"),
@@ -268,6 +274,20 @@ def made(source: str, name: str = "run") -> Any:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(source, "<made>", "exec"), namespace)
     return namespace[name]
+
+
+def test_a_command_says_why_it_failed() -> None:
+    def failure(command: Any, **params: Any) -> TrialFailed:
+        spec = TrialSpec("s", 1, 0, (params,), (), None, command, "", {}, TrialOptions(), None, "", "study")
+        with pytest.raises(TrialFailed) as caught:
+            run_trial(spec, 0)
+        return caught.value
+
+    by_signal = failure(["sh", "-c", f"kill -{signal.SIGRTMIN + 1} $$"])
+    assert f"was killed by signal {signal.SIGRTMIN + 1}: sh" in str(by_signal)
+    assert by_signal.kind == "crashed"
+    # Of a survivor, for example, whose stage was none of commands.
+    assert "seed is a parameter of this trial, and the trial's own value" in str(failure("echo {seed}", seed=1))
 
 
 def test_a_command_with_names_in_braces_is_one() -> None:
