@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from types import MethodType
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar, overload
 
 from starburst_executor.protocol.keys import cache_folder
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from starburst_executor.client.caching import CachedCalls
     from starburst_executor.client.engine import Engine
 
-__all__ = ["Cached", "Caches", "cached"]
+__all__ = ["Cached", "Caches", "cached", "cached_in"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,6 +36,10 @@ class Cached(Generic[P, T]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run the function here, without any cache."""
         return self.function(*args, **kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Cached[..., T]:
+        """Return the method of an object, if this was decorated in its class."""
+        return self if instance is None else Cached(MethodType(self.function, instance), self.cache)
 
 
 @overload
@@ -68,6 +73,20 @@ def cached(function: Callable[P, T] | str, /) -> Cached[P, T] | Callable[[Callab
     return Cached(function, function.__name__)
 
 
+def cached_in(function: Callable[..., T]) -> Cached[..., T] | None:
+    """Return a function that `cached` has made; of a method or partial of one, the same call with its cache. None for any other function."""
+    if isinstance(function, Cached):
+        return function
+    if isinstance(function, MethodType):  # since Python 3.13, of a class method
+        inner = cached_in(function.__func__)
+        return None if inner is None else Cached(MethodType(inner.function, function.__self__), inner.cache)
+    if type(function) is functools.partial:
+        inner = cached_in(function.func)
+        if inner is not None:
+            return Cached(functools.partial(inner.function, *function.args, **function.keywords), inner.cache)
+    return None
+
+
 class Caches:
     """The caches that one executor uses. Thread-safe."""
 
@@ -89,8 +108,9 @@ class Caches:
 
     def of(self, engine: Engine, function: Callable[..., T], cache: str | None) -> tuple[Callable[..., T], CachedCalls]:
         """Return the function that runs, and the cache for its results: the named one, or that of a function that `cached` has made."""
-        if isinstance(function, Cached):
-            return function.function, self.get(engine, cache or function.cache)
+        inner = cached_in(function)
+        if inner is not None:
+            return inner.function, self.get(engine, cache or inner.cache)
         return function, self.get(engine, cache or function.__name__)
 
     def close(self) -> None:

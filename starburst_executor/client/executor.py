@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from starburst_executor import config, context
-from starburst_executor.client.cached import Cached, Caches
+from starburst_executor.client.cached import Caches, cached_in
 from starburst_executor.client.coroutines import Awaited
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.exits import end, end_in_background
@@ -247,7 +247,7 @@ class StarburstExecutor(HasOptions, Observed, Awaited, Putting, Executor):
             makes 2 requests, 1 more for a new function, and up to 2 for new modules of the user's own; 10,000 together make about 100.
         """
         sending = self._engine.parts.sending
-        if not isinstance(fn, Cached):
+        if cached_in(fn) is None:
             return sending.submit(fn, args, kwargs)
         function, cache = self._caches.of(self._engine, fn, None)
         return cache.submit(function, args, kwargs, lambda: sending.submit(function, args, kwargs))

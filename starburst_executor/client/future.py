@@ -271,6 +271,10 @@ class StarburstFuture(Future[T]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         reattach = None if self._canceller is None else self._canceller.reattacher()
+        if self._canceller is None:
+            raise TypeError(
+                "the future of a result that was in a cache has no task, and cannot be pickled: pass the result"
+            )
         if reattach is None:
             raise TypeError("only futures of a DetachedExecutor can be pickled: this session ends with its executor")
         function, arguments = reattach

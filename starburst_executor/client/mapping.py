@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from starburst_executor.client.bars import Bar, total_of, wants_bar
-from starburst_executor.client.cached import Cached, Caches
+from starburst_executor.client.cached import Caches, cached_in
 from starburst_executor.client.ended_results import EndedResults
 from starburst_executor.client.engine import Engine
 from starburst_executor.client.future import StarburstFuture
@@ -72,7 +72,7 @@ def map_calls(
     deadline = None if timeout is None else engine.session.clock.monotonic() + timeout
     has_bar = wants_bar(progress)
     sending = engine.parts.sending
-    is_cached = cache is not None or isinstance(fn, Cached)
+    is_cached = cache is not None or cached_in(fn) is not None
     function, cached_calls = caches.of(engine, fn, cache) if is_cached else (fn, None)
     prepared = sending.prepare(function)
 

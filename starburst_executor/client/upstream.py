@@ -2,7 +2,7 @@
 
     submit(g, future) ──taken_from──► the call, with a `ResultRef` in the future's place ──► batch ──locate──► status object, position
 
-Only a future that is itself an argument is replaced. Inside of lists and other objects it stays a future.
+The future of a result that was in a cache has no task: the result itself takes its place. Only a future that is itself an argument is replaced. Inside of lists and other objects it stays a future.
 """
 
 from __future__ import annotations
@@ -32,16 +32,22 @@ class UpstreamOf:
     def taken_from(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any], tuple[StarburstFuture[Any], ...]]:
-        """Return a call with refs in place of the futures of this session's tasks, and those futures."""
+        """Return a call with refs in place of the futures of this session's tasks, and those futures.
+
+        Results that were in a cache take the place of their futures. Raises: the error of such a future.
+        """
         # Each task pays for this line.
         if StarburstFuture not in map(type, args) and (not kwargs or StarburstFuture not in map(type, kwargs.values())):
             return args, kwargs, ()
         found: dict[StarburstFuture[Any], ResultRef] = {}
 
         def taken(value: Any) -> Any:
-            if type(value) is StarburstFuture and value.session_id == self._session_id:
+            if type(value) is not StarburstFuture:
+                return value
+            if value.session_id == self._session_id:
                 return found.setdefault(value, ResultRef(value.ordinal, value.index))
-            return value
+            # Without a task: the result was in a cache, and is here, or comes with one request.
+            return value if value.session_id else value.result()
 
         args, kwargs = tuple(map(taken, args)), {name: taken(value) for name, value in kwargs.items()}
         return args, kwargs, tuple(found)

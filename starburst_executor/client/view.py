@@ -18,7 +18,7 @@ from concurrent.futures import wait as wait_for
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from starburst_executor.client.cached import Cached
+from starburst_executor.client.cached import cached_in
 from starburst_executor.client.coroutines import Awaited
 from starburst_executor.client.future import StarburstFuture
 from starburst_executor.client.mapping import map_calls
@@ -134,7 +134,7 @@ class ExecutorView(HasOptions, Awaited, Executor):
             self._add(future)
             return future
 
-        if self._cache is None and not isinstance(fn, Cached):
+        if self._cache is None and cached_in(fn) is None:
             return submit()
         function, cache = self.executor._caches.of(self._engine, fn, self._cache)  # noqa: SLF001 - a view of it
         return cache.submit(function, args, kwargs, lambda: submit(function))

@@ -103,7 +103,7 @@ class _Encoder:
             pairs = sorted((self.of(key), self.of(item)) for key, item in value.items())  # type: ignore[attr-defined]
             return _joined(b"{", [part for pair in pairs for part in pair])
         if kind is set or kind is frozenset:
-            return _joined(b"<", sorted(self.of(item) for item in value))  # type: ignore[attr-defined]
+            return _joined(b"<" if kind is set else b">", sorted(self.of(item) for item in value))  # type: ignore[attr-defined]
         return self._object(value)
 
     def _object(self, value: object) -> bytes:

@@ -427,3 +427,28 @@ def test_trials_worse_than_the_median_are_pruned(store_url: str, prune: Any) -> 
     assert {row.kind for row in study.table("only") if row.index % 2} == {"pruned"}
     study.delete()
     study.close()
+
+
+def test_a_study_that_is_deleted_while_it_is_driven_leaves_nothing(store_url: str) -> None:
+    study = make("deleted", store_url, [Stage("s", waits_for_ever, 4)])
+    caught: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            study.run(progress=False)
+        except StudyNotFound as error:
+            caught.append(error)
+
+    driver = threading.Thread(target=run)
+    driver.start()
+    wait_until(lambda: any(one.n_tasks for one in DetachedExecutor.list_sessions(store_url)))
+    Study.resume("deleted", store=store_url).delete()
+    driver.join()
+    assert len(caught) == 1
+    assert "deleted" not in Study.names(store_url)
+    assert [one.id for one in DetachedExecutor.list_sessions(store_url) if one.state == "open"] == []
+
+
+def waits_for_ever(_: Any) -> dict[str, float]:
+    threading.Event().wait()
+    return {}

@@ -248,6 +248,16 @@ def test_an_export_is_read_as_it_was_written(params: dict[str, Any], metrics: di
     assert from_json(to_json(study, {"d": [row]}, {"one": [b"entry"]})) == (study, {"d": [row]}, {"one": [b"entry"]})
 
 
+def test_a_change_of_a_study_that_was_deleted_leaves_nothing() -> None:
+    store = MemoryStore()
+    study = StudyObjects(store, "mine", SystemClock())
+    study.create(StudyRecord("mine", stages=(StageRecord("one"),)))
+    StudyObjects(store, "mine", SystemClock()).delete()
+    with pytest.raises(StudyNotFound):
+        study.change(lambda record: replace(record, reason="a"))
+    assert store.list("") == []
+
+
 def test_tables_are_checked_against_their_digests() -> None:
     store = MemoryStore()
     study = StudyObjects(store, "mine", SystemClock())
