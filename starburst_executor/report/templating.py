@@ -14,6 +14,7 @@ __all__ = ["environment", "kind_name", "markup", "visible"]
 # Controls of C0 but tab and newline, as their pictures; DEL; C1; directions and isolates of text.
 _CONTROLS = {code: 0x2400 + code for code in range(32) if code not in (9, 10)} | {0x7F: 0x2421}
 _CONTROLS |= dict.fromkeys([*range(0x80, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
+_CONTROLS |= dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)  # of names of files, which may be any bytes: UTF-8 has none
 _MISSING = "a report needs Jinja2: pip install 'starburst-executor[report]'"
 
 

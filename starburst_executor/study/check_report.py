@@ -6,6 +6,7 @@ from pathlib import Path
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.study.checking import UNCERTAIN, CheckReport, Comparison, line_of
+from starburst_executor.study.wording import shown
 
 __all__ = ["to_markdown", "write_junit"]
 
@@ -36,8 +37,8 @@ def _row(one: Comparison) -> str:
     change = "" if one.change is None else f"{one.change * 100:+.2f} %"
     cells = [
         f"{_MARKS[one.verdict]} {one.verdict}",
-        f"{one.metric} ({one.direction})",
-        one.case.replace("|", "\\|"),
+        f"{_cell(one.metric)} ({one.direction})",
+        _cell(one.case),
         _number(one.baseline, one.n_baseline),
         _number(one.current, one.n_current),
         change,
@@ -46,6 +47,10 @@ def _row(one: Comparison) -> str:
         one.tolerance,
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _cell(text: str) -> str:
+    return shown(text).replace("|", "\\|")
 
 
 def _number(value: float | None, n: int) -> str:
@@ -62,7 +67,7 @@ def write_junit(report: CheckReport, path: Path) -> None:
         ) from error
     suite = TestSuite(f"starburst study check {report.study}")
     for one in report.comparisons:
-        case = TestCase(f"{one.metric}: {one.case}", classname=f"{report.study}.{report.stage}", time=0)
+        case = TestCase(f"{shown(one.metric)}: {shown(one.case)}", classname=f"{report.study}.{report.stage}", time=0)
         if one.fails:
             case.result = [Failure(line_of(one), one.verdict)]
         elif one.verdict == UNCERTAIN:

@@ -19,6 +19,7 @@ from typing import Any
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.study.baselines import Case, Measured, mean_of
+from starburst_executor.study.wording import shown
 
 __all__ = ["CheckReport", "Comparison", "Tolerance", "checked", "tolerances_of"]
 
@@ -130,10 +131,10 @@ def line_of(one: Comparison) -> str:
             if one.baseline is None
             else "the study has no value: none of its completed trials has a finite one"
         )
-        return f"{one.metric} of {one.case}: {side}"
+        return f"{shown(one.metric)} of {shown(one.case)}: {side}"
     change = "" if one.change is None else f" ({one.change * 100:+.2f} %, tolerance {one.tolerance})"
     test = "" if one.p is None else f", p={one.p:.3g}"
-    return f"{one.metric} of {one.case}: {one.baseline:.6g} -> {one.current:.6g}{change}, n={one.n_baseline}, {one.n_current}{test}"
+    return f"{shown(one.metric)} of {shown(one.case)}: {one.baseline:.6g} -> {one.current:.6g}{change}, n={one.n_baseline}, {one.n_current}{test}"
 
 
 def tolerances_of(texts: Iterable[str] | Mapping[str, Any]) -> dict[str, Tolerance]:

@@ -12,6 +12,7 @@ from starburst_executor.study.baselines import directions_of, mean_of
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.record import StageRecord, StudyRecord
 from starburst_executor.study.tables import TrialRow
+from starburst_executor.study.wording import shown
 
 __all__ = ["Difference", "MetricPair", "Side", "StageComparison", "StudyComparison", "Summary", "compared", "side_of"]
 
@@ -161,7 +162,7 @@ def _lines(found: StudyComparison) -> Iterator[str]:
         states = " / ".join(state or "not there" for state in stage.states)
         yield f"stage {stage.name}: {states}"
         for pair in stage.metrics:
-            yield f"  {pair.metric} ({pair.direction}): {_summary(pair.a)} / {_summary(pair.b)}{_change(pair)}"
+            yield f"  {shown(pair.metric)} ({pair.direction}): {_summary(pair.a)} / {_summary(pair.b)}{_change(pair)}"
         for one in stage.differences:
             yield f"  {_said(one)}"
         if not stage.differences and None not in stage.states:
@@ -188,7 +189,11 @@ def _change(pair: MetricPair) -> str:
 def _winner(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return "none"
-    values = [f"{name}={_short(value)}" for part in ("metrics", "params") for name, value in sorted(one[part].items())]
+    values = [
+        f"{shown(name)}={shown(_short(value))}"
+        for part in ("metrics", "params")
+        for name, value in sorted(one[part].items())
+    ]
     return f"{one['name']} ({', '.join(values)})"
 
 

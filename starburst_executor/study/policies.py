@@ -179,10 +179,11 @@ class Doomed:
         own = [sign * row.metrics[self.metric] for row in progress.outcomes.values() if self.metric in row.metrics]
         if not inputs or math.isnan(found):
             return ""
-        within_reach = min(inputs) - self.reach * abs(min(inputs))
+        best_input = min(inputs)
+        within_reach = best_input if math.isinf(best_input) else best_input - self.reach * abs(best_input)
         if min([within_reach, *own]) <= sign * found:
             return ""
-        return f"no survivor can reach the best {self.metric} so far, {found:g}: the best input has {sign * min(inputs):g}, its reach is {self.reach:.4g}"
+        return f"no survivor can reach the best {self.metric} so far, {found:g}: the best input has {sign * best_input:g}, its reach is {self.reach:.4g}"
 
     @property
     def text(self) -> str:

@@ -8,7 +8,7 @@ from starburst_executor.study.fetching import Cleaned
 from starburst_executor.study.record import StageRecord
 from starburst_executor.study.tables import Counts
 
-__all__ = ["cleaned", "decided", "progress", "skipped"]
+__all__ = ["cleaned", "decided", "progress", "shown", "skipped"]
 
 
 def skipped(stage: StageRecord, *, failed: bool) -> str:
@@ -44,3 +44,8 @@ def progress(name: str, counts: Counts, trials: int) -> str:
     """Say how far a running stage is."""
     parts = ", ".join(f"{n:,} {state}" for state, n in counts._asdict().items() if n)
     return f"stage {name}: {counts.ended:,} of {trials:,} trials ended{f' ({parts})' if parts else ''}"
+
+
+def shown(text: str) -> str:
+    """Return text of a user as one line: line ends, other controls and bytes that are no text become what Python writes for them."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

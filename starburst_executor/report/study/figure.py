@@ -51,7 +51,7 @@ class Figure:
         writer = csv.writer(written, lineterminator="\n")
         writer.writerow([_cell(name) for name in self.header])
         writer.writerows([_cell(value) for value in row] for row in rows)
-        return written.getvalue()
+        return written.getvalue().encode("utf-8", "backslashreplace").decode()  # names of files may be any bytes
 
     def to_bytes(self, kind: str) -> bytes:
         """Return it for a file, as `png`, `svg` or `pdf`: black on white. Raises: ConfigError without matplotlib."""

@@ -41,6 +41,7 @@ BREAKOUTS = [
     '=HYPERLINK("http://example.org")',
     r"$\frac{1}{0}$ \badcommand{ $",
     "a\x00b\x1b[31m\u202ec\nd",
+    "name\udcff.txt",  # of a file, in another encoding
     "]]>&lt;b&gt;\U000f0000\U0001f4a9",
     "{{ 7 * 191 }}{% raw %}",
 ]  # fmt: skip
@@ -234,14 +235,15 @@ def test_hostile_names_stay_text(odd: str) -> None:
     read, expected = (Reader(page := study_page_of(made_up((12, 6), (3, 1), odd=one), [])) for one in ("plain", odd))
     assert set(read.tags) == set(expected.tags)
     assert {(tag, name) for tag, name, _ in read.attributes} == {(tag, name) for tag, name, _ in expected.attributes}
-    assert not re.search("[\x00\x1b\u202e]", page)
+    assert not re.search("[\x00\x1b\u202e\ud800-\udfff]", page)
     for figure in figures_of(made_up((12, 6), (3, 1), odd=odd)):
+        assert figure.to_csv().encode()
         for line in csv.reader(io.StringIO(figure.to_csv())):
             assert not any(cell.startswith("=") for cell in line)  # of a spreadsheet, that is code
 
 
 def test_hostile_names_are_drawn_as_they_are() -> None:
-    odd = "$\\frac{</script>$\x00\u202e\"'&"
+    odd = "$\\frac{</script>$\x00\u202e\udcff\"'&"
     read = Reader(page := StudyReport(made_up((12, 6), (3, 1), odd=odd)).to_html())
     assert "script" not in read.tags
     assert page.count("\N{REPLACEMENT CHARACTER}") > 5

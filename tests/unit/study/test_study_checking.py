@@ -222,3 +222,18 @@ def test_a_baseline_of_numbers_that_are_not_finite_can_be_read(tmp_path: Path) -
     assert [(case.trials, case.metrics) for case in found.cases] == [(3, {"loss": (3.0,)})]
     with pytest.raises(ConfigError, match="there is no metric 'never'"):
         checked(found, found, tolerances_of(["never=1%"]))
+
+
+def test_names_of_any_characters_are_one_line_and_valid_in_each_report(tmp_path: Path) -> None:
+    metric, case = "a|b\n", "x\x1b\x00\udc80|\n"
+    found = Measured("one", "s", {metric: "min"}, (Case({"case": case}, 1, {metric: (1.0,)}),))
+    report = checked(found, replace(found, cases=()), tolerances_of({metric: "1%"}))
+    assert len(str(report).splitlines()) == 2
+    assert r"a|b\n of case=x\x1b\x00\udc80|\n: the baseline" in str(report)
+    text = to_markdown(report)
+    assert r"| a\|b\n (min) | case=x\x1b\x00\udc80\|\n |" in text
+    (tmp_path / "check.md").write_text(text, encoding="utf-8")
+    write_junit(report, tmp_path / "check.xml")
+    assert [one.get("name") for one in ET.parse(tmp_path / "check.xml").getroot().iter("testcase")] == [
+        r"a|b\n: case=x\x1b\x00\udc80|\n"
+    ]

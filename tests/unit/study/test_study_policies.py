@@ -113,6 +113,9 @@ def test_a_branch_is_doomed_if_no_survivor_can_reach_the_best_so_far() -> None:
     assert rule(progress(inputs=inputs, best={})) == ""
     assert rule(progress(inputs=({"loss": 8.0},), best={"loss": 10.0}, direction="max")) != ""
     assert rule(progress(inputs=({"loss": 8.5},), best={"loss": 10.0}, direction="max")) == ""
+    # Infinity less a share of it is no number.
+    assert Doomed("loss", 0)(progress(inputs=({"loss": math.inf},), best={"loss": math.inf}, direction="max")) == ""
+    assert rule(progress(3, inputs=({"loss": math.inf},), best={"loss": 5.0})) == ""
 
 
 def test_rules_go_together_and_the_first_that_applies_is_the_reason() -> None:
