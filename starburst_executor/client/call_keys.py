@@ -66,9 +66,7 @@ class _ExactReader(CodeReader):
     def __init__(self, own: frozenset[str]) -> None:
         super().__init__(own)
         self._numbers: dict[int, int] = {}
-        self._is_in_class = (
-            False  # or in the closure of a library's function: what cannot be compared counts by its class
-        )
+        self._is_in_class = False  # or among what a library or decorator adds to a function: what cannot be compared counts by its class
 
     def _again(self, value: Any) -> str:
         number = self._numbers.setdefault(id(value), len(self._numbers))
@@ -111,6 +109,13 @@ class _ExactReader(CodeReader):
         """Yield what describes the functions and classes that were found in a value, such as a library's object around a function."""
         for part in sorted({id(part): part for part in code}.values(), key=function_name):
             yield from self._of(part)
+
+    def _attribute(self, value: Any) -> Iterator[str]:
+        before, self._is_in_class = self._is_in_class, True
+        try:
+            yield from super()._attribute(value)
+        finally:
+            self._is_in_class = before
 
     def _captured(self, function: FunctionType) -> Iterator[str]:
         before, self._is_in_class = self._is_in_class, self._is_in_class or not self._is_own(function.__module__)

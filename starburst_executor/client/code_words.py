@@ -142,7 +142,7 @@ class CodeReader:
         yield from self._captured(function)
         for name, attribute in sorted(vars(function).items()):
             yield name
-            yield from self._of(attribute)
+            yield from self._attribute(attribute)
         namespace = function.__globals__
         for name in source.used_globals(function.__code__):
             if name not in namespace:
@@ -153,6 +153,10 @@ class CodeReader:
             if isinstance(value, _NUMBERS) and self.values.setdefault(name, repr(value)) == repr(value):
                 continue
             yield from self._of(value)
+
+    def _attribute(self, value: Any) -> Iterator[str]:
+        """Yield what describes an attribute of a function."""
+        yield from self._of(value)
 
     def _captured(self, function: FunctionType) -> Iterator[str]:
         """Yield what describes the values in a function's closure: of a library's decorator, the program's functions among them."""

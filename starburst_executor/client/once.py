@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from starburst_executor.client.announcer import Announcer
+from starburst_executor.client.cached import cached_in
 from starburst_executor.client.code_words import code_words
 from starburst_executor.client.fitting import signature_text
 from starburst_executor.client.functions import Prepared, without_partials
@@ -192,7 +193,8 @@ class Once:
         keys: Sequence[object] | None,
         key_of: Callable[[bytes], bytes] | None,
     ) -> Wanted:
-        function, first, named = without_partials(function, (), {})
+        decorated = cached_in(function)  # whose text, and cache, do not count
+        function, first, named = without_partials(function if decorated is None else decorated.function, (), {})
         calls = [self._after_others(first + call.args, {**named, **call.kwargs}) for call in given]
         prepared = self._engine.parts.sending.prepare_now(function)
         if prepared.error is not None:

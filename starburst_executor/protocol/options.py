@@ -13,6 +13,7 @@ returns the field's value; `_packed` returns the stored form of values that msgp
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -248,7 +249,7 @@ def _label(value: object) -> str | Callable[..., object]:
 def _label_text(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= MOST_LABEL or not value.isprintable():
         raise ConfigError(
-            f"label={value!r}: must be a text of 1..{MOST_LABEL} printable characters, or a function that returns one"
+            f"label={reprlib.repr(value)}: must be a text of 1..{MOST_LABEL} printable characters, or a function that returns one"
         )
     return str(value)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from starburst_executor import DetachedExecutor, Limit, Timings
+from starburst_executor import DetachedExecutor, Limit, Timings, cached
 from starburst_executor.protocol.records.once import ONCE
 from tests.sessions import kill, run_python, timings_for, wait_until
 from tests.support.inside import session_of
@@ -158,6 +158,21 @@ def test_lambdas_with_other_code_are_other_functions_unless_keys_name_the_calls(
         assert len(ex.futures) == 6
         ex.map_once(lambda x: x * 2, [1, 2])
         assert len(ex.futures) == 6
+    stop(store_url)
+
+
+def test_a_cached_function_is_the_function_itself(store_url: str) -> None:
+    def documented(text: str) -> Callable[..., object]:
+        def square(x: int) -> int:
+            return x * x
+
+        square.__doc__ = text
+        return square
+
+    with named(store_url) as ex:
+        ex.map_once(documented("Once."), [1, 2])
+        ex.map_once(cached(documented("Twice.")), [1, 2])
+        assert len(ex.futures) == 2
     stop(store_url)
 
 

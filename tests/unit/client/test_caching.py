@@ -173,6 +173,17 @@ def test_every_change_of_what_a_function_does_is_another_key(name: str) -> None:
     assert made(before) == made(before) != made(after)
 
 
+def test_what_a_decorator_leaves_on_a_function_may_be_anything() -> None:
+    def made(n: int) -> Callable[[int], int]:
+        def counted(x: int) -> int:
+            return x
+
+        vars(counted).update(lock=threading.Lock(), calls=np.arange(n))
+        return counted
+
+    assert key(made(3), 1) == key(made(3), 1) != key(made(4), 1)
+
+
 @pytest.mark.parametrize(("name", "value"), [("weights", np.arange(3.0) + 1), ("scales", (np.zeros(2), "x"))])
 def test_the_content_of_a_classs_attributes_counts(monkeypatch: pytest.MonkeyPatch, name: str, value: object) -> None:
     before = key(modelled, 1)

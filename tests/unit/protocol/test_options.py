@@ -158,3 +158,11 @@ def test_labels_of_an_object_are_one_column() -> None:
 def test_labels_that_cannot_be_read_are_refused(stored: object) -> None:
     with pytest.raises(RecordInvalid):
         labels_of(Status(0, 0, ("f",), (Span(1),), more={"labels": stored}))
+
+
+def test_what_is_no_label_is_shown_in_short() -> None:
+    values: list[Any] = ["x" * 100_000, [0] * 100_000]
+    for value in values:
+        with pytest.raises(ConfigError, match="label=") as raised:
+            DEFAULT.but(label=value)
+        assert len(str(raised.value)) < 200
