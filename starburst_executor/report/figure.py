@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from starburst_executor.errors import ConfigError
-from starburst_executor.report.charts.durations import log_ticks
+from starburst_executor.report.charts.durations import axis_ticks
 from starburst_executor.report.charts.palette import LIGHT, STATES
 from starburst_executor.report.charts.ticks import count_text, seconds_text, time_text, time_ticks
 from starburst_executor.report.charts.workers import sample_of
@@ -226,8 +226,7 @@ def _durations(axis: Any, facts: Facts) -> None:
     edges = [start for start, _, _ in bars] + [bars[-1][1]]
     axis.stairs([n for _, _, n in bars], edges, fill=True, color=LIGHT["completed"])
     axis.set_xscale("log")
-    ticks = log_ticks(edges[0], edges[-1])
-    shown = ticks[:: -(-len(ticks) // 6)] or [edges[0], edges[-1]]
+    shown = axis_ticks(edges[0], edges[-1])
     axis.set_xticks(shown, [seconds_text(tick) for tick in shown])
     axis.set_xticks([], minor=True)
     _counts(axis)

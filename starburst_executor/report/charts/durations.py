@@ -8,7 +8,7 @@ from starburst_executor.report.charts.drawing import BOTTOM, LEFT, RIGHT, TOP, D
 from starburst_executor.report.charts.ticks import count_text, number_ticks, seconds_text
 from starburst_executor.report.durations import Durations
 
-__all__ = ["durations", "log_ticks"]
+__all__ = ["axis_ticks", "durations", "log_ticks"]
 
 _MARKS = ((0.5, "median"), (0.9, "90 %"), (0.99, "99 %"))
 
@@ -70,3 +70,9 @@ def log_ticks(least: float, most: float) -> list[float]:
     if most / least > 1e4:  # noqa: PLR2004 - then powers of ten suffice
         ticks = [t for t in ticks if t >= 60 or abs(math.log10(t) - round(math.log10(t))) < 1e-9]  # noqa: PLR2004
     return sorted(t for t in set(ticks) if least <= t <= most)
+
+
+def axis_ticks(least: float, most: float) -> list[float]:
+    """Return what an axis is labelled with: at most six round durations, or both ends if there is none between them."""
+    ticks = log_ticks(least, most)
+    return ticks[:: -(-len(ticks) // 6)] if ticks else [least, most]

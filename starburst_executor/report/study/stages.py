@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
-from starburst_executor.report.charts.durations import log_ticks
+from starburst_executor.report.charts.durations import axis_ticks
 from starburst_executor.report.charts.ticks import seconds_text, time_text, time_ticks
 from starburst_executor.report.study.facts import StageFacts, StudyFacts
 from starburst_executor.report.study.figure import Figure
@@ -163,8 +163,7 @@ def times(facts: StudyFacts) -> Figure | None:
         )  # fmt: skip
         left.set_xscale("log")
         shortest, longest = min(map(min, spans)), max(map(max, spans))
-        ticks = log_ticks(shortest, longest)
-        ticks = ticks[:: -(-len(ticks) // 6)] or [shortest, longest]
+        ticks = axis_ticks(shortest, longest)
         left.set_xticks(ticks, [seconds_text(tick) for tick in ticks])
         left.set_xticks([], minor=True)
         left.set_title("a  A trial")

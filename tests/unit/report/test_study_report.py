@@ -18,6 +18,7 @@ import pytest
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError
+from starburst_executor.report.charts.durations import axis_ticks
 from starburst_executor.report.study.facts import StudyFacts, facts_of
 from starburst_executor.report.study.figures import figures_of
 from starburst_executor.report.study.page import study_page_of
@@ -26,7 +27,7 @@ from starburst_executor.report.study.report import StudyReport
 from starburst_executor.report.study.style import DARK
 from starburst_executor.report.study.trials import pareto
 from starburst_executor.study.objects import StudyObjects
-from starburst_executor.study.record import OPEN, PENDING, RUNNING, StageRecord, StudyRecord
+from starburst_executor.study.record import COMPLETE, DONE, OPEN, PENDING, RUNNING, StageRecord, StudyRecord
 from starburst_executor.study.status import status_of
 from starburst_executor.study.tables import TrialRow
 from starburst_executor.study.wheel import Holder
@@ -262,6 +263,22 @@ def test_a_study_that_has_hardly_begun_has_a_page() -> None:
     page = report.to_html()
     assert "12<small>ended of 55" in page
     assert "The study was not complete when this report was made." in page
+
+
+@pytest.mark.parametrize("seconds", [(0.31, 0.36), (0.3, 0.3), (1e-9, 1e9)])
+def test_trials_that_took_about_the_same_time_have_a_figure(seconds: tuple[float, float]) -> None:
+    stage = StageRecord("one", DONE, 2, started_at=1.0, completed_at=2.0, completed=2, table="t")
+    record = StudyRecord("even", state=COMPLETE, stages=(stage,))
+    rows = [TrialRow("one", index, "completed", seconds=taken) for index, taken in enumerate(seconds)]
+    report = StudyReport(facts_of(record, status_of(record, None), {"one": rows}))
+    assert "times" in [figure.name for figure in report.figures]
+    assert "A trial" in report.to_html()
+
+
+def test_an_axis_of_durations_has_labels_whatever_its_length() -> None:
+    assert axis_ticks(0.31, 0.36) == [0.31, 0.36]
+    assert axis_ticks(0.1, 0.5) == [0.1, 0.2, 0.5]
+    assert all(1 <= len(axis_ticks(0.3, 0.3 * 1.7**power)) <= 6 for power in range(30))
 
 
 def test_five_thousand_trials_take_bounded_time_and_space() -> None:
