@@ -462,7 +462,7 @@ def _attached_future(url: str, ordinal: int, sequence: int) -> StarburstFuture[A
     if executor is None or not executor.is_attached:
         context.refuse_while_loading(
             "a future is inside of a task's argument, where its value is not waited for, and a worker does not attach to the session for it: "
-            "pass the future as an argument itself, of a list `*futures`"
+            "pass the future as an argument itself, of a list `*futures`; instead of a future of another session its result"
         )
         try:
             executor = DetachedExecutor.reattach(url, key=None if executor is None else executor.key)

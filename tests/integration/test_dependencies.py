@@ -53,6 +53,7 @@ def test_a_future_inside_of_an_argument_is_refused_with_what_to_do(store_url: st
         executor.cleanup(force=True)
     assert isinstance(error, RuntimeError)
     assert "pass the future as an argument itself" in str(error)
+    assert "instead of a future of another session its result" in str(error)
 
 
 def test_an_error_is_passed_on_and_a_retry_of_its_task_runs_those_that_wait_for_it(
