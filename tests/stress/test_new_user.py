@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 from starburst_executor import DetachedExecutor
 from tests.sessions import wait_until
 from tests.support.aws_fakes.server import FakeAws
+from tests.support.express_bucket import BEHIND
 from tests.support.inside import session_of
 from tests.support.moto_server import BUCKET, ROOT, MotoServer, serving
 
@@ -210,7 +211,7 @@ def test_from_an_empty_account_to_an_empty_account(user: User, monkeypatch: pyte
     process = user.start("run.py", "20", "fargate-spot", "1600")
     wait_until(lambda: len(aws.ecs.running()) == 20 or process.poll() is not None, 120)
     assert process.poll() is None, process.communicate()
-    bucket = next(name for name in buckets(user) if name != BUCKET)
+    (bucket,) = [name for name in buckets(user) if name not in (BUCKET, BEHIND)]
     wait_until(lambda: "outcome" in "".join(keys(user, bucket)) or n_final(user, bucket) >= 5, 120)
     taken = aws.ecs.running()[::3]
     for task_id in taken:
@@ -268,7 +269,7 @@ def test_from_an_empty_account_to_an_empty_account(user: User, monkeypatch: pyte
     assert not any(one in shown for one in key)
 
     # --- and away
-    assert "in use" in user.type("teardown", status=3)
+    assert "in use" in user.type("teardown", status=4)
     assert "deleted" in user.type("cleanup", session_id, "--force", "--yes")
     assert aws.parameters == {}
     wait_until(lambda: not aws.batch.running(), 120)
@@ -298,7 +299,10 @@ def check_runs(user: User) -> None:
     assert [group["logGroupName"] for group in groups] == [options["awslogs-group"]]
     # The role of a worker may read the parameter that the worker's environment names.
     role = definition["taskRoleArn"].rpartition("/")[2]
-    policy = str(iam.get_role_policy(RoleName=role, PolicyName="worker")["PolicyDocument"])
+    arns = [one["PolicyArn"] for one in iam.list_attached_role_policies(RoleName=role)["AttachedPolicies"]]
+    versions = [(arn, iam.get_policy(PolicyArn=arn)["Policy"]["DefaultVersionId"]) for arn in arns]
+    found = [iam.get_policy_version(PolicyArn=arn, VersionId=version)["PolicyVersion"] for arn, version in versions]
+    policy = str([version["Document"] for version in found])
     [allowed] = re.findall(r":parameter(/[^'\"]*)\*", policy)
     environment = runs[0]["overrides"]["containerOverrides"][0]["environment"]
     named = [one["value"] for one in environment if one["value"].startswith("/")]
