@@ -379,7 +379,9 @@ def test_ids_with_hyphens_are_ids(aws: FakeAws) -> None:
     with executor(2) as ex:
         assert list(ex.map(abs, range(-4, 0), timeout=60)) == [4, 3, 2, 1]
         assert all("-" in one for one in aws.ecs.tasks)
-        names = [beat.launcher_id for beat, _ in read_beats(session_of(ex))]
+        # One of the two may do all of it before the other one beats.
+        beats = wait_until(lambda: len(found := read_beats(session_of(ex))) == 2 and found)
+        names = [beat.launcher_id for beat, _ in beats]
         assert all(name.startswith("arn:") for name in names)
         assert {name.rpartition("/")[2] for name in names} == set(aws.ecs.tasks)
     wait_until(lambda: not aws.ecs.not_stopped())
