@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from starburst_executor.clock import Clock
-from starburst_executor.errors import StarburstError
+from starburst_executor.errors import StarburstError, StudyNotFound
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.study import transitions, wording
 from starburst_executor.study.aborting import NO_RULES, progress_of, reason_to_abort
@@ -168,6 +168,10 @@ class Driver:
             record = self._loop()
             is_complete = record.state == COMPLETE
             return record
+        except StudyNotFound:
+            # It was deleted with the session that its record named; the one that this driver has may be newer.
+            self._rounds.delete()
+            raise
         finally:
             if beating is not None:
                 beating.end()

@@ -7,11 +7,12 @@ record.session ──open──► fleet ──submit──► a batch for each 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from starburst_executor.clock import Clock
-from starburst_executor.errors import StarburstError
+from starburst_executor.errors import SessionNotFound, StarburstError
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.study import transitions
 from starburst_executor.study.asks import Asks, SearchFailed, SearchLog
@@ -224,6 +225,13 @@ class Rounds:
         if self._fleet is not None:
             self._fleet.leave(ends=ends, deletes=deletes)
             self._fleet = None
+
+    def delete(self) -> None:
+        """Delete the session of a study that was deleted, if this process has it. A second call is harmless."""
+        fleet, self._fleet = self._fleet, None
+        if fleet is not None:
+            with suppress(SessionNotFound):  # it went with the study
+                fleet.leave(deletes=True)
 
     def _opened(self, record: StudyRecord) -> str:
         """Open the recorded session, if it is not open here; return why it is over."""

@@ -18,6 +18,8 @@ import pytest
 
 from starburst_executor import DetachedExecutor, Stage, Study, StudyChanged, StudyNotFound
 from starburst_executor.study.events import Event
+from starburst_executor.study.fleet import Fleet
+from starburst_executor.study.sessions import SessionWorkers
 from tests.sessions import store_of, timings_for, wait_until
 from tests.support.campaign import SURVIVORS, TRIALS
 from tests.support.inside import session_of
@@ -447,6 +449,36 @@ def test_a_study_that_is_deleted_while_it_is_driven_leaves_nothing(store_url: st
     assert len(caught) == 1
     assert "deleted" not in Study.names(store_url)
     assert [one.id for one in DetachedExecutor.list_sessions(store_url) if one.state == "open"] == []
+
+
+def test_a_session_that_is_opened_while_its_study_is_deleted_goes_with_it(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make("deleted", store_url, [Stage("s", waits_for_ever, 4)])
+    opened: list[str] = []
+    right = SessionWorkers.open
+
+    def open_one(workers: SessionWorkers, url: str) -> Fleet | None:
+        fleet = right(workers, url)
+        if fleet is not None and not url:
+            opened.append(fleet.url)
+            if len(opened) == 2:  # before the record names it
+                Study.resume("deleted", store=store_url).delete()
+        return fleet
+
+    monkeypatch.setattr(SessionWorkers, "open", open_one)
+    waiting = threading.Thread(target=lambda: _delete_session_with_tasks(store_url))
+    waiting.start()
+    with pytest.raises(StudyNotFound):
+        study.run(progress=False)
+    waiting.join()
+    assert len(opened) == 2
+    assert [one.id for one in DetachedExecutor.list_sessions(store_url) if one.state == "open"] == []
+
+
+def _delete_session_with_tasks(store_url: str) -> None:
+    (found,) = wait_until(lambda: [one for one in DetachedExecutor.list_sessions(store_url) if one.n_tasks])
+    DetachedExecutor.reattach(found.id, store=store_url, launcher="none").cleanup(force=True)
 
 
 def waits_for_ever(_: Any) -> dict[str, float]:
