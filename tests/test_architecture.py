@@ -23,7 +23,19 @@ PACKAGE = "starburst_executor"
 ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 SOURCES = sorted(ROOT.rglob("*.py"))
 
-BOTTOM = ("errors", "clock", "config", "context", "families", "modules", "programs", "source", "tracing", "version")
+BOTTOM = (
+    "errors",
+    "clock",
+    "config",
+    "context",
+    "families",
+    "modules",
+    "programs",
+    "source",
+    "texts",
+    "tracing",
+    "version",
+)
 LAYERS: tuple[tuple[str, ...], ...] = (
     BOTTOM,
     ("protocol",),

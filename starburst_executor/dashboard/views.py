@@ -19,6 +19,7 @@ from starburst_executor.dashboard.watch import Snapshot
 from starburst_executor.launch.open import is_on_aws
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.report.templating import environment, visible
+from starburst_executor.texts import shortened, usd_text
 
 __all__ = ["deleted", "fragments", "log_link", "names_of", "part", "session_cells", "templates", "worker_cells"]
 
@@ -47,8 +48,8 @@ def templates() -> Environment:
         duration=duration,
         utc=_utc,
         iso=_iso,
-        usd=_usd,
-        cut=_cut,
+        usd=usd_text,
+        cut=shortened,
     )
     found.globals.update(ticking=_ticking, since=_since)
     return found
@@ -95,14 +96,6 @@ def _coded(sentence: str) -> Markup:
         for i, text in enumerate(str(visible(sentence)).split("`"))
     ]
     return Markup("").join(parts)
-
-
-def _usd(value: float) -> str:
-    return f"${value:,.2f}" if value >= 1 else f"${value:.4f}" if value else "$0"
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _ticking(at: float, now: float | None) -> Markup:

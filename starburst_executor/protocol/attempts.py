@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from starburst_executor.protocol.spans.record import Status
+from starburst_executor.texts import shortened
 
 __all__ = ["ERRORS", "Attempt", "FailedTry", "attempts_of", "with_errors"]
 
@@ -74,8 +75,7 @@ def attempts_of(status: Status) -> dict[int, list[Attempt]]:
 
 
 def _cut(one: FailedTry) -> FailedTry:
-    error = one.error if len(one.error) <= _MOST_TEXT else f"{one.error[: _MOST_TEXT - 1]}…"
-    return one._replace(error=error)
+    return one._replace(error=shortened(one.error, _MOST_TEXT))
 
 
 def _packed(tries: list[FailedTry]) -> bytes:

@@ -29,6 +29,7 @@ from typing import Any
 
 from starburst_executor.protocol import pickling
 from starburst_executor.protocol.records.once import DIGEST_BYTES
+from starburst_executor.texts import shortened
 
 __all__ = ["CONTENT", "digest_of", "function_name", "short_text"]
 
@@ -69,8 +70,7 @@ def function_name(function: Callable[..., Any]) -> str:
 
 def short_text(value: object) -> str:
     """Return a value as a text of at most 60 characters, for messages; an object that is not of Python's own types by its type alone."""
-    text = _text(value)
-    return text if len(text) <= _CHARACTERS else f"{text[: _CHARACTERS - 1]}…"
+    return shortened(_text(value), _CHARACTERS)
 
 
 class _Encoder:

@@ -12,6 +12,7 @@ from starburst_executor.report.charts.workers import sample_of
 from starburst_executor.report.facts import Facts
 from starburst_executor.report.templating import environment, markup
 from starburst_executor.report.texts import span_text
+from starburst_executor.texts import shortened, usd_text
 from starburst_executor.version import __version__
 
 __all__ = ["page_of", "template"]
@@ -61,12 +62,12 @@ def template(name: str) -> Any:
         utc=lambda at: f"{utc(at):%Y-%m-%d %H:%M:%S} UTC",
         count=lambda n: f"{n:,}",
         seconds=span_text,
-        dollars=lambda usd: f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}" if usd else "$0",
+        dollars=usd_text,
         percent=lambda share: "–" if share is None else f"{share:.0%}",
         share=lambda n, total: f"{n / total:.1%}" if total else "–",
         bytes=_bytes_text,
         number=lambda value: f"{value:.4g}",
-        short=lambda text: text if len(text) <= _MOST_NAME else f"{text[: _MOST_NAME - 1]}…",
+        short=lambda text: shortened(text, _MOST_NAME),
         value=_value_text,
         rate=lambda rate: f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}",  # noqa: PLR2004 - three digits
         cut=lambda text: text if len(text) <= _MOST_CHARACTERS else f"…{text[-_MOST_CHARACTERS:]}",
@@ -107,4 +108,4 @@ def _bytes_text(n: float) -> str:
 def _value_text(value: object) -> str:
     """Return a parameter or a setting as a short text."""
     text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else repr(value)
-    return text if len(text) <= _MOST_VALUE else f"{text[: _MOST_VALUE - 1]}…"
+    return shortened(text, _MOST_VALUE)

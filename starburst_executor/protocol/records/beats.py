@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from starburst_executor.errors import RecordInvalid
 from starburst_executor.protocol.records.fields import Fields, typed
+from starburst_executor.texts import shortened
 
 __all__ = [
     "NOTE_CHARS",
@@ -222,8 +223,7 @@ def decode_client_beat(body: bytes) -> ClientBeat:
 
 def one_line(text: str) -> str:
     """Return a text of a task as at most `NOTE_CHARS` printable characters: it may be shown on a terminal."""
-    cut = text if len(text) <= NOTE_CHARS else f"{text[: NOTE_CHARS - 1]}…"
-    return "".join(character if character.isprintable() else " " for character in cut)
+    return "".join(character if character.isprintable() else " " for character in shortened(text, NOTE_CHARS))
 
 
 def _latency(raw: tuple[object, ...]) -> Latency:

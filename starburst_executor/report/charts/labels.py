@@ -9,6 +9,7 @@ from starburst_executor.report.charts.drawing import RIGHT, Drawing, number
 from starburst_executor.report.charts.durations import log_ticks
 from starburst_executor.report.charts.ticks import seconds_text
 from starburst_executor.report.durations import Durations
+from starburst_executor.texts import shortened
 
 __all__ = ["labels"]
 
@@ -26,7 +27,8 @@ def labels(rows: Sequence[tuple[str, Durations]], *, width: float = 720, title: 
         return ""
     height = _TOP + _ROW * len(shown) + _BOTTOM
     words = "; ".join(
-        f"{_cut(name)}: {of.n:,} tasks, median {seconds_text(of.quantile(0.5) or 0.0)}" for name, of in shown
+        f"{shortened(name, _MOST_CHARACTERS)}: {of.n:,} tasks, median {seconds_text(of.quantile(0.5) or 0.0)}"
+        for name, of in shown
     )
     drawing = Drawing(width, height, title, words)
     right, bottom = width - RIGHT, height - _BOTTOM
@@ -49,15 +51,11 @@ def labels(rows: Sequence[tuple[str, Durations]], *, width: float = 720, title: 
         middle = _TOP + _ROW * (i + 0.5)
         first, median, third = (durations.quantile(share) or 0.0 for share in (0.25, 0.5, 0.75))
         tip = (
-            f"{_cut(name)}: {durations.n:,} tasks, {seconds_text(durations.least_s)} to {seconds_text(durations.most_s)}, "
+            f"{shortened(name, _MOST_CHARACTERS)}: {durations.n:,} tasks, {seconds_text(durations.least_s)} to {seconds_text(durations.most_s)}, "
             f"median {seconds_text(median)}"
         )
-        drawing.text(_LEFT - 8, middle + 4, _cut(name), anchor="end")
+        drawing.text(_LEFT - 8, middle + 4, shortened(name, _MOST_CHARACTERS), anchor="end")
         drawing.rule("axis", f"M{number(x(durations.least_s))} {number(middle)}H{number(x(durations.most_s))}")
         drawing.rect("completed", x(first), middle - 6, max(2.0, x(third) - x(first)), 12, tip)
         drawing.rule("median", f"M{number(x(median))} {number(middle - 9)}v18")
     return str(drawing)
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= _MOST_CHARACTERS else f"{name[: _MOST_CHARACTERS - 1]}…"

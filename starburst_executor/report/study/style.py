@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from starburst_executor.errors import ConfigError
+from starburst_executor.texts import shortened
 
 __all__ = [
     "COLUMN", "DARK", "LIGHT", "MOST_MARKS", "PAGE", "PRINT", "QUALITATIVE", "SIGNS", "STATE_COLOURS", "WITHOUT", "Theme", "can_draw", "label", "number_text", "styled",
@@ -122,7 +123,7 @@ def styled(name: str, theme: Theme) -> Iterator[Any]:
 def label(text: object, most: int = _MOST_CHARACTERS) -> str:
     """Return a name as a label: printable, on one line, and short."""
     plain = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in str(text))
-    return plain if len(plain) <= most else f"{plain[: most - 1]}…"
+    return shortened(plain, most)
 
 
 def number_text(value: float) -> str:
