@@ -38,7 +38,7 @@ from starburst_executor.worker.shared_values import SharedValues
 from starburst_executor.worker.slot import Slot
 from starburst_executor.worker.solitude import Solitude
 from starburst_executor.worker.stock import Stock
-from tests.support.session_rig import Rig
+from tests.support.session_rig import DIGEST, Rig
 
 
 @dataclass
@@ -281,6 +281,21 @@ class Stage:
 
     def error_of(self, key: str, index: int = 0) -> BaseException | None:
         return outcomes.load_outcome(self.rig.outcome(key, index))[1]
+
+
+def running_the_second(n_tasks: int, act: Act | None = None) -> tuple[Stage, str]:
+    """A slot that has run the first task of an object, whose claim waits for its commit, and runs the second; and the object's key.
+
+    Args:
+        act: What the second task does; it runs for 1,000 s unless given.
+    """
+    stage = Stage(workers=1)
+    stage.durations.add(DIGEST, 0.01)
+    stage.script[1] = [act or Act(seconds=1000.0)]
+    key = stage.rig.submit(n_tasks)
+    stage.look()
+    stage.step_until(lambda: stage.ran == [(0, 1)])
+    return stage, key
 
 
 def in_slices(stage: Stage) -> list[int]:

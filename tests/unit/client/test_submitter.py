@@ -815,16 +815,22 @@ def test_neighbours_are_cut_where_an_object_would_have_too_many_bytes(monkeypatc
     ] == sizes
 
 
-@pytest.mark.parametrize("end", ["full", "flush", "close"])
-def test_a_sender_waits_for_a_full_object_while_enough_tasks_are_ahead(
-    monkeypatch: pytest.MonkeyPatch, end: str
-) -> None:
+def far_ahead(monkeypatch: pytest.MonkeyPatch) -> Client:
+    """A client that has sent three full objects, whose workers have a million tasks before what it submits next."""
     monkeypatch.setattr(submitter, "_GATHERS_S", PATIENCE_S)
     client = Client(workers=1)
     client.n_ahead = 1_000_000
     for _ in range(3 * 256):
         client.add()
     client.send_all()
+    return client
+
+
+@pytest.mark.parametrize("end", ["full", "flush", "close"])
+def test_a_sender_waits_for_a_full_object_while_enough_tasks_are_ahead(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    client = far_ahead(monkeypatch)
     client.add()
     with ThreadPoolExecutor(2) as threads:
         taken = threads.submit(client.submitter.take)
@@ -849,12 +855,7 @@ def test_a_sender_waits_for_a_full_object_while_enough_tasks_are_ahead(
 def test_no_sender_waits_while_workers_may_or_for_tasks_that_go_first(
     monkeypatch: pytest.MonkeyPatch, n_ahead: int, priority: int
 ) -> None:
-    monkeypatch.setattr(submitter, "_GATHERS_S", PATIENCE_S)
-    client = Client(workers=1)
-    client.n_ahead = 1_000_000
-    for _ in range(3 * 256):
-        client.add()
-    client.send_all()
+    client = far_ahead(monkeypatch)
     client.n_ahead = n_ahead
     client.options[b""] = CallOptions.of(replace(DEFAULT, priority=priority))
     client.add()

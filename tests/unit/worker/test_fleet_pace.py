@@ -29,14 +29,19 @@ def n_rung(rig: Rig) -> int:
     return heard[0].n_tasks
 
 
-def test_the_answer_to_a_lone_ring_does_not_wait_for_the_write_of_the_claim() -> None:
+def rung_for_two() -> tuple[Rig, str, Finder]:
+    """A session of four workers that have heard a lone ring for two tasks, their key, and the worker whose turn it is first."""
     rig = Rig(workers=4)
     finders = fleet(rig, 4)
     key = rig.submit(2)
     rig.session.bell.ring([key], 2)
     for finder in finders:
         finder.step()
-    first = next(finder for finder in finders if finder.candidates.has_any())
+    return rig, key, next(finder for finder in finders if finder.candidates.has_any())
+
+
+def test_the_answer_to_a_lone_ring_does_not_wait_for_the_write_of_the_claim() -> None:
+    rig, key, first = rung_for_two()
     with first.candidates.trying(key) as tried:
         as_read = rig.read(key)
         first.candidates.takes(key, as_read)  # a slice that leaves tasks for others
@@ -53,13 +58,7 @@ def test_the_answer_to_a_lone_ring_does_not_wait_for_the_write_of_the_claim() ->
 
 def test_a_second_ring_for_an_object_is_answered_only_if_its_tasks_are_taken_again() -> None:
     """Some of its tasks are pending once more, and a slice leaves one of them for others."""
-    rig = Rig(workers=4)
-    finders = fleet(rig, 4)
-    key = rig.submit(2)
-    rig.session.bell.ring([key], 2)
-    for finder in finders:
-        finder.step()
-    first = next(finder for finder in finders if finder.candidates.has_any())
+    rig, key, first = rung_for_two()
     as_submitted = rig.read(key)
     with first.candidates.trying(key) as tried:
         spans = tuple(span._replace(state=State.CLAIMED, claim="w.1") for span in as_submitted.spans)

@@ -20,7 +20,7 @@ from starburst_executor.protocol.spans import transitions
 from starburst_executor.protocol.spans.record import State
 from starburst_executor.worker.runner.jobs import Event
 from tests.support.session_rig import DIGEST, Rig
-from tests.support.slot_stage import Act, FakeRunner, Stage
+from tests.support.slot_stage import Act, FakeRunner, Stage, running_the_second
 
 # --- failures ---------------------------------------------------------------------------------------------------------
 
@@ -313,20 +313,20 @@ def test_a_kill_that_comes_too_late_blames_nobody_else() -> None:
 # --- lost claims ---
 
 
-def test_a_slot_whose_claim_was_lost_stops_what_runs_of_it_and_takes_other_work() -> None:
-    """Its worker was stopped for longer than its lease: the task that runs is another worker's by now."""
-    stage = Stage(workers=1)
-    stage.durations.add(DIGEST, 0.01)
-    stage.script[1] = [Act(seconds=1000.0)]
-    key = stage.rig.submit(2)
-    stage.look()
-    stage.step_until(lambda: stage.ran == [(0, 1)])
-    # While it is stopped its claim is taken back, and another worker claims.
+def with_a_lost_claim() -> tuple[Stage, str]:
+    """A slot that runs the second of two tasks, while its claim was taken back and another worker has claimed them; and their key."""
+    stage, key = running_the_second(2)
     stage.rig.write(
         key,
         lambda seen: transitions.take_back(seen, {"w.1"}, lost=False, now=0.0, max_losses=3, outcome=lambda *_: b""),
     )
     stage.rig.claim(key, "other.1")
+    return stage, key
+
+
+def test_a_slot_whose_claim_was_lost_stops_what_runs_of_it_and_takes_other_work() -> None:
+    """Its worker was stopped for longer than its lease: the task that runs is another worker's by now."""
+    stage, key = with_a_lost_claim()
     more = stage.rig.submit(1, first=2)
     began = stage.rig.clock.monotonic()
     stage.finder.look()
@@ -339,17 +339,7 @@ def test_a_slot_whose_claim_was_lost_stops_what_runs_of_it_and_takes_other_work(
 
 
 def test_a_slot_that_still_runs_what_it_has_lost_is_not_idle() -> None:
-    stage = Stage(workers=1)
-    stage.durations.add(DIGEST, 0.01)
-    stage.script[1] = [Act(seconds=1000.0)]
-    key = stage.rig.submit(2)
-    stage.look()
-    stage.step_until(lambda: stage.ran == [(0, 1)])
-    stage.rig.write(
-        key,
-        lambda seen: transitions.take_back(seen, {"w.1"}, lost=False, now=0.0, max_losses=3, outcome=lambda *_: b""),
-    )
-    stage.rig.claim(key, "other.1")
+    stage, _ = with_a_lost_claim()
     stage.step_until(lambda: not stage.claims.held())
     assert not stage.slot.is_idle
     stage.step_until(lambda: stage.slot.is_idle)

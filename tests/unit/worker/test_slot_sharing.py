@@ -14,7 +14,7 @@ from starburst_executor.worker.runner.jobs import Event
 from starburst_executor.worker.solitude import Solitude
 from starburst_executor.worker.stock import Stock
 from tests.support.session_rig import DIGEST
-from tests.support.slot_stage import Act, FakeRunner, Stage
+from tests.support.slot_stage import Act, FakeRunner, Stage, running_the_second
 
 # --- cancelled tasks --------------------------------------------------------------------------------------------------
 
@@ -29,12 +29,7 @@ def stop(stage: Stage, key: str, *positions: int) -> None:
 
 
 def test_a_task_that_is_cancelled_while_it_runs_is_killed_and_the_others_of_its_claim_go_on() -> None:
-    stage = Stage(workers=1)
-    stage.durations.add(DIGEST, 0.01)
-    stage.script[1] = [Act(seconds=1000.0)]
-    key = stage.rig.submit(3)
-    stage.look()
-    stage.step_until(lambda: stage.ran == [(0, 1)])
+    stage, key = running_the_second(3)
     stop(stage, key, 1)
     stops = stage.rig.another().manifest.refresh().stops
     assert stops == ("w.1",)
@@ -64,12 +59,7 @@ def test_what_was_cancelled_before_it_started_never_runs_and_kills_no_runner() -
 
 
 def test_an_outcome_that_waits_for_its_commit_when_its_task_is_cancelled_is_dropped() -> None:
-    stage = Stage(workers=1)
-    stage.durations.add(DIGEST, 0.01)
-    stage.script[1] = [Act(seconds=30.0)]
-    key = stage.rig.submit(2)
-    stage.look()
-    stage.step_until(lambda: stage.ran == [(0, 1)])
+    stage, key = running_the_second(2, Act(seconds=30.0))
     stop(stage, key, 0, 1)
     assert stage.doubts.heard(stage.rig.another().manifest.refresh().stops)
     stage.step_until(lambda: stage.slot.is_idle)
@@ -119,12 +109,7 @@ def test_a_task_that_began_when_its_runner_was_killed_for_another_one_is_not_bla
         after = [*runner.jobs][1:]
         return [runner.finish(cancelled, act), runner.death("killed by the worker", next(iter(after), None))]
 
-    stage = Stage(workers=1)
-    stage.durations.add(DIGEST, 0.01)
-    stage.script[1] = [Act(seconds=1000.0, last_words=next_one)]
-    key = stage.rig.submit(3)
-    stage.look()
-    stage.step_until(lambda: stage.ran == [(0, 1)])
+    stage, key = running_the_second(3, Act(seconds=1000.0, last_words=next_one))
     stop(stage, key, 1)
     # It is not taken back: it had started.
     stage.runners[0].retract = list  # type: ignore[method-assign]
