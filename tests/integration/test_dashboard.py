@@ -394,7 +394,7 @@ def test_a_session_that_is_deleted_ends_the_updates_of_its_pages(session: Sessio
         answer = client.get(base)
         assert answer.status_code == 404
         assert "The session" not in re.findall(r'class="button"[^>]*>([^<]*)', answer.text)
-        # A browser that asks again, which it does after an error for ever, is told the same.
+        # A browser repeats its request after an error, as often as it fails: the answer stays the same.
         answer = client.get(f"{base}/events?page=session")
         assert answer.status_code == 200
         assert "event: gone" in answer.text

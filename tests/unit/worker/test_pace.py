@@ -84,7 +84,7 @@ def test_a_worker_is_busy_until_it_has_had_nothing_to_do_for_a_while() -> None:
 @pytest.mark.parametrize(
     ("estimate_s", "fair_share", "busy_s", "n_meet", "size"),
     [
-        (1.0, 1, 200, 1, 1),  # nobody else looks for tasks there
+        (1.0, 1, 200, 1, 1),  # no other slot looks for tasks there
         (1.0, 1, 200, 50, 2),  # a swap excludes fifty workers for 5 s in all: more than a task takes
         (1.0, 4, 200, 50, 4),
         (1.0, 4, 200, 1000, 5),  # no outcome waits for longer than 4 s
