@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from starburst_executor.client.money import Cost
 from starburst_executor.errors import StarburstError
+from starburst_executor.report.study.style import is_drawn
 from starburst_executor.study.exporting import plain_json, plain_value
 from starburst_executor.study.live import read_live
 from starburst_executor.study.objects import StudyObjects
@@ -91,7 +92,14 @@ class StageFacts:
 
     def metrics(self) -> list[str]:
         """Return the names of its finite metrics: the declared ones first, then by name."""
-        found = {name for row in self.rows for name, value in row.metrics.items() if math.isfinite(value)}
+        return self._metrics(math.isfinite)
+
+    def drawn_metrics(self) -> list[str]:
+        """Return those of them that have a place in figures."""
+        return self._metrics(is_drawn)
+
+    def _metrics(self, is_shown: Callable[[float], bool]) -> list[str]:
+        found = {name for row in self.rows for name, value in row.metrics.items() if is_shown(value)}
         declared = [name for name in self.record.measures if name in found]
         return declared + sorted(found - set(declared))
 
@@ -162,8 +170,8 @@ class StudyFacts:
         )
 
     def objective(self, stage: StageFacts) -> str | None:
-        """Return the metric of a stage by which its trials are compared: the first declared one, or the first by name."""
-        return next(iter(stage.metrics()), None)
+        """Return the metric of a stage by which its trials are compared: the first declared one, or the first by name, that can be drawn."""
+        return next(iter(stage.drawn_metrics()), None)
 
     def winner(self) -> Survivor | None:
         """Return the best survivor of the last stage that has one."""

@@ -10,7 +10,16 @@ from typing import Any
 
 from starburst_executor.report.study.facts import StageFacts, StudyFacts
 from starburst_executor.report.study.figure import Figure
-from starburst_executor.report.study.style import COLUMN, MOST_MARKS, PAGE, QUALITATIVE, Theme, label, number_text
+from starburst_executor.report.study.style import (
+    COLUMN,
+    MOST_MARKS,
+    PAGE,
+    QUALITATIVE,
+    Theme,
+    is_drawn,
+    label,
+    number_text,
+)
 from starburst_executor.study.tables import TrialRow
 
 __all__ = ["contours", "influence", "parallel"]
@@ -29,6 +38,7 @@ _DARK_FIELD = 0.55  # up to here the colour of a share needs white text
 _ORDERED = 2  # an order of more texts means nothing
 _CLEAR = 0.3  # a rank correlation that is worth an arrow
 _LEVEL_NAMES = 4  # names of metrics that stand side by side
+_MOST_DECADES = 8  # that have a text at an axis
 _SPREAD = 30  # of the ninth decile to the first; that of a uniform choice from 0 on is 9
 
 
@@ -73,7 +83,7 @@ def varied(facts: StudyFacts) -> Varied | None:
         metric = facts.objective(stage)
         if metric is None:
             continue
-        rows = [row for row in stage.rows if row.is_completed and math.isfinite(row.metrics.get(metric, math.nan))]
+        rows = [row for row in stage.rows if row.is_completed and is_drawn(row.metrics.get(metric))]
         if len(rows) < _LEAST_TRIALS or (best is not None and len(rows) <= len(best.rows)):
             continue
         found = [one for name in stage.params()[: 4 * _MOST_PARAMS] if (one := coordinate(name, rows)) is not None]
@@ -88,8 +98,8 @@ def varied(facts: StudyFacts) -> Varied | None:
 def coordinate(name: str, rows: Sequence[TrialRow]) -> Coordinate | None:
     """Return a parameter as numbers; None if it is not one of all trials, or has too many different texts."""
     values = [row.params.get(name) for row in rows]
-    numbers = [float(value) for value in values if isinstance(value, (int, float)) and type(value) is not bool]
-    if len(numbers) == len(values) and all(map(math.isfinite, numbers)):
+    numbers = [float(value) for value in values if is_drawn(value) and type(value) is not bool]
+    if len(numbers) == len(values):
         return Coordinate(name, numbers, is_log=_spans_decades(numbers)) if min(numbers) < max(numbers) else None
     texts = [label(value, 16) for value in values]
     words = tuple(sorted(set(texts)))
@@ -142,9 +152,7 @@ def _numpy() -> Any:
 def influence(found: Varied) -> Figure:
     """How much of each metric each parameter explains."""
     metrics = [
-        name
-        for name in found.stage.metrics()
-        if all(math.isfinite(row.metrics.get(name, math.nan)) for row in found.rows)
+        name for name in found.stage.drawn_metrics() if all(is_drawn(row.metrics.get(name)) for row in found.rows)
     ]
     metrics = metrics[:_MOST_METRICS]
     columns = {name: [row.metrics[name] for row in found.rows] for name in metrics}
@@ -272,8 +280,10 @@ def _marks(one: Coordinate) -> list[tuple[float, str]]:
         return [(place / last, word) for place, word in enumerate(one.words)]
     least, most = min(one.values), max(one.values)
     if one.is_log:
-        decades = range(math.ceil(math.log10(least)), math.floor(math.log10(most)) + 1)
-        return [(math.log10(10**k / least) / math.log10(most / least), number_text(10.0**k)) for k in decades]
+        low, high = math.log10(least), math.log10(most)
+        every = max(1, math.ceil((high - low) / _MOST_DECADES))
+        decades = range(math.ceil(low), math.floor(high) + 1, every)
+        return [((k - low) / (high - low), number_text(10.0**k)) for k in decades]
     if least == most:
         return [(0.5, number_text(least))]
     ticks = importlib.import_module("matplotlib.ticker").MaxNLocator(5).tick_values(least, most)
@@ -354,5 +364,6 @@ def _surface(numpy: Any, px: Any, py: Any, values: Any) -> tuple[Any, Any]:
 def _back(numpy: Any, one: Coordinate, shares: Any) -> Any:
     least, most = min(one.values), max(one.values)
     if one.is_log:
-        return 10 ** (numpy.log10(least) + shares * numpy.log10(most / least))
+        low, high = numpy.log10(least), numpy.log10(most)
+        return 10 ** (low + shares * (high - low))
     return least + shares * (most - least)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from typing import Any
 
@@ -10,7 +9,16 @@ from starburst_executor.report.charts.durations import axis_ticks
 from starburst_executor.report.charts.ticks import seconds_text, time_text, time_ticks
 from starburst_executor.report.study.facts import StageFacts, StudyFacts
 from starburst_executor.report.study.figure import Figure
-from starburst_executor.report.study.style import COLUMN, MOST_MARKS, PAGE, QUALITATIVE, STATE_COLOURS, Theme, label
+from starburst_executor.report.study.style import (
+    COLUMN,
+    MOST_MARKS,
+    PAGE,
+    QUALITATIVE,
+    STATE_COLOURS,
+    Theme,
+    is_drawn,
+    label,
+)
 
 __all__ = ["failures", "funnel", "metrics", "times"]
 
@@ -80,7 +88,7 @@ def funnel(facts: StudyFacts) -> Figure | None:
 
 def metrics(facts: StudyFacts) -> Figure | None:
     """The distribution of up to four metrics over the stages that have them."""
-    names = list(dict.fromkeys(name for stage in facts.stages for name in stage.metrics()))[:_MOST_METRICS]
+    names = list(dict.fromkeys(name for stage in facts.stages for name in stage.drawn_metrics()))[:_MOST_METRICS]
     stages = [stage for stage in facts.stages if stage.rows][:_MOST_STAGES]
     if not names:
         return None
@@ -103,9 +111,7 @@ def metrics(facts: StudyFacts) -> Figure | None:
                     color=theme.dots,
                     rasterized=len(kept) > MOST_MARKS,
                 )
-                chosen = [
-                    s.metrics[metric] for s in stage.record.survivors if math.isfinite(s.metrics.get(metric, math.nan))
-                ]
+                chosen = [s.metrics[metric] for s in stage.record.survivors if is_drawn(s.metrics.get(metric))]
                 chosen = chosen[:_MOST_DOTS]
                 axis.plot(
                     [i] * len(chosen),
@@ -142,9 +148,8 @@ def metrics(facts: StudyFacts) -> Figure | None:
 
 
 def values_of(stage: StageFacts, metric: str) -> list[float]:
-    """Return the finite values of a metric in completed trials."""
-    found = (row.metrics.get(metric, math.nan) for row in stage.rows if row.is_completed)
-    return [value for value in found if math.isfinite(value)]
+    """Return the values of a metric in completed trials, of those that can be drawn."""
+    return [row.metrics[metric] for row in stage.rows if row.is_completed and is_drawn(row.metrics.get(metric))]
 
 
 def times(facts: StudyFacts) -> Figure | None:

@@ -11,13 +11,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.texts import shortened
 
 __all__ = [
-    "COLUMN", "DARK", "LIGHT", "MOST_MARKS", "PAGE", "PRINT", "QUALITATIVE", "SIGNS", "STATE_COLOURS", "WITHOUT", "Theme", "can_draw", "label", "number_text", "styled",
+    "COLUMN", "DARK", "LIGHT", "MOST_MARKS", "PAGE", "PRINT", "QUALITATIVE", "SIGNS", "STATE_COLOURS", "WITHOUT", "Theme", "can_draw", "is_drawn", "label", "number_text", "styled",
 ]  # fmt: skip
 
 # Inches: a column and the width of a page of Nature, Science and IEEE (85 to 89 mm, 178 to 183 mm).
@@ -34,6 +34,7 @@ STATE_COLOURS = {
 # Dots or lines of one kind that a vector file draws one by one; more are one picture in it.
 MOST_MARKS = 200
 _MOST_CHARACTERS = 28
+_MOST_DRAWN = 1e100  # squares of such numbers, sums and the room around them are still numbers
 WITHOUT = "figures need matplotlib: pip install 'starburst-executor[report]'"
 
 
@@ -118,6 +119,11 @@ def styled(name: str, theme: Theme) -> Iterator[Any]:
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         yield matplotlib
+
+
+def is_drawn(value: object) -> TypeGuard[float]:
+    """Return whether a value of a metric or of a parameter has a place in a figure: a finite number below 1e100, either way."""
+    return isinstance(value, (int, float)) and abs(value) < _MOST_DRAWN
 
 
 def label(text: object, most: int = _MOST_CHARACTERS) -> str:

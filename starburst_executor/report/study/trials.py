@@ -8,7 +8,7 @@ from typing import Any
 
 from starburst_executor.report.study.facts import StageFacts, StudyFacts
 from starburst_executor.report.study.figure import Figure
-from starburst_executor.report.study.style import COLUMN, MOST_MARKS, PAGE, QUALITATIVE, Theme, label
+from starburst_executor.report.study.style import COLUMN, MOST_MARKS, PAGE, QUALITATIVE, Theme, is_drawn, label
 
 __all__ = ["curves", "fronts", "lineage"]
 
@@ -25,11 +25,7 @@ def fronts(facts: StudyFacts) -> Figure | None:
     if stage is None:
         return None
     pairs = [(names[0], name) for name in names[1 : 1 + _MOST_FRONTS]]
-    rows = [
-        row
-        for row in stage.rows
-        if row.is_completed and all(math.isfinite(row.metrics.get(name, math.nan)) for name in names)
-    ]
+    rows = [row for row in stage.rows if row.is_completed and all(is_drawn(row.metrics.get(name)) for name in names)]
     signs = {name: -1 if facts.measure(name).direction == "max" else 1 for name in names}
     best: dict[tuple[str, str], list[int]] = {}
     for a, b in pairs:
@@ -100,11 +96,8 @@ def _with_two_metrics(facts: StudyFacts) -> tuple[StageFacts | None, list[str]]:
     best: tuple[StageFacts | None, list[str]] = (None, [])
     most = _LEAST_TRIALS - 1
     for stage in facts.stages:
-        names = stage.metrics()[: 1 + _MOST_FRONTS]
-        n = sum(
-            row.is_completed and all(math.isfinite(row.metrics.get(name, math.nan)) for name in names)
-            for row in stage.rows
-        )
+        names = stage.drawn_metrics()[: 1 + _MOST_FRONTS]
+        n = sum(row.is_completed and all(is_drawn(row.metrics.get(name)) for name in names) for row in stage.rows)
         if len(names) > 1 and n > most:
             best, most = (stage, names), n
     return best
@@ -129,15 +122,14 @@ def curves(facts: StudyFacts) -> Figure | None:
         return None
     names = [
         name
-        for name in [*stage.record.measures, *stage.metrics(), *rows[0].curve[0][1]]
+        for name in [*stage.record.measures, *stage.drawn_metrics(), *rows[0].curve[0][1]]
         if any(name in metrics for _, metrics in rows[0].curve)
     ]
     if not names:
         return None
     metric = names[0]
     lines = {
-        row.name: [(step, values[metric]) for step, values in row.curve if math.isfinite(values.get(metric, math.nan))]
-        for row in rows
+        row.name: [(step, values[metric]) for step, values in row.curve if is_drawn(values.get(metric))] for row in rows
     }
     lines = {name: points for name, points in lines.items() if points}
     if not lines:
@@ -207,7 +199,7 @@ def lineage(facts: StudyFacts) -> Figure | None:
     way = facts.lineage(winner.name)
     stages = [stage for stage in facts.stages if stage.record.survivors]
     metric = next(
-        (name for name in facts.stage(winner.stage).metrics() if name in way[0].metrics), None
+        (name for name in facts.stage(winner.stage).drawn_metrics() if name in way[0].metrics), None
     ) or facts.objective(facts.stage(winner.stage))
     if metric is None or len(stages) < 2:  # noqa: PLR2004 - a way has two ends
         return None
@@ -216,7 +208,7 @@ def lineage(facts: StudyFacts) -> Figure | None:
         s.name: s.metrics[metric]
         for stage in stages
         for s in stage.record.survivors[:_MOST_KIN]
-        if math.isfinite(s.metrics.get(metric, math.nan))
+        if is_drawn(s.metrics.get(metric))
     }
     pairs = [(parent, name) for name in kin if (parent := facts.parent(name)) in kin]
     steps = [one.trial for one in way if one.trial in kin]

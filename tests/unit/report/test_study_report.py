@@ -19,7 +19,7 @@ import pytest
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError
 from starburst_executor.report.charts.durations import axis_ticks
-from starburst_executor.report.study.facts import StudyFacts, facts_of
+from starburst_executor.report.study.facts import StageFacts, StudyFacts, facts_of
 from starburst_executor.report.study.figures import figures_of
 from starburst_executor.report.study.page import study_page_of
 from starburst_executor.report.study.parameters import coordinate, explained, spearman
@@ -27,7 +27,17 @@ from starburst_executor.report.study.report import StudyReport
 from starburst_executor.report.study.style import DARK
 from starburst_executor.report.study.trials import pareto
 from starburst_executor.study.objects import StudyObjects
-from starburst_executor.study.record import COMPLETE, DONE, OPEN, PENDING, RUNNING, StageRecord, StudyRecord
+from starburst_executor.study.record import (
+    COMPLETE,
+    DONE,
+    OPEN,
+    PENDING,
+    RUNNING,
+    Measure,
+    StageRecord,
+    StudyRecord,
+    Survivor,
+)
 from starburst_executor.study.status import status_of
 from starburst_executor.study.tables import TrialRow
 from starburst_executor.study.wheel import Holder
@@ -263,6 +273,45 @@ def test_a_study_that_has_hardly_begun_has_a_page() -> None:
     page = report.to_html()
     assert "12<small>ended of 55" in page
     assert "The study was not complete when this report was made." in page
+
+
+EXTREMES = [
+    [1e308, -1e308, 1.7976931348623157e308, 0.0],
+    [1e308, 1.0, 2.0],
+    [9e99, -9e99, 1.0],
+    [5e-324, 1e-320, 9e99],
+    [1.0, 1.0 + 2.3e-16],
+    [float("inf"), float("-inf"), float("nan"), 1e308],
+    [2**62, -(2**62), 2**63],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("values", EXTREMES, ids=str)
+def test_every_figure_is_drawn_whatever_the_numbers(values: list[float]) -> None:
+    def stage(name: str, above: tuple[str, ...] = ()) -> StageFacts:
+        chance = random.Random(name)
+        rows = [
+            TrialRow(
+                name, i, "completed", metrics={"x": chance.choice(values), "y": chance.choice(values)},
+                params={"a": chance.choice(values), "b": chance.choice(values), "c": i},
+                curve=[(step, {"x": chance.choice(values)}) for step in (0, 1, 2**63 - 1)],
+                seconds=chance.choice((1e-9, 1.0, 1e7)),
+            )
+            for i in range(24)
+        ]  # fmt: skip
+        chosen = tuple(Survivor(row.name, row.metrics, row.params) for row in rows[:4])
+        measures = {"x": Measure("min", ""), "y": Measure("max", "s")}
+        return StageFacts(
+            StageRecord(name, DONE, 24, completed=24, survivors=chosen, depends_on=above, measures=measures), rows
+        )
+
+    stages = [stage("one"), stage("two", ("one",))]
+    record = StudyRecord("numbers", stages=tuple(one.record for one in stages))
+    tables = {one.name: one.rows for one in stages}
+    figures = figures_of(facts_of(record, status_of(record, None), tables))
+    assert {"funnel", "times"} <= {figure.name for figure in figures}
+    for figure in figures:
+        assert not re.search(r"\b(nan|inf)\b", figure.to_page())
 
 
 @pytest.mark.parametrize("seconds", [(0.31, 0.36), (0.3, 0.3), (1e-9, 1e9)])
