@@ -68,8 +68,9 @@ def test_a_run_whose_client_is_killed_loses_workers_to_spot_and_completes(aws: F
     aws.batch.interrupt(taken[1])
     assert [outcome.value for outcome in executor.collect(wait=True, timeout=100)] == [n * n for n in range(40)]
     executor.detach()
-    # Batch alone has started them again, and knows why the first ones ended.
+    # Batch alone has started them again, and knows why the first ones ended; the one with a notice ends after its last commit.
     assert aws.batch.n_calls("submitjob") == 1
+    wait_until(lambda: all(aws.batch.jobs[job_id]["attempts"] for job_id in taken))
     attempts = [aws.batch.jobs[job_id]["attempts"][0] for job_id in taken]
     assert [one["statusReason"] for one in attempts] == ["Your Spot Task was interrupted."] * 2
     assert sorted(one["container"]["exitCode"] for one in attempts) == [137, 143]

@@ -144,8 +144,8 @@ for i in range(300):
         executor.flush()
         print(i + 1, flush=True)
         if moment == "submitting":
-            signal.setitimer(signal.ITIMER_REAL, 0.001)
             signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+            signal.setitimer(signal.ITIMER_REAL, 0.001)
 executor.flush()
 print(300, flush=True)
 if moment == "waiting":

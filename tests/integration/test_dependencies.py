@@ -103,11 +103,10 @@ def test_what_waits_for_a_lost_workers_task_runs_with_no_client_attached(store_u
         first = executor.submit(hold, str(go), 1)
         second = executor.submit(add, first, 1)
         third = executor.submit(add, second, first)
-        wait_until((tmp_path / "go.1").exists)
+        runner = int(wait_until(lambda: (tmp_path / "go.1").exists() and (tmp_path / "go.1").read_text()))
         executor.flush()
         agents = worker_pids(executor)
         key, url = executor.key, executor.url
-    runner = int((tmp_path / "go.1").read_text())
     (lost,) = [agent for agent in agents if runner in descendants(agent)]
     (tmp_path / "go.1").unlink()
     kill(lost)

@@ -174,9 +174,8 @@ def test_collect_gives_failures_beside_values_and_downloads_nothing_twice(store_
 def test_collect_without_waiting_gives_what_has_ended(store_url: str, tmp_path: Path) -> None:
     go = tmp_path / "go"
     executor = detached(store_url, workers=1)
-    first = executor.submit(square, 3)
+    assert executor.submit(square, 3).result(60) == 9
     executor.submit(wait_for_file, str(go), 7)
-    assert first.result(60) == 9
     assert [outcome.value for outcome in executor.collect()] == [9]
     assert [outcome.value for outcome in executor.collect(wait=True, timeout=0.2)] == [9]
     with pytest.raises(FutureTimeoutError):
@@ -462,8 +461,9 @@ def test_idle_workers_leave_and_come_back_when_there_is_work(store_url: str) -> 
     timings = replace(timings_for(store_url), idle_exit_s=0.5)
     executor = DetachedExecutor(workers=1, store=store_url, timings=timings)
     assert executor.submit(square, 3).result(60) == 9
-    [pid] = launched_pids(executor)
-    wait_until(lambda: not is_alive(pid))
+    # More than one, if the first had nothing to do for as long before the task was stored.
+    pids = launched_pids(executor)
+    wait_until(lambda: not any(map(is_alive, pids)))
     assert executor.submit(square, 4).result(60) == 16
     executor.cleanup(force=True)
 
@@ -505,7 +505,8 @@ def test_work_that_is_left_while_the_last_worker_drains_is_done(store_url: str, 
     wait_until(blocker.running)
     [pid] = worker_pids(executor)
     kill(pid, signal.SIGTERM)
-    wait_until(lambda: WorkerState.LEAVING in beat_states(executor).values(), 4.0)
+    # On a busy machine its grace time may be over when it is next looked at.
+    wait_until(lambda: {WorkerState.LEAVING, WorkerState.LEFT} & set(beat_states(executor).values()))
     executor.submit(square, 3)
     executor.detach()
     go.touch()

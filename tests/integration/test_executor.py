@@ -453,8 +453,8 @@ def work(i):
 def all_tasks(executor):
     futures = [executor.submit(work, i) for i in range(100)]
     while sum(future.running() or future.done() for future in futures) < 2: time.sleep(0.01)
-    print("running", flush=True)
     try:
+        print("running", flush=True)
         for future in futures: future.result()
     except KeyboardInterrupt:
         print("interrupted", flush=True)

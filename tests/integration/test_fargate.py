@@ -265,7 +265,8 @@ def test_cleanup_stops_exactly_this_sessions_workers(aws: FakeAws) -> None:
 
     (one, ones), (other, others) = begin(), begin()
     assert len(ones) == len(others) == 1
-    # As if its client had died between RunTask and the handle.
+    # As if its client had died between RunTask and the handle; it does not come as far as to leave by itself.
+    aws.ecs.n_hang = 1
     orphan = aws.ecs._start(next(r for n, r in aws.ecs.calls if n == "RunTask" and r["startedBy"] == one.id), "FARGATE")
     one.cleanup(force=True)
     wait_until(lambda: aws.ecs.not_stopped() == others)

@@ -145,7 +145,7 @@ def test_an_outage_in_mid_run_costs_time_and_nothing_else(proxy: FaultProxy, url
 def test_credentials_that_expire_are_named_on_every_future(proxy: FaultProxy, url: str) -> None:
     executor = detached(url, workers=1)
     futures = [executor.submit(time.sleep, 600) for _ in range(3)]
-    wait_until(futures[0].running)
+    wait_until(lambda: any(future.running() for future in futures))
     pids = worker_pids(executor)
     proxy.plan = lambda _: Fault.EXPIRED
     for future in futures:

@@ -129,7 +129,7 @@ def test_a_task_is_stopped_at_its_timeout_while_its_output_is_not_read(tmp_path:
         wait_until(file.exists)
         wait_until(lambda: not ticks_on(file), 3.0 + SLACK_S)
         pids = descendants(client.pid)
-        wait_until(end.exists)
+        wait_until(lambda: end.exists() and end.read_text())
         assert end.read_text() == "TaskTimeout ('to be shown\\n', 'this too\\n')"
         assert client.wait(SLACK_S) == 0
     finally:
@@ -248,8 +248,8 @@ try:
     with StarburstExecutor(workers=1, store=sys.argv[1]) as executor:
         futures = [executor.submit(time.sleep, 600) for _ in range(3)]
         while not any(future.running() for future in futures): time.sleep(0.01)
-        print("running", flush=True)
         try:
+            print("running", flush=True)
             futures[0].result()
         except KeyboardInterrupt:
             print("interrupted", flush=True)

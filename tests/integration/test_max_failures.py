@@ -23,8 +23,8 @@ def _fails(folder: str, n: int) -> int:
 
 def test_workers_end_it_and_unfinished_tasks_say_how_many_failed(store_url: str, tmp_path: Path) -> None:
     with detached(store_url, workers=4, max_failures=5) as ex:
-        # Two of four slots wait for a file; the others meet failures.
-        futures = [ex.submit(_fails, str(tmp_path), n) for n in (0, 2, *range(1, 25, 2), *range(4, 40, 2))]
+        # At most three of four slots wait for a file, in whatever order they begin; the others meet failures.
+        futures = [ex.submit(_fails, str(tmp_path), n) for n in (0, 2, *range(1, 25, 2), 4)]
         url = ex.url
     reader = DetachedExecutor.reattach(url, launcher="none")
     try:

@@ -60,8 +60,11 @@ def test_a_running_task_is_stopped_with_what_it_started_and_the_slot_goes_on(sto
 
 def test_all_tasks_are_stopped_from_another_process_by_the_command(tmp_path: Path) -> None:
     executor = detached(f"sqlite://{tmp_path}/sessions", workers=2)
-    futures = [executor.submit(run_for_long, tmp_path / f"{i}") for i in range(5)]
-    pids = [pid for i in range(2) for pid in processes_of(tmp_path / f"{i}")]
+    files = [tmp_path / f"{i}" for i in range(5)]
+    futures = [executor.submit(run_for_long, file) for file in files]
+    # Any two of them: the order in which slots take different status objects is theirs.
+    wait_until(lambda: sum(file.exists() for file in files) == 2)
+    pids = [pid for file in files if file.exists() for pid in processes_of(file)]
     result = CliRunner().invoke(starburst, ["cancel", executor.url, "--running"], catch_exceptions=False)
     assert "5 tasks cancelled" in result.output
     wait_until(lambda: not any(map(is_alive, pids)))

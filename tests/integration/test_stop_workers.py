@@ -33,8 +33,9 @@ def test_what_runs_fails_and_what_waits_is_cancelled(store_url: str, tmp_path: P
     with StarburstExecutor(workers=1, store=store_url) as executor:
         done = executor.submit(abs, -1)
         assert done.result(60) == 1
-        runs, waiting = executor.submit(stay, str(tmp_path / "began")), [executor.submit(abs, 1) for _ in range(3)]
+        runs = executor.submit(stay, str(tmp_path / "began"))
         wait_until(lambda: (tmp_path / "began").exists() and runs.running())
+        waiting = [executor.submit(abs, 1) for _ in range(3)]
         runner = int((tmp_path / "began").read_text())
         getattr(executor, method)()
         with pytest.raises(BrokenProcessPool, match=method):

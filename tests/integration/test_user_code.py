@@ -115,9 +115,9 @@ def test_a_task_that_blocks_every_signal_is_stopped_in_time(store_url: str) -> N
             except BaseException:
                 continue
 
-    executor = detached(store_url, workers=1, task_timeout=0.5)
+    executor = detached(store_url, workers=1)
     with pytest.raises(TaskTimeout):
-        executor.submit(stay).result(20)
+        executor.options(timeout=0.5).submit(stay).result(60)
     assert executor.submit(pow, 2, 3).result(60) == 8
     executor.cleanup(force=True)
 
@@ -210,7 +210,7 @@ def test_the_interpreters_lock_held_for_longer_than_four_looks_costs_nothing(sto
     assert executor.status() != beat
     session = session_of(executor)
     entries = [e for group in session.statuses.all() for e in session.statuses.read(group.key).status.entries]
-    assert [(entry.attempt, entry.losses, int(entry.seconds)) for entry in entries] == [(1, 0, seconds)]
+    assert [(entry.attempt, entry.losses, entry.seconds >= seconds) for entry in entries] == [(1, 0, True)]
     executor.cleanup(force=True)
 
 

@@ -73,7 +73,8 @@ class FakeEcs:
             return json.loads(json.dumps(answer))  # type: ignore[no-any-return]
 
     def n_calls(self, operation: str) -> int:
-        return sum(name == operation for name, _ in self.calls)
+        with self.lock:  # a call counts once it has been carried out
+            return sum(name == operation for name, _ in self.calls)
 
     # --- definitions --------------------------------------------------------------------------------------------------
 
