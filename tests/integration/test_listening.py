@@ -213,10 +213,15 @@ def ticking(path: Path) -> Callable[[], None]:
     def tick() -> None:
         while True:
             with path.open("a") as file:
-                file.write(".")
+                file.write(f"{time.monotonic()}\n")
             time.sleep(0.05)
 
     return tick
+
+
+def ticks(path: Path) -> list[float]:
+    """When a task has ticked, by the clock that all processes of this machine share."""
+    return [float(line) for line in path.read_text().split()]
 
 
 def ticks_on(path: Path) -> bool:
@@ -309,13 +314,12 @@ def test_a_busy_worker_that_gets_sigterm_in_an_outage_is_gone_within_its_grace_t
     everybody = [worker.pid, *descendants(worker.pid)]
     outage.begin()
     threading.Event().wait(1.0)
-    kill(worker.pid, signal.SIGTERM)
     began = time.monotonic()
-    threading.Event().wait(1.0)
-    assert ticks_on(file)
+    kill(worker.pid, signal.SIGTERM)
     assert worker.wait(timings.grace_s + SLACK_S) == 0
-    assert time.monotonic() - began > 2.0
     wait_until(lambda: not any(map(is_alive, everybody)), SLACK_S)
+    # What runs has the grace time.
+    assert ticks(file)[-1] - began > 2.0
     outage.end()
     executor.cleanup(force=True)
 
@@ -357,10 +361,10 @@ def test_a_task_is_stopped_at_its_timeout_in_an_outage(outage: Outage, url: str,
         executor.submit(time.sleep, 0.3).result(60)  # the next two are known to be short, so they are claimed together
     futures = [executor.submit(time.sleep, 0.3), executor.submit(ticking(file))]
     wait_until(file.exists)
-    began = time.monotonic()
     outage.begin()
     wait_until(lambda: not ticks_on(file), 3.0 + SLACK_S)
-    assert time.monotonic() - began > 2.0
+    first, *_, last = ticks(file)
+    assert last - first > 2.0
     outage.end()
     assert futures[0].result(60) is None
     assert isinstance(futures[1].exception(60), TaskTimeout)
