@@ -13,7 +13,7 @@ import msgpack
 
 from starburst_executor.errors import ConfigError
 
-__all__ = ["check_params", "own_copy", "plain_copy"]
+__all__ = ["check_params", "is_scalar", "kind_of", "own_copy", "plain_copy"]
 
 _ENCODING = "utf-8", "surrogateescape"  # names of files may be any bytes
 _MOST_BITS = 63  # msgpack's integers
@@ -25,9 +25,10 @@ def check_params(values: Mapping[Any, Any], where: str) -> None:
     for name, value in values.items():
         if not isinstance(name, str):
             raise ConfigError(f"{where}: the name {name!r} must be text")
-        if not (_is_scalar(name) and _is_plain(value)):
+        if not (is_scalar(name) and _is_plain(value)):
+            wrong = value if is_scalar(name) else name
             raise ConfigError(
-                f"{where}: {name if name.isprintable() else ascii(name)} is {_kind(value)}: a record holds plain values: texts, numbers, lists, mappings"
+                f"{where}: {name if name.isprintable() else ascii(name)} is {kind_of(wrong)}: a record holds plain values: texts, numbers, lists, mappings"
             )
 
 
@@ -50,11 +51,12 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
     if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_scalar(key) and _is_plain(one) for key, one in value.items())
-    return _is_scalar(value)
+        return all(isinstance(key, str) and is_scalar(key) and _is_plain(one) for key, one in value.items())
+    return is_scalar(value)
 
 
-def _is_scalar(value: Any) -> bool:
+def is_scalar(value: Any) -> bool:
+    """Return whether a value is a text, a number, bytes, a boolean or None, as a record can hold it."""
     if type(value) is int:
         return value.bit_length() <= _MOST_BITS
     if type(value) is str:
@@ -74,10 +76,21 @@ def _is_of_numpy(value: Any) -> bool:
 def _number(value: Any) -> Any:
     if _is_of_numpy(value):
         return value.item()
-    raise TypeError(f"{_kind(value)} is no plain value")
+    raise TypeError(f"{kind_of(value)} is no plain value")
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """Return what a value is that is not plain, for messages: of a list or a mapping, what the first wrong one in it is."""
     if type(value) is int:
         return f"a whole number of more than {_MOST_BITS} bits"
+    if isinstance(value, Mapping):
+        key = next((one for one in value if not isinstance(one, str)), None)
+        if key is not None:
+            return f"a mapping with the key {key!r}, which is no text"
+        inside = [*value, *value.values()]
+    else:
+        inside = list(value) if isinstance(value, (list, tuple)) else []
+    wrong = [one for one in inside if not _is_plain(one)]
+    if wrong:
+        return f"a {type(value).__name__} with {kind_of(wrong[0])}"
     return "text with a lone surrogate" if type(value) is str else f"a {type(value).__name__}"

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from starburst_executor.errors import ConfigError
+from starburst_executor.study.plain import is_scalar, kind_of
 
 __all__ = ["Choices", "Range", "Space", "space_of"]
 
@@ -163,16 +164,22 @@ def _faults(part: Range | Choices) -> Iterator[str]:
         if not part.choices:
             yield "there is no choice"
         plain = (str, int, float, bool, type(None))
-        wrong = [value for value in part.choices if type(value) not in plain]
+        wrong = [value for value in part.choices if type(value) not in plain or not is_scalar(value)]
         if wrong:
-            yield f"choices are texts, numbers, booleans or null, not {wrong[0]!r}; let the trial map a text to it"
+            yield f"choices are texts, numbers, booleans or null, not {kind_of(wrong[0])}; let the trial map a text to it"
         return
     numbers = [part.low, part.high] + ([] if part.step is None else [part.step])
+    for one in numbers:
+        if type(one) is int and not is_scalar(one):
+            yield f"one of its numbers is {kind_of(one)}"
+            return
     if not all(type(one) in (int, float) and math.isfinite(one) for one in numbers):
         yield f"low={part.low!r}, high={part.high!r}, step={part.step!r} must be numbers"
         return
     if part.low > part.high:
         yield f"low={part.low!r} is greater than high={part.high!r}"
+    elif math.isinf(float(part.high) - float(part.low)):
+        yield f"from low={part.low!r} to high={part.high!r} is more than a number can be"
     log: object = part.log
     if type(log) is not bool:
         yield f"log={log!r} must be true or false"

@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 from pydantic_core import ErrorDetails
+from yaml.reader import ReaderError
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.study.stage import OPTIONS_OF_OTHERS
 from starburst_executor.study.yaml_model import WORDS, fields_at
+from starburst_executor.texts import shortened
 
 __all__ = ["Source", "source_of"]
 
@@ -31,13 +33,25 @@ def source_of(path: Path) -> Source:
         raise ConfigError(f"{path}, line {line}: the file must be text in UTF-8: {error.reason}") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """The safe loader, whose errors all have a line: also that of a value which its type does not have, such as 2026-02-30, a date."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as error:
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{shortened(str(node.value), 40)!r} is no {kind}; a text stands in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
+
 class Source:
     """A YAML text: its plain values, and the line of each field."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
-        loader = yaml.SafeLoader(text)
         try:
+            loader = _Loader(text)
             self._root = loader.get_single_node()
             self._check(self._root, set())
             self.values = None if self._root is None else loader.construct_document(self._root)
@@ -45,12 +59,11 @@ class Source:
             mark = error.problem_mark or error.context_mark
             line = "" if mark is None else f", line {mark.line + 1}"
             raise ConfigError(f"{path}{line}: {error.problem or error.context}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: {error}") from error
+        except ReaderError as error:
+            line = f", line {text.count(chr(10), 0, error.position) + 1}"
+            raise ConfigError(f"{path}{line}: the character {text[error.position]!r} is not allowed") from error
         except RecursionError as error:
             raise ConfigError(f"{path}: nested too deeply") from error
-        finally:
-            loader.dispose()
 
     def _check(self, node: yaml.Node | None, above: set[int]) -> None:
         """Refuse what YAML allows and a study does not mean: a field twice, and a part that contains itself."""

@@ -58,10 +58,11 @@ def test_numbers_of_numpy_are_numbers_and_tuples_become_lists() -> None:
         ({"n": np.arange(3)}, "n is a ndarray"),
         ({"s": {1}}, "s is a set"),
         ({"s": "\ud800"}, "s is text with a lone surrogate"),
-        ({"\ud800": 1}, r"'\\ud800' is a"),
         ({3: 1}, "the name 3 must be text"),
-        ({"m": {3: 1}}, "m is a dict"),
-        ({"m": {"\ud800": 1}}, "m is a dict"),
+        ({"m": {3: 1}}, "m is a mapping with the key 3, which is no text"),
+        ({"m": {"a": [1, {2}]}}, "m is a dict with a list with a set"),
+        ({"\ud800": 1}, r"'\\ud800' is text with a lone surrogate"),
+        ({"m": {"\ud800": 1}}, "m is a dict with text with a lone surrogate"),
     ],
 )
 def test_what_no_record_holds_is_refused_by_its_name(values: dict[Any, Any], told: str) -> None:

@@ -52,6 +52,10 @@ def search_of(given: Any, **more: Any) -> Search:
         ({"random": {"x": []}}, "there is no choice"),
         ({"random": {"x": [object()]}}, "choices are texts, numbers, booleans or null"),
         ({"random": {"x": {"low": 2, "high": 1}}}, "low=2 is greater than high=1"),
+        ({"random": {"x": {"low": -1e308, "high": 1e308}}}, "from low=-1e.308 to high=1e.308 is more than a number"),
+        ({"random": {"x": {"low": 0, "high": 10**400}}}, "one of its numbers is a whole number of more than 63 bits"),
+        ({"random": {"x": {"low": 0, "high": 2**64}}}, "one of its numbers is a whole number of more than 63 bits"),
+        ({"random": {"x": [1, 2**64]}}, "not a whole number of more than 63 bits; let the trial map a text"),
         ({"random": {"x": {"low": 0, "high": 1, "log": True}}}, "a range with log begins above 0"),
         (
             {"random": {"x": {"low": 0, "high": 3, "step": 0.5}}},
