@@ -26,9 +26,11 @@ from starburst_executor.errors import (
     AccessDenied,
     ConfigError,
     KeyNotFound,
+    RecordInvalid,
     SessionNotFound,
     StarburstError,
     StudyNotFound,
+    VersionMismatch,
 )
 
 __all__ = ["make_app"]
@@ -41,6 +43,8 @@ _CODES: tuple[tuple[type[StarburstError], int, str], ...] = (
     (KeyNotFound, 403, "This needs the session's key"),
     (AccessDenied, 403, "The store refuses access"),
     (ConfigError, 400, "This address cannot be shown"),
+    (VersionMismatch, 501, "It was written by another version"),
+    (RecordInvalid, 500, "What is stored cannot be read"),
     (StarburstError, 503, "The store cannot be read now"),
 )
 

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starburst_executor.aws.billing.prices import requests_usd
 from starburst_executor.clock import Clock
 from starburst_executor.dashboard.polling import Poller, run_whole
-from starburst_executor.dashboard.sessions import SessionList, Sessions
+from starburst_executor.dashboard.sessions import MOST_REQUESTS, SessionList, Sessions
 from starburst_executor.dashboard.tabs import Tab
 from starburst_executor.dashboard.watch import Usage
 
@@ -76,10 +76,12 @@ class Lister:
         return self._poller.is_running
 
     def usage(self, found: SessionList) -> Usage:
-        """Return what updates ask of the stores, if each is as the reading of this page was."""
+        """Return what updates ask of the stores, if each is as the last reading of this page, within `MOST_REQUESTS`."""
         each_s = self._each_s()
-        usd_per_hour = requests_usd(found.counts) / each_s * 3600
-        return Usage(found.n_requests, found.n_requests / each_s, usd_per_hour, each_s, self._n_requests)
+        # The first reading of a page, which made more, is not repeated.
+        n_each = min(found.n_requests, MOST_REQUESTS)
+        usd = requests_usd(found.counts) * n_each / max(1, found.n_requests)
+        return Usage(found.n_requests, n_each / each_s, usd / each_s * 3600, each_s, self._n_requests)
 
     def _each_s(self) -> float:
         return max(_HIDDEN_S if self._poller.are_hidden else _EACH_S, self._rest_s)

@@ -55,6 +55,7 @@ class Pages:
         self._access = access
         self._lister = Lister(Sessions(hub.places, hub.clock), hub.clock)
         self._named = tuple(hub.places.known)
+        self._stores = [url.partition("?")[0] for url in hub.places.stores]
 
     # --- sessions -----------------------------------------------------------------------------------------------------
 
@@ -62,11 +63,10 @@ class Pages:
         """The list of sessions."""
         after = request.query_params.get("after", "")[:_MOST_ID]
         found = await in_time(self._lister.page(after))
-        stores = [url.partition("?")[0] for url in self._hub.places.stores]
         return self.html(
             "sessions.html",
             found=found,
-            stores=stores,
+            total=Markup(part("list_total", found, self._stores)),  # noqa: S704 - from a template, escaped there
             after=after,
             now=(now := self._hub.clock.now()),
             rows=names_of(session_cells(found.lines, self._access.root_path, now)),
@@ -193,7 +193,10 @@ class Pages:
                 if seen == _digest(cells):
                     tab.seed({**order, **rows})
                 seen = ""
-                total = {"total": str(found.total), "usage": part("usage", self._lister.usage(found))}
+                total = {
+                    "total": part("list_total", found, self._stores),
+                    "usage": part("usage", self._lister.usage(found)),
+                }
                 data = tab.update({**order, **rows, **total})
                 if data is not None:
                     yield ServerSentEvent(data, event="update", sep="\n")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
@@ -82,6 +82,7 @@ class SessionList:
 
     Attributes:
         total: The number of all sessions.
+        n_elsewhere: How many of them are in no store that was searched: the user has named or started them.
         before: The id after which the page before begins; None on the first page, "" if that is the first page.
         after: The id after which the next page begins; None on the last page.
         problems: Stores that cannot be listed, and why.
@@ -91,6 +92,7 @@ class SessionList:
 
     lines: list[Line]
     total: int
+    n_elsewhere: int
     n_before: int
     before: str | None
     after: str | None
@@ -121,7 +123,7 @@ class Sessions:
         """
         before_n = self._counts()
         problems: list[str] = []
-        urls = self._all(problems)
+        urls, listed = self._all(problems)
         ids = sorted(urls, reverse=True)  # an id begins with the time of its creation
         first = next((i for i, name in enumerate(ids) if name < after), len(ids)) if after else 0
         shown = ids[first : first + PAGE]
@@ -132,6 +134,7 @@ class Sessions:
         return SessionList(
             lines,
             len(ids),
+            len(urls.keys() - listed),
             first,
             before,
             shown[-1] if shown and first + PAGE < len(ids) else None,
@@ -154,7 +157,8 @@ class Sessions:
             counts.update({kind: snapshot[kind] for kind in _KINDS})
         return counts
 
-    def _all(self, problems: list[str]) -> dict[str, str]:
+    def _all(self, problems: list[str]) -> tuple[dict[str, str], Set[str]]:
+        """Return the URLs of all sessions by id, and the ids of those that the stores have listed."""
         urls: dict[str, str] = {}
         listed: set[str] = set()
         for store_url in self._places.stores:
@@ -169,7 +173,8 @@ class Sessions:
         if not self._places.is_given:
             known |= {name: url for name in registry.all_ids() if (url := registry.known_url(name)) is not None}
         # What a store was known to have, and does not list, was deleted.
-        return {name: url for name, url in known.items() if _store_of(url) not in listed} | urls
+        elsewhere = {name: url for name, url in known.items() if _store_of(url) not in listed}
+        return elsewhere | urls, urls.keys()
 
     def _store(self, store_url: str) -> PatientStore:
         if store_url not in self._stores:

@@ -31,6 +31,7 @@ _BAR = 1000
 _LEAST = 3
 _MOST_ORDER = 2000
 _STATES = ("completed", "failed", "cancelled", "claimed", "pending")
+_TITLES = {"tasks": "tasks", "workers": "workers", "failures": "failures"}
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 
@@ -136,7 +137,7 @@ def fragments(
         subject_state: What is known of that task's state; empty for nothing.
         most_workers: Rows of workers on their own page.
     """
-    found = _head(snapshot)
+    found = _head(snapshot, f"task {subject}" if subject else _TITLES.get(page, ""))
     if page == "session":
         found |= _session(snapshot, root)
         found |= worker_cells(_shown_first(snapshot.status.members)[:MOST_WORKERS], snapshot, manifest, root)
@@ -167,11 +168,13 @@ def deleted(what: str, name: str, home: str) -> dict[str, str]:
     }
 
 
-def _head(snapshot: Snapshot) -> dict[str, str]:
+def _head(snapshot: Snapshot, title: str) -> dict[str, str]:
     status = snapshot.status
     share = f"{_percent(status)} %" if status.total else "no tasks"
+    # A tab shows its beginning, and a history tells the pages of a session apart.
+    names = (share, title, shortened(status.name, 80) or status.id)
     return {
-        "title": str(escape(f"{share} · {status.id}")),
+        "title": str(escape(visible(" · ".join(name for name in names if name)))),
         "say": str(escape(_sentence(status))),
         "state": part("state", status),
         "notice": part("notice", snapshot),

@@ -11,6 +11,7 @@ from starburst_executor.dashboard.hub import Places
 from starburst_executor.dashboard.lister import Lister
 from starburst_executor.dashboard.sessions import MOST_REQUESTS, PAGE, Sessions
 from starburst_executor.dashboard.tabs import Tab
+from starburst_executor.dashboard.views import part
 from starburst_executor.protocol import outcomes
 from starburst_executor.protocol.keys import StatusRef
 from starburst_executor.protocol.records import (
@@ -80,6 +81,8 @@ def test_an_update_asks_at_most_twenty_times_and_each_session_has_its_turn() -> 
     found = stored.read.page()
     assert (len(found.lines), found.total, found.n_requests) == (PAGE, PAGE + 3, len(stored.rig.asked))
     assert found.n_requests > 10 * PAGE  # the first answer reads beats too
+    usage = Lister(stored.read, SystemClock()).usage(found)
+    assert usage.per_s * usage.each_s == pytest.approx(MOST_REQUESTS)  # which is not repeated
     for session in stored.sessions:
         stored.submit(session, 1)
     n_updates = 0
@@ -132,7 +135,8 @@ def test_a_session_that_was_deleted_is_not_in_the_next_update() -> None:
     stored.rig.objects.delete(keys)
     found = stored.read.page(whole=False)
     assert [line.id for line in found.lines] == ["2026-elsewhere", "2026-002", "2026-000"]
-    assert found.total == 3
+    assert (found.total, found.n_elsewhere) == (3, 1)
+    assert part("list_total", found, [STORE]) == f"2 in {STORE}, 1 of yours elsewhere"
 
 
 def test_it_polls_only_while_a_tab_is_open_and_each_tab_gets_its_page(monkeypatch: pytest.MonkeyPatch) -> None:

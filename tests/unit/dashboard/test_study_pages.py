@@ -74,7 +74,7 @@ def test_studies_are_listed_with_those_that_cannot_be_read(url: str, client: Cli
     page = client.get("/studies").text
     assert 'href="/studies/0/good"' in page
     assert "the record of a study cannot be read" in page
-    assert client.get("/studies/0/bad").status_code == 503
+    assert client.get("/studies/0/bad").status_code == 500
 
 
 def test_a_study_has_its_stages_figures_failures_artefacts_and_lineage(url: str, client: Client) -> None:

@@ -11,8 +11,18 @@ import pytest
 
 from starburst_executor.client.finding import Visit
 from starburst_executor.client.report import TaskReport, WorkerReport
+from starburst_executor.dashboard.sessions import Line
 from starburst_executor.dashboard.tabs import MOST_BYTES, Tab
-from starburst_executor.dashboard.views import _STATES, _bar, fragments, log_link, part, templates, worker_cells
+from starburst_executor.dashboard.views import (
+    _STATES,
+    _bar,
+    fragments,
+    log_link,
+    part,
+    session_cells,
+    templates,
+    worker_cells,
+)
 from starburst_executor.dashboard.watch import Snapshot, Watch
 from starburst_executor.protocol.records import Manifest
 from starburst_executor.store.patient import PatientStore
@@ -207,6 +217,32 @@ def test_an_estimate_says_where_it_comes_from() -> None:
     assert "7 s" in facts
     assert "by the durations of tasks" in facts
     assert "no task has ended lately" not in facts
+
+
+def test_an_estimate_without_an_upper_bound_says_so() -> None:
+    snapshot, manifest = snapshot_of(Rig())
+    status = replace(snapshot.status, state="open", total=3, pending=3, seconds_left=7.0, seconds_left_least=6.0)
+    assert "6 s or more" in shown(replace(snapshot, status=status), manifest)["facts"]
+    status = replace(status, seconds_left_most=8.0)
+    assert "6 s to 8 s" in shown(replace(snapshot, status=status), manifest)["facts"]
+
+
+@pytest.mark.parametrize(("n_ended", "words"), [(9, "9 or more of 10"), (10, "10 of 10")])
+def test_a_line_says_or_more_only_of_what_may_be_more(n_ended: int, words: str) -> None:
+    line = Line("2026-000", "open", n_tasks=10, n_ended=n_ended, n_failed=4, is_exact=False)
+    (cells,) = session_cells([line], "").values()
+    assert f">{words}<" in cells
+    assert ">4 or more<" in cells
+
+
+def test_the_pages_of_a_session_have_titles_of_their_own() -> None:
+    snapshot, manifest = snapshot_of(Rig())
+    pages = [("session", ""), ("tasks", ""), ("workers", ""), ("failures", ""), ("task", "0-1"), ("tasks", "0-2")]
+    titles = {
+        fragments(page, snapshot, manifest, root="", subject=subject, most_workers=20)["title"]
+        for page, subject in pages
+    }
+    assert len(titles) == len(pages)
 
 
 def test_the_page_of_a_task_that_has_ended_meanwhile_says_so() -> None:
