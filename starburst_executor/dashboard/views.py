@@ -171,7 +171,7 @@ def deleted(what: str, name: str, home: str) -> dict[str, str]:
 def _head(snapshot: Snapshot, title: str) -> dict[str, str]:
     status = snapshot.status
     share = f"{_percent(status)} %" if status.total else "no tasks"
-    # A tab shows its beginning, and a history tells the pages of a session apart.
+    # A tab of the browser has room for the first words; its history needs the others.
     names = (share, title, shortened(status.name, 80) or status.id)
     return {
         "title": str(escape(visible(" · ".join(name for name in names if name)))),

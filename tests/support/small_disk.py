@@ -1,4 +1,7 @@
-"""A file system of a few megabytes, for tests of what happens when a disk is full. It needs Linux and root: tests are skipped elsewhere."""
+"""A file system of a few megabytes, for tests of what happens when a disk is full, and a folder that cannot be written at another path.
+
+Both need Linux and root: tests are skipped elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["grow", "mounted"]
+__all__ = ["grow", "mounted", "read_only"]
 
 
 @contextmanager
@@ -27,6 +30,22 @@ def mounted(folder: Path, n_bytes: int) -> Iterator[Path]:
     finally:
         # Lazily: a worker that is ending may have a file open still.
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def read_only(folder: Path, at: Path) -> Iterator[Path]:
+    """Show a folder at a new path, where nothing can be written, or skip the test. At its own path it is as before."""
+    if sys.platform != "linux":
+        pytest.skip("needs a read-only mount: makes one on Linux only")
+    at.mkdir()
+    done = _mount("--bind", str(folder), str(at))
+    if done.returncode:
+        pytest.skip(f"needs to mount a folder, as root: {done.stderr.splitlines()[0]}")
+    try:
+        assert _mount("-o", "remount,bind,ro", str(at)).returncode == 0
+        yield at
+    finally:
+        subprocess.run(["umount", "--lazy", str(at)], check=True)
 
 
 def grow(folder: Path, n_bytes: int) -> None:

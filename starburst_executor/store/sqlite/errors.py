@@ -36,7 +36,9 @@ def translated(error: BaseException, path: str) -> StarburstError | Gone | None:
         return StoreUnavailable(f"disk full, free some space: file={path}")
     if "readonly" in text or "unable to open" in text:
         folder = Path(path).parent
-        return AccessDenied(f"cannot use the embedded store, make its folder writable or pass store=: {folder}: {text}")
+        return AccessDenied(
+            f"cannot use the embedded store, make its folder writable, copy it to one that is, or pass store=: {folder}: {text}"
+        )
     # The last three: another program's tables with the same names.
     if any(
         words in text for words in ("not a database", "malformed", "no such column", "has no column", "columns but")
@@ -53,7 +55,7 @@ def _translated_os(error: OSError, path: str) -> StarburstError | Gone:
         return StoreUnavailable(f"disk full, free some space: file={path}")
     if error.errno in _NEVER:
         return AccessDenied(
-            f"cannot use the embedded store, make its folder writable or pass store=: {folder}: {error}"
+            f"cannot use the embedded store, make its folder writable, copy it to one that is, or pass store=: {folder}: {error}"
         )
     return StoreUnavailable(f"the embedded store did not answer: file={path}: {error}")
 

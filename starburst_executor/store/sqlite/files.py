@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakSet
 
-from starburst_executor.errors import StarburstError
+from starburst_executor.errors import StarburstError, StoreUnavailable
 from starburst_executor.store.sqlite.errors import Gone, raise_translated
-from starburst_executor.store.sqlite.folder import Folder, identity_of
+from starburst_executor.store.sqlite.folder import Folder, PlainConnection, identity_of
 
 __all__ = ["StoreFiles"]
 
@@ -63,9 +63,11 @@ class StoreFiles:
             yield connection
         except BaseException as error:
             self._take_back_failed(file, connection, error)
+            _check_unchanged(connection)
             raise_translated(error, path)
             raise
         self._take_back(file, connection)
+        _check_unchanged(connection)
 
     @contextmanager
     def writing(self, path: str) -> Iterator[sqlite3.Connection]:
@@ -168,7 +170,8 @@ class StoreFiles:
 
     def _take_back(self, file: _File, connection: sqlite3.Connection) -> None:
         with self._changed:
-            if not self._closed and self._files.get(file.path) is file:
+            is_kept = not self._closed and not isinstance(connection, PlainConnection)
+            if is_kept and self._files.get(file.path) is file:
                 file.idle.append(connection)
                 self._count_back_locked()
                 return
@@ -197,6 +200,12 @@ class StoreFiles:
         for file in self._files.values():
             while file.idle:
                 self._on_disk.close(file.idle.pop())
+
+
+def _check_unchanged(connection: sqlite3.Connection) -> None:
+    """Raise StoreUnavailable, upon which the read is made again, if what was read may be a mixture of two states."""
+    if isinstance(connection, PlainConnection) and not connection.is_unchanged:
+        raise StoreUnavailable(f"the file was written while it was read: file={connection.path}")
 
 
 _all_files: WeakSet[StoreFiles] = WeakSet()

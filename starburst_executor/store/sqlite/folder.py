@@ -8,28 +8,34 @@ determine this module:
 - *Names.* A file and its log are opened, and the log removed, by name. Making and removing a file exclude each other,
   and opening and closing one, by an advisory lock on the folder (`_lock`), which the system releases when its process
   dies. Guarantee: the file under a name is never replaced between a check of that file and the action that follows.
+
+Where nothing can be written (a read-only mount, a folder of another user), SQLite reads a file as long as its log is there too.
+Without a log, which the last connection that closed has removed, it refuses; then the file alone is read (`PlainConnection`).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import IO
 from urllib.parse import quote
 
 from starburst_executor.errors import RecordInvalid
 from starburst_executor.store.sqlite.errors import Gone, raise_translated
 
-__all__ = ["Folder", "bury", "identity_of"]
+__all__ = ["Folder", "PlainConnection", "bury", "identity_of"]
 
 _FORMAT = 1
 _BUSY_S = 60.0
 # For the first read of a file. The locks of a store last for moments; another program's database may be locked for long.
 _BUSY_FIRST_S = 2.0
 _WAL_BYTES_KEPT = 64 << 20
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 # The index alone answers a listing, without reading bodies. Bodies above a chunk's size are rows of `chunks` under their
 # ETag, which is unique to one write.
 _SCHEMA = f"""
@@ -40,6 +46,21 @@ CREATE TABLE chunks (etag TEXT NOT NULL, number INTEGER NOT NULL, body BLOB NOT 
 PRAGMA user_version = {_FORMAT};
 COMMIT;
 """
+
+
+class PlainConnection(sqlite3.Connection):
+    """A connection that reads a file without log and locks: nothing can be written from here, and nothing was being written when it opened.
+
+    The file may be writable elsewhere, as that of a read-only mount is. So whatever was read counts only if `is_unchanged` holds afterwards.
+    """
+
+    path: str
+    state: tuple[int, int] | None
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether nothing was written since it was opened."""
+        return self.state is not None and self.state == _state_without_log(self.path)
 
 
 class Folder:
@@ -85,11 +106,10 @@ class Folder:
     def opened(self, path: str, identity: tuple[int, int]) -> sqlite3.Connection:
         """Open a connection to the file with this name and identity. Raises: Gone if it is another file, or has no objects."""
         with self._lock(shared=True):
-            connection = _connected(path, busy_s=_BUSY_FIRST_S)
+            connection = self._readable(path)
             try:
                 if identity_of(path) != identity:
                     raise Gone(path)
-                # This read also opens the log: from now on the connection opens no file by name.
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 if version == 0:  # this library never stored anything in it
                     raise Gone(path)
@@ -113,6 +133,21 @@ class Folder:
         except OSError:  # the folder was removed or is not accessible
             connection.close()
 
+    def _readable(self, path: str) -> sqlite3.Connection:
+        """Connect to a file, and read from it: that also opens the log, so the connection opens no file by name afterwards."""
+        try:
+            connection = _connected(path, busy_s=_BUSY_FIRST_S)
+            try:
+                connection.execute("PRAGMA user_version")
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.OperationalError:
+            if os.access(self.path, os.W_OK) or _state_without_log(path) is None:
+                raise
+            return _plain(path)
+        return connection
+
     def _make(self, path: str) -> None:
         connection = _connected(path, mode="rwc")
         try:
@@ -130,11 +165,25 @@ class Folder:
 
     @contextmanager
     def _lock(self, *, shared: bool = False) -> Iterator[None]:
-        with (self.path / "_lock").open("ab") as lock:
-            fcntl.flock(
-                lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-            )  # released when it is closed, also by the death of the process
+        with self._lock_file(shared=shared) as lock:
+            if lock is not None:
+                fcntl.flock(
+                    lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+                )  # released when it is closed, also by the death of the process
             yield
+
+    def _lock_file(self, *, shared: bool) -> AbstractContextManager[IO[bytes] | None]:
+        """Open the file of the lock; None for a reader where there is none, and none can be made."""
+        path = self.path / "_lock"
+        try:
+            return path.open("ab")
+        except OSError as error:
+            if not shared or error.errno not in _NOT_WRITABLE:
+                raise
+        try:
+            return path.open("rb")
+        except FileNotFoundError:
+            return nullcontext()
 
 
 def bury(connection: sqlite3.Connection) -> None:
@@ -169,6 +218,25 @@ def _connected(path: str, mode: str = "rw", busy_s: float = _BUSY_S) -> sqlite3.
         connection.close()
         raise
     return connection
+
+
+def _plain(path: str) -> PlainConnection:
+    state = _state_without_log(path)
+    uri = f"file:{quote(os.fsencode(path))}?mode=ro&immutable=1"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, factory=PlainConnection)
+    connection.path, connection.state = path, state
+    return connection
+
+
+def _state_without_log(path: str) -> tuple[int, int] | None:
+    """Return what changes with each write to a file that has no log; None if it has one, or is not there."""
+    if Path(path + "-wal").exists():
+        return None
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _is_buried(connection: sqlite3.Connection) -> bool:

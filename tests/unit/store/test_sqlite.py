@@ -19,7 +19,14 @@ from pathlib import Path
 import pytest
 
 from starburst_executor.clock import SystemClock
-from starburst_executor.errors import AccessDenied, ConfigError, ObjectNotFound, RecordInvalid, StoreUnavailable
+from starburst_executor.errors import (
+    AccessDenied,
+    ConfigError,
+    ObjectNotFound,
+    PreconditionFailed,
+    RecordInvalid,
+    StoreUnavailable,
+)
 from starburst_executor.store.base import ObjectStore
 from starburst_executor.store.patient import PatientStore
 from starburst_executor.store.sqlite import errors as sqlite_errors
@@ -28,6 +35,7 @@ from starburst_executor.store.sqlite import folder as sqlite_folder
 from starburst_executor.store.sqlite import objects as sqlite_objects
 from starburst_executor.store.sqlite.store import SqliteStore
 from tests.support.moto_server import ROOT
+from tests.support.small_disk import read_only
 
 KEY = "sessions/s-1/manifest"
 CHUNK = 1 << 20
@@ -468,6 +476,73 @@ def test_a_folder_that_is_read_only(store: SqliteStore, folder: Path) -> None:
     folder.chmod(0o500)
     with pytest.raises(AccessDenied, match=str(folder)):
         store.put(KEY, b"x")
+
+
+_LEAVER = """
+import os, sys
+from pathlib import Path
+from starburst_executor.store.sqlite.store import SqliteStore
+store = SqliteStore(Path(sys.argv[1]))
+store.put("sessions/s-1/manifest", b"1")
+store.put("sessions/s-1/big", bytes(3 << 20))
+store.put("cache/one", b"2")
+store.close() if sys.argv[2] == "closed" else os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("how", ["closed", "killed", "written", "without its lock"])
+def test_where_nothing_can_be_written_all_is_read(store: SqliteStore, folder: Path, tmp_path: Path, how: str) -> None:
+    """A medium for keeping, a mount of a container, the folder of another user: left by all, by the dead, or in use elsewhere."""
+    subprocess.run(
+        [sys.executable, "-c", _LEAVER, str(folder), "killed" if how == "killed" else "closed"], cwd=ROOT, check=True
+    )
+    if how == "without its lock":
+        (folder / "_lock").unlink()
+    if how == "written":
+        assert body_of(store, KEY) == b"1"  # which keeps it open
+    before = files(folder)
+    with read_only(folder, tmp_path / "shown") as shown, closing(SqliteStore(shown)) as reader:
+        assert body_of(reader, KEY) == b"1"
+        assert body_of(reader, "sessions/s-1/big") == bytes(3 << 20)
+        assert reader.get_if_changed(KEY, reader.get(KEY).etag) is None
+        assert [line.key for line in reader.list("")] == ["cache/one", "sessions/s-1/big", KEY]
+        assert reader.list_folders("sessions/") == ["s-1"]
+        assert reader.list_folders("") == ["cache", "sessions"]
+        with pytest.raises(ObjectNotFound):
+            reader.get("sessions/s-2/manifest")
+        for write in (reader.put, reader.create, lambda key, body: reader.swap(key, body, reader.get(KEY).etag)):
+            for key in (KEY, "sessions/s-2/manifest"):
+                with pytest.raises((AccessDenied, PreconditionFailed, ObjectNotFound)):
+                    write(key, b"x")
+        with pytest.raises(AccessDenied, match="copy it to one that is"):
+            reader.delete([KEY])
+        assert files(folder) == before
+        store.put(KEY, b"3")
+        assert body_of(reader, KEY) == b"3"
+        store.close()
+        assert body_of(reader, KEY) == b"3"
+
+
+def test_what_is_written_while_it_is_read_without_locks_is_read_again(
+    store: SqliteStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put(KEY, b"1")
+    store.close()
+    real = sqlite_objects.read
+
+    def overtaken(connection: sqlite3.Connection, *arguments: object) -> object:
+        stored = real(connection, *arguments)  # type: ignore[arg-type]  # as they came
+        monkeypatch.setattr(sqlite_objects, "read", real)
+        with closing(SqliteStore(folder)) as writer:
+            writer.put(KEY, b"2")
+        return stored
+
+    with read_only(folder, tmp_path / "shown") as shown, closing(SqliteStore(shown)) as reader:
+        monkeypatch.setattr(sqlite_objects, "read", overtaken)
+        with pytest.raises(StoreUnavailable, match="written while it was read"):
+            reader.get(KEY)
+        monkeypatch.setattr(sqlite_objects, "read", overtaken)
+        assert body_of(PatientStore(reader, SystemClock(), patience_s=30), KEY) == b"2"
 
 
 def test_a_file_that_others_keep_locked(store: SqliteStore, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
