@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +47,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def slow_square(n: int) -> int:
     time.sleep(0.15)
     return n * n
+
+
+def gated_square(gate: Path, n: int) -> int:
+    """As `slow_square`, once the test has opened a gate: so there is work for as long as a test needs it."""
+    while not gate.exists():
+        time.sleep(0.01)
+    return slow_square(n)
 
 
 def executor(workers: int = 1, launch_s: float = 60.0, **options: object) -> StarburstExecutor:
@@ -192,19 +200,23 @@ def test_a_job_of_nearly_the_same_name_is_not_taken_for_ours(aws: FakeAws, monke
         assert ex.submit(abs, -1).result(timeout=60) == 1
 
 
-def test_a_worker_that_is_taken_down_for_the_tenth_time_goes_on_with_no_client_there(aws: FakeAws) -> None:
+def test_a_worker_that_is_taken_down_for_the_tenth_time_goes_on_with_no_client_there(
+    aws: FakeAws, tmp_path: Path
+) -> None:
     aws.batch.n_attempts_before = 9
     ex = DetachedExecutor(workers=1, launcher=Batch(image=IMAGE, spot=True), timings=replace(REMOTE, launch_s=60))
+    gates = [tmp_path / f"gate-{i}" for i in range(2)]
     for n in range(30):
-        ex.submit(slow_square, n)
+        ex.submit(gated_square, gates[n // 15], n)
     ex.detach()
     watching = DetachedExecutor.reattach(ex.url, key=ex.key, launcher="none")
     taken: set[str] = set()
-    for _ in range(2):
+    for gate in gates:
         wait_until(lambda: watching.status().running == 1 and not taken.issuperset(aws.batch.running()))
         (job_id,) = set(aws.batch.running()) - taken
         taken.add(job_id)
         aws.batch.interrupt(job_id)
+        gate.touch()
     assert sorted(one.value for one in watching.collect(wait=True, timeout=90)) == [n * n for n in range(30)]
     assert aws.batch.n_calls("submitjob") == 3
     first, second, third = (job["jobName"] for job in aws.batch.jobs.values())
@@ -222,22 +234,28 @@ def test_a_worker_that_is_taken_down_for_the_tenth_time_goes_on_with_no_client_t
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_worker_goes_on_on_demand_after_a_stated_number_of_interruptions_with_no_client_there(
-    aws: FakeAws, after: int
+    aws: FakeAws, tmp_path: Path, after: int
 ) -> None:
     launcher = Batch(image=IMAGE, spot=True, fallback=True, fallback_after=after)
     ex = DetachedExecutor(workers=1, launcher=launcher, timings=replace(REMOTE, launch_s=60))
+    # Those of a gate open once the worker before was taken: at least four are done by each, and one runs when it is taken.
+    gates = [tmp_path / f"gate-{i}" for i in range(5)]
+    gates[0].touch()
     for n in range(40):
-        ex.submit(slow_square, n)
+        ex.submit(gated_square, gates[n // 8], n)
     ex.detach()
     watching = DetachedExecutor.reattach(ex.url, key=ex.key, launcher="none")
     n_done = 0
-    for _ in range(after + 1):
+    for i in range(after + 1):
         n_done = wait_until(lambda least=n_done + 4: (n := len(watching.collect())) >= least and n)
         wait_until(lambda: watching.status().running == 1)
         (job_id,) = aws.batch.running()
         container = aws.batch.containers[job_id]
         aws.batch.interrupt(job_id)
+        gates[i + 1].touch()
         wait_until(lambda known=container: known not in aws.batch.containers.values())
+    for gate in gates:
+        gate.touch()
     assert sorted(one.value for one in watching.collect(wait=True, timeout=90)) == [n * n for n in range(40)]
     # As often on Spot as was stated; then On-Demand, where Batch starts it as often as it can.
     spot, on_demand = aws.batch.jobs.values()
@@ -269,7 +287,7 @@ def test_a_worker_that_a_client_ends_has_no_successor(aws: FakeAws) -> None:
     ("options", "share"), [({"share": "TeamA", "priority": 7}, ("TeamA", 7)), ({}, ("maryann", 0))]
 )
 def test_workers_and_their_successors_are_of_one_share(
-    aws: FakeAws, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], share: tuple[str, int]
+    aws: FakeAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], share: tuple[str, int]
 ) -> None:
     monkeypatch.setenv("LOGNAME", "mary-ann")
     aws.batch.shares_fairly = True
@@ -278,11 +296,12 @@ def test_workers_and_their_successors_are_of_one_share(
     launcher = Batch(image=IMAGE, spot=True, **options)
     ex = DetachedExecutor(workers=1, launcher=launcher, timings=replace(REMOTE, launch_s=60))
     for n in range(12):
-        ex.submit(slow_square, n)
+        ex.submit(gated_square, tmp_path / "gate", n)
     ex.flush()
     wait_until(lambda: ex.status().running == 1)
     (first,) = aws.batch.running()
     aws.batch.interrupt(first)
+    (tmp_path / "gate").touch()
     assert sorted(one.value for one in ex.collect(wait=True, timeout=90)) == [n * n for n in range(12)]
     assert aws.batch.n_calls("submitjob") == 2
     jobs = aws.batch.jobs.values()

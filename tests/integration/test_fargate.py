@@ -74,6 +74,13 @@ def slow_square(n: int) -> tuple[int, str]:
     return n * n, os.environ.get("ECS_CONTAINER_METADATA_URI_V4", "")
 
 
+def gated_square(gate: Path, n: int) -> tuple[int, str]:
+    """As `slow_square`, once the test has opened a gate: so there is work for as long as a test needs it."""
+    while not gate.exists():
+        time.sleep(0.01)
+    return slow_square(n)
+
+
 def environment() -> dict[str, str]:
     own = Path("/proc/self/environ").read_text(encoding="utf-8", errors="replace")
     return {**os.environ, "/proc/self/environ": own}
@@ -135,14 +142,18 @@ def secrets_seen_elsewhere() -> list[str]:
 
 
 def test_after_so_many_interruptions_workers_are_started_on_demand(
-    aws: FakeAws, caplog: pytest.LogCaptureFixture
+    aws: FakeAws, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    # Those of a gate open once the worker before was taken.
+    gates = [tmp_path / f"gate-{i}" for i in range(3)]
+    gates[0].touch()
     with executor(1, cpu=2, slots=1, spot=True, fallback=True, fallback_after=2) as ex:
-        futures = [ex.submit(slow_square, n) for n in range(40)]
+        futures = [ex.submit(gated_square, gates[min(n // 10, 2)], n) for n in range(40)]
         for n_seen in (1, 2):
             wait_until(lambda n=n_seen: len(aws.ecs.tasks) == n and len(aws.ecs.running()) == 1)  # type: ignore[misc]
             wait_until(lambda n=n_seen: len({f.result()[1] for f in futures if f.done()}) == n)  # type: ignore[misc]
             aws.ecs.interrupt(aws.ecs.running()[0])
+            gates[n_seen].touch()
         assert [future.result(timeout=100)[0] for future in futures] == [n * n for n in range(40)]
         cost = ex.cost()
         parts = parts_of(ex)
