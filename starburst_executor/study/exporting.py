@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starburst_executor.errors import RecordInvalid, VersionMismatch
-from starburst_executor.study.artefacts import of_plain
 from starburst_executor.study.record import StudyRecord
 from starburst_executor.study.record_form import FORMAT, from_plain, to_plain
-from starburst_executor.study.tables import STATES, TrialRow
+from starburst_executor.study.tables import TrialRow, encode_table, row_of
 
 __all__ = ["from_json", "plain_json", "plain_value", "to_json"]
 
@@ -82,29 +81,29 @@ def from_json(text: str) -> tuple[StudyRecord, dict[str, list[TrialRow]], dict[s
         for name, log in searches.items()
     ):
         raise RecordInvalid("not an exported study: field searches")
-    rows = {
-        digest: [_row(one, f"tables.{digest}[{i}]") for i, one in enumerate(rows)] for digest, rows in tables.items()
-    }
-    return record, rows, searches
+    return record, {digest: _table(digest, rows) for digest, rows in tables.items()}, searches
+
+
+def _table(digest: str, rows: Any) -> list[TrialRow]:
+    if not isinstance(rows, list):
+        raise RecordInvalid(f"an exported study is malformed: field tables.{digest}: must be a list")
+    found = [_row(one, f"tables.{digest}[{i}]") for i, one in enumerate(rows)]
+    try:
+        own_digest, _ = encode_table(found[0].stage if found else "", found)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise RecordInvalid(f"an exported study is malformed: field tables.{digest}: {error}") from error
+    if own_digest != digest:
+        raise RecordInvalid(f"an exported study is malformed: field tables.{digest}: it has another digest")
+    return found
 
 
 def _row(one: Any, where: str) -> TrialRow:
     try:
         stage, _, index = one["trial"].rpartition("/")
-        if one["state"] not in STATES:
-            raise ValueError(f"state {one['state']!r}")
-        return TrialRow(
-            stage,
-            int(index),
-            one["state"],
-            one["kind"],
-            one["error"],
-            _read(one["metrics"]),
-            _read(one["params"]),
-            of_plain(one["artefacts"]),
-            tuple((step, _read(metrics)) for step, metrics in one["curve"]),
-            one["seconds"],
-        )
+        return row_of(
+            stage, int(index), one["state"], one["kind"], one["error"], _read(one["metrics"]), _read(one["params"]),
+            one["artefacts"], [(step, _read(metrics)) for step, metrics in one["curve"]], one["seconds"],
+        )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RecordInvalid(
             f"an exported study is malformed: field {where}: {type(error).__name__}: {error}"
@@ -123,10 +122,17 @@ def plain_value(value: Any) -> Any:
     return [plain_value(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
+def _bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise RecordInvalid(f"an exported study is malformed: {text[:40]!r} is not base64: {error}") from error
+
+
 def _read(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {"base64"} and isinstance(value["base64"], str):
-            return base64.b64decode(value["base64"])
+            return _bytes(value["base64"])
         if set(value) == {"map"} and isinstance(value["map"], dict):
             return {key: _read(one) for key, one in value["map"].items()}
         if set(value) == {"float"} and value["float"] in ("nan", "inf", "-inf"):

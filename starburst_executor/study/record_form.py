@@ -30,6 +30,7 @@ from starburst_executor.study.stage import MOST_TRIALS
 
 __all__ = ["FORMAT", "decode", "encode", "from_plain", "to_plain"]
 
+_YEAR_10000 = 253_402_300_800
 FORMAT = 3  # 2: settings and code of a stage as maps, what it depends on and measures; size and kind of artefacts. 3: seals of stages
 
 _T = TypeVar("_T")
@@ -126,6 +127,12 @@ def _number(value: Any, where: str) -> Any:
     return value
 
 
+def _time(value: Any, where: str) -> Any:
+    if type(value) not in (int, float) or not 0 <= value < _YEAR_10000:
+        raise RecordInvalid(_malformed(where, "seconds since 1970, before the year 10000", value))
+    return value
+
+
 def _optional(read: _Reader) -> _Reader:
     return lambda value, where: None if value is None else read(value, where)
 
@@ -189,8 +196,8 @@ _SURVIVOR: dict[str, _Reader] = {
     "params": _mapping(),
     "artefacts": _mapping(_artefact),
 }
-_APPROVAL: dict[str, _Reader] = {"by": _TEXT, "note": _TEXT, "at": _number}
-_CHANGE: dict[str, _Reader] = {"stage": _TEXT, "what": _TEXT, "before": _TEXT, "after": _TEXT, "at": _number}
+_APPROVAL: dict[str, _Reader] = {"by": _TEXT, "note": _TEXT, "at": _time}
+_CHANGE: dict[str, _Reader] = {"stage": _TEXT, "what": _TEXT, "before": _TEXT, "after": _TEXT, "at": _time}
 _STAGE: dict[str, _Reader] = {
     "name": _TEXT,
     "state": _TEXT,
@@ -198,8 +205,8 @@ _STAGE: dict[str, _Reader] = {
     "edition": _COUNT,
     "round": _COUNT,
     "mode": _TEXT,
-    "started_at": _optional(_number),
-    "completed_at": _optional(_number),
+    "started_at": _optional(_time),
+    "completed_at": _optional(_time),
     "completed": _COUNT,
     "failed": _COUNT,
     "cancelled": _COUNT,
@@ -219,7 +226,7 @@ _STAGE: dict[str, _Reader] = {
 _STUDY: dict[str, _Reader] = {
     "name": _TEXT,
     "generation": _COUNT,
-    "created_at": _number,
+    "created_at": _time,
     "state": _TEXT,
     "reason": _TEXT,
     "seed": _seed,

@@ -318,7 +318,7 @@ class Study(ComparedStudy):
 
         Args:
             name: The name of the new study; that of the exported one if not given.
-            replace: Put it in the place of a study of that name whose record cannot be read any more; that one's session goes on.
+            replace: Put it in the place of a study of that name whose record cannot be read any more, if there is one; that one's session goes on.
 
         Raises: ConfigError: there is a study of that name, or with `replace` one that can be read; RecordInvalid: it names the field, or a log
             was sealed with another key; KeyNotFound: this user has none;

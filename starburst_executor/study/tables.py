@@ -27,12 +27,13 @@ __all__ = [
     "counted",
     "decode_table",
     "encode_table",
+    "row_of",
 ]
 
 COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
 STATES = (COMPLETED, FAILED, CANCELLED)
 FORMAT = 2  # 1 had artefacts without their size and kind
-_N_FIELDS = 9
+_NUMBERS = (int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +112,29 @@ def decode_table(body: bytes, digest: str) -> list[TrialRow]:
         if whole["format"] != FORMAT:
             raise VersionMismatch(f"a table of trials of another format: format={whole['format']}, known={FORMAT}")
         stage = whole["stage"]
-        return [_row(stage, fields) for fields in whole["rows"]]
+        return [row_of(stage, *fields) for fields in whole["rows"]]
     except (ValueError, TypeError, KeyError, AttributeError, msgpack.UnpackException) as error:
         raise RecordInvalid(f"not a table of trials: {type(error).__name__}: {error}: digest={digest}") from error
 
 
-def _row(stage: str, fields: Any) -> TrialRow:
-    if len(fields) != _N_FIELDS or type(fields[0]) is not int or fields[1] not in STATES:
-        raise ValueError(f"a row that is none: {str(fields)[:80]}")
-    index, state, kind, error, metrics, params, artefacts, curve, seconds = fields
+def row_of(
+    stage: Any, index: Any, state: Any, kind: Any, error: Any, metrics: Any, params: Any, artefacts: Any, curve: Any,
+    seconds: Any,
+) -> TrialRow:  # fmt: skip
+    """Return the row of stored values. Raises: TypeError, ValueError: they are none."""
+    if type(index) is not int or index < 0 or state not in STATES:
+        raise ValueError(f"the index {index!r} and the state {state!r}")
+    if not (type(stage) is str and type(kind) is str and type(error) is str and type(seconds) in _NUMBERS):
+        raise ValueError(f"the stage, the kind, the error and the seconds {(stage, kind, error, seconds)!r}")
+    if not (_are_numbers(metrics) and isinstance(params, Mapping) and all(type(name) is str for name in params)):
+        raise ValueError(f"the metrics {metrics!r} and the parameters {params!r}")
     points = tuple((step, values) for step, values in curve)
+    if not all(type(step) is int and _are_numbers(values) for step, values in points):
+        raise ValueError(f"the curve {curve!r}")
     return TrialRow(stage, index, state, kind, error, metrics, params, of_plain(artefacts), points, seconds)
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, Mapping) and all(
+        type(name) is str and type(value) in _NUMBERS for name, value in values.items()
+    )

@@ -47,6 +47,10 @@ def _of_study(record: StudyRecord) -> Iterator[str]:
         yield "there is no stage"
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"stage {name} is there {names.count(name)} times"
+    for stage in record.stages:
+        for parent in stage.depends_on:
+            if parent not in names:
+                yield f"stage {stage.name} depends on {parent}, which is no stage"
     if record.state == COMPLETE and not record.is_over:
         yield "the study is complete, and not all of its stages are done"
     if record.state == OPEN and record.is_over and names and not record.needs_cleanup:

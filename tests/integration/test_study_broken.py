@@ -153,6 +153,7 @@ def test_each_way_of_being_broken_is_told_apart_and_the_generation_before_goes_o
     assert bench.command("export", "frail", "before.json", "--previous")[0] == exits.DONE
     assert json.loads((bench.folder / "before.json").read_text())["study"]["generation"] == 2
     assert bench.command("import", "before.json", "--replace")[0] == exits.DONE
+    assert bench.command("import", "before.json", "--name", "other", "--replace")[0] == exits.DONE  # there was none
     status, shown, said = bench.command("run", "study.yaml")
     assert (status, "study frail: complete" in shown) == (exits.DONE, True), said
     assert "stage first is skipped" in said

@@ -182,16 +182,25 @@ class StudyFacts:
 
     def parent(self, trial: str) -> str | None:
         """Return the survivor that was the case of a trial; None for a trial with a case of its own stage, or an unknown trial."""
+        if not self.has_trial(trial):
+            return None
         name, _, index = trial.rpartition("/")
         stage = self.stage(name).record
-        inputs = [survivor.name for parent in stage.depends_on for survivor in self.stage(parent).record.survivors]
+        inputs = [
+            survivor.name
+            for parent in stage.depends_on
+            if parent in self.record.names
+            for survivor in self.stage(parent).record.survivors
+        ]
         return inputs[int(index) % len(inputs)] if inputs else None
 
     def lineage(self, trial: str) -> list[Ancestor]:
-        """Return a trial and the survivors that led to it, the first case first. Raises: LookupError."""
-        names = [trial]
-        while (parent := self.parent(names[-1])) is not None and len(names) < _MOST_ANCESTORS:
-            names.append(parent)
+        """Return a trial and the survivors that led to it, the first case first; from the first one on that the tables have."""
+        names: list[str] = []
+        step: str | None = trial
+        while step is not None and len(names) < _MOST_ANCESTORS and self.has_trial(step):
+            names.append(step)
+            step = self.parent(step)
         found: list[Ancestor] = []
         before: Mapping[str, Any] = {}
         for name in reversed(names):
@@ -205,6 +214,11 @@ class StudyFacts:
         """Return the outcome of a trial of a decided stage. Raises: LookupError."""
         name, _, index = trial.rpartition("/")
         return self.stage(name).rows[int(index)]
+
+    def has_trial(self, trial: str) -> bool:
+        """Return whether a trial is in the table of a stage."""
+        name, _, index = trial.rpartition("/")
+        return name in self.record.names and index.isdecimal() and int(index) < len(self.stage(name).rows)
 
     def failures(self) -> list[FailureOfTrials]:
         """Return the ways in which trials failed or were cancelled, the most frequent first."""

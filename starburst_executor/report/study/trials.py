@@ -197,6 +197,8 @@ def lineage(facts: StudyFacts) -> Figure | None:
     if winner is None:
         return None
     way = facts.lineage(winner.name)
+    if not way:
+        return None
     stages = [stage for stage in facts.stages if stage.record.survivors]
     metric = next(
         (name for name in facts.stage(winner.stage).drawn_metrics() if name in way[0].metrics), None
@@ -208,7 +210,7 @@ def lineage(facts: StudyFacts) -> Figure | None:
         s.name: s.metrics[metric]
         for stage in stages
         for s in stage.record.survivors[:_MOST_KIN]
-        if is_drawn(s.metrics.get(metric))
+        if facts.has_trial(s.name) and is_drawn(s.metrics.get(metric))
     }
     pairs = [(parent, name) for name in kin if (parent := facts.parent(name)) in kin]
     steps = [one.trial for one in way if one.trial in kin]

@@ -337,3 +337,22 @@ def test_five_thousand_trials_take_bounded_time_and_space() -> None:
     assert time.process_time() - begun < 60
     assert len(page) < 4_000_000
     assert "1,000 of 3," in page
+
+
+def test_a_record_that_does_not_fit_its_tables_has_a_report(facts: StudyFacts) -> None:
+    def changed(which: str, **more: object) -> StudyFacts:
+        stages = tuple(replace(one, **more) if one.name == which else one for one in facts.record.stages)  # type: ignore[arg-type]
+        record = replace(facts.record, stages=stages)
+        return facts_of(record, status_of(record, None), {stage.name: stage.rows for stage in facts.stages})
+
+    unknown = Survivor("final/99", {"loss": 1.0})
+    for odd, n_steps in (
+        (changed("fine", name="other"), 1),
+        (changed("final", survivors=(unknown,)), 0),
+        (changed("final", survivors=(Survivor("x"),)), 0),
+        (changed("coarse", survivors=(unknown,)), 2),
+    ):
+        winner = odd.winner()
+        assert winner is not None
+        assert len(odd.lineage(winner.name)) == n_steps
+        assert "<h1>Study vision</h1>" in study_page_of(odd, [one for one in figures_of(odd) if one.name == "lineage"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +18,7 @@ from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ObjectNotFound, RecordInvalid, StudyNotFound, VersionMismatch
 from starburst_executor.study import record_form as records
 from starburst_executor.study.artefacts import KINDS, Artefact
-from starburst_executor.study.exporting import from_json, to_json
+from starburst_executor.study.exporting import from_json, plain_json, to_json
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.record import Approval, Change, StageRecord, StudyRecord, Survivor
 from starburst_executor.study.record_form import decode, encode
@@ -27,6 +28,7 @@ from starburst_executor.testing import MemoryStore
 
 texts = st.text(max_size=8)
 numbers = st.one_of(st.integers(-(2**40), 2**40), st.floats(allow_nan=False))
+moments = st.one_of(st.integers(0, 2**32), st.floats(0, 2**32))
 plain = st.recursive(
     st.one_of(st.none(), st.booleans(), texts, numbers, st.binary(max_size=4)),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
@@ -44,28 +46,28 @@ stages = st.builds(
     trials=st.integers(0, MOST_TRIALS),
     edition=counts,
     round=counts,
-    started_at=st.none() | numbers,
-    completed_at=st.none() | numbers,
+    started_at=st.none() | moments,
+    completed_at=st.none() | moments,
     completed=counts,
     survivors=st.lists(survivors, max_size=3).map(tuple),
     reason=texts,
     policy=params,
     table=st.none() | texts,
     carried=st.none() | texts,
-    approval=st.none() | st.builds(Approval, texts, texts, numbers),
+    approval=st.none() | st.builds(Approval, texts, texts, moments),
     metadata=params,
 )
 studies = st.builds(
     StudyRecord,
     name=texts,
     generation=counts,
-    created_at=numbers,
+    created_at=moments,
     state=st.sampled_from(records.STUDY_STATES),
     reason=texts,
     seed=st.integers(-(2**62), 2**62),
     settings=params,
     stages=st.lists(stages, max_size=3).map(tuple),
-    changes=st.lists(st.builds(Change, texts, texts, texts, texts, numbers), max_size=2).map(tuple),
+    changes=st.lists(st.builds(Change, texts, texts, texts, texts, moments), max_size=2).map(tuple),
 )
 
 rows = st.lists(
@@ -153,6 +155,8 @@ def stored(change: dict[str, Any], **whole: Any) -> bytes:
         ({"generation": KeyError}, "malformed: field generation: must be a value, not 'nothing'"),
         ({"state": "broken"}, "malformed: field state: must be one of open, aborted, complete"),
         ({"seed": 1.5}, "malformed: field seed: must be int"),
+        ({"created_at": 1e18}, "malformed: field created_at: must be seconds since 1970, before the year 10000"),
+        ({"stages.0.started_at": math.nan}, r"field stages\[0\]\.started_at: must be seconds since 1970"),
         (
             {"stages.1.survivors.0.artefacts": {"model": ["digest", -1]}},
             r"field stages\[1\]\.survivors\[0\]\.artefacts\.model: must be a digest, a size and a kind",
@@ -245,7 +249,82 @@ def test_an_export_is_read_as_it_was_written(params: dict[str, Any], metrics: di
     survivor = Survivor("one/0", metrics, params, {})
     study = StudyRecord("mine", settings=params, stages=(StageRecord("one", survivors=(survivor,), metadata=params),))
     row = TrialRow("one", 0, "completed", metrics=metrics, params=params, curve=((1, metrics),))
-    assert from_json(to_json(study, {"d": [row]}, {"one": [b"entry"]})) == (study, {"d": [row]}, {"one": [b"entry"]})
+    digest, _ = encode_table("one", [row])
+    assert from_json(to_json(study, {digest: [row]}, {"one": [b"entry"]})) == (
+        study,
+        {digest: [row]},
+        {"one": [b"entry"]},
+    )
+
+
+ODD = [
+    None,
+    True,
+    -1,
+    1.5,
+    10**30,
+    "x",
+    "\ud800",
+    [],
+    ["a", 1],
+    [[1]],
+    {},
+    {"a": "b"},
+    {"a": 10**30},
+    {"a": [1]},
+    {"base64": "?"},
+]
+
+
+@pytest.mark.parametrize("place", ["tables", "table", "row", *plain_json(TrialRow("one", 0, "completed"))])
+@pytest.mark.parametrize("odd", ODD, ids=ascii)
+def test_an_export_that_was_changed_is_refused_whatever_stands_in_it(place: str, odd: Any) -> None:
+    row = TrialRow(
+        "one",
+        0,
+        "completed",
+        metrics={"x": 2.0},
+        params={"p": 1},
+        artefacts={"m": Artefact("d", 1, "bytes")},
+        curve=((1, {"x": 3.0}),),
+        seconds=2.0,
+    )
+    digest, _ = encode_table("one", [row])
+    record = StudyRecord("mine", stages=(StageRecord("one", table=digest),))
+    whole = json.loads(to_json(record, {digest: [row]}, {}))
+    if place == "tables":
+        whole["tables"] = odd
+    elif place == "table":
+        whole["tables"][digest] = odd
+    elif place == "row":
+        whole["tables"][digest][0] = odd
+    else:
+        whole["tables"][digest][0][place] = odd
+    with suppress(RecordInvalid):
+        assert from_json(json.dumps(whole)) == (record, {}, {})
+
+
+@pytest.mark.parametrize("field", range(9))
+@pytest.mark.parametrize("odd", [one for one in ODD if one not in (10**30, "\ud800", {"a": 10**30})], ids=ascii)
+def test_a_table_of_other_values_is_no_table(field: int, odd: Any) -> None:
+    fields: list[Any] = [
+        0,
+        "completed",
+        "",
+        "",
+        {"x": 2.0},
+        {"p": 1},
+        {"m": ["digest", 1, "bytes"]},
+        [[1, {"x": 3.0}]],
+        2.0,
+    ]
+    fields[field] = odd
+    body = msgpack.packb({"format": 2, "stage": "one", "rows": [fields]})
+    with suppress(RecordInvalid):
+        [row] = decode_table(body, hashlib.sha256(body).hexdigest())
+        assert encode_table("one", [row])[1]
+        assert all(type(value) in (int, float) for value in [row.seconds, *row.metrics.values()])
+        assert all(type(step) is int and isinstance(values, dict) for step, values in row.curve)
 
 
 def test_a_change_of_a_study_that_was_deleted_leaves_nothing() -> None:
