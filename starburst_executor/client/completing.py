@@ -54,13 +54,13 @@ class Completing:
         parallel: Makes several requests at once.
         warn_bytes: A larger outcome is logged as a warning.
     Attributes:
-        ended: Called before futures are completed, with the blocks that hold their outcomes; None for nothing.
+        ended: Each is called before futures are completed, with the blocks that hold their outcomes.
         keep: Called with each completed future and the size of its outcome in bytes; None for nothing.
         mean_task_s: Moving average of the duration of the last tasks in seconds; None while unknown.
     """
 
     def __init__(self, session: SessionStore, parallel: Mapper, warn_bytes: int) -> None:
-        self.ended: Callable[[StatusRef, Sequence[FoundBlock]], None] | None = None
+        self.ended: list[Callable[[StatusRef, Sequence[FoundBlock]], None]] = []
         self.keep: Callable[[StarburstFuture[Any], int], None] | None = None
         self.mean_task_s: float | None = None
         self._session = session
@@ -83,8 +83,8 @@ class Completing:
                 self._cancel(span, parts)
             else:
                 found += self._found_in(seen, span, parts)
-        if self.ended is not None:
-            self.ended(ref, found)
+        for hear in self.ended:
+            hear(ref, found)
         bodies = Bodies(self._session, ref, self._parallel, [of_block.block for of_block in found])
         for of_block in found:
             self._measure(of_block.block)

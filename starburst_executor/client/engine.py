@@ -30,6 +30,7 @@ from starburst_executor.client.keeper import ClientKeeper
 from starburst_executor.client.opening import Opened, attach, is_embedded
 from starburst_executor.client.parts import Parallel, Parts
 from starburst_executor.client.returning import Returned
+from starburst_executor.client.seen import SeenOutcomes
 from starburst_executor.client.sending import Sending
 from starburst_executor.client.spending import Spending
 from starburst_executor.client.state import ClientState
@@ -121,8 +122,10 @@ class Engine:
             few=FEW_EMBEDDED if self._embedded else FEW_REMOTE,
             warn_bytes=self.settings.warn_result_bytes,
         )
+        outcomes = SeenOutcomes(session, lambda: collector.n_waiting, wake_keeper.set)
+        collector.completing.ended.append(outcomes.ended)
         if session.manifest.current.task_logs is not None:
-            collector.completing.ended = TaskLogger(session).ended
+            collector.completing.ended.append(TaskLogger(session).ended)
         reattach = None if self._reattach is None else (self._reattach, (opened.url,))
         futures = FuturesOfClient(session, collector, threads, parallel, reattach)
         keeper = ClientKeeper(
@@ -133,6 +136,7 @@ class Engine:
             needs_workers=futures.are_undone,
             claims=collector.claims,
             needs=collector.needs,
+            seen=outcomes.seen,
         )
         futures.sending = sending = Sending(
             opened,

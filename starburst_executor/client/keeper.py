@@ -20,7 +20,7 @@ from starburst_executor.launch.base import Launcher, Order
 from starburst_executor.session.beats import read_beat
 from starburst_executor.session.budget import Budget
 from starburst_executor.session.epochs import return_of
-from starburst_executor.session.failures import FailedTasks
+from starburst_executor.session.failures import FailedTasks, Seen
 from starburst_executor.session.fan_out import fan_out
 from starburst_executor.session.repair import Watcher, end_what_is_left
 from starburst_executor.session.store import SessionStore
@@ -46,6 +46,7 @@ class ClientKeeper:
         needs_workers: Returns whether any task is not done.
         needs: Returns the watched objects with resources, as `Shortage` has it.
         claims: Returns the ids of the claims in the status objects that the client watches, as it last read them.
+        seen: Returns what the client has read of the tasks' outcomes.
 
     Attributes:
         n_workers: Workers that were not lost at the last look at their beats.
@@ -61,6 +62,7 @@ class ClientKeeper:
         needs_workers: Callable[[], bool],
         claims: Callable[[], frozenset[str]],
         needs: Callable[[], Mapping[str, Sequence[str]]] = dict,
+        seen: Callable[[], Seen] = Seen,
     ) -> None:
         self._session = session
         self._client_id = client_id
@@ -68,7 +70,7 @@ class ClientKeeper:
         self._timings = session.manifest.current.timings
         self._watcher = Watcher(session, self._timings.looks_until_lost)
         self._budget = Budget(session)
-        self._failed = FailedTasks(session, lambda: self._watcher.n_failed)
+        self._failed = FailedTasks(session, lambda: self._watcher.n_failed, seen)
         self._presence = Presence(session, client_id)
         self._departure = Departure(session, launcher, self._watcher, claims)
         self._needs = needs
@@ -104,6 +106,8 @@ class ClientKeeper:
         if self._presence.due_in_s() <= 0:
             self._presence.postpone()
             self._beat_and_look()
+        if self._failed.keep_seen():
+            end_what_is_left(self._session, self._session.manifest.current)
         sees_deaths = self._deaths.are_seen
         if sees_deaths and (now >= self._next_deaths or self.awaits_work):
             self._next_deaths = now + _DEATHS_S

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from starburst_executor import DependencyFailed, DetachedExecutor, TooManyFailures
 from starburst_executor.errors import ConfigError
-from tests.sessions import detached, wait_until
+from tests.sessions import detached, timings_for, wait_until
 from tests.support.inside import session_of
 
 
@@ -41,6 +42,25 @@ def test_workers_end_it_and_unfinished_tasks_say_how_many_failed(store_url: str,
     finally:
         (tmp_path / "go").touch()
         reader.cleanup(force=True)
+
+
+@pytest.mark.parametrize("limit", [5, "15%"])
+def test_a_client_that_reads_the_failures_ends_it_without_waiting_for_a_beat(
+    store_url: str, tmp_path: Path, limit: int | str
+) -> None:
+    timings = replace(timings_for(store_url), beat_s=3600.0, look_s=3600.0)
+    with DetachedExecutor(store=store_url, workers=4, max_failures=limit, timings=timings) as ex:
+        held = [ex.submit(_fails, str(tmp_path), n) for n in (0, 2)]
+        failing = [ex.submit(_fails, str(tmp_path), n) for n in range(1, 25, 2)]
+        waiting = [ex.submit(pow, held[0], n) for n in range(8)]
+        try:
+            for future in failing:
+                assert isinstance(future.exception(), (ValueError, TooManyFailures))
+            # No beat is due for an hour.
+            assert {type(future.exception()) for future in [*held, *waiting]} == {TooManyFailures}
+        finally:
+            (tmp_path / "go").touch()
+            ex.cleanup(force=True)
 
 
 def test_tasks_that_fail_because_of_another_one_count(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from starburst_executor.protocol.failures import most_failures
 from starburst_executor.protocol.money import ended_by
 from starburst_executor.protocol.records import DETACHED, SessionState
 from starburst_executor.protocol.spans.record import State
-from starburst_executor.session.failures import FailedTasks
+from starburst_executor.session.failures import FailedTasks, Seen
 from tests.support.session_rig import Rig
 from tests.support.spans import with_failed
 
@@ -106,6 +106,37 @@ def test_failures_that_the_watcher_itself_has_recorded_count() -> None:
     watched.beat(0, 20)
     watched.failed = FailedTasks(watched.rig.session, own=lambda: 4)
     assert watched.look() == SessionState.BROKEN
+
+
+def test_failures_that_a_client_has_read_end_the_session_before_any_look() -> None:
+    watched = Watched("3", n_failed=4)
+    watched.beat(0, 0)
+    seen = Seen(40, 23, 3)
+    failed = FailedTasks(watched.rig.session, seen=lambda: seen)
+    with watched.rig.requests() as requests:
+        assert not failed.keep_seen()
+    assert not requests
+    seen = Seen(40, 24, 4)
+    assert failed.keep_seen()
+    assert watched.rig.another().manifest.current.state == SessionState.BROKEN
+
+
+@pytest.mark.parametrize("limit", ["", "3", "10%"])
+def test_what_a_client_has_read_costs_nothing_until_too_many_have_failed_and_then_one_count(limit: str) -> None:
+    watched = Watched(limit, n_failed=2)
+    seen = Seen(40, 9, 3)
+    failed = FailedTasks(watched.rig.session, seen=lambda: seen)
+    with watched.rig.requests() as requests:
+        failed.keep_seen()
+        seen = Seen(40, 12, 5)  # three of them were retried
+        assert not failed.keep_seen()
+    assert requests["list"] == bool(limit)
+    watched.rig.clock.advance(100.0)
+    with watched.rig.requests() as requests:
+        assert not failed.keep_seen()
+        seen = Seen(40, 20, 6)  # as many as are known to have been retried do not count
+        assert not failed.keep_seen()
+    assert not requests
 
 
 def test_a_share_allows_whole_tasks() -> None:
