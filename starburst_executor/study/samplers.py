@@ -137,7 +137,18 @@ class _Sampling:
         self._study: Any = optuna.load_study(
             study_name=STUDY_NAME, storage=self._storage, sampler=sampler, pruner=pruner
         )
+        # Outside of Optuna's own loop its `stop` raises what says nothing to a user of studies.
+        self._study.stop = self._stopped
         self._pruner = pruner
+
+    def _stopped(self) -> None:
+        """Called by a sampler that has proposed every point, and asked for more would propose some of them again."""
+        trials = self._study.get_trials(deepcopy=False)
+        n_points = len({repr(sorted(trial.params.items())) for trial in trials})
+        sampler = type(self._study.sampler).__name__
+        raise ConfigError(
+            f"{sampler} has {n_points:,} points, fewer than the stage has trials: give it trials={n_points}"
+        )
 
     def ask(self, index: int) -> Mapping[str, Any]:
         if self._pruner is not None:

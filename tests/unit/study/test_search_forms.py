@@ -154,6 +154,24 @@ def test_a_sampler_of_optuna_that_is_stored_and_loaded_goes_on_as_if_it_had_not_
     assert asked(is_stored=True) == asked(is_stored=False)
 
 
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("sampler", ["GridSampler", "BruteForceSampler"])
+@pytest.mark.filterwarnings("ignore:BruteForceSampler is experimental")
+def test_a_sampler_that_has_no_more_points_says_how_many_it_had(sampler: str, ahead: int) -> None:
+    space = {"n": [2, 4, 6], "kind": ["a", "b"]}
+    options = {"search_space": space} if sampler == "GridSampler" else {}
+    searcher = search_of({"optuna": space, "sampler": sampler, "options": options}).begin(5, 20)
+
+    def ask_all() -> None:
+        for index in range(20):
+            if index >= ahead:
+                searcher.tell(TrialRow("s", index - ahead, COMPLETED, metrics={"loss": 1.0}), {})
+            searcher.ask(index)
+
+    with pytest.raises(ConfigError, match=f"{sampler} has 6 points, fewer than the stage has trials: give it trials=6"):
+        ask_all()
+
+
 def test_optuna_sees_what_ran_failed_was_pruned_and_runs() -> None:
     search = search_of({"optuna": SPACE, "sampler": "RandomSampler"})
     searcher: Any = search.begin(5, 8)
