@@ -23,7 +23,7 @@ import select
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 
@@ -36,6 +36,7 @@ from starburst_executor.worker.runner.lending import Lending, Places
 from starburst_executor.worker.runner.lifeline import Lifeline, Signs
 from starburst_executor.worker.runner.notes import Note, NoteReader
 from starburst_executor.worker.runner.outgoing import Outgoing
+from starburst_executor.worker.runner.recall import recall
 from starburst_executor.worker.runner.sent_jobs import SentJobs
 from starburst_executor.worker.runner.tokens import Tokens
 from starburst_executor.worker.runner.waker import Waker
@@ -76,7 +77,7 @@ class Runner:
     ) -> None:
         self.pid = pid
         self.is_ready = False
-        # guards: _data, _tokens, _ledger, _lifeline, _outgoing, _open, _waker, _ended
+        # guards: _data, _tokens, _ledger, _lifeline, _outgoing, _open, _last_ended, _waker, _ended
         # Not held while waiting for the process. The other fields belong to the listening thread.
         self._lock = threading.RLock()
         self._data, self._tokens, self._ledger, self._lifeline, self._streams = data, tokens, ledger, lifeline, streams
@@ -91,6 +92,7 @@ class Runner:
         data.setblocking(False)
         self._inbox, self._outgoing = wire.Inbox(data), Outgoing(wire.Outbox(data))
         self._open = SentJobs()  # sent
+        self._last_ended = 0  # the last job that had an outcome
         self._events: list[Event] = []
         self._n_terms = 0
         self._watch_s = _WATCH_S
@@ -116,13 +118,24 @@ class Runner:
                     self._waker.wake()
 
     def retract(self) -> list[int]:
-        """Take back the jobs that have not started and return their numbers; they will never start."""
+        """Take back the jobs that have not started and return their numbers; they will never start. May take a millisecond."""
         with self._lock:
-            taken = list(self._open) if self._ended else self._tokens.take_back()
+            taken = list(self._open) if self._ended else self._taken_back()
             gone = frozenset(taken)
             self._open.remove(gone)
             self._outgoing.drop(gone)
             return taken
+
+    def _taken_back(self) -> list[int]:
+        unread = self._tokens.take_back()
+        held = self._held(unread)
+        # Of a single one that the runner has it is not asked whether it has started: it is about to.
+        return (recall(held, self._last_ended, self._ledger, self._tokens) if len(held) > 1 else []) + unread
+
+    def _held(self, unread: Iterable[int]) -> list[int]:
+        """Return the open jobs whose tokens the runner has read."""
+        waiting = frozenset(unread)
+        return [number for number in self._open if number not in waiting]
 
     def started(self, since: float) -> Started | None:
         """Return the job that has started and has no outcome yet, according to the events polled so far.
@@ -292,6 +305,8 @@ class Runner:
         if (n_terms := self._ledger.n_terms()) != self._n_terms:
             self._n_terms = n_terms
             self._signs.caught_term()
+        if not self._ledger.is_recall_intact():
+            self._signs.was_overwritten()
 
     def _take_records(self) -> None:
         """Take what has ended. Tasks that returned and left nothing else, which are most, become one event together."""
@@ -303,6 +318,7 @@ class Runner:
                     self._finished(end.number, True, True, end.outcome, end.seconds, None)
             else:
                 self._open.end(taken.n)
+                self._last_ended = taken.number + taken.n - 1
                 self._watch_s = _SOON_S
                 self._events.append(taken)
 
@@ -316,6 +332,7 @@ class Runner:
         ends: tuple[int, int] | None,
     ) -> None:
         self._open.end(1)
+        self._last_ended = number
         self._watch_s = _SOON_S
         stdout, stderr = (b"", b"") if ends is None else self._output(ends)
         self._events.append(Finished(number, ok, loaded, outcome, seconds, stdout, stderr, self._logged(number)))
@@ -338,9 +355,10 @@ class Runner:
             self._signs.was_killed()
 
     def _bury(self, reason: str) -> None:
-        not_started = self._tokens.take_back()
-        waiting = frozenset(not_started)
-        culprit = next((number for number in self._open if number not in waiting), None)
+        held = self._held(self._tokens.take_back())
+        # Of several ones that the runner had the first has not always started. A single one is blamed in any case.
+        has_culprit = len(held) == 1 or (held and self._ledger.started()[0] >= held[0])
+        culprit = held[0] if has_culprit else None
         self._streams[1].mend()
         stdout, stderr = (stream.take() for stream in self._streams)
         records = b"" if culprit is None else self._logged(culprit)

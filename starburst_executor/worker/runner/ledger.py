@@ -2,7 +2,7 @@
 
     runner: LedgerWriter ── start, record, caught_term ──► memory ◄── take, started, n_terms ── Ledger: agent
                  ▲                                           │
-                 └────────────── bytes taken ◄───────────────┘
+                 └───────── bytes taken, recalled ◄──────────┘
 
 Guarantee: a record is taken only if it is complete: at the next record's place are the number of the oldest open job and the
 right CRC. Neither the order in which a processor makes writes visible nor a crash between two of them matters. User code can
@@ -33,7 +33,7 @@ _RING = 64  # where the ring begins
 _RING_BYTES = _SIZE - _RING
 
 # The fields before the ring, by their index in units of eight bytes.
-_TAKEN, _NUMBER, _STARTED_AT, _TERMS = range(4)
+_TAKEN, _NUMBER, _STARTED_AT, _TERMS, _RECALLED = range(5)
 _CELL = struct.Struct("=Q")
 _START = struct.Struct("=Qd")
 
@@ -65,6 +65,7 @@ class Ledger:
         self._memory = mmap.mmap(self.fd, _SIZE)
         self._at = _RING
         self._n_taken = 0
+        self._recalled = 0
         self._copy, self._copied_at = b"", _RING  # bytes of the memory, and where they were
 
     def take(self, jobs: Iterable[range]) -> list[Completed | Record]:
@@ -105,6 +106,16 @@ class Ledger:
         """Return the job that started last and the time of its start, by `Clock.monotonic`; either may be anything."""
         number, at = _START.unpack_from(self._memory, _NUMBER * _CELL.size)
         return number, at
+
+    def recall(self, last: int) -> None:
+        """Have the runner ask for a ruling before it starts a job up to this one. What was recalled before stays so."""
+        self._recalled = max(self._recalled, last)
+        _CELL.pack_into(self._memory, _RECALLED * _CELL.size, self._recalled)
+
+    def is_recall_intact(self) -> bool:
+        """Whether the runner can read what was recalled last: user code may have overwritten it."""
+        (last,) = _CELL.unpack_from(self._memory, _RECALLED * _CELL.size)
+        return bool(last == self._recalled)
 
     def n_terms(self) -> int:
         """Return how often the runner has caught SIGTERM."""
@@ -200,10 +211,13 @@ class LedgerWriter:
         self._n_written = 0
         self._room = _RING_BYTES  # at least as much is free
 
-    def start(self, number: int, at: float) -> None:
-        """Write that a job starts now."""
-        self._cells[_NUMBER] = number
+    def start(self, number: int, at: float) -> bool:
+        """Write that a job starts now; return whether it may: if it was recalled, the agent must rule first."""
+        cells = self._cells
         self._times[_STARTED_AT] = at
+        cells[_NUMBER] = number
+        # Looked at after the number is written, since the agent does it in the other order (`recall.py`).
+        return cells[_RECALLED] < number
 
     def caught_term(self) -> None:
         """Count a SIGTERM. A signal handler may call this at any moment."""

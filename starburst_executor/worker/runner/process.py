@@ -38,12 +38,13 @@ from starburst_executor.protocol import options, outcomes
 from starburst_executor.protocol.options import DEFAULT
 from starburst_executor.worker.denials import denial_note
 from starburst_executor.worker.runner import wire
+from starburst_executor.worker.runner.attention import LOOK_S, QUICK_S, Attention
 from starburst_executor.worker.runner.ledger import RECORD_BYTES, LedgerWriter
 from starburst_executor.worker.runner.notes import Notepad
 from starburst_executor.worker.runner.received import Received
 from starburst_executor.worker.runner.recorder import Recorder
 from starburst_executor.worker.runner.streams import Streams
-from starburst_executor.worker.runner.tokens import TokenReader, number_of
+from starburst_executor.worker.runner.tokens import TokenReader
 
 __all__ = ["EXIT_DEAF", "EXIT_INTERNAL", "Descriptors", "run"]
 
@@ -55,6 +56,8 @@ EXIT_INTERNAL = 214  # an error in this library; its traceback is in the capture
 # itself now and then (`handle.py`), so an outcome does not wait for a long task that follows.
 _WAKE_S = 5e-3
 _WAKE_BYTES = 64 * 1024
+# Tokens that are read together while tasks are quick.
+_AT_ONCE = 32
 
 _HIGH_FD = 200  # above the range that code which closes "all" descriptors covers, and below every usual limit
 
@@ -146,7 +149,9 @@ class _Runner:
         self._in_user_code = False
         self._session_id = ""
         self._folder: int | None = None
-        self._streams = Streams(self._stdout_fd, self._stderr_fd)
+        self._restore_folder = os.fchdir
+        self._attention = Attention()
+        self._streams = Streams(self._stdout_fd, self._stderr_fd, self._attention.disturb)
         self._masks = threading.local()  # signal masks of threads that fork
 
     def run(self) -> NoReturn:
@@ -167,6 +172,7 @@ class _Runner:
             before=self._hold_term, after_in_parent=self._let_term_through, after_in_child=self._become_child_of_task
         )
         self._streams.install()
+        self._attention.install()
         faulthandler.enable(2)
         main = ModuleType("__main__")
         vars(main)["__builtins__"] = __builtins__
@@ -239,9 +245,10 @@ class _Runner:
         leaves nothing behind.
         """
         streams, ledger, notepad, recorder = self._streams, self._ledger, self._notepad, self._recorder
-        read_token, load_call, dump_value = self._tokens.read, self._received.load_call, outcomes.dump_value
-        record, now, getpid, pid = ledger.record, self._now, os.getpid, self._pid
-        fchdir, folder = os.fchdir, self._folder
+        read_tokens, load_call, dump_value = self._tokens.read, self._received.load_call, outcomes.dump_value
+        record, now, attention = ledger.record, self._now, self._attention
+        held, kept, is_quick, is_looked_at = list[int](), 0, False, True
+        looked_at = ended_at = now()
         first, index, attempt, calls = 0, 0, 0, list[bytes]()
         ordinal, seed = 0, self._options.seed
         function: Callable[..., Any] | None = None
@@ -249,23 +256,30 @@ class _Runner:
         kwargs: Any
         target: Any
         while True:
-            try:
-                token = read_token()
-            except BlockingIOError:
-                self._wake()
-                self._tokens.wait()
-                continue
-            if not token:
-                return
-            (number,) = number_of(token)
+            if not held:
+                try:
+                    held = read_tokens(_AT_ONCE if is_quick and attention.is_calm else 1)
+                except BlockingIOError:
+                    self._wake()
+                    if not is_looked_at and not self._has_left_nothing():
+                        streams.mend()
+                    is_looked_at = True
+                    self._tokens.wait()
+                    continue
+                if not held:
+                    return
+            number = held.pop()
             place = number - first
             if not 0 <= place < len(calls):
                 first, index, attempt, calls = self._find(number)
                 place = number - first
                 ordinal, seed, function = self._ordinal, self._options.seed, None
             started_at = now()
-            if self._is_self:
-                ledger.start(number, started_at)
+            if self._is_self and not ledger.start(number, started_at) and number > kept:
+                kept = self._tokens.ruling()
+                held = [other for other in held if other <= kept]
+                if number > kept:
+                    continue
             notepad.number = number
             if recorder is not None:
                 recorder.begin(number)
@@ -274,6 +288,7 @@ class _Runner:
             try:
                 self._in_user_code = True  # loading also runs user code: imports, __setstate__
                 if function is None:
+                    attention.function(self._digest)
                     function = self._received.function(self._digest)
                 args, kwargs = load_call(calls[place])
                 target = function
@@ -285,21 +300,18 @@ class _Runner:
             except BaseException as error:  # user code
                 self._in_user_code = False
                 ok, loaded, outcome = False, loaded or context.has_refused(), self._failure(error)
-            if getpid() != pid:
-                self._leave(None)
             args = kwargs = target = None  # what they delete is deleted in their task
             context.leave()
             if recorder is not None:
                 recorder.end()
             ended_at = now()
-            is_untouched = streams.are_untouched()
-            # What a task never means for the next one is undone: the working directory here, closed streams below.
-            if folder is not None:
-                try:
-                    fchdir(folder)
-                except OSError:  # perhaps all descriptors are closed, and then `measure` raises
-                    is_untouched = False
-            ends = None if is_untouched else streams.measure()
+            is_quick = ended_at - started_at < QUICK_S
+            ends = None
+            is_looked_at = not (is_quick and attention.is_calm and ended_at - looked_at < LOOK_S)
+            if is_looked_at:
+                looked_at = ended_at
+                ends = None if self._has_left_nothing() else streams.measure()
+                attention.looked(has_found=ends is not None)
             # From here on the outcome is out of the reach of the tasks that follow: in the ledger, or with the agent.
             n_bytes = 0
             if len(outcome) <= RECORD_BYTES:
@@ -317,6 +329,21 @@ class _Runner:
             outcome = b""
             if ends is not None:
                 streams.mend()
+
+    def _has_left_nothing(self) -> bool:
+        """Return whether what has run since the last look has surely left no text and no closed stream; undo a change of the folder.
+
+        A child that a task forked and that has returned from the task ends here.
+        """
+        if os.getpid() != self._pid:
+            self._leave(None)
+        is_untouched = self._streams.are_untouched()
+        if self._folder is not None:
+            try:
+                self._restore_folder(self._folder)
+            except OSError:  # perhaps all descriptors are closed, and then `measure` raises
+                return False
+        return is_untouched
 
     def _find(self, number: int) -> _Run:
         """Return the neighbours of this job. Jobs before it were taken back; functions and pieces before it are kept."""
@@ -371,6 +398,7 @@ class _Runner:
 
     def _become_child_of_task(self) -> None:
         self._is_self = False
+        self._attention.disturb()
         self._data.close()
         with suppress(OSError):  # closed by the task
             self._tokens.close()

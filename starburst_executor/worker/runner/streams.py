@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any
@@ -18,17 +19,34 @@ __all__ = ["Streams"]
 _FDS = {"stdin": 0, "stdout": 1, "stderr": 2}
 
 
+class _Output(TextIOWrapper):
+    """Standard output or error. It tells when it is used: asking the system after each task costs more than a small task."""
+
+    mode = "w"  # as `open` sets it
+    on_use: Callable[[], None]
+
+    def write(self, text: str, /) -> int:
+        self.on_use()
+        return super().write(text)
+
+    def close(self) -> None:
+        self.on_use()
+        super().close()
+
+
 class Streams:
     """Standard input, output and error, for the life of a process.
 
     Args:
         stdout, stderr: Descriptors of the output files of 1 and 2, at high numbers that user code does not use.
+        on_use: Called when something is written to a stream or when it is closed, but not if the descriptor is used directly.
 
     Attributes:
         ends: The lengths of the output files when they were measured last.
     """
 
-    def __init__(self, stdout: int, stderr: int) -> None:
+    def __init__(self, stdout: int, stderr: int, on_use: Callable[[], None]) -> None:
+        self._on_use = on_use
         self._kept = {1: stdout, 2: stderr}
         self._mine: dict[str, TextIOWrapper] = {}
         self._own: tuple[TextIOWrapper, ...] = ()  # these
@@ -46,7 +64,7 @@ class Streams:
     def are_untouched(self) -> bool:
         """Flush standard output and error; return whether surely nothing was written since `measure` and nothing has to be mended.
 
-        Each task pays for this. What is at 1 and 2 has the length of the output files, so it is one of them, since no other file begins as
+        Most tasks pay for this. What is at 1 and 2 has the length of the output files, so it is one of them, since no other file begins as
         theirs do (`capture.py`), and it has not grown.
         """
         stdin, stdout, stderr = self._own
@@ -102,11 +120,14 @@ class Streams:
                 setattr(sys, name, mine[name])
 
     def _open(self, name: str) -> None:
+        stream: TextIOWrapper
         if name == "stdin":
             stream = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - never closed
         else:
+            file = open(_FDS[name], "wb", closefd=False)  # noqa: SIM115 - never closed
             # Line-buffered, so that text reaches the file as it is written, even if the task crashes.
-            stream = open(_FDS[name], "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+            stream = _Output(file, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+            stream.on_use = self._on_use
         self._mine[name] = stream
         self._own = tuple(self._mine.values())
         setattr(sys, f"__{name}__", stream)

@@ -1,9 +1,10 @@
 """Tokens: the right to start a job, which either the runner takes or the agent takes back, exactly once.
 
-The agent writes a job's number, eight bytes, into a pipe; the process that reads it owns the job. The runner reads one token
-before each job. The agent keeps a duplicate of the reading end, and takes back jobs that have not started by reading their
+The agent writes a job's number, eight bytes, into a pipe. The runner reads one token before each job, or some at once while jobs
+take microseconds. The agent keeps a duplicate of the reading end, and takes back jobs that have not started by reading their
 tokens from it. The kernel gives each token to one of the two readers, even while the runner hangs, is stopped or dies; so
-the agent knows which jobs have started without asking the runner.
+the agent knows which jobs the runner has without asking it. Those among them that have not started are recalled (`recall.py`); the runner
+learns by a *ruling* in the same pipe how that was decided: it is the number of the last job that it keeps.
 
 Assumes: the kernel serves readers of a pipe one after the other, does not split a write of at most `PIPE_BUF` bytes (POSIX),
 and a read of a multiple of eight bytes from a pipe that holds a multiple of eight returns one. Linux: `pipe_read` and
@@ -19,13 +20,12 @@ import struct
 import termios
 from array import array
 from collections.abc import Iterable
-from functools import partial
 
-__all__ = ["TOKEN_BYTES", "TokenReader", "Tokens", "number_of"]
+__all__ = ["TOKEN_BYTES", "TokenReader", "Tokens"]
 
 _TOKEN = struct.Struct("=Q")
 TOKEN_BYTES = _TOKEN.size
-number_of = _TOKEN.unpack  # of a token
+_RULING = 1 << 63  # the bit that tells a ruling from a job's number
 _SEND_BYTES = select.PIPE_BUF // TOKEN_BYTES * TOKEN_BYTES
 _TAKE_BYTES = 512 * TOKEN_BYTES
 _COUNT = struct.Struct("=i")
@@ -42,8 +42,29 @@ class TokenReader:
         self._fd = fd
         self._poller = select.poll()
         self._poller.register(fd, select.POLLIN)
-        # Read a token; empty at the end. Raises: BlockingIOError: none yet; OSError. No method: a runner calls it for each task.
-        self.read = partial(os.read, fd, TOKEN_BYTES)
+
+    def read(self, n: int) -> list[int]:
+        """Read up to `n` tokens; return their numbers, the last one first; none at the end.
+
+        Raises: BlockingIOError: there are none yet; OSError.
+        """
+        while data := os.read(self._fd, n * TOKEN_BYTES):
+            # A runner that reads tokens has none left, so a ruling is of no interest to it.
+            numbers = [number for number in memoryview(data).cast("Q") if number < _RULING]
+            if numbers:
+                numbers.reverse()
+                return numbers
+        return []
+
+    def ruling(self) -> int:
+        """Wait for the agent's ruling; return the number of the last job that the runner keeps. 0 at the end. Raises: OSError."""
+        while True:
+            try:
+                data = os.read(self._fd, TOKEN_BYTES)
+            except BlockingIOError:
+                self.wait()
+                continue
+            return _TOKEN.unpack(data)[0] & ~_RULING if data else 0
 
     def wait(self) -> None:
         """Wait until there is a token or there are no more; it may be gone again."""
@@ -63,6 +84,7 @@ class Tokens:
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
         self._unsent = bytearray()
+        self._ruling = 0  # the last one
 
     def __bool__(self) -> bool:
         """True while tokens wait for room in the pipe."""
@@ -87,8 +109,13 @@ class Tokens:
                 return
             del self._unsent[:n_sent]
 
+    def rule(self, last: int) -> None:
+        """Tell the runner that it keeps the jobs that it has up to this one, and none that follows."""
+        self._ruling = last
+        self.give((last | _RULING,))
+
     def take_back(self) -> list[int]:
-        """Take back the jobs that have not started and return their numbers in order; they will never start."""
+        """Take back the jobs whose tokens the runner has not read and return their numbers in order; they will never start."""
         taken = bytearray()
         try:
             while data := os.read(self._reader, _TAKE_BYTES):
@@ -97,10 +124,14 @@ class Tokens:
             pass
         taken += self._unsent
         self._unsent.clear()
-        return [number for (number,) in _TOKEN.iter_unpack(taken)]
+        tokens = memoryview(taken).cast("Q").tolist()
+        numbers = [number for number in tokens if number < _RULING]
+        if len(numbers) < len(tokens):
+            self.rule(self._ruling)  # which the runner has not read
+        return numbers
 
     def n_unread(self) -> int:
-        """Return how many jobs have not started."""
+        """Return how many tokens the runner has not read."""
         unread = fcntl.ioctl(self._reader, termios.FIONREAD, bytes(_COUNT.size))
         return (int(_COUNT.unpack(unread)[0]) + len(self._unsent)) // TOKEN_BYTES
 
