@@ -55,9 +55,9 @@ def test_every_page_by_mouse_and_keyboard(browser: Browser, session: DetachedExe
         page.wait_for_url("**state=failed**")
         assert page.locator("tbody tr").count() == 6
         seen.check()
-        page.get_by_role("link", name="Duration").click()
+        seen.follow(page.get_by_role("link", name="Duration"))
         assert page.locator("th[aria-sort]").inner_text().startswith("Duration")
-        page.get_by_role("link", name="0-13", exact=True).click()
+        seen.follow(page.get_by_role("link", name="0-13", exact=True))
         assert "ValueError" in page.inner_text("main")
         assert page.locator("section:has(#h-attempts) tbody tr").count() == 2
         assert "bad reading 13" in page.locator("section:has(#h-attempts) tbody tr").first.inner_text()

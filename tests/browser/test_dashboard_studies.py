@@ -46,6 +46,7 @@ def wait_for_figures(seen: Watched) -> int:
 
     In one call inside the page: an update may replace the images meanwhile, and those held here are then decoded all the same.
     """
+    seen.page.wait_for_load_state()
     widths: list[int] = seen.page.evaluate(
         """() => Promise.all([...document.querySelectorAll(".picture img")].map(async image => {
             image.loading = "eager";
@@ -132,7 +133,7 @@ def test_the_list_of_studies_is_read_again_and_a_deleted_study_says_so(
         page.locator("#ended", has_text="80 of 80").wait_for()
         first.store.delete([line.key for line in first.store.list("studies/first/")])
         page.get_by_role("alert").filter(has_text="This study was deleted").wait_for()
-        page.get_by_role("link", name="Go on to those that are there").click()
+        seen.follow(page.get_by_role("link", name="Go on to those that are there"))
         page.get_by_role("link", name="second").wait_for()
         assert page.locator("tbody tr").count() == 1
         seen.check()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Locator, Page
 
 from starburst_executor.dashboard.serve import Dashboard
 
@@ -52,8 +52,14 @@ class Watched:
         """Open a page of the dashboard."""
         self.page.goto(f"{self.root}{path}")
 
+    def follow(self, link: Locator) -> None:
+        """Click what leads to another page, and wait for all of that: a click alone waits for its beginning."""
+        link.click()
+        self.page.wait_for_load_state()
+
     def check(self) -> None:
         """Check what holds on every page."""
+        self.page.wait_for_load_state()
         faults: list[str] = self.page.evaluate("window.noted")
         assert self.faults + faults == []
         assert "broken out" not in self.page.title()
