@@ -74,7 +74,9 @@ class Departure:
         if state != SessionState.OPEN or not needs_workers():
             return True
         # None if `ask` was called during this turn: the next turn prepares.
-        return staying is not None and staying.is_sure(is_starting=starter.is_starting)
+        return staying is not None and staying.is_sure(
+            is_starting=starter.is_starting, drained=starter.launches.drained
+        )
 
     def _error_of(self, starter: Starter) -> LaunchError | BudgetExceeded | TooManyFailures:
         """Return why the session is broken: by a limit of its own, or because no worker could be started."""

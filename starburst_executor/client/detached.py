@@ -355,7 +355,8 @@ class DetachedExecutor(SubmitsOnce, StarburstExecutor):
 
     def scale(self, workers: int) -> None:
         """Change the number of tasks that run at once, 1..10,000. Missing workers are started while there is work; surplus
-        ones finish their running tasks and leave.
+        ones leave, after the running tasks that end within `Timings.grace_s`; the others run again. A worker on this machine
+        usually has all slots: for fewer it is replaced.
 
         Raises: BudgetExceeded if they would cost more than the session's `max_hourly_cost`; ConfigError.
         Store: 1 swap.

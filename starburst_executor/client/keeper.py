@@ -113,7 +113,9 @@ class ClientKeeper:
             self._next_deaths = now + _DEATHS_S
             self._bury()
             self._start_missing()
-        self._departure.look(self._starter, needs_workers=self._needs_workers)
+        # Which workers stay is decided once the surplus ones were asked to leave.
+        if self._starter is None or not self._is_renumbered:
+            self._departure.look(self._starter, needs_workers=self._needs_workers)
         ring_s = self._session.bell.ring_due(Urgency.VITAL)
         waits = [self._presence.due_in_s(), _DEATHS_S if sees_deaths else self._timings.beat_s]
         if self._departure.is_asked:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from starburst_executor.client.handles import handle_of, workers_of
 from starburst_executor.launch.base import Launcher, Workers
@@ -102,6 +103,11 @@ class Launches:
             workers = self.workers_of(launch)
             if surplus > 0 and workers is not None and self.slots_of(launch):
                 surplus -= workers.shed(surplus)
+
+    def drained(self) -> frozenset[str]:
+        """Return the workers that were asked to leave, as far as their launches tell. Their beats may not say so yet."""
+        found = (workers.drained() for workers in self.workers(self._session.manifest.current))
+        return frozenset(chain.from_iterable(found))
 
     def beats_of_paid(self) -> list[WorkerBeat]:
         """Return the beats of the workers of launches that cost money and have no workers left.

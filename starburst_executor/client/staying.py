@@ -4,6 +4,7 @@ An idle worker that leaves writes LEAVING first and lists pending tasks afterwar
 tasks were acknowledged, is neither LEAVING nor LEFT, its next listing finds the tasks. Whether it is alive is a second
 question, since the last beat of a dead worker does not change:
 
+    this client has asked it to leave ───────────────────────────► does not count
     beat read after the acknowledgement: LEAVING, LEFT ──────────► does not count
                                          IDLE, WORKING, and
         it has beaten or claimed since then, or its
@@ -61,11 +62,12 @@ class Staying:
         self._backoff = Backoff(session.clock, _FIRST_PAUSE_S, _MOST_PAUSE_S)
         self._next_look = float("-inf")
 
-    def is_sure(self, *, is_starting: bool) -> bool:
+    def is_sure(self, *, is_starting: bool, drained: Callable[[], Collection[str]]) -> bool:
         """Whether a worker stays. Reads the store only when the next look is due.
 
         Args:
             is_starting: This client has a launch to finish, whose workers no handle names yet.
+            drained: Returns the workers that this client has asked to leave, whatever their newest beats say.
         Store: usually nothing; 1 LIST, 1 GET for each worker that has beaten or claimed since and is not leaving.
         """
         now = self._session.clock.monotonic()
@@ -74,6 +76,8 @@ class Staying:
         self._next_look = now + self._backoff.next_s()
         # Those that are on their way out are not read, however many these are.
         listed = {sign.owner: sign for sign in list_workers(self._session) if not _goes(sign)}
+        for worker_id in drained():
+            listed.pop(worker_id, None)
         changed = {worker_id for worker_id, sign in listed.items() if self._before.get(worker_id) != sign.etag}
         claimed = {worker_of(claim) for claim in self._claims() - self._before_claims} & listed.keys()
         if any(self._stays(worker_id) for worker_id in sorted(changed | claimed, reverse=True)):

@@ -16,6 +16,7 @@ Another client can continue from that handle if the first one dies.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -113,6 +114,12 @@ class Workers(Protocol):
 
     def shed(self, n_slots: int) -> int:
         """Drain some of them, with about `n_slots` slots in total; return the number of slots that will end."""
+
+    def drained(self) -> Collection[str]:
+        """Return the ids of those that `shed` or `drain` has asked to leave through this launcher and that may still be alive.
+
+        Assumes: a platform that returns none, as it cannot tell ids, sheds no more than the surplus, so that others stay.
+        """
 
     def drain(self) -> None:
         """Ask them to release their tasks and leave, by SIGTERM."""

@@ -229,6 +229,20 @@ def test_status_counts_and_prints(store_url: str, tmp_path: Path) -> None:
     executor.cleanup(force=True)
 
 
+def test_a_session_that_is_scaled_down_goes_on_without_a_client(store_url: str) -> None:
+    """A worker on this machine has all slots, so for fewer another one is started. Who scales leaves once that one is there."""
+    executor = DetachedExecutor(workers=4, store=store_url, timings=replace(timings_for(store_url), grace_s=0.5))
+    futures = [executor.submit(time.sleep, 3600) for _ in range(20)]
+    wait_until(lambda: sum(future.running() for future in futures) == 4)
+    executor.detach()
+    for n in (3, 1):
+        command = [sys.executable, "-m", "starburst_executor.cli", "scale", executor.url, str(n)]
+        subprocess.run(command, cwd=ROOT, check=True)
+    watcher = DetachedExecutor.reattach(executor.url, launcher="none")
+    wait_until(lambda: (watcher.status().slots, watcher.status().running) == (1, 1))
+    watcher.cleanup(force=True)
+
+
 def test_cancel_scale_and_cleanup(store_url: str, tmp_path: Path) -> None:
     go = tmp_path / "go"
     executor = detached(store_url, workers=1)

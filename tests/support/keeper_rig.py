@@ -63,6 +63,9 @@ class FakeLauncher:
     def give_up(self, handle: str, worker_id: str, words: str) -> bool:
         return False
 
+    def drained(self, handle: str) -> list[str]:
+        return []
+
     def stop(self, handle: str, *, at_once: bool) -> None:
         self.stopped.append((handle, at_once))
         self.kill(handle)
@@ -96,6 +99,9 @@ class FakeWorkers:
     def shed(self, n_slots: int) -> int:
         self.drain()
         return self._launcher.orders[int(self._handle[1:])].n_slots
+
+    def drained(self) -> list[str]:
+        return self._launcher.drained(self._handle)
 
     def drain(self) -> None:
         self._launcher.stop(self._handle, at_once=False)

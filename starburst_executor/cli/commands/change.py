@@ -74,7 +74,7 @@ def extend(session: str, store: str | None, time: float) -> None:
 @session_argument
 @click.argument("workers", type=click.IntRange(1, 10_000))
 def scale(session: str, store: str | None, workers: int) -> None:
-    """Let WORKERS tasks of SESSION run at once. Missing workers are started now; surplus ones leave when their tasks have ended."""
+    """Let WORKERS tasks of SESSION run at once. Missing workers are started now; surplus ones leave: tasks that do not end soon run again elsewhere."""
     url = looked_up(session, store)
     check_open(url)
     with attached(url, store, launcher=None) as executor, visit(url, SystemClock()) as visited:

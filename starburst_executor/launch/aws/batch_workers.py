@@ -103,6 +103,10 @@ class BatchWorkers:
             n_ended += 1
         return n_ended * launch.n_slots_each
 
+    def drained(self) -> tuple[str, ...]:
+        """Return none: `shed` leaves as many as are needed."""
+        return ()
+
     def drain(self) -> None:
         """End the jobs: SIGTERM, then SIGKILL. Batch restarts none of them."""
         self._end("the session stops its workers")

@@ -91,6 +91,10 @@ class EcsWorkers:
             self._tasks.stop(self._launch, chosen, "fewer workers are needed")
         return n_shed
 
+    def drained(self) -> tuple[str, ...]:
+        """Return none: `shed` leaves as many as are needed."""
+        return ()
+
     def drain(self) -> None:
         self._stop("the session stops its workers")
 

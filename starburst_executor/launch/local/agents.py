@@ -45,6 +45,7 @@ class Agents:
         self._clock = clock
         self._children: dict[str, Child] = {}  # by worker id
         self._servers: dict[str, ForkServer] = {}  # by the session's URL
+        self._leaving: set[str] = set()  # worker ids
 
     def start(self, url: str, n_slots: int, bootstrap: Bootstrap, output: IO[bytes] | None) -> Child:
         """Start an agent, and send it its start record. Its `life` stays open if it is bound to this client.
@@ -101,6 +102,12 @@ class Agents:
             return False
         return not agent.started or started_at(agent.pid) != agent.started
 
+    def is_leaving(self, agent: AgentRecord) -> bool:
+        """Whether it was sent a signal, each of which ends it, and may be alive still."""
+        if agent.worker_id in self._leaving and self.is_dead(agent):
+            self._leaving.discard(agent.worker_id)
+        return agent.worker_id in self._leaving
+
     def exit_code(self, agent: AgentRecord) -> int | None:
         """Return its exit code; None if it is unknown: its parent was killed too, or another client started it."""
         child = self._children.get(agent.worker_id)
@@ -108,6 +115,7 @@ class Agents:
 
     def signal(self, agent: AgentRecord, number: signal.Signals) -> None:
         """Send a signal to an agent that is alive on this machine."""
+        self._leaving.add(agent.worker_id)
         # The process may have ended between the check and the signal; its number is not reused within that time.
         with suppress(ProcessLookupError):
             os.kill(agent.pid, number)

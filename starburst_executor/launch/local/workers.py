@@ -46,9 +46,17 @@ class LocalWorkers:
         """Return nothing: their output is shown, or is in their logs."""
         return ""
 
-    def shed(self, n_slots: int) -> int:  # noqa: ARG002 - there usually is one process: all or none
-        self.drain()
-        return self.slots_alive()
+    def shed(self, n_slots: int) -> int:
+        """Drain the newest, with at least that number of slots: there usually is one with all slots, which is replaced."""
+        n_shed = 0
+        for agent in reversed(self._alive()):
+            if n_shed < n_slots and not self._agents.is_leaving(agent):
+                self._agents.signal(agent, signal.SIGTERM)
+                n_shed += agent.n_slots
+        return n_shed
+
+    def drained(self) -> list[str]:
+        return [agent.worker_id for agent in self._records if self._agents.is_leaving(agent)]
 
     def drain(self) -> None:
         self._signal(signal.SIGTERM)
@@ -70,11 +78,14 @@ class LocalWorkers:
 
     def _signal(self, number: signal.Signals) -> list[AgentRecord]:
         """Send a signal to the workers that are alive on this machine; return those."""
-        here = [agent for agent in self._records if agent.is_on_this_machine]
-        alive = [agent for agent in here if not self._agents.is_dead(agent) and is_worker(agent.pid)]
+        alive = self._alive()
         for agent in alive:
             self._agents.signal(agent, number)
         return alive
+
+    def _alive(self) -> list[AgentRecord]:
+        here = [agent for agent in self._records if agent.is_on_this_machine]
+        return [agent for agent in here if not self._agents.is_dead(agent) and is_worker(agent.pid)]
 
     def _death(self, agent: AgentRecord) -> Death:
         code, text = self._agents.exit_code(agent), _last_words(agent)

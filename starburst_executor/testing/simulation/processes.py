@@ -28,12 +28,14 @@ class WorkerProcess(Process):
         held: The claims that its agent holds or writes, with their keys.
         is_idle: Whether it can accept work.
         goes_on: Whether its agent continues, that is, has no reason to stop.
+        is_drained: Whether it was sent SIGTERM by its launcher.
         sigterm: The handler of SIGTERM.
         poisoned_by: The task that killed it.
     """
 
     worker_id: str = ""
     n_slots: int = 1
+    is_drained: bool = False
     agent: Any = None
     poisoned_by: str | None = None
     held: Callable[[], dict[str, str]] = staticmethod(dict)

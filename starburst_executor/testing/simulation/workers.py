@@ -133,9 +133,13 @@ class SimulatedWorkers:
         self.drain()
         return self.slots_alive()
 
+    def drained(self) -> list[str]:
+        return [worker.worker_id for worker in self._started if worker.is_alive and worker.is_drained]
+
     def drain(self) -> None:
         for worker in self._started:
             if worker.is_alive:
+                worker.is_drained = True
                 worker.sigterm()
 
     def kill(self) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -116,6 +117,31 @@ def test_one_whose_death_was_seen_does_not_count() -> None:
     there.launcher.deaths = lambda handle: [Death("w0", "killed")]  # type: ignore[method-assign]
     there.says(WorkerState.WORKING)
     assert not there.leaves()
+
+
+def test_one_that_was_asked_to_leave_does_not_count_whatever_it_says() -> None:
+    """`scale` to fewer tasks replaces a worker that has all slots: who leaves at once must not leave the work to the old one."""
+    rig, launcher = Rig(workers=4), FakeLauncher()
+    launcher.stop = lambda handle, *, at_once: launcher.stopped.append((handle, at_once))  # type: ignore[method-assign]
+    client = Client(rig, launcher)
+    rig.submit(2)
+    client.turns(1.0)
+    old = "w0"
+    launcher.drained = lambda handle: [old] if launcher.stopped and handle not in launcher.dead else []  # type: ignore[method-assign]
+    rig.beat(old, 1, WorkerState.WORKING, process=identity())
+    client.turns(1.0)
+    rig.session.manifest.change(lambda manifest: replace(manifest, slots=2))
+    client.session.manifest.refresh()
+    client.keeper.renumber()
+    assert not client.leaves(20.0)
+    rig.beat(old, 2, WorkerState.WORKING, process=identity())
+    assert not client.leaves(20.0)
+    assert launcher.stopped == [("w0", False)]
+    launcher.kill("w0", "exit status 0")
+    assert not client.leaves(20.0)
+    assert [order.n_slots for order in launcher.orders] == [4, 2]
+    rig.beat("w1")
+    assert client.leaves()
 
 
 def test_with_nothing_left_to_do_no_worker_is_needed() -> None:
