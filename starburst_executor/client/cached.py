@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar, overload
 
 from starburst_executor.protocol.keys import cache_folder
@@ -75,6 +75,8 @@ def cached(function: Callable[P, T] | str, /) -> Cached[P, T] | Callable[[Callab
 
 def cached_in(function: Callable[..., T]) -> Cached[..., T] | None:
     """Return a function that `cached` has made; of a method or partial of one, the same call with its cache. None for any other function."""
+    if type(function) is FunctionType:
+        return None  # the usual case: every submit calls this
     if isinstance(function, Cached):
         return function
     if isinstance(function, MethodType):  # since Python 3.13, of a class method

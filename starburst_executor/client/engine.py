@@ -148,7 +148,7 @@ class Engine:
             ordinal=ordinal,
             start_others=self._start_threads,
             new_future=self._new_future,
-            awaits_work=lambda: keeper.awaits_work,
+            awaits_work=keeper.awaits_work,
             wake_keeper=wake_keeper,
         )
         workforce = Workforce(session, self._launcher)

@@ -109,7 +109,7 @@ class ClientKeeper:
         if self._failed.keep_seen():
             end_what_is_left(self._session, self._session.manifest.current)
         sees_deaths = self._deaths.are_seen
-        if sees_deaths and (now >= self._next_deaths or self.awaits_work):
+        if sees_deaths and (now >= self._next_deaths or self.awaits_work()):
             self._next_deaths = now + _DEATHS_S
             self._bury()
             self._start_missing()
@@ -130,7 +130,6 @@ class ClientKeeper:
             self._starter.launches.drain_surplus()
         self._starter.turn()
 
-    @property
     def awaits_work(self) -> bool:
         """Whether no worker was started because there was no work: after a submit, `turn` should be called at once."""
         return self._starter is not None and self._starter.awaits_work

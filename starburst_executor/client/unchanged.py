@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Callable, Collection
 from itertools import repeat
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from starburst_executor.protocol import calls
+from starburst_executor.protocol.pickling import modules_by_value
 from starburst_executor.protocol.rebuilding import Assembled
 
 __all__ = ["Facts", "facts_of"]
@@ -42,12 +43,14 @@ class Facts(NamedTuple):
     """What a function's pickle depends on: its own fields, and those of all functions that it names.
 
     Attributes:
+        by_value: Returns the modules that are pickled by value; the pickle was made when there were none.
         n_modules: Importing a submodule of a package that a function names changes the pickle.
         modules: The modules that are named, by their names.
         named: If it is a function of a C module, which is pickled by its name: that.
     """
 
     function: object
+    by_value: Callable[[], Collection[str]]
     n_modules: int
     fields: tuple[_Fields, ...]
     modules: tuple[tuple[str, ModuleType], ...]
@@ -55,7 +58,7 @@ class Facts(NamedTuple):
 
     def hold(self) -> bool:
         """Return whether the function would have the same pickle now."""
-        if len(sys.modules) != self.n_modules or calls.has_modules_by_value():
+        if len(sys.modules) != self.n_modules or self.by_value():
             return False
         for known, module in self.modules:
             if sys.modules.get(known) is not module:
@@ -82,10 +85,13 @@ class Facts(NamedTuple):
 
 def facts_of(function: object) -> Facts | None:
     """Return what the pickle of a function depends on; None if a part of it is mutable or of an unknown type."""
+    by_value = modules_by_value()
     n_modules = len(sys.modules)
-    if type(function) is BuiltinFunctionType and not calls.has_modules_by_value():
-        return _facts_of_builtin(function, n_modules)
-    if type(function) not in (FunctionType, Assembled) or calls.has_modules_by_value():
+    if by_value():
+        return None
+    if type(function) is BuiltinFunctionType:
+        return _facts_of_builtin(function, by_value, n_modules)
+    if type(function) not in (FunctionType, Assembled):
         return None
     todo: list[Any] = [function.shared if isinstance(function, Assembled) else function]
     fields: list[_Fields] = []
@@ -110,16 +116,18 @@ def facts_of(function: object) -> Facts | None:
             modules[part.__name__] = part
         elif type(part) not in _CONSTANTS and not _is_builtin(part):
             return None
-    return Facts(function, n_modules, tuple(fields), tuple(modules.items()))
+    return Facts(function, by_value, n_modules, tuple(fields), tuple(modules.items()))
 
 
-def _facts_of_builtin(function: BuiltinFunctionType, n_modules: int) -> Facts | None:
+def _facts_of_builtin(
+    function: BuiltinFunctionType, by_value: Callable[[], Collection[str]], n_modules: int
+) -> Facts | None:
     module, name = function.__self__, function.__name__
     if type(module) is not ModuleType or getattr(module, name, None) is not function:
         return None  # a method, or not pickled by this name
     if function.__module__ != module.__name__ or sys.modules.get(module.__name__) is not module:
         return None
-    return Facts(function, n_modules, (), ((module.__name__, module),), name)
+    return Facts(function, by_value, n_modules, (), ((module.__name__, module),), name)
 
 
 def _fields(function: FunctionType) -> _Fields:

@@ -34,7 +34,6 @@ __all__ = [
     "dump_function",
     "dump_plain",
     "function_stream",
-    "has_modules_by_value",
     "initializer_digest",
     "load_call",
     "load_function",
@@ -105,11 +104,6 @@ def code_of(body: bytes) -> str:
         return bytes(body[1 : _pickle_start(body)]).decode("ascii")
     except UnicodeDecodeError as error:
         raise errors.RecordInvalid("a function whose code has no proper name") from error
-
-
-def has_modules_by_value() -> bool:
-    """Return whether any module is registered with cloudpickle for pickling by value, so that a name does not identify it."""
-    return pickling.has_modules_by_value()
 
 
 def load_function(body: bytes) -> Callable[..., Any]:

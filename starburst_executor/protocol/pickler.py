@@ -38,7 +38,7 @@ from starburst_executor.protocol.pickling import PROTOCOL
 from starburst_executor.protocol.rebuilding import Mark, token_of
 from starburst_executor.protocol.references import ResultRef, SharedRef
 
-__all__ = ["Pickler", "has_modules_by_value"]
+__all__ = ["Pickler", "modules_by_value"]
 
 _CACHED = type(functools.lru_cache(int))
 _DISPATCH_CODE = functools.singledispatch(int).__code__  # type: ignore[attr-defined]  # typeshed hides that it is a plain function
@@ -238,6 +238,5 @@ _RULES: dict[type, Callable[[Pickler, Any], Any]] = {
 }
 
 
-def has_modules_by_value() -> bool:
-    """Return whether any module is registered with cloudpickle for pickling by value, so that a name does not identify it."""
-    return bool(cloudpickle.list_registry_pickle_by_value())
+# Return the modules that are registered with cloudpickle for pickling by value. Every submit calls it, so no layer of ours is around it.
+modules_by_value = cloudpickle.list_registry_pickle_by_value

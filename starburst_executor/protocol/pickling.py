@@ -6,12 +6,12 @@ Importing the package is fast because no module that is imported with it needs `
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from types import ModuleType
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
-__all__ = ["PLAIN", "PROTOCOL", "dump", "dumps", "has_modules_by_value", "pickler", "raise_explained"]
+__all__ = ["PLAIN", "PROTOCOL", "dump", "dumps", "modules_by_value", "pickler", "raise_explained"]
 
 PROTOCOL = 5
 # Upper bound of the bytes that are pickled to find out why a value cannot be pickled.
@@ -51,9 +51,9 @@ def dumps(value: object) -> bytes:
     return stream.getvalue()
 
 
-def has_modules_by_value() -> bool:
-    """Return whether any module is registered with cloudpickle for pickling by value, so that a name does not identify it."""
-    return bool(_loaded().has_modules_by_value())
+def modules_by_value() -> Callable[[], Collection[str]]:
+    """Return what returns the modules that are registered with cloudpickle for pickling by value, so that a name does not identify them."""
+    return cast("Callable[[], Collection[str]]", _loaded().modules_by_value)
 
 
 def raise_explained(error: BaseException, parts: Sequence[tuple[str, Any]], *, is_program: bool = False) -> NoReturn:
