@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import html
+import re
 from typing import Any
 
 from starburst_executor.client.cleanup import utc
@@ -10,7 +12,7 @@ from starburst_executor.client.report import WorkerReport
 from starburst_executor.report import charts
 from starburst_executor.report.charts.workers import sample_of
 from starburst_executor.report.facts import Facts
-from starburst_executor.report.templating import environment, markup
+from starburst_executor.report.templating import environment, markup, visible
 from starburst_executor.report.texts import span_text
 from starburst_executor.texts import shortened, usd_text
 from starburst_executor.version import __version__
@@ -69,6 +71,7 @@ def template(name: str) -> Any:
         number=lambda value: f"{value:.4g}",
         short=lambda text: shortened(text, _MOST_NAME),
         value=_value_text,
+        breaks=_breaks,
         rate=lambda rate: f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}",  # noqa: PLR2004 - three digits
         cut=lambda text: text if len(text) <= _MOST_CHARACTERS else f"…{text[-_MOST_CHARACTERS:]}",
     )
@@ -109,3 +112,8 @@ def _value_text(value: object) -> str:
     """Return a parameter or a setting as a short text."""
     text = value if isinstance(value, str) else f"{value:.6g}" if isinstance(value, float) else repr(value)
     return shortened(text, _MOST_VALUE)
+
+
+def _breaks(text: str) -> Any:
+    """Return a name that may be broken after the signs that join its words."""
+    return markup(re.sub(r"(?<=[_./-])", "<wbr>", html.escape(visible(text))))

@@ -11,6 +11,7 @@ from starburst_executor.report.durations import Durations
 __all__ = ["axis_ticks", "durations", "log_ticks"]
 
 _MARKS = ((0.5, "median"), (0.9, "90 %"), (0.99, "99 %"))
+_LEAST_ROOM = 0.125  # of the axis, between two of its texts
 
 
 def durations(
@@ -73,6 +74,10 @@ def log_ticks(least: float, most: float) -> list[float]:
 
 
 def axis_ticks(least: float, most: float) -> list[float]:
-    """Return what an axis is labelled with: at most six round durations, or both ends if there is none between them."""
+    """Return what an axis is labelled with: at most six round durations, with room for their texts, or both ends if there is none between them."""
     ticks = log_ticks(least, most)
-    return ticks[:: -(-len(ticks) // 6)] if ticks else [least, most]
+    kept: list[float] = []
+    for tick in ticks[:: max(1, -(-len(ticks) // 6))]:
+        if not kept or math.log(tick / kept[-1]) >= _LEAST_ROOM * math.log(most / least):
+            kept.append(tick)
+    return kept or [least, most]

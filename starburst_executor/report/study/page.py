@@ -18,7 +18,8 @@ __all__ = ["artefacts_in", "study_page_of"]
 
 _MOST_CSV_ROWS = 1000
 _MOST_SURVIVORS = 25
-_MOST_COLUMNS = 8
+_MOST_COLUMNS = 12  # of numbers, on paper
+_MOST_METRICS = 8
 _MOST_FAILURES = 30
 _MOST_ARTEFACTS = 200
 
@@ -58,13 +59,14 @@ def study_page_of(facts: StudyFacts, figures: list[Figure], no_figures: str = ""
             survivors=[
                 (
                     stage.name,
-                    stage.metrics()[:_MOST_COLUMNS],
-                    stage.params()[:_MOST_COLUMNS],
+                    metrics,
+                    stage.params()[: _MOST_COLUMNS - len(metrics)],
                     stage.record.survivors[:_MOST_SURVIVORS],
                     max(0, len(stage.record.survivors) - _MOST_SURVIVORS),
                 )
                 for stage in reversed(facts.stages)
                 if stage.record.survivors
+                for metrics in [stage.metrics()[:_MOST_METRICS]]
             ],
             failures=facts.failures()[:_MOST_FAILURES],
             artefacts=artefacts_in(facts),

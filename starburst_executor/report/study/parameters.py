@@ -37,7 +37,8 @@ _PARTS = 8
 _DARK_FIELD = 0.55  # up to here the colour of a share needs white text
 _ORDERED = 2  # an order of more texts means nothing
 _CLEAR = 0.3  # a rank correlation that is worth an arrow
-_LEVEL_NAMES = 4  # names of metrics that stand side by side
+_CHARACTER = 0.06  # inches, of a label at an axis
+_BAR = 0.65  # inches, of the bar of colours and what stands at it
 _MOST_DECADES = 8  # that have a text at an axis
 _SPREAD = 30  # of the ninth decile to the first; that of a uniform choice from 0 on is 9
 
@@ -178,9 +179,13 @@ def influence(found: Varied) -> Figure:
                     fontsize=6.5,
                     color="white" if share < _DARK_FIELD else "black",
                 )
-        names = [label(name, 16) for name in metrics]
-        axis.set_xticks(range(len(metrics)), names, rotation=30 if len(metrics) > _LEVEL_NAMES else 0)
-        axis.set_yticks(range(len(found.params)), [label(one.name, 18) for one in found.params])
+        names, params = [label(name, 16) for name in metrics], [label(one.name, 18) for one in found.params]
+        room = (COLUMN - _BAR - _CHARACTER * max(map(len, params))) / len(names)
+        if _CHARACTER * (1 + max(map(len, names))) < room:
+            axis.set_xticks(range(len(names)), names)
+        else:
+            axis.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(params)), params)
         axis.tick_params(length=0)
         for spine in axis.spines.values():
             spine.set_visible(False)
@@ -242,7 +247,9 @@ def parallel(found: Varied) -> Figure | None:
                     va="center",
                     bbox={"facecolor": theme.paper, "alpha": 0.75, "edgecolor": "none", "pad": 0.6},
                 )
-        axis.set_xticks(range(len(axes)), [label(one.name, 14) + (" (log)" if one.is_log else "") for one in axes])
+        room = int(PAGE / len(axes) / _CHARACTER)
+        names = [label(one.name, room) + ("\n(log)" if one.is_log else "") for one in axes]
+        axis.set_xticks(range(len(axes)), names)
         axis.set_xlim(-0.1, len(axes) - 0.45)
         axis.set_ylim(-0.04, 1.04)
         axis.set_yticks([])

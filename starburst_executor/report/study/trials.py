@@ -174,7 +174,8 @@ def curves(facts: StudyFacts) -> Figure | None:
         axis.plot(steps, quartiles[:, 1], color=QUALITATIVE[0], linewidth=1.5, label="median")
         axis.set_xlabel("step")
         axis.xaxis.set_major_locator(importlib.import_module("matplotlib.ticker").MaxNLocator(6, integer=True))
-        axis.set_ylabel(label(metric))
+        unit = facts.measure(metric).unit
+        axis.set_ylabel(f"{label(metric)}{f' ({label(unit, 10)})' if unit else ''}")
         axis.grid(visible=True)
         canvas.legend(loc="outside upper left", ncols=4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import random
@@ -24,7 +25,7 @@ from starburst_executor.report.study.figures import figures_of
 from starburst_executor.report.study.page import study_page_of
 from starburst_executor.report.study.parameters import coordinate, explained, spearman
 from starburst_executor.report.study.report import StudyReport
-from starburst_executor.report.study.style import DARK
+from starburst_executor.report.study.style import DARK, PRINT, styled
 from starburst_executor.report.study.trials import pareto
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.record import (
@@ -337,6 +338,32 @@ def test_five_thousand_trials_take_bounded_time_and_space() -> None:
     assert time.process_time() - begun < 60
     assert len(page) < 4_000_000
     assert "1,000 of 3," in page
+
+
+@pytest.mark.parametrize(("n_names", "n_letters"), [(2, 40), (4, 9), (6, 14)])
+def test_no_two_labels_of_an_axis_overlap(n_names: int, n_letters: int) -> None:
+    chance = random.Random(3)
+    names = ["".join(chance.choices("abcdefghijklmnopqrstuvwxyz_", k=n_letters)) for _ in range(n_names)]
+    rows = [
+        TrialRow(
+            "one", i, "completed", metrics={name: chance.random() for name in names},
+            params={f"p{name}": 10 ** -(9 * chance.random()) for name in names}, seconds=10 ** chance.uniform(-5, 4),
+        )
+        for i in range(30)
+    ]  # fmt: skip
+    record = StudyRecord("names", stages=(StageRecord("one", DONE, 30, completed=30),))
+    figures = figures_of(facts_of(record, status_of(record, None), {"one": rows}))
+    assert {"influence", "parallel", "fronts", "times"} < {figure.name for figure in figures}
+    for figure in figures:
+        with styled(figure.name, PRINT) as matplotlib:
+            canvas = importlib.import_module("matplotlib.figure").Figure(figsize=figure.size, layout="constrained")
+            figure.draw(canvas, PRINT)
+            importlib.import_module("matplotlib.backends.backend_agg").FigureCanvasAgg(canvas).draw()
+            assert matplotlib
+            for axis in canvas.axes:
+                level = [one for one in axis.get_xticklabels() if not one.get_rotation() and one.get_text()]
+                boxes = sorted((box.x0, box.x1) for one in level for box in [one.get_window_extent()])
+                assert all(end <= begin for (_, end), (begin, _) in pairwise(boxes)), figure.name
 
 
 def test_a_record_that_does_not_fit_its_tables_has_a_report(facts: StudyFacts) -> None:
