@@ -13,6 +13,7 @@ from starburst_executor.protocol.attempts import Attempt
 from starburst_executor.protocol.keys import UNPACKED
 from starburst_executor.protocol.outcomes import Failure
 from starburst_executor.protocol.spans.record import SizeClass, State
+from starburst_executor.texts import shortened
 
 __all__ = ["FailureKind", "failure_kinds", "place_of", "shown_call"]
 
@@ -114,5 +115,4 @@ def shown_call(reading: Reading, block: Block, task: Task) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    return shortened(repr(value), _SHOWN_CHARACTERS)

@@ -21,6 +21,7 @@ from starburst_executor.errors import KeyNotFound, PayloadError, RecordInvalid
 from starburst_executor.protocol import calls, pieces
 from starburst_executor.protocol.spans.record import State
 from starburst_executor.store.url import join_url
+from starburst_executor.texts import shortened
 
 __all__ = ["Shown", "plain_call", "plain_result", "plain_text", "unpickled"]
 
@@ -118,7 +119,7 @@ def _call_text(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 def plain_cut(text: str, most: int = _MOST_CHARACTERS) -> str:
     """Return the beginning of a text."""
-    return text if len(text) <= most else f"{text[:most]}…"
+    return shortened(text, most)
 
 
 _BRACKETS: dict[type, tuple[str, str]] = {

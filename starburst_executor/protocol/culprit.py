@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 
 from starburst_executor import source
 from starburst_executor.protocol.pickling import PROTOCOL
+from starburst_executor.texts import shortened
 
 __all__ = ["explained"]
 
 _MOST_STEPS = 20
 _MOST_PARTS = 1_000  # of one value; later parts are not examined
+_KEY_CHARACTERS = 38
 _HINT = "create it in an `initializer`"
 
 Fails = Callable[[Any], bool]
@@ -161,5 +163,4 @@ def _parts_of_object(value: Any) -> Iterator[_Step]:
 
 
 def _short(key: object) -> str:
-    shown = repr(key)
-    return shown if len(shown) <= 40 else shown[:37] + "…"  # noqa: PLR2004
+    return shortened(repr(key), _KEY_CHARACTERS)

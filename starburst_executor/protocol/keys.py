@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from starburst_executor.errors import ConfigError, RecordInvalid
 from starburst_executor.protocol.resources import RESOURCES
+from starburst_executor.texts import shortened
 
 __all__ = [
     "SessionKeys",
@@ -69,6 +70,7 @@ _ENDING = re.compile(rf"(?:-p(-?[1-9][0-9]{{0,2}}))?(?:-l([A-Za-z][A-Za-z0-9_]{{
 _STATUS = re.compile(
     rf"([0-9a-f]{{4}})\.([0-9a-f]{{6}})/([0-9a-f]{{4}})\.([0-9a-f]{{10}})-([1-9][0-9]{{0,3}}){_ENDING.pattern}"
 )
+_SHOWN_CHARACTERS = 80
 _LIMIT = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,31}")
 
 
@@ -132,7 +134,7 @@ def cache_folder(name: str) -> str:
 def _checked(name: str, *, of: str) -> str:
     if not is_name(name):
         raise ConfigError(
-            f"not a name for {of}: {name!r}: a letter, then up to 62 letters, digits, '.', '_' and '-'; and not 'last'"
+            f"not a name for {of}: {shortened(name, _SHOWN_CHARACTERS)!r}: a letter, then up to 62 letters, digits, '.', '_' and '-'; and not 'last'"
         )
     return name
 
