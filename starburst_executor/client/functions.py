@@ -18,6 +18,7 @@ import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any, NamedTuple
 
@@ -128,6 +129,8 @@ class FunctionPickles:
         """
         if (again := self._again(function, code)) is not None:
             return again
+        if (refusal := _refusal_of(function)) is not None:
+            return Prepared(_NO_DIGEST, b"", refusal)
         facts = facts_of(function)
         try:
             pickled = calls.dump_function(function, code)
@@ -139,6 +142,18 @@ class FunctionPickles:
         # Compared afterwards: another thread may have changed a part while the function was pickled.
         self._last = _Remembered(facts, code, prepared) if facts is not None and facts.hold() else None
         return prepared
+
+
+def _refusal_of(function: object) -> TypeError | None:
+    """Return the error of a function that cannot be called, with what to pass instead; None if it can."""
+    if callable(function) or isinstance(function, Assembled):
+        return None
+    advice = (
+        "to have its result, pass it as an argument: submit(function, future)"
+        if isinstance(function, Future)
+        else "a function and its arguments are passed, submit(function, x), not what it returns, submit(function(x))"
+    )
+    return TypeError(f"'{type(function).__name__}' object is not callable; {advice}")
 
 
 def without_partials(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import ModuleType
 from typing import Any
 
@@ -31,6 +33,15 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     )
     monkeypatch.setitem(sys.modules, "__main__", main)
     return main
+
+
+@pytest.mark.parametrize(
+    ("value", "advice"), [(Future(), r"as an argument: submit\(function, future\)"), (abs(-3), r"not what it returns")]
+)
+def test_what_cannot_be_called_is_an_error_that_says_what_to_pass(value: Any, advice: str) -> None:
+    error = FunctionPickles().prepare_for_one(value).error
+    assert isinstance(error, TypeError)
+    assert re.search(rf"object is not callable; .*{advice}", str(error))
 
 
 @pytest.fixture
