@@ -22,12 +22,15 @@ from typing import Any
 
 from starburst_executor.clock import SystemClock
 from starburst_executor.families import groups_of, kill_family
+from starburst_executor.texts import shortened
 
-__all__ = ["PROGRAM_FAILED", "ProgramFailed", "run_program", "run_to_end"]
+__all__ = ["PROGRAM_FAILED", "ProgramFailed", "check_outputs", "run_program", "run_to_end"]
 
 # Of each stream that is part of the outcome; all of it is in the task's log.
 _MOST_CHARACTERS = 100_000
 _SHOWN_CHARACTERS = 300
+_NOT_FOUND = 127  # as the exit status of a shell: POSIX, 2.8.2
+_NOT_STARTED = 126
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _PIPE_BYTES = 64 * 1024
 _MOST_IN_PIPE = 1024 * 1024  # Linux: /proc/sys/fs/pipe-max-size, unless an administrator has raised it
@@ -44,8 +47,8 @@ class ProgramFailed(subprocess.CalledProcessError):
     def __str__(self) -> str:
         how = f"signal {-self.returncode}" if self.returncode < 0 else f"exit status {self.returncode}"
         lines = (self.stderr or "").strip().splitlines()
-        said = f": {lines[-1].strip()[:_SHOWN_CHARACTERS]}" if lines else ""
-        return f"{shlex.join(self.cmd)[:_SHOWN_CHARACTERS]}: {how}{said}"
+        said = f": {shortened(lines[-1].strip(), _SHOWN_CHARACTERS)}" if lines else ""
+        return f"{shortened(shlex.join(self.cmd), _SHOWN_CHARACTERS)}: {how}{said}"
 
 
 PROGRAM_FAILED = f"{ProgramFailed.__module__}.{ProgramFailed.__qualname__}"
@@ -61,16 +64,29 @@ def run_program(words: Sequence[str], outputs: Sequence[str] = ()) -> dict[str, 
     Returns:
         `exit_status`, the ends of `stdout` and `stderr`, and `outputs`: the contents of files by their names.
     Raises:
-        ProgramFailed: its exit status is not 0; FileNotFoundError: there is no such program.
+        ProgramFailed: its exit status is not 0; 127 or 126, as in a shell, if there is no such program or it cannot be started.
+        ValueError: a pattern leads out of the folder.
     """
+    check_outputs(outputs)
     if not outputs:
         return _run(words, None, ())
     with tempfile.TemporaryDirectory(prefix="starburst-") as folder:
         return _run(words, Path(folder), outputs)
 
 
+def check_outputs(outputs: Sequence[str]) -> None:
+    """Raise ValueError for a pattern that leads out of the folder in which the program runs."""
+    for pattern in outputs:
+        if not pattern or Path(pattern).is_absolute() or ".." in Path(pattern).parts:
+            raise ValueError(f"not a pattern of files in the program's own folder: {pattern!r}")
+
+
 def _run(words: Sequence[str], folder: Path | None, outputs: Sequence[str]) -> dict[str, Any]:
-    code, *printed = run_to_end(words, folder=folder)
+    try:
+        code, *printed = run_to_end(words, folder=folder)
+    except OSError as error:
+        code = _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_STARTED
+        raise ProgramFailed(code, list(words), "", f"it cannot be started: {error.strerror}") from error
     texts = [io.TextIOWrapper(io.BytesIO(stream), errors="replace").read() for stream in printed]
     sys.stdout.write(texts[0])
     sys.stderr.write(texts[1])

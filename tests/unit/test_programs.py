@@ -55,7 +55,7 @@ def in_a_runner(script: str, folder: Path) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_what_is_printed_and_how_it_ended(monkeypatch: pytest.MonkeyPatch, *, exact: bool) -> None:
+def test_what_is_printed_and_how_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, exact: bool) -> None:
     if not exact:  # as on macOS
         monkeypatch.delattr(os, "pidfd_open", raising=False)
     text = "x" * 300_000
@@ -69,6 +69,16 @@ def test_what_is_printed_and_how_it_ended(monkeypatch: pytest.MonkeyPatch, *, ex
         run_to_end(["no-such-program"])
     with pytest.raises(ProgramFailed, match="exit status 5: bad"):
         run_program(["sh", "-c", "echo bad >&2; exit 5"])
+    with pytest.raises(ProgramFailed, match="no-such-program 1: exit status 127: it cannot be started: No such file"):
+        run_program(["no-such-program", "1"])
+    with pytest.raises(ProgramFailed, match="exit status 126: it cannot be started: Permission denied"):
+        run_program([str(tmp_path)])
+
+
+@pytest.mark.parametrize("pattern", ["../*", "/etc/hostname", "a/../../*", "..", ""])
+def test_outputs_are_files_in_the_programs_own_folder(pattern: str) -> None:
+    with pytest.raises(ValueError, match="not a pattern of files in the program's own folder"):
+        run_program(["true"], [pattern])
 
 
 @pytest.mark.parametrize("exact", [True, False])
