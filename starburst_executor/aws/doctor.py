@@ -64,9 +64,9 @@ def _checked(name: str, check: Callable[[], str]) -> Finding:
     except FOREIGN as error:
         if is_denied(error):
             return Finding(name, UNKNOWN, "these credentials may not read it", f"{error_code(error)}: {error}")
-        return Finding(name, WRONG, str(meaning(error, f"checking the {name}")), "correct the problem in the message")
+        return Finding(name, WRONG, str(meaning(error, f"checking the {name}")))
     except StarburstError as error:
-        return Finding(name, WRONG, str(error), "correct the problem in the message")
+        return Finding(name, WRONG, str(error))
 
 
 def _identity(clients: Clients) -> str:

@@ -18,6 +18,7 @@ from starburst_executor.protocol.spans.record import BLOCKED, State
 from starburst_executor.session.beats import Beats
 from starburst_executor.session.store import SessionStore
 from starburst_executor.store.url import join_url
+from starburst_executor.texts import shortened
 
 __all__ = ["explain_session", "explain_task"]
 
@@ -61,7 +62,7 @@ def _of_session(session: SessionStore, manifest: Manifest, status: SessionStatus
         yield f"nothing waits: workers hold the last {amount(status.claimed, 'task')}, and {status.running:,} of them {_are(status.running)} running"
     elif status.running >= status.slots:
         yield (
-            f"every slot is busy ({status.slots:,} of {amount(status.workers, 'worker')}), so {_waiting(status.pending)} for one; "
+            f"every slot is busy ({amount(status.slots, 'slot')} of {amount(status.workers, 'worker')}), so {_waiting(status.pending)} for one; "
             f"`starburst scale {status.id} N` allows more than {manifest.slots:,} at once"
         )
     else:
@@ -79,7 +80,7 @@ def _no_workers(manifest: Manifest, status: SessionStatus, url: str) -> Iterator
         yield f"no worker is there, and this session starts none itself: `starburst worker {shlex.quote(url)}` on any machine with its key joins"
     elif waiting and not status.members:
         launch = max(waiting, key=lambda launch: launch.at)
-        yield _starting(launch, status.at)
+        yield _starting(launch, status)
     else:
         last = max((worker.beat_at for worker in status.members), default=None)
         since = "" if last is None else f"; the last one was heard of {duration(max(0.0, status.at - last))} ago"
@@ -92,12 +93,12 @@ def _no_workers(manifest: Manifest, status: SessionStatus, url: str) -> Iterator
         yield f"{amount(len(words), 'worker')} could not go on; the last one said: {words[-1]}"
 
 
-def _starting(launch: Launch, now: float) -> str:
-    ago = duration(max(0.0, now - launch.at))
+def _starting(launch: Launch, status: SessionStatus) -> str:
+    ago = duration(max(0.0, status.at - launch.at))
     if launch.started < launch.slots:
         return (
             f"workers for {amount(launch.slots, 'task')} were requested from {launch.launcher} {ago} ago, and {launch.started:,} of them started: "
-            "the platform has no capacity for more yet, or the client that starts them has gone"
+            f"the platform has no capacity for more yet, or the client that starts them has gone: `starburst attach {status.id}` goes on with it"
         )
     was, has = ("was", "has") if launch.slots == 1 else ("were", "have")
     return f"{amount(launch.slots, 'slot')} {was} started on {launch.launcher} {ago} ago and {has} not reported yet"
@@ -167,8 +168,7 @@ def _why_failed(reading: Reading, block: Block, task: Task) -> str:
     failure = reading.failure(block, task)
     if failure is None:
         return "why it failed is not stored"
-    words = " ".join(failure.message.split())
-    message = words if len(words) <= _MESSAGE_CHARACTERS else f"{words[:_MESSAGE_CHARACTERS]}…"
+    message = shortened(" ".join(failure.message.split()), _MESSAGE_CHARACTERS)
     return f"it failed with {failure.type_name.removeprefix('builtins.')}: {message}"
 
 

@@ -352,8 +352,8 @@ def outcome_of(future: StarburstFuture[Any]) -> TaskOutcome:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration for people: `0.4 ms`, `0.25 s`, `12 s`, `3 min`, `1.5 h`."""
-    if 0 < seconds < 0.001:  # noqa: PLR2004 - a millisecond
+    """Return a duration for people: `0.4 ms`, `21 ms`, `0.25 s`, `12 s`, `3 min`, `1.5 h`."""
+    if 0 < seconds < 0.1:  # noqa: PLR2004 - as many digits, and no zeros before them
         return _ms(seconds * 1000)
     if seconds < 10:  # noqa: PLR2004 - two digits tell more
         return f"{seconds:.2g} s"

@@ -64,7 +64,7 @@ def test_busy_free_and_lost_workers_are_told_apart() -> None:
     rig.beat("w1", where="host:1")
     key = rig.submit(3)
     rig.claim(key, "w1.1", 1)
-    assert "every slot is busy (1 of 1 worker), so 2 tasks wait for one" in why(rig)
+    assert "every slot is busy (1 slot of 1 worker), so 2 tasks wait for one" in why(rig)
     assert "`starburst extend a-session 12h`" in why(rig)
     rig.beat("w2")
     assert "1 of 2 slots is free" in why(rig)
@@ -94,7 +94,7 @@ def test_a_task_is_explained_in_each_state() -> None:
     said = why(rig, "0-1")
     assert "task 0-1 waits for a worker again, after 1 claim\n" in said
     assert "1 worker could not load its function" in said
-    assert "every slot is busy (1 of 1 worker)" in said
+    assert "every slot is busy (1 slot of 1 worker)" in said
     rig.end(key, claim_id="w1.3")
     assert "task 0-3 completed" in why(rig, "0-3")
     with pytest.raises(ConfigError, match="no such task: task=0-9; its tasks are 0-0 to 0-3"):
