@@ -18,11 +18,21 @@ import sys
 __all__ = ["entry"]
 
 _USAGE = 2
+_INTERRUPTED = 130
 
 
 def entry(arguments: list[str] | None = None) -> int:
     """Run one command and return the process's exit status."""
     words = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(words)
+    except KeyboardInterrupt:  # while modules are loaded; later ones are those of the command
+        _open_streams()
+        sys.stderr.write("\nstarburst: interrupted\n")
+        return _INTERRUPTED
+
+
+def _run(words: list[str]) -> int:
     # Before click is loaded: images of workers do not contain it.
     if words[:1] == ["worker"]:
         from starburst_executor.worker.__main__ import main as work

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from starburst_executor.errors import ConfigError
+from starburst_executor.texts import shortened
 
-__all__ = ["Call", "Inputs", "calls_of", "check_call", "program_call", "short"]
+__all__ = ["Call", "Inputs", "calls_of", "check_call", "named_values", "program_call", "short"]
 
 # No number is longer than Python reads: https://docs.python.org/3/library/stdtypes.html#int-max-str-digits
 _RANGE = re.compile(r"(-?\d{1,100})(?::(-?\d{1,100})(?::(-?\d{1,100}))?)?", re.ASCII)
@@ -102,18 +103,24 @@ def check_call(function: Callable[..., Any], call: Call) -> None:
         ) from error
 
 
+def named_values(call: Call, function: Callable[..., Any] | None) -> dict[str, Any]:
+    """Return the values of one input by the names that users give them: of columns and keys; those of a function's first parameter, for a
+    program `line`, `file` or `value`, and none, for what has no name.
+    """
+    first = list(_annotations(function))[:1] if function is not None else ["", "line", "file", "value"]
+    return {**call.kwargs, **dict.fromkeys(first, *call.args)} if call.args else dict(call.kwargs)
+
+
 def program_call(words: Sequence[str], call: Call, outputs: Sequence[str]) -> Call:
     """Return the call of `run_program` for one input: `{}` is its value, `{name}` its column or key.
 
     Raises: ConfigError: there is no such column or key.
     """
-    values: dict[str, Any] = dict(call.kwargs)
-    if call.args:
-        values.update(dict.fromkeys(("", "line", "file", "value"), call.args[0]))
+    values = named_values(call, None)
 
     def fill(match: re.Match[str]) -> str:
         if match[1] not in values:
-            known = ", ".join("{" + name + "}" for name in values) or "none"
+            known = ", ".join(f"{{{name}}}" for name in values) or "none"
             raise ConfigError(f"the inputs have no {match[0]}; they have {known}")
         return str(values[match[1]])
 
@@ -132,10 +139,10 @@ def _of_range(text: str, _: Mapping[str, Any]) -> Iterator[Call]:
     return (Call((i,), {}) for i in range(int(match[1]), int(match[2]), int(match[3] or 1)))
 
 
-def _of_lines(name: str, _: Mapping[str, Any]) -> Iterator[Call]:
+def _of_lines(name: str, kinds: Mapping[str, Any]) -> Iterator[Call]:
     with _opened(name, "--lines") as file:
-        for line in file:
-            yield Call((line.rstrip("\r\n"),), {})
+        for number, line in enumerate(file, 1):
+            yield Call((_typed_first(line.rstrip("\r\n"), kinds, f"--lines {name}, line {number}"),), {})
 
 
 def _of_csv(name: str, kinds: Mapping[str, Any]) -> Iterator[Call]:
@@ -172,13 +179,15 @@ def _of_jsonl(name: str, _: Mapping[str, Any]) -> Iterator[Call]:
             yield Call((), value) if isinstance(value, dict) else Call((value,), {})
 
 
-def _of_files(pattern: str, _: Mapping[str, Any]) -> Iterator[Call]:
+def _of_files(pattern: str, kinds: Mapping[str, Any]) -> Iterator[Call]:
     # `Path.glob` refuses absolute patterns.
     names = sorted(name for name in glob.iglob(pattern, recursive=True) if Path(name).is_file())  # noqa: PTH207
     if not names:
+        if Path(pattern).is_dir():
+            raise ConfigError(f"--files {pattern!r}: a folder; for the files in it write {str(Path(pattern) / '*')!r}")
         raise ConfigError(f"--files {pattern!r}: no such files; quote the pattern, so that the shell leaves it alone")
     # Absolute: a worker's current folder is another one.
-    return (Call((str(Path(name).absolute()),), {}) for name in names)
+    return (Call((_typed_first(str(Path(name).absolute()), kinds, f"--files {name}"),), {}) for name in names)
 
 
 @contextmanager
@@ -220,11 +229,16 @@ def _constant(text: str, kinds: Mapping[str, Any]) -> tuple[str, Any]:
 
 def short(text: str) -> str:
     """Return what was typed, for a message."""
-    return repr(text) if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]!r}…"
+    return repr(shortened(text, _SHOWN_CHARACTERS))
 
 
-def _typed(text: str, kind: Any, where: str) -> Any:
-    """Return a text as its parameter has it: by its annotation; without one, numbers become numbers."""
+def _typed_first(text: str, kinds: Mapping[str, Any], where: str) -> Any:
+    """Return a line or a file's name as the first parameter has it: by its annotation; without one it stays a text."""
+    return _typed(text, next(iter(kinds.values()), str), where, numbers=False)
+
+
+def _typed(text: str, kind: Any, where: str, *, numbers: bool = True) -> Any:
+    """Return a text as its parameter has it: by its annotation; without one, with `numbers`, numbers become numbers."""
     if kind in (int, float, Path):
         try:
             return kind(text)
@@ -235,6 +249,6 @@ def _typed(text: str, kind: Any, where: str) -> Any:
         if text.lower() not in known:
             raise ConfigError(f"{where}: {short(text)} is neither true nor false")
         return known[text.lower()]
-    if kind is not str and (match := _NUMBER.fullmatch(text)) is not None:
+    if numbers and kind is not str and (match := _NUMBER.fullmatch(text)) is not None:
         return int(text) if match[2] is None and match[3] is None else float(text)
     return text

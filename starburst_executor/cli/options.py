@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -19,6 +21,7 @@ from starburst_executor.errors import KeyNotFound, StarburstError
 
 __all__ = [
     "DURATION",
+    "OUT",
     "examples",
     "json_option",
     "looked_up",
@@ -69,6 +72,18 @@ class _Duration(_ParamType):
 
 
 DURATION = _Duration()
+
+
+class _Out(click.Path):
+    """A file that is written, or a folder in which files are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        if str(value).endswith(os.sep) and not Path(value).is_dir():
+            self.fail(f"there is no folder {str(value)!r}: make it first", param, ctx)
+        return Path(str(value))
+
+
+OUT = _Out()
 
 
 class _Session(_ParamType):

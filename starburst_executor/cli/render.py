@@ -34,6 +34,7 @@ __all__ = [
 FORMAT = 1
 _WORD = 26  # characters; an id has 24
 _GAP = 2  # between columns
+_ECHOED = len("^C")
 _LINE_S = 60.0  # between two lines of progress where there is no terminal
 _COLOURS = {
     "open": "green",
@@ -199,7 +200,10 @@ class Progress:
 
     def show(self, status: SessionStatus, *, is_last: bool = False) -> None:
         if self._live is not None:
-            self._live.update(_panel(status), refresh=True)
+            from rich.constrain import Constrain
+
+            # A ^C is echoed at the end of the last line: if it wrapped, the terminal would have a line more than rich counts.
+            self._live.update(Constrain(_panel(status), self._live.console.width - _ECHOED), refresh=True)
         elif is_last or status.at - self._shown_at >= _LINE_S:
             self._shown_at = status.at
             say(line_of(status))

@@ -39,7 +39,15 @@ from starburst_executor.config.folders import (
     price_file,
     registry_folder,
 )
-from starburst_executor.config.settings import LAUNCHERS, Settings, explained, resolve, store_to_read, write_setting
+from starburst_executor.config.settings import (
+    LAUNCHERS,
+    Settings,
+    check_setting,
+    explained,
+    resolve,
+    store_to_read,
+    write_setting,
+)
 from starburst_executor.config.timings import Timings
 from starburst_executor.config.user_keys import (
     SessionKey,
@@ -66,6 +74,7 @@ __all__ = [
     "Timings",
     "UserKey",
     "adopt_environment",
+    "check_setting",
     "container_environment",
     "container_start",
     "default_store",

@@ -198,6 +198,12 @@ def write_setting(name: str, text: str | None) -> Path:
     return write_value(name, "none" if value is None else value)
 
 
+def check_setting(name: str, value: object, source: str) -> None:
+    """Raise ConfigError if a setting does not take this value; the message has the source instead of the setting's name."""
+    rules = {one.name: one.metadata["rule"] for one in fields(Settings)}
+    _checked(name, value, rules[name], source)
+
+
 def _one_workers(arguments: dict[str, object]) -> dict[str, object]:
     """`max_workers` and `workers` are one setting; a bad value raises the standard library's error."""
     if "max_workers" not in arguments:

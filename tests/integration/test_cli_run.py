@@ -109,6 +109,38 @@ def odd(x):
 """
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_ended_before_it_has_workers_sees_to_them_first(folder: Path, number: signal.Signals) -> None:
+    store = f"sqlite://{folder}/sessions"
+    words = ["tool.py:double", "--range", "20", "--store", store, "--workers", "1"]
+    running = start("run", *words)
+    assert running.stderr
+    assert running.stderr.readline().endswith(": 20 tasks\n")
+    running.send_signal(number)
+    _, stderr = running.communicate()
+    assert running.returncode == 128 + number, stderr
+    assert "goes on; come back with: starburst attach" in stderr
+    # No client is there: a worker is.
+    assert run("wait", "last", "--store", store).exit_code == exits.DONE
+    assert run("cleanup", "last", "--store", store, "--force", "--yes").exit_code == exits.DONE
+
+
+def test_a_signal_that_is_ignored_stays_so(folder: Path) -> None:
+    (folder / "names").write_text(f"{folder}/go\n")
+    store = f"sqlite://{folder}/sessions"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as after `nohup`
+    try:
+        running = start("run", "tool.py:wait_for", "--lines", "names", "--store", store, "--workers", "1")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    wait_until(lambda: '"running": 1' in run("status", "last", "--store", store, "--json").stdout)
+    running.send_signal(signal.SIGHUP)
+    (folder / "go").touch()
+    _, stderr = running.communicate()
+    assert running.returncode == exits.DONE, stderr
+    assert run("cleanup", "last", "--store", store, "--force", "--yes").exit_code == exits.DONE
+
+
 def test_values_and_messages_that_a_terminal_cannot_show_are_a_line_each(folder: Path) -> None:
     store = f"sqlite://{folder}/sessions"
     (folder / "odd.py").write_text(ODD)
@@ -160,6 +192,11 @@ def test_what_cannot_run_is_refused_before_a_session_starts(folder: Path) -> Non
     (folder / "leaves.py").write_text("import sys\nsys.exit(0)\n")
     for words, says in (
         (["tool.py:nothing"], "there are double, wait_for"),
+        (["tool.py:double", "--range", "2", "--expires", "0"], "absolute_timeout=0.0 (from --expires): must be"),
+        (["tool.py:double", "--range", "2", "--max-fails", "5x"], "max_failures='5x' (from --max-fails): must be"),
+        (["tool.py:double", "--range", "2", "--label", "y"], "such column or argument; they have x\n"),
+        (["--range", "2", "--outputs", "../*", "--", "true"], "--outputs: not a pattern of files in the program's"),
+        (["tool.py:double", "--range", "2", "--out", "none/"], "there is no folder 'none/': make it first"),
         (["nowhere.py:f"], "the script cannot be read"),
         (["broken.py:f"], "ZeroDivisionError: division by zero (line 1 of"),
         (["syntax.py:f"], "syntax.py cannot be run: SyntaxError: invalid syntax (syntax.py, line 1)\n"),

@@ -12,7 +12,7 @@ import click
 
 from starburst_executor.cli.commands.status import looking
 from starburst_executor.cli.inputs import short
-from starburst_executor.cli.options import examples, json_option, opened, session_argument
+from starburst_executor.cli.options import OUT, examples, json_option, opened, session_argument
 from starburst_executor.cli.render import is_terminal, printable, say, show_json, utc
 from starburst_executor.cli.writers import FORMATS, format_for, write_all
 from starburst_executor.client.explaining import explain_session, explain_task
@@ -38,9 +38,7 @@ _INDEX = re.compile(r"\d{1,100}", re.ASCII)
     )
 )
 @session_argument
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE|DIR", help="Write there; into a folder a file each."
-)
+@click.option("--out", type=OUT, metavar="FILE|DIR", help="Write there; into a folder a file each.")
 @click.option("--format", "kind", type=click.Choice(FORMATS), help="[default: by the suffix of FILE, else jsonl]")
 @click.option("--failed", is_flag=True, help="Only tasks that failed.")
 @click.option(
@@ -63,7 +61,8 @@ def results(
         visited.session.manifest.check_python()
         write_all(_counted(stream(Reading(visited.session), selection), counts), out, kind)
     if out is not None or is_terminal():
-        words = ", ".join(f"{n:,} {state}" for state, n in sorted(counts.items())) or "no tasks have ended"
+        words = ", ".join(f"{n:,} {state}" for state, n in sorted(counts.items()))
+        words = words or f"no {'such tasks' if failed or index is not None else 'tasks'} have ended"
         say(f"{words}{'' if out is None else f'; written to {out}'}")
 
 
@@ -102,17 +101,20 @@ def errors(session: str, store: str | None, as_json: bool) -> None:
     for one in kinds:
         _show(one)
     again = f"run only what failed: starburst retry {session_id} --failed"
-    if kinds and all(one.type_name == PROGRAM_FAILED for one in kinds):
+    if any(one.type_name == PROGRAM_FAILED for one in kinds):
         say(f"fix the program where workers find it, and {again}")
-    elif kinds:
+    elif any(one.place for one in kinds):
         say(f"fix the function, and {again} --with script.py:function")
+    elif kinds:  # nothing that it has raised: it took too long, say, or its worker was lost
+        say(f"{again}; after a change of the function, --with script.py:function")
 
 
 def _show(one: FailureKind) -> None:
     name = one.type_name.removeprefix("builtins.")
     click.secho(f"{one.n_tasks:,} × {name}{f' at {one.place}' if one.place else ''}", bold=True)
     click.echo(f"  first {utc(one.first_at)}, last {utc(one.last_at)}")
-    click.echo(f"  message: {printable(one.message)}")
+    if one.message:
+        click.echo(f"  message: {printable(one.message)}")
     for task, call, attempts in zip(one.tasks, one.inputs, one.attempts, strict=True):
         click.echo(f"  task {task}: {printable(call)}")
         for earlier in attempts:

@@ -28,7 +28,11 @@ __all__ = ["retry"]
 @click.option("--failed", is_flag=True, help="Every failed task.  [default: if no --task is given]")
 @click.option("--task", "tasks", multiple=True, metavar="ID", help="This task, if it failed; may be repeated.")
 @click.option(
-    "--with", "target", metavar="TARGET", help="Call this function from now on: script.py:function or module:function."
+    "--with",
+    "target",
+    type=click.Path(),
+    metavar="TARGET",
+    help="Call this function from now on: script.py:function or module:function.",
 )
 def retry(session: str, store: str | None, failed: bool, tasks: tuple[str, ...], target: str | None) -> None:
     """Run tasks of SESSION that failed again, in place: under the same ids, with the same arguments, from any machine.

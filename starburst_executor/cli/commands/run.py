@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -22,10 +23,19 @@ from starburst_executor.cli.commands.status import (
     messenger_for,
     verdict,
 )
-from starburst_executor.cli.inputs import Call, Inputs, calls_of, check_call, program_call
-from starburst_executor.cli.options import DURATION, examples, looked_up, notify_option, session_argument, store_option
+from starburst_executor.cli.inputs import Call, Inputs, calls_of, check_call, named_values, program_call
+from starburst_executor.cli.options import (
+    DURATION,
+    OUT,
+    examples,
+    looked_up,
+    notify_option,
+    session_argument,
+    store_option,
+)
 from starburst_executor.cli.render import Progress, printable, say, show_json
 from starburst_executor.cli.targets import load_target
+from starburst_executor.cli.terminations import Terminated, terminations_raised
 from starburst_executor.cli.writers import as_json as to_json
 from starburst_executor.cli.writers import format_for, write_all
 from starburst_executor.client.detached import DetachedExecutor
@@ -42,13 +52,26 @@ from starburst_executor.client.submits_once import once_of
 from starburst_executor.client.tending import Tending
 from starburst_executor.clock import SystemClock
 from starburst_executor.errors import ConfigError, KeyNotFound
-from starburst_executor.programs import run_program
+from starburst_executor.programs import check_outputs, run_program
 from starburst_executor.protocol import calls
 from starburst_executor.protocol.content import function_name
+from starburst_executor.texts import shortened
 
 __all__ = ["attach", "run"]
 
 _SHOWN_CHARACTERS = 200
+# The options that give settings. Messages about a value name them.
+_OPTIONS = {
+    "workers": "--workers",
+    "store": "--store",
+    "launcher": "--launcher",
+    "task_timeout": "--timeout",
+    "retries": "--retries",
+    "max_failures": "--max-fails",
+    "absolute_timeout": "--expires",
+    "budget_usd": "--budget",
+    "max_hourly_cost": "--max-hourly-cost",
+}
 # Calls that a dry run pickles to estimate the bytes of all.
 _SAMPLE = 1000
 
@@ -74,18 +97,28 @@ class _Run(click.Command):
         "starburst run --csv samples.csv --outputs '*.bam' -- align --x {x} {sample}",
     ),
 )
-@click.argument("target", required=False)
+@click.argument("target", type=click.Path(), required=False)
 @click.option(
     "--range",
     "range_",
     metavar="[A:]B[:STEP]",
     help="Call it with each of these numbers, as range does: 100, 0:100, 0:100:10.",
 )
-@click.option("--lines", metavar="FILE", help="With each line of a file; - for standard input.")
-@click.option("--csv", "csv_", metavar="FILE", help="With each row of a table: columns are keyword arguments.")
-@click.option("--jsonl", metavar="FILE", help="With each object of a file of JSON lines: keys are keyword arguments.")
+@click.option("--lines", type=click.Path(), metavar="FILE", help="With each line of a file; - for standard input.")
 @click.option(
-    "--files", metavar="PATTERN", help="With each of these files, such as 'data/*.fastq': their absolute names."
+    "--csv", "csv_", type=click.Path(), metavar="FILE", help="With each row of a table: columns are keyword arguments."
+)
+@click.option(
+    "--jsonl",
+    type=click.Path(),
+    metavar="FILE",
+    help="With each object of a file of JSON lines: keys are keyword arguments.",
+)
+@click.option(
+    "--files",
+    type=click.Path(),
+    metavar="PATTERN",
+    help="With each of these files, such as 'data/*.fastq': their absolute names.",
 )
 @click.option(
     "--arg", "constants", multiple=True, metavar="NAME=VALUE", help="The same argument for all calls; may be repeated."
@@ -102,7 +135,7 @@ class _Run(click.Command):
 @click.option("--launcher", metavar="NAME", help="What starts workers: local, fargate, batch, none, …")
 @click.option("--timeout", type=DURATION, metavar="TIME", help="Stop a task that runs longer; it fails.")
 @click.option("--retries", type=int, metavar="N", help="Try a task that fails up to N times more.")
-@click.option("--label", metavar="COLUMN", help="Label each task with the value that this column or argument has.")
+@click.option("--label", metavar="COLUMN", help="Label each task with the value of this column or argument.")
 @click.option("--max-fails", metavar="N|P%", help="End the session when more than N tasks, or P% of them, have failed.")
 @click.option(
     "--name", metavar="NAME", help="The session's name: the same name again submits only inputs that are new."
@@ -113,8 +146,8 @@ class _Run(click.Command):
 @click.option("--max-hourly-cost", type=float, metavar="USD", help="Start no workers that would cost more an hour.")
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+    type=OUT,
+    metavar="FILE|DIR",
     help="Write the results there at the end; - for standard output.",
 )
 @click.option(
@@ -166,13 +199,15 @@ def run(
     this command.
 
     It is watched unless --detach; ^C asks whether to detach, cancel or go on, and detaches where there is no terminal. Texts of inputs become
-    what the function's annotations say; without one, what is written as a number becomes a number. In a program's words, {name} is a
+    what the function's annotations say; without one, numbers in cells and in --arg become numbers. In a program's words, {name} is a
     column, and {} the line, file or number.
 
     With --name the command may be run again, also after it was killed: it attaches to the session of that name and submits the inputs
     that are not there yet.
     """
-    program: tuple[str, ...] = click.get_current_context().meta.get("program", ())
+    context = click.get_current_context()
+    context.with_resource(terminations_raised())
+    program: tuple[str, ...] = context.meta.get("program", ())
     inputs = Inputs(range_, lines, csv_, jsonl, files, constants, limit)
     if detach and out is not None:
         raise ConfigError(
@@ -203,6 +238,9 @@ def run(
         "budget_usd": budget,
         "max_hourly_cost": max_hourly_cost,
     }
+    for setting, option in _OPTIONS.items():
+        if settings[setting] is not None:
+            config.check_setting(setting, settings[setting], option)
     if dry_run:
         _tell(calls, settings, as_json=as_json)
         return
@@ -216,26 +254,27 @@ def run(
         if retry_failed:
             run_again = "runs" if counts["retried"] == 1 else "run"
             said += f"; {amount(counts['retried'], 'task')} {run_again} again"
-    called = name or executor.id
-    say(f"session {executor.id}{f', {name}' if name else ''}: {said}")
-    if detach:
-        executor.detach()
-        if as_json:
-            show_json(id=executor.id, url=executor.url, name=name or "", **counts)
-        else:
-            click.echo(executor.id)
-        say(f"it goes on: `starburst status {called} --watch`, `starburst results {called}`")
-        return
-    with visit(executor.url, SystemClock(), key=executor.key) as visited:
-        found = _watch(visited, executor, notify=notify)
-        if out is not None:
-            to = None if str(out) == "-" else out
-            write_all(stream(Reading(visited.session), Selection()), to, format_for(to, kind))
-        executor.detach()
-        if as_json:
-            show_json(**found.to_dict(), **counts)
-        say(_farewell(found, out))
-        raise click.exceptions.Exit(verdict(visited, found))
+    with _left_when_interrupted(executor):
+        called = name or executor.id
+        say(f"session {executor.id}{f', {name}' if name else ''}: {said}")
+        if detach:
+            executor.detach()
+            if as_json:
+                show_json(id=executor.id, url=executor.url, name=name or "", **counts)
+            else:
+                click.echo(executor.id)
+            say(f"it goes on: `starburst status {called} --watch`, `starburst results {called}`")
+            return
+        with visit(executor.url, SystemClock(), key=executor.key) as visited:
+            found = _watch(visited, executor, notify=notify)
+            if out is not None:
+                to = None if str(out) == "-" else out
+                write_all(stream(Reading(visited.session), Selection()), to, format_for(to, kind))
+            executor.detach()
+            if as_json:
+                show_json(**found.to_dict(), **counts)
+            say(_farewell(found, out))
+            raise click.exceptions.Exit(verdict(visited, found))
 
 
 def _prepared(
@@ -246,14 +285,21 @@ def _prepared(
         raise ConfigError("name what to run: module:function, script.py:function, or a program after --")
     if target is None:
         calls: Iterator[Call] = (
-            program_call(program, call, outputs)._replace(label=_label(call, label)) for call in calls_of(inputs, None)
+            program_call(program, call, outputs)._replace(label=_label(named_values(call, None), label))
+            for call in calls_of(inputs, None)
         )
         function: Callable[..., Any] = run_program
     else:
         if outputs:
             raise ConfigError("--outputs is for programs: a function returns what is its outcome")
         function = load_target(target)
-        calls = (call._replace(label=_label(call, label)) for call in calls_of(inputs, function))
+        calls = (
+            call._replace(label=_label(named_values(call, function), label)) for call in calls_of(inputs, function)
+        )
+    try:
+        check_outputs(outputs)
+    except ValueError as error:
+        raise ConfigError(f"--outputs: {error}") from error
     first = next(calls, None)
     if first is None:
         raise ConfigError("no inputs: nothing to run")
@@ -261,14 +307,13 @@ def _prepared(
     return function, chain([first], calls)
 
 
-def _label(call: Call, column: str | None) -> str:
+def _label(values: Mapping[str, Any], column: str | None) -> str:
     if column is None:
         return ""
-    if column not in call.kwargs:
-        raise ConfigError(
-            f"--label {column}: the inputs have no such column: {', '.join(call.kwargs) or 'they have no names'}"
-        )
-    return str(call.kwargs[column])
+    if column not in values:
+        known = ", ".join(filter(None, values)) or "no names"
+        raise ConfigError(f"--label {column}: the inputs have no such column or argument; they have {known}")
+    return str(values[column])
 
 
 def _submit(executor: DetachedExecutor, function: Callable[..., Any], calls: Iterator[Call]) -> int:
@@ -362,11 +407,12 @@ def attach(session: str, store: str | None, notify: tuple[str, ...], as_json: bo
 
     ^C asks whether to detach, cancel or go on, and detaches where there is no terminal. Outcomes that were there before come first.
     """
+    click.get_current_context().with_resource(terminations_raised())
     check_recipients(notify)
     url = looked_up(session, store)
     executor = DetachedExecutor.reattach(url)
     try:
-        with visit(url, SystemClock(), key=executor.key) as visited:
+        with _left_when_interrupted(executor), visit(url, SystemClock(), key=executor.key) as visited:
             if not visited.session.sealer.has_key:
                 raise KeyNotFound(f"attaching needs the session's key: `starburst key import {shlex.quote(url)}`")
             found = _watch(visited, executor, Following(Reading(visited.session)), notify=notify, as_json=as_json)
@@ -405,6 +451,8 @@ def _watch(
                     return found
                 tending.go_on()
                 clock.wait(never, next(pauses))
+            except Terminated:
+                raise
             except KeyboardInterrupt:
                 _interrupted(executor, progress)
 
@@ -424,8 +472,7 @@ def _shown(outcome: Outcome, *, as_json: bool) -> str:
 
 
 def _cut(text: str) -> str:
-    text = printable(text[: _SHOWN_CHARACTERS + 1])
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
+    return shortened(printable(text[: _SHOWN_CHARACTERS + 1]), _SHOWN_CHARACTERS)
 
 
 def _interrupted(executor: DetachedExecutor, progress: Progress) -> None:
@@ -435,7 +482,7 @@ def _interrupted(executor: DetachedExecutor, progress: Progress) -> None:
         progress.pause()
         try:
             answer = click.prompt(
-                "detach and let it go on (d), cancel what waits and detach (c), go on watching (g)",
+                "(d)etach: it goes on, (c)ancel what waits and detach, (g)o on watching",
                 type=click.Choice(["d", "c", "g"]), default="d", show_choices=False, err=True,
             )  # fmt: skip
         except (click.Abort, KeyboardInterrupt):
@@ -446,6 +493,23 @@ def _interrupted(executor: DetachedExecutor, progress: Progress) -> None:
         return
     if answer == "c":
         say(f"{amount(executor.cancel(), 'task')} cancelled")
-    executor.detach()
+    _leave(executor, exits.INTERRUPTED)
+
+
+@contextmanager
+def _left_when_interrupted(executor: DetachedExecutor) -> Iterator[None]:
+    """Detach on a ^C or a signal that nothing in the block has answered. Raises: Exit."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        _leave(executor, interrupt.exit_code if isinstance(interrupt, Terminated) else exits.INTERRUPTED)
+
+
+def _leave(executor: DetachedExecutor, exit_code: int) -> NoReturn:
+    """Detach, say how to come back, and end the command. Raises: Exit; Abort on a further ^C, which ends it at once."""
+    try:
+        executor.detach()
+    except KeyboardInterrupt as again:
+        raise click.Abort from again
     say(f"session {executor.id} goes on; come back with: starburst attach {shlex.quote(executor.url)}")
-    raise click.exceptions.Exit(exits.INTERRUPTED)
+    raise click.exceptions.Exit(exit_code)

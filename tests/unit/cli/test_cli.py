@@ -17,9 +17,11 @@ import pytest
 
 from starburst_executor import DetachedExecutor
 from starburst_executor.cli import entry
-from starburst_executor.cli.commands.status import look_pauses
+from starburst_executor.cli.commands.status import look_pauses, looking
 from starburst_executor.cli.main import COMMANDS, starburst
-from starburst_executor.cli.render import printable, show_table
+from starburst_executor.cli.render import Progress, printable, show_table
+from starburst_executor.client.finding import visit
+from starburst_executor.clock import SystemClock
 from starburst_executor.protocol.records import SessionState
 from tests.support.aws_rig import run
 from tests.support.inside import session_of
@@ -207,6 +209,40 @@ def test_interrupted(monkeypatch, capsys):
     monkeypatch.setattr(DetachedExecutor, "list_sessions", interrupt)
     assert entry(["sessions"]) == 130
     assert "starburst: interrupted" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_modules_are_loaded_is_no_traceback(monkeypatch, capsys):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("starburst_executor.cli._run", interrupt)
+    assert entry(["sessions"]) == 130
+    assert capsys.readouterr().err == "\nstarburst: interrupted\n"
+
+
+def test_files_are_completed_where_a_file_is_named():
+    def completed(*words):
+        variables = {
+            "_STARBURST_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(words),
+            "COMP_CWORD": str(len(words) - 1),
+        }
+        return shell("starburst", **variables).stdout
+
+    commands = [["run"], *(["run", option] for option in ("--lines", "--csv", "--jsonl", "--files", "--out"))]
+    for words in (*commands, ["retry", "last", "--with"], ["results", "last", "--out"]):
+        assert completed("starburst", *words, "sa") == "file,sa\n"
+
+
+def test_a_terminal_has_room_for_what_it_echoes_beside_the_progress(session, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stderr", stream := io.StringIO())
+    stream.isatty = lambda: True
+    with Progress() as progress, visit(session.url, SystemClock()) as visited:
+        status = dataclasses.replace(looking(visited).look(), hosts=(("host" * 30, 1),))
+        progress.show(status)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue()).splitlines()
+    assert max(map(len, lines)) == 58
 
 
 def test_sessions_of_the_stack_are_listed_too_once_there_is_one(session, monkeypatch, tmp_path):

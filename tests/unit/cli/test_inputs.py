@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from starburst_executor.cli.inputs import Call, Inputs, calls_of, check_call, program_call
+from starburst_executor.cli.inputs import Call, Inputs, calls_of, check_call, named_values, program_call
 from starburst_executor.errors import ConfigError
 
 
@@ -48,6 +48,34 @@ def test_cells_become_what_annotations_say_and_numbers_without(tmp_path: Path) -
     assert [type(first["scale"]), second["sample"], second["fast"], third["sample"]] == [float, 1000.0, False, -7]
 
 
+def test_lines_and_files_become_what_the_first_annotation_says_and_stay_texts_without(tmp_path: Path) -> None:
+    def number(n: int):
+        """Annotated."""
+
+    def path(p: Path):
+        """Annotated."""
+
+    def plain(x):
+        """Not annotated."""
+
+    lines = tmp_path / "lines"
+    lines.write_text("1\n-20\n")
+    assert [call.args for call in given(number, lines=str(lines))] == [(1,), (-20,)]
+    assert [call.args for call in given(plain, lines=str(lines))] == [("1",), ("-20",)]
+    assert [call.args for call in given(path, files=f"{tmp_path}/*")] == [(lines,)]
+    assert [call.args for call in given(plain, files=f"{tmp_path}/*")] == [(str(lines),)]
+    lines.write_text("1\nx\n")
+    with pytest.raises(ConfigError, match=r"lines, line 2: 'x' is no int"):
+        given(number, lines=str(lines))
+
+
+def test_values_have_the_names_of_columns_and_of_the_first_parameter() -> None:
+    assert named_values(Call((), {"x": 1}), measure) == {"x": 1}
+    assert named_values(Call((7,), {"x": 1}), measure) == {"x": 1, "sample": 7}
+    assert named_values(Call(("a",), {}), None)["line"] == "a"
+    assert named_values(Call((7,), {}), lambda: None) == {}
+
+
 @pytest.mark.parametrize(
     ("sources", "words"),
     [
@@ -59,6 +87,7 @@ def test_cells_become_what_annotations_say_and_numbers_without(tmp_path: Path) -
         ({"lines": "latin"}, "--lines latin: cannot be read: 'utf-8' codec can't decode byte 0xff"),
         ({"lines": "nowhere"}, "--lines nowhere: cannot be read: No such file"),
         ({"files": "*.nothing"}, "quote the pattern"),
+        ({"files": "."}, "a folder; for the files in it write '*'"),
         ({"constants": ("2x=3",)}, "write name=value"),
         ({"csv": "short.csv"}, "line 3: not as many cells as columns"),
         ({"csv": "wrong.csv"}, "wrong.csv, line 2, column x: 'three' is no int"),
