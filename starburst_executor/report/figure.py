@@ -199,7 +199,8 @@ def _slots(axis: Any, facts: Facts) -> None:
     axis.stairs(overview.slots, edges, fill=True, color=LIGHT["waiting"], label="slots")
     running = [min(a, b or a) for a, b in zip(overview.running, overview.slots, strict=True)]
     axis.stairs(running, edges, fill=True, color=LIGHT["running"], label="running tasks")
-    share = "" if facts.utilisation is None else f": {facts.utilisation:.0%} of slots used"
+    used = facts.shown_utilisation
+    share = "" if used is None else f": {used:.0%} of slots used"
     axis.set_title(f"d  Running tasks and slots{share}")
     axis.set_ylim(0)
     _counts(axis)

@@ -55,6 +55,7 @@ class Overview:
         n_workers: The number of workers that ran tasks or beat.
         busy_s: Seconds in which slots ran a task; for tasks that run, up to now.
         slot_s: Seconds in which slots were there.
+        late_slot_s: Of these, seconds after the last bin: workers that waited for further tasks.
         attempts: Claims of all tasks.
         failures: Failed attempts.
         losses: Losses of a worker that counted for a task.
@@ -82,6 +83,7 @@ class Overview:
     n_workers: int
     busy_s: float
     slot_s: float
+    late_slot_s: float
     attempts: int
     failures: int
     losses: int
@@ -330,13 +332,16 @@ class Gathering:
         for block in self._live.values():
             sums.add(block, until)
         scale = self._estimate(sums, listing)
+        shown_until = max(until if not status.is_over else 0.0, sums.last_at or until)
         slots = Coverage(sums.axis)
-        slot_s = 0.0
+        slot_s = late_slot_s = 0.0
         for worker in status.members:
             start, end = _life(worker, until)
-            slots.cover(start, end, worker.slots)
             slot_s += (end - start) * worker.slots
-        n_bins = _n_bins(sums.axis, max(until if not status.is_over else 0.0, sums.last_at or until))
+            late_slot_s += max(0.0, end - max(start, shown_until)) * worker.slots
+            if start < shown_until:  # what came later would make the bins wider for nothing
+                slots.cover(start, min(end, shown_until), worker.slots)
+        n_bins = _n_bins(sums.axis, shown_until)
         cumulative = {state: counts.cumulative()[:n_bins] for state, counts in sums.ends.items()}
         lanes = sums.lanes.all()
         n_tasks = sum(listed.ref.n_tasks for listed in listing)
@@ -361,6 +366,7 @@ class Gathering:
             n_workers=len(ran | {worker.id for worker in status.members}),
             busy_s=sums.busy_s * scale + sums.running_s,
             slot_s=slot_s,
+            late_slot_s=late_slot_s,
             attempts=round(sums.attempts * scale),
             failures=round(sums.failures * scale),
             losses=round(sums.losses * scale),

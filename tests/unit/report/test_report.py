@@ -12,6 +12,7 @@ import pytest
 
 from starburst_executor.errors import ConfigError
 from starburst_executor.protocol import calls, outcomes
+from starburst_executor.protocol.records import WorkerBeat, WorkerState, encode
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.spans import transitions
 from starburst_executor.protocol.spans.record import Status
@@ -209,3 +210,29 @@ def test_bars_take_as_many_rows_as_there_are_slots() -> None:
     (row,) = rows_of(bars, 1)
     assert all(one.end <= other.start for one, other in pairwise(row))
     assert len(rows_of([Bar("0", 0, 9, "completed"), Bar("1", 1, 2, "completed")], 1)) == 2
+
+
+def test_workers_that_wait_after_the_last_task_make_no_chart_coarse() -> None:
+    """They stay for minutes, and their time counts as idle, but the charts end with the tasks."""
+    rig = Rig()
+    at = rig.clock.now()
+
+    def beat(number: int) -> None:
+        newest = WorkerBeat("w", number, WorkerState.IDLE, 1, at, rig.clock.now())
+        rig.objects.put(rig.keys.worker("w"), encode(newest, rig.clock.new_id()))
+
+    beat(1)
+    ran(rig, rig.submit(2), "w", at + 10, [4.0, 4.0], submitted_at=at)
+    rig.clock.advance(10)
+    assert len(read_facts(rig.session).overview.times) > 100
+    rig.clock.advance(1000)
+    beat(2)
+    facts = read_facts(rig.session)
+    assert len(facts.overview.times) > 100
+    assert facts.overview.times[-1] == pytest.approx(at + 10, abs=1)
+    assert facts.overview.slot_s == pytest.approx(1010)
+    assert facts.utilisation == pytest.approx(8 / 1010)
+    assert facts.shown_utilisation == pytest.approx(8 / 10)
+    page = SessionReport(facts).to_html()
+    assert "16 min 40 s passed after the last task had ended" in page
+    assert "until then tasks used 80%" in page
