@@ -178,6 +178,7 @@ class Agent:
         self._nursery.close()
         self._parted.set()
         leaving.wait(self._said_goodbye.is_set, farewell_s + _REQUEST_S)
+        self._slots.stop_listening()
         self._code.close()
         if why == Stop.DRAINED and (held := self._shared.claims.held()):
             _log.warning("left without releasing some tasks, which count as lost: claims=%s", held)

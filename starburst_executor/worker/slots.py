@@ -39,8 +39,9 @@ class Slots:
         self._nursery = nursery
         self._leaving = leaving
         self._broken = broken
-        self._more = threading.Condition()  # guards: _n_finds
+        self._more = threading.Condition()  # guards: _n_finds, _listeners
         self._n_finds = 0
+        self._listeners: list[Listener] = []  # whose runners had not ended when the last of them was made
         self._slots = [self._make(number, leaving.draining) for number in range(n_slots)]
         self._more_slots = MoreSlots(n_slots, self._make, self._work, leaving.draining)
         self.lost_s = 0.0
@@ -92,6 +93,13 @@ class Slots:
             if not thread.is_alive():
                 slot.give_back()
 
+    def stop_listening(self) -> None:
+        """End the threads that listen to runners. Call it when the runners have ended: what these threads use is released with the interpreter."""
+        with self._more:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener.stop()
+
     def lend(self, number: int) -> bool:
         """Let another task run while that of this slot waits for its own tasks; return False if too many wait. It does not wait."""
         if not self._more_slots.lend():
@@ -137,6 +145,8 @@ class Slots:
         task_timeout = self._shared.session.manifest.current.task_timeout
         listener = Listener(runner, self._shared.clock, task_timeout=task_timeout, heard=heard)
         listener.start(f"runner-{number}")
+        with self._more:
+            self._listeners = [*(one for one in self._listeners if not one.has_ended), listener]
         return listener
 
     def _work(self, slot: Slot, draining: threading.Event) -> None:

@@ -73,6 +73,33 @@ def test_a_session_leaves_nothing_for_python_to_complain_of(tmp_path: Path) -> N
     assert (done.stdout, done.stderr) == ("[5, 4, 3, 2, 1] TaskCrashed\n1\n", "")
 
 
+# As on a busy machine: the threads that listen to runners get no time until their worker ends, and its end takes long.
+LATE_LISTENERS = """
+    import atexit, time
+    from starburst_executor.worker.runner.handle import Runner
+    atexit.register(time.sleep, 1.0)  # after all that is registered later
+    wait = Runner.wait
+    def wait_and_be_late(runner, timeout_s):
+        wait(runner, timeout_s)
+        time.sleep(0.3)
+    Runner.wait = wait_and_be_late
+"""
+
+
+def test_a_worker_ends_without_a_word_however_busy_its_machine_is(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(LATE_LISTENERS))
+    code = """
+        from starburst_executor import StarburstExecutor
+        with StarburstExecutor(workers=2) as executor:
+            print(sorted(executor.map(abs, range(-5, 0))))
+    """
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, env=environment, timeout=100
+    )
+    assert (done.stdout, done.stderr) == ("[1, 2, 3, 4, 5]\n", "")
+
+
 @SQLITE
 def test_streams_that_a_task_closes_are_open_for_the_next(store_url: str) -> None:
     def close() -> None:
