@@ -467,14 +467,15 @@ def test_workers_that_stay_on_their_way_are_an_error_in_time_that_says_where_the
 
 
 def test_a_worker_that_never_beats_is_stopped_and_replaced_while_others_work(
-    aws: FakeAws, caplog: pytest.LogCaptureFixture
+    aws: FakeAws, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     aws.ecs.n_hang = 1
     with caplog.at_level(logging.WARNING), executor(2, launch_s=8.0) as ex:
-        futures = [ex.submit(slow_square, n) for n in range(120)]
-        wait_until(lambda: sum(task.get("stopCode") == "UserInitiated" for task in aws.ecs.tasks.values()) == 1)
+        futures = [ex.submit(gated_square, tmp_path / "gate", n) for n in range(20)]
+        wait_until(lambda: sum(task.get("stopCode") == "UserInitiated" for task in list(aws.ecs.tasks.values())) == 1)
         wait_until(lambda: len(aws.ecs.tasks) == 3)
-        assert [future.result(timeout=100)[0] for future in futures] == [n * n for n in range(120)]
+        (tmp_path / "gate").touch()
+        assert [future.result(timeout=100)[0] for future in futures] == [n * n for n in range(20)]
         (hung,) = [
             task for task in aws.ecs.tasks.values() if task.get("stoppedReason", "").startswith("no beat within")
         ]
