@@ -285,7 +285,8 @@ class Looks:
         alive_beats = [beat for beat in crew.beats if crew.states[beat.worker_id] not in ("left", "lost")]
         seconds = sorted(tally.seconds)
         p90_s = quantile(seconds, 0.9)
-        if state.is_over:
+        # Once all workers have gone nothing ends, whatever the rate was. A client may have read no beat yet.
+        if state.is_over or (crew.beats and not slots):
             left_s: tuple[float, float | None, float | None] | None = None
         else:
             left_s = time_left(n_left, per_s, tally.n_recent, slots, seconds, [ran_s for _, _, ran_s in running])

@@ -121,6 +121,14 @@ def test_rates_durations_and_the_time_left_come_from_what_has_ended() -> None:
         rig.clock.advance(1.0)
         end(rig, key, "w1.1", [1.0 if step % 10 else 5.0])
     claim(rig, key, "w1.2", 1)
+    gone = Looks(rig.session).look()
+    assert (gone.slots, gone.seconds_left, gone.seconds_left_least) == (
+        0,
+        None,
+        None,
+    )  # its beat is old: nothing will end
+    assert "left" not in str(gone)
+    rig.beat("w1", 2)
     found = Looks(rig.session).look()
     assert found.per_s == pytest.approx(1.0, abs=0.02)
     assert found.per_s_overall == pytest.approx(1.0, abs=0.05)
