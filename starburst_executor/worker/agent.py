@@ -129,7 +129,7 @@ class Agent:
             clock=clock,
             stock=stock,
         )
-        self._slots = Slots(n_slots, self._shared, nursery, leaving, broken=self._break_session)
+        self._slots = Slots(n_slots, self._shared, nursery, leaving, broken=self._break_session, guard=self._guard)
         self._keeper = Keeper(
             session,
             worker_id,

@@ -26,6 +26,7 @@ class Slots:
 
     Args:
         broken: Called with the outcome of an initializer that raised.
+        guard: Runs what a thread of a slot does; an error that ends the thread ends the worker.
 
     Attributes:
         lost_s: Seconds of work that were lost when running tasks were killed at the end of the grace time.
@@ -33,17 +34,25 @@ class Slots:
     """
 
     def __init__(
-        self, n_slots: int, shared: Shared, nursery: Nursery, leaving: Leaving, *, broken: Callable[[bytes], None]
+        self,
+        n_slots: int,
+        shared: Shared,
+        nursery: Nursery,
+        leaving: Leaving,
+        *,
+        broken: Callable[[bytes], None],
+        guard: Callable[[Callable[[], object]], None],
     ) -> None:
         self._shared = shared
         self._nursery = nursery
         self._leaving = leaving
         self._broken = broken
+        self._guard = guard
         self._more = threading.Condition()  # guards: _n_finds, _listeners
         self._n_finds = 0
         self._listeners: list[Listener] = []  # whose runners had not ended when the last of them was made
         self._slots = [self._make(number, leaving.draining) for number in range(n_slots)]
-        self._more_slots = MoreSlots(n_slots, self._make, self._work, leaving.draining)
+        self._more_slots = MoreSlots(n_slots, self._make, self._guarded, leaving.draining)
         self.lost_s = 0.0
         self.threads: list[threading.Thread] = []
 
@@ -148,6 +157,9 @@ class Slots:
         with self._more:
             self._listeners = [*(one for one in self._listeners if not one.has_ended), listener]
         return listener
+
+    def _guarded(self, slot: Slot, draining: threading.Event) -> None:
+        self._guard(partial(self._work, slot, draining))
 
     def _work(self, slot: Slot, draining: threading.Event) -> None:
         leaving, beat_s = self._leaving, self._shared.session.manifest.current.timings.beat_s

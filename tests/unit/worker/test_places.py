@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -11,12 +12,17 @@ import pytest
 from starburst_executor import context
 from starburst_executor.clock import SystemClock
 from starburst_executor.context import current_task
+from starburst_executor.errors import StoreUnavailable
 from starburst_executor.worker import places
+from starburst_executor.worker.leaving import Leaving, Stop
 from starburst_executor.worker.listener import Listener
 from starburst_executor.worker.places import MoreSlots, Retirement
 from starburst_executor.worker.runner import wire
 from starburst_executor.worker.runner.lending import Lending
+from starburst_executor.worker.slot import Slot
+from starburst_executor.worker.slots import Slots
 from tests.support.runner_rig import Rig, finished, value_of, wait_until
+from tests.support.slot_stage import Stage
 
 
 class Counted:
@@ -107,6 +113,24 @@ def test_a_slot_more_for_each_waiting_task_and_an_idle_one_goes_first(monkeypatc
     wait_until(lambda: first.is_retired)
     more.take_back()
     wait_until(lambda: not more.slots())
+
+
+def test_an_error_that_ends_an_additional_slot_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise its beats would name the slot's claims for ever, and no worker would take their tasks back."""
+
+    def fails(_: Slot) -> bool:
+        raise StoreUnavailable("no answer")
+
+    def guard(target: Callable[[], object]) -> None:
+        with pytest.raises(StoreUnavailable):
+            target()
+        leaving.stop(Stop.FAILED)
+
+    stage, leaving = Stage(), Leaving(SystemClock())
+    monkeypatch.setattr(Slot, "step", fails)
+    slots = Slots(1, stage.slots[0]._shared, cast("Any", None), leaving, broken=lambda _: None, guard=guard)
+    assert slots.lend(0)
+    wait_until(lambda: leaving.why == Stop.FAILED)
 
 
 def test_a_worker_that_drains_retires_all() -> None:
