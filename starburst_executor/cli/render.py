@@ -175,6 +175,13 @@ def line_of(status: SessionStatus) -> str:
     return f"{utc(status.at)}  {', '.join(parts)}"
 
 
+def _is_dumb() -> bool:
+    """Whether the terminal, as some in editors, cannot move its cursor."""
+    from rich.console import Console
+
+    return Console(stderr=True).is_dumb_terminal
+
+
 class Progress:
     """Shows a session's state again and again, on standard error: a panel on a terminal, else a line a minute."""
 
@@ -182,7 +189,7 @@ class Progress:
         self._live: Any = None
         self._shown_at = float("-inf")
         self._shown = ""
-        self._is_live = sys.stderr.isatty()
+        self._is_live = sys.stderr.isatty() and not _is_dumb()
 
     def __enter__(self) -> Progress:
         if self._is_live:

@@ -6,10 +6,11 @@ Reads the store and changes nothing. Needs no key.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from starburst_executor.client.reading import Block, Reading, Task, parse_task
 from starburst_executor.client.report import SessionStatus, WorkerReport, amount, duration
+from starburst_executor.protocol.attempts import Attempt
 from starburst_executor.protocol.keys import task_id
 from starburst_executor.protocol.records import Launch, Manifest
 from starburst_executor.protocol.resources import amounts_of, are_met
@@ -140,7 +141,8 @@ def explain_task(reading: Reading, status: SessionStatus, name: str, *, with_run
     worker = workers.get(task.worker)
     is_running = worker is not None and worker.is_alive and any(run.id == task.id for run in worker.tasks)
     attempt = block.attempt(task)
-    sentences = list(_of_task(task, attempt, manifest, worker, status)) if with_run or not is_running else []
+    pause_s = _pause_left_s(task, failed, manifest, status.at)
+    sentences = list(_of_task(task, attempt, manifest, worker, status, pause_s)) if with_run or not is_running else []
     for earlier in failed[-_SHOWN_ATTEMPTS:] if with_run else ():
         ago = duration(max(0.0, status.at - earlier.at))
         sentences.append(f"its attempt {earlier.attempt} failed {ago} ago on worker {earlier.worker}: {earlier.error}")
@@ -227,8 +229,20 @@ def _tries_left(manifest: Manifest, task: Task) -> str:
     return f"{amount(n_left, 'try')} {_are(n_left)} left"
 
 
+def _pause_left_s(task: Task, failed: Sequence[Attempt], manifest: Manifest, now: float) -> float:
+    """Return the most seconds until the next try of a task that keeps its claim meanwhile; 0 if that has begun, or there is none."""
+    if task.state != State.CLAIMED or not failed or not task.failures:
+        return 0.0
+    return max(0.0, failed[-1].at + _longest_pause_s(manifest, task.failures) - now)
+
+
+def _longest_pause_s(manifest: Manifest, n_failures: int) -> float:
+    timings = manifest.timings
+    return min(timings.retry_first_s * 2.0 ** (n_failures - 1), timings.retry_most_s)
+
+
 def _of_task(
-    task: Task, attempt: int, manifest: Manifest, worker: WorkerReport | None, status: SessionStatus
+    task: Task, attempt: int, manifest: Manifest, worker: WorkerReport | None, status: SessionStatus, pause_s: float
 ) -> Iterator[str]:
     ago = duration(max(0.0, status.at - task.at)) if task.at else "some time"
     where = task.worker + (f" on {worker.host}" if worker is not None else "")
@@ -243,16 +257,20 @@ def _of_task(
             yield "its last try needs a worker that runs nothing else"
     elif worker is not None and not worker.is_alive:
         yield f"task {task.id} is held since {ago} by worker {where}, which is {worker.state}; it runs again once its claim was taken back"
+    elif pause_s:
+        yield (
+            f"task {task.id} failed in {amount(task.failures, 'try')} and waits on worker {where} for the next one, which begins within "
+            f"{duration(pause_s)}; {_tries_left(manifest, task)}"
+        )
     elif worker is not None and (found := next((each for each in worker.tasks if each.id == task.id), None)):
         yield f"task {task.id} runs on worker {where} for {duration(found.seconds)}, in attempt {attempt}"
         if found.note:
             yield f"it last reported: {found.note}"
     elif task.failures:
-        timings = manifest.timings
-        pause_s = min(timings.retry_first_s * 2 ** (task.failures - 1), timings.retry_most_s)
+        paused = duration(_longest_pause_s(manifest, task.failures))
         yield (
             f"task {task.id} failed in {amount(task.failures, 'try')} and is tried again by worker {where}, which paused for "
-            f"{duration(pause_s)} before that; {_tries_left(manifest, task)}"
+            f"{paused} before that; {_tries_left(manifest, task)}"
         )
     else:
         yield f"task {task.id} was claimed {ago} ago by worker {where}, and waits for that worker's tasks before it"

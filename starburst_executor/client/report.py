@@ -220,7 +220,7 @@ class SessionStatus:
             more = f" and {amount(len(kinds) - _KINDS, 'other kind')}" if len(kinds) > _KINDS else ""
             rows.append(("failures", ", ".join(f"{n:,} {kind}" for kind, n in kinds[:_KINDS]) + more))
         if self.retries or self.losses:
-            rows.append(("again", f"{amount(self.retries, 'retry')}, {amount(self.losses, 'lost worker')}"))
+            rows.append(("again", f"{amount(self.retries, 'retry')}, {amount(self.losses, 'try')} lost with workers"))
         if self.median_s is not None and self.p90_s is not None:
             longest = self.longest_running
             now = "" if longest is None else f"; {longest[0]} runs for {duration(longest[1])}"

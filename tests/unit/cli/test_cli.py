@@ -245,6 +245,18 @@ def test_a_terminal_has_room_for_what_it_echoes_beside_the_progress(session, mon
     assert max(map(len, lines)) == 58
 
 
+@pytest.mark.parametrize("terminal", ["dumb", "xterm"])
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines(session, monkeypatch, terminal):
+    monkeypatch.setenv("TERM", terminal)
+    monkeypatch.setattr("sys.stderr", stream := io.StringIO())
+    stream.isatty = lambda: True
+    with Progress() as progress, visit(session.url, SystemClock()) as visited:
+        progress.show(looking(visited).look())
+        shown = stream.getvalue()
+    assert "0 of 3 ended" in shown
+    assert ("UTC" in shown) == (terminal == "dumb")
+
+
 def test_sessions_of_the_stack_are_listed_too_once_there_is_one(session, monkeypatch, tmp_path):
     from starburst_executor import config
     from starburst_executor.aws.stack import outputs

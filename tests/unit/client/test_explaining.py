@@ -12,6 +12,7 @@ from starburst_executor.client.looks import Looks
 from starburst_executor.client.reading import Reading
 from starburst_executor.errors import ConfigError
 from starburst_executor.protocol import outcomes
+from starburst_executor.protocol.attempts import FailedTry, with_errors
 from starburst_executor.protocol.records import Launch, SessionState, WorkerState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.spans import transitions
@@ -90,6 +91,13 @@ def test_a_task_is_explained_in_each_state() -> None:
     rig.write(key, lambda seen: transitions.commit(seen, "w1.2", {}, 0.0, failures={1: 2})[0])
     assert "task 0-1 failed in 2 tries and is tried again by worker w1 on host, which paused for 1 s" in why(rig, "0-1")
     assert "2 tries are left" in why(rig, "0-1")
+    tries = [FailedTry(0, 1, n, "OSError: no", "w1", rig.clock.now() + n - 2) for n in (1, 2)]
+    rig.write(key, lambda seen: with_errors(transitions.commit(seen, "w1.1", {}, 0.0, failures={0: 2})[0], tries))
+    assert "task 0-0 failed in 2 tries and waits on worker w1 on host for the next one, which begins within 1 s" in why(
+        rig, "0-0"
+    )
+    rig.clock.advance(1.0)
+    assert "task 0-0 runs on worker w1 on host" in why(rig, "0-0")
     rig.write(key, lambda seen: transitions.release(seen, "w1.2", [1], refused=True))
     said = why(rig, "0-1")
     assert "task 0-1 waits for a worker again, after 1 claim\n" in said
