@@ -218,8 +218,9 @@ def adopt_environment(environment: Mapping[str, str]) -> None:
 
 def _key_missing(session_id: str) -> NoReturn:
     raise KeyNotFound(
-        f"no key for this session: copy the key file of the user who started it to {_key_path()} (mode 600), or pass the "
-        f"session's own key as key=, in STARBURST_KEY or to `starburst key import`: session={session_id}"
+        f"no key for this session: `starburst key export {session_id}` on the machine that started it prints it, and `starburst key import` "
+        f"stores it here; or pass it as key= or in STARBURST_KEY, or copy that user's key file to {_key_path()} (mode 600): "
+        f"session={session_id}"
     )
 
 

@@ -7,10 +7,11 @@ the object afterwards still is the winner's.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol, runtime_checkable
 
 from starburst_executor.clock import Clock, SystemClock
-from starburst_executor.errors import ConfigError, PreconditionFailed, StoreUnavailable
+from starburst_executor.errors import ConfigError, PreconditionFailed, StarburstError, StoreUnavailable
 from starburst_executor.store.base import ObjectStore
 
 __all__ = ["Unproven", "probe_conditional_writes"]
@@ -46,8 +47,13 @@ def probe_conditional_writes(store: ObjectStore, *, clock: Clock | None = None) 
     key = f"probes/{(clock or SystemClock()).new_id()}"
     try:
         _prove(store, key)
-    finally:
-        store.delete([key])
+    except StoreUnavailable:
+        raise  # deleting the object would wait as long again
+    except BaseException:
+        with suppress(StarburstError):  # the first error is the one to tell
+            store.delete([key])
+        raise
+    store.delete([key])
 
 
 def _prove(store: Unproven, key: str) -> None:

@@ -75,6 +75,8 @@ def list_(clients: Any, as_json: bool) -> None:
         for one in images:
             show_json(**asdict(one))
         return
+    if not images:
+        _say("no images: `starburst image build` builds one")
     for one in images:
         pushed = datetime.fromtimestamp(one.pushed_at, timezone.utc)
         click.echo(f"{one.tag:40}  {pushed:%Y-%m-%d %H:%M} UTC  {one.n_bytes / 1e6:7,.0f} MB")

@@ -9,7 +9,7 @@ import click
 
 from starburst_executor.cli import exits
 from starburst_executor.cli.options import examples, json_option, stack_options
-from starburst_executor.cli.render import show_json
+from starburst_executor.cli.render import say, show_json
 from starburst_executor.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def quota(clients: Clients, kind: str | None, vcpus: float | None, yes: bool, as
                 in_use = "?" if one.in_use is None else f"{one.in_use:g}"
                 cells = [f"{one.limit:g}", in_use, f"{one.room:g}"]
             click.echo(f"{name:<14}" + "".join(f"{cell:>8}" for cell in cells))
+        if None in found.values():
+            say("?: these credentials may not read it, or AWS does not tell it here")
         return
     if kind is None:
         raise ConfigError(f"--request needs a KIND: one of {', '.join(KINDS)}")

@@ -148,6 +148,11 @@ def test_the_command_shows_and_asks(capsys: pytest.CaptureFixture[str], monkeypa
     monkeypatch.setattr("starburst_executor.aws.clients.Clients", lambda _: clients)
     assert run(["quota", "fargate"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split() == ["fargate", "64", "12", "52"]
+    monkeypatch.setattr("starburst_executor.aws.billing.quotas.read_quota", lambda *_: None)
+    assert run(["quota", "fargate"]) == 0
+    assert "?: these credentials may not read it" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr("starburst_executor.aws.clients.Clients", lambda _: clients)
     assert run(["quota", "fargate", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["format"], found["kind"], found["quota"]["limit"]) == (1, "fargate", 64)

@@ -73,3 +73,6 @@ def test_images_are_listed_for_people_and_programs(
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
         {"format": 1, "uri": one.uri, "tag": one.tag, "pushed_at": one.pushed_at, "n_bytes": one.n_bytes}
     ]
+    monkeypatch.setattr(images, "list_images", lambda clients, stack: [])
+    assert run(["image", "list"]) == 0
+    assert capsys.readouterr().err == "no images: `starburst image build` builds one\n"

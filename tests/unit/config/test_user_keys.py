@@ -73,7 +73,9 @@ def test_session_keys_differ_by_session_and_user():
 
 
 def test_where_a_session_key_is_found(monkeypatch):
-    with pytest.raises(KeyNotFound, match=rf"copy the key file .*/key.*STARBURST_KEY.*session={SESSION}"):
+    with pytest.raises(
+        KeyNotFound, match=rf"`starburst key export {SESSION}` .*STARBURST_KEY.*/key .*session={SESSION}"
+    ):
         config.find_session_key(SESSION)
     from_file = config.new_session_key(SESSION, detached=True)
     assert config.find_session_key(SESSION) == from_file

@@ -141,6 +141,28 @@ def test_the_probe_refuses_a_server_that_ignores_conditions(moto_server: MotoSer
     store.close()
 
 
+@pytest.mark.parametrize("error", [StoreUnavailable("away"), AccessDenied("no PutObject")])
+def test_an_error_of_the_probe_is_not_hidden_by_that_of_its_clean_up(
+    store: S3Store, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    deleted: list[list[str]] = []
+
+    def refuse(*_: object) -> str:
+        raise error
+
+    def delete(keys: list[str]) -> None:
+        deleted.append(keys)
+        raise AccessDenied("no DeleteObject")
+
+    monkeypatch.setattr(store, "create", refuse)
+    monkeypatch.setattr(store, "delete", delete)
+    with pytest.raises(type(error)) as raised:
+        probe_conditional_writes(store)
+    assert raised.value is error
+    # While the store is away, the user would wait for this request too.
+    assert bool(deleted) == isinstance(error, AccessDenied)
+
+
 def test_the_probe_trusts_amazon() -> None:
     store = S3Store("bucket", endpoint_url="https://s3.eu-west-1.amazonaws.com", region="eu-west-1")
     probe_conditional_writes(store)  # would fail: there is no such bucket, and no network is asked
