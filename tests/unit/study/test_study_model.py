@@ -93,7 +93,7 @@ def trial(_: Any) -> dict[str, float]:
         ({"prune": "loss"}, "prune='loss': must be a metric and a number of trials"),
         ({"keep": "best"}, "stage s: keep='best': must be one of all, survivors, none"),
         ({"cases": [{"x": object()}]}, r"cases\[0\]: x is a object: a record holds plain values"),
-        ({"metadata": {"x": {1: 2}}}, "metadata: x is a dict"),
+        ({"metadata": {"x": {1: 2}}}, "metadata: x is a mapping with the key 1, which is no text"),
     ],
 )
 def test_a_stage_names_what_is_wrong(given: dict[str, Any], says: str) -> None:
