@@ -23,8 +23,14 @@ class Fleet(Protocol):
     def store_url(self) -> str:
         """The URL of the store, the same in every process of this session."""
 
-    def submit(self, function: Callable[[Any], Any], calls: Sequence[Any], keys: Sequence[str]) -> list[Future[Any]]:
-        """Submit the trials whose keys the session does not have; return the future of each, in order. Harmless twice."""
+    def submit(
+        self, function: Callable[[Any], Any], calls: Sequence[Any], keys: Sequence[str], timeout: float | None
+    ) -> list[Future[Any]]:
+        """Submit the trials whose keys the session does not have; return the future of each, in order. Harmless twice.
+
+        Args:
+            timeout: Seconds after which a worker ends one of them; None for never.
+        """
 
     def find(self, keys: Sequence[str]) -> Mapping[str, Future[Any]]:
         """Return the futures of those keys that the session has, also when it is over."""

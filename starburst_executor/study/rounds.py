@@ -136,7 +136,8 @@ class Rounds:
         indexes = batch.to_submit
         if indexes:
             calls: list[Any] = [*indexes] if batch.asks is None else [(i, batch.asks.proposed[i]) for i in indexes]
-            futures = self._fleet.submit(batch.function, calls, [stage.key(index) for index in indexes])
+            keys = [stage.key(index) for index in indexes]
+            futures = self._fleet.submit(batch.function, calls, keys, batch.spec.options.task_timeout)
             batch.watch(dict(zip(indexes, futures, strict=True)))
         return bool(indexes)
 

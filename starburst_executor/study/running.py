@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import logging
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -127,6 +128,10 @@ def _killed_after(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
+    if threading.current_thread() is threading.main_thread():
+        # An earlier trial of this process may have left another action, or the signal blocked.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

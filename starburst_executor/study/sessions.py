@@ -37,8 +37,11 @@ class SessionFleet:
     def store_url(self) -> str:
         return split_url(self.executor.url)[0]
 
-    def submit(self, function: Callable[[Any], Any], calls: Sequence[Any], keys: Sequence[str]) -> list[Future[Any]]:
-        return [*self.executor.map_once(function, calls, key=keys)]
+    def submit(
+        self, function: Callable[[Any], Any], calls: Sequence[Any], keys: Sequence[str], timeout: float | None
+    ) -> list[Future[Any]]:
+        view: Any = self.executor if timeout is None else self.executor.options(timeout=timeout)
+        return [*view.map_once(function, calls, key=keys)]
 
     def find(self, keys: Sequence[str]) -> Mapping[str, Future[Any]]:
         found = once_of(self.executor).find(keys)

@@ -51,6 +51,7 @@ MOST_TRIALS = 1_000_000
 # What braces in a command name besides parameters.
 OWN_NAMES = frozenset({"index", "stage", "seed", "case", "folder", "here"})
 _LONGEST_S = 1e9  # 31 years; no timer of the operating system takes much more
+_ROOM_S = 600.0  # for what a trial does at its ends, while the store is away too
 
 
 def is_name(text: object) -> bool:
@@ -77,6 +78,14 @@ class TrialOptions:
     artefact_bytes: int = 1_000_000_000
     retry_on: tuple[str, ...] = ()
     backoff: Backoff | None = None
+
+    @property
+    def task_timeout(self) -> float | None:
+        """Seconds after which the worker ends a trial that its own timeout does not end, such as one that ignores the signal: all attempts, and room."""
+        if self.timeout is None:
+            return None
+        pauses = 0.0 if self.backoff is None else sum(map(self.backoff.pause_s, range(1, self.retries + 1)))
+        return min(self.timeout * (self.retries + 1) + pauses + _ROOM_S, _LONGEST_S)
 
     @classmethod
     def of(cls, given: object, where: str) -> TrialOptions:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from starburst_executor import DetachedExecutor, Stage, Study, StudyChanged, StudyNotFound
+from starburst_executor.study import stage as stages
 from starburst_executor.study.events import Event
 from starburst_executor.study.fleet import Fleet
 from starburst_executor.study.sessions import SessionWorkers
@@ -187,6 +188,31 @@ def test_a_hundred_trials_of_which_a_third_crash_hang_exhaust_memory_or_fill_a_s
 
 
 COUNTER = "import sys, time; print('n =', sys.argv[1]); time.sleep(0 if sys.argv[1] != '3' else 600); sys.exit(int(sys.argv[1]) == 2)"
+
+
+def leave_deaf(trial: Any) -> dict[str, float]:
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    return {"score": float(trial.index)}
+
+
+def hang_deaf(trial: Any) -> dict[str, float]:
+    if trial.index == 0:
+        return leave_deaf(trial)
+    if trial.index == 2:
+        leave_deaf(trial)
+    if trial.index == 3:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+    return waits_for_ever(trial)
+
+
+def test_a_timeout_counts_whatever_a_trial_does_with_its_signal(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "_ROOM_S", 1.0)
+    study = make("deaf", store_url, [Stage("hang", hang_deaf, 5, options={"timeout": 1, "retries": 1})], workers=1)
+    assert study.run(progress=False).is_complete
+    assert [row.kind for row in study.table("hang")] == ["", *["timed out"] * 4]
 
 
 def test_a_command_that_fails_or_hangs_is_a_failed_trial(store_url: str) -> None:

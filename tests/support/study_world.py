@@ -162,7 +162,13 @@ class MortalFleet:
     def store_url(self) -> str:
         return self._world.store.url
 
-    def submit(self, function: Callable[[int], Any], calls: Sequence[Any], keys: Sequence[str]) -> list[Future[Any]]:
+    def submit(
+        self,
+        function: Callable[[int], Any],
+        calls: Sequence[Any],
+        keys: Sequence[str],
+        timeout: float | None,  # noqa: ARG002 - of real workers
+    ) -> list[Future[Any]]:
         order = list(range(len(keys)))
         self._world.random.shuffle(order)
         tasks = self._session.tasks
