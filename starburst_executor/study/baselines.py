@@ -31,6 +31,7 @@ __all__ = [
     "keep_artefacts",
     "mean_of",
     "measured",
+    "median_of",
     "read_baseline",
     "write_baseline",
 ]
@@ -206,6 +207,11 @@ def mean_of(values: Sequence[float]) -> float:
         return math.fsum(value / len(values) for value in values)
     except ValueError:
         return math.nan
+
+
+def median_of(values: Sequence[float]) -> float:
+    """Return the median of at least one number, also if twice the number is too large for a float."""
+    return mean_of([statistics.median_low(values), statistics.median_high(values)])
 
 
 def _number(value: Any) -> float:

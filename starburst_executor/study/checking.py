@@ -233,9 +233,20 @@ def _compared(
         return replace(one, low=gap, high=gap, p=0.0 if is_worse else 1.0, test=test)
     welch = _welch()
     worse = "greater" if direction == "min" else "less"
-    p = float(welch(after, before, equal_var=False, alternative=worse).pvalue)
-    interval = welch(after, before, equal_var=False).confidence_interval(confidence)
-    return replace(one, low=float(interval.low), high=float(interval.high), p=p, test=test)
+    # Squares of very large numbers are too large, and of very small ones 0. A power of two changes no digit.
+    exponent = max(math.frexp(value)[1] for value in (*before, *after))
+    scaled = [[math.ldexp(value, -exponent) for value in values] for values in (after, before)]
+    p = float(welch(*scaled, equal_var=False, alternative=worse).pvalue)
+    interval = welch(*scaled, equal_var=False).confidence_interval(confidence)
+    low, high = (_times_two(float(end), exponent) for end in (interval.low, interval.high))
+    return replace(one, low=low, high=high, p=p, test=test)
+
+
+def _times_two(value: float, times: int) -> float:
+    try:
+        return math.ldexp(value, times)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def _adjusted(found: list[Comparison]) -> list[Comparison]:

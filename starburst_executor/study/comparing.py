@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from starburst_executor.study.baselines import directions_of, mean_of
+from starburst_executor.study.baselines import directions_of, mean_of, median_of
 from starburst_executor.study.objects import StudyObjects
 from starburst_executor.study.record import StageRecord, StudyRecord
 from starburst_executor.study.tables import TrialRow
@@ -138,7 +137,7 @@ def _pair(metric: str, direction: str, rows: Sequence[Sequence[TrialRow]]) -> Me
         values = [float(row.metrics[metric]) for row in table if row.is_completed and metric in row.metrics]
         values = [value for value in values if not math.isnan(value)]
         best = min if direction == "min" else max
-        found.append(Summary(len(values), best(values), mean_of(values), statistics.median(values)) if values else None)
+        found.append(Summary(len(values), best(values), mean_of(values), median_of(values)) if values else None)
     return MetricPair(metric, direction, found[0], found[1])
 
 

@@ -72,6 +72,15 @@ def test_3_percent_are_found_in_noise_and_noise_alone_passes() -> None:
     assert 1 <= alone.count(False) <= 15
 
 
+@pytest.mark.parametrize("power", [-1000, 1022])
+def test_the_size_of_numbers_does_not_matter(power: int) -> None:
+    after, before = noisy(1.03, 0.01, 8, 1), noisy(1.0, 0.01, 8, 2)
+    [usual] = check(after, before).comparisons
+    [extreme] = check(*([math.ldexp(value, power) for value in values] for values in (after, before))).comparisons
+    assert (extreme.verdict, extreme.p) == (usual.verdict, usual.p) == ("regression", usual.p)
+    assert extreme.low == math.ldexp(usual.low or 0.0, power)
+
+
 def test_many_comparisons_are_not_many_chances_for_a_false_alarm() -> None:
     names = [f"case {number}" for number in range(20)]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from starburst_executor.study.baselines import median_of
 from starburst_executor.study.comparing import StudyComparison, compared, side_of
 from starburst_executor.study.plan import Plan
 from starburst_executor.study.stage import Stage
@@ -78,4 +79,5 @@ def test_numbers_without_a_sum_are_compared_too() -> None:
     assert pairs["size"] is not None
     assert math.isnan(pairs["loss"].mean)
     assert pairs["size"].mean == pytest.approx(1.7e308)
+    assert median_of([1.5e308, 1.7e308, -1.0, 1.6e308]) == pytest.approx(1.55e308)
     assert "loss (min): best -inf, mean nan" in str(found)
