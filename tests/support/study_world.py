@@ -167,7 +167,7 @@ class MortalFleet:
         function: Callable[[int], Any],
         calls: Sequence[Any],
         keys: Sequence[str],
-        timeout: float | None,  # noqa: ARG002 - of real workers
+        timeout: float | None,
     ) -> list[Future[Any]]:
         order = list(range(len(keys)))
         self._world.random.shuffle(order)
