@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from starburst_executor.client.crew import Crew
 from starburst_executor.client.money import Cost, cost_of
-from starburst_executor.client.reading import Block, Reading, Task
+from starburst_executor.client.reading import Block, Reading
 from starburst_executor.client.report import SessionStatus
 from starburst_executor.client.tally import RECENT_S, Seen, Tally, quantile, time_left
 from starburst_executor.launch.local.processes import has_ended
@@ -215,7 +215,7 @@ class Looks:
                     failure = self._reading.failure(block, task, may_fetch=False)
                     seen.kinds[failure.type_name.rpartition(".")[2] if failure else "not read"] += 1
         if seen.counts[State.CLAIMED]:
-            seen.running = list(_running(block.tasks))
+            seen.running = list(_running(block))
         return seen
 
     def _crew(self, manifest: Manifest, most: _Most, now: float) -> Crew:
@@ -360,13 +360,16 @@ def _beat(session: SessionStore, sign: Sign) -> tuple[WorkerBeat, str] | None:
     return read_beat(session, sign.key)
 
 
-def _running(tasks: Iterable[Task]) -> Iterator[tuple[str, str, float]]:
-    """Yield, for each claim on these tasks, the first one that has not ended: a slot runs a claim's tasks in order."""
+def _running(block: Block) -> Iterator[tuple[str, str, float]]:
+    """Yield, for each claim on these tasks, the first one that has not ended: a slot runs a claim's tasks in order. Its try has not begun
+    before the last one failed.
+    """
     ended_at: dict[str, float] = {}
     found: set[str] = set()
-    for task in tasks:
+    for task in block.tasks:
         if task.has_ended:
             ended_at[task.claim] = max(task.at, ended_at.get(task.claim, 0.0))
         elif task.state == State.CLAIMED and task.claim not in found:
             found.add(task.claim)
-            yield task.worker, task.id, max(task.at, ended_at.get(task.claim, 0.0))
+            failed_at = block.attempts(task)[-1].at if task.failures and block.attempts(task) else 0.0
+            yield task.worker, task.id, max(task.at, ended_at.get(task.claim, 0.0), failed_at)

@@ -10,6 +10,7 @@ import pytest
 from starburst_executor.client.looks import Looks
 from starburst_executor.client.report import SessionStatus, TaskReport
 from starburst_executor.protocol import outcomes
+from starburst_executor.protocol.attempts import FailedTry, with_errors
 from starburst_executor.protocol.records import Latency, Running, Submitter, WorkerState
 from starburst_executor.protocol.seal import Sealer
 from starburst_executor.protocol.spans import transitions
@@ -43,6 +44,18 @@ def claim(rig: Rig, key: str, claim_id: str, at_most: int) -> None:
             0
         ],
     )
+
+
+def test_a_try_has_not_run_longer_than_since_the_last_one_failed() -> None:
+    rig = Rig()
+    rig.beat("w1", where="host-a:1")
+    key = rig.submit(1)
+    claim(rig, key, "w1.1", 1)
+    rig.clock.advance(60.0)
+    tries = [FailedTry(0, 1, 1, "OSError: no", "w1", rig.clock.now())]
+    rig.write(key, lambda seen: with_errors(transitions.commit(seen, "w1.1", {}, 0.0, failures={0: 1})[0], tries))
+    rig.clock.advance(5.0)
+    assert Looks(rig.session).look().longest_running == ("0-0", 5.0)
 
 
 def test_what_runs_is_known_from_claims_before_any_beat_names_it() -> None:
