@@ -134,7 +134,7 @@ def cache_folder(name: str) -> str:
 def _checked(name: str, *, of: str) -> str:
     if not is_name(name):
         raise ConfigError(
-            f"not a name for {of}: {shortened(name, _SHOWN_CHARACTERS)!r}: a letter, then up to 62 letters, digits, '.', '_' and '-'; and not 'last'"
+            f"not a name for {of}: {shortened(repr(name), _SHOWN_CHARACTERS)}: a letter, then up to 62 letters, digits, '.', '_' and '-'; and not 'last'"
         )
     return name
 
