@@ -157,7 +157,10 @@ class ArtefactStore:
         try:
             return bytes(self._store.get(key).body)
         except ObjectNotFound as error:
-            raise RecordInvalid(f"an artefact is missing: study={self._keys.name}, digest={artefact.digest}") from error
+            raise RecordInvalid(
+                "an artefact is missing; a cleanup removes those that its policy (keep) does not keep: "
+                f"study={self._keys.name}, digest={artefact.digest}"
+            ) from error
 
     # --- baselines and cleanup ----------------------------------------------------------------------------------------
 

@@ -146,6 +146,7 @@ def test_each_way_of_being_broken_is_told_apart_and_the_generation_before_goes_o
     refused, _, said = bench.command("import", "none.json", "--replace")
     assert (refused, "none.json" in said) == (exits.USAGE, True)
     assert bench.command("export", "frail", "now.json")[0] == exits.DONE
+    assert bench.command("export", "frail", "-")[1] == (bench.folder / "now.json").read_text(encoding="utf-8")
     status, _, said = bench.command("import", "now.json", "--replace")
     assert status == exits.USAGE
     assert "the record of this study can be read: study=frail, generation=3" in said

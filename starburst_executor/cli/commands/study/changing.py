@@ -55,11 +55,15 @@ def abort(named: str, store: str | None, reason: str) -> None:
     "--previous", is_flag=True, help="The generation before the last change, for a record that cannot be read."
 )
 def export(named: str, store: str | None, file: Path, previous: bool) -> None:
-    """Write the record of STUDY, with its tables of trials, as readable JSON to FILE; without artefacts and functions. Needs no key."""
+    """Write the record of STUDY, with its tables of trials, as readable JSON to FILE, or to standard output with `-`; without artefacts
+    and functions. Needs no key."""
     from starburst_executor.study.copies import exported
 
     with objects_of(named, store) as objects:
         text = exported(objects, objects.previous() if previous else objects.read())
+    if str(file) == "-":
+        click.echo(text, nl=False)
+        return
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
