@@ -112,7 +112,7 @@ class CachedCalls:
         future.add_done_callback(BytesCallback(functools.partial(self._on_done, digest)))
         return future
 
-    def _on_done(self, digest: str, body: memoryview | None, future: Future[Any]) -> None:
+    def _on_done(self, digest: str, body: bytes | memoryview | None, future: Future[Any]) -> None:
         if future.cancelled() or future.exception() is not None:
             return
         if body is not None:

@@ -135,7 +135,7 @@ class Completing:
         return found
 
     def _complete_block(
-        self, seen: Status, of_block: FoundBlock, parts: Sequence[RowPart], payloads: Sequence[memoryview]
+        self, seen: Status, of_block: FoundBlock, parts: Sequence[RowPart], payloads: Sequence[bytes | memoryview]
     ) -> None:
         first = of_block.block.first
         for i, body in enumerate(payloads):
@@ -174,7 +174,7 @@ class Completing:
         futures: Iterable[StarburstFuture[Any]],
         outcome: Outcome,
         n_bytes: int,
-        body: memoryview | None = None,
+        body: bytes | memoryview | None = None,
     ) -> None:
         for future in futures:
             future.complete(*outcome, body)
@@ -194,7 +194,7 @@ class Completing:
             self.mean_task_s = mean_s if before_s is None else before_s + weight * (mean_s - before_s)
 
 
-def _loaded(body: memoryview) -> Outcome:
+def _loaded(body: bytes | memoryview) -> Outcome:
     try:
         return load_outcome(body)
     except (PayloadError, RecordInvalid) as error:

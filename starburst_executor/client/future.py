@@ -99,9 +99,9 @@ class BytesCallback:
 
     __slots__ = ("_call", "body")
 
-    def __init__(self, call: Callable[[memoryview | None, Future[Any]], object]) -> None:
+    def __init__(self, call: Callable[[bytes | memoryview | None, Future[Any]], object]) -> None:
         self._call = call
-        self.body: memoryview | None = None
+        self.body: bytes | memoryview | None = None
 
     def __call__(self, future: Future[Any]) -> None:
         """Call it."""
@@ -342,7 +342,7 @@ class StarburstFuture(Future[T]):
         self.set_running_or_notify_cancel()
         self._invoke_callbacks()
 
-    def complete(self, value: Any, error: BaseException | None, body: memoryview | None = None) -> None:
+    def complete(self, value: Any, error: BaseException | None, body: bytes | memoryview | None = None) -> None:
         """Complete the future: its task has ended. `body` is the outcome's bytes."""
         with _unwatched:
             if not self._is_watched:

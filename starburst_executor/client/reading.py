@@ -152,8 +152,8 @@ class Reading:
     def __init__(self, session: SessionStore) -> None:
         self.session = session
         # The last opened blocks: neighbouring tasks are mostly asked for one after the other. Each is replaced as a whole.
-        self._last_outcomes: tuple[OutcomeBlock, list[memoryview]] | None = None
-        self._last_calls: tuple[CallBlock, bytes, list[memoryview]] | None = None
+        self._last_outcomes: tuple[OutcomeBlock, list[bytes | memoryview]] | None = None
+        self._last_calls: tuple[CallBlock, bytes, list[bytes | memoryview]] | None = None
 
     @property
     def has_key(self) -> bool:
@@ -229,7 +229,7 @@ class Reading:
 
     # --- payloads -----------------------------------------------------------------------------------------------------
 
-    def outcome(self, block: Block, task: Task) -> memoryview | None:
+    def outcome(self, block: Block, task: Task) -> bytes | memoryview | None:
         """Return the verified outcome of a task that has ended, for `outcomes.load_outcome`; None for one that was cancelled.
 
         Raises: RecordInvalid, PayloadError, KeyNotFound. Store: 1 GET if it is too big to be inline, for neighbours once.
@@ -242,7 +242,7 @@ class Reading:
             return None
         return self._opened(block, entry.outcome)[task.sequence - block.stored.first - entry.outcome.first]
 
-    def _opened(self, block: Block, found: OutcomeBlock) -> list[memoryview]:
+    def _opened(self, block: Block, found: OutcomeBlock) -> list[bytes | memoryview]:
         last = self._last_outcomes
         if last is not None and last[0] is found:
             return last[1]

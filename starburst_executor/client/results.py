@@ -66,7 +66,7 @@ class Outcome(NamedTuple):
     """
 
     task: Task
-    body: memoryview | None
+    body: bytes | memoryview | None
     problem: Exception | None = None
     label: str = ""
     attempts: Sequence[Attempt] = ()

@@ -32,6 +32,10 @@ from starburst_executor.protocol.pickling import PLAIN, PROTOCOL
 __all__ = ["Failure", "describe_outcome", "dump_error", "dump_reason", "dump_value", "failure_names", "load_outcome"]
 
 
+_VALUE = b"V"[0]
+_COPIED_BYTES = 1024
+
+
 class Failure(NamedTuple):
     """The description of a failed task, which needs no unpickling.
 
@@ -102,23 +106,25 @@ def load_outcome(body: bytes | memoryview) -> tuple[Any, BaseException | None]:
         RecordInvalid: these bytes are not an outcome.
         PayloadError: the value could not be unpickled in this process; the cause names the reason.
     """
-    view = memoryview(body)
-    kind = bytes(view[:1])
-    if kind == b"V":
+    if body and body[0] == _VALUE:
         try:
-            return pickle.loads(view[1:]), None  # noqa: S301 - sealed, checked by the caller
+            # Of a small outcome a copy is faster than a view.
+            pickled = body[1:] if len(body) <= _COPIED_BYTES else memoryview(body)[1:]
+            return pickle.loads(pickled), None  # noqa: S301 - sealed, checked by the caller
         except BaseException as error:
             reason = f"{type(error).__name__}: {_text_of(error)}"
             raise errors.PayloadError(f"the task's result cannot be unpickled in this process: {reason}") from error
+    view = memoryview(body)
+    kind = bytes(view[:1])
     if kind not in (b"E", b"R"):
         raise errors.RecordInvalid(f"an outcome of an unknown kind: kind={kind!r}")
-    failure, pickled, _ = _unpack_failure(view[1:])
+    failure, within, _ = _unpack_failure(view[1:])
     if kind == b"R":
         own = _own_error(failure)
-        if pickled:
-            own.__cause__ = load_outcome(pickled)[1]
+        if within:
+            own.__cause__ = load_outcome(within)[1]
         return None, own
-    return None, _rebuilt_error(failure, pickled)
+    return None, _rebuilt_error(failure, within)
 
 
 def describe_outcome(body: bytes | memoryview) -> Failure | None:

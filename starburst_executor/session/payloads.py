@@ -72,7 +72,7 @@ class SessionPayloads:
             raise RecordInvalid(f"code does not match its digest and was not run: key={code_key(name)}")
         return body
 
-    def outcomes(self, status_id: str, status: Status, block: OutcomeBlock) -> list[memoryview]:
+    def outcomes(self, status_id: str, status: Status, block: OutcomeBlock) -> list[bytes | memoryview]:
         """Read a block of outcomes and verify its seal; return the outcome of each of its tasks.
 
         Raises: PayloadError, RecordInvalid. Store: 1 GET if it was too big to inline.

@@ -100,7 +100,7 @@ class CallReader:
         self._session = session
         self._keep_bytes = keep_bytes
         self._lock = threading.Lock()  # guards: _opened, _kept, _n_bytes, _reading
-        self._opened: Recent[_BlockName, list[memoryview]] = Recent(_BLOCKS_BYTES)
+        self._opened: Recent[_BlockName, list[bytes | memoryview]] = Recent(_BLOCKS_BYTES)
         self._kept: OrderedDict[bytes, bytes] = OrderedDict()
         self._n_bytes = 0
         self._reading: dict[bytes, _Reading] = {}
@@ -148,9 +148,9 @@ class CallReader:
             calls = calls[first : first + n]
         return calls if {call[:1] for call in calls} == {_PICKLE} else None
 
-    def _blocks(self, wanted: Iterable[Wanted]) -> dict[_BlockName, list[memoryview] | Trouble]:
+    def _blocks(self, wanted: Iterable[Wanted]) -> dict[_BlockName, list[bytes | memoryview] | Trouble]:
         """Return the calls of these blocks, or the error of each."""
-        opened: dict[_BlockName, list[memoryview] | Trouble] = {}
+        opened: dict[_BlockName, list[bytes | memoryview] | Trouble] = {}
         missing: dict[_BlockName, Wanted] = {}
         with self._lock:
             for want in wanted:
@@ -171,7 +171,7 @@ class CallReader:
                     self._opened.add(name, payloads, sum(map(len, payloads)))
         return opened
 
-    def _open(self, want: Wanted, body: bytes | PayloadError) -> list[memoryview] | Trouble:
+    def _open(self, want: Wanted, body: bytes | PayloadError) -> list[bytes | memoryview] | Trouble:
         if isinstance(body, PayloadError):
             return body
         try:

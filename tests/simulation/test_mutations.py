@@ -530,7 +530,7 @@ def keep_failures_in_memory(patch: pytest.MonkeyPatch) -> None:
 
 def leave_work_to_any_worker_that_was_heard_of(patch: pytest.MonkeyPatch) -> None:
     """A worker counts as one that stays, whether or not it is on its way out."""
-    patch.setattr(Staying, "is_sure", lambda self, *, is_starting: bool(beats.list_workers(self._session)))
+    patch.setattr(Staying, "is_sure", lambda self, **_: bool(beats.list_workers(self._session)))
 
 
 def forget_the_futures_of_a_client_that_has_left(patch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,10 @@
 """The record of a status object: spans of neighbouring tasks, and the blocks that hold their calls and outcomes.
 
-    spans      | 60 ended        | 40 claimed by w.3 | 28 pending                       |   Σ n = number of tasks
-    calls      |                 | 64 calls (64 … 127), one seal                        |   blocks, never split
-    outcomes   | 32, one seal | 28, one seal |
+    spans      | 240 ended        | 160 claimed by w.3 | 112 pending                    |   Σ n = number of tasks
+    calls      |                  | 256 calls (256 … 511), one seal                     |   blocks, never split
+    outcomes   | 128, one seal | 112, one seal |
 
-A span says what neighbours have in common; a block holds up to 64 neighbouring calls or outcomes under one seal. What is
+A span says what neighbours have in common; a block holds up to 256 neighbouring calls or outcomes under one seal. What is
 different for each ended task stands in columns of its outcome block: which ones failed, failures, seconds, captured output.
 
 Guarantee: at most one outcome block belongs to a task now: the one of its run, attempt and claim. No two claims of a task
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 MAX_TASKS = 2048
-BLOCK_TASKS = 64
+BLOCK_TASKS = 256
 
 
 class State(enum.IntEnum):
@@ -149,7 +149,7 @@ class CallBlock(NamedTuple):
 
     Attributes:
         first: The position of the first.
-        n: Their number, 1 to 64.
+        n: Their number, 1 to 256.
         function: Index of the function for which they are sealed.
         place: The sealed bytes or where they are: see `blocks.unpacked`.
         more: Columns that later versions write: labels, once-keys. Kept as they are.
@@ -167,7 +167,7 @@ class OutcomeBlock(NamedTuple):
 
     Attributes:
         first: The position of the first.
-        n: Their number, 1 to 64.
+        n: Their number, 1 to 256.
         place: The sealed bytes or where they are: see `blocks.unpacked`.
         failed: Which ones failed, counted from the first, ascending.
         failures: Failed attempts of those that had any, as pairs.

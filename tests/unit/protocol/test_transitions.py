@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from starburst_executor.protocol.spans import blocks, encoding, transitions
 from starburst_executor.protocol.spans.record import (
+    BLOCK_TASKS,
     CallBlock,
     Entry,
     OutcomeBlock,
@@ -326,13 +327,14 @@ def test_a_claim_gathers_pending_spans_of_one_function() -> None:
 
 
 def test_a_call_block_goes_when_all_its_tasks_have_completed() -> None:
-    seen, _ = claimed(fresh(100), "w.1")
-    seen, _ = end(seen, "w.1", *range(63))
-    assert [block.first for block in seen.calls] == [0, 64]
-    seen, _ = end(seen, "w.1", 63)
-    assert [block.first for block in seen.calls] == [64]
-    seen, _ = end(seen, "w.1", *range(64, 100), failed=[70])
-    assert [block.first for block in seen.calls] == [64]
+    first, n = BLOCK_TASKS, BLOCK_TASKS + 36  # of the second block, and in all
+    seen, _ = claimed(fresh(n), "w.1")
+    seen, _ = end(seen, "w.1", *range(first - 1))
+    assert [block.first for block in seen.calls] == [0, first]
+    seen, _ = end(seen, "w.1", first - 1)
+    assert [block.first for block in seen.calls] == [first]
+    seen, _ = end(seen, "w.1", *range(first, n), failed=[first + 6])
+    assert [block.first for block in seen.calls] == [first]
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------

@@ -395,19 +395,19 @@ def test_big_outcomes_share_an_object_and_are_found_in_it() -> None:
 
 def test_tasks_that_end_are_gathered_to_blocks_with_columns_of_what_differs() -> None:
     worker = Worker()
-    key = worker.rig.submit(100)
-    claim = worker.take(key)
-    claim.ended = {i: finding(i, State.FAILED if i % 3 else State.COMPLETED) for i in range(100) if i != 80}
+    key = worker.rig.submit(300)
+    claim = worker.take(key, 300)
+    claim.ended = {i: finding(i, State.FAILED if i % 3 else State.COMPLETED) for i in range(300) if i != 280}
     assert claim.count_failure(1) == 1
     assert claim.count_failure(1) == 2
     worker.claims.commit(claim)
     seen = worker.rig.read(key)
-    assert [(block.first, block.n) for block in seen.outcomes] == [(0, 64), (64, 16), (81, 19)]
-    assert [i for i in range(100) if seen.entry(i).state == State.COMPLETED] == list(range(0, 100, 3))
-    assert seen.entry(80).state == State.CLAIMED
-    assert {(seen.entry(i).seconds, seen.entry(i).failures) for i in range(2, 80)} == {(0.5, 0)}
+    assert [(block.first, block.n) for block in seen.outcomes] == [(0, 256), (256, 24), (281, 19)]
+    assert [i for i in range(300) if seen.entry(i).state == State.COMPLETED] == list(range(0, 300, 3))
+    assert seen.entry(280).state == State.CLAIMED
+    assert {(seen.entry(i).seconds, seen.entry(i).failures) for i in range(2, 280)} == {(0.5, 0)}
     assert seen.entry(1).failures == 2
-    assert [outcome(worker.rig, key, i) for i in range(100) if i != 80] == [i for i in range(100) if i != 80]
+    assert [outcome(worker.rig, key, i) for i in range(300) if i != 280] == [i for i in range(300) if i != 280]
 
 
 def test_tasks_of_different_attempts_are_in_blocks_of_their_own() -> None:
@@ -621,21 +621,21 @@ def test_tasks_that_returned_are_dropped_when_the_claim_loses_them() -> None:
 def test_runs_of_tasks_that_returned_are_committed_in_blocks(has_failed: bool) -> None:
     """In any order, with gaps between them, and beside tasks that ended by themselves."""
     worker = Worker()
-    key = worker.rig.submit(200)
-    claim = worker.take(key, 200)
-    values = [bytes(9000) if i == 70 else i for i in range(200)]
-    for first, n in ((100, 30), (0, 60), (60, 39)):
+    key = worker.rig.submit(600)
+    claim = worker.take(key, 600)
+    values = [bytes(9000) if i == 270 else i for i in range(600)]
+    for first, n in ((400, 30), (0, 260), (260, 139)):
         run = Completed(1, [outcomes.dump_value(value) for value in values[first : first + n]], [0.25] * n)
         claim.end_run(first, run)
     if has_failed:
-        claim.end(199, finding(199, State.FAILED))
+        claim.end(599, finding(599, State.FAILED))
     worker.claims.commit(claim)
-    ended = [*range(99), *range(100, 130)]
+    ended = [*range(399), *range(400, 430)]
     assert [outcome(worker.rig, key, i) for i in ended] == [values[i] for i in ended]
     assert (claim.n_ended, claim.ended_bytes) == (0, 0)
-    assert claim.open == set(range(200)) - {*ended, *([199] if has_failed else [])}
+    assert claim.open == set(range(600)) - {*ended, *([599] if has_failed else [])}
     blocks = worker.rig.read(key).outcomes
-    assert [(block.first, block.n) for block in blocks if block.first < 199] == [
-        (0, 64), (64, 6), (70, 1), (71, 28), (100, 30)
+    assert [(block.first, block.n) for block in blocks if block.first < 599] == [
+        (0, 256), (256, 14), (270, 1), (271, 128), (400, 30)
     ]  # fmt: skip
-    assert all(set(block.durations()) == {0.25} for block in blocks if block.first < 199)
+    assert all(set(block.durations()) == {0.25} for block in blocks if block.first < 599)
