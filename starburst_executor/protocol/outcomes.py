@@ -19,7 +19,7 @@ import pickle
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
-from types import FrameType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any, NamedTuple
 
 import msgpack
@@ -33,6 +33,13 @@ __all__ = ["Failure", "describe_outcome", "dump_error", "dump_reason", "dump_val
 
 
 _VALUE = b"V"[0]
+# What functions return that do not run when they are called.
+_ADVICE = {
+    CoroutineType: "an `async` function cannot be a task, since nothing runs what it returns: pass a function that returns "
+    "`asyncio.run(...)` of it",
+    GeneratorType: "a generator cannot be a task's result: return a list of what it yields",
+    AsyncGeneratorType: "an asynchronous generator cannot be a task's result: collect what it yields with `asyncio.run(...)`, and return that",
+}
 _COPIED_BYTES = 1024
 
 
@@ -62,6 +69,10 @@ def dump_value(value: object) -> bytes:
     try:
         pickling.dump(value, stream)
     except Exception as error:
+        if (advice := _ADVICE.get(type(value))) is not None:
+            if isinstance(value, CoroutineType):
+                value.close()  # or it would warn that it was never awaited
+            raise TypeError(advice) from None
         pickling.raise_explained(error, [("the result", value)])
     return stream.getvalue()  # shares the stream's memory
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import tracemalloc
+from collections.abc import AsyncIterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any
@@ -105,6 +107,23 @@ def test_values_come_back(value: object) -> None:
     body = outcomes.dump_value(value)
     assert outcomes.load_outcome(body) == (value, None)
     assert outcomes.describe_outcome(body) is None
+
+
+def test_what_a_function_returns_that_has_not_run_is_refused_with_advice(recwarn: pytest.WarningsRecorder) -> None:
+    async def asynchronous() -> None:
+        pass
+
+    async def both() -> AsyncIterator[int]:
+        yield 1
+
+    with pytest.raises(TypeError, match=r"an `async` function cannot be a task.*asyncio.run"):
+        outcomes.dump_value(asynchronous())
+    with pytest.raises(TypeError, match="return a list"):
+        outcomes.dump_value(i for i in range(3))
+    with pytest.raises(TypeError, match="collect what it yields"):
+        outcomes.dump_value(both())
+    gc.collect()
+    assert not recwarn.list
 
 
 @given(
