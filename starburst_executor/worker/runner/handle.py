@@ -309,7 +309,12 @@ class Runner:
             self._signs.was_overwritten()
 
     def _take_records(self) -> None:
-        """Take what has ended. Tasks that returned and left nothing else, which are most, become one event together."""
+        """Take what has ended. Tasks that returned and left nothing else, which are most, become one event together.
+
+        Not before the frame that the runner is ready, which says where the output of its first task begins.
+        """
+        if not self.is_ready:
+            return
         for taken in self._ledger.take(self._open.ranges):
             if not isinstance(taken, Completed):
                 self._finished(*taken)

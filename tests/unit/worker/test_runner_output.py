@@ -60,6 +60,23 @@ def test_the_initializers_output_is_not_the_first_tasks() -> None:
         assert finished(runner, 1)[0].stdout == b"task\n"
 
 
+def test_output_is_taken_once_also_if_a_task_has_ended_before_the_runner_is_known_to_be_ready(tmp_path: Path) -> None:
+    def talk() -> None:
+        print("once")
+        (tmp_path / "done").touch()
+
+    with Rig() as rig:
+        runner = rig.spawn()
+        rig.send(runner, talk, ())
+        rig.send(runner, abs, (-1,))
+        wait_until((tmp_path / "done").exists)
+        for _ in range(100):  # as the listening thread does while nothing is to be read
+            with runner._lock:
+                runner._look()
+        rig.send(runner, print, ("twice",))
+        assert [event.stdout for event in finished(runner, 3)] == [b"once\n", b"", b"twice\n"]
+
+
 def test_a_closed_or_replaced_stdout_does_no_harm() -> None:
     def close() -> None:
         sys.stdout.close()
