@@ -27,7 +27,7 @@ from starburst_executor.worker.shared import Shared
 
 __all__ = ["HELD_S", "Backlog", "Found"]
 
-# A task keeps its claim while its backoff is this short: a swap to release it and another to claim it again take about as long on S3.
+# A task keeps its claim while its pause is this short: a swap to release it and another to claim it again take about as long on S3.
 HELD_S = 5.0
 
 # Small calls of neighbours, the call of one task, or why there is none.
@@ -46,7 +46,7 @@ class Backlog:
     """The waiting tasks of one slot, in the order in which they run.
 
     Attributes:
-        long_waits: Failed tasks whose backoff is too long to keep their claim, with the end of it in UTC epoch seconds; the slot releases
+        long_waits: Failed tasks whose pause is too long to keep their claim, with the end of it in UTC epoch seconds; the slot releases
             them.
     """
 
@@ -153,14 +153,15 @@ class Backlog:
         """Have a task wait for its next try: for its `backoff`; without one, for a pause that doubles with each of its failures."""
         timings, clock = self._shared.session.manifest.current.timings, self._shared.clock
         if (backoff := placed.claim.options.backoff) is not None:
-            waiting = _Waiting(clock.monotonic() + (pause_s := backoff.pause_s(n_failures)), placed)
-            if pause_s > HELD_S:
-                self._wait_long(waiting)
-            else:
-                self._waiting.append(waiting)
-            return
-        pause_s = min(timings.retry_first_s * 2 ** (n_failures - 1), timings.retry_most_s)
-        self._waiting.append(_Waiting(clock.monotonic() + pause_s * (0.5 + clock.random() / 2), placed))
+            pause_s = backoff.pause_s(n_failures)
+        else:
+            pause_s = min(timings.retry_first_s * 2 ** (n_failures - 1), timings.retry_most_s)
+            pause_s *= 0.5 + clock.random() / 2
+        waiting = _Waiting(clock.monotonic() + pause_s, placed)
+        if pause_s > HELD_S:
+            self._wait_long(waiting)
+        else:
+            self._waiting.append(waiting)
 
     def _wait_long(self, waiting: _Waiting) -> None:
         # In whole seconds, rounded up, so that neighbours share a span.

@@ -63,6 +63,8 @@ _PENDING, _CLAIMED, _CANCELLED = int(State.PENDING), int(State.CLAIMED), int(Sta
 # A claim takes this part of the tasks that were lost together, so that few rounds find the one that is to blame.
 _COHORT_PART = 16
 _SKEW_S = 60.0
+# The longest pause of a task without `backoff`. The timings of its session say how long it really is, which are not in this record.
+_MOST_PAUSE_S = 3600.0
 
 # Returns the sealed outcome of a block of tasks that fail: status, position of the first, their number, their span.
 Outcome = Callable[[Status, int, int, Span], bytes]
@@ -82,7 +84,7 @@ def has_pending(status: Status, now: float | None = None) -> bool:
 def waits_until(status: Status, span: Span, now: float) -> float | None:
     """Return the time before which pending tasks must not be claimed, because they wait for their backoff; None if they need not wait.
 
-    A time that is more than a minute further away than the longest pause that their options allow comes from a wrong clock, and is ignored.
+    A time that is more than a minute further away than the longest pause that they can have comes from a wrong clock, and is ignored.
     """
     if span.at <= now or span.state != _PENDING:
         return None
@@ -90,7 +92,8 @@ def waits_until(status: Status, span: Span, now: float) -> float | None:
         backoff = decoded(status.options_of(span)).backoff
     except (RecordInvalid, VersionMismatch):
         return None
-    return span.at if backoff is not None and span.at <= now + backoff.most + _SKEW_S else None
+    most_s = _MOST_PAUSE_S if backoff is None else backoff.most
+    return span.at if span.at <= now + most_s + _SKEW_S else None
 
 
 def has_blocked(status: Status) -> bool:

@@ -81,4 +81,6 @@ def test_a_time_that_only_a_wrong_clock_can_have_written_is_ignored() -> None:
     waiting = Status(0, 0, ("f",), (Span(1, options=1, at=1000.0),), options=(packed,))
     assert claimed(waiting, 1000.0 - 69) == []
     assert claimed(waiting, 1000.0 - 71) == [0]
-    assert claimed(Status(0, 0, ("f",), (Span(1, at=1000.0),)), 5.0) == [0]
+    without = Status(0, 0, ("f",), (Span(1, at=10_000.0),))
+    assert claimed(without, 10_000.0 - 3_659) == []
+    assert claimed(without, 10_000.0 - 3_661) == [0]

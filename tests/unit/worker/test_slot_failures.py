@@ -101,6 +101,27 @@ def test_others_run_while_one_waits_for_its_retry() -> None:
     assert [index for index, _ in stage.ran] == [0, 1, 2, 3, 0]
 
 
+def test_no_slot_waits_for_a_long_pause_before_a_retry() -> None:
+    """After the fifth or sixth failure it is more than five seconds: the task is released until then, and others run on its slot."""
+    stage = Stage(retries=6, workers=1)
+    stage.script[0] = [Act(error=ValueError("x"))]
+    key = stage.rig.submit(1)
+    stage.run()
+    (entry,) = stage.rig.read(key).entries
+    n_tries = len(stage.ran)
+    assert (entry.state, entry.failures) == (State.PENDING, n_tries)
+    assert n_tries in (5, 6)
+    assert 5 < entry.at - stage.rig.clock.now() <= 17
+    other = stage.rig.submit(1, first=1)
+    stage.run()
+    assert stage.rig.states(other) == [State.COMPLETED]
+    assert [index for index, _ in stage.ran] == [0] * n_tries + [1]
+    stage.rig.clock.advance(17)
+    stage.script[0] = [Act()]
+    stage.run()
+    assert stage.rig.states(key) == [State.COMPLETED]
+
+
 def test_a_death_costs_only_the_task_that_ran() -> None:
     stage = Stage(workers=1)
     stage.durations.add(DIGEST, 0.01)
