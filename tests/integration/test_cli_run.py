@@ -111,15 +111,16 @@ def odd(x):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_ended_before_it_has_workers_sees_to_them_first(folder: Path, number: signal.Signals) -> None:
+    (folder / "names").write_text(f"{folder}/go\n" * 3)
     store = f"sqlite://{folder}/sessions"
-    words = ["tool.py:double", "--range", "20", "--store", store, "--workers", "1"]
-    running = start("run", *words)
+    running = start("run", "tool.py:wait_for", "--lines", "names", "--store", store, "--workers", "1")
     assert running.stderr
-    assert running.stderr.readline().endswith(": 20 tasks\n")
+    assert running.stderr.readline().endswith(": 3 tasks\n")
     running.send_signal(number)
     _, stderr = running.communicate()
     assert running.returncode == 128 + number, stderr
     assert "goes on; come back with: starburst attach" in stderr
+    (folder / "go").touch()
     # No client is there: a worker is.
     assert run("wait", "last", "--store", store).exit_code == exits.DONE
     assert run("cleanup", "last", "--store", store, "--force", "--yes").exit_code == exits.DONE
