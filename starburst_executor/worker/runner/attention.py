@@ -10,6 +10,7 @@ be noticed after a later task, within a millisecond; its function is then looked
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -51,7 +52,9 @@ class Attention:
             ):
                 if change in functions:
                     functions.add(noticed)
-            setattr(os, name, noticed)
+            # A pickle names the module that `os` has it from.
+            for module in (os, sys.modules[change.__module__]):
+                setattr(module, name, noticed)
 
     def function(self, digest: str) -> None:
         """Take note that tasks of this function follow."""

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,14 @@ def test_the_folder_that_a_quick_task_leaves_is_not_the_next_ones(leave: object)
         here = rig.run(runner, os.getcwd)
         rig.send(runner, where, *((i,) for i in range(N)))
         assert {value_of(end) for end in finished(runner, N)} == {here, ""}
+
+
+def test_the_folder_is_restored_also_if_the_function_itself_is_the_one_that_changes_it(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    with Rig() as rig:
+        runner = rig.spawn(partial(os.chdir, tmp_path))
+        rig.send(runner, os.chdir, *[("sub",)] * N)
+        assert all(end.ok for end in finished(runner, N))
 
 
 def test_a_folder_that_c_code_leaves_is_restored_before_the_runner_waits() -> None:
