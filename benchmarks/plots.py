@@ -133,7 +133,7 @@ def requests(found: Found) -> Any:
             note_on(right, *line[-1], f"{task}", colour)
     log_axis(right.xaxis)
     right.set_ylim(bottom=0)
-    right.set_xlim(8_000, 200_000)
+    right.set_xlim(8_000, 5 * max(n_tasks for n_tasks, _ in ours))
     right.set_xlabel("tasks")
     right.set_title("embedded store, 2 workers, map")
     left.set_title("simulated S3, one slot a worker")
