@@ -35,7 +35,7 @@ from starburst_executor.cli.options import (
 )
 from starburst_executor.cli.render import Progress, printable, say, show_json
 from starburst_executor.cli.targets import load_target
-from starburst_executor.cli.terminations import Terminated, terminations_raised
+from starburst_executor.cli.terminations import Terminated, check_terminated, terminations_noted
 from starburst_executor.cli.writers import as_json as to_json
 from starburst_executor.cli.writers import format_for, write_all
 from starburst_executor.client.detached import DetachedExecutor
@@ -206,7 +206,7 @@ def run(
     that are not there yet.
     """
     context = click.get_current_context()
-    context.with_resource(terminations_raised())
+    context.with_resource(terminations_noted())
     program: tuple[str, ...] = context.meta.get("program", ())
     inputs = Inputs(range_, lines, csv_, jsonl, files, constants, limit)
     if detach and out is not None:
@@ -320,6 +320,7 @@ def _submit(executor: DetachedExecutor, function: Callable[..., Any], calls: Ite
     n_tasks = 0
     try:
         for call in calls:
+            check_terminated()
             view = executor.options(label=call.label) if call.label else executor
             view.submit(function, *call.args, **call.kwargs)
             n_tasks += 1
@@ -407,7 +408,7 @@ def attach(session: str, store: str | None, notify: tuple[str, ...], as_json: bo
 
     ^C asks whether to detach, cancel or go on, and detaches where there is no terminal. Outcomes that were there before come first.
     """
-    click.get_current_context().with_resource(terminations_raised())
+    click.get_current_context().with_resource(terminations_noted())
     check_recipients(notify)
     url = looked_up(session, store)
     executor = DetachedExecutor.reattach(url)
@@ -440,6 +441,7 @@ def _watch(
     with Progress() as progress:
         while True:
             try:
+                check_terminated()
                 found = looks.look()
                 for outcome in following.fresh() if following is not None else ():
                     progress.print(_shown(outcome, as_json=as_json))
