@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,15 @@ def odd(x):
 """
 
 
+@pytest.fixture
+def not_ignored() -> Iterator[None]:
+    """Also where the tests were started by `nohup`, which has SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("not_ignored")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_run_that_is_ended_before_it_has_workers_sees_to_them_first(folder: Path, number: signal.Signals) -> None:
     (folder / "names").write_text(f"{folder}/go\n" * 3)
