@@ -12,6 +12,7 @@ from starburst_executor.client.reading import Block, Reading, Task, parse_task
 from starburst_executor.client.report import SessionStatus, WorkerReport, amount, duration
 from starburst_executor.protocol.attempts import Attempt
 from starburst_executor.protocol.keys import task_id
+from starburst_executor.protocol.options import Backoff
 from starburst_executor.protocol.records import Launch, Manifest
 from starburst_executor.protocol.resources import amounts_of, are_met
 from starburst_executor.protocol.spans.after import Upstream, upstream_of
@@ -231,14 +232,14 @@ def _tries_left(manifest: Manifest, task: Task) -> str:
 
 def _pause_left_s(task: Task, failed: Sequence[Attempt], manifest: Manifest, now: float) -> float:
     """Return the most seconds until the next try of a task that keeps its claim meanwhile; 0 if that has begun, or there is none."""
-    if task.state != State.CLAIMED or not failed or not task.failures:
-        return 0.0
+    if task.state != State.CLAIMED or not failed or not task.failures or task.at > failed[-1].at:
+        return 0.0  # claimed after the pause, for this try
     return max(0.0, failed[-1].at + _longest_pause_s(manifest, task.failures) - now)
 
 
 def _longest_pause_s(manifest: Manifest, n_failures: int) -> float:
     timings = manifest.timings
-    return min(timings.retry_first_s * 2.0 ** (n_failures - 1), timings.retry_most_s)
+    return Backoff(timings.retry_first_s, most=timings.retry_most_s).pause_s(n_failures)
 
 
 def _of_task(

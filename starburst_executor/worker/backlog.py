@@ -18,6 +18,7 @@ from itertools import islice
 from typing import TypeAlias
 
 from starburst_executor.errors import PayloadError
+from starburst_executor.protocol.options import Backoff
 from starburst_executor.protocol.outcomes import dump_reason
 from starburst_executor.worker.call_reader import Arrived, Trouble, Wanted
 from starburst_executor.worker.claim import Claim
@@ -155,8 +156,8 @@ class Backlog:
         if (backoff := placed.claim.options.backoff) is not None:
             pause_s = backoff.pause_s(n_failures)
         else:
-            pause_s = min(timings.retry_first_s * 2 ** (n_failures - 1), timings.retry_most_s)
-            pause_s *= 0.5 + clock.random() / 2
+            usual = Backoff(timings.retry_first_s, most=timings.retry_most_s)
+            pause_s = usual.pause_s(n_failures) * (0.5 + clock.random() / 2)
         waiting = _Waiting(clock.monotonic() + pause_s, placed)
         if pause_s > HELD_S:
             self._wait_long(waiting)

@@ -98,6 +98,15 @@ def test_a_task_is_explained_in_each_state() -> None:
     )
     rig.clock.advance(1.0)
     assert "begins within" not in why(rig, "0-0")
+    # Another worker has taken it after a pause that was shorter than it could have been.
+    tries = [FailedTry(0, 1, 3, "OSError: no", "w1", rig.clock.now())]
+    rig.write(key, lambda seen: with_errors(transitions.commit(seen, "w1.1", {}, 0.0, failures={0: 3})[0], tries))
+    assert "begins within 2 s" in why(rig, "0-0")
+    rig.write(key, lambda seen: transitions.release(seen, "w1.1", [0]))
+    rig.clock.advance(1.5)
+    now = rig.clock.now()
+    rig.write(key, lambda seen: transitions.claim(seen, "w1.3", at_most=1, now=now, max_losses=3)[0])
+    assert "begins within" not in why(rig, "0-0")
     rig.write(key, lambda seen: transitions.release(seen, "w1.2", [1], refused=True))
     said = why(rig, "0-1")
     assert "task 0-1 waits for a worker again, after 1 claim\n" in said
