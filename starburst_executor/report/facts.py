@@ -73,12 +73,6 @@ class Facts:
         """The share of the slots' time in which they ran tasks; None without workers."""
         return min(1.0, self.overview.busy_s / self.overview.slot_s) if self.overview.slot_s else None
 
-    @property
-    def shown_utilisation(self) -> float | None:
-        """The same up to the end of the charts, without the time in which workers waited for further tasks."""
-        slot_s = self.overview.slot_s - self.overview.late_slot_s
-        return min(1.0, self.overview.busy_s / slot_s) if slot_s > 0 else None
-
     def by_function(self) -> list[tuple[str, Durations]]:
         """Return the durations by the function's name, the one with the most time first."""
         own = self.overview.by_function

@@ -199,7 +199,7 @@ def _slots(axis: Any, facts: Facts) -> None:
     axis.stairs(overview.slots, edges, fill=True, color=LIGHT["waiting"], label="slots")
     running = [min(a, b or a) for a, b in zip(overview.running, overview.slots, strict=True)]
     axis.stairs(running, edges, fill=True, color=LIGHT["running"], label="running tasks")
-    used = facts.shown_utilisation
+    used = facts.overview.shown_utilisation
     share = "" if used is None else f": {used:.0%} of slots used"
     axis.set_title(f"d  Running tasks and slots{share}")
     axis.set_ylim(0)

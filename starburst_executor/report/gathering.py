@@ -112,6 +112,12 @@ class Overview:
         return max(0.0, self.slot_s - self.busy_s)
 
     @property
+    def shown_utilisation(self) -> float | None:
+        """The share of the slots' time in which they ran tasks, without the time after the last bin; None without workers."""
+        slot_s = self.slot_s - self.late_slot_s
+        return min(1.0, self.busy_s / slot_s) if slot_s > 0 else None
+
+    @property
     def sample_note(self) -> str:
         """A sentence that says what was read; empty if everything was."""
         if not self.is_sampled:

@@ -91,8 +91,7 @@ def utilisation(overview: Overview, *, width: float = 720, height: float = 160) 
     """Return the chart of running tasks and slots over time: the space between them is idle."""
     edges = _edges(overview)
     most = max([*overview.slots, *overview.running])
-    slot_s = overview.slot_s - overview.late_slot_s
-    share = f"{min(1.0, overview.busy_s / slot_s):.0%} of" if slot_s > 0 else "no"
+    share = "no" if overview.shown_utilisation is None else f"{overview.shown_utilisation:.0%} of"
     words = f"Of the slots' time, tasks used {share} it; at most {max(overview.slots):,.3g} slots at the same time."
     plot = Plot("Running tasks and slots", words, width=width, height=height, span_s=edges[-1], most=most)
     plot.drawing.area("waiting", plot.steps(edges, overview.slots), opacity=0.55)

@@ -232,7 +232,7 @@ def test_workers_that_wait_after_the_last_task_make_no_chart_coarse() -> None:
     assert facts.overview.times[-1] == pytest.approx(at + 10, abs=1)
     assert facts.overview.slot_s == pytest.approx(1010)
     assert facts.utilisation == pytest.approx(8 / 1010)
-    assert facts.shown_utilisation == pytest.approx(8 / 10)
+    assert facts.overview.shown_utilisation == pytest.approx(8 / 10)
     page = SessionReport(facts).to_html()
     assert "16 min 40 s passed after the last task had ended" in page
     assert "until then tasks used 80%" in page
