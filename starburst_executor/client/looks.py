@@ -371,5 +371,6 @@ def _running(block: Block) -> Iterator[tuple[str, str, float]]:
             ended_at[task.claim] = max(task.at, ended_at.get(task.claim, 0.0))
         elif task.state == State.CLAIMED and task.claim not in found:
             found.add(task.claim)
-            failed_at = block.attempts(task)[-1].at if task.failures and block.attempts(task) else 0.0
+            failed = block.attempts(task) if task.failures else ()
+            failed_at = failed[-1].at if failed else 0.0
             yield task.worker, task.id, max(task.at, ended_at.get(task.claim, 0.0), failed_at)

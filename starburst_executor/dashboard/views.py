@@ -31,7 +31,7 @@ _BAR = 1000
 _LEAST = 3
 _MOST_ORDER = 2000
 _STATES = ("completed", "failed", "cancelled", "claimed", "pending")
-_TITLES = {"tasks": "tasks", "workers": "workers", "failures": "failures"}
+_TITLED = ("tasks", "workers", "failures")  # pages
 _REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 
@@ -137,7 +137,8 @@ def fragments(
         subject_state: What is known of that task's state; empty for nothing.
         most_workers: Rows of workers on their own page.
     """
-    found = _head(snapshot, f"task {subject}" if subject else _TITLES.get(page, ""))
+    titled = page if page in _TITLED else ""
+    found = _head(snapshot, f"task {subject}" if subject else titled)
     if page == "session":
         found |= _session(snapshot, root)
         found |= worker_cells(_shown_first(snapshot.status.members)[:MOST_WORKERS], snapshot, manifest, root)

@@ -12,7 +12,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
 
 import msgpack
 
@@ -27,8 +26,6 @@ __all__ = ["OutcomeWriter"]
 
 # Outcomes that are too big to inline share objects of up to this many bytes; a bigger outcome has its own object.
 _PART_BYTES = 8 * 1024 * 1024
-
-Bytes: TypeAlias = bytes | memoryview
 
 
 class OutcomeWriter:
@@ -95,7 +92,7 @@ class OutcomeWriter:
         self,
         claim: Claim,
         positions: Sequence[int],
-        payloads: Sequence[Bytes],
+        payloads: Sequence[blocks.Bytes],
         seconds: Sequence[float],
         outcomes: _Part,
     ) -> OutcomeBlock:
@@ -174,10 +171,10 @@ class _Part:
     def __init__(self, claim: Claim) -> None:
         self._claim = claim
         self._number = 0
-        self._objects: list[tuple[str, list[Bytes]]] = []
+        self._objects: list[tuple[str, list[blocks.Bytes]]] = []
         self._n_bytes = _PART_BYTES
 
-    def add(self, pieces: Sequence[Bytes]) -> Located:
+    def add(self, pieces: Sequence[blocks.Bytes]) -> Located:
         length = sum(map(len, pieces))
         if self._n_bytes + length > _PART_BYTES:
             self._claim.n_parts += 1
@@ -189,12 +186,12 @@ class _Part:
         self._n_bytes += length
         return Located(part, self._n_bytes - length, length)
 
-    def number_and_place(self, pieces: Sequence[Bytes]) -> tuple[int, int, int]:
+    def number_and_place(self, pieces: Sequence[blocks.Bytes]) -> tuple[int, int, int]:
         """Like `add`; return the object's number within its claim, the start and the length."""
         _, start, length = self.add(pieces)
         return self._number, start, length
 
-    def bodies(self) -> list[tuple[str, Bytes]]:
+    def bodies(self) -> list[tuple[str, blocks.Bytes]]:
         return [(part, b"".join(pieces)) for part, pieces in self._objects]
 
 

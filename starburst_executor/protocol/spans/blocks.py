@@ -19,6 +19,7 @@ from starburst_executor.protocol.spans.record import BLOCK_TASKS, CallBlock, Out
 
 __all__ = [
     "MAX_INLINE",
+    "Bytes",
     "call_label",
     "cut",
     "cut_neighbours",

@@ -149,7 +149,7 @@ class _Runner:
         self._in_user_code = False
         self._session_id = ""
         self._folder: int | None = None
-        self._restore_folder = os.fchdir
+        self._restore_folder = os.fchdir  # before `Attention.install` replaces it
         self._attention = Attention()
         self._streams = Streams(self._stdout_fd, self._stderr_fd, self._attention.disturb)
         self._masks = threading.local()  # signal masks of threads that fork
