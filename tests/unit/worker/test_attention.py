@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from starburst_executor.worker.runner.attention import Attention
+from starburst_executor.worker.runner.handle import Runner
 from tests.support.runner_rig import Rig, finished, value_of, wait_until
 
 # Where in its neighbours a task behaves otherwise: when its function is trusted, and not at the end.
@@ -139,34 +140,32 @@ def test_the_folder_is_restored_also_if_the_function_itself_is_the_one_that_chan
         assert all(end.ok for end in finished(runner, N))
 
 
-def test_a_folder_that_c_code_leaves_is_restored_before_the_runner_waits() -> None:
+def left_by_c_code(rig: Rig) -> tuple[Runner, str]:
+    """A runner whose last task has left its folder unnoticed; and that folder."""
+
     def leave(i: int) -> None:
         if i == 0:
             sys.loaded_libc = ctypes.CDLL(None)  # type: ignore[attr-defined]  # so that the last task is quick
         if i == N - 1:
             sys.loaded_libc.chdir(b"/")  # type: ignore[attr-defined]
 
+    runner = rig.spawn()
+    here = rig.run(runner, os.getcwd)
+    rig.send(runner, leave, *((i,) for i in range(N)))
+    finished(runner, N)
+    return runner, here
+
+
+def test_a_folder_that_c_code_leaves_is_restored_before_the_runner_waits() -> None:
     with Rig() as rig:
-        runner = rig.spawn()
-        here = rig.run(runner, os.getcwd)
-        rig.send(runner, leave, *((i,) for i in range(N)))
-        finished(runner, N)
+        runner, here = left_by_c_code(rig)
         assert rig.run(runner, os.getcwd) == here
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
 def test_what_c_code_leaves_in_the_last_task_is_undone_while_nothing_runs() -> None:
-    def leave(i: int) -> None:
-        if i == 0:
-            sys.loaded_libc = ctypes.CDLL(None)  # type: ignore[attr-defined]  # so that the last task is quick
-        if i == N - 1:
-            sys.loaded_libc.chdir(b"/")  # type: ignore[attr-defined]
-
     with Rig() as rig:
-        runner = rig.spawn()
-        here = rig.run(runner, os.getcwd)
-        rig.send(runner, leave, *((i,) for i in range(N)))
-        finished(runner, N)
+        runner, here = left_by_c_code(rig)
         wait_until(lambda: os.readlink(f"/proc/{runner.pid}/cwd") == here)
 
 

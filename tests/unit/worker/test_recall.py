@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from starburst_executor.worker.runner import recall as recalling
+from starburst_executor.worker.runner.handle import Runner
 from starburst_executor.worker.runner.jobs import Completed, Finished, each_event
 from starburst_executor.worker.runner.ledger import Ledger, LedgerWriter
 from starburst_executor.worker.runner.tokens import TokenReader, Tokens
@@ -72,17 +73,24 @@ def test_what_makes_no_sense_counts_as_started(started: int, taken: list[int]) -
     tokens.close()
 
 
-def test_what_a_runner_holds_is_taken_back_though_it_hangs(tmp_path: Path) -> None:
+def hanging(rig: Rig, folder: Path) -> tuple[Runner, list[int]]:
+    """A runner with 200 jobs that hangs in that after `QUICK + 5` others, until there is a file `go`; and their numbers."""
+
     def run(i: int) -> int:
         if i == QUICK + 5:
-            (tmp_path / "started").touch()
-            wait_until((tmp_path / "go").exists)
+            (folder / "started").touch()
+            wait_until((folder / "go").exists)
         return i
 
+    runner = rig.spawn()
+    numbers = rig.send(runner, run, *((i,) for i in range(200)))
+    wait_until((folder / "started").exists)
+    return runner, numbers
+
+
+def test_what_a_runner_holds_is_taken_back_though_it_hangs(tmp_path: Path) -> None:
     with Rig() as rig:
-        runner = rig.spawn()
-        numbers = rig.send(runner, run, *((i,) for i in range(200)))
-        wait_until((tmp_path / "started").exists)
+        runner, numbers = hanging(rig, tmp_path)
         ended = [event.number for event in finished(runner, QUICK + 5)]
         assert (ended, number_of(runner)) == (numbers[: QUICK + 5], numbers[QUICK + 5])
         # Some of these tokens have been read, or this test would test nothing.
@@ -99,16 +107,8 @@ def test_what_a_runner_holds_is_taken_back_though_it_hangs(tmp_path: Path) -> No
 def test_a_recall_stays_while_the_runner_has_not_heard_of_it(tmp_path: Path) -> None:
     """The second one finds less than the first, among it what has ended."""
 
-    def run(i: int) -> int:
-        if i == QUICK + 5:
-            (tmp_path / "started").touch()
-            wait_until((tmp_path / "go").exists)
-        return i
-
     with Rig() as rig:
-        runner = rig.spawn()
-        numbers = rig.send(runner, run, *((i,) for i in range(200)))
-        wait_until((tmp_path / "started").exists)
+        runner, numbers = hanging(rig, tmp_path)
         assert runner.retract() == numbers[QUICK + 6 :]
         later = rig.send(runner, abs, *((-i,) for i in range(40)))
         assert runner.retract() == later
@@ -173,16 +173,8 @@ def test_of_several_jobs_that_a_dead_runner_holds_the_one_that_ran_is_the_culpri
 def test_a_runner_that_dies_before_the_first_of_the_jobs_that_it_holds_has_no_culprit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(i: int) -> int:
-        if i == QUICK + 5:
-            (tmp_path / "started").touch()
-            wait_until((tmp_path / "go").exists)
-        return i
-
     with Rig() as rig:
-        runner = rig.spawn()
-        numbers = rig.send(runner, run, *((i,) for i in range(200)))
-        wait_until((tmp_path / "started").exists)
+        runner, numbers = hanging(rig, tmp_path)
         finished(runner, QUICK + 5)
         # As if it had been killed a moment earlier, when it had not said yet that the next one starts.
         monkeypatch.setattr(runner._ledger, "started", lambda: (numbers[QUICK + 4], 0.0))
